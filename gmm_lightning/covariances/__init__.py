@@ -1,0 +1,37 @@
+"""Covariance families, one module each; a new module here is a new family."""
+
+from __future__ import annotations
+
+from gmm_lightning._plugins import Registry
+from gmm_lightning.covariances.base import Covariance
+from gmm_lightning.covariances.diag import DiagCovariance
+from gmm_lightning.covariances.full import FullCovariance
+from gmm_lightning.covariances.spherical import SphericalCovariance
+from gmm_lightning.covariances.tied import TiedCovariance
+from gmm_lightning.covariances.tied_diag import TiedDiagCovariance
+from gmm_lightning.covariances.tied_spherical import TiedSphericalCovariance
+
+registry: Registry[Covariance] = Registry(__name__, Covariance, "covariance")
+
+
+def as_covariance(spec: str | Covariance) -> Covariance:
+    """A family from its name, or the instance itself.
+
+    Example:
+        >>> as_covariance("diag")
+        DiagCovariance(reg_covar=0.0, relative_floor=1e-08)
+    """
+    return registry.create(spec)
+
+
+__all__ = [
+    "Covariance",
+    "DiagCovariance",
+    "FullCovariance",
+    "SphericalCovariance",
+    "TiedCovariance",
+    "TiedDiagCovariance",
+    "TiedSphericalCovariance",
+    "as_covariance",
+    "registry",
+]

@@ -1,0 +1,166 @@
+"""What a covariance family is: a stateless value that knows one structure of Sigma_k."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.linalg import solve_rows, symmetrize
+
+
+@dataclass(frozen=True)
+class Covariance(ABC):
+    """A structure for the K covariances of a mixture.
+
+    A family stores its covariances in a compact `scale` of shape `(*B, G, ...)`, where G is the
+    number of *distinct* covariances: K, or 1 for a tied family. Sums over rows that the M-step
+    needs (`second`, `scatter`) have the family's own compact form too, `(*B, G, ...)`.
+
+    A new family implements the five abstract methods; whatever else is here works on dense
+    lower Cholesky factors `(*B, G, D, D)` and is overridden where a structure allows better.
+
+    Args:
+        reg_covar: added to every variance after the estimate, in squared units of the data.
+            It is scikit-learn's regularisation; the mode of the objective has 0.
+        relative_floor: smallest eigenvalue allowed, relative to the variance of the data per
+            feature. The estimate is the maximum subject to it, so EM stays monotone.
+    """
+
+    reg_covar: float = 0.0
+    relative_floor: float = 1e-8
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    tied: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for field in ("reg_covar", "relative_floor"):
+            value = getattr(self, field)
+            if not 0 <= value < float("inf"):
+                raise InvalidArgumentError(
+                    f"{field} of the covariance must be a finite number >= 0, got {value}"
+                )
+
+    # -- required ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
+        """Shape `(G, ...)` of `scale` and of its unconstrained parameter."""
+
+    @abstractmethod
+    def scale(self, raw: Tensor) -> Tensor:
+        """Unconstrained parameter to scale; zeros become the identity covariance."""
+
+    @abstractmethod
+    def raw(self, scale: Tensor) -> Tensor:
+        """Inverse of `scale`."""
+
+    @abstractmethod
+    def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
+        """Scale of the covariance that maximises `-(dof log|S| + tr(scatter S^-1)) / 2`."""
+
+    @abstractmethod
+    def num_free_parameters(self, num_components: int, num_features: int) -> int:
+        """Number of free parameters in all covariances together."""
+
+    # -- distinct covariances ---------------------------------------------------------------
+
+    def groups(self, num_components: int) -> int:
+        """G, the number of distinct covariances."""
+        return 1 if self.tied else num_components
+
+    def pool(self, per_component: Tensor) -> Tensor:
+        """Sum `(*B, K)` to `(*B, G)`: degrees of freedom and counts per distinct covariance."""
+        return per_component.sum(-1, keepdim=True) if self.tied else per_component
+
+    # -- density ----------------------------------------------------------------------------
+
+    def scale_tril(self, scale: Tensor, num_features: int) -> Tensor:
+        """Dense lower Cholesky factors `(*B, G, D, D)`."""
+        return scale
+
+    def covariance_matrix(self, scale: Tensor, num_features: int) -> Tensor:
+        """Dense covariances `(*B, G, D, D)`."""
+        factor = self.scale_tril(scale, num_features)
+        return factor @ factor.mT
+
+    def whiten(self, scale: Tensor, diff: Tensor) -> Tensor:
+        """`L^-1 d` for differences `(*S, *B, K, D)`: unit variances where the model is right."""
+        return solve_rows(self.scale_tril(scale, diff.shape[-1]), diff)
+
+    def colour(self, scale: Tensor, noise: Tensor) -> Tensor:
+        """`L z`, one factor per row: scale `(*R, ...)` and noise `(*R, D)`."""
+        factor = self.scale_tril(scale, noise.shape[-1])
+        return (factor @ noise.unsqueeze(-1)).squeeze(-1)
+
+    def half_log_det(self, scale: Tensor, num_features: int) -> Tensor:
+        """`log|Sigma| / 2`, `(*B, G)`."""
+        factor = self.scale_tril(scale, num_features)
+        return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def trace_solve(self, scale: Tensor, projected: Tensor, num_features: int) -> Tensor:
+        """`tr(P Sigma^-1)`, `(*B, G)`, for a matrix P in the form that `project` returns."""
+        factor = self.scale_tril(scale, num_features)
+        half = torch.linalg.solve_triangular(factor, projected.expand_as(factor), upper=False)
+        other = torch.linalg.solve_triangular(factor, half.mT, upper=False)
+        return other.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+    # -- statistics -------------------------------------------------------------------------
+
+    def outer(self, weights: Tensor, diff: Tensor) -> Tensor:
+        """`sum_n w_nk d_nk d_nk'` in the family's form: `(N, *B, K)`, `(N, *B, K, D)` -> `(*B, G, ...)`."""
+        rows = diff.movedim(0, -2)
+        weighted = (weights.unsqueeze(-1) * diff).movedim(0, -2)
+        if self.tied:
+            rows, weighted = rows.flatten(-3, -2), weighted.flatten(-3, -2)
+            return (weighted.mT @ rows).unsqueeze(-3)
+        return weighted.mT @ rows
+
+    def project(self, matrix: Tensor) -> Tensor:
+        """A dense `(..., D, D)` matrix in the form of the family's scatter, `(..., *form)`."""
+        return matrix
+
+    def variances(self, scatter: Tensor, num_features: int) -> Tensor:
+        """Diagonal of a scatter per feature, `(*B, G, D)`."""
+        return scatter.diagonal(dim1=-2, dim2=-1)
+
+    def floor(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+        """Raise a scatter so that `scatter / dof >= diag(bound)` in the order of matrices.
+
+        Eigenvalues below one, after scaling by `bound`, become one: the maximum of the
+        likelihood under that constraint. Only components that violate it pay for an
+        eigendecomposition; the others are certified by a Cholesky factorisation.
+
+        Args:
+            scatter: `(*B, G, ...)` in the family's form.
+            dof: `(*B, G)`.
+            bound: smallest variance per feature, `(*B, D)`.
+
+        Returns:
+            The scatter, and per covariance the smallest eigenvalue in units of `bound`, which
+            is infinite where the constraint holds, `(*B, G)`.
+        """
+        unit = bound.sqrt().unsqueeze(-2)
+        unit = (unit.unsqueeze(-1) * unit.unsqueeze(-2)) * dof[..., None, None]
+        scaled = symmetrize(scatter) / unit
+        identity = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
+        low = torch.linalg.cholesky_ex(scaled - identity).info != 0
+        smallest = torch.full_like(dof, float("inf"))
+        if low.any():
+            values, vectors = torch.linalg.eigh(scaled[low])
+            raised = (vectors * values.clamp(min=1.0).unsqueeze(-2)) @ vectors.mT
+            scatter = scatter.clone()
+            scatter[low] = symmetrize(raised) * unit[low]
+            smallest[low] = values[..., 0]
+        return scatter, smallest
+
+    # -- description ------------------------------------------------------------------------
+
+    def config(self) -> dict[str, Any]:
+        """The fields, as primitives: what rebuilds the family together with its name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -1,0 +1,56 @@
+"""Ancestral sampling: a component per row, then a coloured standard normal."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Size, Tensor
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.errors import InvalidArgumentError
+
+# Numbers gathered at once, so that n dense factors never stand in memory together.
+GATHER_LIMIT = 1 << 22
+
+
+def choose_components(weights: Tensor, shape: Size, generator: Generator | None) -> Tensor:
+    """Component indices of shape `(*S, *B)`, drawn from weights `(*B, K)`."""
+    if math.prod(shape) == 0:
+        return torch.zeros(shape, dtype=torch.long, device=weights.device)
+    table = weights.reshape(-1, weights.shape[-1])
+    rows = math.prod(shape) // table.shape[0]
+    return torch.multinomial(table, rows, replacement=True, generator=generator).T.reshape(shape)
+
+
+def given_components(component: int | Tensor, shape: Size, weights: Tensor) -> Tensor:
+    """The asked-for component indices, checked and expanded to shape `(*S, *B)`."""
+    index, k = torch.as_tensor(component, device=weights.device), weights.shape[-1]
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise InvalidArgumentError(f"component must be an integer index, got {component!r}")
+    if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < k):
+        raise InvalidArgumentError(f"component must be in [0, {k}), got {component}")
+    return index.long().expand(shape)
+
+
+def colour_rows(
+    family: Covariance, means: Tensor, scale: Tensor, component: Tensor, noise: Tensor
+) -> Tensor:
+    """`mu_z + L_z noise` row by row, with the factors gathered in bounded portions.
+
+    Shape:
+        means `(*B, K, D)`, scale `(*B, G, ...)`, component `(*S, *B)`, noise `(*S, *B, D)`.
+    """
+    *batch, k, d = means.shape
+    cell = torch.arange(math.prod(batch), device=means.device).reshape(batch)
+    cell = cell.expand(component.shape)
+    groups = scale.shape[len(batch)]
+    which = (cell * groups + (component if groups > 1 else 0)).reshape(-1)
+    table = scale.reshape(-1, *scale.shape[len(batch) + 1 :])
+    centre = means.reshape(-1, d)[(cell * k + component).reshape(-1)]
+    size = max(1, GATHER_LIMIT // max(1, table[0].numel()))
+    coloured = [
+        family.colour(table[index], rows)
+        for index, rows in zip(which.split(size), noise.reshape(-1, d).split(size), strict=True)
+    ]
+    return (centre + torch.cat(coloured)).reshape(noise.shape)

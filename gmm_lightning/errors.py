@@ -1,0 +1,27 @@
+"""What can go wrong, as types: every error a user can cause derives from `GMMError`."""
+
+from __future__ import annotations
+
+
+class GMMError(Exception):
+    """Base class: one sentence for the user, never a bug of the library."""
+
+
+class InvalidArgumentError(GMMError, ValueError):
+    """An argument has the wrong value: the message says what was expected and what came."""
+
+
+class InvalidDataError(GMMError, ValueError):
+    """The rows cannot be used: wrong width, no rows, or non-finite entries (named by row)."""
+
+
+class CollapseError(GMMError, RuntimeError):
+    """A component lost its points or its volume, and the policy was to raise."""
+
+
+class UnresolvedPriorError(GMMError, RuntimeError):
+    """A prior has hyper-parameters that follow from data it has not seen yet."""
+
+
+class CheckpointError(GMMError, RuntimeError):
+    """A checkpoint or run folder that is truncated, foreign, or refused as unsafe."""

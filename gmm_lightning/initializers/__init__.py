@@ -1,0 +1,25 @@
+"""Initializers, one module each; a new module here is a new initializer."""
+
+from __future__ import annotations
+
+from gmm_lightning._plugins import Registry
+from gmm_lightning.initializers.base import Initializer
+from gmm_lightning.initializers.given import Given
+from gmm_lightning.initializers.kmeans import KMeans
+from gmm_lightning.initializers.kmeans_plus_plus import KMeansPlusPlus
+from gmm_lightning.initializers.maxdist import MaxDist
+from gmm_lightning.initializers.random import Random
+from gmm_lightning.initializers.random_from_data import RandomFromData
+
+registry: Registry[Initializer] = Registry(__name__, Initializer, "initializer")
+
+__all__ = [
+    "Given",
+    "Initializer",
+    "KMeans",
+    "KMeansPlusPlus",
+    "MaxDist",
+    "Random",
+    "RandomFromData",
+    "registry",
+]

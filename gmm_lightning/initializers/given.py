@@ -1,0 +1,56 @@
+"""A start that the user chose."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.initializers.base import Initializer
+
+
+class Given(Initializer):
+    """Labels or responsibilities that the user brings, one row of them per row of the data.
+
+    Means, weights or covariances are given through `GMMLayer.set_parameters` or
+    `GMMLayer.from_parameters`, with no initializer at all.
+
+    Args:
+        assignments: component indices `(N,)`, or responsibilities `(N, K)`.
+
+    Raises:
+        InvalidArgumentError: when used: nothing given, or a shape or range that does not fit.
+    """
+
+    name: ClassVar[str] = "given"
+
+    def __init__(self, assignments: Any = None) -> None:
+        self.assignments = None if assignments is None else torch.as_tensor(assignments)
+
+    def assign(
+        self, x: Tensor, num_components: int, weight: Tensor, generator: Generator | None
+    ) -> Tensor:
+        given, n = self.assignments, len(x)
+        if given is None:
+            raise InvalidArgumentError(
+                "the initializer 'given' needs assignments: component indices (N,) or "
+                "responsibilities (N, K)"
+            )
+        given = given.to(x.device)
+        if given.shape == (n,) and not given.is_floating_point():
+            if given.numel() and not (int(given.min()) >= 0 and int(given.max()) < num_components):
+                raise InvalidArgumentError(
+                    f"component indices must be in [0, {num_components}), got values from "
+                    f"{int(given.min())} to {int(given.max())}"
+                )
+            return given.long()
+        if given.shape == (n, num_components):
+            if not bool((torch.isfinite(given) & (given >= 0)).all()):
+                raise InvalidArgumentError("responsibilities must be finite and >= 0")
+            return given.to(x.dtype)
+        raise InvalidArgumentError(
+            f"expected component indices of shape ({n},) or responsibilities of shape "
+            f"({n}, {num_components}), got {given.dtype} of shape {tuple(given.shape)}"
+        )

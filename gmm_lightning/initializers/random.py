@@ -1,0 +1,26 @@
+"""Random responsibilities."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning.initializers.base import Initializer
+
+
+class Random(Initializer):
+    """Responsibilities drawn uniformly from the simplex, independently for every row.
+
+    All components start near the whole data set, so EM needs more passes than from seeds.
+    """
+
+    name: ClassVar[str] = "random"
+
+    def assign(
+        self, x: Tensor, num_components: int, weight: Tensor, generator: Generator | None
+    ) -> Tensor:
+        draws = torch.empty(len(x), num_components, dtype=x.dtype, device=x.device)
+        draws.exponential_(generator=generator)
+        return draws / draws.sum(-1, keepdim=True)

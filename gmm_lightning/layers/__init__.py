@@ -1,0 +1,8 @@
+"""Modules: the mixture as a layer, and the transform that goes before it."""
+
+from __future__ import annotations
+
+from gmm_lightning.layers.gmm import GMMLayer
+from gmm_lightning.layers.standardize import Standardize
+
+__all__ = ["GMMLayer", "Standardize"]

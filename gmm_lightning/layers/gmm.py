@@ -1,0 +1,378 @@
+"""A Gaussian mixture as a trainable layer."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import torch
+from torch import Generator, Size, Tensor, nn
+
+from gmm_lightning.covariances import Covariance, as_covariance
+from gmm_lightning.covariances import registry as covariance_registry
+from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.errors import CheckpointError, InvalidArgumentError
+from gmm_lightning.layers.config import build_config, built_from
+from gmm_lightning.linalg import accumulator_dtype
+from gmm_lightning.priors import PriorSpec, as_priors
+from gmm_lightning.priors import registry as prior_registry
+
+
+class GMMLayer(nn.Module):
+    """`p(x) = sum_k pi_k N(x | mu_k, Sigma_k)` with trainable weights, means and covariances.
+
+    Three parameters: `mixture_logits` `(*B, K)`, `means` `(*B, K, D)` and `raw_scale`
+    `(*B, G, ...)`, the unconstrained form of the covariance family's scale. EM writes them in
+    place, gradient descent trains them; both optimise `objective`.
+
+    Shape:
+        x `(*S, *B, D)` gives `(*S, *B)`. K is the right-most batch axis, as in
+        `torch.distributions.MixtureSameFamily`.
+
+    Args:
+        num_features: D.
+        num_components: K.
+        covariance: name of a family (`full`, `diag`, `spherical`, `tied`, `tied_diag`,
+            `tied_spherical`) or an instance.
+        priors: a prior, a name, or a list of them; they are copied.
+        batch_shape: B, for a batch of independent mixtures.
+        device: where the parameters live.
+        dtype: their dtype, float32 or float64.
+
+    Attributes:
+        evidence: None, or a module `x -> (*S, *B, K)` whose values are added to `log_joint`:
+            labels, censoring, a noise component.
+        projections: modules `(moments, covariance) -> moments`, applied in order by each M-step
+            after the priors: frozen parts, bounds, shrinkage.
+
+    Raises:
+        InvalidArgumentError: a size below 1, an unknown name, or priors in each other's way.
+
+    References:
+        A. P. Dempster, N. M. Laird, D. B. Rubin (1977), Maximum likelihood from incomplete data
+        via the EM algorithm, JRSS B 39.
+
+    Example:
+        >>> layer = GMMLayer(num_features=2, num_components=3, covariance="diag")
+        >>> layer(torch.zeros(5, 2)).shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_components: int,
+        covariance: str | Covariance = "full",
+        priors: PriorSpec = None,
+        *,
+        batch_shape: tuple[int, ...] = (),
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for name, size in (("num_features", num_features), ("num_components", num_components)):
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise InvalidArgumentError(f"{name} must be an integer >= 1, got {size!r}")
+        self.num_features, self.num_components = num_features, num_components
+        self.batch_shape = Size(batch_shape)
+        self.covariance = as_covariance(covariance)
+        shape = self.covariance.shape(num_components, num_features)
+        made: dict[str, Any] = {"device": device, "dtype": dtype or torch.get_default_dtype()}
+        self.mixture_logits = nn.Parameter(torch.empty(*batch_shape, num_components, **made))
+        self.means = nn.Parameter(torch.empty(*batch_shape, num_components, num_features, **made))
+        self.raw_scale = nn.Parameter(torch.empty(*batch_shape, *shape, **made))
+        self.priors = nn.ModuleDict()
+        for slot, prior in as_priors(priors).items():
+            own = copy.deepcopy(prior)
+            if not own.serves(self.covariance):
+                raise InvalidArgumentError(
+                    f"the prior {own.name!r} does not serve the covariance {self.covariance.name!r}"
+                )
+            own.bind(num_components, num_features, self.covariance, self.batch_shape)
+            self.priors[slot] = own.to(**made)
+        self.evidence: nn.Module | None = None
+        self.projections = nn.ModuleList()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Equal weights, unit covariances, and means drawn from a standard normal."""
+        with torch.no_grad():
+            self.mixture_logits.zero_()
+            self.means.normal_()
+            self.raw_scale.zero_()
+
+    @classmethod
+    def from_parameters(
+        cls,
+        weights: Tensor,
+        means: Tensor,
+        covariance_matrix: Tensor,
+        covariance: str | Covariance = "full",
+    ) -> Self:
+        """A layer with given parameters, on their device and in their dtype.
+
+        Args:
+            weights: `(*B, K)`, not negative, with a positive sum.
+            means: `(*B, K, D)`.
+            covariance_matrix: `(*B, K, D, D)`; the family projects it onto its structure.
+            covariance: the family.
+
+        Raises:
+            InvalidArgumentError: shapes that do not fit, or matrices that are not positive
+                definite.
+
+        Example:
+            >>> layer = GMMLayer.from_parameters(torch.tensor([0.3, 0.7]), torch.zeros(2, 3),
+            ...                                  torch.eye(3).repeat(2, 1, 1))
+            >>> layer.weights
+            tensor([0.3000, 0.7000], grad_fn=<SoftmaxBackward0>)
+        """
+        means = torch.as_tensor(means)
+        if not means.is_floating_point():
+            means = means.to(torch.get_default_dtype())
+        if means.dim() < 2:
+            raise InvalidArgumentError(f"means must be (*B, K, D), got shape {tuple(means.shape)}")
+        *batch, num_components, num_features = means.shape
+        layer = cls(
+            num_features,
+            num_components,
+            covariance,
+            batch_shape=tuple(batch),
+            device=means.device,
+            dtype=means.dtype,
+        )
+        layer.set_parameters(weights, means, covariance_matrix)
+        return layer
+
+    # -- parameters -------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> Tensor:
+        """`pi_k`, `(*B, K)`."""
+        return self.mixture_logits.softmax(-1)
+
+    @property
+    def scale(self) -> Tensor:
+        """The covariances in the family's compact form, `(*B, G, ...)`."""
+        return self.covariance.scale(self.raw_scale)
+
+    @property
+    def scale_tril(self) -> Tensor:
+        """Dense lower Cholesky factors, `(*B, K, D, D)`."""
+        return self.distribution().scale_tril
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """Dense covariances of the components, `(*B, K, D, D)`."""
+        return self.distribution().component_covariances
+
+    @property
+    def precision_matrix(self) -> Tensor:
+        """Inverses of `covariance_matrix`, `(*B, K, D, D)`."""
+        return torch.cholesky_inverse(self.scale_tril)
+
+    @property
+    def num_free_parameters(self) -> int:
+        """Parameters of one mixture, for information criteria: weights, means, covariances."""
+        k, d = self.num_components, self.num_features
+        return k - 1 + k * d + self.covariance.num_free_parameters(k, d)
+
+    @torch.no_grad()
+    def set_parameters(
+        self,
+        weights: Tensor | None = None,
+        means: Tensor | None = None,
+        covariance_matrix: Tensor | None = None,
+    ) -> None:
+        """Overwrite parameters in place; what is None stays.
+
+        Args:
+            weights: `(*B, K)`, not negative; divided by their sum.
+            means: `(*B, K, D)`.
+            covariance_matrix: `(*B, K, D, D)`; the family projects it (a tied one averages over
+                components by their weights).
+
+        Raises:
+            InvalidArgumentError: shapes that do not fit, weights that are negative or sum to
+                zero, or covariances that are not symmetric positive definite.
+        """
+        checked = [
+            self._checked("weights", weights, self.mixture_logits.shape),
+            self._checked("means", means, self.means.shape),
+            self._checked(
+                "covariance_matrix", covariance_matrix, (*self.means.shape, self.num_features)
+            ),
+        ]
+        new_weights, new_means, dense = checked
+        if new_weights is not None and not bool(
+            ((new_weights >= 0).all(-1) & (new_weights.sum(-1) > 0)).all()
+        ):
+            raise InvalidArgumentError(
+                f"weights must be >= 0 and not all 0, got {new_weights.tolist()}"
+            )
+        scale = None
+        if dense is not None:
+            symmetric = torch.allclose(dense, dense.mT, rtol=1e-5, atol=0.0)
+            if not symmetric or bool((torch.linalg.cholesky_ex(dense).info != 0).any()):
+                raise InvalidArgumentError(
+                    "covariance_matrix must be symmetric and positive definite for every component"
+                )
+            share = self.weights.to(dense) if new_weights is None else new_weights
+            if not self.covariance.tied:
+                share = torch.ones_like(share)
+            projected = self.covariance.project(dense)
+            trailing = [None] * (projected.dim() - share.dim())
+            scatter = share[(..., *trailing)] * projected
+            if self.covariance.tied:
+                scatter = scatter.sum(len(self.batch_shape), keepdim=True)
+            scale = self.covariance.estimate(scatter, self.covariance.pool(share))
+        self.write(new_weights, new_means, scale)
+
+    def _checked(
+        self, name: str, value: Tensor | None, shape: tuple[int, ...] | Size
+    ) -> Tensor | None:
+        if value is None:
+            return None
+        value = torch.as_tensor(value, device=self.means.device)
+        value = value.to(accumulator_dtype(self.means.device))
+        if value.shape != Size(shape):
+            raise InvalidArgumentError(
+                f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}"
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise InvalidArgumentError(f"{name} must be finite")
+        return value
+
+    @torch.no_grad()
+    def write(self, weights: Tensor | None, means: Tensor | None, scale: Tensor | None) -> None:
+        """Write constrained parameters in place; optimizers and DDP keep their references.
+
+        A weight of zero becomes the smallest positive number, so that its logarithm is finite
+        and a later gradient phase stays so.
+        """
+        if weights is not None:
+            weights = weights / weights.sum(-1, keepdim=True)
+            least = torch.finfo(self.mixture_logits.dtype).tiny
+            self.mixture_logits.copy_(weights.clamp(min=least).log())
+        if means is not None:
+            self.means.copy_(means)
+        if scale is not None:
+            self.raw_scale.copy_(self.covariance.raw(scale))
+
+    # -- density ----------------------------------------------------------------------------
+
+    def distribution(self) -> MixtureOfGaussians:
+        """The mixture over these parameters; gradients flow into them."""
+        return MixtureOfGaussians(self.mixture_logits, self.means, self.scale, self.covariance)
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """`log pi_k + log N(x | mu_k, Sigma_k)`, plus the evidence: `(*S, *B, K)`."""
+        log_joint = self.distribution().log_joint(x)
+        return log_joint if self.evidence is None else log_joint + self.evidence(x)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """`log p(x)` in nats: `(*S, *B, D)` -> `(*S, *B)`."""
+        return self.log_joint(x).logsumexp(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`log_prob`."""
+        return self.log_prob(x)
+
+    def log_responsibilities(self, x: Tensor) -> Tensor:
+        """`log p(k | x)`: `(*S, *B, K)`."""
+        return self.log_joint(x).log_softmax(-1)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """`p(k | x)`: `(*S, *B, K)`."""
+        return self.log_joint(x).softmax(-1)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The most probable component of each row: `(*S, *B)`."""
+        return self.log_joint(x).argmax(-1)
+
+    # -- objective --------------------------------------------------------------------------
+
+    def log_prior(self) -> Tensor:
+        """Log density of the parameters under the priors, `(*B)`, in nats up to a constant.
+
+        Raises:
+            UnresolvedPriorError: a prior waits for data that it has not seen.
+        """
+        total = torch.zeros(self.batch_shape, dtype=self.means.dtype, device=self.means.device)
+        mixture = self.distribution() if len(self.priors) else None
+        for prior in self.priors.values():
+            total = total + prior.log_prob(mixture)
+        return total
+
+    def objective(self, x: Tensor, num_samples: int | None = None) -> Tensor:
+        """`mean log p(x) + log_prior() / num_samples`, `(*B)`, in nats per row.
+
+        Args:
+            x: rows `(*S, *B, D)`.
+            num_samples: what the prior is divided by: the rows of the training set, when x is a
+                mini-batch of it; None: the rows of x.
+        """
+        log_prob = self.log_prob(x)
+        rows = log_prob.reshape(-1, *self.batch_shape)
+        return rows.mean(0) + self.log_prior() / (num_samples or rows.shape[0])
+
+    # -- draws ------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        sample_shape: tuple[int, ...] | Size | int = (),
+        *,
+        component: int | Tensor | None = None,
+        return_component: bool = False,
+        within: Any = None,
+        temperature: float = 1.0,
+        generator: Generator | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Draws from the mixture: see `MixtureOfGaussians.sample`."""
+        return self.distribution().sample(
+            sample_shape,
+            component=component,
+            return_component=return_component,
+            within=within,
+            temperature=temperature,
+            generator=generator,
+        )
+
+    # -- description ------------------------------------------------------------------------
+
+    def config(self) -> dict[str, Any]:
+        """What rebuilds the layer, as primitives: registry names and plain values."""
+        return {
+            "num_features": self.num_features,
+            "num_components": self.num_components,
+            "covariance": build_config(self.covariance, covariance_registry),
+            "priors": [build_config(prior, prior_registry) for prior in self.priors.values()],
+            "batch_shape": list(self.batch_shape),
+            "dtype": str(self.means.dtype).removeprefix("torch."),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Rebuild a layer from `config`; parameters come by `load_state_dict`.
+
+        Raises:
+            CheckpointError: a name that is not registered here.
+        """
+        try:
+            return cls(
+                config["num_features"],
+                config["num_components"],
+                built_from(config["covariance"], covariance_registry),
+                [built_from(prior, prior_registry) for prior in config["priors"]],
+                batch_shape=tuple(config["batch_shape"]),
+                dtype={"float32": torch.float32, "float64": torch.float64}[config["dtype"]],
+            )
+        except (KeyError, TypeError, InvalidArgumentError) as error:
+            raise CheckpointError(f"the stored description of the layer is not usable: {error}") from error
+
+    def extra_repr(self) -> str:
+        batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""
+        return (
+            f"num_features={self.num_features}, num_components={self.num_components}, "
+            f"covariance={self.covariance.name!r}{batch}"
+        )

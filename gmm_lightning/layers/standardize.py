@@ -1,0 +1,51 @@
+"""An invertible change of units that travels with the model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gmm_lightning.linalg import at_least_float32
+
+
+class Standardize(nn.Module):
+    """`z = (x - loc) / scale` per feature; the identity until `loc` and `scale` are set.
+
+    Args:
+        num_features: D.
+
+    Example:
+        >>> units = Standardize(2)
+        >>> units.set(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
+        >>> units(torch.tensor([[3.0, 6.0]]))
+        tensor([[1., 1.]])
+        >>> units.inverse(torch.tensor([[1.0, 1.0]]))
+        tensor([[3., 6.]])
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(num_features))
+        self.register_buffer("scale", torch.ones(num_features))
+
+    @torch.no_grad()
+    def set(self, loc: Tensor, scale: Tensor) -> None:
+        """Take over a centre and a positive scale; a scale of zero (a constant column) becomes 1."""
+        self.loc.copy_(loc)
+        self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """To standard units: `(..., D)`, computed in the wider dtype of x and the buffers."""
+        return (at_least_float32(x) - self.loc) / self.scale
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Back to the user's units: `(..., D)`."""
+        return z * self.scale + self.loc
+
+    @property
+    def log_abs_det(self) -> Tensor:
+        """`log |dz / dx|`: what is added to `log p(z)` for `log p(x)`."""
+        return -self.scale.log().sum()

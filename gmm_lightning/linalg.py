@@ -1,0 +1,64 @@
+"""Small linear algebra shared by the covariance families."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import ContextManager
+
+import torch
+from torch import Tensor
+
+
+def full_precision(device: torch.device) -> ContextManager[None]:
+    """Switch autocast off: a bfloat16 matrix product corrupts a log-density silently."""
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Raise half precision and integers to a dtype that factorisations and solves accept."""
+    if x.dtype in (torch.float32, torch.float64):
+        return x
+    return x.to(torch.float32 if x.is_floating_point() else torch.get_default_dtype())
+
+
+def accumulator_dtype(device: torch.device) -> torch.dtype:
+    """The dtype of sums over rows: float64 wherever the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def tril_from_raw(raw: Tensor) -> Tensor:
+    """Unconstrained `(..., D, D)` to lower Cholesky factor: exponential on the diagonal."""
+    return raw.tril(-1) + raw.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
+
+
+def raw_from_tril(factor: Tensor) -> Tensor:
+    """Inverse of `tril_from_raw`."""
+    return factor.tril(-1) + factor.diagonal(dim1=-2, dim2=-1).log().diag_embed()
+
+
+def solve_rows(factor: Tensor, rows: Tensor) -> Tensor:
+    """Solve `L z = d` for many rows at once.
+
+    A triangular solve per row is slow, so the leading axes that `factor` does not have become
+    columns of one right-hand side per factor.
+
+    Args:
+        factor: lower-triangular, `(*B, K, D, D)`.
+        rows: `(*S, *B, K, D)`, broadcastable against the factor's axes.
+
+    Returns:
+        `(*S, *B, K, D)`.
+    """
+    batch = factor.shape[:-2]
+    rows = rows.expand(torch.broadcast_shapes(rows.shape, (*batch, rows.shape[-1])))
+    sample_shape = rows.shape[: rows.dim() - 1 - len(batch)]
+    columns = rows.reshape(-1, *rows.shape[len(sample_shape) :]).movedim(0, -1)
+    solved = torch.linalg.solve_triangular(factor, columns, upper=False)
+    return solved.movedim(-1, 0).reshape(*sample_shape, *rows.shape[len(sample_shape) :])
+
+
+def symmetrize(matrix: Tensor) -> Tensor:
+    """Average a matrix with its transpose."""
+    return 0.5 * (matrix + matrix.mT)

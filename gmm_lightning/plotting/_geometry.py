@@ -1,0 +1,171 @@
+"""What a picture needs to know of a mixture, in plain float64 arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from gmm_lightning.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "Components",
+    "MixtureLike",
+    "components",
+    "ellipse",
+    "principal_plane",
+    "rows_and_labels",
+    "to_array",
+]
+
+
+class MixtureLike(Protocol):
+    """A mixture of Gaussians, as `MixtureOfGaussians` and `GMMLayer` both are."""
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """Component probabilities `(K,)`."""
+        ...
+
+    @property
+    def means(self) -> torch.Tensor:
+        """Component means `(K, D)`."""
+        ...
+
+    @property
+    def scale_tril(self) -> torch.Tensor:
+        """Lower Cholesky factors of the component covariances `(K, D, D)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Components:
+    """The components that can be drawn; `index` says which of the K they are."""
+
+    index: NDArray[np.intp]
+    weights: NDArray[np.float64]
+    means: NDArray[np.float64]
+    covariances: NDArray[np.float64]
+
+    def project(self, origin: NDArray[np.float64], axes: NDArray[np.float64]) -> Components:
+        """The marginal components in coordinates along the orthonormal `axes` (D, 2)."""
+        means = (self.means - origin) @ axes
+        return Components(self.index, self.weights, means, axes.T @ self.covariances @ axes)
+
+
+def components(mixture: MixtureLike) -> Components:
+    """Weights, means and covariances of the components whose parameters are all finite.
+
+    Raises:
+        InvalidArgumentError: `mixture` is a batch of mixtures.
+    """
+    weights = to_array(mixture.weights)
+    if weights.ndim != 1:
+        raise InvalidArgumentError(
+            f"expected one mixture (batch shape ()), got batch shape {weights.shape[:-1]}; plot "
+            "one mixture of the batch at a time, made from its own slice of the parameters"
+        )
+    means, tril = to_array(mixture.means), to_array(mixture.scale_tril)
+    # Squaring may overflow, which is one more way of not being drawable, not a reason to warn.
+    with np.errstate(over="ignore", invalid="ignore"):
+        covariances = tril @ np.swapaxes(tril, -1, -2)
+    covariances = np.broadcast_to(covariances, (*means.shape, means.shape[-1]))
+    finite = (
+        np.isfinite(weights) & np.isfinite(means).all(-1) & np.isfinite(covariances).all((1, 2))
+    )
+    return Components(np.flatnonzero(finite), weights[finite], means[finite], covariances[finite])
+
+
+def principal_plane(
+    mixture: MixtureLike,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The plane through the mixture's mean in which the mixture itself varies most.
+
+    Its covariance is `sum_k w_k Sigma_k + sum_k w_k (mu_k - m)(mu_k - m)'`: within plus between
+    components. The plane belongs to the mixture, not to the rows shown, so that pictures of the
+    same mixture with different data can be laid over each other.
+
+    Returns:
+        The origin (D,), two orthonormal axes as columns (D, 2), each with its largest loading
+        positive, and the share of the total variance along each (2,). A mixture without a finite
+        component or covariance gives the first two coordinate axes and shares of zero.
+    """
+    parts = components(mixture)
+    num_features = parts.means.shape[-1]
+    fallback = np.zeros(num_features), np.eye(num_features)[:, :2], np.zeros(2)
+    total_weight = parts.weights.sum()
+    if not total_weight > 0:
+        return fallback
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights = parts.weights / total_weight
+        origin = weights @ parts.means
+        centred = parts.means - origin
+        within = np.einsum("k,kij->ij", weights, parts.covariances)
+        covariance = within + (centred.T * weights) @ centred
+    if not np.isfinite(covariance).all():
+        return fallback
+    variances, vectors = np.linalg.eigh(covariance)
+    axes = vectors[:, [-1, -2]]
+    # An eigenvector has no sign of its own; this rule keeps a picture from flipping between runs.
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])
+    total = variances.sum()
+    return origin, axes, variances[[-1, -2]] / total if total > 0 else np.zeros(2)
+
+
+def ellipse(covariance: NDArray[np.float64], std: float) -> tuple[float, float, float]:
+    """Width, height and angle in degrees of the ellipse `std` standard deviations from the mean.
+
+    The width lies along the axis of largest variance: `2 std sqrt(lambda_1)`.
+    """
+    variances, vectors = np.linalg.eigh(covariance)
+    # Rounding may leave a flat component with a variance just below zero.
+    width, height = 2.0 * std * np.sqrt(np.maximum(variances[::-1], 0.0))
+    return float(width), float(height), float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
+
+
+def rows_and_labels(
+    x: torch.Tensor | ArrayLike | None, labels: torch.Tensor | ArrayLike | None, num_features: int
+) -> tuple[NDArray[np.float64], NDArray[Any] | None]:
+    """The finite rows of `x` `(*S, D)` as `(N, D)` and their labels `(N,)`, None without labels.
+
+    Raises:
+        InvalidArgumentError: The last dimension of `x` is not `num_features`, or the labels are not
+            one per row.
+    """
+    if x is None:
+        if labels is not None:
+            raise InvalidArgumentError("expected x together with labels, got labels alone; pass x")
+        return np.empty((0, num_features)), None
+    points = _rows(x, num_features)
+    finite = np.isfinite(points).all(axis=-1)
+    if labels is None:
+        return points[finite], None
+    on_host = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else labels
+    classes = np.asarray(on_host).reshape(-1)
+    if len(classes) != len(points):
+        raise InvalidArgumentError(
+            f"expected one label for each of the {len(points)} rows of x, got {len(classes)}"
+        )
+    return points[finite], classes[finite]
+
+
+def to_array(value: torch.Tensor | ArrayLike) -> NDArray[np.float64]:
+    """Numbers or a tensor on any device, with or without a graph, as a float64 array."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to(device="cpu", dtype=torch.float64).numpy()
+    return np.asarray(value, dtype=np.float64)
+
+
+def _rows(x: torch.Tensor | ArrayLike, num_features: int) -> NDArray[np.float64]:
+    array = to_array(x)
+    if array.ndim < 2 or array.shape[-1] != num_features:
+        raise InvalidArgumentError(
+            f"expected x of shape (N, {num_features}), got {array.shape}; the last dimension holds "
+            "the features of the mixture"
+        )
+    return array.reshape(-1, num_features)

@@ -1,0 +1,94 @@
+"""The objective of a fit against its iterations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from matplotlib.ticker import MaxNLocator
+
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.plotting._geometry import to_array
+from gmm_lightning.plotting.figures import new_axes
+from gmm_lightning.plotting.palette import palette
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike, NDArray
+
+    History = torch.Tensor | NDArray[Any] | Sequence[torch.Tensor | ArrayLike]
+
+__all__ = ["plot_convergence"]
+
+
+def plot_convergence(
+    history: History,
+    *,
+    ax: Axes | None = None,
+    ylabel: str = "objective (nats per row)",
+) -> Axes:
+    """Draw the value of the objective after each iteration, and write the last one beside its dot.
+
+    Shape:
+        history `(T,)` for one fit, or `(T, R)` for R restarts or mixtures fitted together, each
+        of them a line.
+
+    Args:
+        history: The values in order of iteration; those that are not finite leave a gap.
+        ax: Axes to draw on; None makes a new figure.
+        ylabel: What the values are.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        InvalidArgumentError: `history` has more than two dimensions, or none.
+
+    Example:
+        >>> from gmm_lightning.plotting import plot_convergence
+        >>> ax = plot_convergence([-4.80, -4.31, -4.17, -4.16])
+        >>> ax.get_xlabel(), ax.lines[0].get_xdata().tolist()
+        ('iteration', [1, 2, 3, 4])
+    """
+    values = _values(history)
+    ax = new_axes() if ax is None else ax
+    num_iterations, num_lines = values.shape
+    iterations = np.arange(1, num_iterations + 1)
+    single = num_lines == 1
+    for column, color in zip(values.T, palette(num_lines), strict=True):
+        ax.plot(iterations, column, color=color, linewidth=1.6 if single else 1.0)
+        finite = np.flatnonzero(np.isfinite(column))
+        if len(finite) == 0:
+            continue
+        last = finite[-1]
+        ax.plot(iterations[last], column[last], "o", color=color, markersize=5 if single else 3)
+        if single:
+            # Below the dot: a fit rises to its last value from the left, so that space is free.
+            ax.annotate(
+                f"{column[last]:.6g}",
+                (float(iterations[last]), float(column[last])),
+                xytext=(0, -8),
+                textcoords="offset points",
+                ha="right",
+                va="top",
+                fontsize="small",
+            )
+    ax.set_xlabel("iteration")
+    ax.set_ylabel(ylabel)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # An offset in the corner ("+4.15e0") hides the number that people compare.
+    ax.ticklabel_format(axis="y", useOffset=False)
+    return ax
+
+
+def _values(history: History) -> NDArray[np.float64]:
+    whole = isinstance(history, torch.Tensor | np.ndarray)
+    values = to_array(history) if whole else np.array([to_array(value) for value in history])
+    if values.ndim not in (1, 2):
+        raise InvalidArgumentError(
+            f"expected a history of shape (T,) or (T, R), got {values.shape}; flatten the batch"
+        )
+    return values.reshape(len(values), -1) if values.size else np.empty((0, 1))

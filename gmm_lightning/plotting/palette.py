@@ -1,0 +1,44 @@
+"""Colours that people with any common colour-vision deficiency can tell apart."""
+
+from __future__ import annotations
+
+from gmm_lightning.errors import InvalidArgumentError
+
+__all__ = ["palette"]
+
+# The hues of Okabe and Ito, without black (kept for text and totals) and without yellow (an outline
+# in yellow cannot be seen on white paper).
+_HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def palette(num_colors: int) -> tuple[str, ...]:
+    """The first `num_colors` colours of the default palette, as `#RRGGBB`.
+
+    Six hues come first, then their dark and their light shades, which differ in lightness and so
+    remain distinct without colour vision; after eighteen colours the sequence repeats.
+
+    Args:
+        num_colors: How many colours are needed.
+
+    Raises:
+        InvalidArgumentError: `num_colors` is negative.
+
+    References:
+        Okabe and Ito (2008), Color universal design. https://jfly.uni-koeln.de/color/
+
+    Example:
+        >>> from gmm_lightning.plotting import palette
+        >>> palette(3)
+        ('#0072B2', '#D55E00', '#009E73')
+    """
+    if num_colors < 0:
+        raise InvalidArgumentError(f"expected a number of colours >= 0, got {num_colors}")
+    dark = [_blend(hue, towards=0, amount=0.45) for hue in _HUES]
+    light = [_blend(hue, towards=255, amount=0.45) for hue in _HUES]
+    colors = [*_HUES, *dark, *light]
+    return tuple(colors[i % len(colors)] for i in range(num_colors))
+
+
+def _blend(color: str, *, towards: int, amount: float) -> str:
+    channels = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(c + amount * (towards - c)):02X}" for c in channels)

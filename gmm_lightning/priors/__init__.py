@@ -1,0 +1,64 @@
+"""Priors, one module each; a new module here is a new prior."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from gmm_lightning._plugins import Registry
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.priors.base import Prior
+from gmm_lightning.priors.dirichlet import Dirichlet
+from gmm_lightning.priors.inverse_wishart import InverseWishart
+from gmm_lightning.priors.normal import NormalMeans
+from gmm_lightning.priors.normal_inverse_wishart import NormalInverseWishart
+
+registry: Registry[Prior] = Registry(__name__, Prior, "prior")
+
+# What each slot speaks of: two priors may not speak of the same thing.
+SLOTS: dict[str, frozenset[str]] = {
+    "weights": frozenset({"weights"}),
+    "means": frozenset({"means"}),
+    "covariances": frozenset({"covariances"}),
+    "components": frozenset({"means", "covariances"}),
+}
+
+PriorSpec = str | Prior | Iterable[str | Prior] | Mapping[str, str | Prior] | None
+
+
+def as_priors(spec: PriorSpec) -> dict[str, Prior]:
+    """Priors by slot, from a name, an instance, a list of either, or a mapping onto them.
+
+    Raises:
+        InvalidArgumentError: an unknown name, or two priors that speak of the same parameters.
+
+    Example:
+        >>> sorted(as_priors(["dirichlet", "niw"]))
+        ['components', 'weights']
+    """
+    if spec is None:
+        return {}
+    if isinstance(spec, str | Prior):
+        spec = [spec]
+    chosen: dict[str, Prior] = {}
+    for one in spec.values() if isinstance(spec, Mapping) else spec:
+        prior = registry.create(one)
+        for slot, other in chosen.items():
+            shared = SLOTS[slot] & SLOTS[prior.slot]
+            if shared:
+                raise InvalidArgumentError(
+                    f"the priors {other.name!r} and {prior.name!r} both speak of the "
+                    f"{' and '.join(sorted(shared))}: keep one of them"
+                )
+        chosen[prior.slot] = prior
+    return chosen
+
+
+__all__ = [
+    "Dirichlet",
+    "InverseWishart",
+    "NormalInverseWishart",
+    "NormalMeans",
+    "Prior",
+    "as_priors",
+    "registry",
+]

@@ -1,0 +1,69 @@
+"""A Dirichlet prior on the weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.priors.base import Hyper, Prior, require_positive
+from gmm_lightning.statistics import Moments
+
+# Below this weight a sparse prior (concentration < 1) no longer grows.
+LEAST_WEIGHT = 1e-12
+
+
+class Dirichlet(Prior):
+    """`log p(pi) = sum_k (alpha_k - 1) log pi_k + const`.
+
+    EM adds `alpha_k - 1` rows to component k. For `alpha < 1` a component whose share falls to
+    zero is dropped: the weights are renormalised, and the log density is evaluated at
+    `max(pi_k, 1e-12)`.
+
+    Args:
+        concentration: alpha, a number or one per component; None means 1, a flat prior.
+
+    Raises:
+        InvalidArgumentError: a concentration that is not positive.
+
+    References:
+        C. M. Bishop (2006), Pattern Recognition and Machine Learning, section 10.2.
+
+    Example:
+        >>> Dirichlet(concentration=2.0)
+        Dirichlet(concentration=2.0)
+    """
+
+    name: ClassVar[str] = "dirichlet"
+    slot: ClassVar[str] = "weights"
+    concentration: Tensor
+
+    def __init__(self, concentration: Hyper = None) -> None:
+        super().__init__(concentration=concentration)
+        require_positive(self.name, "concentration", self._given["concentration"])
+
+    def bind(
+        self,
+        num_components: int,
+        num_features: int,
+        covariance: Covariance,
+        batch_shape: tuple[int, ...],
+    ) -> None:
+        self._register("concentration", (*batch_shape, num_components), default=1.0)
+
+    def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
+        log_weights = mixture.log_weights
+        least = torch.full_like(log_weights, LEAST_WEIGHT).log()
+        sparse = self.concentration < 1
+        log_weights = torch.where(sparse, torch.maximum(log_weights, least), log_weights)
+        return ((self.concentration - 1) * log_weights).sum(-1)
+
+    def update(self, moments: Moments, covariance: Covariance) -> Moments:
+        mass = (moments.mass + self.concentration.to(moments.mass) - 1).clamp(min=0)
+        # All shares below zero: the sparse prior has no mode, so the data decide alone.
+        mass = torch.where(mass.sum(-1, keepdim=True) > 0, mass, moments.mass)
+        return replace(moments, mass=mass)

@@ -1,0 +1,81 @@
+"""A normal prior on the means, relative to each component's covariance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.priors.base import Hyper, Prior, require_positive
+from gmm_lightning.statistics import DataMoments, Moments
+
+
+class NormalMeans(Prior):
+    """`mu_k ~ N(loc, Sigma_k / mean_precision)`.
+
+    With kappa the precision, in units of rows:
+
+        -2 log p = sum_k log|Sigma_k| + kappa (mu_k - loc)' Sigma_k^-1 (mu_k - loc) + const
+
+    EM moves a mean to `(n m + kappa loc) / (n + kappa)`, adds `kappa n / (n + kappa)` times the
+    square of the gap to the scatter, and one degree of freedom per component.
+
+    Args:
+        loc: centre, `(D,)` or anything that broadcasts to `(*B, K, D)`; None: the data's mean.
+        mean_precision: kappa, a number or one per component; None: 0.01.
+
+    Raises:
+        InvalidArgumentError: a precision that is not positive.
+
+    References:
+        A. Gelman et al. (2013), Bayesian Data Analysis, section 3.6.
+
+    Example:
+        >>> NormalMeans(loc=[0.0, 0.0], mean_precision=2.0)
+        NormalMeans(loc=[0.0, 0.0], mean_precision=2.0)
+    """
+
+    name: ClassVar[str] = "normal"
+    slot: ClassVar[str] = "means"
+    loc: Tensor
+    mean_precision: Tensor
+
+    def __init__(self, loc: Hyper = None, mean_precision: Hyper = None) -> None:
+        super().__init__(loc=loc, mean_precision=mean_precision)
+        require_positive(self.name, "mean_precision", self._given["mean_precision"])
+
+    def bind(
+        self,
+        num_components: int,
+        num_features: int,
+        covariance: Covariance,
+        batch_shape: tuple[int, ...],
+    ) -> None:
+        self._register("loc", (*batch_shape, num_components, num_features))
+        self._register("mean_precision", (*batch_shape, num_components), default=0.01)
+
+    def resolve(self, data: DataMoments, num_components: int) -> None:
+        self._fill("loc", data.mean.unsqueeze(-2))
+
+    def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
+        self.require_resolved()
+        family, scale = mixture.covariance, mixture.scale
+        gap = family.whiten(scale, mixture.means - self.loc)
+        pull = 0.5 * self.mean_precision * gap.square().sum(-1)
+        return -(family.half_log_det(scale, mixture.num_features) + pull).sum(-1)
+
+    def update(self, moments: Moments, covariance: Covariance) -> Moments:
+        self.require_resolved()
+        n, kappa = moments.counts, self.mean_precision.to(moments.counts)
+        gap = self.loc.to(moments.means) - moments.means
+        pseudo = covariance.outer((kappa * n / (kappa + n)).unsqueeze(0), gap.unsqueeze(0))
+        return replace(
+            moments,
+            means=moments.means + (kappa / (kappa + n)).unsqueeze(-1) * gap,
+            scatter=moments.scatter + pseudo,
+            dof=moments.dof + covariance.pool(torch.ones_like(n)),
+        )

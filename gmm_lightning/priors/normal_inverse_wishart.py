@@ -1,0 +1,102 @@
+"""The conjugate prior on means and covariances together."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.priors.base import Hyper, Prior
+from gmm_lightning.priors.inverse_wishart import InverseWishart
+from gmm_lightning.priors.normal import NormalMeans
+from gmm_lightning.statistics import DataMoments, Moments
+
+
+class NormalInverseWishart(Prior):
+    """`Sigma_k ~ IW(df, Psi)` and `mu_k | Sigma_k ~ N(loc, Sigma_k / kappa)`.
+
+    For a family that is not tied:
+
+        -2 log p = (df + D + 2) log|Sigma| + tr(Psi Sigma^-1)
+                   + kappa (mu - loc)' Sigma^-1 (mu - loc) + const
+
+    It is the product of its two parts, in the density as in the M-step.
+
+    Args:
+        loc: centre of the means; None: the data's mean.
+        mean_precision: kappa, in units of rows; None: 0.01.
+        df: degrees of freedom, greater than `D - 1`; None: `D + 2`.
+        scale_matrix: Psi, positive definite; None: the data's covariance over `K^(2 / D)`.
+
+    Raises:
+        InvalidArgumentError: a value outside its range.
+
+    References:
+        C. Fraley and A. E. Raftery (2007), Bayesian regularization for normal mixture
+        estimation and model-based clustering, Journal of Classification 24.
+
+    Example:
+        >>> NormalInverseWishart(df=5.0).config()
+        {'loc': None, 'mean_precision': None, 'df': 5.0, 'scale_matrix': None}
+    """
+
+    name: ClassVar[str] = "niw"
+    aliases: ClassVar[tuple[str, ...]] = ("normal_inverse_wishart",)
+    slot: ClassVar[str] = "components"
+
+    def __init__(
+        self,
+        loc: Hyper = None,
+        mean_precision: Hyper = None,
+        df: Hyper = None,
+        scale_matrix: Hyper = None,
+    ) -> None:
+        super().__init__()
+        self.on_means = NormalMeans(loc, mean_precision)
+        self.on_covariances = InverseWishart(df, scale_matrix)
+
+    @property
+    def loc(self) -> Tensor:
+        """Centre of the means, `(*B, K, D)`."""
+        return self.on_means.loc
+
+    @property
+    def mean_precision(self) -> Tensor:
+        """Rows that the centre is worth, `(*B, K)`."""
+        return self.on_means.mean_precision
+
+    @property
+    def df(self) -> Tensor:
+        """Degrees of freedom, `(*B, G)`."""
+        return self.on_covariances.df
+
+    @property
+    def scale_matrix(self) -> Tensor:
+        """Psi in the covariance family's form, `(*B, G, ...)`."""
+        return self.on_covariances.scale_matrix
+
+    def bind(
+        self,
+        num_components: int,
+        num_features: int,
+        covariance: Covariance,
+        batch_shape: tuple[int, ...],
+    ) -> None:
+        self.on_means.bind(num_components, num_features, covariance, batch_shape)
+        self.on_covariances.bind(num_components, num_features, covariance, batch_shape)
+
+    def resolve(self, data: DataMoments, num_components: int) -> None:
+        self.on_means.resolve(data, num_components)
+        self.on_covariances.resolve(data, num_components)
+
+    def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
+        return self.on_means.log_prob(mixture) + self.on_covariances.log_prob(mixture)
+
+    def update(self, moments: Moments, covariance: Covariance) -> Moments:
+        moments = self.on_means.update(moments, covariance)
+        return self.on_covariances.update(moments, covariance)
+
+    def config(self) -> dict[str, Any]:
+        return self.on_means.config() | self.on_covariances.config()

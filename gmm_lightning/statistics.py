@@ -1,0 +1,150 @@
+"""The sums that EM needs, and what they become on their way to parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.errors import InvalidArgumentError
+
+
+@dataclass(frozen=True)
+class SufficientStatistics:
+    """Sums over rows under responsibilities `r_nk`, about a reference point per component.
+
+    With `d_nk = x_n - shift_k`:
+
+        counts_k = sum_n r_nk      first_k = sum_n r_nk d_nk      second = sum_n r_nk d_nk d_nk'
+
+    They are float64 sums, so those of two batches, ranks or machines are added with `+`. The
+    shift is constant during a pass (the current means), which keeps the second moments exact
+    where raw ones would cancel.
+
+    Shape:
+        counts `(*B, K)`; first and shift `(*B, K, D)`; second in the covariance family's form,
+        `(*B, G, ...)`; log_likelihood `(*B)`; num_samples `()`.
+
+    Attributes:
+        counts: effective number of rows per component; `counts.sum(-1)` is the total weight.
+        first: first moments about the shift.
+        second: second moments about the shift.
+        shift: the reference points.
+        log_likelihood: weighted sum of `log p(x)`, in nats.
+        num_samples: number of rows seen, whatever their weights.
+    """
+
+    counts: Tensor
+    first: Tensor
+    second: Tensor
+    shift: Tensor
+    log_likelihood: Tensor
+    num_samples: Tensor
+
+    def __add__(self, other: SufficientStatistics) -> SufficientStatistics:
+        if not torch.equal(self.shift, other.shift):
+            raise InvalidArgumentError(
+                "statistics can be added only when both were taken about the same means: "
+                "compute them all before the M-step"
+            )
+        return SufficientStatistics(
+            self.counts + other.counts,
+            self.first + other.first,
+            self.second + other.second,
+            self.shift,
+            self.log_likelihood + other.log_likelihood,
+            self.num_samples + other.num_samples,
+        )
+
+    @property
+    def total_weight(self) -> Tensor:
+        """Sum of the rows' weights, `(*B)`."""
+        return self.counts.sum(-1)
+
+    def _sums(self) -> list[tuple[str, Tensor]]:
+        return [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "shift"]
+
+    def pack(self) -> Tensor:
+        """Everything that is summed, as one flat vector: a single reduction over ranks."""
+        return torch.cat([value.reshape(-1) for _, value in self._sums()])
+
+    def unpack(self, flat: Tensor) -> SufficientStatistics:
+        """The statistics whose `pack` is `flat`, about the same shift."""
+        named = self._sums()
+        parts = flat.split([value.numel() for _, value in named])
+        sums = {
+            name: part.reshape(value.shape).to(value)
+            for (name, value), part in zip(named, parts, strict=True)
+        }
+        return replace(self, **sums)
+
+    def data_variance(self, covariance: Covariance) -> tuple[Tensor, Tensor]:
+        """Mean and variance per feature of all rows together, each `(*B, D)`.
+
+        Both follow from the sums alone and do not depend on the responsibilities (for a family
+        that keeps only an average over features, the variance is that average).
+        """
+        moments = Moments.from_statistics(self, covariance)
+        counts = self.counts.unsqueeze(-1)
+        total = self.total_weight.clamp(min=torch.finfo(self.counts.dtype).tiny).unsqueeze(-1)
+        centre = (counts * moments.means).sum(-2) / total
+        within = covariance.variances(moments.scatter, self.shift.shape[-1]).sum(-2)
+        between = (counts * (moments.means - centre.unsqueeze(-2)).square()).sum(-2)
+        return centre, (within + between).clamp(min=0) / total
+
+
+@dataclass(frozen=True)
+class Moments:
+    """An M-step in progress: what priors add to and what the family turns into parameters.
+
+    Attributes:
+        counts: rows per component that the data gave, `(*B, K)`.
+        mass: what the weights are proportional to, `(*B, K)`.
+        means: `(*B, K, D)`.
+        scatter: about the means, in the family's form, `(*B, G, ...)`.
+        dof: what the scatter is divided by, `(*B, G)`.
+    """
+
+    counts: Tensor
+    mass: Tensor
+    means: Tensor
+    scatter: Tensor
+    dof: Tensor
+
+    @classmethod
+    def from_statistics(cls, stats: SufficientStatistics, covariance: Covariance) -> Moments:
+        """Means and scatter about them; a component without rows keeps its reference point."""
+        counts = stats.counts
+        safe = counts.clamp(min=torch.finfo(counts.dtype).tiny).unsqueeze(-1)
+        gap = stats.first / safe
+        correction = covariance.outer(counts.unsqueeze(0), gap.unsqueeze(0))
+        return cls(
+            counts=counts,
+            mass=counts,
+            means=stats.shift + gap,
+            scatter=stats.second - correction,
+            dof=covariance.pool(counts),
+        )
+
+
+@dataclass(frozen=True)
+class DataMoments:
+    """What a scale-aware default needs to know of the data.
+
+    Attributes:
+        mean: weighted mean, `(*B, D)`.
+        covariance: weighted covariance in the family's form, `(*B, 1, ...)`.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def from_statistics(cls, stats: SufficientStatistics, covariance: Covariance) -> DataMoments:
+        """From the statistics of one component that holds every row."""
+        moments = Moments.from_statistics(stats, covariance)
+        total = stats.total_weight.reshape(*stats.total_weight.shape, 1)
+        tail = moments.scatter.dim() - total.dim()
+        return cls(moments.means.squeeze(-2), moments.scatter / total[(..., *[None] * tail)])
