@@ -1,0 +1,88 @@
+"""How every command starts and how it fails: one sentence on stderr, exit code 1."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gmm_lightning.app.configs import config_dir
+from gmm_lightning.app.preflight import check_command_line
+from gmm_lightning.errors import GMMError
+
+
+def run(name: str, task: Callable[[Any], object]) -> None:
+    """Run a command under Hydra.
+
+    Args:
+        name: name of the configuration and of the command.
+        task: takes the composed configuration.
+    """
+    import hydra
+
+    try:
+        check_command_line(name)
+    except GMMError as error:
+        fail(name, error)
+
+    def guarded(config: Any) -> None:
+        try:
+            task(config)
+        except Exception as error:
+            reason = user_error(error)
+            if reason is None:
+                raise
+            discard_empty_run()
+            fail(name, reason)
+
+    hydra.main(version_base="1.3", config_path=config_dir(), config_name=name)(guarded)()
+
+
+def user_error(error: BaseException) -> BaseException | None:
+    """The user's mistake behind an exception, or None when it is our bug."""
+    from hydra.errors import HydraException
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from omegaconf.errors import OmegaConfBaseException
+
+    known = (GMMError, MisconfigurationException, HydraException, OmegaConfBaseException, OSError)
+    cause = error.__cause__
+    if isinstance(error, HydraException) and cause is not None:
+        # Hydra wraps what a constructor raised: a wrong value of a setting.
+        return cause if isinstance(cause, (*known, TypeError, ValueError)) else None
+    return error if isinstance(error, known) else None
+
+
+def fail(name: str, reason: BaseException) -> None:
+    """One sentence on stderr, exit code 1."""
+    sentence = " ".join(str(reason).split()) or type(reason).__name__
+    sys.stdout.flush()
+    raise SystemExit(f"gmm-{name}: {sentence}{hint(sentence)}")
+
+
+def hint(sentence: str) -> str:
+    """What to type instead, for mistakes that Lightning words for its own developers."""
+    if "gpu" in sentence.lower() and ("machine only has" in sentence or "No supported" in sentence):
+        return " (on the processor: trainer.accelerator=cpu)"
+    return ""
+
+
+def discard_empty_run() -> None:
+    """Take away the folder of a run that never started: its settings and an empty log."""
+    from hydra.core.hydra_config import HydraConfig
+
+    config = HydraConfig.get()
+    folder = Path(config.runtime.output_dir)
+    if "LOCAL_RANK" in os.environ or (folder / "checkpoints").exists():
+        return
+    contents = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    if contents <= {".hydra", f"{config.job.name}.log"}:
+        shutil.rmtree(folder / ".hydra", ignore_errors=True)
+        (folder / f"{config.job.name}.log").unlink(missing_ok=True)
+        for empty in (folder, folder.parent):
+            try:
+                empty.rmdir()
+            except OSError:
+                return

@@ -1,0 +1,45 @@
+"""Where the configuration lives, and what may be built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gmm_lightning.errors import InvalidArgumentError
+
+# A configuration that was found in a run folder builds these and nothing else.
+TRUSTED = ("gmm_lightning.", "lightning.", "torch.optim.")
+
+
+def config_dir() -> str:
+    """The folder of the yaml files: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "configs"
+    return str(inside if inside.is_dir() else package.parent / "configs")
+
+
+def targets(config: Any) -> Iterator[str]:
+    """Every `_target_` of a plain nested config."""
+    if isinstance(config, dict):
+        if isinstance(config.get("_target_"), str):
+            yield config["_target_"]
+        for value in config.values():
+            yield from targets(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from targets(value)
+
+
+def require_trusted(config: Any, origin: str) -> None:
+    """Refuse a stored configuration that would run somebody else's code.
+
+    Raises:
+        InvalidArgumentError: naming the first target outside the trusted packages.
+    """
+    for target in targets(config):
+        if not target.startswith(TRUSTED):
+            raise InvalidArgumentError(
+                f"{origin} asks for {target}, and a stored run is only rebuilt from "
+                f"{', '.join(f'{name}*' for name in TRUSTED)}"
+            )

@@ -1,0 +1,41 @@
+"""Messages of a run: each once, in the console and in the run's log file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from typing import Any
+
+NOISE = ("litlogger", "litmodels", "GPU available", "TPU available", "HPU available", "💡")
+
+
+def quiet_lightning() -> logging.Logger:
+    """Send Lightning's messages to Hydra's handlers, less what a user can do nothing about."""
+    logging.captureWarnings(True)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*run with no optimizer.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Sparse invariant checks.*")
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda r: not any(w in r.getMessage() for w in NOISE))
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        # What all processes have to say, the first one says.
+        logging.getLogger().setLevel(logging.ERROR)
+    return logging.getLogger("gmm_lightning")
+
+
+def describe(data: Any, module: Any, trainer: Any) -> str:
+    """One line on what is about to be fitted."""
+    layer = module.layer
+    priors = ", ".join(prior.name for prior in layer.priors.values()) or "none"
+    how = "EM" if module.optimizer is None else "gradient descent"
+    return (
+        f"{data.name}: {data.num_train_rows} rows x {data.num_features} features, "
+        f"{layer.num_components} components, covariance {layer.covariance.name}, "
+        f"priors {priors}, {how} on {trainer.world_size} process(es)"
+    )

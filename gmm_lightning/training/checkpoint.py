@@ -1,0 +1,50 @@
+"""Checkpoints at the end of a pass, and only there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L  # noqa: N812
+from lightning.pytorch.callbacks import Checkpoint
+
+from gmm_lightning.errors import InvalidArgumentError
+
+
+class PassCheckpoint(Checkpoint):
+    """Writes `last.ckpt` every few passes and at the end of a fit.
+
+    A checkpoint inside a pass would resume with half a sum of statistics, so there is none. The
+    file is written beside its place and then moved there: whatever interrupts the writing, the
+    last good checkpoint stays.
+
+    Args:
+        dirpath: folder of the file.
+        every_n_passes: how often; the last pass is always written.
+    """
+
+    def __init__(self, dirpath: str | Path, every_n_passes: int = 10) -> None:
+        if every_n_passes < 1:
+            raise InvalidArgumentError(f"every_n_passes must be >= 1, got {every_n_passes}")
+        self.path = Path(dirpath) / "last.ckpt"
+        self.every_n_passes = every_n_passes
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write when due. Lightning calls checkpoint callbacks after early stopping."""
+        if trainer.fast_dev_run:
+            return
+        passes = trainer.current_epoch + 1
+        last = (
+            trainer.should_stop
+            or passes == trainer.max_epochs
+            or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
+        )
+        if last or passes % self.every_n_passes == 0:
+            self.write(trainer)
+
+    def write(self, trainer: L.Trainer) -> None:
+        """Write the state of the fit, atomically."""
+        beside = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(beside, weights_only=False)
+        if trainer.is_global_zero:
+            beside.replace(self.path)
+        trainer.strategy.barrier("PassCheckpoint")

@@ -1,0 +1,77 @@
+"""A start for a fit: priors and parameters from the whole training set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L  # noqa: N812
+import torch
+from torch import Tensor
+
+from gmm_lightning.em.source import Source
+from gmm_lightning.em.start import initialize, resolve_from
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.training.data import BLOCK
+from gmm_lightning.training.module import GMMModule
+
+
+class TrainingRows:
+    """The whole training set of a data module in standard units, block by block."""
+
+    def __init__(self, module: GMMModule, datamodule: Any) -> None:
+        self.module, self.datamodule = module, datamodule
+
+    def __iter__(self) -> Iterator[Tensor]:
+        rows = getattr(self.datamodule, "train_rows", None)
+        if rows is None:
+            batches = (self.module.unpack(b)[0] for b in self.datamodule.train_dataloader())
+        else:
+            batches = iter(rows.split(BLOCK))
+        for x in batches:
+            yield self.module.standardize(x.to(self.module.layer.means.device))
+
+
+class InitializeCallback(L.Callback):
+    """Sets units, priors and parameters before the first batch of a fit.
+
+    It reads the whole training set, not a process's shard, in `setup`: so the start does not
+    depend on the number of processes, and DDP hands out the parameters of the first one. A
+    resumed fit is left alone.
+
+    Args:
+        initializer: a name, an instance, labels or responsibilities, or None to keep the
+            layer's parameters and only resolve units and priors.
+        seed: of the initializer's draws.
+
+    Raises:
+        InvalidArgumentError: the module is not a `GMMModule`, or there is no data module.
+        InvalidDataError: the data cannot be used.
+    """
+
+    def __init__(self, initializer: Any = "kmeans", seed: int = 0) -> None:
+        self.initializer, self.seed = initializer, seed
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Initialise, once per fit."""
+        if stage != "fit" or trainer.ckpt_path is not None:
+            return
+        if not isinstance(pl_module, GMMModule):
+            raise InvalidArgumentError(
+                f"InitializeCallback starts a GMMModule, got {type(pl_module).__name__}; for a "
+                "layer inside a network, fit it on codes with fit_em before training"
+            )
+        datamodule = getattr(trainer, "datamodule", None)
+        if datamodule is None:
+            raise InvalidArgumentError(
+                "InitializeCallback needs the whole training set: pass a data module to "
+                "trainer.fit, for instance ArrayDataModule(x)"
+            )
+        # The parameters are to be drawn in the precision they will have.
+        trainer.precision_plugin.convert_module(pl_module)
+        pl_module.take_units(datamodule)
+        layer = pl_module.layer
+        source = Source(layer, TrainingRows(pl_module, datamodule))
+        resolve_from(layer, source)
+        if self.initializer is not None:
+            initialize(layer, source, self.initializer, torch.Generator().manual_seed(self.seed))

@@ -1,0 +1,241 @@
+"""The layer as a LightningModule, for EM or for gradient descent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gmm_lightning.covariances import FullCovariance
+from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.em import e_step
+from gmm_lightning.em.rows import check_finite
+from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.layers import GMMLayer, Standardize
+from gmm_lightning.training.files import layer_from_checkpoint, read_checkpoint, read_state
+from gmm_lightning.training.loader import Batch
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], Any]
+
+
+class GMMModule(L.LightningModule):
+    """A mixture that Lightning trains: by EM without an optimizer, by gradient descent with one.
+
+    Both optimise `layer.objective` on the whole training set, in nats per row. What is logged
+    is in the user's units, also when the data are standardised.
+
+    Args:
+        layer: the mixture.
+        optimizer: None for EM (with `EMCallback`), or a factory that takes the parameters, such
+            as `functools.partial(torch.optim.Adam, lr=0.01)`.
+        scheduler: a factory that takes the optimizer.
+
+    Attributes:
+        standardize: the change of units before the layer; the identity unless the data module
+            asks for one. It is part of the checkpoint.
+
+    Example:
+        >>> from gmm_lightning.training import GMMModule
+        >>> module = GMMModule(GMMLayer(2, 3))
+        >>> module.log_prob(torch.zeros(4, 2)).shape
+        torch.Size([4])
+    """
+
+    def __init__(
+        self,
+        layer: GMMLayer,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        self.standardize = Standardize(layer.num_features).to(layer.means.dtype)
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self._sums: list[Tensor] = []
+
+    # -- the model in the user's units ------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`log_prob`."""
+        return self.log_prob(x)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """`log p(x)` in the user's units: `(*S, *B, D)` -> `(*S, *B)`."""
+        return self.layer.log_prob(self.standardize(x)) + self.standardize.log_abs_det
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """`p(k | x)`: `(*S, *B, K)`."""
+        return self.layer.responsibilities(self.standardize(x))
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The most probable component of each row: `(*S, *B)`."""
+        return self.layer.predict(self.standardize(x))
+
+    def sample(self, sample_shape: tuple[int, ...] | int = (), **options: Any) -> Any:
+        """Draws in the user's units: see `GMMLayer.sample`."""
+        drawn = self.layer.sample(sample_shape, **options)
+        if isinstance(drawn, tuple):
+            return self.standardize.inverse(drawn[0]), drawn[1]
+        return self.standardize.inverse(drawn)
+
+    def distribution(self) -> MixtureOfGaussians:
+        """The mixture in the user's units, with dense covariances."""
+        mixture, units = self.layer.distribution(), self.standardize
+        return MixtureOfGaussians(
+            mixture.mixture_logits,
+            units.inverse(mixture.means),
+            units.scale.unsqueeze(-1) * mixture.scale_tril,
+            FullCovariance(),
+        )
+
+    # -- training ---------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The factory's optimizer, or None for EM."""
+        if self.optimizer is None:
+            return None
+        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Nothing under EM: its step has no graph."""
+        if self.optimizer is not None:
+            super().backward(loss, *args, **kwargs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """The loss of one batch; under EM with the batch's statistics."""
+        x, global_rows = self.unpack(batch)
+        z = self.standardize(x)
+        if self.optimizer is None:
+            stats = e_step(self.layer, z)
+            return {"loss": -stats.log_likelihood.sum() / max(len(x), 1), "stats": stats}
+        log_prob = self.layer.log_prob(z)
+        total = log_prob.sum()
+        loss = -total * self.trainer.world_size / global_rows
+        loss = loss - self.layer.log_prior().sum() / self.num_samples
+        if not bool(torch.isfinite(loss)):
+            check_finite(x)
+            raise InvalidDataError(
+                f"the loss is {float(loss)} in epoch {self.current_epoch}, batch {batch_idx}: "
+                "standardise the data, lower the learning rate, or clip gradients"
+            )
+        self._sums.append(torch.stack([total.detach().double(), total.new_tensor(len(x)).double()]))
+        nll = loss.detach() + (self.layer.log_prior().sum() / self.num_samples).detach()
+        self.log("train/nll", nll - self.standardize.log_abs_det, on_step=True, on_epoch=False, batch_size=1)
+        return {"loss": loss}
+
+    def on_train_epoch_end(self) -> None:
+        """Under gradient descent: the mean over the epoch, each batch under its own parameters."""
+        if self._sums:
+            mean = self._mean_over_ranks()
+            prior = self.layer.log_prior().sum().detach() / self.num_samples
+            self.log_pass(
+                {"train/log_likelihood": mean, "train/objective": mean + prior}, prog_bar=True
+            )
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Sums the log-likelihood of one batch."""
+        x, _ = self.unpack(batch)
+        log_prob = self.layer.log_prob(self.standardize(x))
+        self._sums.append(
+            torch.stack([log_prob.sum().double(), log_prob.new_tensor(len(x)).double()])
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        """Validation runs inside an epoch: keep the training sums apart."""
+        self._train_sums, self._sums = self._sums, []
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the mean over all rows of all processes."""
+        mean = self._mean_over_ranks()
+        self._sums = self._train_sums
+        if not self.trainer.sanity_checking:
+            self.log_pass({"val/log_likelihood": mean}, prog_bar=True)
+
+    def _mean_over_ranks(self) -> Tensor:
+        sums = torch.stack(self._sums).sum(0)
+        self._sums = []
+        total, rows = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        return total / rows.clamp(min=1) + self.standardize.log_abs_det
+
+    def log_pass(self, values: dict[str, Tensor | float], *, prog_bar: bool = False) -> None:
+        """Log numbers of one pass, equal on all processes, against the number of the pass."""
+        self.log_dict(values, on_step=False, on_epoch=True, prog_bar=prog_bar, batch_size=1, sync_dist=True)
+        self.log("step", float(self.current_epoch), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+
+    # -- data -------------------------------------------------------------------------------
+
+    def unpack(self, batch: Any) -> tuple[Tensor, int]:
+        """Rows of a batch, and how many all processes hold together in this step."""
+        if isinstance(batch, Batch):
+            return batch.x, max(batch.global_rows, 1)
+        x = batch[0] if isinstance(batch, list | tuple) else batch
+        return x, max(len(x) * self.trainer.world_size, 1)
+
+    @property
+    def num_samples(self) -> int:
+        """Rows of the training set: what the prior is divided by.
+
+        Raises:
+            InvalidDataError: the data module and the loader do not tell.
+        """
+        trainer = self.trainer
+        rows = getattr(getattr(trainer, "datamodule", None), "num_train_rows", None)
+        if rows is None:
+            dataset = getattr(trainer.train_dataloader, "dataset", None)
+            rows = len(dataset) if dataset is not None and hasattr(dataset, "__len__") else None
+        if rows is None:
+            raise InvalidDataError(
+                "a prior needs the number of training rows: use ArrayDataModule, or a data module "
+                "with the attribute num_train_rows"
+            )
+        return rows
+
+    def take_units(self, datamodule: Any) -> None:
+        """Take over the data's mean and standard deviation, when the data module asks for it."""
+        if getattr(datamodule, "standardize", False):
+            self.standardize.set(*datamodule.units())
+
+    def setup(self, stage: str) -> None:
+        """Units, for a fit that has no `InitializeCallback` to set them."""
+        if stage == "fit" and self.trainer.ckpt_path is None:
+            self.take_units(getattr(self.trainer, "datamodule", None))
+
+    # -- checkpoints ------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Describe the layer by names and numbers, so that the file alone rebuilds it."""
+        checkpoint["gmm_lightning"] = {"layer": self.layer.config()}
+
+    @classmethod
+    def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        *,
+        layer: GMMLayer | None = None,
+    ) -> GMMModule:
+        """The trained module, in evaluation mode; no code in the file is ever run.
+
+        Args:
+            checkpoint_path: a file written by a fit.
+            map_location: as in `torch.load`.
+            layer: for families, priors or extensions that are not registered: a layer of the
+                same shape to load into.
+
+        Raises:
+            CheckpointError: no such file, or one that is truncated, foreign, or holds code.
+        """
+        checkpoint = read_checkpoint(checkpoint_path, map_location)
+        module = cls(layer if layer is not None else layer_from_checkpoint(checkpoint))
+        read_state(module, checkpoint, checkpoint_path)
+        return module.eval()
