@@ -39,9 +39,10 @@ class Registry(Generic[T]):
                 module = importlib.import_module(f"{self._package}.{info.name}")
                 for _, cls in inspect.getmembers(module, inspect.isclass):
                     own = cls.__module__ == module.__name__ and not inspect.isabstract(cls)
-                    if own and issubclass(cls, self._base) and hasattr(cls, "name"):
-                        found[cls.name] = cls
-                        self._aliases |= dict.fromkeys(getattr(cls, "aliases", ()), cls.name)
+                    name = getattr(cls, "name", None)
+                    if own and issubclass(cls, self._base) and isinstance(name, str):
+                        found[name] = cls
+                        self._aliases |= dict.fromkeys(getattr(cls, "aliases", ()), name)
             self._classes = dict(sorted(found.items()))
         return self._classes
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import ContextManager
 
 import torch
 from torch import Tensor
 
 
-def full_precision(device: torch.device) -> ContextManager[None]:
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Switch autocast off: a bfloat16 matrix product corrupts a log-density silently."""
     if device.type == "meta":
         return contextlib.nullcontext()

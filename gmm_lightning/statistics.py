@@ -115,11 +115,20 @@ class Moments:
 
     @classmethod
     def from_statistics(cls, stats: SufficientStatistics, covariance: Covariance) -> Moments:
-        """Means and scatter about them; a component without rows keeps its reference point."""
+        """Means and scatter about them; a component without rows keeps its reference point.
+
+        Raises:
+            InvalidArgumentError: the statistics were taken for another family.
+        """
         counts = stats.counts
         safe = counts.clamp(min=torch.finfo(counts.dtype).tiny).unsqueeze(-1)
         gap = stats.first / safe
         correction = covariance.outer(counts.unsqueeze(0), gap.unsqueeze(0))
+        if correction.shape != stats.second.shape:
+            raise InvalidArgumentError(
+                f"the statistics hold second moments of shape {tuple(stats.second.shape)}, the "
+                f"covariance {covariance.name!r} needs {tuple(correction.shape)}"
+            )
         return cls(
             counts=counts,
             mass=counts,

@@ -35,7 +35,7 @@ def run(name: str, task: Callable[[Any], object]) -> None:
             reason = user_error(error)
             if reason is None:
                 raise
-            discard_empty_run()
+            discard_unstarted_run()
             fail(name, reason)
 
     hydra.main(version_base="1.3", config_path=config_dir(), config_name=name)(guarded)()
@@ -69,20 +69,25 @@ def hint(sentence: str) -> str:
     return ""
 
 
-def discard_empty_run() -> None:
-    """Take away the folder of a run that never started: its settings and an empty log."""
+def discard_unstarted_run() -> None:
+    """Take away the folder of a run that failed before its first batch.
+
+    Training makes the folder of checkpoints when it starts; until then there are only the
+    settings, an empty log and the loggers' headers. Anything else in the folder stays.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     config = HydraConfig.get()
     folder = Path(config.runtime.output_dir)
-    if "LOCAL_RANK" in os.environ or (folder / "checkpoints").exists():
+    started = (folder / "checkpoints").exists() or (folder / "metrics.json").exists()
+    if "LOCAL_RANK" in os.environ or started:
         return
-    contents = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-    if contents <= {".hydra", f"{config.job.name}.log"}:
-        shutil.rmtree(folder / ".hydra", ignore_errors=True)
-        (folder / f"{config.job.name}.log").unlink(missing_ok=True)
-        for empty in (folder, folder.parent):
-            try:
-                empty.rmdir()
-            except OSError:
-                return
+    for name in (".hydra", "tensorboard", "csv"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for log in folder.glob(f"{config.job.name}*.log"):
+        log.unlink()
+    for empty in (folder, folder.parent):
+        try:
+            empty.rmdir()
+        except OSError:
+            return

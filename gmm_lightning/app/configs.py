@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gmm_lightning.errors import InvalidArgumentError
 
-# A configuration that was found in a run folder builds these and nothing else.
-TRUSTED = ("gmm_lightning.", "lightning.", "torch.optim.")
+# A configuration that was found in a run folder builds classes of these and nothing else.
+TRUSTED = (
+    "gmm_lightning.",
+    "lightning.Trainer",
+    "lightning.pytorch.callbacks.",
+    "lightning.pytorch.loggers.",
+    "torch.optim.",
+)
 
 
 def config_dir() -> str:
@@ -34,12 +41,22 @@ def targets(config: Any) -> Iterator[str]:
 def require_trusted(config: Any, origin: str) -> None:
     """Refuse a stored configuration that would run somebody else's code.
 
+    A trusted prefix alone proves little, since a dotted path also reaches what a module has
+    imported: the object found must be a class, or a class method, that the package defines.
+
     Raises:
-        InvalidArgumentError: naming the first target outside the trusted packages.
+        InvalidArgumentError: naming the first target that is not one.
     """
+    from hydra.utils import get_object
+
     for target in targets(config):
-        if not target.startswith(TRUSTED):
+        found = get_object(target) if target.startswith(TRUSTED) else None
+        owner = found.__self__ if inspect.ismethod(found) else found
+        if not (
+            inspect.isclass(owner)
+            and owner.__module__.startswith(("gmm_lightning.", "lightning.", "torch."))
+        ):
             raise InvalidArgumentError(
-                f"{origin} asks for {target}, and a stored run is only rebuilt from "
-                f"{', '.join(f'{name}*' for name in TRUSTED)}"
+                f"{origin} asks for {target}, and a stored run is only rebuilt from classes of "
+                f"{', '.join(name.rstrip('.') for name in TRUSTED)}"
             )

@@ -12,9 +12,8 @@ NOISE = ("litlogger", "litmodels", "GPU available", "TPU available", "HPU availa
 
 def quiet_lightning() -> logging.Logger:
     """Send Lightning's messages to Hydra's handlers, less what a user can do nothing about."""
-    logging.captureWarnings(True)
+    logging.captureWarnings(capture=True)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*run with no optimizer.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Sparse invariant checks.*")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
@@ -32,7 +31,7 @@ def quiet_lightning() -> logging.Logger:
 def describe(data: Any, module: Any, trainer: Any) -> str:
     """One line on what is about to be fitted."""
     layer = module.layer
-    priors = ", ".join(prior.name for prior in layer.priors.values()) or "none"
+    priors = ", ".join(prior.name for prior in layer.all_priors) or "none"
     how = "EM" if module.optimizer is None else "gradient descent"
     return (
         f"{data.name}: {data.num_train_rows} rows x {data.num_features} features, "

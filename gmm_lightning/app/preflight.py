@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import tempfile
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from gmm_lightning.app.configs import config_dir, require_trusted
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
@@ -39,30 +43,41 @@ def check_command_line(config_name: str) -> None:
         sys.argv[1:] = overrides
     config = composed(config_name, overrides)
     if resumed not in (None, "", "null"):
-        plain = OmegaConf.to_container(config, resolve=False)
+        own = {key: value for key, value in config.items() if key != "hydra"}
+        plain = OmegaConf.to_container(OmegaConf.create(own), resolve=False)
         require_trusted(plain, f"the run at {resumed}")
     require_writable(Path(config.hydra.run.dir))
 
 
 def composed(config_name: str, overrides: list[str]) -> DictConfig:
     """The configuration that Hydra is going to compose."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     try:
         with initialize_config_dir(config_dir(), version_base="1.3"):
-            return compose(config_name, overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InvalidArgumentError(one_line(str(error))) from error
+            try:
+                return compose(config_name, overrides, return_hydra_config=True)
+            except (HydraException, OmegaConfBaseException) as error:
+                message = explained(str(error), config_name, overrides)
+                raise InvalidArgumentError(message) from error
     finally:
         GlobalHydra.instance().clear()
 
 
-def one_line(message: str) -> str:
-    """Hydra's message as one sentence, without its advice to its own developers."""
-    lines = [line.strip() for line in message.splitlines()]
-    kept = [line for line in lines if line and not line.startswith(("full_key", "object_type"))]
-    return " ".join(kept).replace("Available options in", "; available options in")
+def explained(message: str, config_name: str, overrides: list[str]) -> str:
+    """Hydra's message as one sentence that says what could have been typed instead."""
+    option = re.search(r"Could not (?:find|load) '(?:(.*)/)?([^'/]+)'", message)
+    if option and option[1]:
+        known = sorted(p.stem for p in Path(config_dir(), option[1]).glob("*.yaml"))
+        if known:
+            return f"unknown option {option[1]}={option[2]}; known are: {', '.join(known)}"
+    key = re.search(r"Could not override '([^']+)'", message)
+    if key:
+        groups = [o for o in overrides if "." not in key_of(o) and key_of(o) != key[1]]
+        parent, _, name = key[1].rpartition(".")
+        config = compose(config_name, groups)
+        node = OmegaConf.select(config, parent) if parent else config
+        known = ", ".join(str(k) for k in node if k != "_target_") if node else "none"
+        return f"unknown key {name!r} in {parent or 'the configuration'}; known are: {known}"
+    return " ".join(message.split("Config search path")[0].split())
 
 
 def run_folder(path: Path) -> tuple[Path, Path]:
@@ -76,7 +91,9 @@ def run_folder(path: Path) -> tuple[Path, Path]:
     if not checkpoint.is_file():
         raise CheckpointError(f"there is nothing to resume: no checkpoint at {checkpoint}")
     if not (folder / ".hydra" / "overrides.yaml").is_file():
-        raise CheckpointError(f"{folder} is not the folder of a run: it has no .hydra/overrides.yaml")
+        raise CheckpointError(
+            f"{folder} is not the folder of a run: it has no .hydra/overrides.yaml"
+        )
     return folder, checkpoint
 
 
@@ -88,7 +105,11 @@ def continued(path: Path, overrides: list[str]) -> list[str]:
         raise CheckpointError(f"{folder}/.hydra/overrides.yaml does not hold a list of overrides")
     typed = [o for o in overrides if key_of(o) not in ("resume", "hydra.run.dir")]
     known = {key_of(o) for o in typed} | {"resume", "hydra.run.dir"}
-    kept = [str(o) for o in stored if key_of(str(o)) not in known]
+    kept = [
+        str(o)
+        for o in stored
+        if key_of(str(o)) not in known and not key_of(str(o)).startswith("hydra")
+    ]
     return [*kept, *typed, f"resume={quoted(checkpoint)}", f"hydra.run.dir={quoted(folder)}"]
 
 
@@ -104,10 +125,18 @@ def require_writable(folder: Path) -> None:
     Raises:
         InvalidArgumentError: naming the folder and the reason.
     """
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise InvalidArgumentError(f"cannot write the output folder {folder}: {existing} is a file")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InvalidArgumentError(f"cannot write the output folder {folder}: no permission in {existing}")
+    folder = folder.absolute()
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"cannot write the output folder {folder}: {error.strerror or error}"
+        ) from error
+    finally:
+        # Hydra makes the folder itself, under the time at which it starts.
+        for made in missing:
+            if made.is_dir():
+                made.rmdir()

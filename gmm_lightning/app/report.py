@@ -64,7 +64,9 @@ def agreement(predicted: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-def write_report(folder: Path, metrics: dict[str, Any], module: GMMModule, data: ArrayDataModule) -> None:
+def write_report(
+    folder: Path, metrics: dict[str, Any], module: GMMModule, data: ArrayDataModule
+) -> None:
     """`metrics.json` and `mixture.png`."""
     save_figure(draw(module, data), folder / "mixture.png")
     beside = folder / "metrics.json.partial"

@@ -28,16 +28,18 @@ def train(config: DictConfig) -> dict[str, Any]:
     import time
     from pathlib import Path
 
-    import lightning as L  # noqa: N812
+    import lightning as L
     from hydra.utils import instantiate
 
     from gmm_lightning.app.logs import describe, quiet_lightning
     from gmm_lightning.app.report import final_metrics, write_report
     from gmm_lightning.errors import InvalidDataError
     from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule
+    from gmm_lightning.training.checkpoint import is_dry
     from gmm_lightning.training.files import read_checkpoint
 
     log = quiet_lightning()
+    check_fit(config)
     L.seed_everything(config.seed, workers=True, verbose=False)
     checkpoint = config.resume
     if checkpoint is not None:
@@ -61,7 +63,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     started = time.perf_counter()
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     seconds = time.perf_counter() - started
-    if not trainer.is_global_zero or trainer.fast_dev_run:
+    if not trainer.is_global_zero or is_dry(trainer):
         return {}
     module = module.to(trainer.strategy.root_device).eval()
     stopping = trainer.early_stopping_callback
@@ -83,6 +85,23 @@ def train(config: DictConfig) -> dict[str, Any]:
     )
     log.info("checkpoint, metrics and picture: %s", folder)
     return metrics
+
+
+def check_fit(config: DictConfig) -> None:
+    """Refuse stopping rules out of range, before any data are read.
+
+    Raises:
+        InvalidArgumentError: naming the setting, what was expected and what came.
+    """
+    from gmm_lightning.errors import InvalidArgumentError
+
+    tol, max_iter = config.fit.tol, config.fit.max_iter
+    if isinstance(tol, bool) or not isinstance(tol, int | float) or not tol >= 0:
+        raise InvalidArgumentError(f"fit.tol must be a number >= 0, got {tol!r}")
+    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
+        raise InvalidArgumentError(f"fit.max_iter must be an integer >= 1, got {max_iter!r}")
+    if isinstance(config.seed, bool) or not isinstance(config.seed, int) or config.seed < 0:
+        raise InvalidArgumentError(f"seed must be an integer >= 0, got {config.seed!r}")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,11 @@ class Covariance(ABC):
     # -- statistics -------------------------------------------------------------------------
 
     def outer(self, weights: Tensor, diff: Tensor) -> Tensor:
-        """`sum_n w_nk d_nk d_nk'` in the family's form: `(N, *B, K)`, `(N, *B, K, D)` -> `(*B, G, ...)`."""
+        """`sum_n w_nk d_nk d_nk'` in the family's form.
+
+        Shape:
+            weights `(N, *B, K)`, diff `(N, *B, K, D)` -> `(*B, G, ...)`.
+        """
         rows = diff.movedim(0, -2)
         weighted = (weights.unsqueeze(-1) * diff).movedim(0, -2)
         if self.tied:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import operator
+from typing import Any, ClassVar, SupportsIndex
 
 import torch
 from torch import Generator, Size, Tensor
@@ -52,8 +53,8 @@ class MixtureOfGaussians(Distribution):
         tensor(-1.4189)
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
-    support = constraints.real_vector
+    arg_constraints: ClassVar[Any] = {}
+    support: ClassVar[Any] = constraints.real_vector
     has_rsample = False
 
     def __init__(
@@ -207,8 +208,11 @@ class MixtureOfGaussians(Distribution):
                 f"within={within!r}; draw freely and keep the rows that lie in the region"
             )
         if not 0 < temperature < math.inf:
-            raise InvalidArgumentError(f"temperature must be a finite number > 0, got {temperature}")
-        rows = Size([sample_shape] if isinstance(sample_shape, int) else sample_shape)
+            raise InvalidArgumentError(
+                f"temperature must be a finite number > 0, got {temperature}"
+            )
+        single = isinstance(sample_shape, SupportsIndex)
+        rows = Size([operator.index(sample_shape)] if single else sample_shape)
         if any(n < 0 for n in rows):
             raise InvalidArgumentError(f"sample_shape must not be negative, got {tuple(rows)}")
         shape = Size([*rows, *self.batch_shape])
@@ -232,9 +236,7 @@ class MixtureOfGaussians(Distribution):
             InvalidArgumentError: k is not in `[-K, K)`.
         """
         if not -self.num_components <= k < self.num_components:
-            raise InvalidArgumentError(
-                f"component must be in [0, {self.num_components}), got {k}"
-            )
+            raise InvalidArgumentError(f"component must be in [0, {self.num_components}), got {k}")
         k %= self.num_components
         axis = len(self.batch_shape)
         scale = self.scale if self.covariance.tied else self.scale.narrow(axis, k, 1)
@@ -245,7 +247,9 @@ class MixtureOfGaussians(Distribution):
             self.covariance,
         )
 
-    def expand(self, batch_shape: tuple[int, ...] | Size, _instance: None = None) -> MixtureOfGaussians:
+    def expand(
+        self, batch_shape: Size | list[int] | tuple[int, ...], _instance: None = None
+    ) -> MixtureOfGaussians:
         """The same mixture over a larger batch, without copying."""
         batch = Size(batch_shape)
         own = len(self.batch_shape)

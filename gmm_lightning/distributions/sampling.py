@@ -30,7 +30,12 @@ def given_components(component: int | Tensor, shape: Size, weights: Tensor) -> T
         raise InvalidArgumentError(f"component must be an integer index, got {component!r}")
     if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < k):
         raise InvalidArgumentError(f"component must be in [0, {k}), got {component}")
-    return index.long().expand(shape)
+    try:
+        return index.long().expand(shape)
+    except RuntimeError:
+        raise InvalidArgumentError(
+            f"component must broadcast to {tuple(shape)}, got shape {tuple(index.shape)}"
+        ) from None
 
 
 def colour_rows(

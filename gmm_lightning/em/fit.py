@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,51 +10,16 @@ from torch import Generator, Tensor
 
 from gmm_lightning.em.collapse import Collapse
 from gmm_lightning.em.kernels import centred_statistics, posterior
+from gmm_lightning.em.result import EMResult, Run, plain, summary
 from gmm_lightning.em.source import Source
 from gmm_lightning.em.start import as_initializer, initialize, resolve_from
 from gmm_lightning.em.steps import m_step
-from gmm_lightning.errors import CollapseError, InvalidArgumentError
+from gmm_lightning.errors import CollapseError, InvalidArgumentError, InvalidDataError
 from gmm_lightning.initializers import Given
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.statistics import SufficientStatistics
 
 POLICIES = ("floor", "raise")
-Value = float | Tensor
-
-
-@dataclass(frozen=True)
-class EMResult:
-    """What a fit did. Numbers are floats, or tensors `(*B)` for a batch of mixtures.
-
-    Attributes:
-        converged: whether the last gain of the objective was below `tol` (for every mixture).
-        num_iterations: M-steps of the best start.
-        objective: `mean log p(x) + log_prior / N` at the final parameters, nats per row.
-        log_likelihood: `mean log p(x)` at the final parameters, nats per row.
-        history: the objective before the first M-step and after each one.
-        events: components that had to be repaired.
-        num_restarts: starts tried.
-        restart_objectives: final objective of every start.
-    """
-
-    converged: bool
-    num_iterations: int
-    objective: Value
-    log_likelihood: Value
-    history: list[Value]
-    events: list[Collapse]
-    num_restarts: int
-    restart_objectives: list[Value]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One start, followed to its end."""
-
-    converged: bool
-    history: list[Tensor]
-    log_likelihood: Tensor
-    events: list[Collapse]
 
 
 def fit_em(
@@ -117,22 +82,26 @@ def fit_em(
             "from given parameters or assignments is the same"
         )
     source = Source(layer, x, sample_weight, chunk_size)
-    if initializer is not None or not all(p.resolved for p in layer.priors.values()):
+    if initializer is not None or not all(prior.resolved for prior in layer.all_priors):
         resolve_from(layer, source)
     best: list[Tensor] | None = None
     runs: list[Run] = []
     failed: CollapseError | None = None
     bar = progress_bar(max_iter, num_restarts) if progress else None
-    for restart in range(num_restarts):
+    for _ in range(num_restarts):
         try:
-            first = initialize(layer, source, initializer, generator) if initializer is not None else []
+            first = (
+                initialize(layer, source, initializer, generator) if initializer is not None else []
+            )
             run = climb(layer, source, max_iter, tol, collapse, first, bar)
         except CollapseError as error:
             failed = error
             continue
-        better = None if not runs else run.history[-1] > torch.stack(
-            [r.history[-1] for r in runs]
-        ).amax(0)
+        better = (
+            None
+            if not runs
+            else run.history[-1] > torch.stack([r.history[-1] for r in runs]).amax(0)
+        )
         best = kept(layer, best, better)
         runs.append(run)
     if bar is not None:
@@ -183,6 +152,11 @@ def climb(
             )
         stats = pass_over(layer, source)
         history.append(objective_of(layer, stats))
+        if not bool(torch.isfinite(history[-1]).all()):
+            raise InvalidDataError(
+                f"the objective is {plain(history[-1])}: the values of the rows are too large or "
+                f"too small for {layer.means.dtype}; standardise them or use float64"
+            )
         done = len(history) > 1 and bool((history[-1] - history[-2] < tol).all())
         if bar is not None:
             mean = (stats.log_likelihood / stats.total_weight).mean()
@@ -230,31 +204,10 @@ def kept(layer: GMMLayer, best: list[Tensor] | None, better: Tensor | None) -> l
 @torch.no_grad()
 def restore(layer: GMMLayer, best: list[Tensor]) -> None:
     """Write kept parameters back, in place."""
-    for parameter, value in zip((layer.mixture_logits, layer.means, layer.raw_scale), best, strict=True):
+    for parameter, value in zip(
+        (layer.mixture_logits, layer.means, layer.raw_scale), best, strict=True
+    ):
         parameter.copy_(value)
-
-
-def summary(runs: list[Run]) -> EMResult:
-    """The result over all starts: numbers of the best one, mixture by mixture of a batch."""
-    finals = torch.stack([run.history[-1] for run in runs])
-    top = finals.argmax(0)
-    chosen = runs[int(top.reshape(-1)[0])]
-    likelihoods = torch.stack([run.log_likelihood for run in runs])
-    return EMResult(
-        converged=chosen.converged,
-        num_iterations=len(chosen.history) - 1,
-        objective=plain(finals.gather(0, top.unsqueeze(0))[0]),
-        log_likelihood=plain(likelihoods.gather(0, top.unsqueeze(0))[0]),
-        history=[plain(value) for value in chosen.history],
-        events=chosen.events,
-        num_restarts=len(runs),
-        restart_objectives=[plain(value) for value in finals],
-    )
-
-
-def plain(value: Tensor) -> Value:
-    """A float for one mixture, a tensor for a batch."""
-    return value.item() if value.dim() == 0 else value
 
 
 def progress_bar(max_iter: int, num_restarts: int) -> Any:

@@ -17,9 +17,7 @@ from gmm_lightning.statistics import SufficientStatistics
 Portion = tuple[Tensor, Tensor, Tensor]
 
 
-def posterior(
-    layer: GMMLayer, chunks: Iterable[tuple[Tensor, Tensor | None]]
-) -> Iterator[Portion]:
+def posterior(layer: GMMLayer, chunks: Iterable[tuple[Tensor, Tensor | None]]) -> Iterator[Portion]:
     """Responsibilities under the layer's current parameters: what an E-step sums."""
     for x, weight in chunks:
         log_joint = layer.log_joint(x)

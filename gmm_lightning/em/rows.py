@@ -23,14 +23,19 @@ def as_tensor(x: Any, what: str = "x") -> Tensor:
     if isinstance(x, Tensor):
         tensor = x
     else:
-        array = np.asarray(x)
+        try:
+            array = np.asarray(x)
+        except ValueError as error:
+            raise InvalidDataError(f"{what} must be a rectangular array: {error}") from None
         if array.dtype.kind not in "fiub":
             raise InvalidDataError(
                 f"{what} must hold numbers, got an array of dtype {array.dtype} "
                 f"and shape {array.shape}"
             )
-        if not array.dtype.isnative or array.dtype.itemsize > 8:
+        if array.dtype.itemsize > 8:
             array = array.astype(np.float64)
+        elif not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
         if any(stride < 0 for stride in array.strides):
             array = array.copy()
         with warnings.catch_warnings():
@@ -39,6 +44,8 @@ def as_tensor(x: Any, what: str = "x") -> Tensor:
             tensor = torch.from_numpy(array)
     if tensor.is_complex():
         raise InvalidDataError(f"{what} must hold real numbers, got dtype {tensor.dtype}")
+    if tensor.layout != torch.strided:
+        raise InvalidDataError(f"{what} must be dense, got layout {tensor.layout}; call to_dense()")
     return tensor
 
 
@@ -55,7 +62,8 @@ def as_rows(layer: GMMLayer, x: Any) -> Tensor:
         if x.dim() == 1:
             hint = "; reshape one feature with x[:, None], or one row with x[None, :]"
         elif layer.batch_shape and lead < 1:
-            hint = f"; share the same rows over the batch with x[:, {'None, ' * len(layer.batch_shape)}:]"
+            axes = "None, " * len(layer.batch_shape)
+            hint = f"; share the same rows over the batch with x[:, {axes}:]"
         expected = ", ".join(["N", *map(str, layer.batch_shape), str(layer.num_features)])
         raise InvalidDataError(
             f"expected rows of shape ({expected}), got an array of shape {tuple(x.shape)}{hint}"
@@ -80,11 +88,11 @@ def as_weights(layer: GMMLayer, sample_weight: Any, rows: Tensor) -> Tensor | No
         return None
     weight = as_tensor(sample_weight, "sample_weight").to(layer.means.dtype)
     shape = (rows.shape[0], *layer.batch_shape)
-    flat = weight.reshape(rows.shape[0], *weight.shape[weight.dim() - len(layer.batch_shape) :]) if (
-        weight.dim() > len(shape)
-    ) else weight
     try:
-        flat = flat.expand(shape)
+        if weight.dim() > len(shape):
+            tail = weight.shape[weight.dim() - len(layer.batch_shape) :]
+            weight = weight.reshape(rows.shape[0], *tail)
+        flat = weight.expand(shape)
     except RuntimeError:
         raise InvalidDataError(
             f"sample_weight must broadcast to {shape}, got shape {tuple(weight.shape)}"

@@ -20,6 +20,8 @@ def is_array(x: Any) -> bool:
         return True
     if isinstance(x, list | tuple):
         first = x[0] if len(x) else 0.0
+        if isinstance(first, list | tuple) and len(first):
+            first = first[0]
         return not (isinstance(first, Tensor | np.ndarray) and first.ndim >= 2)
     return False
 

@@ -11,14 +11,15 @@ from torch import Generator, Tensor
 
 from gmm_lightning.em.collapse import Collapse
 from gmm_lightning.em.kernels import Portion, centred_statistics
-from gmm_lightning.em.rows import chunks
+from gmm_lightning.em.rows import as_tensor, chunks
 from gmm_lightning.em.source import Source
 from gmm_lightning.em.steps import m_step
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.initializers import Given, Initializer
 from gmm_lightning.initializers import registry as initializer_registry
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.statistics import DataMoments, SufficientStatistics
+from gmm_lightning.linalg import accumulator_dtype
+from gmm_lightning.statistics import DataMoments, Moments, SufficientStatistics
 
 # An initializer sees at most this many rows, drawn at random from all of them.
 INITIAL_ROWS = 1 << 17
@@ -28,7 +29,7 @@ def as_initializer(spec: Any) -> Initializer:
     """An initializer from a name, an instance, or given labels or responsibilities."""
     if isinstance(spec, str | Initializer):
         return initializer_registry.create(spec)
-    return Given(spec)
+    return Given(as_tensor(spec, "initializer"))
 
 
 def resolve_priors(layer: GMMLayer, x: Any, sample_weight: Any = None) -> None:
@@ -55,13 +56,17 @@ def resolve_from(layer: GMMLayer, source: Source) -> None:
         return
     # Weighted mean first, then moments about it.
     zero = layer.means.new_zeros(*layer.batch_shape, 1, layer.num_features)
-    start = zero + next(source.batches())[0].to(zero).unsqueeze(-2)
-    for _ in range(2):
-        stats = centred_statistics(layer.covariance, start, whole(source))
-        moments = DataMoments.from_statistics(stats, layer.covariance)
-        start = moments.mean.unsqueeze(-2).to(zero)
-    for prior in layer.priors.values():
+    first = next(rows[0] for rows in source.batches() if len(rows))
+    about_first = data_moments(source, zero + first.to(zero).unsqueeze(-2))
+    moments = data_moments(source, about_first.mean.unsqueeze(-2).to(zero))
+    for prior in layer.all_priors:
         prior.resolve(moments, layer.num_components)
+
+
+def data_moments(source: Source, shift: Tensor) -> DataMoments:
+    """Mean and covariance of all rows, from sums about a shift `(*B, 1, D)`."""
+    family = source.layer.covariance
+    return DataMoments.from_statistics(centred_statistics(family, shift, whole(source)), family)
 
 
 def whole(source: Source) -> Iterator[Portion]:
@@ -141,11 +146,8 @@ def assigned_statistics(
             w = x.new_ones(()) if w is None else w.to(x)
             yield x, part.to(x) * w.unsqueeze(-1), torch.zeros_like(w)
 
-    centre = rows.to(torch.float64).mean(0).unsqueeze(-2).to(layer.means)
-    shift = centre.expand(layer.means.shape).clone()
-    for _ in range(2):
-        stats = centred_statistics(layer.covariance, shift, portions())
-        counts = stats.counts.unsqueeze(-1)
-        gap = torch.where(counts > 0, stats.first / counts, 0.0)
-        shift = (stats.shift + gap).to(layer.means)
-    return stats
+    family = layer.covariance
+    centre = rows.to(accumulator_dtype(rows.device)).mean(0).unsqueeze(-2).to(layer.means)
+    about_centre = centred_statistics(family, centre.expand(layer.means.shape), portions())
+    means = Moments.from_statistics(about_centre, family).means.to(layer.means)
+    return centred_statistics(family, means, portions())

@@ -57,8 +57,8 @@ def e_step(
     if not bool(torch.isfinite(stats.log_likelihood).all()):
         check_finite(rows)
         raise InvalidDataError(
-            f"the log-likelihood of these rows is {stats.log_likelihood.tolist()}: their values are "
-            f"too large for {layer.means.dtype}; standardise them or use float64"
+            f"the log-likelihood of these rows is {stats.log_likelihood.tolist()}: their values "
+            f"are too large for {layer.means.dtype}; standardise them or use float64"
         )
     return stats
 
@@ -78,7 +78,9 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[Collapse]:
         The components that had to be repaired; empty when all is well.
 
     Raises:
-        InvalidArgumentError: the statistics are of another shape, or of no rows at all.
+        InvalidArgumentError: the statistics are of another shape or family.
+        InvalidDataError: they hold no rows, or are not finite.
+        CollapseError: a covariance is singular and `relative_floor` is 0.
 
     Example:
         >>> layer = GMMLayer(2, 1)
@@ -96,11 +98,16 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[Collapse]:
         )
     if not bool((stats.total_weight > 0).all()):
         raise InvalidDataError("the statistics hold no rows: their total weight is 0")
+    if not bool(torch.isfinite(stats.pack()).all()):
+        raise InvalidDataError(
+            f"the statistics are not finite: the values of the rows are too large for "
+            f"{layer.means.dtype}; standardise them or use float64"
+        )
     spread = Spread.of(stats, family, layer.means.dtype)
     moments = Moments.from_statistics(stats, family)
     empty = moments.counts <= stats.total_weight.unsqueeze(-1) * EMPTY_SHARE
     moments = without_rows(moments, stats, family, empty)
-    for prior in layer.priors.values():
+    for prior in layer.all_priors:
         moments = prior.update(moments, family)
     for projection in layer.projections:
         moments = projection(moments, family)
@@ -125,7 +132,9 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[Collapse]:
     relative = family.relative_floor * smallest
     return [
         *describe(floored, family.pool(stats.counts), relative, "floored"),
-        *describe(empty & ~was_empty, stats.counts, torch.full_like(stats.counts, torch.inf), "emptied"),
+        *describe(
+            empty & ~was_empty, stats.counts, torch.full_like(stats.counts, torch.inf), "emptied"
+        ),
     ]
 
 

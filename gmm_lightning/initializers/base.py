@@ -57,6 +57,8 @@ def draw_rows(probability: Tensor, n: int, generator: Generator | None) -> Tenso
     Rows of probability zero come last, so fewer distinct candidates than n are no error.
     """
     race = torch.empty_like(probability).exponential_(generator=generator)
-    return (race / probability.clamp(min=torch.finfo(probability.dtype).tiny)).topk(
-        n, largest=False
-    ).indices
+    return (
+        (race / probability.clamp(min=torch.finfo(probability.dtype).tiny))
+        .topk(n, largest=False)
+        .indices
+    )

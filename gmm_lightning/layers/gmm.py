@@ -9,13 +9,10 @@ import torch
 from torch import Generator, Size, Tensor, nn
 
 from gmm_lightning.covariances import Covariance, as_covariance
-from gmm_lightning.covariances import registry as covariance_registry
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.errors import CheckpointError, InvalidArgumentError
-from gmm_lightning.layers.config import build_config, built_from
-from gmm_lightning.linalg import accumulator_dtype
-from gmm_lightning.priors import PriorSpec, as_priors
-from gmm_lightning.priors import registry as prior_registry
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.layers.parameters import constrained
+from gmm_lightning.priors import Prior, PriorSpec, as_priors
 
 
 class GMMLayer(nn.Module):
@@ -73,6 +70,12 @@ class GMMLayer(nn.Module):
         for name, size in (("num_features", num_features), ("num_components", num_components)):
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise InvalidArgumentError(f"{name} must be an integer >= 1, got {size!r}")
+        if any(size < 1 for size in batch_shape):
+            raise InvalidArgumentError(
+                f"batch_shape must hold sizes >= 1, got {tuple(batch_shape)}"
+            )
+        if dtype not in (None, torch.float32, torch.float64):
+            raise InvalidArgumentError(f"dtype must be float32 or float64, got {dtype}")
         self.num_features, self.num_components = num_features, num_components
         self.batch_shape = Size(batch_shape)
         self.covariance = as_covariance(covariance)
@@ -144,6 +147,11 @@ class GMMLayer(nn.Module):
         layer.set_parameters(weights, means, covariance_matrix)
         return layer
 
+    @property
+    def all_priors(self) -> list[Prior]:
+        """The layer's own copies of its priors."""
+        return [prior for prior in self.priors.values() if isinstance(prior, Prior)]
+
     # -- parameters -------------------------------------------------------------------------
 
     @property
@@ -196,52 +204,7 @@ class GMMLayer(nn.Module):
             InvalidArgumentError: shapes that do not fit, weights that are negative or sum to
                 zero, or covariances that are not symmetric positive definite.
         """
-        checked = [
-            self._checked("weights", weights, self.mixture_logits.shape),
-            self._checked("means", means, self.means.shape),
-            self._checked(
-                "covariance_matrix", covariance_matrix, (*self.means.shape, self.num_features)
-            ),
-        ]
-        new_weights, new_means, dense = checked
-        if new_weights is not None and not bool(
-            ((new_weights >= 0).all(-1) & (new_weights.sum(-1) > 0)).all()
-        ):
-            raise InvalidArgumentError(
-                f"weights must be >= 0 and not all 0, got {new_weights.tolist()}"
-            )
-        scale = None
-        if dense is not None:
-            symmetric = torch.allclose(dense, dense.mT, rtol=1e-5, atol=0.0)
-            if not symmetric or bool((torch.linalg.cholesky_ex(dense).info != 0).any()):
-                raise InvalidArgumentError(
-                    "covariance_matrix must be symmetric and positive definite for every component"
-                )
-            share = self.weights.to(dense) if new_weights is None else new_weights
-            if not self.covariance.tied:
-                share = torch.ones_like(share)
-            projected = self.covariance.project(dense)
-            trailing = [None] * (projected.dim() - share.dim())
-            scatter = share[(..., *trailing)] * projected
-            if self.covariance.tied:
-                scatter = scatter.sum(len(self.batch_shape), keepdim=True)
-            scale = self.covariance.estimate(scatter, self.covariance.pool(share))
-        self.write(new_weights, new_means, scale)
-
-    def _checked(
-        self, name: str, value: Tensor | None, shape: tuple[int, ...] | Size
-    ) -> Tensor | None:
-        if value is None:
-            return None
-        value = torch.as_tensor(value, device=self.means.device)
-        value = value.to(accumulator_dtype(self.means.device))
-        if value.shape != Size(shape):
-            raise InvalidArgumentError(
-                f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}"
-            )
-        if not bool(torch.isfinite(value).all()):
-            raise InvalidArgumentError(f"{name} must be finite")
-        return value
+        self.write(*constrained(self, weights, means, covariance_matrix))
 
     @torch.no_grad()
     def write(self, weights: Tensor | None, means: Tensor | None, scale: Tensor | None) -> None:
@@ -299,9 +262,8 @@ class GMMLayer(nn.Module):
             UnresolvedPriorError: a prior waits for data that it has not seen.
         """
         total = torch.zeros(self.batch_shape, dtype=self.means.dtype, device=self.means.device)
-        mixture = self.distribution() if len(self.priors) else None
-        for prior in self.priors.values():
-            total = total + prior.log_prob(mixture)
+        for prior in self.all_priors:
+            total = total + prior.log_prob(self.distribution())
         return total
 
     def objective(self, x: Tensor, num_samples: int | None = None) -> Tensor:
@@ -340,37 +302,8 @@ class GMMLayer(nn.Module):
 
     # -- description ------------------------------------------------------------------------
 
-    def config(self) -> dict[str, Any]:
-        """What rebuilds the layer, as primitives: registry names and plain values."""
-        return {
-            "num_features": self.num_features,
-            "num_components": self.num_components,
-            "covariance": build_config(self.covariance, covariance_registry),
-            "priors": [build_config(prior, prior_registry) for prior in self.priors.values()],
-            "batch_shape": list(self.batch_shape),
-            "dtype": str(self.means.dtype).removeprefix("torch."),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild a layer from `config`; parameters come by `load_state_dict`.
-
-        Raises:
-            CheckpointError: a name that is not registered here.
-        """
-        try:
-            return cls(
-                config["num_features"],
-                config["num_components"],
-                built_from(config["covariance"], covariance_registry),
-                [built_from(prior, prior_registry) for prior in config["priors"]],
-                batch_shape=tuple(config["batch_shape"]),
-                dtype={"float32": torch.float32, "float64": torch.float64}[config["dtype"]],
-            )
-        except (KeyError, TypeError, InvalidArgumentError) as error:
-            raise CheckpointError(f"the stored description of the layer is not usable: {error}") from error
-
     def extra_repr(self) -> str:
+        """Sizes and family."""
         batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""
         return (
             f"num_features={self.num_features}, num_components={self.num_components}, "

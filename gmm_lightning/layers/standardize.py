@@ -33,7 +33,7 @@ class Standardize(nn.Module):
 
     @torch.no_grad()
     def set(self, loc: Tensor, scale: Tensor) -> None:
-        """Take over a centre and a positive scale; a scale of zero (a constant column) becomes 1."""
+        """Take over a centre and a scale; a scale of zero (a constant column) becomes 1."""
         self.loc.copy_(loc)
         self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
 

@@ -37,7 +37,7 @@ def as_priors(spec: PriorSpec) -> dict[str, Prior]:
     """
     if spec is None:
         return {}
-    if isinstance(spec, str | Prior):
+    if isinstance(spec, str | Prior) or not isinstance(spec, Iterable):
         spec = [spec]
     chosen: dict[str, Prior] = {}
     for one in spec.values() if isinstance(spec, Mapping) else spec:

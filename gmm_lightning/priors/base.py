@@ -64,7 +64,9 @@ class Prior(nn.Module, ABC):
 
     def update(self, moments: Moments, covariance: Covariance) -> Moments:
         """The same prior as data not yet seen, added to the moments."""
-        raise InvalidArgumentError(f"the prior {self.name!r} has no closed form for EM: use a gradient fit")
+        raise InvalidArgumentError(
+            f"the prior {self.name!r} has no closed form for EM: use a gradient fit"
+        )
 
     def resolve(self, data: DataMoments, num_components: int) -> None:
         """Fill the hyper-parameters that follow from the data."""
@@ -100,10 +102,14 @@ class Prior(nn.Module, ABC):
             UnresolvedPriorError: they do.
         """
         if not self.resolved:
-            missing = [name for name, buffer in self.named_buffers() if torch.isnan(buffer).any()]
+            missing = [
+                name.rpartition(".")[2]
+                for name, buffer in self.named_buffers()
+                if torch.isnan(buffer).any()
+            ]
             raise UnresolvedPriorError(
-                f"the prior {self.name!r} has no value yet for {', '.join(missing)}: fit the layer, "
-                "call resolve_priors(layer, x), or give the values"
+                f"the prior {self.name!r} has no value yet for {', '.join(missing)}: fit the "
+                "layer, call resolve_priors(layer, x), or give the values"
             )
 
     def config(self) -> dict[str, Any]:

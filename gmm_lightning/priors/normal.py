@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.priors.base import Hyper, Prior, require_positive
 from gmm_lightning.statistics import DataMoments, Moments
 
@@ -29,7 +30,7 @@ class NormalMeans(Prior):
         mean_precision: kappa, a number or one per component; None: 0.01.
 
     Raises:
-        InvalidArgumentError: a precision that is not positive.
+        InvalidArgumentError: a precision that is not positive, or a centre that is not finite.
 
     References:
         A. Gelman et al. (2013), Bayesian Data Analysis, section 3.6.
@@ -47,6 +48,11 @@ class NormalMeans(Prior):
     def __init__(self, loc: Hyper = None, mean_precision: Hyper = None) -> None:
         super().__init__(loc=loc, mean_precision=mean_precision)
         require_positive(self.name, "mean_precision", self._given["mean_precision"])
+        given = self._given["loc"]
+        if given is not None and not bool(torch.isfinite(given).all()):
+            raise InvalidArgumentError(
+                f"loc of the prior {self.name!r} must be finite, got {given.tolist()}"
+            )
 
     def bind(
         self,

@@ -92,6 +92,7 @@ class NormalInverseWishart(Prior):
         self.on_covariances.resolve(data, num_components)
 
     def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
+        self.require_resolved()
         return self.on_means.log_prob(mixture) + self.on_covariances.log_prob(mixture)
 
     def update(self, moments: Moments, covariance: Covariance) -> Moments:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lightning as L  # noqa: N812
+import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from gmm_lightning.errors import InvalidArgumentError
+
+
+def is_dry(trainer: L.Trainer) -> bool:
+    """Whether this is a `fast_dev_run`, which leaves nothing behind."""
+    return bool(getattr(trainer, "fast_dev_run", False))
 
 
 class PassCheckpoint(Checkpoint):
@@ -28,9 +33,14 @@ class PassCheckpoint(Checkpoint):
         self.path = Path(dirpath) / "last.ckpt"
         self.every_n_passes = every_n_passes
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Make the folder: its presence tells that training has started."""
+        if trainer.is_global_zero and not is_dry(trainer):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write when due. Lightning calls checkpoint callbacks after early stopping."""
-        if trainer.fast_dev_run:
+        if is_dry(trainer):
             return
         passes = trainer.current_epoch + 1
         last = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-import lightning as L  # noqa: N812
+import lightning as L
 import torch
 from torch import Tensor
 

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-import lightning as L  # noqa: N812
+import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
@@ -76,7 +76,8 @@ class EMCallback(L.Callback):
         if self.target is not None:
             # The reducer would wait for gradients that never come.
             self._frozen = [p for p in layer.parameters() if p.requires_grad]
-            layer.requires_grad_(False)
+            for parameter in self._frozen:
+                parameter.requires_grad = False
             self._hook = layer.register_forward_pre_hook(self._collect)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -85,7 +86,7 @@ class EMCallback(L.Callback):
             self._hook.remove()
             self._hook = None
         for parameter in self._frozen:
-            parameter.requires_grad_(True)
+            parameter.requires_grad = True
         self._frozen = []
 
     def layer(self, pl_module: L.LightningModule) -> GMMLayer:
@@ -153,7 +154,9 @@ class EMCallback(L.Callback):
         self.history.append(float(objective.mean()))
         self.log_values(pl_module, stats.log_likelihood / stats.total_weight, objective)
 
-    def log_values(self, pl_module: L.LightningModule, log_likelihood: Tensor, objective: Tensor) -> None:
+    def log_values(
+        self, pl_module: L.LightningModule, log_likelihood: Tensor, objective: Tensor
+    ) -> None:
         """Log the pass, in the user's units where the module has them."""
         units = 0.0
         if isinstance(pl_module, GMMModule):

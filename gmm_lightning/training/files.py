@@ -11,6 +11,7 @@ from torch import nn
 
 from gmm_lightning.errors import CheckpointError
 from gmm_lightning.layers import GMMLayer
+from gmm_lightning.layers.config import build_layer
 
 
 def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def layer_from_checkpoint(checkpoint: dict[str, Any]) -> GMMLayer:
     described = checkpoint["gmm_lightning"]
     if not isinstance(described, dict) or not isinstance(described.get("layer"), dict):
         raise CheckpointError("the checkpoint does not describe its layer")
-    return GMMLayer.from_config(described["layer"])
+    return build_layer(described["layer"])
 
 
 def read_state(module: nn.Module, checkpoint: dict[str, Any], path: str | Path) -> None:

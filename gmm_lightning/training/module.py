@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning as L  # noqa: N812
+import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from gmm_lightning.em import e_step
 from gmm_lightning.em.rows import check_finite
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.layers import GMMLayer, Standardize
+from gmm_lightning.layers.config import describe_layer
+from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.training.files import layer_from_checkpoint, read_checkpoint, read_state
 from gmm_lightning.training.loader import Batch
 
@@ -100,6 +103,8 @@ class GMMModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The factory's optimizer, or None for EM."""
         if self.optimizer is None:
+            # Lightning warns of what is meant here.
+            warnings.filterwarnings("ignore", message=".*fit will run with no optimizer.*")
             return None
         optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
         if self.scheduler is None:
@@ -120,24 +125,29 @@ class GMMModule(L.LightningModule):
             return {"loss": -stats.log_likelihood.sum() / max(len(x), 1), "stats": stats}
         log_prob = self.layer.log_prob(z)
         total = log_prob.sum()
-        loss = -total * self.trainer.world_size / global_rows
-        loss = loss - self.layer.log_prior().sum() / self.num_samples
+        nll = -total * self.trainer.world_size / global_rows
+        loss = nll - self.prior_per_row()
         if not bool(torch.isfinite(loss)):
             check_finite(x)
             raise InvalidDataError(
                 f"the loss is {float(loss)} in epoch {self.current_epoch}, batch {batch_idx}: "
                 "standardise the data, lower the learning rate, or clip gradients"
             )
-        self._sums.append(torch.stack([total.detach().double(), total.new_tensor(len(x)).double()]))
-        nll = loss.detach() + (self.layer.log_prior().sum() / self.num_samples).detach()
-        self.log("train/nll", nll - self.standardize.log_abs_det, on_step=True, on_epoch=False, batch_size=1)
+        self._sums.append(self._sum_and_rows(log_prob.detach()))
+        self.log(
+            "train/nll",
+            nll.detach() - self.standardize.log_abs_det,
+            on_step=True,
+            on_epoch=False,
+            batch_size=1,
+        )
         return {"loss": loss}
 
     def on_train_epoch_end(self) -> None:
         """Under gradient descent: the mean over the epoch, each batch under its own parameters."""
         if self._sums:
             mean = self._mean_over_ranks()
-            prior = self.layer.log_prior().sum().detach() / self.num_samples
+            prior = self.prior_per_row().detach()
             self.log_pass(
                 {"train/log_likelihood": mean, "train/objective": mean + prior}, prog_bar=True
             )
@@ -146,9 +156,7 @@ class GMMModule(L.LightningModule):
         """Sums the log-likelihood of one batch."""
         x, _ = self.unpack(batch)
         log_prob = self.layer.log_prob(self.standardize(x))
-        self._sums.append(
-            torch.stack([log_prob.sum().double(), log_prob.new_tensor(len(x)).double()])
-        )
+        self._sums.append(self._sum_and_rows(log_prob))
 
     def on_validation_epoch_start(self) -> None:
         """Validation runs inside an epoch: keep the training sums apart."""
@@ -161,16 +169,31 @@ class GMMModule(L.LightningModule):
         if not self.trainer.sanity_checking:
             self.log_pass({"val/log_likelihood": mean}, prog_bar=True)
 
+    def _sum_and_rows(self, log_prob: Tensor) -> Tensor:
+        return torch.stack(
+            [log_prob.sum(dtype=accumulator_dtype(self.device)), self._wide(len(log_prob))]
+        )
+
     def _mean_over_ranks(self) -> Tensor:
         sums = torch.stack(self._sums).sum(0)
         self._sums = []
         total, rows = self.trainer.strategy.reduce(sums, reduce_op="sum")
         return total / rows.clamp(min=1) + self.standardize.log_abs_det
 
-    def log_pass(self, values: dict[str, Tensor | float], *, prog_bar: bool = False) -> None:
-        """Log numbers of one pass, equal on all processes, against the number of the pass."""
-        self.log_dict(values, on_step=False, on_epoch=True, prog_bar=prog_bar, batch_size=1, sync_dist=True)
-        self.log("step", float(self.current_epoch), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+    def log_pass(self, values: Mapping[str, Tensor | float], *, prog_bar: bool = False) -> None:
+        """Log numbers of one pass, equal on all processes, against the number of the pass.
+
+        They are logged as float64: early stopping compares them, and float32 stands still long
+        before EM does.
+        """
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1}
+        wide = {name: self._wide(value) for name, value in values.items()}
+        self.log_dict(wide, prog_bar=prog_bar, sync_dist=True, **options)
+        self.log("step", self._wide(self.current_epoch), sync_dist=True, **options)
+
+    def _wide(self, value: Tensor | float) -> Tensor:
+        dtype = accumulator_dtype(self.device)
+        return torch.as_tensor(value, dtype=dtype, device=self.device)
 
     # -- data -------------------------------------------------------------------------------
 
@@ -180,6 +203,12 @@ class GMMModule(L.LightningModule):
             return batch.x, max(batch.global_rows, 1)
         x = batch[0] if isinstance(batch, list | tuple) else batch
         return x, max(len(x) * self.trainer.world_size, 1)
+
+    def prior_per_row(self) -> Tensor:
+        """`log_prior / N`, summed over a batch of mixtures; 0 without priors."""
+        if not len(self.layer.priors):
+            return self.layer.means.new_zeros(())
+        return self.layer.log_prior().sum() / self.num_samples
 
     @property
     def num_samples(self) -> int:
@@ -214,7 +243,7 @@ class GMMModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the layer by names and numbers, so that the file alone rebuilds it."""
-        checkpoint["gmm_lightning"] = {"layer": self.layer.config()}
+        checkpoint["gmm_lightning"] = {"layer": describe_layer(self.layer)}
 
     @classmethod
     def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning as L  # noqa: N812
+import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm.auto import tqdm
 
@@ -71,7 +71,9 @@ class PassProgress(ProgressBar):
         if self._bar is None:
             return
         metrics = trainer.callback_metrics
-        numbers = {label: f"{float(metrics[key]):.5f}" for key, label in SHOWN.items() if key in metrics}
+        numbers = {
+            label: f"{float(metrics[key]):.5f}" for key, label in SHOWN.items() if key in metrics
+        }
         self._bar.set_postfix(numbers, refresh=False)
         self._bar.update(1)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning as L  # noqa: N812
+import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting import plot_mixture
+from gmm_lightning.training.checkpoint import is_dry
 from gmm_lightning.training.em import EMCallback
 from gmm_lightning.training.module import GMMModule
 
@@ -67,9 +68,11 @@ class MixtureLogger(L.Callback):
         return draw(module, getattr(trainer, "datamodule", None), self.max_points)
 
     def _writer(self, trainer: L.Trainer) -> Any:
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or is_dry(trainer):
             return None
-        return next((x.experiment for x in trainer.loggers if isinstance(x, TensorBoardLogger)), None)
+        return next(
+            (x.experiment for x in trainer.loggers if isinstance(x, TensorBoardLogger)), None
+        )
 
 
 @torch.no_grad()

@@ -1,0 +1,374 @@
+"""Priors by hand, against torch's densities, and at the edges of their domains."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gmm_lightning import GMMLayer, e_step, fit_em, m_step, resolve_priors
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.covariances import registry as covariances
+from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.errors import InvalidArgumentError, UnresolvedPriorError
+from gmm_lightning.priors import (
+    Dirichlet,
+    InverseWishart,
+    NormalInverseWishart,
+    NormalMeans,
+    Prior,
+    as_priors,
+    registry,
+)
+from helpers import FAMILIES, HYPER, PRIORS, cases, finite, make_priors, random_layer, rows
+
+pytestmark = pytest.mark.usefixtures("double")
+over_families = pytest.mark.parametrize("family", FAMILIES)
+over_priors = pytest.mark.parametrize("prior", registry.names)
+
+# Section 5 of the design and numeric case 20.
+ROWS = [[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0], [1.0, 4.0]]
+NIW: dict[str, Any] = {
+    "loc": [0.0, 0.0],
+    "mean_precision": 2.0,
+    "df": 4.0,
+    "scale_matrix": [[1.0, 0.0], [0.0, 1.0]],
+}
+MEAN = torch.tensor([0.71428571, 1.14285714], dtype=torch.float64)
+SCATTER = torch.tensor([[6.42857143, 2.28571429], [2.28571429, 15.85714286]], dtype=torch.float64)
+# The reference numbers carry eight decimals.
+PRINTED = {"rtol": 0.0, "atol": 1e-8}
+
+
+def one_step(x: Tensor, num_components: int, family: str, prior: Any) -> GMMLayer:
+    layer = GMMLayer(x.shape[1], num_components, family, prior)
+    resolve_priors(layer, x)
+    m_step(layer, e_step(layer, x))
+    return layer
+
+
+@over_families
+def test_niw_of_the_design(family: str) -> None:
+    layer = one_step(torch.tensor(ROWS), 1, family, NormalInverseWishart(**NIW))
+    assert torch.allclose(layer.means[0], MEAN, **PRINTED)
+    # One component: tied and free agree, and every family sees its part of the mode.
+    mode = SCATTER / 13
+    expected = {
+        "full": mode,
+        "diag": mode.diagonal().diag_embed(),
+        "spherical": mode.diagonal().mean() * torch.eye(2),
+    }[family.removeprefix("tied_").replace("tied", "full")]
+    assert torch.allclose(layer.covariance_matrix[0], expected, **PRINTED)
+    if family == "full":
+        printed = torch.tensor([[0.49450549, 0.17582418], [0.17582418, 1.21978022]])
+        assert torch.allclose(layer.covariance_matrix[0], printed, **PRINTED)
+
+
+@over_families
+def test_inverse_wishart_alone(family: str) -> None:
+    # Numeric case 20: the IW-only mode, n + df + D + 1 = 12.
+    prior = InverseWishart(df=NIW["df"], scale_matrix=NIW["scale_matrix"])
+    layer = one_step(torch.tensor(ROWS), 1, family, prior)
+    variances = torch.tensor([0.41666667, 1.01666667])
+    if family.endswith("spherical"):
+        variances = variances.mean().expand(2)
+    assert torch.allclose(layer.covariance_matrix[0].diagonal(), variances, **PRINTED)
+    assert torch.allclose(layer.means[0], torch.tensor([1.0, 1.6]), rtol=1e-14)
+
+
+def test_the_parts_make_the_whole() -> None:
+    whole = one_step(torch.tensor(ROWS), 1, "full", NormalInverseWishart(**NIW))
+    parts = [NormalMeans(NIW["loc"], 2.0), InverseWishart(4.0, NIW["scale_matrix"])]
+    other = one_step(torch.tensor(ROWS), 1, "full", parts)
+    assert torch.equal(whole.means, other.means)
+    assert torch.equal(whole.raw_scale, other.raw_scale)
+    assert torch.equal(whole.log_prior(), other.log_prior())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_degrees_of_freedom_of_many_components(*, tied: bool) -> None:
+    # Section 5: a tied family has one inverse-Wishart and K normals.
+    family, x = ("tied" if tied else "full"), torch.tensor(ROWS)
+    layer = GMMLayer(2, 2, family, NormalInverseWishart(**NIW))
+    stats = e_step(layer, x)
+    n = stats.counts
+    centred = x - (stats.shift + stats.first / n.unsqueeze(-1)).unsqueeze(1)
+    resp = layer.responsibilities(x).detach()
+    scatter = torch.einsum("nk,kni,knj->kij", resp, centred, centred)
+    gap = stats.shift + stats.first / n.unsqueeze(-1)
+    shrunk = (2 * n / (2 + n))[:, None, None] * gap.unsqueeze(-1) * gap.unsqueeze(-2)
+    psi = torch.eye(2)
+    if tied:
+        expected = ((scatter + shrunk).sum(0) + psi) / (5 + 4 + 2 + 1 + 2)
+        expected = expected.expand(2, 2, 2)
+    else:
+        expected = (scatter + shrunk + psi) / (n + 4 + 2 + 2)[:, None, None]
+    m_step(layer, stats)
+    assert torch.allclose(layer.covariance_matrix, expected, rtol=1e-12)
+    assert torch.allclose(layer.means, gap * (n / (n + 2)).unsqueeze(-1), rtol=1e-12)
+
+
+@over_families
+def test_the_density_of_the_normal_is_torchs(family: str, generator: torch.Generator) -> None:
+    layer = random_layer(family, "normal", generator=generator, given=True)
+    prior = layer.priors["means"]
+    covariance = layer.covariance_matrix / prior.mean_precision[:, None, None]
+    theirs = torch.distributions.MultivariateNormal(prior.loc, covariance).log_prob(layer.means)
+    constant = 0.5 * 2 * (prior.mean_precision.log() - math.log(2 * math.pi))
+    assert torch.allclose(layer.log_prior(), (theirs - constant).sum(), rtol=1e-12)
+
+
+@over_families
+def test_the_density_of_the_inverse_wishart_is_torchs(
+    family: str, generator: torch.Generator
+) -> None:
+    layer = random_layer(family, "inverse_wishart", generator=generator, given=True)
+    distinct = 1 if layer.covariance.tied else 3
+    psi = torch.tensor(HYPER["inverse_wishart"]["scale_matrix"])
+    if not torch.equal(layer.covariance.project(psi), psi):
+        psi = layer.covariance.variances(layer.covariance.project(psi[None]), 2)[0].diag_embed()
+    df, precision = 7.0, layer.precision_matrix[:distinct]
+    wishart = torch.distributions.Wishart(torch.tensor(df), torch.linalg.inv(psi))
+    # The inverse-Wishart density of Sigma is the Wishart one of its inverse, times |Sigma|^-(D+1).
+    theirs = wishart.log_prob(precision) - 3 * torch.logdet(layer.covariance_matrix[:distinct])
+    log_gamma = torch.special.multigammaln(torch.tensor(df / 2), 2)
+    constant = 0.5 * df * torch.logdet(psi) - 0.5 * df * 2 * math.log(2) - log_gamma
+    assert torch.allclose(layer.log_prior(), (theirs - constant).sum(), rtol=1e-11)
+
+
+def test_the_density_of_the_dirichlet_is_torchs(generator: torch.Generator) -> None:
+    alpha = torch.tensor([1.5, 2.0, 4.0])
+    layer = GMMLayer(2, 3, priors=Dirichlet(alpha))
+    layer.set_parameters(weights=torch.tensor([0.2, 0.5, 0.3]))
+    theirs = torch.distributions.Dirichlet(alpha)
+    constant = torch.lgamma(alpha.sum()) - torch.lgamma(alpha).sum()
+    expected = theirs.log_prob(layer.weights) - constant
+    assert torch.allclose(layer.log_prior(), expected, rtol=1e-12)
+
+
+def with_counts(counts: list[int], prior: Prior) -> GMMLayer:
+    """One M-step on rows with these many of each label."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    x = torch.randn(len(labels), 2)
+    layer = GMMLayer(2, len(counts), priors=prior)
+    fit_em(layer, x, initializer=labels, max_iter=0)
+    return layer
+
+
+def test_dirichlet_map() -> None:
+    # Numeric case 21.
+    layer = with_counts([6, 3, 1], Dirichlet(2.0))
+    assert torch.allclose(layer.weights, torch.tensor([7.0, 4.0, 2.0]) / 13, rtol=1e-14)
+
+
+def test_a_sparse_dirichlet_drops_a_component() -> None:
+    # Numeric case 21: an empty component under alpha = 0.05.
+    layer = with_counts([7, 3, 0], Dirichlet(0.05))
+    assert float(layer.weights.sum()) == 1.0
+    assert torch.allclose(layer.weights, torch.tensor([6.05, 2.05, 0.0]) / 8.1, rtol=1e-14)
+    assert finite(layer)
+    # Its log-prior is evaluated at 1e-12: with -0.95 log(1e-12) in it.
+    expected = -0.95 * (layer.weights[:2].log().sum() + math.log(1e-12))
+    assert torch.allclose(layer.log_prior(), expected, rtol=1e-12)
+    sample = layer.sample(1000, return_component=True)
+    assert int(sample[1].max()) == 1
+
+
+def test_a_sparse_dirichlet_without_mode_follows_the_data() -> None:
+    layer = GMMLayer(2, 2, priors=Dirichlet(0.05))
+    m_step(layer, e_step(layer, torch.zeros(1, 2)))
+    assert float(layer.weights.sum()) == pytest.approx(1.0, abs=1e-15)
+    assert finite(layer)
+
+
+@over_families
+def test_defaults_follow_from_the_data(family: str, generator: torch.Generator) -> None:
+    x = rows(50, 2, generator)
+    weight = torch.rand(50, generator=generator)
+    layer = GMMLayer(2, 3, family, ["dirichlet", "niw"])
+    resolve_priors(layer, x, weight)
+    niw, dirichlet = layer.priors["components"], layer.priors["weights"]
+    mean = (weight.unsqueeze(-1) * x).sum(0) / weight.sum()
+    gap = x - mean
+    covariance = torch.einsum("n,ni,nj->ij", weight, gap, gap) / weight.sum()
+    assert torch.allclose(niw.loc, mean.expand(3, 2), rtol=1e-12)
+    assert torch.equal(niw.mean_precision, torch.full((3,), 0.01))
+    assert torch.equal(niw.df, torch.full((layer.covariance.groups(3),), 4.0))
+    expected = layer.covariance.project(covariance[None] / 3 ** (2 / 2))
+    assert torch.allclose(niw.scale_matrix, expected.expand_as(niw.scale_matrix), rtol=1e-12)
+    assert torch.equal(dirichlet.concentration, torch.ones(3))
+
+
+def test_given_values_stay() -> None:
+    layer = GMMLayer(2, 3, priors=NormalInverseWishart(df=9.0, loc=[1.0, 2.0]))
+    resolve_priors(layer, torch.randn(20, 2) + 5)
+    niw = layer.priors["components"]
+    assert torch.equal(niw.df, torch.full((3,), 9.0))
+    assert torch.equal(niw.loc, torch.tensor([1.0, 2.0]).expand(3, 2))
+    assert not torch.isnan(niw.scale_matrix).any()
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e12])
+@pytest.mark.parametrize(("family", "prior"), cases())
+def test_default_priors_do_not_know_the_units(
+    family: str, prior: str, scale: float, generator: torch.Generator
+) -> None:
+    x = rows(45, 2, generator)
+    start = torch.arange(45) % 3
+    fitted = []
+    for factor, offset in ((1.0, 0.0), (scale, 3 * scale)):
+        layer = GMMLayer(2, 3, family, make_priors(prior))
+        fit_em(layer, factor * x + offset, initializer=start, max_iter=5, tol=0.0)
+        fitted.append((layer, (layer.means.detach() - offset) / factor))
+    (plain, means), (_, other) = fitted
+    # Five steps on rows rounded after the change of units.
+    assert torch.allclose(means, other, rtol=1e-7, atol=1e-7)
+    assert torch.allclose(plain.weights, fitted[1][0].weights, rtol=1e-7)
+
+
+@pytest.mark.parametrize("prior", [p for p in PRIORS if p != "none"])
+def test_unresolved_priors_say_so(prior: str) -> None:
+    layer = GMMLayer(2, 3, priors=make_priors(prior))
+    if all(p.resolved for p in layer.priors.values()):
+        assert torch.isfinite(layer.log_prior())
+        return
+    with pytest.raises(UnresolvedPriorError, match="resolve_priors") as caught:
+        layer.log_prior()
+    assert any(repr(p.name) in str(caught.value) for p in layer.priors.values())
+    with pytest.raises(UnresolvedPriorError, match="no value yet"):
+        layer.objective(torch.zeros(4, 2))
+    with pytest.raises(UnresolvedPriorError, match="no value yet"):
+        m_step(layer, e_step(layer, torch.randn(9, 2)))
+    # The density itself needs no prior.
+    assert torch.isfinite(layer(torch.zeros(4, 2))).all()
+
+
+@over_priors
+def test_buffers_have_full_shape_from_the_start(prior: str) -> None:
+    layer = GMMLayer(2, 3, priors=prior, batch_shape=(2,))
+    before = {k: v.shape for k, v in layer.state_dict().items()}
+    resolve_priors(layer, torch.randn(30, 1, 2))
+    assert before == {k: v.shape for k, v in layer.state_dict().items()}
+    fresh = GMMLayer(2, 3, priors=prior, batch_shape=(2,))
+    fresh.load_state_dict(layer.state_dict())
+    assert torch.equal(fresh.log_prior(), layer.log_prior())
+    assert layer.log_prior().shape == (2,)
+
+
+@over_priors
+def test_configuration_rebuilds_the_prior(prior: str) -> None:
+    one = registry.get(prior)(**HYPER.get(prior, {}))
+    twin = registry.get(prior)(**one.config())
+    assert twin.config() == one.config()
+    assert repr(twin) == repr(one)
+
+
+@over_priors
+def test_a_layer_copies_its_prior(prior: str) -> None:
+    one = registry.create(prior)
+    a, b = GMMLayer(2, 3, priors=one), GMMLayer(3, 2, priors=one)
+    assert not list(one.buffers())
+    assert {v.shape for v in a.buffers()} != {v.shape for v in b.buffers()}
+
+
+@over_priors
+def test_float32_layers_have_float32_priors(prior: str) -> None:
+    layer = GMMLayer(2, 3, priors=prior, dtype=torch.float32)
+    assert {b.dtype for b in layer.buffers()} == {torch.float32}
+    resolve_priors(layer, torch.randn(20, 2))
+    assert layer.log_prior().dtype == torch.float32
+    assert {b.dtype for b in layer.double().buffers()} == {torch.float64}
+
+
+BAD: list[tuple[type[Prior], dict[str, Any], str]] = [
+    (Dirichlet, {"concentration": 0.0}, r"concentration .*'dirichlet' must be > 0.*got 0.0"),
+    (Dirichlet, {"concentration": [1.0, -2.0]}, r"must be > 0 and finite, got \[1.0, -2.0\]"),
+    (Dirichlet, {"concentration": math.nan}, "must be > 0 and finite, got nan"),
+    (NormalMeans, {"mean_precision": 0.0}, r"mean_precision .*> 0.*got 0.0"),
+    (NormalMeans, {"mean_precision": math.inf}, r"mean_precision .*finite, got inf"),
+    (NormalMeans, {"loc": [math.inf, 0.0]}, "loc .* must be finite"),
+    (NormalInverseWishart, {"mean_precision": -1.0}, "mean_precision .*got -1.0"),
+    (InverseWishart, {"scale_matrix": [[1.0, 2.0], [2.0, 1.0]]}, "positive definite .*-1"),
+    (InverseWishart, {"scale_matrix": [[1.0, 2.0], [0.0, 1.0]]}, "symmetric"),
+    (InverseWishart, {"scale_matrix": [1.0, 2.0]}, r"symmetric \(D, D\).*got shape \(2,\)"),
+    (InverseWishart, {"scale_matrix": [[math.nan]]}, "symmetric|positive definite"),
+    (InverseWishart, {"df": 0.5, "scale_matrix": [[1.0, 0.0], [0.0, 1.0]]}, r"> .* = 1, got 0.5"),
+]
+
+
+@pytest.mark.parametrize(("cls", "hyper", "words"), BAD)
+def test_refuses_bad_values(cls: type[Prior], hyper: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        cls(**hyper)
+
+
+UNFIT: list[tuple[Prior, str]] = [
+    (Dirichlet([1.0, 2.0]), r"concentration .*broadcast to \(3,\), got shape \(2,\)"),
+    (NormalMeans(loc=[0.0, 0.0, 0.0]), r"loc .*broadcast to \(3, 2\), got shape \(3,\)"),
+    (InverseWishart(df=1.0), "num_features - 1 = 1, got 1.0"),
+    (NormalInverseWishart(df=0.5), "num_features - 1 = 1, got 0.5"),
+    (InverseWishart(scale_matrix=torch.eye(3)), r"broadcast to \(3, 2, 2\), got shape \(3, 3\)"),
+]
+
+
+@pytest.mark.parametrize(("prior", "words"), UNFIT)
+def test_refuses_what_does_not_fit_the_layer(prior: Prior, words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        GMMLayer(2, 3, priors=prior)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ["dirichlet", "dirichlet"],
+        ["niw", "normal"],
+        ["niw", "inverse_wishart"],
+        ["niw", "niw"],
+        [NormalMeans(), "normal"],
+    ],
+    ids=str,
+)
+def test_two_priors_of_one_thing_are_an_error(pair: list) -> None:
+    with pytest.raises(InvalidArgumentError, match="both speak of the"):
+        GMMLayer(2, 3, priors=pair)
+
+
+def test_every_way_to_ask_for_priors() -> None:
+    niw = NormalInverseWishart()
+    for spec in ("niw", niw, ["niw"], [niw], ("niw",), {"anything": niw}, {"niw": "niw"}):
+        assert list(as_priors(spec)) == ["components"]
+    assert as_priors(None) == as_priors([]) == {}
+    for wrong in (3, [3], object()):
+        with pytest.raises(InvalidArgumentError, match="expected a prior as a name"):
+            as_priors(wrong)
+    with pytest.raises(InvalidArgumentError, match="unknown prior 'wishart'; known are: dirichlet"):
+        as_priors("wishart")
+
+
+class Picky(Prior):
+    """Serves no family that is tied, and has no closed form."""
+
+    name, slot, fits = "picky", "weights", frozenset({"gradient"})
+
+    def serves(self, covariance: Covariance) -> bool:
+        return not covariance.tied
+
+    def bind(self, *sizes: Any) -> None:
+        pass
+
+    def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
+        return mixture.log_weights.sum(-1)
+
+
+def test_a_prior_of_a_third_party() -> None:
+    layer = GMMLayer(2, 3, priors=Picky())
+    assert torch.allclose(layer.log_prior(), torch.tensor(3 * math.log(1 / 3)), rtol=1e-14)
+    with pytest.raises(InvalidArgumentError, match="'picky' has no closed form for EM"):
+        m_step(layer, e_step(layer, torch.randn(9, 2)))
+    tied = [name for name in covariances.names if covariances.get(name).tied]
+    for name in tied:
+        with pytest.raises(InvalidArgumentError, match=f"'picky' does not serve .* '{name}'"):
+            GMMLayer(2, 3, name, Picky())
