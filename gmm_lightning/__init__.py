@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.em import EMResult, e_step, fit_em, m_step, resolve_priors
-from gmm_lightning.layers import GMMLayer
-from gmm_lightning.statistics import SufficientStatistics
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gmm_lightning.distributions import MixtureOfGaussians
+    from gmm_lightning.em import EMResult, e_step, fit_em, m_step, resolve_priors
+    from gmm_lightning.layers import GMMLayer
+    from gmm_lightning.statistics import SufficientStatistics
 
 __version__ = "0.1.0"
 
@@ -19,3 +23,27 @@ __all__ = [
     "m_step",
     "resolve_priors",
 ]
+
+_HOMES = {
+    "EMResult": "em",
+    "GMMLayer": "layers",
+    "MixtureOfGaussians": "distributions",
+    "SufficientStatistics": "statistics",
+    "e_step": "em",
+    "fit_em": "em",
+    "m_step": "em",
+    "resolve_priors": "em",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: `gmm-train --help` does without torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

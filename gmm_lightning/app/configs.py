@@ -9,14 +9,15 @@ from typing import Any
 
 from gmm_lightning.errors import InvalidArgumentError
 
-# A configuration that was found in a run folder builds classes of these and nothing else.
-TRUSTED = (
-    "gmm_lightning.",
-    "lightning.Trainer",
-    "lightning.pytorch.callbacks.",
-    "lightning.pytorch.loggers.",
-    "torch.optim.",
-)
+# A configuration that was found in a run folder builds classes of these and nothing else: what a
+# target begins with, and where the class that it names must be defined.
+TRUSTED = {
+    "gmm_lightning.": "gmm_lightning.",
+    "lightning.Trainer": "lightning.pytorch.trainer.",
+    "lightning.pytorch.callbacks.": "lightning.pytorch.callbacks.",
+    "lightning.pytorch.loggers.": "lightning.pytorch.loggers.",
+    "torch.optim.": "torch.optim.",
+}
 
 
 def config_dir() -> str:
@@ -42,7 +43,7 @@ def require_trusted(config: Any, origin: str) -> None:
     """Refuse a stored configuration that would run somebody else's code.
 
     A trusted prefix alone proves little, since a dotted path also reaches what a module has
-    imported: the object found must be a class, or a class method, that the package defines.
+    imported: the object found must be a class, or a class method, defined under that prefix.
 
     Raises:
         InvalidArgumentError: naming the first target that is not one.
@@ -50,12 +51,10 @@ def require_trusted(config: Any, origin: str) -> None:
     from hydra.utils import get_object
 
     for target in targets(config):
-        found = get_object(target) if target.startswith(TRUSTED) else None
+        home = next((TRUSTED[start] for start in TRUSTED if target.startswith(start)), None)
+        found = get_object(target) if home else None
         owner = found.__self__ if inspect.ismethod(found) else found
-        if not (
-            inspect.isclass(owner)
-            and owner.__module__.startswith(("gmm_lightning.", "lightning.", "torch."))
-        ):
+        if home is None or not (inspect.isclass(owner) and owner.__module__.startswith(home)):
             raise InvalidArgumentError(
                 f"{origin} asks for {target}, and a stored run is only rebuilt from classes of "
                 f"{', '.join(name.rstrip('.') for name in TRUSTED)}"

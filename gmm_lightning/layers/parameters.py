@@ -45,7 +45,10 @@ def constrained(
         raise InvalidArgumentError(f"weights must be >= 0 and not all 0, got {share.tolist()}")
     if dense is None:
         return share, centres, None
-    symmetric = torch.allclose(dense, dense.mT, rtol=1e-5, atol=0.0)
+    # Asymmetry is judged in correlations, so that neither scale nor a tiny covariance matters.
+    scale = dense.diagonal(dim1=-2, dim2=-1).abs().sqrt()
+    allowed = 1e-5 * scale.unsqueeze(-1) * scale.unsqueeze(-2)
+    symmetric = bool(((dense - dense.mT).abs() <= allowed).all())
     if not symmetric or bool((torch.linalg.cholesky_ex(dense).info != 0).any()):
         raise InvalidArgumentError(
             "covariance_matrix must be symmetric and positive definite for every component"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -153,7 +154,11 @@ class ArrayDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> SliceLoader | list[Any]:
         """This process's part of the validation set; an empty list without one."""
-        return [] if self.val_rows is None else self._loader(self.val_rows, shuffle=False)
+        if self.val_rows is None:
+            # Lightning warns of what is meant here.
+            warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+            return []
+        return self._loader(self.val_rows, shuffle=False)
 
     def predict_dataloader(self) -> SliceLoader:
         """The training set in order."""
