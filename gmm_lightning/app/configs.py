@@ -39,6 +39,19 @@ def targets(config: Any) -> Iterator[str]:
             yield from targets(value)
 
 
+def located(target: str) -> Any:
+    """What Hydra finds under a dotted path, or None; it would log a failure as an error."""
+    from hydra import utils
+
+    utils.log.disabled = True
+    try:
+        return utils.get_object(target)
+    except (ImportError, ValueError):
+        return None
+    finally:
+        utils.log.disabled = False
+
+
 def require_trusted(config: Any, origin: str) -> None:
     """Refuse a stored configuration that would run somebody else's code.
 
@@ -48,11 +61,9 @@ def require_trusted(config: Any, origin: str) -> None:
     Raises:
         InvalidArgumentError: naming the first target that is not one.
     """
-    from hydra.utils import get_object
-
     for target in targets(config):
         home = next((TRUSTED[start] for start in TRUSTED if target.startswith(start)), None)
-        found = get_object(target) if home else None
+        found = located(target) if home else None
         owner = found.__self__ if inspect.ismethod(found) else found
         if home is None or not (inspect.isclass(owner) and owner.__module__.startswith(home)):
             raise InvalidArgumentError(

@@ -30,20 +30,25 @@ def train(config: DictConfig) -> dict[str, Any]:
 
     import lightning as L
     from hydra.utils import instantiate
+    from omegaconf import OmegaConf
 
+    from gmm_lightning.app.configs import require_trusted
     from gmm_lightning.app.logs import describe, quiet_lightning
     from gmm_lightning.app.report import final_metrics, write_report
     from gmm_lightning.errors import InvalidDataError
     from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule
     from gmm_lightning.training.checkpoint import is_dry
-    from gmm_lightning.training.files import read_checkpoint
+    from gmm_lightning.training.files import read_checkpoint, read_state
 
     log = quiet_lightning()
     check_fit(config)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    checkpoint = config.resume
+    checkpoint, stored = config.resume, None
     if checkpoint is not None:
-        read_checkpoint(checkpoint)
+        # Once more with interpolations resolved: they too can spell a target.
+        plain = OmegaConf.to_container(config, resolve=True)
+        require_trusted(plain, f"the run of {checkpoint}")
+        stored = read_checkpoint(checkpoint)
     data: ArrayDataModule = instantiate(config.data, _convert_="all")
     layer = config.model.layer
     if layer.num_features is None:
@@ -58,6 +63,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     trainer: L.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=logger)
     with trainer.init_module():
         module: GMMModule = instantiate(config.model, _convert_="all")
+    if stored is not None:
+        read_state(module, stored, checkpoint)
     if trainer.is_global_zero:
         log.info(describe(data, module, trainer))
     started = time.perf_counter()

@@ -49,6 +49,22 @@ def layer_from_checkpoint(checkpoint: dict[str, Any]) -> GMMLayer:
     return build_layer(described["layer"])
 
 
+def describe_data(datamodule: Any) -> dict[str, Any]:
+    """What outputs carry of the data: their name, columns and classes, as primitives."""
+    columns, classes = getattr(datamodule, "columns", None), getattr(datamodule, "classes", None)
+    return {
+        "name": str(getattr(datamodule, "name", "data")),
+        "columns": [str(c) for c in columns] if columns else None,
+        "classes": [str(c) for c in classes] if classes else None,
+    }
+
+
+def data_from_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The description that `describe_data` left, or an empty one."""
+    data = checkpoint["gmm_lightning"].get("data")
+    return data if isinstance(data, dict) else {}
+
+
 def read_state(module: nn.Module, checkpoint: dict[str, Any], path: str | Path) -> None:
     """Load a checkpoint's parameters and buffers into a module.
 

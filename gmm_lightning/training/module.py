@@ -21,7 +21,13 @@ from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.layers import GMMLayer, Standardize
 from gmm_lightning.layers.config import describe_layer
 from gmm_lightning.linalg import accumulator_dtype
-from gmm_lightning.training.files import layer_from_checkpoint, read_checkpoint, read_state
+from gmm_lightning.training.files import (
+    data_from_checkpoint,
+    describe_data,
+    layer_from_checkpoint,
+    read_checkpoint,
+    read_state,
+)
 from gmm_lightning.training.loader import Batch
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -43,6 +49,7 @@ class GMMModule(L.LightningModule):
     Attributes:
         standardize: the change of units before the layer; the identity unless the data module
             asks for one. It is part of the checkpoint.
+        data: name, columns and classes of the data it was trained on, for outputs to carry.
 
     Example:
         >>> from gmm_lightning.training import GMMModule
@@ -61,6 +68,7 @@ class GMMModule(L.LightningModule):
         self.layer = layer
         self.standardize = Standardize(layer.num_features).to(layer.means.dtype)
         self.optimizer, self.scheduler = optimizer, scheduler
+        self.data: dict[str, Any] = {}
         self._sums: list[Tensor] = []
 
     # -- the model in the user's units ------------------------------------------------------
@@ -243,7 +251,10 @@ class GMMModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the layer by names and numbers, so that the file alone rebuilds it."""
-        checkpoint["gmm_lightning"] = {"layer": describe_layer(self.layer)}
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None:
+            self.data = describe_data(datamodule)
+        checkpoint["gmm_lightning"] = {"layer": describe_layer(self.layer), "data": self.data}
 
     @classmethod
     def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -266,5 +277,6 @@ class GMMModule(L.LightningModule):
         """
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         module = cls(layer if layer is not None else layer_from_checkpoint(checkpoint))
+        module.data = data_from_checkpoint(checkpoint)
         read_state(module, checkpoint, checkpoint_path)
         return module.eval()

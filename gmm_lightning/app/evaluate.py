@@ -1,0 +1,107 @@
+"""`gmm-evaluate`: how well a run describes its own data, or others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gmm_lightning.app.command import run
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from gmm_lightning.app.runs import StoredRun
+    from gmm_lightning.training import ArrayDataModule
+
+
+def main() -> None:
+    """Entry point of `scripts/evaluate.py` and of the command `gmm-evaluate`."""
+    run("evaluate", evaluate)
+
+
+def evaluate(config: DictConfig) -> dict[str, Any]:
+    """Judge a run on each part of its data, or on all rows of another data set.
+
+    Returns:
+        Numbers by part: `train`, and `val` and `test` where they were set aside; or `data`.
+    """
+    from pathlib import Path
+
+    import torch
+    from hydra.utils import instantiate
+
+    from gmm_lightning.app.judge import coverage, judge
+    from gmm_lightning.app.report import write_json
+    from gmm_lightning.app.runs import load_run
+    from gmm_lightning.errors import InvalidArgumentError
+
+    if config.output is not None and Path(config.output).exists() and not config.overwrite:
+        raise InvalidArgumentError(
+            f"{config.output} exists; allow overwrite=true, or choose another"
+        )
+    stored = load_run(config.run)
+    if config.get("data"):
+        given = {"val_fraction": 0.0, "test_fraction": 0.0, "standardize": False}
+        data = instantiate(config.data, _convert_="all", **given)
+        parts = {"data": (matched(stored, data, data.train_rows), data.train_labels)}
+    else:
+        data = stored.training_data()
+        parts = {"train": (data.train_rows, data.train_labels)}
+        for name in ("val", "test"):
+            rows = getattr(data, f"{name}_rows", None)
+            if rows is not None:
+                parts[name] = (rows, getattr(data, f"{name}_labels", None))
+    report = {}
+    for name, (rows, labels) in parts.items():
+        generator = torch.Generator().manual_seed(config.seed)
+        report[name] = judge(stored.module, rows, labels)
+        report[name]["coverage"] = coverage(stored.module, rows, generator)
+    for line in lines(report):
+        print(line)
+    if config.output is not None:
+        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
+        write_json(Path(config.output), report)
+    return report
+
+
+def matched(stored: StoredRun, data: ArrayDataModule, rows: Tensor) -> Tensor:
+    """Columns of other data in the order of the model, by name.
+
+    Raises:
+        InvalidDataError: columns that are missing, named.
+    """
+    from gmm_lightning.errors import InvalidDataError
+
+    if data.columns == stored.columns:
+        return rows
+    missing = [name for name in stored.columns if name not in data.columns]
+    if missing:
+        raise InvalidDataError(
+            f"{data.name} lacks the column(s) {', '.join(missing)} of the run; it has "
+            f"{', '.join(data.columns)}"
+        )
+    return rows[:, [data.columns.index(name) for name in stored.columns]]
+
+
+def lines(report: dict[str, dict[str, Any]]) -> list[str]:
+    """The numbers as a person reads them."""
+    text = []
+    for part, numbers in report.items():
+        text += [
+            f"{part}: {numbers['num_rows']} rows",
+            f"  log-likelihood   {numbers['log_likelihood']:.6f} ± {numbers['standard_error']:.6f} "
+            "nats per row (± standard error)",
+            f"  BIC, AIC, ICL    {numbers['bic']:.2f}, {numbers['aic']:.2f}, {numbers['icl']:.2f}",
+        ]
+        covered = ", ".join(f"{float(p):.0%}: {c:.1%}" for p, c in numbers["coverage"].items())
+        text.append(f"  coverage         {covered} (mass of the region: share of rows inside)")
+        if "adjusted_rand_score" in numbers:
+            text.append(
+                f"  agreement        adjusted Rand {numbers['adjusted_rand_score']:.4f}, normalised "
+                f"mutual information {numbers['normalized_mutual_info_score']:.4f}"
+            )
+    return text
+
+
+if __name__ == "__main__":
+    main()

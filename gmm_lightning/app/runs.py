@@ -1,0 +1,104 @@
+"""A finished run, read back from its folder or its checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gmm_lightning.errors import CheckpointError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from gmm_lightning.training import ArrayDataModule, GMMModule
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A trained model with what its folder says about it.
+
+    Attributes:
+        folder: where the run lives.
+        module: the model, in evaluation mode, in the user's units.
+        columns: names of the features, in the order that the model expects.
+        metrics: contents of `metrics.json`; empty if the run did not get that far.
+    """
+
+    folder: Path
+    module: GMMModule
+    columns: tuple[str, ...]
+    metrics: dict[str, Any]
+
+    def training_data(self) -> ArrayDataModule:
+        """The data of the run, from its own configuration.
+
+        Raises:
+            CheckpointError: the folder has no configuration.
+            InvalidArgumentError: the configuration asks for something that is not trusted.
+        """
+        from hydra.utils import instantiate
+        from omegaconf import OmegaConf
+
+        from gmm_lightning.app.configs import require_trusted
+
+        path = self.folder / ".hydra" / "config.yaml"
+        if not path.is_file():
+            raise CheckpointError(f"{self.folder} has no .hydra/config.yaml that names its data")
+        config = OmegaConf.load(path)
+        # Values that only exist while a run is going on are not needed here.
+        plain = OmegaConf.to_container(
+            OmegaConf.create({"data": config.data, "seed": config.seed}), resolve=True
+        )
+        assert isinstance(plain, dict)
+        require_trusted(plain, f"the run at {self.folder}")
+        return instantiate(plain["data"], _convert_="all")
+
+    def threshold(self, quantile: float) -> float:
+        """The log-density below which a share `quantile` of the training rows lies.
+
+        Raises:
+            InvalidArgumentError: a quantile outside (0, 1).
+            CheckpointError: the run did not record its training density.
+        """
+        if not 0 < quantile < 1:
+            raise InvalidArgumentError(f"quantile must be in (0, 1), got {quantile}")
+        recorded = self.metrics.get("log_density_quantiles")
+        if not recorded:
+            raise CheckpointError(f"{self.folder}/metrics.json records no training density")
+        return float(np.interp(quantile, recorded["probability"], recorded["log_density"]))
+
+
+def load_run(run: str | None) -> StoredRun:
+    """Read a run back; nothing that its files hold is ever executed.
+
+    Args:
+        run: the folder of a run, or a checkpoint.
+
+    Raises:
+        InvalidArgumentError: nothing given.
+        CheckpointError: no run there, or one that cannot be read.
+    """
+    if not run:
+        raise InvalidArgumentError("say which run: run=outputs/<date>/<time>")
+    path = Path(run)
+    checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not checkpoint.is_file():
+        raise CheckpointError(
+            f"{path} is not the folder of a run: there is no {checkpoint}"
+            if path.is_dir()
+            else f"there is no run at {path}"
+        )
+    from gmm_lightning.training import GMMModule
+
+    folder = path if path.is_dir() else path.parent.parent
+    module = GMMModule.load_from_checkpoint(checkpoint)
+    names = module.data.get("columns") or [f"x{i}" for i in range(module.layer.num_features)]
+    metrics = {}
+    if (folder / "metrics.json").is_file():
+        try:
+            metrics = json.loads((folder / "metrics.json").read_text())
+        except ValueError as error:
+            raise CheckpointError(f"{folder}/metrics.json is damaged: {error}") from error
+    return StoredRun(folder, module, tuple(names), metrics)

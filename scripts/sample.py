@@ -1,0 +1,6 @@
+"""Draw new rows from a finished run: see `python scripts/sample.py --help`."""
+
+from gmm_lightning.app.sample import main
+
+if __name__ == "__main__":
+    main()
