@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,11 +57,12 @@ def iterations(family: str, x: np.ndarray, components: int) -> dict[str, Callabl
     resp = np.eye(components, dtype=x.dtype)[labels] * 0.5 + 0.5 / components
     peer = GaussianMixture(components, covariance_type=family)
     peer._initialize(x, resp)
+    fitted: Any = peer
     with torch.no_grad():
         layer.set_parameters(
-            torch.from_numpy(peer.weights_),
-            torch.from_numpy(peer.means_),
-            torch.from_numpy(dense(family, peer.covariances_, x.shape[1], components)),
+            torch.from_numpy(fitted.weights_),
+            torch.from_numpy(fitted.means_),
+            torch.from_numpy(dense(family, fitted.covariances_, x.shape[1], components)),
         )
 
     def ours() -> None:
@@ -87,7 +89,7 @@ def dense(family: str, covariances: np.ndarray, features: int, components: int) 
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--features", type=int, default=16)
     parser.add_argument("--components", type=int, default=16)

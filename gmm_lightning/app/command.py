@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,7 +10,11 @@ from typing import Any
 
 from gmm_lightning.app.configs import config_dir
 from gmm_lightning.app.preflight import check_command_line
+from gmm_lightning.app.processes import Interrupted, rank_from_environment
 from gmm_lightning.errors import GMMError
+
+# How gloo and NCCL say that another process is gone.
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
 
 
 def run(name: str, task: Callable[[Any], object]) -> None:
@@ -31,6 +34,9 @@ def run(name: str, task: Callable[[Any], object]) -> None:
     def guarded(config: Any) -> None:
         try:
             task(config)
+        except Interrupted as stop:
+            print(f"gmm-{name}: {stop}", file=sys.stderr)
+            raise SystemExit(128 + stop.signum) from None
         except Exception as error:
             reason = user_error(error)
             if reason is None:
@@ -52,6 +58,8 @@ def user_error(error: BaseException) -> BaseException | None:
     if isinstance(error, HydraException) and cause is not None:
         # Hydra wraps what a constructor raised: a wrong value of a setting.
         return cause if isinstance(cause, (*known, TypeError, ValueError)) else None
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in LOST_PEER):
+        return RuntimeError("another process of this run ended, so this one stops as well")
     return error if isinstance(error, known) else None
 
 
@@ -80,7 +88,7 @@ def discard_unstarted_run() -> None:
     config = HydraConfig.get()
     folder = Path(config.runtime.output_dir)
     started = (folder / "checkpoints").exists() or (folder / "metrics.json").exists()
-    if "LOCAL_RANK" in os.environ or started:
+    if rank_from_environment() > 0 or started:
         return
     for name in (".hydra", "tensorboard", "csv"):
         shutil.rmtree(folder / name, ignore_errors=True)

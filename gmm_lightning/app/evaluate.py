@@ -97,8 +97,8 @@ def lines(report: dict[str, dict[str, Any]]) -> list[str]:
         text.append(f"  coverage         {covered} (mass of the region: share of rows inside)")
         if "adjusted_rand_score" in numbers:
             text.append(
-                f"  agreement        adjusted Rand {numbers['adjusted_rand_score']:.4f}, normalised "
-                f"mutual information {numbers['normalized_mutual_info_score']:.4f}"
+                f"  agreement        adjusted Rand {numbers['adjusted_rand_score']:.4f}, "
+                f"normalised mutual information {numbers['normalized_mutual_info_score']:.4f}"
             )
     return text
 

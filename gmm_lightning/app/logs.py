@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from typing import Any
+
+from gmm_lightning.app.processes import rank_from_environment
 
 NOISE = ("litlogger", "litmodels", "GPU available", "TPU available", "HPU available", "💡")
 
@@ -21,7 +22,7 @@ def quiet_lightning() -> logging.Logger:
         logger.propagate = True
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda r: not any(w in r.getMessage() for w in NOISE))
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+    if rank_from_environment() > 0:
         # What all processes have to say, the first one says.
         logging.getLogger().setLevel(logging.ERROR)
     return logging.getLogger("gmm_lightning")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gmm_lightning.app.configs import config_dir, require_trusted
+from gmm_lightning.app.processes import rank_from_environment, started_from_outside
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 
 
@@ -35,7 +35,12 @@ def check_command_line(config_name: str) -> None:
         CheckpointError: nothing to resume from.
     """
     overrides = sys.argv[1:]
-    if "LOCAL_RANK" in os.environ or any(word.startswith("-") for word in overrides):
+    if rank_from_environment() > 0:
+        if started_from_outside():
+            # Its clock names another folder than the first process's: it writes none.
+            sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
+        return
+    if any(word.startswith("-") for word in overrides):
         return
     resumed = next((o.split("=", 1)[1] for o in overrides if key_of(o) == "resume"), None)
     if resumed not in (None, "", "null"):

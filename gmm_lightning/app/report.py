@@ -19,15 +19,16 @@ def final_metrics(module: GMMModule, data: ArrayDataModule) -> dict[str, Any]:
         rows = getattr(data, f"{part}_rows", None)
         if rows is not None:
             metrics[f"{part}_log_likelihood"] = float(log_density(module, rows).mean())
-    metrics["log_density_quantiles"] = density_quantiles(log_density(module, data.train_rows))
     return metrics
 
 
 def write_report(
     folder: Path, metrics: dict[str, Any], module: GMMModule, data: ArrayDataModule
 ) -> None:
-    """`metrics.json` and `mixture.png`."""
+    """`metrics.json`, `density.json` (quantiles of the training density) and `mixture.png`."""
     save_figure(draw(module, data), folder / "mixture.png")
+    density = density_quantiles(log_density(module, data.train_rows))
+    write_json(folder / "density.json", density)
     write_json(folder / "metrics.json", metrics)
 
 

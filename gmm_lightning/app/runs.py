@@ -64,9 +64,9 @@ class StoredRun:
         """
         if not 0 < quantile < 1:
             raise InvalidArgumentError(f"quantile must be in (0, 1), got {quantile}")
-        recorded = self.metrics.get("log_density_quantiles")
+        recorded = read_json(self.folder / "density.json")
         if not recorded:
-            raise CheckpointError(f"{self.folder}/metrics.json records no training density")
+            raise CheckpointError(f"{self.folder} records no training density (density.json)")
         return float(np.interp(quantile, recorded["probability"], recorded["log_density"]))
 
 
@@ -95,10 +95,18 @@ def load_run(run: str | None) -> StoredRun:
     folder = path if path.is_dir() else path.parent.parent
     module = GMMModule.load_from_checkpoint(checkpoint)
     names = module.data.get("columns") or [f"x{i}" for i in range(module.layer.num_features)]
-    metrics = {}
-    if (folder / "metrics.json").is_file():
-        try:
-            metrics = json.loads((folder / "metrics.json").read_text())
-        except ValueError as error:
-            raise CheckpointError(f"{folder}/metrics.json is damaged: {error}") from error
-    return StoredRun(folder, module, tuple(names), metrics)
+    return StoredRun(folder, module, tuple(names), read_json(folder / "metrics.json"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a run wrote of itself; empty if it did not get that far.
+
+    Raises:
+        CheckpointError: a damaged file.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error

@@ -6,6 +6,7 @@ from gmm_lightning.training.checkpoint import PassCheckpoint
 from gmm_lightning.training.data import ArrayDataModule
 from gmm_lightning.training.em import EMCallback
 from gmm_lightning.training.initialize import InitializeCallback
+from gmm_lightning.training.interrupt import GracefulStop
 from gmm_lightning.training.module import GMMModule
 from gmm_lightning.training.progress import PassProgress
 from gmm_lightning.training.tensorboard import MixtureLogger
@@ -14,6 +15,7 @@ __all__ = [
     "ArrayDataModule",
     "EMCallback",
     "GMMModule",
+    "GracefulStop",
     "InitializeCallback",
     "MixtureLogger",
     "PassCheckpoint",

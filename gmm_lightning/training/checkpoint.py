@@ -16,7 +16,7 @@ def is_dry(trainer: L.Trainer) -> bool:
 
 
 class PassCheckpoint(Checkpoint):
-    """Writes `last.ckpt` every few passes and at the end of a fit.
+    """Writes `last.ckpt` after the first pass, every few passes, and at the end of a fit.
 
     A checkpoint inside a pass would resume with half a sum of statistics, so there is none. The
     file is written beside its place and then moved there: whatever interrupts the writing, the
@@ -48,7 +48,7 @@ class PassCheckpoint(Checkpoint):
             or passes == trainer.max_epochs
             or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
         )
-        if last or passes % self.every_n_passes == 0:
+        if last or passes == 1 or passes % self.every_n_passes == 0:
             self.write(trainer)
 
     def write(self, trainer: L.Trainer) -> None:

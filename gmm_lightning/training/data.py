@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import lightning as L
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.datasets import load
+from gmm_lightning.datasets.tables import read_tables
 from gmm_lightning.em.rows import as_tensor, check_finite
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import accumulator_dtype
@@ -27,6 +29,7 @@ class ArrayDataModule(L.LightningDataModule):
         x: rows `(N, D)`, a tensor or an array of any real dtype.
         labels: `(N,)`, only ever used to judge a fit.
         val_fraction: share of the rows set aside for validation, drawn by `seed`.
+        test_fraction: share of the rows set aside and not touched by a fit.
         batch_size: rows at a time; shuffled, the rows of one step over all processes.
         shuffle: read a fresh permutation in every epoch, as gradient descent wants.
         standardize: let the model subtract the mean and divide by the standard deviation.
@@ -53,6 +56,7 @@ class ArrayDataModule(L.LightningDataModule):
         *,
         labels: Any = None,
         val_fraction: float = 0.0,
+        test_fraction: float = 0.0,
         batch_size: int = 65_536,
         shuffle: bool = False,
         standardize: bool = False,
@@ -70,8 +74,9 @@ class ArrayDataModule(L.LightningDataModule):
             )
         if 0 in rows.shape:
             raise InvalidDataError(f"expected rows, got an array of shape {tuple(rows.shape)}")
-        if not 0 <= val_fraction < 1:
-            raise InvalidArgumentError(f"val_fraction must be in [0, 1), got {val_fraction}")
+        for option, share in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+                raise InvalidArgumentError(f"{option} must be in [0, 1), got {share}")
         if batch_size < 1:
             raise InvalidArgumentError(f"batch_size must be >= 1, got {batch_size}")
         check_finite(rows)
@@ -81,8 +86,11 @@ class ArrayDataModule(L.LightningDataModule):
         self.classes = tuple(classes) if classes else None
         self.train_rows, self.train_labels = rows, self._checked_labels(labels, len(rows))
         self.val_rows: Tensor | None = None
-        if val_fraction > 0:
-            self._split(val_fraction)
+        self.val_labels: Tensor | None = None
+        self.test_rows: Tensor | None = None
+        self.test_labels: Tensor | None = None
+        if val_fraction > 0 or test_fraction > 0:
+            self._split(val_fraction, test_fraction)
 
     @classmethod
     def builtin(cls, name: str, **options: Any) -> Self:
@@ -103,6 +111,73 @@ class ArrayDataModule(L.LightningDataModule):
             **options,
         )
 
+    @classmethod
+    def file(
+        cls,
+        path: str | Path | None = None,
+        *,
+        columns: Sequence[str | int] | str | int | None = None,
+        label: str | int | None = None,
+        header: bool | None = None,
+        separator: str | None = None,
+        key: str | None = None,
+        val_path: str | Path | None = None,
+        test_path: str | Path | None = None,
+        **options: Any,
+    ) -> Self:
+        r"""Rows of a file: .csv, .tsv, .txt, .npy, .npz or .parquet.
+
+        Args:
+            path: the training set, and what `val_fraction` and `test_fraction` are taken from.
+            columns: which to read, as for `gmm_lightning.datasets.tables.read_table`.
+            label: the column of classes.
+            header: of a text file, whether its first line holds names; None: guess.
+            separator: of a text file; None: guess.
+            key: the array of a .npz file.
+            val_path: a validation set of its own, in place of `val_fraction`; columns by name.
+            test_path: likewise, in place of `test_fraction`.
+            options: as for the class.
+
+        Raises:
+            InvalidArgumentError: no path, or an option that does not fit the file.
+            InvalidDataError: a file that cannot be used; the message says where.
+
+        Example:
+            >>> import tempfile
+            >>> from gmm_lightning.training import ArrayDataModule
+            >>> folder = tempfile.TemporaryDirectory()
+            >>> path = Path(folder.name, "trees.csv")
+            >>> _ = path.write_text("height,kind\n12.5,oak\n30,fir\n11,oak\n28,fir\n")
+            >>> data = ArrayDataModule.file(path, label="kind", test_fraction=0.25)
+            >>> data.name, data.columns, data.classes, data.num_train_rows, len(data.test_rows)
+            ('trees', ('height',), ('fir', 'oak'), 3, 1)
+            >>> folder.cleanup()
+        """
+        if path in (None, ""):
+            raise InvalidArgumentError(
+                "expected the path of a file to read; on the command line: data=file "
+                "data.path=my.csv"
+            )
+        beside = {"val": val_path, "test": test_path}
+        beside = {part: other for part, other in beside.items() if other not in (None, "")}
+        paths = [str(p) for p in (path, *beside.values())]
+        how = {"label": label, "header": header, "separator": separator, "key": key}
+        train, *others = read_tables(paths, columns=columns, **how)
+        options |= {f"{part}_fraction": 0.0 for part in beside}
+        data = cls(
+            train.x,
+            labels=train.labels,
+            columns=train.columns,
+            classes=train.classes,
+            name=train.name,
+            **options,
+        )
+        for part, table in zip(beside, others, strict=True):
+            labels = None if table.labels is None else torch.from_numpy(table.labels)
+            setattr(data, f"{part}_rows", torch.from_numpy(table.x))
+            setattr(data, f"{part}_labels", labels)
+        return data
+
     @staticmethod
     def _checked_labels(labels: Any, num_rows: int) -> Tensor | None:
         if labels is None:
@@ -114,18 +189,27 @@ class ArrayDataModule(L.LightningDataModule):
             )
         return labels
 
-    def _split(self, val_fraction: float) -> None:
-        rows = self.train_rows
-        num_val = round(val_fraction * len(rows))
-        if num_val in (0, len(rows)):
+    def _split(self, val_fraction: float, test_fraction: float) -> None:
+        rows, labels = self.train_rows, self.train_labels
+        num_val, num_test = round(val_fraction * len(rows)), round(test_fraction * len(rows))
+        lost = (num_val == 0 < val_fraction) or (num_test == 0 < test_fraction)
+        if lost or num_val + num_test >= len(rows):
+            shares = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+            asked = " and ".join(f"{name}={share}" for name, share in shares.items() if share)
             raise InvalidArgumentError(
-                f"val_fraction={val_fraction} of {len(rows)} rows leaves no rows on one side"
+                f"{asked} of {len(rows)} rows leaves no rows on one side; 0 sets none aside"
             )
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed))
-        val, train = order[:num_val].sort().values, order[num_val:].sort().values
-        self.val_rows, self.train_rows = rows[val], rows[train]
-        if self.train_labels is not None:
-            self.train_labels = self.train_labels[train]
+        parts = order.split([num_val, num_test, len(rows) - num_val - num_test])
+        val, test, train = (part.sort().values for part in parts)
+        self.train_rows = rows[train]
+        self.train_labels = None if labels is None else labels[train]
+        if num_val:
+            self.val_rows = rows[val]
+            self.val_labels = None if labels is None else labels[val]
+        if num_test:
+            self.test_rows = rows[test]
+            self.test_labels = None if labels is None else labels[test]
 
     @property
     def num_features(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import lightning as L
@@ -78,7 +78,7 @@ class EMCallback(L.Callback):
             self._frozen = [p for p in layer.parameters() if p.requires_grad]
             for parameter in self._frozen:
                 parameter.requires_grad = False
-            self._hook = layer.register_forward_pre_hook(self._collect)
+            self._hook = layer.register_forward_pre_hook(self._collect, with_kwargs=True)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Undo what `setup` did to a target layer."""
@@ -108,7 +108,10 @@ class EMCallback(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a loader whose shards repeat rows."""
         loader = trainer.train_dataloader
-        if isinstance(loader, DataLoader) and isinstance(loader.sampler, DistributedSampler):
+        if not isinstance(loader, DataLoader):
+            return
+        samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+        if any(isinstance(sampler, DistributedSampler) for sampler in samplers):
             raise InvalidArgumentError(
                 "this DataLoader was given a distributed sampler, which repeats rows to make "
                 "shards equal, so EM would not be exact: use ArrayDataModule, which shards exactly"
@@ -123,9 +126,12 @@ class EMCallback(L.Callback):
         self._whole = batch_idx == 0 or (self._whole and batch_idx == self._next_batch)
         self._next_batch = batch_idx + 1
 
-    def _collect(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+    def _collect(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         if module.training and isinstance(module, GMMLayer):
-            self._add(e_step(module, args[0].detach()))
+            x = args[0] if args else kwargs["x"]
+            self._add(e_step(module, x.detach()))
 
     def _add(self, stats: SufficientStatistics) -> None:
         self._stats = stats if self._stats is None else self._stats + stats
@@ -142,8 +148,13 @@ class EMCallback(L.Callback):
         """Add this batch; with the last one, reduce over processes and do the M-step."""
         if self.target is None:
             self._add(outputs["stats"])
-        if not (trainer.is_last_batch and self._whole) or self._stats is None:
+        if not (trainer.is_last_batch and self._whole):
             return
+        if self._stats is None:
+            raise InvalidArgumentError(
+                f"EMCallback(target={self.target!r}) saw no rows in a whole pass: the layer was "
+                "not called. Call it as layer(x); layer.log_prob(x) runs no hooks"
+            )
         stats, self._stats = self._stats, None
         stats = stats.unpack(trainer.strategy.reduce(stats.pack(), reduce_op="sum"))
         layer = self.layer(pl_module)
@@ -179,9 +190,15 @@ class EMCallback(L.Callback):
                 log.warning("%s", event)
 
     def state_dict(self) -> dict[str, Any]:
-        """The history: EM itself needs nothing but the parameters."""
-        return {"history": list(self.history)}
+        """The history and the repairs: EM itself needs nothing but the parameters."""
+        return {
+            "history": list(self.history),
+            "events": [asdict(event) for event in self.events],
+            "latest": [asdict(event) for event in self._latest],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue the history."""
+        """Continue the history and the list of repairs."""
         self.history = list(state_dict["history"])
+        self.events = [Collapse(**event) for event in state_dict["events"]]
+        self._latest = [Collapse(**event) for event in state_dict["latest"]]

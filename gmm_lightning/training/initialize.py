@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from gmm_lightning.em import fit_em
 from gmm_lightning.em.source import Source
 from gmm_lightning.em.start import initialize, resolve_from
 from gmm_lightning.errors import InvalidArgumentError
@@ -43,14 +44,29 @@ class InitializeCallback(L.Callback):
         initializer: a name, an instance, labels or responsibilities, or None to keep the
             layer's parameters and only resolve units and priors.
         seed: of the initializer's draws.
+        num_restarts: starts tried; each is followed for a few EM passes, and the one with the
+            best objective is kept (Biernacki, Celeux, Govaert 2003).
+        trial_passes: EM passes of each start when there are several.
 
     Raises:
         InvalidArgumentError: the module is not a `GMMModule`, or there is no data module.
         InvalidDataError: the data cannot be used.
     """
 
-    def __init__(self, initializer: Any = "kmeans", seed: int = 0) -> None:
+    def __init__(
+        self,
+        initializer: Any = "kmeans",
+        seed: int = 0,
+        num_restarts: int = 1,
+        trial_passes: int = 10,
+    ) -> None:
+        if num_restarts < 1 or trial_passes < 0:
+            raise InvalidArgumentError(
+                "InitializeCallback needs num_restarts >= 1 and trial_passes >= 0, got "
+                f"{num_restarts} and {trial_passes}"
+            )
         self.initializer, self.seed = initializer, seed
+        self.num_restarts, self.trial_passes = num_restarts, trial_passes
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Initialise, once per fit."""
@@ -70,8 +86,20 @@ class InitializeCallback(L.Callback):
         # The parameters are to be drawn in the precision they will have.
         trainer.precision_plugin.convert_module(pl_module)
         pl_module.take_units(datamodule)
-        layer = pl_module.layer
-        source = Source(layer, TrainingRows(pl_module, datamodule))
+        layer, rows = pl_module.layer, TrainingRows(pl_module, datamodule)
+        generator = torch.Generator().manual_seed(self.seed)
+        if self.num_restarts > 1:
+            fit_em(
+                layer,
+                rows,
+                initializer=self.initializer,
+                max_iter=self.trial_passes,
+                tol=0.0,
+                num_restarts=self.num_restarts,
+                generator=generator,
+            )
+            return
+        source = Source(layer, rows)
         resolve_from(layer, source)
         if self.initializer is not None:
-            initialize(layer, source, self.initializer, torch.Generator().manual_seed(self.seed))
+            initialize(layer, source, self.initializer, generator)

@@ -63,7 +63,7 @@ class SliceLoader:
         return math.ceil(per_process / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._in_order() if self.epoch is None else self._shuffled(self.epoch())
+        return self._in_order() if self.epoch is None else self._shuffled(self.epoch)
 
     def _in_order(self) -> Iterator[Batch]:
         shards = [shard(len(self.x), rank, self.world_size) for rank in range(self.world_size)]
@@ -73,7 +73,10 @@ class SliceLoader:
             together = sum(max(0, min(hi, len(part)) - lo) for part in shards)
             yield Batch(own[lo:hi], together)
 
-    def _shuffled(self, epoch: int) -> Iterator[Batch]:
+    def _shuffled(self, current_epoch: Callable[[], int]) -> Iterator[Batch]:
+        # Asked with the first batch: when a fit resumes, Lightning makes the iterator while the
+        # epoch still is the one before.
+        epoch = current_epoch()
         # Two streams of one generator family: (seed, epoch) never meet by addition.
         seed = torch.Generator().manual_seed(self.seed)
         stream = int(torch.randint(2**62, (epoch + 1,), generator=seed)[epoch])

@@ -49,6 +49,8 @@ class GMMModule(L.LightningModule):
     Attributes:
         standardize: the change of units before the layer; the identity unless the data module
             asks for one. It is part of the checkpoint.
+        phase: which of several consecutive fits of one run this is; `passes_before` counts the
+            passes of the earlier ones.
         data: name, columns and classes of the data it was trained on, for outputs to carry.
 
     Example:
@@ -69,6 +71,7 @@ class GMMModule(L.LightningModule):
         self.standardize = Standardize(layer.num_features).to(layer.means.dtype)
         self.optimizer, self.scheduler = optimizer, scheduler
         self.data: dict[str, Any] = {}
+        self.phase = self.passes_before = 0
         self._sums: list[Tensor] = []
 
     # -- the model in the user's units ------------------------------------------------------
@@ -138,9 +141,11 @@ class GMMModule(L.LightningModule):
         if not bool(torch.isfinite(loss)):
             check_finite(x)
             raise InvalidDataError(
-                f"the loss is {float(loss)} in epoch {self.current_epoch}, batch {batch_idx}: "
+                f"the loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}: "
                 "standardise the data, lower the learning rate, or clip gradients"
             )
+        if batch_idx == 0:
+            self._sums = []
         self._sums.append(self._sum_and_rows(log_prob.detach()))
         self.log(
             "train/nll",
@@ -197,7 +202,12 @@ class GMMModule(L.LightningModule):
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1}
         wide = {name: self._wide(value) for name, value in values.items()}
         self.log_dict(wide, prog_bar=prog_bar, sync_dist=True, **options)
-        self.log("step", self._wide(self.current_epoch), sync_dist=True, **options)
+        self.log("step", self._wide(self.current_pass), sync_dist=True, **options)
+
+    @property
+    def current_pass(self) -> int:
+        """Passes done in this run, over all its phases."""
+        return self.passes_before + self.current_epoch
 
     def _wide(self, value: Tensor | float) -> Tensor:
         dtype = accumulator_dtype(self.device)
@@ -254,7 +264,18 @@ class GMMModule(L.LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             self.data = describe_data(datamodule)
-        checkpoint["gmm_lightning"] = {"layer": describe_layer(self.layer), "data": self.data}
+        checkpoint["gmm_lightning"] = {
+            "layer": describe_layer(self.layer),
+            "data": self.data,
+            "phase": self.phase,
+            "passes_before": self.passes_before,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the phase that the checkpoint was written in."""
+        stored = checkpoint.get("gmm_lightning", {})
+        self.phase = stored.get("phase", 0)
+        self.passes_before = stored.get("passes_before", 0)
 
     @classmethod
     def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride]

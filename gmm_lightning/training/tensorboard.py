@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting import plot_mixture
@@ -17,62 +18,104 @@ from gmm_lightning.training.module import GMMModule
 
 
 class MixtureLogger(L.Callback):
-    """Logs weights, effective counts and condition numbers each pass, and pictures now and then.
+    """Logs the components each pass, pictures now and then, and the rows at the end.
+
+    Every pass: weight, effective count and condition number of each component, and repaired
+    components as text. With each picture: a histogram of the entropy of the responsibilities,
+    in nats, which is 0 where a row surely belongs to one component. At the end: the rows with
+    their components, for the projector.
 
     Args:
         every_n_passes: how often a picture of the mixture is drawn; the last pass always is.
-        max_points: rows drawn under it.
+        max_points: rows in pictures, histograms and the projector.
     """
 
     def __init__(self, every_n_passes: int = 10, max_points: int = 2000) -> None:
-        if every_n_passes < 1:
-            raise InvalidArgumentError(f"every_n_passes must be >= 1, got {every_n_passes}")
+        if every_n_passes < 1 or max_points < 1:
+            raise InvalidArgumentError(
+                "MixtureLogger needs every_n_passes >= 1 and max_points >= 1, got "
+                f"{every_n_passes} and {max_points}"
+            )
         self.every_n_passes, self.max_points = every_n_passes, max_points
+        self._told = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A resumed fit has told of its earlier repairs."""
+        em = self._em(trainer)
+        self._told = len(em.events) if em is not None else 0
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Numbers of this pass, and a picture when one is due."""
+        """Numbers of this pass, and pictures when they are due."""
         writer = self._writer(trainer)
         if writer is None or not isinstance(pl_module, GMMModule):
             return
-        step = trainer.current_epoch
-        for name, values in self.numbers(trainer, pl_module).items():
+        step = pl_module.current_pass
+        em = self._em(trainer)
+        for name, values in self.numbers(pl_module, em).items():
             for k, value in enumerate(values.reshape(-1).tolist()):
                 writer.add_scalar(f"{name}/{k}", value, step)
+        if em is not None:
+            for event in em.events[self._told :]:
+                writer.add_text("repaired components", str(event), step)
+            self._told = len(em.events)
         if step % self.every_n_passes == 0:
-            writer.add_figure("mixture", self.picture(trainer, pl_module), step)
+            self.pictures(writer, trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The final picture."""
+        """The final pictures, and the rows for the projector."""
         writer = self._writer(trainer)
-        if writer is not None and isinstance(pl_module, GMMModule):
-            writer.add_figure("mixture", self.picture(trainer, pl_module), trainer.current_epoch)
-            writer.flush()
+        if writer is None or not isinstance(pl_module, GMMModule):
+            return
+        self.pictures(writer, trainer, pl_module)
+        rows = some_rows(pl_module, getattr(trainer, "datamodule", None), self.max_points)
+        if rows is not None and pl_module.layer.num_features > 1:
+            z = pl_module.standardize(rows)
+            with torch.no_grad():
+                component = pl_module.layer.predict(z).tolist()
+            step, labels = pl_module.current_pass, [str(k) for k in component]
+            writer.add_embedding(z.float(), metadata=labels, tag="rows", global_step=step)
+        writer.flush()
 
     @torch.no_grad()
-    def numbers(self, trainer: L.Trainer, module: GMMModule) -> dict[str, torch.Tensor]:
+    def numbers(self, module: GMMModule, em: EMCallback | None) -> dict[str, Tensor]:
         """Per component: weight, effective count, condition number of the covariance."""
         layer = module.layer
-        callbacks: list[Any] = getattr(trainer, "callbacks", [])
-        counts = next((c.counts for c in callbacks if isinstance(c, EMCallback)), None)
-        if counts is None:
-            counts = layer.weights * module.num_samples
+        counts = em.counts if em is not None else None
         singular = torch.linalg.svdvals(layer.scale_tril.double())
         return {
             "weights": layer.weights,
-            "effective_counts": counts,
+            "effective_counts": layer.weights * module.num_samples if counts is None else counts,
             "condition_number": (singular[..., 0] / singular[..., -1]).square(),
         }
 
-    def picture(self, trainer: L.Trainer, module: GMMModule) -> Figure:
-        """The mixture over a part of the training rows."""
-        return draw(module, getattr(trainer, "datamodule", None), self.max_points)
+    @torch.no_grad()
+    def pictures(self, writer: Any, trainer: L.Trainer, module: GMMModule) -> None:
+        """The mixture over some rows, and how sure it is of them."""
+        data, step = getattr(trainer, "datamodule", None), module.current_pass
+        writer.add_figure("mixture", draw(module, data, self.max_points), step)
+        rows = some_rows(module, data, self.max_points)
+        if rows is not None:
+            log_resp = module.layer.log_responsibilities(module.standardize(rows))
+            entropy = -(log_resp.exp() * log_resp).nan_to_num().sum(-1)
+            writer.add_histogram("responsibility_entropy", entropy, step)
+
+    def _em(self, trainer: L.Trainer) -> EMCallback | None:
+        callbacks: list[Any] = getattr(trainer, "callbacks", [])
+        return next((c for c in callbacks if isinstance(c, EMCallback)), None)
 
     def _writer(self, trainer: L.Trainer) -> Any:
         if not trainer.is_global_zero or is_dry(trainer):
             return None
-        return next(
-            (x.experiment for x in trainer.loggers if isinstance(x, TensorBoardLogger)), None
-        )
+        loggers = (x for x in trainer.loggers if isinstance(x, TensorBoardLogger))
+        return next((x.experiment for x in loggers), None)
+
+
+def some_rows(module: GMMModule, datamodule: Any, max_points: int) -> Tensor | None:
+    """At most `max_points` training rows, evenly spaced, in the user's units."""
+    rows = getattr(datamodule, "train_rows", None)
+    if rows is None:
+        return None
+    return rows[:: -(-len(rows) // max_points)].to(module.layer.means)
 
 
 @torch.no_grad()
@@ -82,9 +125,7 @@ def draw(module: GMMModule, datamodule: Any, max_points: int = 2000) -> Figure:
     More features are projected on the mixture's first principal pair, which in raw units would
     show little but the feature with the largest numbers.
     """
-    rows = getattr(datamodule, "train_rows", None)
-    if rows is not None:
-        rows = rows[:: max(1, len(rows) // max_points)].to(module.layer.means)
+    rows = some_rows(module, datamodule, max_points)
     columns = getattr(datamodule, "columns", None)
     if module.layer.num_features <= 2:
         mixture = module.distribution()

@@ -1,0 +1,75 @@
+"""Several processes under Hydra: starting them, leaving them, and telling them apart."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+# What Lightning's launcher leaves behind in the environment of the first process.
+LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class Interrupted(Exception):
+    """A signal ended the run after a whole pass; everything is on disk."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+def rank_from_environment() -> int:
+    """This process's rank as its launcher tells it: Lightning, torchrun or SLURM; else 0."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        value = os.environ.get(name)
+        if value is not None and value.isdigit():
+            return int(value)
+    return 0
+
+
+def started_from_outside() -> bool:
+    """Whether torchrun or SLURM started this process, not Lightning."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
+
+
+def child_command(local_rank: int) -> tuple[list[str], str]:
+    """The command of another process of this very job, in the folder of the first.
+
+    Lightning repeats the command line, which in a sweep would start the whole sweep again in
+    every process. The job's own overrides name the one job instead.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.utils import get_original_cwd
+
+    config = HydraConfig.get()
+    command = [
+        sys.executable,
+        os.path.abspath(sys.argv[0]),
+        *config.overrides.task,
+        f"hydra.run.dir='{config.runtime.output_dir}'",
+        "hydra.mode=RUN",
+        f"hydra.job.name={config.job.name}_process_{local_rank}",
+        "hydra.output_subdir=null",
+    ]
+    return command, get_original_cwd()
+
+
+def use_child_command() -> None:
+    """Let Lightning start further processes by `child_command`."""
+    from lightning.pytorch.strategies.launchers import subprocess_script
+
+    # A private name of Lightning 2.5 and 2.6; tests/app/test_sweep.py runs a real sweep with it.
+    launcher: Any = subprocess_script
+    launcher._hydra_subprocess_cmd = child_command
+
+
+def leave_group() -> None:
+    """End the process group after a fit, so that the next job of a sweep can start its own."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+    if not started_from_outside() and rank_from_environment() == 0:
+        for name in LAUNCHED:
+            os.environ.pop(name, None)

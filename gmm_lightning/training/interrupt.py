@@ -1,0 +1,58 @@
+"""Ctrl-C and SIGTERM: finish the pass, write the checkpoint, stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class GracefulStop(Checkpoint):
+    """Ends a fit after the pass in which a signal came; the second Ctrl-C ends it at once.
+
+    A pass that is cut short would waste its statistics and leave nothing to resume from
+    exactly. All processes stop after the same pass, whichever of them got the signal. It must
+    stand before `PassCheckpoint`, which writes when it sees the stop.
+
+    Attributes:
+        signum: the signal that ended the fit, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._former: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen. Lightning has installed its own handlers by now; ours come first."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for signum in SIGNALS:
+            self._former[signum] = signal.signal(signum, self._note)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is not None and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = signum
+        log.warning("%s: stopping after this pass", signal.Signals(signum).name)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Agree with the other processes, and stop."""
+        mine = self.signum is not None
+        if trainer.strategy.reduce_boolean_decision(mine, all=False):
+            trainer.should_stop = True
+            self.signum = self.signum or signal.SIGTERM
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for signum, handler in self._former.items():
+            signal.signal(signum, handler)
+        self._former = {}
