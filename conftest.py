@@ -1,4 +1,4 @@
-"""What every doctest finds: the public names, float32 as for a user, and a random state of its own."""
+"""What every doctest finds: public names, float32 as for a user, a random state of its own."""
 
 from __future__ import annotations
 

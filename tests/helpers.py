@@ -34,9 +34,7 @@ def make_priors(label: str, *, given: bool = False) -> list[Prior]:
     """Priors from names joined by `+`; `given` ones carry values instead of defaults."""
     if label == "none":
         return []
-    return [
-        priors.get(name)(**(HYPER.get(name, {}) if given else {})) for name in label.split("+")
-    ]
+    return [priors.get(name)(**(HYPER.get(name, {}) if given else {})) for name in label.split("+")]
 
 
 def served(family: str, label: str, fit: str = "em") -> bool:

@@ -63,7 +63,9 @@ def test_a_new_module_is_a_new_plug_in(shapes: Registry) -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones(shapes: Registry) -> None:
-    with pytest.raises(InvalidArgumentError, match="unknown shape 'circle'; known are: box, square"):
+    with pytest.raises(
+        InvalidArgumentError, match="unknown shape 'circle'; known are: box, square"
+    ):
         shapes.get("circle")
 
 

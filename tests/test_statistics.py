@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import BATCHES, FAMILIES, random_layer, rows
 
 from gmm_lightning import e_step
 from gmm_lightning.covariances import as_covariance
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.statistics import DataMoments, Moments
-from helpers import BATCHES, FAMILIES, random_layer, rows
 
 pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)

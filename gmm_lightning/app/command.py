@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from gmm_lightning.app.configs import config_dir
 from gmm_lightning.app.preflight import check_command_line
@@ -27,9 +27,10 @@ def run(name: str, task: Callable[[Any], object]) -> None:
     import hydra
 
     try:
-        check_command_line(name)
+        resumed = check_command_line(name)
     except GMMError as error:
         fail(name, error)
+    settings = settings_of(resumed)
 
     def guarded(config: Any) -> None:
         try:
@@ -38,6 +39,9 @@ def run(name: str, task: Callable[[Any], object]) -> None:
             print(f"gmm-{name}: {stop}", file=sys.stderr)
             raise SystemExit(128 + stop.signum) from None
         except Exception as error:
+            # Hydra has written what was typed now; a run that cannot go on keeps what it had.
+            for path, content in settings.items():
+                path.write_bytes(content)
             reason = user_error(error)
             if reason is None:
                 raise
@@ -45,6 +49,13 @@ def run(name: str, task: Callable[[Any], object]) -> None:
             fail(name, reason)
 
     hydra.main(version_base="1.3", config_path=config_dir(), config_name=name)(guarded)()
+
+
+def settings_of(folder: Path | None) -> dict[Path, bytes]:
+    """The stored settings of a resumed run, as they are before Hydra writes them anew."""
+    if folder is None:
+        return {}
+    return {path: path.read_bytes() for path in (folder / ".hydra").glob("*.yaml")}
 
 
 def user_error(error: BaseException) -> BaseException | None:
@@ -63,7 +74,7 @@ def user_error(error: BaseException) -> BaseException | None:
     return error if isinstance(error, known) else None
 
 
-def fail(name: str, reason: BaseException) -> None:
+def fail(name: str, reason: BaseException) -> NoReturn:
     """One sentence on stderr, exit code 1."""
     sentence = " ".join(str(reason).split()) or type(reason).__name__
     sys.stdout.flush()

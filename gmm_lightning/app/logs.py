@@ -8,11 +8,26 @@ from typing import Any
 
 from gmm_lightning.app.processes import rank_from_environment
 
-NOISE = ("litlogger", "litmodels", "GPU available", "TPU available", "HPU available", "💡")
+NOISE = (
+    "litlogger",
+    "litmodels",
+    "💡",
+    "GPU available",
+    "TPU available",
+    "HPU available",
+    "Initializing distributed",
+    "distributed processes registered",
+    "`Trainer.fit` stopped",
+)
 
 
-def quiet_lightning() -> logging.Logger:
-    """Send Lightning's messages to Hydra's handlers, less what a user can do nothing about."""
+def prepare_logs(*, verbose: bool = False, quiet: bool = False) -> logging.Logger:
+    """Send Lightning's messages to Hydra's handlers, less what a user can do nothing about.
+
+    Args:
+        verbose: leave nothing out.
+        quiet: warnings and errors only.
+    """
     logging.captureWarnings(capture=True)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -20,11 +35,15 @@ def quiet_lightning() -> logging.Logger:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda r: not any(w in r.getMessage() for w in NOISE))
+    for handler in logging.getLogger().handlers:
+        if not verbose:
+            handler.addFilter(lambda record: not any(word in record.getMessage() for word in NOISE))
+        if quiet:
+            handler.setLevel(logging.WARNING)
     if rank_from_environment() > 0:
         # What all processes have to say, the first one says.
-        logging.getLogger().setLevel(logging.ERROR)
+        for handler in logging.getLogger().handlers:
+            handler.setLevel(logging.ERROR)
     return logging.getLogger("gmm_lightning")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gmm_lightning.app.command import run
 
@@ -20,7 +20,13 @@ def main() -> None:
 
 
 def predict(config: DictConfig) -> None:
-    """Read a file block by block and write one row of answers for each of its rows."""
+    """Read a file block by block and write one row of answers for each of its rows.
+
+    Raises:
+        InvalidArgumentError: nothing to read or nowhere to write to.
+        InvalidDataError: a file that cannot be read, or without the columns of the run.
+        CheckpointError: no run there.
+    """
     from gmm_lightning.app.runs import load_run
     from gmm_lightning.datasets.tables import TableWriter, iter_table
     from gmm_lightning.errors import InvalidArgumentError
@@ -39,31 +45,36 @@ def predict(config: DictConfig) -> None:
         key=config.key,
         batch_rows=config.batch_rows,
     )
-    k = stored.module.layer.num_components
-    names = [f"responsibility_{i}" for i in range(k)] if config.responsibilities else []
-    columns = ["component", "log_density", "outlier", *names]
+    columns = ["component", "log_density", "outlier"]
+    if config.responsibilities:
+        columns.append("responsibility")
     rows = outliers = 0
-    with TableWriter(
-        config.output, columns, overwrite=config.overwrite, integers=["component", "outlier"]
-    ) as table:
+    with TableWriter(config.output, columns, overwrite=config.overwrite) as table:
         for block in blocks:
             answers = answer(stored.module, block, threshold)
-            table.write(answers[:, : len(columns)])
-            rows, outliers = rows + len(block), outliers + int(answers[:, 2].sum())
-    print(f"{rows} rows, {outliers} outliers (below quantile {config.quantile}): {config.output}")
+            table.write(**{name: answers[name] for name in columns})
+            rows, outliers = rows + len(block), outliers + int(answers["outlier"].sum())
+    print(
+        f"{rows} rows, {outliers} outliers (log-density below {threshold:.6g}, the "
+        f"{config.quantile:g} quantile of the training rows): {config.output}"
+    )
 
 
-def answer(module: GMMModule, block: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
-    """Component, log-density, outlier and responsibilities, `(n, 3 + K)`."""
+def answer(
+    module: GMMModule, block: NDArray[np.float64], threshold: float
+) -> dict[str, NDArray[Any]]:
+    """Component, log-density, outlier and responsibilities of a block of rows."""
     import torch
 
     with torch.no_grad():
         log_joint = module.layer.log_joint(module.standardize(torch.from_numpy(block)))
-        log_prob = log_joint.logsumexp(-1) + module.standardize.log_abs_det
-        head = [log_joint.argmax(-1), log_prob, log_prob < threshold]
-        return torch.cat(
-            [torch.stack([h.double() for h in head], -1), log_joint.softmax(-1).double()], -1
-        ).numpy()
+        log_density = log_joint.logsumexp(-1) + module.standardize.log_abs_det
+    return {
+        "component": log_joint.argmax(-1).numpy(),
+        "log_density": log_density.numpy(),
+        "outlier": (log_density < threshold).numpy(),
+        "responsibility": log_joint.softmax(-1).numpy(),
+    }
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from gmm_lightning.app.configs import config_dir, require_trusted
 from gmm_lightning.app.processes import rank_from_environment, started_from_outside
@@ -23,11 +24,14 @@ def key_of(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~")
 
 
-def check_command_line(config_name: str) -> None:
+def check_command_line(config_name: str) -> Path | None:
     """Compose the configuration of `sys.argv` and refuse mistakes in one sentence.
 
     `resume=` is resolved here: the stored run's own overrides come first, those typed now win,
     and the run's folder becomes the output folder, so that the run continues where it was.
+
+    Returns:
+        The folder of a resumed run.
 
     Raises:
         InvalidArgumentError: an option or key that does not exist, or an output folder that
@@ -39,9 +43,9 @@ def check_command_line(config_name: str) -> None:
         if started_from_outside():
             # Its clock names another folder than the first process's: it writes none.
             sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
-        return
+        return None
     if any(word.startswith("-") for word in overrides):
-        return
+        return None
     resumed = next((o.split("=", 1)[1] for o in overrides if key_of(o) == "resume"), None)
     if resumed not in (None, "", "null"):
         overrides = continued(Path(str(resumed)), overrides)
@@ -51,7 +55,9 @@ def check_command_line(config_name: str) -> None:
         own = {key: value for key, value in config.items() if key != "hydra"}
         plain = OmegaConf.to_container(OmegaConf.create(own), resolve=False)
         require_trusted(plain, f"the run at {resumed}")
-    require_writable(Path(config.hydra.run.dir))
+    folder = Path(config.hydra.run.dir)
+    require_writable(folder)
+    return None if resumed in (None, "", "null") else folder
 
 
 def composed(config_name: str, overrides: list[str]) -> DictConfig:
@@ -60,7 +66,10 @@ def composed(config_name: str, overrides: list[str]) -> DictConfig:
         with initialize_config_dir(config_dir(), version_base="1.3"):
             try:
                 return compose(config_name, overrides, return_hydra_config=True)
-            except (HydraException, OmegaConfBaseException) as error:
+            except OverrideParseException as error:
+                reason = str(error).split("\nSee ")[0].splitlines()[0]
+                raise InvalidArgumentError(f"cannot read {error.override!r}: {reason}") from error
+            except (HydraException, OmegaConfBaseException, ValueError) as error:
                 message = explained(str(error), config_name, overrides)
                 raise InvalidArgumentError(message) from error
     finally:
@@ -105,7 +114,10 @@ def run_folder(path: Path) -> tuple[Path, Path]:
 def continued(path: Path, overrides: list[str]) -> list[str]:
     """The stored overrides of a run followed by those typed now, in the run's own folder."""
     folder, checkpoint = run_folder(path)
-    stored = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+    try:
+        stored = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        stored = None
     if not isinstance(stored, list):
         raise CheckpointError(f"{folder}/.hydra/overrides.yaml does not hold a list of overrides")
     typed = [o for o in overrides if key_of(o) not in ("resume", "hydra.run.dir")]

@@ -50,6 +50,7 @@ def child_command(local_rank: int) -> tuple[list[str], str]:
         "hydra.mode=RUN",
         f"hydra.job.name={config.job.name}_process_{local_rank}",
         "hydra.output_subdir=null",
+        "hydra/job_logging=stdout",
     ]
     return command, get_original_cwd()
 

@@ -53,7 +53,20 @@ class StoredRun:
         )
         assert isinstance(plain, dict)
         require_trusted(plain, f"the run at {self.folder}")
+        self._from_where_it_ran(plain["data"])
         return instantiate(plain["data"], _convert_="all")
+
+    def _from_where_it_ran(self, data: dict[str, Any]) -> None:
+        """Make relative paths of files absolute: they were typed in the folder of the run's start."""
+        from omegaconf import OmegaConf
+
+        hydra = self.folder / ".hydra" / "hydra.yaml"
+        if not hydra.is_file():
+            return
+        cwd = OmegaConf.select(OmegaConf.load(hydra), "hydra.runtime.cwd")
+        for name in ("path", "val_path", "test_path"):
+            if cwd and data.get(name):
+                data[name] = str(Path(cwd) / data[name])
 
     def threshold(self, quantile: float) -> float:
         """The log-density below which a share `quantile` of the training rows lies.

@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING
 from gmm_lightning.app.command import run
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from collections.abc import Iterator
 
-# Rows drawn at once.
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from gmm_lightning.app.runs import StoredRun
+
+# Rows drawn at once, and at most this many in a picture.
 BLOCK = 1 << 17
+SHOWN = 5000
 
 
 def main() -> None:
@@ -19,7 +25,13 @@ def main() -> None:
 
 
 def sample(config: DictConfig) -> None:
-    """Draw rows and write them, with the component of each, and a picture where asked."""
+    """Draw rows and write them, with the component of each, and a picture where asked.
+
+    Raises:
+        InvalidArgumentError: nowhere to write to, or an option out of range.
+        CheckpointError: no run there.
+    """
+    from contextlib import nullcontext
     from pathlib import Path
 
     import torch
@@ -27,47 +39,61 @@ def sample(config: DictConfig) -> None:
     from gmm_lightning.app.runs import load_run
     from gmm_lightning.datasets.tables import TableWriter
     from gmm_lightning.errors import InvalidArgumentError
-    from gmm_lightning.plotting import plot_mixture, save_figure
 
     if config.output is None and config.picture is None:
         raise InvalidArgumentError("say where to: output=new.csv, or picture=new.png")
-    if not isinstance(config.n, int) or config.n < 0:
+    if isinstance(config.n, bool) or not isinstance(config.n, int) or config.n < 0:
         raise InvalidArgumentError(f"n must be an integer >= 0, got {config.n!r}")
     if config.picture is not None and Path(config.picture).exists() and not config.overwrite:
         raise InvalidArgumentError(
-            f"{config.picture} exists; allow overwrite=true, or choose another"
+            f"{config.picture} exists; choose another name, or replace it with overwrite=true"
         )
     stored = load_run(config.run)
-    generator = torch.Generator().manual_seed(config.seed)
-    options = {"component": config.component, "temperature": config.temperature}
-    kept: list[torch.Tensor] = []
-
-    def draws() -> list[int]:
-        return [min(BLOCK, config.n - start) for start in range(0, config.n, BLOCK)]
-
-    def one(n: int) -> torch.Tensor:
-        x, z = stored.module.sample(n, return_component=True, generator=generator, **options)
-        if sum(map(len, kept)) < BLOCK:
-            kept.append(x)
-        return torch.cat([z.double().unsqueeze(-1), x.double()], -1)
-
+    shown: list[Tensor] = []
+    columns = ["component", *stored.columns]
+    writer = (
+        TableWriter(config.output, columns, overwrite=config.overwrite) if config.output else None
+    )
+    with writer or nullcontext():
+        for x, z in draws(stored, config):
+            if writer is not None:
+                values = dict(zip(stored.columns, x.T.numpy(), strict=True))
+                writer.write(component=z.numpy(), **values)
+            if not shown:
+                shown.append(x[:SHOWN])
     if config.output is not None:
-        columns = ["component", *stored.columns]
-        with TableWriter(
-            config.output, columns, overwrite=config.overwrite, integers=["component"]
-        ) as table:
-            for n in draws():
-                table.write(one(n).numpy())
         print(f"{config.n} rows: {config.output}")
-    else:
-        for n in draws()[:1]:
-            one(n)
     if config.picture is not None:
-        rows = torch.cat(kept) if kept else torch.zeros(0, len(stored.columns))
-        title = f"{stored.module.data.get('name', 'data')}: {config.n} draws"
-        mixture = stored.module.distribution()
-        axes = plot_mixture(mixture, rows, columns=stored.columns, title=title)
-        print(f"picture: {save_figure(axes, config.picture)}")
+        rows = shown[0] if shown else torch.zeros(0, len(stored.columns))
+        print(f"picture: {picture(stored, rows, config.picture)}")
+
+
+def draws(stored: StoredRun, config: DictConfig) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and components, in blocks of bounded size; the same for the same seed."""
+    import torch
+
+    generator = torch.Generator().manual_seed(config.seed)
+    for start in range(0, config.n, BLOCK):
+        yield stored.module.sample(
+            min(BLOCK, config.n - start),
+            return_component=True,
+            component=config.component,
+            temperature=config.temperature,
+            generator=generator,
+        )
+
+
+def picture(stored: StoredRun, rows: Tensor, path: str) -> str:
+    """The rows over the mixture: in standard units when there are more than two features."""
+    from gmm_lightning.plotting import plot_mixture, save_figure
+
+    module = stored.module
+    title = f"{module.data.get('name', 'data')}: {len(rows)} draws"
+    if len(stored.columns) <= 2:
+        axes = plot_mixture(module.distribution(), rows, columns=stored.columns, title=title)
+    else:
+        axes = plot_mixture(module.layer.distribution(), module.standardize(rows), title=title)
+    return str(save_figure(axes, path))
 
 
 if __name__ == "__main__":

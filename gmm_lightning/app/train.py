@@ -39,12 +39,12 @@ def train(config: DictConfig) -> dict[str, Any]:
     from hydra.utils import instantiate
 
     from gmm_lightning.app.checks import check_fit, check_size, require_trusted_run
-    from gmm_lightning.app.logs import describe, quiet_lightning
+    from gmm_lightning.app.logs import describe, prepare_logs
     from gmm_lightning.app.processes import leave_group, use_child_command
     from gmm_lightning.app.report import final_metrics, write_report
     from gmm_lightning.training.files import read_checkpoint, read_state
 
-    log = quiet_lightning()
+    log = prepare_logs(verbose=config.verbose, quiet=config.quiet)
     use_child_command()
     check_fit(config)
     L.seed_everything(config.seed, workers=True, verbose=False)
@@ -122,9 +122,13 @@ def make_trainer(config: DictConfig) -> L.Trainer:
     """The trainer of one phase, with its callbacks and logger."""
     from hydra.utils import instantiate
 
-    callbacks = [instantiate(c, _convert_="all") for c in config.callbacks.values() if c]
+    wanted = [
+        c for n, c in config.callbacks.items() if c and not (config.quiet and n == "progress")
+    ]
+    callbacks = [instantiate(callback, _convert_="all") for callback in wanted]
     logger = instantiate(config.logger) if config.get("logger") else False
-    return instantiate(config.trainer, callbacks=callbacks, logger=logger)
+    bar = {"enable_progress_bar": False} if config.quiet else {}
+    return instantiate(config.trainer, callbacks=callbacks, logger=logger, **bar)
 
 
 def outcome(trainer: L.Trainer, seconds: float, passes: int) -> dict[str, Any]:

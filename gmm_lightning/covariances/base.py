@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -41,9 +42,9 @@ class Covariance(ABC):
     def __post_init__(self) -> None:
         for field in ("reg_covar", "relative_floor"):
             value = getattr(self, field)
-            if not 0 <= value < float("inf"):
+            if not isinstance(value, Real) or not 0 <= value < float("inf"):
                 raise InvalidArgumentError(
-                    f"{field} of the covariance must be a finite number >= 0, got {value}"
+                    f"{field} of the covariance must be a finite number >= 0, got {value!r}"
                 )
 
     # -- required ---------------------------------------------------------------------------

@@ -37,12 +37,15 @@ class Source:
 
     Raises:
         TypeError: an iterator that can be read only once.
+        InvalidArgumentError: a chunk size below 1, or weights for an iterable of batches.
         InvalidDataError: rows of the wrong shape, or not finite (by number), or none at all.
     """
 
     def __init__(
         self, layer: GMMLayer, x: Any, sample_weight: Any = None, chunk_size: int | None = None
     ) -> None:
+        if chunk_size is not None and chunk_size < 1:
+            raise InvalidArgumentError(f"chunk_size must be >= 1, got {chunk_size}")
         self.layer, self.chunk_size = layer, chunk_size
         if is_array(x):
             rows = as_rows(layer, x)

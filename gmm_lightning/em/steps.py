@@ -96,13 +96,13 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[Collapse]:
             f"the statistics are of shape {tuple(stats.shift.shape)}, the layer's means of shape "
             f"{tuple(layer.means.shape)}"
         )
-    if not bool((stats.total_weight > 0).all()):
-        raise InvalidDataError("the statistics hold no rows: their total weight is 0")
     if not bool(torch.isfinite(stats.pack()).all()):
         raise InvalidDataError(
             f"the statistics are not finite: the values of the rows are too large for "
             f"{layer.means.dtype}; standardise them or use float64"
         )
+    if not bool((stats.total_weight > 0).all()):
+        raise InvalidDataError("the statistics hold no rows: their total weight is 0")
     spread = Spread.of(stats, family, layer.means.dtype)
     moments = Moments.from_statistics(stats, family)
     empty = moments.counts <= stats.total_weight.unsqueeze(-1) * EMPTY_SHARE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.linalg import at_least_float32
 
 
@@ -33,13 +34,29 @@ class Standardize(nn.Module):
 
     @torch.no_grad()
     def set(self, loc: Tensor, scale: Tensor) -> None:
-        """Take over a centre and a scale; a scale of zero (a constant column) becomes 1."""
+        """Take over a centre and a scale; a scale of zero (a constant column) becomes 1.
+
+        Raises:
+            InvalidDataError: they are of another number of features.
+        """
+        self._check(loc)
         self.loc.copy_(loc)
         self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """To standard units: `(..., D)`, computed in the wider dtype of x and the buffers."""
+        """To standard units: `(..., D)`, computed in the wider dtype of x and the buffers.
+
+        Raises:
+            InvalidDataError: x has another number of features.
+        """
+        self._check(x)
         return (at_least_float32(x) - self.loc) / self.scale
+
+    def _check(self, x: Tensor) -> None:
+        if x.dim() == 0 or x.shape[-1] != self.loc.shape[-1]:
+            raise InvalidDataError(
+                f"expected {self.loc.shape[-1]} features, got an array of shape {tuple(x.shape)}"
+            )
 
     def inverse(self, z: Tensor) -> Tensor:
         """Back to the user's units: `(..., D)`."""

@@ -54,7 +54,12 @@ class PassCheckpoint(Checkpoint):
     def write(self, trainer: L.Trainer) -> None:
         """Write the state of the fit, atomically."""
         beside = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(beside, weights_only=False)
+        try:
+            trainer.save_checkpoint(beside, weights_only=False)
+        except OSError:
+            # A full disk: the last good checkpoint stays, half of a new one does not.
+            beside.unlink(missing_ok=True)
+            raise
         if trainer.is_global_zero:
             beside.replace(self.path)
         trainer.strategy.barrier("PassCheckpoint")

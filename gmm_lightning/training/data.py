@@ -17,6 +17,7 @@ from gmm_lightning.em.rows import as_tensor, check_finite
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.training.loader import SliceLoader
+from gmm_lightning.training.split import split_rows
 
 # Rows that are converted at once where a pass over all of them is needed.
 BLOCK = 1 << 16
@@ -74,9 +75,6 @@ class ArrayDataModule(L.LightningDataModule):
             )
         if 0 in rows.shape:
             raise InvalidDataError(f"expected rows, got an array of shape {tuple(rows.shape)}")
-        for option, share in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-                raise InvalidArgumentError(f"{option} must be in [0, 1), got {share}")
         if batch_size < 1:
             raise InvalidArgumentError(f"batch_size must be >= 1, got {batch_size}")
         check_finite(rows)
@@ -89,8 +87,13 @@ class ArrayDataModule(L.LightningDataModule):
         self.val_labels: Tensor | None = None
         self.test_rows: Tensor | None = None
         self.test_labels: Tensor | None = None
-        if val_fraction > 0 or test_fraction > 0:
-            self._split(val_fraction, test_fraction)
+        train, val, test = split_rows(len(rows), val_fraction, test_fraction, seed)
+        if len(val):
+            self.val_rows, self.val_labels = self._part(val)
+        if len(test):
+            self.test_rows, self.test_labels = self._part(test)
+        if len(train) < len(rows):
+            self.train_rows, self.train_labels = self._part(train)
 
     @classmethod
     def builtin(cls, name: str, **options: Any) -> Self:
@@ -189,27 +192,9 @@ class ArrayDataModule(L.LightningDataModule):
             )
         return labels
 
-    def _split(self, val_fraction: float, test_fraction: float) -> None:
-        rows, labels = self.train_rows, self.train_labels
-        num_val, num_test = round(val_fraction * len(rows)), round(test_fraction * len(rows))
-        lost = (num_val == 0 < val_fraction) or (num_test == 0 < test_fraction)
-        if lost or num_val + num_test >= len(rows):
-            shares = {"val_fraction": val_fraction, "test_fraction": test_fraction}
-            asked = " and ".join(f"{name}={share}" for name, share in shares.items() if share)
-            raise InvalidArgumentError(
-                f"{asked} of {len(rows)} rows leaves no rows on one side; 0 sets none aside"
-            )
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed))
-        parts = order.split([num_val, num_test, len(rows) - num_val - num_test])
-        val, test, train = (part.sort().values for part in parts)
-        self.train_rows = rows[train]
-        self.train_labels = None if labels is None else labels[train]
-        if num_val:
-            self.val_rows = rows[val]
-            self.val_labels = None if labels is None else labels[val]
-        if num_test:
-            self.test_rows = rows[test]
-            self.test_labels = None if labels is None else labels[test]
+    def _part(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        labels = self.train_labels
+        return self.train_rows[index], None if labels is None else labels[index]
 
     @property
     def num_features(self) -> int:

@@ -17,7 +17,7 @@ from gmm_lightning.covariances import FullCovariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.em import e_step
 from gmm_lightning.em.rows import check_finite
-from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer, Standardize
 from gmm_lightning.layers.config import describe_layer
 from gmm_lightning.linalg import accumulator_dtype
@@ -112,12 +112,19 @@ class GMMModule(L.LightningModule):
     # -- training ---------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The factory's optimizer, or None for EM."""
+        """The factory's optimizer, or None for EM.
+
+        Raises:
+            InvalidArgumentError: the factory refuses its settings.
+        """
         if self.optimizer is None:
             # Lightning warns of what is meant here.
             warnings.filterwarnings("ignore", message=".*fit will run with no optimizer.*")
             return None
-        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        try:
+            optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(f"this optimizer cannot be made: {error}") from error
         if self.scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}

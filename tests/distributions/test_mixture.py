@@ -7,12 +7,12 @@ import pickle
 
 import pytest
 import torch
+from helpers import BATCHES, FAMILIES, random_layer, rounding, rows
 from torch import Tensor
 
 from gmm_lightning import GMMLayer, MixtureOfGaussians
 from gmm_lightning.covariances import DiagCovariance, as_covariance
 from gmm_lightning.errors import InvalidArgumentError
-from helpers import BATCHES, FAMILIES, random_layer, rows, rounding
 
 over_families = pytest.mark.parametrize("family", FAMILIES)
 over_batches = pytest.mark.parametrize("batch", BATCHES, ids=str)
@@ -94,7 +94,9 @@ def test_responsibilities_are_the_posterior(family: str, generator: torch.Genera
     # One exponential apart.
     close = {"rtol": rounding(1e-13), "atol": rounding(1e-13)}
     assert torch.allclose((joint - total.unsqueeze(-1)).exp(), mixture.responsibilities(x), **close)
-    assert torch.allclose(mixture.log_responsibilities(x).exp(), mixture.responsibilities(x), **close)
+    assert torch.allclose(
+        mixture.log_responsibilities(x).exp(), mixture.responsibilities(x), **close
+    )
     assert torch.allclose(mixture.responsibilities(x).sum(-1), torch.ones(10), **close)
 
 

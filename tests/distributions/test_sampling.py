@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import BATCHES, FAMILIES, random_layer
 
 from gmm_lightning.distributions import sampling
 from gmm_lightning.errors import InvalidArgumentError
-from helpers import BATCHES, FAMILIES, random_layer
 
 over_families = pytest.mark.parametrize("family", FAMILIES)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import FAMILIES, HYPER, PRIORS, cases, finite, make_priors, random_layer, rows
 from torch import Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step, resolve_priors
@@ -23,7 +24,6 @@ from gmm_lightning.priors import (
     as_priors,
     registry,
 )
-from helpers import FAMILIES, HYPER, PRIORS, cases, finite, make_priors, random_layer, rows
 
 pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)

@@ -1,0 +1,45 @@
+"""Which rows are trained on, and which are set aside."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.errors import InvalidArgumentError
+
+
+def split_rows(
+    num_rows: int, val_fraction: float, test_fraction: float, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers of the rows to train on, for validation and for a test, in order each.
+
+    Args:
+        num_rows: N.
+        val_fraction: share for validation; drawn first, so that a test set leaves it as it is.
+        test_fraction: share for a test.
+        seed: of the draw.
+
+    Raises:
+        InvalidArgumentError: a share out of range, or one that leaves no rows somewhere.
+
+    Example:
+        >>> [len(part) for part in split_rows(10, 0.2, 0.1, seed=0)]
+        [7, 2, 1]
+    """
+    shares = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+    for name, share in shares.items():
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+            raise InvalidArgumentError(f"{name} must be in [0, 1), got {share}")
+    sizes = {name: round(share * num_rows) for name, share in shares.items() if share > 0}
+    if not sizes:
+        return torch.arange(num_rows), torch.arange(0), torch.arange(0)
+    if 0 in sizes.values() or sum(sizes.values()) >= num_rows:
+        asked = " and ".join(f"{name}={shares[name]}" for name in sizes)
+        raise InvalidArgumentError(
+            f"{asked} of {num_rows} rows leaves no rows on one side; 0 sets none aside"
+        )
+    num_val, num_test = (sizes.get(name, 0) for name in shares)
+    order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed))
+    parts = order.split([num_val, num_test, num_rows - num_val - num_test])
+    val, test, train = (part.sort().values for part in parts)
+    return train, val, test

@@ -1,0 +1,316 @@
+"""How a command fails: one sentence, exit code 1, nothing left behind. How fast it helps."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import FAMILIES
+from omegaconf import OmegaConf
+from trainers import ROOT, command, script, trainer
+
+from gmm_lightning import GMMLayer
+from gmm_lightning.datasets import names
+from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, InitializeCallback
+
+Failing = Callable[..., Any]
+
+MISTAKES = {
+    # options and keys
+    "cov=nope": r"unknown option cov=nope; known are: diag, full, spherical, tied",
+    "init=nope": r"unknown option init=nope; known are: given, kmeans",
+    "data=nope": rf"unknown option data=nope; known are: {names()[0]}",
+    "priors=[niw,nope]": r"unknown option priors=nope; known are: dirichlet, inverse_wishart, niw",
+    "fit=nope": r"unknown option fit=nope; known are: em",
+    "trainer=nope": r"unknown option trainer=nope; known are: cpu, ddp",
+    "experiment=nope": r"unknown option experiment=nope; known are: faithful",
+    "nope=1": r"unknown key 'nope' in the configuration; known are: seed, resume",
+    "fit.max_itre=3": r"unknown key 'max_itre' in fit; known are: max_iter, tol",
+    "model.layer.num_component=3": r"unknown key 'num_component' in model.layer; known are: num_f",
+    "fit=sgd model.optimizer.rl=1": r"unknown key 'rl' in model.optimizer; known are: .*lr",
+    "cov=nope nope=1": r"unknown option cov=nope; known are",
+    "fit.nope=1 model.nope=2": r"unknown key '(fit.)?nope'",
+    "cov=[": r"cannot read 'cov=\['",
+    "cov": r"'cov'",
+    "=3": r"must be a string",
+    # values
+    "model.layer.num_components=0": r"num_components must be .*>= 1.*got 0",
+    "model.layer.num_components=-1": r"num_components must be .*>= 1.*got -1",
+    "model.layer.num_components=2.5": r"num_components must be .*got 2.5",
+    "model.layer.num_components=abc": r"num_components must be .*got 'abc'",
+    "model.layer.num_components=1000": r"num_components=1000 is larger than .* training rows, 245",
+    "model.layer.num_features=5": r"(5 features|num_features).*2",
+    "model.layer.covariance.reg_covar=-1": r"reg_covar .* >= 0, got -1",
+    "model.layer.covariance.reg_covar=abc": r"reg_covar .*abc",
+    "priors=[niw,inverse_wishart]": r"both speak of the covariances",
+    "priors=niw model.layer.priors.niw.df=0.5": r"df must be > num_features - 1 = 1, got 0.5",
+    "priors=dirichlet model.layer.priors.dirichlet.concentration=-1": r"concentration.*> 0.*-1",
+    "priors=niw model.layer.priors.niw.loc=[1,2,3]": r"loc of the prior .*\(3,\)",
+    "fit.tol=-1": r"fit.tol must be a number >= 0, got -1",
+    "fit.tol=abc": r"fit.tol must be a number >= 0, got 'abc'",
+    "fit.tol=nan": r"fit.tol must be a number >= 0, got nan",
+    "fit.max_iter=0": r"fit.max_iter must be an integer >= 1, got 0",
+    "fit.max_iter=2.5": r"fit.max_iter must be an integer >= 1, got 2.5",
+    "seed=-1": r"seed must be an integer >= 0, got -1",
+    "seed=abc": r"seed must be an integer >= 0, got 'abc'",
+    "data.val_fraction=2": r"val_fraction must be .*got 2",
+    "data.batch_size=0": r"batch_size must be >= 1, got 0",
+    "data.name=nope": r"one of faithful, letter.*'nope'",
+    "init=given": r"'given' needs assignments",
+    "callbacks.checkpoint.every_n_passes=0": r"every_n_passes.* got 0",
+    "fit=sgd model.optimizer.lr=-1": r"optimizer cannot be made: .*learning rate.*-1",
+    # hardware
+    "trainer.accelerator=gpu trainer.devices=8": r"gpu.*trainer.accelerator=cpu",
+    "trainer.accelerator=nope": r"nope",
+    "trainer.devices=0": r"devices|0",
+    "trainer.precision=bf16-true": r"trainer.precision to be one of 32-true.*got bf16-true",
+    "trainer.precision=nope": r"nope",
+    # folders
+    "hydra.run.dir=/dev/null/runs": r"cannot write the output folder /dev/null/runs: ",
+    "resume=nowhere": r"nothing to resume: no checkpoint at nowhere",
+    "resume=/dev/null": r"nothing to resume: no checkpoint at /dev/null",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(
+    failing: Failing, tmp_path: Path, line: str
+) -> None:
+    failure = failing("data=faithful", "callbacks.progress=null", *line.split())
+    assert failure.code == 1
+    assert_matches(failure.message, MISTAKES[line])
+    assert empty(tmp_path)
+
+
+def empty(folder: Path) -> bool:
+    """Nothing left but, at most, an empty `outputs`."""
+    return {path.name for path in folder.rglob("*")} <= {"outputs"}
+
+
+def assert_matches(message: str, pattern: str) -> None:
+    with pytest.raises(ValueError, match=pattern):
+        raise ValueError(message)
+
+
+def test_known_options_are_all_named(failing: Failing) -> None:
+    message = failing("cov=nope").message
+    assert all(family in message for family in FAMILIES)
+
+
+def test_a_folder_below_a_file(failing: Failing, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    message = failing(f"hydra.run.dir={tmp_path}/file/run").message
+    assert f"cannot write the output folder {tmp_path}/file/run" in message
+    assert (tmp_path / "file").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# -- resume -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """The folder of a finished run."""
+    return make_run(tmp_path / "run")
+
+
+def make_run(folder: Path) -> Path:
+    module = GMMModule(GMMLayer(2, 2))
+
+    run = trainer(InitializeCallback(), EMCallback(), max_epochs=2)
+    run.fit(module, datamodule=ArrayDataModule.builtin("faithful", standardize=True))
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text("- data=faithful\n- fit.max_iter=2\n")
+    run.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "foreign", "code"])
+def test_a_checkpoint_that_is_not_ours(
+    failing: Failing, stored: Path, tmp_path: Path, kind: str
+) -> None:
+    path, mark = stored / "checkpoints" / "last.ckpt", tmp_path / "ran"
+    good = path.read_bytes()
+    if kind == "foreign":
+        torch.save({"state_dict": {}}, path)
+    elif kind == "code":
+        torch.save({"gmm_lightning": {}, "x": Bomb(mark)}, path)
+    else:
+        path.write_bytes({"truncated": good[:-100], "empty": b"", "text": b"hello\n"}[kind])
+    before = contents(stored)
+    failure = failing(f"resume={stored}")
+    assert failure.code == 1
+    assert "last.ckpt" in failure.message
+    assert not mark.exists()
+    assert contents(stored).items() >= before.items()
+
+
+def test_a_run_without_its_overrides(failing: Failing, stored: Path) -> None:
+    (stored / ".hydra" / "overrides.yaml").unlink()
+    assert "is not the folder of a run" in failing(f"resume={stored}").message
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [", "data: faithful\n", "!!python/object/apply:os.system [ls]", "3", "- [1]\n"]
+)
+def test_overrides_that_are_no_list(failing: Failing, stored: Path, text: str) -> None:
+    (stored / ".hydra" / "overrides.yaml").write_text(text)
+    assert failing(f"resume={stored}").code == 1
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+callbacks.x._target_=os.system +callbacks.x.command='touch {mark}'",
+        "+callbacks.x={{_target_:os.system,command:'touch {mark}'}}",
+        "+callbacks.x._target_=gmm_lightning.app.command.shutil.rmtree +callbacks.x.path={folder}",
+        "+data.x._target_=gmm_lightning.app.processes.os.system +data.x.command='touch {mark}'",
+        "data._target_=os.system ~data.name",
+        "model._target_=builtins.exec",
+        "++data.seed._target_=os.getpid",
+        # Targets spelled by interpolations, which are resolved only when they are used.
+        "+callbacks.x='${{oc.create:{{_target_:os.system,command:\"touch {mark}\"}}}}'",
+        "+x=os.system +callbacks.y._target_=${{x}} +callbacks.y.command='touch {mark}'",
+        # Hydra's own part of the configuration builds objects too.
+        "+hydra.callbacks.x._target_=os.system",
+        "hydra.job_logging.handlers.console={{'()':os.system,command:'touch {mark}'}}",
+        "hydra/job_logging=none hydra.launcher._target_=os.system",
+        "hydra.searchpath=[file://{folder}]",
+        "--config-dir={folder}",
+        "-m",
+    ],
+)
+def test_a_stored_run_never_runs_code(
+    failing: Failing, stored: Path, tmp_path: Path, override: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark, victim = tmp_path / "ran", tmp_path / "victim"
+    victim.mkdir()
+    words = [word.format(mark=mark, folder=victim) for word in split(override)]
+    overrides = OmegaConf.create(["data=faithful", "fit.max_iter=2", *words])
+    OmegaConf.save(overrides, stored / ".hydra" / "overrides.yaml")
+
+    def caught(*arguments: Any, **options: Any) -> None:
+        mark.write_text(str(arguments))
+
+    monkeypatch.setattr(os, "system", caught)
+    if any(w.lstrip("+").startswith("hydra") for w in words):
+        # Left out: they are about the process that ran, not about the model. What remains is a
+        # run that has nothing more to do.
+        from gmm_lightning.app.train import main
+
+        monkeypatch.setattr(
+            sys, "argv", ["train.py", f"resume={stored}", "callbacks.progress=null"]
+        )
+        main()
+    else:
+        assert failing(f"resume={stored}").code == 1
+    assert not mark.exists()
+    assert victim.is_dir()
+
+
+def split(line: str) -> list[str]:
+    """Words of an override line; quotes keep spaces together."""
+    words, inside = [""], False
+    for letter in line:
+        inside ^= letter == "'"
+        if letter == " " and not inside:
+            words.append("")
+        else:
+            words[-1] += letter
+    return words
+
+
+def test_another_model_does_not_fit(failing: Failing, stored: Path) -> None:
+    message = failing(f"resume={stored}", "model.layer.num_components=3").message
+    assert "does not fit this model" in message
+
+
+# -- the script itself ------------------------------------------------------------------------
+
+
+def test_the_script_fails_in_one_line(tmp_path: Path) -> None:
+    done = command("cov=nope", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("gmm-train: unknown option cov=nope; known are: diag")
+    done = command("data=faithful", "model.layer.num_components=0", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "num_components" in done.stderr
+    assert empty(tmp_path)
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+    arguments = [sys.executable, str(ROOT / "scripts" / "train.py")]
+    arguments += ["data=faithful", "debug=one_pass", "logger=none"]
+    both = [
+        subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for process in both:
+        try:
+            _, err = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        assert process.returncode == 0, err.decode()
+    runs = sorted(path.parent for path in tmp_path.glob("outputs/*/*/metrics.json"))
+    assert len(runs) == 2
+    for run in runs:
+        present = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
+        assert {
+            ".hydra/config.yaml",
+            ".hydra/overrides.yaml",
+            "train.log",
+            "mixture.png",
+        } <= present
+        assert "log-likelihood" in (run / "train.log").read_text()
+        assert "cov" not in (run / ".hydra" / "overrides.yaml").read_text()
+
+
+def test_help_is_quick_and_names_the_groups(tmp_path: Path) -> None:
+    started = time.perf_counter()
+    done = command("--help", cwd=tmp_path)
+    seconds = time.perf_counter() - started
+    assert done.returncode == 0
+    for group in ("cov:", "priors:", "init:", "fit:", "data:", "trainer:", "experiment:"):
+        assert group in done.stdout
+    assert "gmm-train cov=diag priors=niw trainer.devices=2" in done.stdout
+    # 1 s alone, of which Python and Hydra are most; three times that on a busy machine. With
+    # torch and Lightning it is 5 s alone.
+    assert seconds < 3, f"{seconds:.1f} s"
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_imports_neither_torch_nor_lightning(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['train.py', '--help']\n"
+        "from gmm_lightning.app.train import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'lightning', 'numpy', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "print('heavy', sorted(heavy))"
+    )
+    done = script("-c", code, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "heavy []", done.stderr

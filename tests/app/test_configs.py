@@ -1,0 +1,217 @@
+"""The configuration: every file composes, and names what the registries hold."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import get_object, instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+
+from gmm_lightning.app.configs import config_dir, require_trusted
+from gmm_lightning.covariances import registry as covariances
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.initializers import registry as initializers
+from gmm_lightning.priors import registry as priors
+from gmm_lightning.training import GMMModule
+
+Compose = Callable[..., DictConfig]
+
+FOLDER = Path(config_dir())
+GROUPS = {
+    group.name: sorted(p.stem for p in group.glob("*.yaml"))
+    for group in FOLDER.iterdir()
+    if group.is_dir()
+}
+COMMANDS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+OPTIONS = [(group, option) for group in sorted(GROUPS) for option in GROUPS[group]]
+# Commands read other groups than training does.
+TRAINING = [(g, o) for g, o in OPTIONS if g != "hydra"]
+
+
+# Section 8 of the design.
+PROMISED = "cov priors init fit data model trainer callbacks logger experiment debug paths hydra"
+
+
+def test_there_is_something_to_check() -> None:
+    assert set(PROMISED.split()) <= set(GROUPS)
+    assert all(GROUPS.values())
+    assert {path.suffix for path in FOLDER.rglob("*") if path.is_file()} == {".yaml"}
+
+
+@pytest.mark.parametrize(
+    ("group", "registry"), [("cov", covariances), ("priors", priors), ("init", initializers)]
+)
+def test_options_are_the_registered_names(group: str, registry: Any) -> None:
+    assert set(GROUPS[group]) - {"none"} - set(registry.aliases) == set(registry.names)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_composes(composed: Compose, name: str, tmp_path: Path) -> None:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(config_dir(), version_base="1.3"):
+        config = compose(name, return_hydra_config=True)
+    assert config
+
+
+@pytest.mark.parametrize(("group", "option"), TRAINING)
+def test_every_option_composes_and_its_classes_take_its_fields(
+    composed: Compose, group: str, option: str
+) -> None:
+    config = composed(f"{group}={option}")
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    require_trusted(plain, "the configuration")
+    for node in nodes(plain):
+        target = get_object(node["_target_"])
+        accepted = inspect.signature(target).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+            continue
+        given = {key for key in node if not key.startswith("_")}
+        assert given <= set(accepted), f"{node['_target_']}: {given - set(accepted)}"
+
+
+def nodes(config: Any) -> Iterator[dict[str, Any]]:
+    """Every part that names a class."""
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield config
+        for value in config.values():
+            yield from nodes(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from nodes(value)
+
+
+@pytest.mark.parametrize(("group", "option"), [c for c in TRAINING if c[0] != "data"])
+def test_every_option_instantiates(composed: Compose, group: str, option: str) -> None:
+    config = composed("data=faithful", f"{group}={option}")
+    config.model.layer.num_features = 2
+    module = instantiate(config.model, _convert_="all")
+    assert isinstance(module, GMMModule)
+    callbacks = [instantiate(c, _convert_="all") for c in config.callbacks.values() if c]
+    logger = instantiate(config.logger) if config.logger else False
+    if option == "gpu" and not torch.cuda.is_available():
+        # What this machine lacks, Lightning says.
+        with pytest.raises(Exception, match="gpu") as caught:
+            instantiate(config.trainer, callbacks=callbacks, logger=logger)
+        assert isinstance(caught.value.__cause__, MisconfigurationException)
+    else:
+        instantiate(config.trainer, callbacks=callbacks, logger=logger)
+
+
+@pytest.mark.parametrize("option", [o for o in GROUPS["data"] if o != "file"])
+def test_every_data_set_instantiates(composed: Compose, option: str) -> None:
+    data = instantiate(composed(f"data={option}").data, _convert_="all")
+    assert data.num_train_rows > data.num_features > 1
+    assert data.standardize
+
+
+@pytest.mark.parametrize("name", covariances.names)
+def test_fields_of_a_family_reach_it(composed: Compose, name: str) -> None:
+    base = "model.layer.covariance"
+    config = composed(f"cov={name}", f"{base}.reg_covar=0.25", f"{base}.relative_floor=1e-3")
+    family = instantiate(config.model.layer.covariance)
+    assert family == covariances.get(name)(reg_covar=0.25, relative_floor=1e-3)
+
+
+def test_every_field_of_a_plug_in_is_in_its_file(composed: Compose) -> None:
+    for group, registry, base in (
+        ("cov", covariances, "model.layer.covariance"),
+        ("priors", priors, "model.layer.priors.{}"),
+        ("init", initializers, "callbacks.initialize.initializer"),
+    ):
+        for name in registry.names:
+            config = OmegaConf.select(composed(f"{group}={name}"), base.format(name))
+            assert get_object(config["_target_"]) is registry.get(name)
+            accepted = inspect.signature(registry.get(name)).parameters
+            assert set(config) - {"_target_"} == set(accepted), f"{group}={name}"
+
+
+def test_defaults_of_a_plug_in_are_those_of_its_class(composed: Compose) -> None:
+    for name in covariances.names:
+        family = instantiate(composed(f"cov={name}").model.layer.covariance)
+        assert family == covariances.get(name)()
+    for name in priors.names:
+        prior = instantiate(composed(f"priors={name}").model.layer.priors[name])
+        # What a layer makes of None may be written out as its value.
+        written = {k: v for k, v in prior.config().items() if v is not None}
+        for key, value in priors.get(name)().config().items():
+            assert value is None or written[key] == value, (name, key)
+
+
+def test_priors_combine_and_reach_the_layer(composed: Compose) -> None:
+    config = composed(
+        "priors=[dirichlet,niw]",
+        "model.layer.num_features=2",
+        "model.layer.priors.dirichlet.concentration=3",
+        "model.layer.priors.niw.loc=[1,2]",
+    )
+    layer = instantiate(config.model, _convert_="all").layer
+    assert {prior.name for prior in layer.all_priors} == {"dirichlet", "niw"}
+    assert layer.priors["weights"].concentration.tolist() == [3.0] * 26
+    assert layer.priors["components"].loc.tolist() == [[1.0, 2.0]] * 26
+
+
+def test_a_list_with_the_same_subject_twice_is_refused(composed: Compose) -> None:
+    config = composed("priors=[niw,inverse_wishart]", "model.layer.num_features=2")
+    with pytest.raises(Exception, match="both speak of the covariances") as caught:
+        instantiate(config.model, _convert_="all")
+    assert isinstance(caught.value.__cause__, InvalidArgumentError)
+
+
+@pytest.mark.parametrize("option", GROUPS["experiment"])
+def test_the_command_line_wins_over_an_experiment(composed: Compose, option: str) -> None:
+    config = composed(
+        f"experiment={option}", "cov=spherical", "model.layer.num_components=7", "seed=3"
+    )
+    assert config.model.layer.covariance._target_.endswith("SphericalCovariance")
+    assert config.model.layer.num_components == 7
+    assert config.data.seed == config.callbacks.initialize.seed == config.seed == 3
+
+
+# -- what a stored configuration may build ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "builtins.eval",
+        "gmm_lightning.app.command.shutil.rmtree",
+        "gmm_lightning.app.command.Path",
+        "gmm_lightning.app.train.main",
+        "gmm_lightning.training.em.L.LightningModule.load_from_checkpoint",
+        "gmm_lightning.training.ArrayDataModule.load_from_checkpoint",
+        "gmm_lightning.training.em.L.Trainer",
+        "gmm_lightning.linalg.torch.load",
+        "gmm_lightning.linalg.torch.hub.load",
+        "gmm_lightning.nothing.here",
+        "gmm_lightning..Path",
+        "lightning.Trainer.fit",
+        "lightning.pytorch.callbacks.os.system",
+        "lightning.pytorch.loggers.logger.sys.exit",
+        "torch.optim.torch.load",
+        "torch.optim.lr_scheduler.warnings.warn",
+        "torch.load",
+        "${oc.env:TARGET}",
+        "",
+    ],
+)
+def test_nothing_else_is_built(target: str, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InvalidArgumentError, match="a stored run is only rebuilt from"):
+        require_trusted({"callbacks": [{"x": {"_target_": target}}]}, "the run")
+    assert not caplog.records
+
+
+def test_the_package_holds_the_files_when_it_is_installed() -> None:
+    spec = importlib.util.find_spec("gmm_lightning")
+    assert spec is not None
+    assert (FOLDER / "train.yaml").is_file()

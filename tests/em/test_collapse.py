@@ -1,0 +1,194 @@
+"""Components that lose their rows or their volume: mended, reported, or refused, never NaN."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import FAMILIES, PRIORS, collapsing_rows, finite, make_priors, rows, served
+from torch import Tensor
+
+from gmm_lightning import GMMLayer, e_step, fit_em, m_step
+from gmm_lightning.covariances import registry
+from gmm_lightning.em import Collapse
+from gmm_lightning.errors import CollapseError
+
+pytestmark = pytest.mark.usefixtures("double")
+over_families = pytest.mark.parametrize("family", FAMILIES)
+FLOOR = 1e-8
+
+
+@pytest.mark.parametrize("initializer", ["kmeans", "random", "maxdist"])
+@pytest.mark.parametrize("k", [2, 10])
+@over_families
+def test_case_12(family: str, k: int, initializer: str, generator: torch.Generator) -> None:
+    # Numeric case 12: five rows of ones, five of zeros in 5-D, up to K = 10.
+    x = collapsing_rows()
+    for reg_covar in (0.0, 1e-3):
+        layer = GMMLayer(5, k, registry.get(family)(reg_covar=reg_covar))
+        result = fit_em(layer, x, initializer=initializer, max_iter=20, generator=generator)
+        assert finite(layer)
+        assert torch.isfinite(layer(x)).all()
+        assert torch.isfinite(torch.tensor(result.history)).all()
+        least = FLOOR * 0.25 + reg_covar
+        eigenvalues = torch.linalg.eigvalsh(layer.covariance_matrix)
+        # Clipped eigenvalues are right to rounding of the largest, 5 / 4 here.
+        assert (eigenvalues > 0.99 * least).all()
+        if reg_covar == 0.0 and initializer == "maxdist":
+            assert {event.action for event in result.events} & {"floored", "emptied"}
+
+
+@over_families
+def test_an_empty_component_keeps_quiet(family: str, generator: torch.Generator) -> None:
+    x = rows(30, 2, generator)
+    layer = GMMLayer(2, 3, family)
+    labels = torch.arange(30) % 2
+    result = fit_em(layer, x, initializer=labels, max_iter=15, tol=0.0)
+    emptied = [event for event in result.events if event.action == "emptied"]
+    assert [event.component for event in emptied] == [(2,)]
+    assert emptied[0].count == 0.0
+    assert emptied[0].iteration == 0
+    assert layer.weights[2] < 1e-300
+    assert finite(layer)
+    # The two others are fitted as if it were not there.
+    two = GMMLayer(2, 2, family)
+    fit_em(two, x, initializer=labels, max_iter=15, tol=0.0)
+    assert torch.allclose(layer.means[:2], two.means, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(layer(x), two(x), rtol=1e-9)
+    # And it is not drawn.
+    assert int(layer.sample(500, return_component=True, generator=generator)[1].max()) == 1
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@over_families
+def test_an_empty_component_under_a_prior(
+    family: str, prior: str, generator: torch.Generator
+) -> None:
+    if not served(family, prior):
+        pytest.fail(f"no case: {prior} does not serve {family}")
+    x = rows(30, 2, generator)
+    layer = GMMLayer(2, 3, family, make_priors(prior, given=True))
+    result = fit_em(layer, x, initializer=torch.arange(30) % 2, max_iter=15, tol=0.0)
+    assert finite(layer)
+    # A component without rows may sit anywhere as far as the data go: only the prior moves it.
+    # The normal prior alone drives it to the floor, whose densities round at 1e8 eps.
+    assert (torch.tensor(result.history).diff() > -1e-7).all()
+
+
+@over_families
+def test_floored_components_are_reported_once(family: str) -> None:
+    x = torch.cat([torch.zeros(10, 2), torch.randn(10, 2) + 9])
+    labels = (torch.arange(20) >= 10).long()
+    layer = GMMLayer(2, 2, family)
+    result = fit_em(layer, x, initializer=labels, max_iter=8, tol=0.0)
+    floored = [event for event in result.events if event.action == "floored"]
+    if layer.covariance.tied:
+        assert not floored
+        return
+    assert [event.component for event in floored] == [(0,)]
+    event = floored[0]
+    assert event.count == 10.0
+    assert 0 <= event.smallest_eigenvalue < FLOOR
+    assert str(event).startswith("component 0 floored in iteration 0 (count 10, smallest relative")
+    variance = x.var(0, correction=0)
+    if family.endswith("spherical"):
+        variance = variance.mean().expand(2)
+    assert torch.allclose(layer.covariance_matrix[0].diagonal(), FLOOR * variance, rtol=1e-6)
+
+
+@over_families
+def test_events_of_a_batch_name_the_mixture(family: str) -> None:
+    x = torch.randn(20, 2, 2)
+    x[:10, 1] = 0.0
+    labels = (torch.arange(20) >= 10).long()
+    layer = GMMLayer(2, 2, registry.get(family)(relative_floor=1e-4), batch_shape=(2,))
+    result = fit_em(layer, x, initializer=labels, max_iter=0)
+    if layer.covariance.tied:
+        assert not result.events
+    else:
+        assert [event.component for event in result.events] == [(1, 0)]
+
+
+@over_families
+def test_the_policy_to_raise(family: str, generator: torch.Generator) -> None:
+    x = torch.cat([torch.zeros(10, 2), torch.randn(10, 2) + 9])
+    labels = (torch.arange(20) >= 10).long()
+    layer = GMMLayer(2, 2, family)
+    if layer.covariance.tied:
+        fit_em(layer, x, initializer=labels, collapse="raise")
+        return
+    with pytest.raises(CollapseError, match=r"component 0 floored .*covariance prior"):
+        fit_em(layer, x, initializer=labels, collapse="raise")
+    # With restarts, the starts that survive decide; where none does, it raises.
+    with pytest.raises(CollapseError, match="floored"):
+        fit_em(
+            GMMLayer(2, 9, family), collapsing_rows()[:, :2], collapse="raise", num_restarts=3,
+            generator=generator,
+        )  # fmt: skip
+
+
+def test_restarts_survive_a_collapse(generator: torch.Generator) -> None:
+    x = torch.cat([torch.zeros(6, 2), torch.randn(40, 2) + 4])
+    layer = GMMLayer(2, 2, "full")
+    result = fit_em(
+        layer, x, initializer="random_from_data", num_restarts=20, collapse="raise", max_iter=30,
+        generator=generator,
+    )  # fmt: skip
+    assert 1 <= result.num_restarts < 20
+    assert not result.events
+    assert len(result.restart_objectives) == result.num_restarts
+
+
+@over_families
+def test_a_covariance_prior_prevents_collapse(family: str, generator: torch.Generator) -> None:
+    for prior in ("niw", "inverse_wishart"):
+        x = torch.cat([torch.zeros(10, 2), torch.randn(10, 2) + 9])
+        layer = GMMLayer(2, 2, family, prior)
+        result = fit_em(layer, x, collapse="raise", generator=generator)
+        assert not result.events
+
+
+def test_reg_covar_prevents_collapse() -> None:
+    layer = GMMLayer(5, 2, registry.get("full")(reg_covar=1e-6, relative_floor=0.0))
+    result = fit_em(layer, collapsing_rows(), collapse="raise")
+    expected = 1e-6 * torch.eye(5).expand(2, 5, 5)
+    assert not result.events
+    assert torch.allclose(layer.covariance_matrix, expected, atol=1e-15)
+
+
+def shrinking(scale: float) -> Tensor:
+    """Two tight groups and nothing else."""
+    x = torch.randn(40, 2)
+    x[:20] = 1.0 + scale * x[:20]
+    return x
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-6, 0.0])
+@over_families
+def test_the_floor_bounds_every_eigenvalue(family: str, scale: float) -> None:
+    x = shrinking(scale)
+    labels = (torch.arange(40) >= 20).long()
+    layer = GMMLayer(2, 2, registry.get(family)(relative_floor=1e-2))
+    result = fit_em(layer, x, initializer=labels, max_iter=5, tol=0.0)
+    variance = x.var(0, correction=0)
+    if family.endswith("spherical"):
+        variance = variance.mean().expand(2)
+    unit = variance.sqrt()
+    scaled = layer.covariance_matrix / (unit.unsqueeze(-1) * unit)
+    assert (torch.linalg.eigvalsh(scaled) > 1e-2 * (1 - 1e-9)).all()
+    # Still the maximum under the constraint: the objective rises.
+    assert (torch.tensor(result.history).diff() > -1e-11).all()
+
+
+@over_families
+def test_a_component_far_from_all_rows(family: str, generator: torch.Generator) -> None:
+    x = rows(30, 2, generator)
+    layer = GMMLayer(2, 2, family)
+    with torch.no_grad():
+        layer.means.copy_(torch.tensor([[0.0, 0.0], [1e9, 1e9]]))
+    events = m_step(layer, e_step(layer, x))
+    assert [event.action for event in events] == ["emptied"]
+    assert isinstance(events[0], Collapse)
+    assert events[0].component == (1,)
+    assert finite(layer)
+    # It is reported when it happens, and not again.
+    assert m_step(layer, e_step(layer, x)) == []

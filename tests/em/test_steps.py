@@ -1,0 +1,546 @@
+"""The two steps: parity with scikit-learn, offsets, scales, odd arrays, extension points."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import FAMILIES, finite, parameters, random_layer, rows
+from sklearn.mixture import GaussianMixture
+from torch import Tensor, nn
+
+from gmm_lightning import GMMLayer, e_step, fit_em, m_step
+from gmm_lightning.covariances import Covariance, registry
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.statistics import Moments
+
+over_families = pytest.mark.parametrize("family", FAMILIES)
+double = pytest.mark.usefixtures("double")
+
+
+# -- scikit-learn -------------------------------------------------------------------------------
+
+
+@double
+@pytest.mark.parametrize("reg_covar", [0.0, 1e-6, 0.3])
+@pytest.mark.parametrize("family", ["full", "diag", "spherical", "tied"])
+def test_one_step_equals_scikit_learn(
+    family: str, reg_covar: float, generator: torch.Generator
+) -> None:
+    x = rows(80, 3, generator)
+    resp = torch.rand(80, 4, generator=generator)
+    resp = resp / resp.sum(-1, keepdim=True)
+    layer = GMMLayer(3, 4, registry.get(family)(reg_covar=reg_covar))
+    fit_em(layer, x, initializer=resp, max_iter=0)
+    theirs = GaussianMixture(4, covariance_type=family, reg_covar=reg_covar)
+    theirs._initialize(x.cpu().numpy(), resp.cpu().numpy())
+    dense = torch.as_tensor(theirs.covariances_)
+    if family == "diag":
+        dense = dense.diag_embed()
+    elif family == "spherical":
+        dense = dense[:, None, None] * torch.eye(3)
+    # scikit-learn adds 10 eps to every count.
+    close = {"rtol": 1e-10, "atol": 1e-10}
+    assert torch.allclose(layer.weights, torch.as_tensor(theirs.weights_), **close)
+    assert torch.allclose(layer.means, torch.as_tensor(theirs.means_), **close)
+    assert torch.allclose(layer.covariance_matrix, dense.expand(4, 3, 3), **close)
+    numbers = x.cpu().numpy()
+    assert torch.allclose(layer(x), torch.as_tensor(theirs.score_samples(numbers)), **close)
+    theirs_resp = torch.as_tensor(theirs.predict_proba(numbers))
+    assert torch.allclose(layer.responsibilities(x), theirs_resp, **close)
+    assert layer.predict(x).tolist() == theirs.predict(numbers).tolist()
+    assert layer.num_free_parameters == theirs._n_parameters()
+
+
+# -- offsets and scales -------------------------------------------------------------------------
+
+
+def two_blobs(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows with all their digits in float32 after an offset of 1e4, and labels."""
+    x = torch.randn(200, 2, generator=generator, device=generator.device, dtype=torch.float64)
+    x[:100] += 8.0
+    labels = (torch.arange(200) >= 100).long()
+    return (x * 256).round() / 256, labels
+
+
+@pytest.mark.parametrize(
+    ("dtype", "offset"), [(torch.float32, 1e4), (torch.float64, 1e4), (torch.float64, 1e8)]
+)
+@over_families
+def test_an_offset_does_not_change_the_covariances(
+    family: str, dtype: torch.dtype, offset: float, generator: torch.Generator
+) -> None:
+    # Numeric case 11.
+    x, labels = two_blobs(generator)
+    fitted = []
+    for moved, kind in ((x, torch.float64), (x + offset, dtype)):
+        layer = GMMLayer(2, 2, family, dtype=kind)
+        fit_em(layer, moved, initializer=labels, max_iter=5, tol=0.0)
+        fitted.append([layer.covariance_matrix.double(), layer.weights.double()])
+    # Section 7 of the design for float32; float64 at 1e8 has rows exact to 1e-8.
+    close = 1e-3 if dtype == torch.float32 else 1e-5
+    assert torch.allclose(fitted[0][0], fitted[1][0], rtol=close, atol=close)
+    assert torch.allclose(fitted[0][1], fitted[1][1], atol=0.1 * close)
+
+
+@pytest.mark.parametrize("family", ["spherical", "full", "diag"])
+def test_two_points_far_apart_in_float32(family: str) -> None:
+    # Numeric case 11: {9999, 0} in float32 with reg_covar = 0.1 gave scikit-learn 112.1.
+    layer = GMMLayer(1, 2, registry.get(family)(reg_covar=0.1), dtype=torch.float32)
+    fit_em(layer, [[9999.0], [0.0]], max_iter=10)
+    # Beside 0.1, the floor of 1e-8 (1e8 / 4) is what 9999 and 0 leave.
+    expected = torch.full((2, 1, 1), 0.1 + 1e-8 * 9999**2 / 4)
+    assert torch.allclose(layer.covariance_matrix.to(expected), expected, rtol=1e-5)
+    free = GMMLayer(
+        1, 2, registry.get(family)(reg_covar=0.1, relative_floor=0.0), dtype=torch.float32
+    )
+    fit_em(free, [[9999.0], [0.0]], max_iter=10)
+    assert torch.allclose(free.covariance_matrix.double(), torch.tensor(0.1).double(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-8, 1e12])
+@over_families
+def test_scales(family: str, scale: float, dtype: torch.dtype, generator: torch.Generator) -> None:
+    x, labels = two_blobs(generator)
+    fitted = []
+    for factor in (1.0, scale):
+        layer = GMMLayer(2, 2, family, dtype=dtype)
+        result = fit_em(layer, factor * x, initializer=labels, max_iter=4, tol=0.0)
+        assert not result.events
+        fitted.append((layer.means.double() / factor, layer.covariance_matrix.double() / factor**2))
+    # Rounding of the rows after the change of units.
+    close = 1e-4 if dtype == torch.float32 else 1e-12
+    for a, b in zip(*fitted, strict=True):
+        assert torch.allclose(a, b, rtol=close, atol=close)
+
+
+@over_families
+def test_float32_agrees_with_float64(family: str, generator: torch.Generator) -> None:
+    x, labels = two_blobs(generator)
+    x = x + 1e4
+    fits = {}
+    for dtype in (torch.float32, torch.float64):
+        layer = GMMLayer(2, 2, family, dtype=dtype)
+        result = fit_em(layer, x, initializer=labels, max_iter=20, tol=0.0)
+        fits[dtype] = (layer.double(), result.log_likelihood)
+    (single, one), (exact, other) = fits[torch.float32], fits[torch.float64]
+    # Section 7 of the design.
+    assert torch.allclose(single.covariance_matrix, exact.covariance_matrix, rtol=1e-3, atol=1e-4)
+    assert torch.allclose(single.weights, exact.weights, atol=1e-4)
+    assert one == pytest.approx(other, rel=1e-5)
+
+
+# -- degenerate columns and rows ----------------------------------------------------------------
+
+
+@double
+@pytest.mark.parametrize("value", [0.0, 7.3, 1e8 + 0.1, -1e-9])
+@over_families
+def test_a_constant_column(family: str, value: float, generator: torch.Generator) -> None:
+    x = torch.cat([rows(60, 2, generator), torch.full((60, 1), value)], 1)
+    layer = GMMLayer(3, 2, family)
+    result = fit_em(layer, x, max_iter=30, generator=generator)
+    assert finite(layer)
+    assert torch.allclose(layer.means[:, 2], torch.tensor(value), rtol=1e-13, atol=1e-13)
+    deviation = layer.covariance_matrix[:, 2, 2].sqrt().detach()
+    if not family.endswith("spherical"):
+        assert torch.allclose(deviation, torch.tensor(max(1e-6 * abs(value), 1e-6)), rtol=1e-6)
+        # Left out of the eigenvalue test, and of the others' fit.
+        assert not result.events
+        plain = GMMLayer(2, 2, family)
+        fit_em(plain, x[:, :2], initializer=layer.predict(x), max_iter=0)
+        again = GMMLayer(3, 2, family)
+        fit_em(again, x, initializer=layer.predict(x), max_iter=0)
+        assert torch.allclose(
+            again.covariance_matrix[:, :2, :2], plain.covariance_matrix, rtol=1e-10, atol=1e-10
+        )
+
+
+@double
+@over_families
+def test_a_single_row(family: str) -> None:
+    layer = GMMLayer(2, 1, family)
+    fit_em(layer, [[3.0, -1.0]])
+    assert layer.means.tolist() == [[3.0, -1.0]]
+    assert finite(layer)
+
+
+@double
+@pytest.mark.parametrize("d", [1, 3])
+@over_families
+def test_one_component_is_the_moments(family: str, d: int, generator: torch.Generator) -> None:
+    x = rows(40, d, generator)
+    layer = GMMLayer(d, 1, family)
+    result = fit_em(layer, x)
+    gap = x - x.mean(0)
+    dense = gap.mT @ gap / 40
+    expected = layer.covariance.project(dense)
+    found = layer.covariance.project(layer.covariance_matrix[0])
+    assert torch.allclose(layer.means[0], x.mean(0), rtol=1e-12, atol=1e-13)
+    assert torch.allclose(found, expected, rtol=1e-11)
+    assert result.converged
+    assert result.num_iterations <= 2
+
+
+# -- what rows may be ---------------------------------------------------------------------------
+
+ARRAYS: dict[str, Callable[[np.ndarray], Any]] = {
+    "int64": lambda a: a.astype(np.int64),
+    "uint8": lambda a: a.astype(np.uint8),
+    "uint16": lambda a: a.astype(np.uint16),
+    "float16": lambda a: a.astype(np.float16),
+    "float32": lambda a: a.astype(np.float32),
+    "longdouble": lambda a: a.astype(np.longdouble),
+    "big-endian": lambda a: a.astype(">f8"),
+    "big-endian integers": lambda a: a.astype(">i4"),
+    "fortran order": np.asfortranarray,
+    "negative strides": lambda a: a[::-1, ::-1][::-1, ::-1],
+    "reversed view": lambda a: a[::-1].copy()[::-1],
+    "read-only": lambda a: np.broadcast_to(a, a.shape),
+    "strided": lambda a: np.repeat(a, 2, 0)[::2],
+    "nested lists": lambda a: a.tolist(),
+    "list of rows": list,
+    "list of tensors": lambda a: [torch.as_tensor(row) for row in a],
+    "tensor": torch.as_tensor,
+    "bfloat16": lambda a: torch.as_tensor(a).to(torch.bfloat16),
+    "half": lambda a: torch.as_tensor(a).half(),
+    "int8 tensor": lambda a: torch.as_tensor(a).to(torch.int8),
+    "with gradient": lambda a: torch.as_tensor(a).clone().requires_grad_(),
+    "transposed": lambda a: torch.as_tensor(a.T.copy()).T,
+}
+
+
+@double
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_rows_of_any_kind(kind: str, generator: torch.Generator) -> None:
+    layer = random_layer("full", generator=generator)
+    # Small integers, which every dtype holds exactly.
+    numbers = np.random.default_rng(0).integers(0, 9, (15, 2)).astype(np.float64)
+    plain = e_step(layer, torch.as_tensor(numbers).to(layer.means.device))
+    given = ARRAYS[kind](numbers)
+    assert torch.equal(e_step(layer, given).pack(), plain.pack())
+    labels = torch.arange(15) % 3
+    fitted = []
+    for x in (given, numbers):
+        fit_em(layer, x, initializer=labels, max_iter=2)
+        fitted.append(parameters(layer))
+    assert all(torch.equal(a, b) for a, b in zip(*fitted, strict=True))
+
+
+@double
+@pytest.mark.parametrize("kind", [bool, np.bool_])
+def test_boolean_rows(kind: type) -> None:
+    x = np.random.default_rng(0).random((30, 3)) > 0.5
+    layer = GMMLayer(3, 2)
+    fit_em(layer, x.astype(kind).tolist() if kind is bool else x, max_iter=5)
+    assert finite(layer)
+
+
+@double
+def test_rows_are_not_changed(generator: torch.Generator) -> None:
+    x = rows(20, 2, generator)
+    before = x.clone()
+    fit_em(GMMLayer(2, 3, "full", "niw"), x, max_iter=3)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        ([1.0, 2.0, 3.0], r"\(N, 2\), got .* \(3,\); reshape one feature with x\[:, None\]"),
+        ([[1.0, 2.0, 3.0]], r"\(N, 2\), got an array of shape \(1, 3\)"),
+        (torch.tensor(3.0), r"got an array of shape \(\)"),
+        ([[1, 2], [3]], "rectangular"),
+        ([["a", "b"]], "must hold numbers"),
+        ([[1j, 2.0]], "must hold numbers|real numbers"),
+        (torch.ones(3, 2, dtype=torch.complex64), "real numbers, got dtype torch.complex64"),
+        (torch.ones(3, 2).to_sparse(), "must be dense"),
+        ([[1.0, float("nan")], [0.0, 0.0], [float("inf"), 1.0]], r"row\(s\) 0, 2; drop or impute"),
+    ],
+)
+def test_refuses_rows(x: Any, words: str) -> None:
+    layer = GMMLayer(2, 2)
+    before = parameters(layer)
+    with pytest.raises(InvalidDataError, match=words):
+        e_step(layer, x)
+    with pytest.raises(InvalidDataError, match=words):
+        fit_em(layer, x)
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters(layer), strict=True))
+
+
+def test_many_bad_rows_are_counted() -> None:
+    x = torch.full((30, 2), float("nan"))
+    with pytest.raises(InvalidDataError, match=r"row\(s\) 0, 1, .*, 9 and 20 more"):
+        fit_em(GMMLayer(2, 2), x)
+
+
+def test_a_sum_that_overflows_is_not_a_bad_row() -> None:
+    x = torch.full((4, 1), 6e4, dtype=torch.float16)
+    x[:2] = -1.0
+    fit_em(GMMLayer(1, 2), x, max_iter=2)
+
+
+@pytest.mark.parametrize("value", [1e30, 1e38])
+@over_families
+def test_rows_too_large_for_float32(family: str, value: float) -> None:
+    layer = GMMLayer(2, 2, family, dtype=torch.float32)
+    x = torch.tensor([[0.0, 1.0], [value, 2.0], [3.0, 1.0], [1.0, 1.0]])
+    with pytest.raises(InvalidDataError, match=r"too large for torch\.float32.*float64"):
+        fit_em(layer, x, generator=torch.Generator(x.device).manual_seed(0))
+    assert finite(layer)
+    with pytest.raises(InvalidDataError, match=r"too large for torch\.float32"):
+        e_step(layer, x)
+
+
+def test_batches_of_rows_say_their_shape() -> None:
+    layer = GMMLayer(2, 2, batch_shape=(3,))
+    with pytest.raises(
+        InvalidDataError, match=r"\(N, 3, 2\).*share the same rows .* x\[:, None, :\]"
+    ):
+        e_step(layer, torch.zeros(5, 2))
+    with pytest.raises(InvalidDataError, match=r"\(4,\), do not fit .* \(3,\)"):
+        e_step(layer, torch.zeros(5, 4, 2))
+
+
+# -- weights ------------------------------------------------------------------------------------
+
+
+@double
+def test_weights_broadcast(generator: torch.Generator) -> None:
+    layer = random_layer("full", batch=(2,), generator=generator)
+    x = rows(6, 2, generator, (2,))
+    full = torch.rand(6, 2)
+    expected = e_step(layer, x, full).pack()
+    assert torch.equal(e_step(layer, x.reshape(2, 3, 2, 2), full.reshape(2, 3, 2)).pack(), expected)
+    assert torch.equal(e_step(layer, x, full.tolist()).pack(), expected)
+    column = e_step(layer, x, full[:, :1]).pack()
+    assert torch.equal(column, e_step(layer, x, full[:, :1].expand(6, 2)).pack())
+    assert torch.allclose(e_step(layer, x, 2.0).counts, 2 * e_step(layer, x).counts, rtol=1e-13)
+
+
+@double
+def test_classes_are_one_hot_weights(generator: torch.Generator) -> None:
+    # One mixture per class: the weights of a batch are the classes.
+    x, labels = two_blobs(generator)
+    hot = torch.nn.functional.one_hot(labels, 2)
+    layer = GMMLayer(2, 2, batch_shape=(2,))
+    fit_em(layer, x[:, None], sample_weight=hot, max_iter=50, generator=generator)
+    for k in range(2):
+        own = x[labels == k]
+        mean = layer.distribution().mean[k]
+        assert torch.allclose(mean, own.mean(0), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        ([1.0, -1.0, 1.0, 1.0], r">= 0; it is not in row\(s\) 1"),
+        ([1.0, 1.0, float("nan"), 1.0], r"not in row\(s\) 2"),
+        ([1.0, 1.0, 1.0, float("inf")], r"not in row\(s\) 3"),
+        ([1.0, 1.0], r"must broadcast to \(4,\), got shape \(2,\)"),
+        (torch.ones(3, 7), r"must broadcast to \(4,\), got shape \(3, 7\)"),
+        (torch.ones(4, 1), r"\(4,\)"),
+        (["a", "b", "c", "d"], "sample_weight must hold numbers"),
+    ],
+)
+def test_refuses_weights(weight: Any, words: str) -> None:
+    layer, x = GMMLayer(2, 2), torch.zeros(4, 2)
+    if isinstance(weight, Tensor) and weight.shape == (4, 1):
+        # Four weights in another shape are still four weights.
+        assert torch.equal(e_step(layer, x, weight).pack(), e_step(layer, x).pack())
+        return
+    with pytest.raises(InvalidDataError, match=words):
+        e_step(layer, x, weight)
+
+
+def test_no_weight_at_all() -> None:
+    layer = GMMLayer(2, 2)
+    stats = e_step(layer, torch.randn(4, 2), torch.zeros(4))
+    with pytest.raises(InvalidDataError, match="total weight is 0"):
+        m_step(layer, stats)
+    with pytest.raises(InvalidDataError, match="no rows"):
+        m_step(layer, e_step(layer, torch.zeros(0, 2)))
+    with pytest.raises(InvalidDataError):
+        fit_em(layer, torch.randn(4, 2), sample_weight=torch.zeros(4))
+
+
+# -- the steps themselves -----------------------------------------------------------------------
+
+
+@over_families
+def test_refuses_statistics_of_another_layer(family: str) -> None:
+    x = torch.randn(9, 2)
+    stats = e_step(GMMLayer(2, 2, family), x)
+    with pytest.raises(InvalidArgumentError, match=r"shape \(2, 2\), the layer's means .*\(3, 2\)"):
+        m_step(GMMLayer(2, 3, family), stats)
+    for other in FAMILIES:
+        if registry.create(other).shape(2, 2) != registry.create(family).shape(2, 2):
+            with pytest.raises(InvalidArgumentError, match="second moments"):
+                m_step(GMMLayer(2, 2, other), stats)
+
+
+def test_refuses_statistics_that_are_not_finite() -> None:
+    layer = GMMLayer(2, 2)
+    stats = e_step(layer, torch.randn(9, 2))
+    spoilt = stats.unpack(stats.pack() * float("nan"))
+    with pytest.raises(InvalidDataError, match="not finite"):
+        m_step(layer, spoilt)
+    assert finite(layer)
+
+
+def test_refuses_a_chunk_size_below_one() -> None:
+    with pytest.raises(InvalidArgumentError, match="chunk_size must be >= 1, got 0"):
+        e_step(GMMLayer(2, 2), torch.zeros(3, 2), chunk_size=0)
+
+
+@over_families
+def test_steps_build_no_graph(family: str, generator: torch.Generator) -> None:
+    layer = random_layer(family, "niw", generator=generator)
+    stats = e_step(layer, rows(20, 2, generator).requires_grad_())
+    assert not stats.pack().requires_grad
+    assert m_step(layer, stats) == []
+    assert all(p.requires_grad and p.grad is None for p in layer.parameters())
+
+
+@over_families
+def test_autocast_does_not_touch_a_step(family: str, generator: torch.Generator) -> None:
+    layer = random_layer(family, num_features=4, generator=generator).float()
+    twin, x = copy.deepcopy(layer), rows(50, 4, generator).float()
+    outside = e_step(layer, x)
+    m_step(layer, outside)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        inside = e_step(twin, x)
+        m_step(twin, inside)
+    assert torch.equal(inside.pack(), outside.pack())
+    assert all(
+        torch.equal(a, b) for a, b in zip(layer.parameters(), twin.parameters(), strict=True)
+    )
+
+
+@double
+@over_families
+def test_row_after_row_keeps_the_weights(family: str, generator: torch.Generator) -> None:
+    # Numeric case 26: n one-row updates of the sum, one M-step after each.
+    layer = random_layer(family, generator=generator)
+    frozen, total = copy.deepcopy(layer), None
+    for row in rows(25, 2, generator):
+        stats = e_step(frozen, row[None])
+        total = stats if total is None else total + stats
+        m_step(layer, total)
+        assert float(layer.weights.detach().sum()) == pytest.approx(1.0, abs=1e-14)
+    assert int(total.num_samples) == 25
+
+
+@double
+def test_given_parameters_are_kept_without_iterations() -> None:
+    # Numeric case 26.
+    means = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+    layer = GMMLayer.from_parameters(torch.tensor([0.3, 0.7]), means, torch.eye(2).repeat(2, 1, 1))
+    before = parameters(layer)
+    result = fit_em(layer, torch.randn(10, 2), initializer=None, max_iter=0)
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters(layer), strict=True))
+    assert result.num_iterations == 0
+    assert not result.converged
+    assert len(result.history) == 1
+
+
+# -- the two extension points -------------------------------------------------------------------
+
+
+class Labels(nn.Module):
+    """Toy evidence: some rows carry a label, given by where they are."""
+
+    def __init__(self, known: dict[int, int], x: Tensor, k: int) -> None:
+        super().__init__()
+        self.known, self.x, self.k = known, x, k
+
+    def forward(self, x: Tensor) -> Tensor:
+        evidence = x.new_zeros(*x.shape[:-1], self.k)
+        for row, label in self.known.items():
+            here = (x == self.x[row]).all(-1)
+            evidence[here] = -torch.inf
+            evidence[here, label] = 0.0
+        return evidence
+
+
+@double
+@over_families
+def test_evidence_steers_em(family: str, generator: torch.Generator) -> None:
+    x, truth = two_blobs(generator)
+    layer = random_layer(family, num_components=2, generator=generator)
+    known = dict.fromkeys(range(25), 1) | dict.fromkeys(range(100, 125), 0)
+    layer.evidence = Labels(known, x, 2)
+    result = fit_em(layer, x, initializer="random", tol=0.0, max_iter=40, generator=generator)
+    history = torch.tensor(result.history)
+    assert (history.diff() > -1e-12).all()
+    assert layer.predict(x)[list(known)].tolist() == list(known.values())
+    stats = e_step(layer, x)
+    resp = layer.responsibilities(x).detach()
+    assert torch.allclose(stats.counts, resp.sum(0), rtol=1e-12)
+    assert result.log_likelihood == pytest.approx(float(layer(x).detach().mean()), rel=1e-12)
+    # The labels chose which blob is which.
+    assert torch.equal(layer.predict(x), 1 - truth)
+
+
+class FixedWeights(nn.Module):
+    """Toy projection: the weights stay what they are."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+
+    def forward(self, moments: Moments, covariance: Covariance) -> Moments:
+        return type(moments)(
+            moments.counts, self.weights.to(moments.mass), moments.means, moments.scatter,
+            moments.dof,
+        )  # fmt: skip
+
+
+class FrozenMean(nn.Module):
+    """Toy projection: one mean stays where it is, and the scatter is taken about it."""
+
+    def __init__(self, component: int, value: Tensor) -> None:
+        super().__init__()
+        self.component = component
+        self.register_buffer("value", value)
+
+    def forward(self, moments: Moments, covariance: Covariance) -> Moments:
+        means = moments.means.clone()
+        gap = torch.zeros_like(means)
+        gap[self.component] = self.value - means[self.component]
+        means[self.component] = self.value
+        extra = covariance.outer(moments.counts.unsqueeze(0), gap.unsqueeze(0))
+        return type(moments)(
+            moments.counts, moments.mass, means, moments.scatter + extra, moments.dof
+        )
+
+
+@double
+@pytest.mark.parametrize("projection", ["weights", "mean", "both"])
+@over_families
+def test_projections_constrain_em(family: str, projection: str, generator: torch.Generator) -> None:
+    x = rows(120, 2, generator)
+    layer = random_layer(family, generator=generator)
+    share, anchor = torch.tensor([0.2, 0.3, 0.5]), torch.tensor([0.5, 0.5])
+    if projection != "mean":
+        layer.projections.append(FixedWeights(share))
+    if projection != "weights":
+        layer.projections.append(FrozenMean(1, anchor))
+    result = fit_em(layer, x, initializer="random", max_iter=30, tol=0.0, generator=generator)
+    # The constrained M-step is still a maximum, so the objective still rises.
+    assert (torch.tensor(result.history).diff() > -1e-12).all()
+    if projection != "mean":
+        assert torch.allclose(layer.weights, share, rtol=1e-13)
+    if projection != "weights":
+        assert torch.equal(layer.means[1], anchor)
+        assert not torch.equal(layer.means[0], anchor)
+    # They travel with the layer.
+    twin = copy.deepcopy(layer)
+    m_step(twin, e_step(twin, x))
+    if projection != "weights":
+        assert torch.equal(twin.means[1], anchor)

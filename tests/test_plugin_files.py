@@ -1,0 +1,168 @@
+"""A family, a prior and an initializer of one's own: one file and one yaml each, nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from trainers import ROOT, command, the_run
+
+COVARIANCE = '''
+"""Ellipsoids of one shape: the unit matrix times a variance per component."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.covariances.base import Covariance
+
+
+@dataclass(frozen=True)
+class ToyCovariance(Covariance):
+    """Spheres, by nothing but what the protocol asks for."""
+
+    name: ClassVar[str] = "toy"
+
+    def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
+        return (num_components, num_features, num_features)
+
+    def scale(self, raw: Tensor) -> Tensor:
+        size = raw.diagonal(dim1=-2, dim2=-1).mean(-1).exp()
+        return size[..., None, None] * torch.eye(raw.shape[-1]).to(raw)
+
+    def raw(self, scale: Tensor) -> Tensor:
+        return scale.diagonal(dim1=-2, dim2=-1).log().diag_embed()
+
+    def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
+        size = (scatter.diagonal(dim1=-2, dim2=-1).mean(-1) / dof).sqrt()
+        return size[..., None, None] * torch.eye(scatter.shape[-1]).to(scatter)
+
+    def num_free_parameters(self, num_components: int, num_features: int) -> int:
+        return num_components
+'''
+
+PRIOR = '''
+"""A prior that adds the same number of rows to every component."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.priors.base import Hyper, Prior
+from gmm_lightning.statistics import Moments
+
+
+class ToyPrior(Prior):
+    """`log p(pi) = rows * sum_k log pi_k`."""
+
+    name: ClassVar[str] = "toy"
+    slot: ClassVar[str] = "weights"
+    rows: Tensor
+
+    def __init__(self, rows: Hyper = 1.0) -> None:
+        super().__init__(rows=rows)
+
+    def bind(
+        self,
+        num_components: int,
+        num_features: int,
+        covariance: Covariance,
+        batch_shape: tuple[int, ...],
+    ) -> None:
+        self._register("rows", (*batch_shape, num_components))
+
+    def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
+        return (self.rows * mixture.log_weights).sum(-1)
+
+    def update(self, moments: Moments, covariance: Covariance) -> Moments:
+        return replace(moments, mass=moments.mass + self.rows.to(moments.mass))
+'''
+
+INITIALIZER = '''
+"""Rows dealt out like cards."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning.initializers.base import Initializer
+
+
+class ToyInitializer(Initializer):
+    """Row n to component n mod K."""
+
+    name: ClassVar[str] = "toy"
+
+    def assign(
+        self, x: Tensor, num_components: int, weight: Tensor, generator: Generator | None
+    ) -> Tensor:
+        return torch.arange(len(x), device=x.device) % num_components
+'''
+
+FILES = {
+    "gmm_lightning/covariances/toy.py": COVARIANCE,
+    "gmm_lightning/priors/toy.py": PRIOR,
+    "gmm_lightning/initializers/toy.py": INITIALIZER,
+    "configs/cov/toy.yaml": (
+        "# @package model.layer.covariance\n"
+        "_target_: gmm_lightning.covariances.toy.ToyCovariance\n"
+        "reg_covar: 0.0\n"
+        "relative_floor: 1e-8\n"
+    ),
+    "configs/priors/toy.yaml": (
+        "# @package model.layer.priors.toy\n"
+        "_target_: gmm_lightning.priors.toy.ToyPrior\n"
+        "rows: 1.0\n"
+    ),
+    "configs/init/toy.yaml": (
+        "# @package callbacks.initialize.initializer\n"
+        "_target_: gmm_lightning.initializers.toy.ToyInitializer\n"
+    ),
+}
+
+
+def test_three_files_and_three_yamls_are_all_it_takes(tmp_path: Path) -> None:
+    copy = tmp_path / "checkout"
+    for folder in ("gmm_lightning", "configs", "scripts"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, copy / folder, ignore=ignored)
+    for name, text in FILES.items():
+        assert not (copy / name).exists()
+        (copy / name).write_text(text.lstrip())
+    done = command(
+        *("cov=toy", "priors=toy", "init=toy", "data=faithful", "fit.max_iter=3"),
+        "model.layer.priors.toy.rows=4",
+        cwd=tmp_path,
+        path=copy,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "covariance toy, priors toy" in done.stdout + done.stderr
+    run = the_run(tmp_path)
+    file = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    layer = file["gmm_lightning"]["layer"]
+    assert layer["covariance"]["name"] == "toy"
+    assert layer["priors"] == [{"name": "toy", "rows": 4.0}]
+    # It is the toy that computed: spheres, from the toy's start.
+    raw = file["state_dict"]["layer.raw_scale"]
+    assert torch.equal(raw, raw[:, 0, 0, None, None] * torch.eye(2))
+    assert float(file["callbacks"]["EMCallback"]["history"][-1]) < 0
+    # Both are listed where a misspelt one is.
+    wrong = command("cov=nope", cwd=tmp_path, path=copy)
+    assert "tied_spherical, toy" in wrong.stderr
+    # The original knows nothing of them.
+    original = command("cov=toy", cwd=tmp_path)
+    assert original.returncode == 1
+    assert "unknown option cov=toy" in original.stderr

@@ -1,0 +1,142 @@
+"""Fits for test_ddp.py, in two processes and in one: `python two_processes.py FOLDER`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from trainers import adam, fitted, state, trainer
+
+from gmm_lightning import GMMLayer
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, PassCheckpoint
+
+Result = dict[str, Tensor]
+
+
+def rows(n: int) -> Tensor:
+    """Three clusters, the same in every process."""
+    generator = torch.Generator().manual_seed(7)
+    centre = torch.tensor([[0.0, 0.0], [4.0, 1.0], [1.0, 5.0]])
+    noise = torch.randn(n, 2, generator=generator)
+    return centre[torch.randint(3, (n,), generator=generator)] + noise
+
+
+def numbers(module: torch.nn.Module, run: L.Trainer) -> Result:
+    """Everything that must not depend on the number of processes."""
+    logged = {f"logged {k}": v for k, v in run.callback_metrics.items() if k != "train/nll"}
+    return state(module) | logged | {"epoch": torch.tensor(run.current_epoch)}
+
+
+def simple(n: int, fit: str, num_components: int = 3, **data: Any) -> Callable[..., Result]:
+    def check(folder: Path, **options: Any) -> Result:
+        return numbers(
+            *fitted(
+                rows(n),
+                fit,
+                num_components=num_components,
+                priors="dirichlet" if n < 3 else ["dirichlet", "niw"],
+                data=data,
+                **options,
+            )
+        )
+
+    return check
+
+
+def resumed(fit: str) -> Callable[..., Result]:
+    def check(folder: Path, **options: Any) -> Result:
+        arguments: dict[str, Any] = {"priors": "niw", "data": {"batch_size": 10}}
+        fitted(rows(51), fit, PassCheckpoint(folder / fit), max_epochs=2, **arguments, **options)
+        module, run = fitted(
+            rows(51),
+            fit,
+            PassCheckpoint(folder / fit),
+            max_epochs=4,
+            ckpt_path=folder / fit / "last.ckpt",
+            **arguments,
+            **options,
+        )
+        return numbers(module, run)
+
+    return check
+
+
+class Mixed(L.LightningModule):
+    """A network by gradient and its density by EM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(2, 2)
+        self.density = GMMLayer(2, 3)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        log_prob = self.density(self.encoder(batch.x))
+        return -log_prob.sum() * self.trainer.world_size / batch.global_rows
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Lightning asks why there is a loader, even an empty one, and no step."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return adam(0.01)(self.parameters())
+
+
+def mixed(folder: Path, **options: Any) -> Result:
+    model, em = Mixed(), EMCallback(target="density")
+    run = trainer(em, max_epochs=3, **options)
+    # Shuffled, a step holds the same rows whatever the number of processes.
+    run.fit(model, datamodule=ArrayDataModule(rows(51), batch_size=10, shuffle=True))
+    return numbers(model, run) | {"history": torch.tensor(em.history)}
+
+
+CHECKS: dict[str, Callable[..., Result]] = {
+    "em": simple(101, "em", batch_size=20, val_fraction=0.2, standardize=True),
+    "em, one batch": simple(101, "em"),
+    "em, one row": simple(1, "em", num_components=1),
+    "em, one row for validation": simple(5, "em", num_components=1, val_fraction=0.2),
+    "sgd": simple(101, "sgd", batch_size=20, val_fraction=0.2, standardize=True),
+    "sgd, one row": simple(1, "sgd", num_components=1),
+    "em resumed": resumed("em"),
+    "sgd resumed": resumed("sgd"),
+    "mixed": mixed,
+}
+
+
+def padded() -> str:
+    """What is said of a plain DataLoader, which Lightning gives a sampler that pads."""
+    data = DataLoader(TensorDataset(rows(11)), batch_size=4)
+    try:
+        trainer(EMCallback(), devices=2).fit(GMMModule(GMMLayer(2, 2)), data)
+    except InvalidArgumentError as error:
+        return str(error)
+    return "accepted"
+
+
+def run(folder: Path, **options: Any) -> dict[str, Result]:
+    """Every check."""
+    results: dict[str, Result] = {}
+    for name, check in CHECKS.items():
+        # What a process draws for itself must not matter.
+        torch.manual_seed(int(os.environ.get("LOCAL_RANK", "0")))
+        results[name] = check(folder, **options)
+    return results
+
+
+if __name__ == "__main__":
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    out = Path(sys.argv[1])
+    everything: dict[str, Any] = dict(run(out, devices=2))
+    rank = os.environ.get("LOCAL_RANK", "0")
+    torch.save(everything, out / f"rank{rank}.pt")
+    # Last, since a failure ends the other process.
+    message = padded()
+    if rank == "0":
+        (out / "padded.txt").write_text(message)
