@@ -46,7 +46,8 @@ def check_command_line(config_name: str) -> Path | None:
         return None
     if any(word.startswith("-") for word in overrides):
         return None
-    resumed = next((o.split("=", 1)[1] for o in overrides if key_of(o) == "resume"), None)
+    typed = (o.split("=", 1)[1] for o in overrides if key_of(o) == "resume" and "=" in o)
+    resumed = next((unquoted(value) for value in typed), None)
     if resumed not in (None, "", "null"):
         overrides = continued(Path(str(resumed)), overrides)
         sys.argv[1:] = overrides
@@ -128,6 +129,13 @@ def continued(path: Path, overrides: list[str]) -> list[str]:
         if key_of(str(o)) not in known and not key_of(str(o)).startswith("hydra")
     ]
     return [*kept, *typed, f"resume={quoted(checkpoint)}", f"hydra.run.dir={quoted(folder)}"]
+
+
+def unquoted(value: str) -> str:
+    """A value without the quotes that Hydra wants around some paths."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return value[1:-1]
+    return value
 
 
 def quoted(path: Path) -> str:

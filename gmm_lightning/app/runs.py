@@ -57,7 +57,7 @@ class StoredRun:
         return instantiate(plain["data"], _convert_="all")
 
     def _from_where_it_ran(self, data: dict[str, Any]) -> None:
-        """Make relative paths of files absolute: they were typed in the folder of the run's start."""
+        """Make relative paths absolute: they were typed where the run was started."""
         from omegaconf import OmegaConf
 
         hydra = self.folder / ".hydra" / "hydra.yaml"

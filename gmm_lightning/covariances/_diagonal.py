@@ -58,6 +58,10 @@ class Diagonal(Covariance, ABC):
     def variances(self, scatter: Tensor, num_features: int) -> Tensor:
         return scatter
 
+    def least_eigenvalue(self, dtype: torch.dtype) -> float:
+        # Sums of squares have no noise beyond their own size.
+        return self._unless_regularized(self.relative_floor)
+
     def floor(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
         least = bound.unsqueeze(-2) * dof.unsqueeze(-1)
         smallest = (scatter / least).amin(-1)

@@ -62,6 +62,10 @@ class Isotropic(Covariance, ABC):
     def variances(self, scatter: Tensor, num_features: int) -> Tensor:
         return scatter.unsqueeze(-1).expand(*scatter.shape, num_features)
 
+    def least_eigenvalue(self, dtype: torch.dtype) -> float:
+        # Sums of squares have no noise beyond their own size.
+        return self._unless_regularized(self.relative_floor)
+
     def floor(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
         least = bound.mean(-1, keepdim=True) * dof
         smallest = scatter / least

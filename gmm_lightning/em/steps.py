@@ -113,9 +113,9 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[Collapse]:
         moments = projection(moments, family)
     moments = spread.fill(moments, family)
     scatter, smallest = moments.scatter, torch.full_like(moments.dof, torch.inf)
-    if family.relative_floor > 0:
-        bound = family.relative_floor * spread.variance
-        scatter, smallest = family.floor(scatter, moments.dof, bound)
+    least = family.least_eigenvalue(layer.means.dtype)
+    if least > 0:
+        scatter, smallest = family.floor(scatter, moments.dof, least * spread.variance)
     if family.reg_covar > 0:
         identity = torch.eye(layer.num_features).to(scatter)
         unit = family.project(identity.expand(*moments.dof.shape, *identity.shape))
@@ -129,7 +129,7 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[Collapse]:
     was_empty = layer.weights <= 2 * torch.finfo(layer.means.dtype).tiny
     layer.write(moments.mass, moments.means, scale)
     floored = torch.isfinite(smallest)
-    relative = family.relative_floor * smallest
+    relative = least * smallest
     return [
         *describe(floored, family.pool(stats.counts), relative, "floored"),
         *describe(
