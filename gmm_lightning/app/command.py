@@ -105,7 +105,8 @@ def discard_unstarted_run() -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
     for log in folder.glob(f"{config.job.name}*.log"):
         log.unlink()
-    for empty in (folder, folder.parent):
+    here = Path(config.runtime.cwd)
+    for empty in (folder, *(p for p in folder.parents if here in p.parents)):
         try:
             empty.rmdir()
         except OSError:

@@ -121,13 +121,10 @@ def continued(path: Path, overrides: list[str]) -> list[str]:
         stored = None
     if not isinstance(stored, list):
         raise CheckpointError(f"{folder}/.hydra/overrides.yaml does not hold a list of overrides")
+    stored = [absolute_path(str(override), folder) for override in stored]
     typed = [o for o in overrides if key_of(o) not in ("resume", "hydra.run.dir")]
     known = {key_of(o) for o in typed} | {"resume", "hydra.run.dir"}
-    kept = [
-        str(o)
-        for o in stored
-        if key_of(str(o)) not in known and not key_of(str(o)).startswith("hydra")
-    ]
+    kept = [o for o in stored if key_of(o) not in known and not key_of(o).startswith("hydra")]
     return [*kept, *typed, f"resume={quoted(checkpoint)}", f"hydra.run.dir={quoted(folder)}"]
 
 
@@ -136,6 +133,18 @@ def unquoted(value: str) -> str:
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return value[1:-1]
     return value
+
+
+def absolute_path(override: str, folder: Path) -> str:
+    """An override that names a file, as seen from the folder in which the run was started."""
+    key, _, value = override.partition("=")
+    if key not in ("data.path", "data.val_path", "data.test_path") or value in ("", "null"):
+        return override
+    hydra = folder / ".hydra" / "hydra.yaml"
+    if not hydra.is_file():
+        return override
+    started = OmegaConf.load(hydra)
+    return f"{key}={quoted(Path(started.hydra.runtime.cwd) / unquoted(value))}"
 
 
 def quoted(path: Path) -> str:

@@ -78,8 +78,8 @@ def as_rows(layer: GMMLayer, x: Any) -> Tensor:
     return rows
 
 
-def as_weights(layer: GMMLayer, sample_weight: Any, rows: Tensor) -> Tensor | None:
-    """Weights `(N, *B)`, broadcast from what was given; None stays None.
+def as_weights(layer: GMMLayer, sample_weight: Any, x: Any) -> Tensor | None:
+    """Weights `(N, *B)` of rows x `(*S, *B, D)`, broadcast from what was given; None stays None.
 
     Raises:
         InvalidDataError: a shape that does not fit, or weights that are negative or not finite.
@@ -87,12 +87,10 @@ def as_weights(layer: GMMLayer, sample_weight: Any, rows: Tensor) -> Tensor | No
     if sample_weight is None:
         return None
     weight = as_tensor(sample_weight, "sample_weight").to(layer.means.dtype)
-    shape = (rows.shape[0], *layer.batch_shape)
+    lead = as_tensor(x).dim() - 1 - len(layer.batch_shape)
+    shape = (*as_tensor(x).shape[:lead], *layer.batch_shape)
     try:
-        if weight.dim() > len(shape):
-            tail = weight.shape[weight.dim() - len(layer.batch_shape) :]
-            weight = weight.reshape(rows.shape[0], *tail)
-        flat = weight.expand(shape)
+        flat = weight.expand(shape).reshape(-1, *layer.batch_shape)
     except RuntimeError:
         raise InvalidDataError(
             f"sample_weight must broadcast to {shape}, got shape {tuple(weight.shape)}"

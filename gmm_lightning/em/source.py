@@ -50,7 +50,7 @@ class Source:
         if is_array(x):
             rows = as_rows(layer, x)
             self._batches: Iterable[Any] = [rows]
-            self._weight = as_weights(layer, sample_weight, rows)
+            self._weight = as_weights(layer, sample_weight, x)
         else:
             if not isinstance(x, Iterable):
                 raise TypeError(f"x must be rows or an iterable of batches, got {type(x).__name__}")

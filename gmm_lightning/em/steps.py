@@ -48,7 +48,7 @@ def e_step(
         (15, 15.0)
     """
     rows = as_rows(layer, x)
-    weight = as_weights(layer, sample_weight, rows)
+    weight = as_weights(layer, sample_weight, x)
     stats = centred_statistics(
         layer.covariance,
         layer.means.detach().clone(),

@@ -543,3 +543,12 @@ def test_projections_constrain_em(family: str, projection: str, generator: torch
     m_step(twin, e_step(twin, x))
     if projection != "weights":
         assert torch.equal(twin.means[1], anchor)
+
+
+def test_weights_broadcast_over_sample_dimensions(generator: torch.Generator) -> None:
+    """Weights `(5,)` of rows `(4, 5, D)` count in every one of the four."""
+    x = torch.randn(4, 5, 2, generator=generator)
+    weight = torch.rand(5, generator=generator)
+    layer = GMMLayer(2, 3)
+    short, long = (e_step(layer, x, w) for w in (weight, weight.expand(4, 5)))
+    assert torch.equal(short.pack(), long.pack())
