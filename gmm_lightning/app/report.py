@@ -6,6 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig
+
 from gmm_lightning.app.judge import density_quantiles, judge, log_density
 from gmm_lightning.plotting import save_figure
 from gmm_lightning.training import ArrayDataModule, GMMModule
@@ -37,3 +42,22 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     beside = path.with_name(path.name + ".partial")
     beside.write_text(json.dumps(content, indent=2) + "\n")
     beside.replace(path)
+
+
+def log_hyperparameters(trainer: L.Trainer, config: DictConfig, metrics: dict[str, Any]) -> None:
+    """Let TensorBoard compare runs: the settings that differ, with the final numbers."""
+    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    groups = ("data", "cov", "priors", "init", "fit", "optimizer")
+    settings = {group: str(chosen[group]) for group in groups if group in chosen}
+    settings |= {
+        "num_components": config.model.layer.num_components,
+        "seed": config.seed,
+        "tol": config.fit.tol,
+        "processes": trainer.world_size,
+    }
+    named = ("log_likelihood", "val_log_likelihood", "objective", "bic", "aic", "icl", "iterations")
+    final = {f"final/{name}": float(metrics[name]) for name in named if name in metrics}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(settings, final)
+            logger.finalize("success")

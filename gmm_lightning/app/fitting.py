@@ -1,0 +1,135 @@
+"""The fit itself: one phase after another on one model."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from gmm_lightning.app.logs import describe
+from gmm_lightning.app.processes import Interrupted
+from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, GracefulStop
+from gmm_lightning.training.files import read_state
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A finished fit.
+
+    Attributes:
+        module: the model at its final parameters.
+        trainer: of the last phase.
+        passes: over the data, in all phases and before a resume.
+        seconds: spent in this process's fits.
+        rows_per_second: read in them.
+    """
+
+    module: GMMModule
+    trainer: L.Trainer
+    passes: int
+    seconds: float
+    rows_per_second: float
+
+    def outcome(self) -> dict[str, Any]:
+        """How the fit went, for `metrics.json`."""
+        stopping = self.trainer.early_stopping_callback
+        events = [str(e) for c in callbacks_of(self.trainer, EMCallback) for e in c.events]
+        return {
+            "iterations": self.passes,
+            "converged": bool(stopping is not None and stopping.stopped_epoch > 0),
+            "seconds": round(self.seconds, 3),
+            "rows_per_second": round(self.rows_per_second),
+            "collapsed": events,
+        }
+
+
+def fit(config: DictConfig, data: ArrayDataModule, checkpoint: dict[str, Any] | None) -> Fitted:
+    """Run the phases of a configuration, from the start or from a checkpoint.
+
+    Raises:
+        Interrupted: a signal ended the fit after a whole pass.
+    """
+    stored = checkpoint["gmm_lightning"] if checkpoint is not None else {}
+    first, passes = stored.get("phase", 0), stored.get("passes_before", 0)
+    resumed = 0 if checkpoint is None else checkpoint.get("epoch", -1) + 1
+    phases = phases_of(config)
+    trainer = make_trainer(phases[first])
+    module = make_module(phases[first], trainer)
+    if checkpoint is not None:
+        read_state(module, checkpoint, config.resume)
+    if trainer.is_global_zero:
+        log.info(describe(data, module, trainer))
+    seconds, done = 0.0, -resumed
+    for index in range(first, len(phases)):
+        phase = phases[index]
+        if index > first:
+            trainer = make_trainer(phase)
+        module.optimizer = instantiate(phase.model.optimizer)
+        module.scheduler = instantiate(phase.model.scheduler)
+        module.phase, module.passes_before = index, passes
+        data.shuffle, data.batch_size = phase.data.shuffle, phase.data.batch_size
+        resume = config.resume if index == first else None
+        started = time.perf_counter()
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        seconds += time.perf_counter() - started
+        passes, done = passes + trainer.current_epoch, done + trainer.current_epoch
+        stop_if_interrupted(trainer, config, passes)
+    return Fitted(module, trainer, passes, seconds, done * data.num_train_rows / max(seconds, 1e-9))
+
+
+def phases_of(config: DictConfig) -> list[DictConfig]:
+    """The consecutive fits of a run: the configuration, then with `fit.then` on top of it."""
+    then = config.fit.get("then")
+    if not then:
+        return [config]
+    base = config.copy()
+    OmegaConf.set_struct(base, value=False)
+    second = OmegaConf.merge(base, then)
+    assert isinstance(second, DictConfig)
+    return [config, second]
+
+
+def make_trainer(config: DictConfig) -> L.Trainer:
+    """The trainer of one phase, with its callbacks and logger."""
+    wanted = [
+        callback
+        for name, callback in config.callbacks.items()
+        if callback and not (config.quiet and name == "progress")
+    ]
+    callbacks = [instantiate(callback, _convert_="all") for callback in wanted]
+    logger = instantiate(config.logger) if config.get("logger") else False
+    bar = {"enable_progress_bar": False} if config.quiet else {}
+    return instantiate(config.trainer, callbacks=callbacks, logger=logger, **bar)
+
+
+def make_module(config: DictConfig, trainer: L.Trainer) -> GMMModule:
+    """The model, in the precision of the trainer from its first number on."""
+    with trainer.init_module():
+        return instantiate(config.model, _convert_="all")
+
+
+def stop_if_interrupted(trainer: L.Trainer, config: DictConfig, passes: int) -> None:
+    """Leave, saying how to go on.
+
+    Raises:
+        Interrupted: a signal ended the fit.
+    """
+    for stop in callbacks_of(trainer, GracefulStop):
+        if stop.signum is not None:
+            raise Interrupted(
+                f"interrupted after {passes} passes; go on with resume={config.paths.output_dir}",
+                stop.signum,
+            )
+
+
+def callbacks_of(trainer: L.Trainer, kind: type[Any]) -> list[Any]:
+    """The trainer's callbacks of one class."""
+    callbacks: list[Any] = getattr(trainer, "callbacks", [])
+    return [callback for callback in callbacks if isinstance(callback, kind)]
