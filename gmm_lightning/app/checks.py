@@ -19,16 +19,71 @@ def check_fit(config: DictConfig) -> None:
     Raises:
         InvalidArgumentError: naming the setting, what was expected and what came.
     """
-    tol = config.fit.tol
-    if isinstance(tol, bool) or not isinstance(tol, int | float) or not tol >= 0:
-        raise InvalidArgumentError(f"fit.tol must be a number >= 0, got {tol!r}")
-    for name, value, least in (
-        ("fit.max_iter", config.fit.max_iter, 1),
-        ("fit.num_restarts", config.fit.num_restarts, 1),
-        ("seed", config.seed, 0),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InvalidArgumentError(f"{name} must be an integer >= {least}, got {value!r}")
+    sgd = config.fit.get("sgd") or {}
+    parts = [("fit", config.fit), *([("fit.sgd", sgd)] if sgd else [])]
+    for part, values in parts:
+        require_number(f"{part}.tol", values.tol)
+        require_integer(f"{part}.max_iter", values.max_iter, least=1)
+        if "patience" in values:
+            require_integer(f"{part}.patience", values.patience, least=0)
+        if "batch_size" in values:
+            require_integer(f"{part}.batch_size", values.batch_size, least=1)
+        if values.get("clip") is not None:
+            require_number(f"{part}.clip", values.clip)
+    require_integer("fit.num_restarts", config.fit.num_restarts, least=1)
+    require_integer("seed", config.seed, least=0)
+
+
+def check_optimizer(config: DictConfig) -> None:
+    """Refuse a phase with two ways of training, or with none.
+
+    Raises:
+        InvalidArgumentError: naming what to choose instead.
+    """
+    closed, gradient = bool(config.callbacks.get("em")), bool(config.model.optimizer)
+    if closed and gradient:
+        hint = "the second phase is set by fit.then.model.optimizer" if "then" in config.fit else ""
+        raise InvalidArgumentError(
+            f"EM takes no optimizer; {hint or 'choose fit=sgd for gradient descent'}"
+        )
+    if not closed and not gradient:
+        raise InvalidArgumentError(
+            "gradient descent needs an optimizer, such as optimizer=adam; for EM choose fit=em"
+        )
+    for name in ("step_size", "T_max"):
+        # torch divides by them after the first pass.
+        if name in (config.model.scheduler or {}):
+            require_integer(f"model.scheduler.{name}", config.model.scheduler[name], least=1)
+
+
+def require_number(name: str, value: object) -> None:
+    """Refuse what is not a number >= 0.
+
+    Raises:
+        InvalidArgumentError: naming the setting and what came.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise InvalidArgumentError(f"{name} must be a number >= 0, got {value!r}")
+
+
+def require_integer(name: str, value: object, *, least: int) -> None:
+    """Refuse what is not an integer of at least a given size.
+
+    Raises:
+        InvalidArgumentError: naming the setting and what came.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidArgumentError(f"{name} must be an integer >= {least}, got {value!r}")
+
+
+def require_flag(name: str, value: object) -> None:
+    """Refuse what is neither true nor false: a word such as `no` would count as true.
+
+    Raises:
+        InvalidArgumentError: naming the setting and what came.
+    """
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(f"{name} must be true or false, got {value!r}")
 
 
 def check_size(config: DictConfig, data: ArrayDataModule) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +27,7 @@ def run(name: str, task: Callable[[Any], object]) -> None:
     """
     import hydra
 
+    started = time.time()
     try:
         resumed = check_command_line(name)
     except GMMError as error:
@@ -45,7 +47,8 @@ def run(name: str, task: Callable[[Any], object]) -> None:
             reason = user_error(error)
             if reason is None:
                 raise
-            discard_unstarted_run()
+            if name == "train":
+                discard_unstarted_run(started)
             fail(name, reason)
 
     hydra.main(version_base="1.3", config_path=config_dir(), config_name=name)(guarded)()
@@ -66,6 +69,8 @@ def user_error(error: BaseException) -> BaseException | None:
 
     known = (GMMError, MisconfigurationException, HydraException, OmegaConfBaseException, OSError)
     cause = error.__cause__
+    if isinstance(error, HydraException) and "Error locating target" in str(error):
+        return error
     if isinstance(error, HydraException) and cause is not None:
         # Hydra wraps what a constructor raised: a wrong value of a setting.
         return cause if isinstance(cause, (*known, TypeError, ValueError)) else None
@@ -88,18 +93,23 @@ def hint(sentence: str) -> str:
     return ""
 
 
-def discard_unstarted_run() -> None:
+def discard_unstarted_run(since: float) -> None:
     """Take away the folder of a run that failed before its first batch.
 
     Training makes the folder of checkpoints when it starts; until then there are only the
-    settings, an empty log and the loggers' headers. Anything else in the folder stays.
+    settings, an empty log and the loggers' headers. A folder that holds anything older than the
+    command is somebody's own, and is not touched.
+
+    Args:
+        since: when the command began, in seconds of the clock.
     """
     from hydra.core.hydra_config import HydraConfig
 
     config = HydraConfig.get()
     folder = Path(config.runtime.output_dir)
     started = (folder / "checkpoints").exists() or (folder / "metrics.json").exists()
-    if rank_from_environment() > 0 or started:
+    older = any(path.lstat().st_mtime < since - 0.1 for path in folder.rglob("*"))
+    if rank_from_environment() > 0 or started or older:
         return
     for name in (".hydra", "tensorboard", "csv"):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -30,11 +30,14 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     import torch
     from hydra.utils import instantiate
 
+    from gmm_lightning.app.checks import require_flag, require_integer
     from gmm_lightning.app.judge import coverage, judge
     from gmm_lightning.app.report import write_json
     from gmm_lightning.app.runs import load_run
     from gmm_lightning.errors import InvalidArgumentError
 
+    require_flag("overwrite", config.overwrite)
+    require_integer("seed", config.seed, least=0)
     if config.output is not None and Path(config.output).exists() and not config.overwrite:
         raise InvalidArgumentError(
             f"{config.output} exists; allow overwrite=true, or choose another"

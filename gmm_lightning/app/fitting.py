@@ -105,7 +105,8 @@ def make_trainer(config: DictConfig) -> L.Trainer:
     ]
     callbacks = [instantiate(callback, _convert_="all") for callback in wanted]
     logger = instantiate(config.logger) if config.get("logger") else False
-    bar = {"enable_progress_bar": False} if config.quiet else {}
+    silent = config.quiet or not config.callbacks.get("progress")
+    bar = {"enable_progress_bar": False} if silent else {}
     return instantiate(config.trainer, callbacks=callbacks, logger=logger, **bar)
 
 

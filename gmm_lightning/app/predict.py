@@ -27,6 +27,7 @@ def predict(config: DictConfig) -> None:
         InvalidDataError: a file that cannot be read, or without the columns of the run.
         CheckpointError: no run there.
     """
+    from gmm_lightning.app.checks import require_flag, require_integer
     from gmm_lightning.app.runs import load_run
     from gmm_lightning.datasets.tables import TableWriter, iter_table
     from gmm_lightning.errors import InvalidArgumentError
@@ -35,6 +36,9 @@ def predict(config: DictConfig) -> None:
         raise InvalidArgumentError(
             "say what to read and where to write: input=new.csv output=labels.csv"
         )
+    require_flag("overwrite", config.overwrite)
+    require_flag("responsibilities", config.responsibilities)
+    require_integer("batch_rows", config.batch_rows, least=1)
     stored = load_run(config.run)
     threshold = stored.threshold(config.quantile)
     blocks = iter_table(

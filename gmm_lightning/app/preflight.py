@@ -57,7 +57,8 @@ def check_command_line(config_name: str) -> Path | None:
         plain = OmegaConf.to_container(OmegaConf.create(own), resolve=False)
         require_trusted(plain, f"the run at {resumed}")
     folder = Path(config.hydra.run.dir)
-    require_writable(folder)
+    if config.hydra.output_subdir is not None:
+        require_writable(folder)
     return None if resumed in (None, "", "null") else folder
 
 

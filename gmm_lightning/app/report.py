@@ -40,7 +40,11 @@ def write_report(
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write beside the place and move there, so that the file is whole or absent."""
     beside = path.with_name(path.name + ".partial")
-    beside.write_text(json.dumps(content, indent=2) + "\n")
+    try:
+        beside.write_text(json.dumps(content, indent=2) + "\n")
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
     beside.replace(path)
 
 

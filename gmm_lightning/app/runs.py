@@ -75,12 +75,16 @@ class StoredRun:
             InvalidArgumentError: a quantile outside (0, 1).
             CheckpointError: the run did not record its training density.
         """
-        if not 0 < quantile < 1:
-            raise InvalidArgumentError(f"quantile must be in (0, 1), got {quantile}")
+        if not isinstance(quantile, float) or not 0 < quantile < 1:
+            raise InvalidArgumentError(f"quantile must be in (0, 1), got {quantile!r}")
         recorded = read_json(self.folder / "density.json")
         if not recorded:
             raise CheckpointError(f"{self.folder} records no training density (density.json)")
-        return float(np.interp(quantile, recorded["probability"], recorded["log_density"]))
+        try:
+            return float(np.interp(quantile, recorded["probability"], recorded["log_density"]))
+        except (KeyError, TypeError, ValueError) as error:
+            path = self.folder / "density.json"
+            raise CheckpointError(f"{path} is damaged: it holds no quantiles") from error
 
 
 def load_run(run: str | None) -> StoredRun:
@@ -120,6 +124,9 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no table of numbers")
+    return content

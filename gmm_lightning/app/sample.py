@@ -36,14 +36,24 @@ def sample(config: DictConfig) -> None:
 
     import torch
 
+    from gmm_lightning.app.checks import require_flag, require_integer
     from gmm_lightning.app.runs import load_run
     from gmm_lightning.datasets.tables import TableWriter
     from gmm_lightning.errors import InvalidArgumentError
 
     if config.output is None and config.picture is None:
         raise InvalidArgumentError("say where to: output=new.csv, or picture=new.png")
-    if isinstance(config.n, bool) or not isinstance(config.n, int) or config.n < 0:
-        raise InvalidArgumentError(f"n must be an integer >= 0, got {config.n!r}")
+    require_flag("overwrite", config.overwrite)
+    require_integer("n", config.n, least=0)
+    require_integer("seed", config.seed, least=0)
+    if config.component is not None:
+        require_integer("component", config.component, least=0)
+    if config.picture is not None and Path(config.picture).suffix not in (".png", ".pdf", ".svg"):
+        raise InvalidArgumentError(
+            f"{config.picture}: expected a name that ends in .png, .pdf or .svg"
+        )
+    if isinstance(config.temperature, str | bool):
+        raise InvalidArgumentError(f"temperature must be a number, got {config.temperature!r}")
     if config.picture is not None and Path(config.picture).exists() and not config.overwrite:
         raise InvalidArgumentError(
             f"{config.picture} exists; choose another name, or replace it with overwrite=true"
@@ -73,7 +83,7 @@ def draws(stored: StoredRun, config: DictConfig) -> Iterator[tuple[Tensor, Tenso
     import torch
 
     generator = torch.Generator().manual_seed(config.seed)
-    for start in range(0, config.n, BLOCK):
+    for start in range(0, max(config.n, 1), BLOCK):
         yield stored.module.sample(
             min(BLOCK, config.n - start),
             return_component=True,

@@ -23,7 +23,10 @@ def show(config: DictConfig) -> None:
     from gmm_lightning.app.runs import load_run
 
     stored = load_run(config.run)
-    print("\n".join(lines(stored, config.columns)))
+    wanted = config.columns
+    if wanted is not None:
+        wanted = [str(name) for name in ([wanted] if isinstance(wanted, str | int) else wanted)]
+    print("\n".join(lines(stored, wanted)))
 
 
 def lines(stored: StoredRun, wanted: list[str] | None) -> list[str]:

@@ -36,8 +36,13 @@ def train(config: DictConfig) -> dict[str, Any]:
     import lightning as L
     from hydra.utils import instantiate
 
-    from gmm_lightning.app.checks import check_fit, check_size, require_trusted_run
-    from gmm_lightning.app.fitting import fit
+    from gmm_lightning.app.checks import (
+        check_fit,
+        check_optimizer,
+        check_size,
+        require_trusted_run,
+    )
+    from gmm_lightning.app.fitting import fit, phases_of
     from gmm_lightning.app.logs import prepare_logs
     from gmm_lightning.app.processes import leave_group, use_child_command
     from gmm_lightning.app.report import final_metrics, log_hyperparameters, write_report
@@ -47,6 +52,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     log = prepare_logs(verbose=config.verbose, quiet=config.quiet)
     use_child_command()
     check_fit(config)
+    for phase in phases_of(config):
+        check_optimizer(phase)
     L.seed_everything(config.seed, workers=True, verbose=False)
     checkpoint = None
     if config.resume is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -44,7 +43,7 @@ class Covariance(ABC):
     def __post_init__(self) -> None:
         for field in ("reg_covar", "relative_floor"):
             value = getattr(self, field)
-            if not isinstance(value, Real) or not 0 <= value < float("inf"):
+            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
                 raise InvalidArgumentError(
                     f"{field} of the covariance must be a finite number >= 0, got {value!r}"
                 )

@@ -7,18 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gmm_lightning.covariances import FullCovariance
-from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.em import e_step
 from gmm_lightning.em.rows import check_finite
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.layers import GMMLayer, Standardize
+from gmm_lightning.layers import GMMLayer
 from gmm_lightning.layers.config import describe_layer
 from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.training.files import (
@@ -29,12 +26,13 @@ from gmm_lightning.training.files import (
     read_state,
 )
 from gmm_lightning.training.loader import Batch
+from gmm_lightning.training.units import UserUnits
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], Any]
 
 
-class GMMModule(L.LightningModule):
+class GMMModule(UserUnits):
     """A mixture that Lightning trains: by EM without an optimizer, by gradient descent with one.
 
     Both optimise `layer.objective` on the whole training set, in nats per row. What is logged
@@ -66,48 +64,11 @@ class GMMModule(L.LightningModule):
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
     ) -> None:
-        super().__init__()
-        self.layer = layer
-        self.standardize = Standardize(layer.num_features).to(layer.means.dtype)
+        super().__init__(layer)
         self.optimizer, self.scheduler = optimizer, scheduler
         self.data: dict[str, Any] = {}
         self.phase = self.passes_before = 0
         self._sums: list[Tensor] = []
-
-    # -- the model in the user's units ------------------------------------------------------
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`log_prob`."""
-        return self.log_prob(x)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """`log p(x)` in the user's units: `(*S, *B, D)` -> `(*S, *B)`."""
-        return self.layer.log_prob(self.standardize(x)) + self.standardize.log_abs_det
-
-    def responsibilities(self, x: Tensor) -> Tensor:
-        """`p(k | x)`: `(*S, *B, K)`."""
-        return self.layer.responsibilities(self.standardize(x))
-
-    def predict(self, x: Tensor) -> Tensor:
-        """The most probable component of each row: `(*S, *B)`."""
-        return self.layer.predict(self.standardize(x))
-
-    def sample(self, sample_shape: tuple[int, ...] | int = (), **options: Any) -> Any:
-        """Draws in the user's units: see `GMMLayer.sample`."""
-        drawn = self.layer.sample(sample_shape, **options)
-        if isinstance(drawn, tuple):
-            return self.standardize.inverse(drawn[0]), drawn[1]
-        return self.standardize.inverse(drawn)
-
-    def distribution(self) -> MixtureOfGaussians:
-        """The mixture in the user's units, with dense covariances."""
-        mixture, units = self.layer.distribution(), self.standardize
-        return MixtureOfGaussians(
-            mixture.mixture_logits,
-            units.inverse(mixture.means),
-            units.scale.unsqueeze(-1) * mixture.scale_tril,
-            FullCovariance(),
-        )
 
     # -- training ---------------------------------------------------------------------------
 
@@ -127,7 +88,11 @@ class GMMModule(L.LightningModule):
             raise InvalidArgumentError(f"this optimizer cannot be made: {error}") from error
         if self.scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+        try:
+            scheduler = self.scheduler(optimizer)
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise InvalidArgumentError(f"this scheduler cannot be made: {error}") from error
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Nothing under EM: its step has no graph."""

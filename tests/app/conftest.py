@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
+from things import train_things
 
 from gmm_lightning.app.configs import config_dir
 
@@ -60,13 +63,12 @@ class Failure:
 def failing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Failure]:
-    """Run `gmm-train` in an empty folder and expect it to fail in one sentence."""
+    """Run a command in an empty folder and expect it to fail in one sentence."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str) -> Failure:
-        from gmm_lightning.app.train import main
-
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    def run(*arguments: str, name: str = "train") -> Failure:
+        main = importlib.import_module(f"gmm_lightning.app.{name}").main
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
         capfd.readouterr()
         with pytest.raises(SystemExit) as caught:
             main()
@@ -79,3 +81,26 @@ def failing(
         return Failure(code, sentence)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on `things.csv`, which lies two folders above it; not to be changed."""
+    return train_things(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    """The same run, to be damaged."""
+    return Path(shutil.copytree(trained, tmp_path / "copied"))
+
+
+@pytest.fixture
+def asked() -> Callable[..., DictConfig]:
+    """The configuration of a command that reads a run."""
+
+    def make(name: str, *overrides: str) -> DictConfig:
+        with initialize_config_dir(config_dir(), version_base="1.3"):
+            return compose(name, list(overrides))
+
+    return make

@@ -62,10 +62,8 @@ def test_every_command_composes(composed: Compose, name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("group", "option"), TRAINING)
-def test_every_option_composes_and_its_classes_take_its_fields(
-    composed: Compose, group: str, option: str
-) -> None:
-    config = composed(f"{group}={option}")
+def test_every_option_composes_and_instantiates(composed: Compose, group: str, option: str) -> None:
+    config = composed("data=faithful", f"{group}={option}")
     plain: Any = OmegaConf.to_container(config, resolve=True)
     require_trusted(plain, "the configuration")
     for node in nodes(plain):
@@ -75,6 +73,17 @@ def test_every_option_composes_and_its_classes_take_its_fields(
             continue
         given = {key for key in node if not key.startswith("_")}
         assert given <= set(accepted), f"{node['_target_']}: {given - set(accepted)}"
+    config.model.layer.num_features = 2
+    assert isinstance(instantiate(config.model, _convert_="all"), GMMModule)
+    callbacks = [instantiate(c, _convert_="all") for c in config.callbacks.values() if c]
+    logger = instantiate(config.logger) if config.logger else False
+    if option == "gpu" and not torch.cuda.is_available():
+        # What this machine lacks, Lightning says.
+        with pytest.raises(Exception, match="gpu") as caught:
+            instantiate(config.trainer, callbacks=callbacks, logger=logger)
+        assert isinstance(caught.value.__cause__, MisconfigurationException)
+    else:
+        instantiate(config.trainer, callbacks=callbacks, logger=logger)
 
 
 def nodes(config: Any) -> Iterator[dict[str, Any]]:
@@ -87,23 +96,6 @@ def nodes(config: Any) -> Iterator[dict[str, Any]]:
     elif isinstance(config, list):
         for value in config:
             yield from nodes(value)
-
-
-@pytest.mark.parametrize(("group", "option"), [c for c in TRAINING if c[0] != "data"])
-def test_every_option_instantiates(composed: Compose, group: str, option: str) -> None:
-    config = composed("data=faithful", f"{group}={option}")
-    config.model.layer.num_features = 2
-    module = instantiate(config.model, _convert_="all")
-    assert isinstance(module, GMMModule)
-    callbacks = [instantiate(c, _convert_="all") for c in config.callbacks.values() if c]
-    logger = instantiate(config.logger) if config.logger else False
-    if option == "gpu" and not torch.cuda.is_available():
-        # What this machine lacks, Lightning says.
-        with pytest.raises(Exception, match="gpu") as caught:
-            instantiate(config.trainer, callbacks=callbacks, logger=logger)
-        assert isinstance(caught.value.__cause__, MisconfigurationException)
-    else:
-        instantiate(config.trainer, callbacks=callbacks, logger=logger)
 
 
 @pytest.mark.parametrize("option", [o for o in GROUPS["data"] if o != "file"])

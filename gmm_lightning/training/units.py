@@ -1,0 +1,58 @@
+"""A mixture behind a change of units, spoken to in the user's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from gmm_lightning.covariances import FullCovariance
+from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.layers import GMMLayer, Standardize
+
+
+class UserUnits(L.LightningModule):
+    """What a trained model answers: everything in and out is in the units of the data.
+
+    Args:
+        layer: the mixture, which lives in standard units.
+    """
+
+    def __init__(self, layer: GMMLayer) -> None:
+        super().__init__()
+        self.layer = layer
+        self.standardize = Standardize(layer.num_features).to(layer.means.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`log_prob`."""
+        return self.log_prob(x)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """`log p(x)` in the user's units: `(*S, *B, D)` -> `(*S, *B)`."""
+        return self.layer.log_prob(self.standardize(x)) + self.standardize.log_abs_det
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """`p(k | x)`: `(*S, *B, K)`."""
+        return self.layer.responsibilities(self.standardize(x))
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The most probable component of each row: `(*S, *B)`."""
+        return self.layer.predict(self.standardize(x))
+
+    def sample(self, sample_shape: tuple[int, ...] | int = (), **options: Any) -> Any:
+        """Draws in the user's units: see `GMMLayer.sample`."""
+        drawn = self.layer.sample(sample_shape, **options)
+        if isinstance(drawn, tuple):
+            return self.standardize.inverse(drawn[0]), drawn[1]
+        return self.standardize.inverse(drawn)
+
+    def distribution(self) -> MixtureOfGaussians:
+        """The mixture in the user's units, with dense covariances."""
+        mixture, units = self.layer.distribution(), self.standardize
+        return MixtureOfGaussians(
+            mixture.mixture_logits,
+            units.inverse(mixture.means),
+            units.scale.unsqueeze(-1) * mixture.scale_tril,
+            FullCovariance(),
+        )

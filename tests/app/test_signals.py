@@ -1,0 +1,202 @@
+"""Signals and killed processes: what was done stays, and a resumed run ends where it would have."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from trainers import AMBIENT, ROOT, command, same
+
+from gmm_lightning.training import GMMModule
+
+# Long enough after the first checkpoint for a signal to come in between.
+RUN = (
+    "data=letter",
+    "cov=full",
+    "fit.tol=0",
+    "fit.max_iter=20",
+    "logger=none",
+    "callbacks.progress=null",
+    "callbacks.checkpoint.every_n_passes=3",
+)
+# Nobody waits for the end of this one.
+ENDLESS = tuple(word.replace("max_iter=20", "max_iter=1000000") for word in RUN)
+
+
+def final(folder: Path) -> dict[str, torch.Tensor]:
+    return GMMModule.load_from_checkpoint(checkpoint(folder)).state_dict()
+
+
+def checkpoint(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a run in a process group of its own, which does not outlive the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+        environment = {k: v for k, v in os.environ.items() if k not in AMBIENT}
+        environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        run = f"hydra.run.dir={folder}"
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "scripts" / "train.py"), *words, run],
+            cwd=folder.parent,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+Started = Callable[..., subprocess.Popen[str]]
+
+
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until, f"no {path} after {seconds} s"
+        time.sleep(0.005)
+
+
+def uninterrupted(folder: Path, *words: str) -> dict[str, torch.Tensor]:
+    done = command(*RUN, *words, f"hydra.run.dir={folder}", cwd=folder.parent, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return final(folder)
+
+
+def check_signal(tmp_path: Path, started: Started, signum: int, devices: int) -> None:
+    words = (f"trainer.devices={devices}",)
+    run = tmp_path / "run"
+    process = started(run, *RUN, *words)
+    wait_for(checkpoint(run), process)
+    if signum == signal.SIGINT:
+        # A terminal sends Ctrl-C to all processes of the run.
+        os.killpg(process.pid, signum)
+    else:
+        process.send_signal(signum)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum, out + err
+    assert "Traceback" not in out + err
+    assert err.count("interrupted after") == 1
+    assert f"go on with resume={run}" in err
+    assert not (run / "metrics.json").exists()
+    assert not list(run.rglob("*.partial"))
+    part = final(run)
+    rest = command(f"resume={run}", cwd=tmp_path, timeout=200)
+    assert rest.returncode == 0, rest.stderr
+    whole = uninterrupted(tmp_path / "whole", *words)
+    assert same(final(run), whole)
+    assert not same(part, whole)
+    assert (run / "metrics.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_that_can_go_on(
+    tmp_path: Path, started: Started, signum: int, devices: int
+) -> None:
+    check_signal(tmp_path, started, signum, devices)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_has_its_exit_code(tmp_path: Path, started: Started, signum: int) -> None:
+    run = tmp_path / "run"
+    process = started(run, *ENDLESS)
+    wait_for(checkpoint(run), process)
+    os.killpg(process.pid, signum)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum, out + err
+    assert "Traceback" not in out + err
+    assert err.splitlines()[-1].startswith("gmm-train: interrupted after ")
+    assert (out + err).count("stopping after this pass") == 1
+    assert all(bool(torch.isfinite(value).all()) for value in final(run).values())
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+    )
+    return [int(word) for word in listed.stdout.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["first", "second"])
+def test_a_killed_process_ends_the_other(tmp_path: Path, started: Started, victim: str) -> None:
+    run = tmp_path / "run"
+    process = started(run, *ENDLESS, "trainer.devices=2")
+    wait_for(checkpoint(run), process)
+    (second,) = children(process.pid)
+    os.kill(process.pid if victim == "first" else second, signal.SIGKILL)
+    # Both have closed the pipes, or this raises after a minute.
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if victim == "first" else 1)
+    assert "another process of this run ended, so this one stops as well" in err
+    assert "Traceback" not in out + err
+    assert "terminate called" not in out + err
+    with pytest.raises(ProcessLookupError):
+        os.kill(second, 0)
+    assert all(bool(torch.isfinite(value).all()) for value in final(run).values())
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_a_run_ends_where_it_would_have(
+    tmp_path: Path, started: Started
+) -> None:
+    whole = uninterrupted(tmp_path / "whole")
+    begun = time.monotonic()
+    process = started(tmp_path / "timed", *RUN)
+    wait_for(tmp_path / "timed" / "checkpoints", process)
+    loading = time.monotonic() - begun
+    process.communicate(timeout=200)
+    training = time.monotonic() - begun - loading
+    moments, early, late = random.Random(20250117), 0, 0
+    for i in range(10):
+        run = tmp_path / f"run{i}"
+        process = started(run, *RUN)
+        if i < 2:
+            time.sleep(moments.uniform(0, loading))
+        else:
+            wait_for(run / "checkpoints", process)
+            time.sleep(moments.uniform(0, training))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        rest = command(f"resume={run}", cwd=tmp_path, timeout=200)
+        if not checkpoint(run).exists():
+            early += 1
+            assert rest.returncode == 1
+            assert rest.stderr.startswith("gmm-train: there is nothing to resume: no checkpoint at")
+            assert len(rest.stderr.splitlines()) == 1
+            again = uninterrupted(run)
+            assert same(again, whole)
+            continue
+        late += 1
+        assert rest.returncode == 0, rest.stderr
+        assert same(final(run), whole), i
+        assert (run / "metrics.json").is_file()
+        assert not list(run.rglob("*.partial"))
+    # The moments are of both kinds.
+    assert early >= 1
+    assert late >= 5
