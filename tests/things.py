@@ -86,7 +86,8 @@ class Plain:
 
     def log_joint(self, x: Rows) -> Rows:
         """`log pi_k + log N(x | mu_k, Sigma_k)`, `(N, K)`."""
-        joint = []
+        joint: list[Rows] = []
+        x = np.asarray(x)
         for weight, mean, covariance in zip(
             self.weights, self.means, self.covariances, strict=True
         ):
@@ -94,7 +95,10 @@ class Plain:
             unit = np.sqrt(np.diagonal(covariance))
             correlation = covariance / np.outer(unit, unit)
             normal = multivariate_normal(np.zeros(len(unit)), correlation)
-            density = np.atleast_1d(normal.logpdf((x - mean) / unit)) - np.log(unit).sum()
+            density = (
+                np.atleast_1d(normal.logpdf((x - np.asarray(mean)) / np.asarray(unit)))
+                - np.log(unit).sum()
+            )
             joint.append(np.log(weight) + density)
         return np.stack(joint, axis=-1)
 

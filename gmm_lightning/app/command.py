@@ -38,7 +38,8 @@ def run(name: str, task: Callable[[Any], object]) -> None:
         try:
             task(config)
         except Interrupted as stop:
-            print(f"gmm-{name}: {stop}", file=sys.stderr)
+            if rank_from_environment() == 0:
+                print(f"gmm-{name}: {stop}", file=sys.stderr)
             raise SystemExit(128 + stop.signum) from None
         except Exception as error:
             # Hydra has written what was typed now; a run that cannot go on keeps what it had.

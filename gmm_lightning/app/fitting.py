@@ -46,7 +46,7 @@ class Fitted:
             "converged": bool(stopping is not None and stopping.stopped_epoch > 0),
             "seconds": round(self.seconds, 3),
             "rows_per_second": round(self.rows_per_second),
-            "collapsed": events,
+            "repaired": events,
         }
 
 
@@ -66,7 +66,10 @@ def fit(config: DictConfig, data: ArrayDataModule, checkpoint: dict[str, Any] | 
         read_state(module, checkpoint, config.resume)
     if trainer.is_global_zero:
         log.info(describe(data, module, trainer))
+    if resumed:
+        log.info("going on after pass %d", passes + resumed)
     seconds, done = 0.0, -resumed
+    objectives: list[float] = []
     for index in range(first, len(phases)):
         phase = phases[index]
         if index > first:
@@ -79,8 +82,16 @@ def fit(config: DictConfig, data: ArrayDataModule, checkpoint: dict[str, Any] | 
         started = time.perf_counter()
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         seconds += time.perf_counter() - started
+        objectives.append(float(trainer.callback_metrics.get("train/objective", float("nan"))))
         passes, done = passes + trainer.current_epoch, done + trainer.current_epoch
         stop_if_interrupted(trainer, config, passes)
+    if len(objectives) > 1 and objectives[-1] < objectives[-2]:
+        log.warning(
+            "gradient descent ended below EM, at an objective of %.6f after %.6f: lower "
+            "fit.then.model.optimizer.lr, or use fit=em",
+            objectives[-1],
+            objectives[-2],
+        )
     return Fitted(module, trainer, passes, seconds, done * data.num_train_rows / max(seconds, 1e-9))
 
 

@@ -18,6 +18,8 @@ NOISE = (
     "Initializing distributed",
     "distributed processes registered",
     "`Trainer.fit` stopped",
+    "Restoring states",
+    "Restored all states",
 )
 
 
@@ -47,13 +49,21 @@ def prepare_logs(*, verbose: bool = False, quiet: bool = False) -> logging.Logge
     return logging.getLogger("gmm_lightning")
 
 
+def held_out(data: Any) -> str:
+    """The rows set aside, if any."""
+    parts = [("val_rows", "to validate"), ("test_rows", "to test")]
+    rows = [(getattr(data, name, None), what) for name, what in parts]
+    return "".join(f", {len(part)} {what}" for part, what in rows if part is not None)
+
+
 def describe(data: Any, module: Any, trainer: Any) -> str:
     """One line on what is about to be fitted."""
     layer = module.layer
     priors = ", ".join(prior.name for prior in layer.all_priors) or "none"
     how = "EM" if module.optimizer is None else "gradient descent"
     return (
-        f"{data.name}: {data.num_train_rows} rows x {data.num_features} features, "
+        f"{data.name}: {data.num_train_rows} rows to train{held_out(data)}, "
+        f"{data.num_features} features, "
         f"{layer.num_components} components, covariance {layer.covariance.name}, "
         f"priors {priors}, {how} on {trainer.world_size} process(es)"
     )

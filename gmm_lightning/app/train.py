@@ -71,8 +71,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     write_report(folder, metrics, module, data)
     log_hyperparameters(fitted.trainer, config, metrics)
     log.info(
-        "log-likelihood %.6f, objective %.6f nats per row after %d passes in %.1f s, "
-        "%d rows per second",
+        "log-likelihood %.6f, objective %.6f nats per row after %d passes (%.1f s now, "
+        "%d rows per second)",
         metrics["log_likelihood"],
         metrics["objective"],
         metrics["iterations"],

@@ -161,7 +161,7 @@ class Faults:
         first = min(found[c].first_missing for c in counts)
         named = listed(f"{self.names[c]} ({count})" for c, count in counts.items())
         return (
-            f"missing values in {self.rows} rows, by column: {named}; the first in {self.unit} "
+            f"missing values, by column of {self.rows} rows: {named}; the first in {self.unit} "
             f"{first}; drop these rows, or impute them first"
         )
 

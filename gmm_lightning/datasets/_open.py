@@ -35,6 +35,8 @@ def opened(
     path = Path(str(path)).expanduser()
     require_file(path)
     suffix = path.suffix.lower()
+    if key is not None and suffix != ".npz":
+        raise InvalidArgumentError(f"key= chooses an array of a .npz file, and {path} is none")
     if suffix in TEXT:
         return TextSource(path, expected, header=header, separator=separator)
     if suffix in ARRAYS:

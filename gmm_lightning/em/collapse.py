@@ -34,10 +34,13 @@ class Collapse:
     iteration: int = 0
 
     def __str__(self) -> str:
+        which = f"component {', '.join(map(str, self.component))}, iteration {self.iteration}"
+        if self.action == "emptied":
+            return f"{which}: it lost its rows and keeps weight 0 (fewer components may do)"
         return (
-            f"component {', '.join(map(str, self.component))} {self.action} in iteration "
-            f"{self.iteration} (count {self.count:.3g}, smallest relative eigenvalue "
-            f"{self.smallest_eigenvalue:.3g})"
+            f"{which}: flat in some direction, so its covariance is held at the floor "
+            f"({self.count:.3g} rows, smallest relative eigenvalue {self.smallest_eigenvalue:.2g}; "
+            "a prior on the covariances, or fewer components, avoids it)"
         )
 
 

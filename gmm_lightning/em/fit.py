@@ -146,10 +146,7 @@ def climb(
         bar.reset()
     while True:
         if collapse == "raise" and latest:
-            raise CollapseError(
-                f"{latest[0]}; add a covariance prior, use fewer components, or allow "
-                "collapse='floor'"
-            )
+            raise CollapseError(f"{latest[0]}; collapse='floor' repairs it and goes on")
         stats = pass_over(layer, source)
         history.append(objective_of(layer, stats))
         if not bool(torch.isfinite(history[-1]).all()):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_mixture"]
 
 _MOST_LEGEND_ENTRIES = 12
+_MOST_NUMBERS = 30
 
 
 def plot_mixture(
@@ -181,6 +182,17 @@ def _draw_ellipses(
             linewidths=1.2,
             zorder=3,
         )
+    if len(shades) <= _MOST_NUMBERS:
+        for k, mean in zip(parts.index, parts.means, strict=True):
+            # The number under which a component appears in every table.
+            ax.annotate(
+                str(int(k)),
+                (float(mean[0]), float(mean[1])),
+                xytext=(5, 5),
+                textcoords="offset points",
+                fontsize=8,
+                zorder=4,
+            )
     ax.autoscale_view()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def test_a_scheduler_counts_passes(
     for n in (1, 2, 3):
         words = [*wide[1:], *scheduler, *cosine, f"fit.max_iter={n}"]
         states.append(run(f"{n}", *SGD, *words)[1])
-    moves = [distance(learned(a), learned(b)) for a, b in zip(states[:-1], states[1:], strict=True)]
+    moves = [distance(learned(a), learned(b)) for a, b in pairwise(states)]
     assert moves[0] == pytest.approx(1e-5, rel=1e-2)
     assert [moves[0] / move for move in moves] == pytest.approx(rates, rel=1e-2)
 

@@ -111,10 +111,10 @@ def test_repairs_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     start = ("init=random_from_data", "model.layer.num_components=3")
     events = finished(tmp_path, monkeypatch, *few, *start)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["collapsed"]
+    assert metrics["repaired"]
     told = events.Tensors("repaired components/text_summary")
     texts = [e.tensor_proto.string_val[0].decode() for e in told]
-    assert texts == metrics["collapsed"]
+    assert texts == metrics["repaired"]
     assert len(set(zip([e.step for e in told], texts, strict=True))) == len(told)
 
 

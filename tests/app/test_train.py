@@ -163,7 +163,7 @@ def test_a_run_leaves_what_it_promises(composed: Compose, tmp_path: Path, fit: s
     assert metrics["iterations"] == 4
     assert metrics["converged"] is False
     assert metrics["seconds"] > 0
-    assert metrics["collapsed"] == []
+    assert metrics["repaired"] == []
     assert data.train_labels is not None
     expected = adjusted_rand_score(module.predict(x), data.train_labels)
     # torchmetrics computes it in float32.

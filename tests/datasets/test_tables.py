@@ -251,13 +251,13 @@ NUMBERS = "a,b\n1,2\n3,4\n5,6\n7,8\n"
         (
             NUMBERS.replace("5,6", "5,").replace("3,4", "NA,?"),
             {},
-            "t.csv: missing values in 4 rows, by column: a (1), b (2); the first in line 3; drop "
+            "t.csv: missing values, by column of 4 rows: a (1), b (2); the first in line 3; drop "
             "these rows, or impute them first",
         ),
         (
             "a,k\n1,x\n2,\n",
             {"label": "k"},
-            "t.csv: missing values in 2 rows, by column: k (1); the first in line 3; drop these "
+            "t.csv: missing values, by column of 2 rows: k (1); the first in line 3; drop these "
             "rows, or impute them first",
         ),
         (
@@ -323,7 +323,7 @@ def test_bad_rows_are_named(
 @pytest.mark.parametrize("cell", ["", "NA", "N/A", "NaN", "nan", "-nan", "null", "None", "?", "-"])
 def test_missing_values_in_all_their_spellings(write: Write, cell: str) -> None:
     said = refused(write(f"a,b\n1,2\n3,{cell}\n5,6\n"))
-    assert said.startswith("t.csv: missing values in 3 rows, by column: b (1); the first in line 3")
+    assert said.startswith("t.csv: missing values, by column of 3 rows: b (1); the first in line 3")
 
 
 @pytest.mark.parametrize(
@@ -435,7 +435,7 @@ def test_npy_files(tmp_path: Path) -> None:
         (np.zeros((2, 1), complex), "t.npy: expected numbers, got an array of dtype complex128"),
         (
             np.array([[1.0, np.nan], [np.nan, np.nan]]),
-            "t.npy: missing values in 2 rows, by column: x0 (1), x1 (2); the first in row 0; drop "
+            "t.npy: missing values, by column of 2 rows: x0 (1), x1 (2); the first in row 0; drop "
             "these rows, or impute them first",
         ),
         (
@@ -498,7 +498,7 @@ def test_parquet_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     table = read_table(path, columns=["c", "a"], label="kind")
     assert (table.x.tolist(), table.classes) == ([[1, 1], [1, 2], [1, 3]], ("u", "v"))
     assert refused(path) == (
-        "t.parquet: missing values in 3 rows, by column: b (1); the first in row 1; drop these "
+        "t.parquet: missing values, by column of 3 rows: b (1); the first in row 1; drop these "
         "rows, or impute them first"
     )
     assert refused(path, columns=["kind"]) == (
@@ -574,7 +574,7 @@ def test_columns_that_a_file_lacks(write: Write) -> None:
     ("cell", "said"),
     [
         ("six", "line 4, column b: expected a number, got 'six'"),
-        ("", "missing values in 4 rows, by column: b (1); the first in line 4"),
+        ("", "missing values, by column of 4 rows: b (1); the first in line 4"),
         ("inf", "infinite values: column b in line(s) 4"),
         ("6,7", "expected 2 cells in every line; line 4 has 3"),
     ],
