@@ -22,7 +22,7 @@ train: install
 	$(BIN)/python scripts/train.py cov=full priors=niw trainer.devices=2 $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow $(ARGS)

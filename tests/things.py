@@ -87,7 +87,6 @@ class Plain:
     def log_joint(self, x: Rows) -> Rows:
         """`log pi_k + log N(x | mu_k, Sigma_k)`, `(N, K)`."""
         joint: list[Rows] = []
-        x = np.asarray(x)
         for weight, mean, covariance in zip(
             self.weights, self.means, self.covariances, strict=True
         ):
@@ -109,7 +108,7 @@ class Plain:
     def responsibilities(self, x: Rows) -> Rows:
         """`p(k | x)`, `(N, K)`."""
         joint = self.log_joint(x)
-        return np.exp(joint - logsumexp(joint, axis=-1, keepdims=True))
+        return np.exp(joint - self.log_prob(x)[:, None])
 
     def sample(self, n: int, source: np.random.Generator) -> Rows:
         """Draws."""

@@ -29,6 +29,7 @@ class Fitted:
         passes: over the data, in all phases and before a resume.
         seconds: spent in this process's fits.
         rows_per_second: read in them.
+        events: components that had to be repaired, in all phases.
     """
 
     module: GMMModule
@@ -36,17 +37,17 @@ class Fitted:
     passes: int
     seconds: float
     rows_per_second: float
+    events: list[str]
 
     def outcome(self) -> dict[str, Any]:
         """How the fit went, for `metrics.json`."""
         stopping = self.trainer.early_stopping_callback
-        events = [str(e) for c in callbacks_of(self.trainer, EMCallback) for e in c.events]
         return {
             "iterations": self.passes,
             "converged": bool(stopping is not None and stopping.stopped_epoch > 0),
             "seconds": round(self.seconds, 3),
             "rows_per_second": round(self.rows_per_second),
-            "repaired": events,
+            "repaired": self.events,
         }
 
 
@@ -70,6 +71,7 @@ def fit(config: DictConfig, data: ArrayDataModule, checkpoint: dict[str, Any] | 
         log.info("going on after pass %d", passes + resumed)
     seconds, done = 0.0, -resumed
     objectives: list[float] = []
+    events: list[str] = []
     for index in range(first, len(phases)):
         phase = phases[index]
         if index > first:
@@ -84,6 +86,7 @@ def fit(config: DictConfig, data: ArrayDataModule, checkpoint: dict[str, Any] | 
         seconds += time.perf_counter() - started
         objectives.append(float(trainer.callback_metrics.get("train/objective", float("nan"))))
         passes, done = passes + trainer.current_epoch, done + trainer.current_epoch
+        events += [str(e) for em in callbacks_of(trainer, EMCallback) for e in em.events]
         stop_if_interrupted(trainer, config, passes)
     if len(objectives) > 1 and objectives[-1] < objectives[-2]:
         log.warning(
@@ -92,7 +95,8 @@ def fit(config: DictConfig, data: ArrayDataModule, checkpoint: dict[str, Any] | 
             objectives[-1],
             objectives[-2],
         )
-    return Fitted(module, trainer, passes, seconds, done * data.num_train_rows / max(seconds, 1e-9))
+    rate = done * data.num_train_rows / max(seconds, 1e-9)
+    return Fitted(module, trainer, passes, seconds, rate, events)
 
 
 def phases_of(config: DictConfig) -> list[DictConfig]:

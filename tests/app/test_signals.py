@@ -158,8 +158,14 @@ def test_a_killed_process_ends_the_other(tmp_path: Path, started: Started, victi
     assert "terminate called" not in out + err
     # Gone, or dead and not yet collected by the process that inherits orphans.
     state = ["ps", "-o", "stat=", "-p", str(second)]
-    listed = subprocess.run(state, capture_output=True, text=True, check=False)
-    assert listed.stdout.strip()[:1] in ("", "Z")
+    until = time.monotonic() + 30
+    while subprocess.run(state, capture_output=True, text=True, check=False).stdout[:1] not in (
+        "",
+        "Z",
+    ):
+        # It has closed its pipes and is on its way out.
+        assert time.monotonic() < until
+        time.sleep(0.1)
     assert all(bool(torch.isfinite(value).all()) for value in final(run).values())
 
 
