@@ -237,8 +237,8 @@ def test_a_run_says_each_thing_once(said: Callable[..., str], tmp_path: Path) ->
     logged = [line for line in text.splitlines() if line.startswith("[")]
     assert logged == log_file(tmp_path).splitlines()
     assert len(logged) == len(set(logged)) == 3
-    assert "faithful: 245 rows x 2 features, 2 components, covariance full" in logged[0]
-    assert re.search(r"log-likelihood -4\.\d+, .* 2 passes in .* rows per second", logged[1])
+    assert "faithful: 245 rows to train, 27 to validate, 2 features, 2 components" in logged[0]
+    assert re.search(r"log-likelihood -4\.\d+, .* 2 passes .* rows per second", logged[1])
     assert "checkpoint, metrics and picture: " in logged[2]
     # The bar, with the log-likelihood.
     assert re.search(r"passes: 100%.*2/2 .*log_likelihood=-4\.", text)
