@@ -25,7 +25,7 @@ test: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-slow: install
-	$(BIN)/python -m pytest -q -m slow $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
