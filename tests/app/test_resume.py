@@ -34,7 +34,8 @@ def final(folder: Path) -> dict[str, torch.Tensor]:
 def steps(folder: Path, tag: str = "train/objective") -> list[int]:
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
-    return [event.step for event in events.Scalars(tag)]
+    # Writers of one process are numbered, and files are read in the order of their names.
+    return sorted(event.step for event in events.Scalars(tag))
 
 
 def report(folder: Path) -> dict[str, object]:
