@@ -134,7 +134,9 @@ def test_a_bad_file_is_refused_before_anything_else(path: Path) -> None:
     good = path.with_name("good.csv")
     good.write_text(path.read_text())
     path.write_text(good.read_text().replace("\n7,70", "\n7,"))
-    with pytest.raises(InvalidDataError, match=r"by column of 20 rows: v \(1\); the first in line 9"):
+    with pytest.raises(
+        InvalidDataError, match=r"by column of 20 rows: v \(1\); the first in line 9"
+    ):
         ArrayDataModule.file(path)
     with pytest.raises(GMMError, match="there is no file"):
         ArrayDataModule.file(good, val_path=path.with_name("none.csv"))
