@@ -80,20 +80,6 @@ class SufficientStatistics:
         }
         return replace(self, **sums)
 
-    def data_variance(self, covariance: Covariance) -> tuple[Tensor, Tensor]:
-        """Mean and variance per feature of all rows together, each `(*B, D)`.
-
-        Both follow from the sums alone and do not depend on the responsibilities (for a family
-        that keeps only an average over features, the variance is that average).
-        """
-        moments = Moments.from_statistics(self, covariance)
-        counts = self.counts.unsqueeze(-1)
-        total = self.total_weight.clamp(min=torch.finfo(self.counts.dtype).tiny).unsqueeze(-1)
-        centre = (counts * moments.means).sum(-2) / total
-        within = covariance.variances(moments.scatter, self.shift.shape[-1]).sum(-2)
-        between = (counts * (moments.means - centre.unsqueeze(-2)).square()).sum(-2)
-        return centre, (within + between).clamp(min=0) / total
-
 
 @dataclass(frozen=True)
 class Moments:
@@ -136,6 +122,20 @@ class Moments:
             scatter=stats.second - correction,
             dof=covariance.pool(counts),
         )
+
+    def data_variance(self, covariance: Covariance) -> tuple[Tensor, Tensor]:
+        """Mean and variance per feature of all rows together, each `(*B, D)`.
+
+        Asked of the moments as the data gave them, both do not depend on the responsibilities
+        (for a family that keeps only an average over features, the variance is that average).
+        """
+        counts = self.counts.unsqueeze(-1)
+        tiny = torch.finfo(self.counts.dtype).tiny
+        total = self.counts.sum(-1).clamp(min=tiny).unsqueeze(-1)
+        centre = (counts * self.means).sum(-2) / total
+        within = covariance.variances(self.scatter, self.means.shape[-1]).sum(-2)
+        between = (counts * (self.means - centre.unsqueeze(-2)).square()).sum(-2)
+        return centre, (within + between).clamp(min=0) / total
 
 
 @dataclass(frozen=True)

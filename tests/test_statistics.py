@@ -47,7 +47,9 @@ def test_the_variance_of_the_data_does_not_depend_on_the_layer(
         variance = variance.mean().expand(2)
     for _ in range(3):
         layer = random_layer(family, generator=generator)
-        mean, found = e_step(layer, x).data_variance(layer.covariance)
+        mean, found = Moments.from_statistics(e_step(layer, x), layer.covariance).data_variance(
+            layer.covariance
+        )
         assert torch.allclose(mean, x.mean(0), rtol=1e-11)
         if not family.endswith("spherical"):
             assert torch.allclose(found, variance, rtol=1e-11)

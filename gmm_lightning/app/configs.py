@@ -27,6 +27,13 @@ def config_dir() -> str:
     return str(inside if inside.is_dir() else package.parent / "configs")
 
 
+def run_paths(path: Path) -> tuple[Path, Path]:
+    """Folder and checkpoint of a run, from either of them; whether they exist is not asked."""
+    if path.is_dir():
+        return path, path / "checkpoints" / "last.ckpt"
+    return path.parent.parent, path
+
+
 def targets(config: Any) -> Iterator[str]:
     """Every `_target_` of a plain nested config."""
     if isinstance(config, dict):

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from gmm_lightning.app.configs import config_dir, require_trusted
+from gmm_lightning.app.configs import config_dir, require_trusted, run_paths
 from gmm_lightning.app.processes import rank_from_environment, started_from_outside
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 
@@ -102,8 +102,7 @@ def run_folder(path: Path) -> tuple[Path, Path]:
     Raises:
         CheckpointError: there is no such run.
     """
-    checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    folder = path if path.is_dir() else path.parent.parent
+    folder, checkpoint = run_paths(path)
     if not checkpoint.is_file():
         raise CheckpointError(f"there is nothing to resume: no checkpoint at {checkpoint}")
     if not (folder / ".hydra" / "overrides.yaml").is_file():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gmm_lightning.app.configs import run_paths
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def load_run(run: str | None) -> StoredRun:
     if not run:
         raise InvalidArgumentError("say which run: run=outputs/<date>/<time>")
     path = Path(run)
-    checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    folder, checkpoint = run_paths(path)
     if not checkpoint.is_file():
         raise CheckpointError(
             f"{path} is not the folder of a run: there is no {checkpoint}"
@@ -109,7 +110,6 @@ def load_run(run: str | None) -> StoredRun:
         )
     from gmm_lightning.training import GMMModule
 
-    folder = path if path.is_dir() else path.parent.parent
     module = GMMModule.load_from_checkpoint(checkpoint)
     names = module.data.get("columns") or [f"x{i}" for i in range(module.layer.num_features)]
     return StoredRun(folder, module, tuple(names), read_json(folder / "metrics.json"))

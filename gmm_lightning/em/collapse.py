@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
-from gmm_lightning.statistics import Moments, SufficientStatistics
+from gmm_lightning.statistics import Moments
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Spread:
     constant: Tensor
 
     @classmethod
-    def of(cls, stats: SufficientStatistics, family: Covariance, dtype: torch.dtype) -> Self:
-        """Read off the statistics: it is the same in every iteration, whatever they were under."""
-        mean, variance = stats.data_variance(family)
+    def of(cls, moments: Moments, family: Covariance, dtype: torch.dtype) -> Self:
+        """Read off the data's moments: the same in every iteration, under any parameters."""
+        mean, variance = moments.data_variance(family)
         # What rounding leaves of a constant column in the dtype of the rows.
         constant = variance.sqrt() <= 4 * torch.finfo(dtype).eps * mean.abs()
         assumed = (1e-6 * mean.abs()).clamp(min=1e-6).square()

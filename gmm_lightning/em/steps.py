@@ -103,8 +103,8 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[Collapse]:
         )
     if not bool((stats.total_weight > 0).all()):
         raise InvalidDataError("the statistics hold no rows: their total weight is 0")
-    spread = Spread.of(stats, family, layer.means.dtype)
     moments = Moments.from_statistics(stats, family)
+    spread = Spread.of(moments, family, layer.means.dtype)
     empty = moments.counts <= stats.total_weight.unsqueeze(-1) * EMPTY_SHARE
     moments = without_rows(moments, stats, family, empty)
     for prior in layer.all_priors:
