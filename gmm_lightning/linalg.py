@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -13,6 +14,20 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[ob
     if device.type == "meta":
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+@contextlib.contextmanager
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Matrix products in the precision of their operands: no autocast, no TF32, no bfloat16."""
+    asked = torch.get_float32_matmul_precision()
+    with full_precision(device):
+        if asked != "highest":
+            torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            if asked != "highest":
+                torch.set_float32_matmul_precision(asked)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -58,6 +58,31 @@ class SufficientStatistics:
             self.num_samples + other.num_samples,
         )
 
+    def about(self, shift: Tensor, covariance: Covariance) -> SufficientStatistics:
+        """The same rows about other reference points `(*B, K, D)`.
+
+        With delta the way from the old points to the new ones, and g = first / n:
+
+            second' = second - n g g' + n (g - delta)(g - delta)'
+        """
+        delta = shift.to(self.first) - self.shift.to(self.first)
+        counts = self.counts.unsqueeze(-1)
+        gap = self.first / counts.clamp(min=torch.finfo(counts.dtype).tiny)
+        weight = self.counts.unsqueeze(0)
+        return replace(
+            self,
+            first=self.first - counts * delta,
+            second=self.second
+            + covariance.outer(weight, (gap - delta).unsqueeze(0))
+            - covariance.outer(weight, gap.unsqueeze(0)),
+            shift=shift,
+        )
+
+    def chosen(self, index: Tensor) -> SufficientStatistics:
+        """The statistics of some mixtures along the first axis of a batch."""
+        parts = {f.name: getattr(self, f.name)[index] for f in fields(self)[:-1]}
+        return replace(self, **parts)
+
     @property
     def total_weight(self) -> Tensor:
         """Sum of the rows' weights, `(*B)`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gmm_lightning._plugins import Registry
+from gmm_lightning.covariances._features import Features, Frame
 from gmm_lightning.covariances.base import Covariance
 from gmm_lightning.covariances.diag import DiagCovariance
 from gmm_lightning.covariances.full import FullCovariance
@@ -27,6 +28,8 @@ def as_covariance(spec: str | Covariance) -> Covariance:
 __all__ = [
     "Covariance",
     "DiagCovariance",
+    "Features",
+    "Frame",
     "FullCovariance",
     "SphericalCovariance",
     "TiedCovariance",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gmm_lightning.covariances._features import Features, Linear, Squares
 from gmm_lightning.covariances.base import Covariance
 
 
@@ -47,6 +48,10 @@ class Diagonal(Covariance, ABC):
 
     def trace_solve(self, scale: Tensor, projected: Tensor, num_features: int) -> Tensor:
         return (projected / scale.square()).sum(-1)
+
+    def features(self, num_features: int) -> Features:
+        terms = Squares(num_features)
+        return Linear(terms) if self.tied else terms
 
     def outer(self, weights: Tensor, diff: Tensor) -> Tensor:
         second = (weights.unsqueeze(-1) * diff.square()).sum(0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gmm_lightning.covariances._features import Features, Linear, SquaredLength
 from gmm_lightning.covariances.base import Covariance
 
 
@@ -51,6 +52,10 @@ class Isotropic(Covariance, ABC):
 
     def trace_solve(self, scale: Tensor, projected: Tensor, num_features: int) -> Tensor:
         return num_features * projected / scale.square()
+
+    def features(self, num_features: int) -> Features:
+        terms = SquaredLength(num_features)
+        return Linear(terms) if self.tied else terms
 
     def outer(self, weights: Tensor, diff: Tensor) -> Tensor:
         second = (weights * diff.square().mean(-1)).sum(0)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from gmm_lightning.covariances._features import Features
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import solve_rows, symmetrize
 
@@ -113,6 +114,10 @@ class Covariance(ABC):
         return other.diagonal(dim1=-2, dim2=-1).sum(-1)
 
     # -- statistics -------------------------------------------------------------------------
+
+    def features(self, num_features: int) -> Features | None:
+        """The terms that make EM two matrix products, or None: differences it is, then."""
+        return None
 
     def outer(self, weights: Tensor, diff: Tensor) -> Tensor:
         """`sum_n w_nk d_nk d_nk'` in the family's form.

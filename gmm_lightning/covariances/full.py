@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from gmm_lightning.covariances import _dense
+from gmm_lightning.covariances._features import Features, Products
 from gmm_lightning.covariances.base import Covariance
 
 
@@ -39,3 +40,6 @@ class FullCovariance(Covariance):
 
     def num_free_parameters(self, num_components: int, num_features: int) -> int:
         return num_components * num_features * (num_features + 1) // 2
+
+    def features(self, num_features: int) -> Features:
+        return Products(num_features)

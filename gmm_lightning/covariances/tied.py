@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from gmm_lightning.covariances import _dense
+from gmm_lightning.covariances._features import Features, Linear, Products
 from gmm_lightning.covariances.base import Covariance
 
 
@@ -40,3 +41,6 @@ class TiedCovariance(Covariance):
 
     def num_free_parameters(self, num_components: int, num_features: int) -> int:
         return num_features * (num_features + 1) // 2
+
+    def features(self, num_features: int) -> Features:
+        return Linear(Products(num_features))

@@ -22,8 +22,9 @@ class Collapse:
         count: rows it holds.
         smallest_eigenvalue: of its covariance, relative to the variance of the data per
             feature; infinite for a component that only lost its rows.
-        action: `floored` (its volume was raised to the floor) or `emptied` (its weight is zero
-            and its mean and covariance are those of all rows).
+        action: `floored` (its volume was raised to the floor), `emptied` (its weight is zero
+            and its mean and covariance are those of all rows) or `reseeded` (it starts anew at
+            rows that the mixture explained poorly).
         iteration: M-steps done before, filled in by `fit_em` and the callbacks.
     """
 
@@ -37,11 +38,22 @@ class Collapse:
         which = f"component {', '.join(map(str, self.component))}, iteration {self.iteration}"
         if self.action == "emptied":
             return f"{which}: it lost its rows and keeps weight 0 (fewer components may do)"
+        if self.action == "reseeded":
+            return (
+                f"{which}: it starts anew at a poorly explained row ({self.count:.3g} rows, "
+                f"smallest relative eigenvalue {self.smallest_eigenvalue:.2g} before)"
+            )
         return (
             f"{which}: flat in some direction, so its covariance is held at the floor "
             f"({self.count:.3g} rows, smallest relative eigenvalue {self.smallest_eigenvalue:.2g}; "
             "a prior on the covariances, or fewer components, avoids it)"
         )
+
+
+def fresh(found: list[Collapse], latest: list[Collapse]) -> list[Collapse]:
+    """The events that the iteration before did not report already."""
+    known = {(event.component, event.action) for event in latest}
+    return [event for event in found if (event.component, event.action) not in known]
 
 
 @dataclass(frozen=True)

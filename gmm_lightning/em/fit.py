@@ -1,25 +1,27 @@
-"""The loop: E-step and M-step until the objective stands still."""
+"""A whole fit: starts, EM from each of them, and the best."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Generator, Tensor
+from torch import Generator
 
+from gmm_lightning.em.acceleration import Accelerator
+from gmm_lightning.em.annealing import Annealing
+from gmm_lightning.em.ascent import Ascent
+from gmm_lightning.em.climb import Rules, climb, require_a_run
 from gmm_lightning.em.collapse import Collapse
-from gmm_lightning.em.kernels import centred_statistics, posterior
-from gmm_lightning.em.result import EMResult, Run, plain, summary
+from gmm_lightning.em.passes import Passes
+from gmm_lightning.em.reseed import CANDIDATES, Reseeder
+from gmm_lightning.em.result import EMResult, Run, summary
 from gmm_lightning.em.source import Source
 from gmm_lightning.em.start import as_initializer, initialize, resolve_from
-from gmm_lightning.em.steps import m_step
-from gmm_lightning.errors import CollapseError, InvalidArgumentError, InvalidDataError
+from gmm_lightning.em.starts import copies, unpack
+from gmm_lightning.errors import CollapseError, InvalidArgumentError
 from gmm_lightning.initializers import Given
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.statistics import SufficientStatistics
 
-POLICIES = ("floor", "raise")
+POLICIES = ("floor", "reseed", "raise")
 
 
 def fit_em(
@@ -32,7 +34,10 @@ def fit_em(
     tol: float = 1e-3,
     chunk_size: int | None = None,
     num_restarts: int = 1,
-    acceleration: None = None,
+    prune: bool = True,
+    acceleration: str | Accelerator | None = None,
+    annealing: Annealing | None = None,
+    hard: bool = False,
     collapse: str = "floor",
     generator: Generator | None = None,
     progress: bool = False,
@@ -48,10 +53,18 @@ def fit_em(
         max_iter: M-steps at most.
         tol: stop when the objective gains less than this, in nats per row.
         chunk_size: rows at a time; None: what stays in cache.
-        num_restarts: starts, of which the one with the best objective is kept.
-        acceleration: only None is available in this version.
-        collapse: what to do with a component that loses its volume: `floor` repairs and reports
-            it, `raise` gives up that start (and raises when no start is left).
+        num_restarts: starts, of which the one with the best objective is kept. They run side by
+            side, through the same matrix products.
+        prune: give up the worse half of the starts after every 5 M-steps, until one is left;
+            False: follow each to its end.
+        acceleration: `squarem` or `anderson`: leap along the path of EM. A leap that lowers the
+            objective is taken back.
+        annealing: begin with flat responsibilities, an `Annealing`.
+        hard: classification EM: every row belongs to its most probable component alone. What
+            rises, and is reported, is `mean max_k log p(x, k)`, with the log-prior.
+        collapse: what to do with a component that loses its volume or its rows: `floor` repairs
+            it in place, `reseed` moves it to rows that are explained poorly, `raise` gives up
+            that start (and raises when no start is left). Each case is an event of the result.
         generator: source of randomness; None: torch's global one.
         progress: show a bar with the log-likelihood.
 
@@ -75,47 +88,56 @@ def fit_em(
         >>> result.converged, layer.means.shape
         (True, torch.Size([2, 2]))
     """
-    check_options(max_iter, tol, num_restarts, acceleration, collapse)
+    check_options(max_iter, tol, num_restarts, collapse)
+    Ascent(acceleration)
     if num_restarts > 1 and (initializer is None or isinstance(as_initializer(initializer), Given)):
         raise InvalidArgumentError(
             f"num_restarts={num_restarts} needs an initializer that draws at random: every start "
             "from given parameters or assignments is the same"
         )
-    source = Source(layer, x, sample_weight, chunk_size)
+    source = Source(layer, x, sample_weight)
     if initializer is not None or not all(prior.resolved for prior in layer.all_priors):
         resolve_from(layer, source)
-    best: list[Tensor] | None = None
-    runs: list[Run] = []
-    failed: CollapseError | None = None
+    passes = Passes(source, chunk_size)
+    rules = Rules(max_iter, tol, collapse == "raise", prune, hard, annealing)
     bar = progress_bar(max_iter, num_restarts) if progress else None
-    for _ in range(num_restarts):
+    # Without a floor one singular start would end them all: each on its own, then.
+    singly = collapse == "raise" or layer.covariance.relative_floor == 0
+    runs: list[Run] = []
+    failure: CollapseError | None = None
+    for together in [1] * num_restarts if singly else [num_restarts]:
         try:
-            first = (
-                initialize(layer, source, initializer, generator) if initializer is not None else []
-            )
-            run = climb(layer, source, max_iter, tol, collapse, first, bar)
+            starts, first = begin(layer, source, initializer, together, generator)
+            reseed = reseeder(source, generator) if collapse == "reseed" else None
+            runs += climb(passes, starts, first, rules, Ascent(acceleration), reseed, bar)
         except CollapseError as error:
-            failed = error
-            continue
-        better = (
-            None
-            if not runs
-            else run.history[-1] > torch.stack([r.history[-1] for r in runs]).amax(0)
-        )
-        best = kept(layer, best, better)
-        runs.append(run)
+            failure = error
     if bar is not None:
         bar.close()
-    if best is None:
-        assert failed is not None
-        raise failed
-    restore(layer, best)
-    return summary(runs)
+    if failure is not None and not runs:
+        raise failure
+    require_a_run(runs)
+    result, parameters = summary([run for run in runs if run.failed is None])
+    unpack(layer, parameters)
+    return result
 
 
-def check_options(
-    max_iter: int, tol: float, num_restarts: int, acceleration: object, collapse: str
-) -> None:
+def begin(
+    layer: GMMLayer, source: Source, initializer: Any, number: int, generator: Generator | None
+) -> tuple[GMMLayer, list[Collapse]]:
+    """So many starts, as a layer `(S, *B)`, and what the first M-step had to repair."""
+    starts = copies(layer, number)
+    if initializer is None:
+        return starts, []
+    return starts, initialize(starts, source, initializer, generator)
+
+
+def reseeder(source: Source, generator: Generator | None) -> Reseeder:
+    """What mends components, with some rows to choose from."""
+    return Reseeder(source.sample(CANDIDATES, generator)[0], generator)
+
+
+def check_options(max_iter: int, tol: float, num_restarts: int, collapse: str) -> None:
     """Refuse options out of range, before any data are read."""
     if max_iter < 0:
         raise InvalidArgumentError(f"max_iter must be >= 0, got {max_iter}")
@@ -123,88 +145,10 @@ def check_options(
         raise InvalidArgumentError(f"tol must be >= 0, got {tol}")
     if num_restarts < 1:
         raise InvalidArgumentError(f"num_restarts must be >= 1, got {num_restarts}")
-    if acceleration is not None:
-        raise InvalidArgumentError(f"acceleration must be None, got {acceleration!r}")
     if collapse not in POLICIES:
         raise InvalidArgumentError(
             f"unknown collapse policy {collapse!r}; known are: {', '.join(POLICIES)}"
         )
-
-
-def climb(
-    layer: GMMLayer,
-    source: Source,
-    max_iter: int,
-    tol: float,
-    collapse: str,
-    events: list[Collapse],
-    bar: Any,
-) -> Run:
-    """EM from the layer's parameters until the gain is below `tol`, or `max_iter` M-steps."""
-    events, latest, history = list(events), list(events), []
-    if bar is not None:
-        bar.reset()
-    while True:
-        if collapse == "raise" and latest:
-            raise CollapseError(f"{latest[0]}; collapse='floor' repairs it and goes on")
-        stats = pass_over(layer, source)
-        history.append(objective_of(layer, stats))
-        if not bool(torch.isfinite(history[-1]).all()):
-            raise InvalidDataError(
-                f"the objective is {plain(history[-1])}: the values of the rows are too large or "
-                f"too small for {layer.means.dtype}; standardise them or use float64"
-            )
-        done = len(history) > 1 and bool((history[-1] - history[-2] < tol).all())
-        if bar is not None:
-            mean = (stats.log_likelihood / stats.total_weight).mean()
-            bar.set_postfix(log_likelihood=f"{float(mean):.6f}", refresh=False)
-        if done or len(history) > max_iter:
-            return Run(done, history, stats.log_likelihood / stats.total_weight, events)
-        found = [replace(event, iteration=len(history)) for event in m_step(layer, stats)]
-        events += fresh(found, latest)
-        latest = found
-        if bar is not None:
-            bar.update()
-
-
-def fresh(found: list[Collapse], latest: list[Collapse]) -> list[Collapse]:
-    """The events that the iteration before did not report already."""
-    known = {(event.component, event.action) for event in latest}
-    return [event for event in found if (event.component, event.action) not in known]
-
-
-@torch.no_grad()
-def pass_over(layer: GMMLayer, source: Source) -> SufficientStatistics:
-    """One E-step over everything."""
-    shift = layer.means.detach().clone()
-    return centred_statistics(layer.covariance, shift, posterior(layer, source.chunks()))
-
-
-@torch.no_grad()
-def objective_of(layer: GMMLayer, stats: SufficientStatistics) -> Tensor:
-    """The penalised objective at the parameters that the statistics were taken under."""
-    total = stats.log_likelihood + layer.log_prior().to(stats.log_likelihood)
-    return total / stats.total_weight
-
-
-def kept(layer: GMMLayer, best: list[Tensor] | None, better: Tensor | None) -> list[Tensor]:
-    """The best parameters so far, mixture by mixture of a batch."""
-    own = [layer.mixture_logits, layer.means, layer.raw_scale]
-    if best is None or better is None:
-        return [parameter.detach().clone() for parameter in own]
-    return [
-        torch.where(better[(..., *[None] * (new.dim() - better.dim()))].to(new.device), new, old)
-        for new, old in zip((p.detach() for p in own), best, strict=True)
-    ]
-
-
-@torch.no_grad()
-def restore(layer: GMMLayer, best: list[Tensor]) -> None:
-    """Write kept parameters back, in place."""
-    for parameter, value in zip(
-        (layer.mixture_logits, layer.means, layer.raw_scale), best, strict=True
-    ):
-        parameter.copy_(value)
 
 
 def progress_bar(max_iter: int, num_restarts: int) -> Any:

@@ -1,73 +1,56 @@
-"""The arithmetic of one pass: responsibilities in, sums out."""
+"""One pass over rows: which kernel, and what the families that share a covariance need beside."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances import Covariance
+from gmm_lightning.em.centred_kernel import centred_statistics, portions, whole
+from gmm_lightning.em.feature_kernel import feature_statistics
+from gmm_lightning.em.plan import make_plan
+from gmm_lightning.em.posterior import Posterior, soft
+from gmm_lightning.em.rows import chunks
+from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.linalg import accumulator_dtype, full_precision
 from gmm_lightning.statistics import SufficientStatistics
 
-# A chunk of rows `(n, *B, D)`, its weighted responsibilities `(n, *B, K)`, and its weighted log
-# densities `(n, *B)`.
-Portion = tuple[Tensor, Tensor, Tensor]
-
-
-def posterior(layer: GMMLayer, chunks: Iterable[tuple[Tensor, Tensor | None]]) -> Iterator[Portion]:
-    """Responsibilities under the layer's current parameters: what an E-step sums."""
-    for x, weight in chunks:
-        log_joint = layer.log_joint(x)
-        log_prob = log_joint.logsumexp(-1)
-        resp = (log_joint - log_prob.unsqueeze(-1)).exp()
-        if weight is not None:
-            resp, log_prob = resp * weight.unsqueeze(-1), log_prob * weight
-        yield x, resp, log_prob
-
-
-def empty_statistics(covariance: Covariance, shift: Tensor) -> SufficientStatistics:
-    """Statistics of no rows about a shift `(*B, K, D)`."""
-    made = {"dtype": accumulator_dtype(shift.device), "device": shift.device}
-    *batch, _, num_features = shift.shape
-    zeros = torch.zeros(1, *shift.shape[:-1], **made)
-    return SufficientStatistics(
-        counts=zeros[0].clone(),
-        first=torch.zeros(shift.shape, **made),
-        second=covariance.outer(zeros, zeros.unsqueeze(-1).expand(*zeros.shape, num_features)),
-        shift=shift,
-        log_likelihood=torch.zeros(batch, **made),
-        num_samples=torch.zeros((), **made),
-    )
+# Rows `(N, *B, D)` with their weights `(N, *B)` or None, batch after batch.
+Batches = Iterable[tuple[Tensor, Tensor | None]]
 
 
 @torch.no_grad()
-def centred_statistics(
-    covariance: Covariance, shift: Tensor, portions: Iterable[Portion]
+def expected_statistics(
+    layer: GMMLayer,
+    batches: Batches,
+    *,
+    shared: bool,
+    workspace: Workspace | None = None,
+    posterior: Posterior = soft,
+    pooled: SufficientStatistics | None = None,
 ) -> SufficientStatistics:
-    """Sums about a shift per component, from differences `x_n - shift_k`.
-
-    The differences are taken in the layer's dtype and each chunk's sums are added up in
-    float64: nothing cancels, wherever the data lie and however tight the components are.
+    """Statistics about the layer's means, under its current parameters.
 
     Args:
-        covariance: the family whose form the second moments take.
-        shift: reference points `(*B, K, D)`, in the layer's dtype.
-        portions: chunks of rows with their responsibilities.
+        layer: the mixture.
+        batches: rows with their weights.
+        shared: whether all mixtures of a batch read the same rows.
+        workspace: buffers to use again; None: new ones.
+        posterior: log joint densities to responsibilities.
+        pooled: `pooled_statistics` of the same rows and weights, where they are known.
     """
-    total = empty_statistics(covariance, shift)
-    counts, first, second = total.counts, total.first, total.second
-    log_likelihood, num_samples = total.log_likelihood, 0
-    with full_precision(shift.device):
-        for x, resp, log_prob in portions:
-            diff = x.unsqueeze(-2) - shift
-            counts = counts + resp.sum(0, dtype=counts.dtype)
-            first = first + (resp.unsqueeze(-1) * diff).sum(0)
-            second = second + covariance.outer(resp, diff)
-            log_likelihood = log_likelihood + log_prob.sum(0, dtype=counts.dtype)
-            num_samples += x.shape[0]
-    return SufficientStatistics(
-        counts, first, second, shift, log_likelihood, total.num_samples + num_samples
-    )
+    workspace = workspace or Workspace()
+    plan = make_plan(layer, shared=shared)
+    if plan is None:
+        parts = (part for x, w in batches for part in chunks(layer, x, w, workspace.chunk_size))
+        shift = layer.means.detach().clone()
+        return centred_statistics(layer.covariance, shift, portions(layer, parts, posterior))
+    return feature_statistics(layer, plan, batches, workspace, posterior, pooled)
+
+
+@torch.no_grad()
+def pooled_statistics(layer: GMMLayer, batches: Batches, shift: Tensor) -> SufficientStatistics:
+    """Moments of all rows in one component, about a shift `(*B, 1, D)`, whatever the parameters."""
+    parts = (part for x, w in batches for part in chunks(layer, x, w, components=1))
+    return centred_statistics(layer.covariance, shift, whole(layer, parts))

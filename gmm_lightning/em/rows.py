@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.layers import GMMLayer
 
 # Elements of one chunk of differences (rows x K x D): a few MB stay in cache on a CPU, while a
@@ -78,6 +78,11 @@ def as_rows(layer: GMMLayer, x: Any) -> Tensor:
     return rows
 
 
+def is_shared(rows: Tensor) -> bool:
+    """Whether all mixtures of a batch read the same rows `(N, *B, D)`."""
+    return all(size == 1 for size in rows.shape[1:-1])
+
+
 def as_weights(layer: GMMLayer, sample_weight: Any, x: Any) -> Tensor | None:
     """Weights `(N, *B)` of rows x `(*S, *B, D)`, broadcast from what was given; None stays None.
 
@@ -129,14 +134,22 @@ def _named(bad: Tensor, first_row: int = 0) -> str:
 
 
 def chunks(
-    layer: GMMLayer, rows: Tensor, weight: Tensor | None, chunk_size: int | None = None
+    layer: GMMLayer,
+    rows: Tensor,
+    weight: Tensor | None,
+    chunk_size: int | None = None,
+    *,
+    components: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Portions of rows in the layer's dtype and on its device, with their weights."""
+    """Portions of rows in the layer's dtype and on its device, with their weights.
+
+    Their size lets the differences to so many components stay in cache; None: to the layer's.
+    """
     if chunk_size is None:
         kind = "cpu" if layer.means.device.type == "cpu" else "other"
-        chunk_size = max(1, CHUNK_ELEMENTS[kind] // layer.means.numel())
-    elif chunk_size < 1:
-        raise InvalidArgumentError(f"chunk_size must be >= 1, got {chunk_size}")
+        per_row = layer.means.numel() // layer.num_components
+        per_row *= components or layer.num_components
+        chunk_size = max(1, CHUNK_ELEMENTS[kind] // per_row)
     for start in range(0, rows.shape[0], chunk_size):
         part = slice(start, start + chunk_size)
         yield (

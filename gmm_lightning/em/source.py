@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.em.rows import as_rows, as_weights, check_finite, chunks
+from gmm_lightning.em.rows import as_rows, as_weights, check_finite, is_shared
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
 
@@ -31,25 +31,27 @@ class Source:
 
     Args:
         layer: the mixture they are for.
-        x: a tensor, an array, or a re-iterable of batches of rows.
+        x: a tensor, an array, or a re-iterable of batches: rows, or objects with the attributes
+            `x` and `weight`.
         sample_weight: weights for rows in memory.
-        chunk_size: rows at a time; None: what stays in cache.
+
+    Attributes:
+        num_rows: rows in one reading.
+        shared: whether all mixtures of a batch read the same rows.
+        in_memory: whether x is one tensor or array.
 
     Raises:
         TypeError: an iterator that can be read only once.
-        InvalidArgumentError: a chunk size below 1, or weights for an iterable of batches.
-        InvalidDataError: rows of the wrong shape, or not finite (by number), or none at all.
+        InvalidArgumentError: weights for an iterable of batches.
+        InvalidDataError: rows of the wrong shape or not finite (by number), bad weights, no rows
+            at all, or weights that are all zero.
     """
 
-    def __init__(
-        self, layer: GMMLayer, x: Any, sample_weight: Any = None, chunk_size: int | None = None
-    ) -> None:
-        if chunk_size is not None and chunk_size < 1:
-            raise InvalidArgumentError(f"chunk_size must be >= 1, got {chunk_size}")
-        self.layer, self.chunk_size = layer, chunk_size
-        if is_array(x):
-            rows = as_rows(layer, x)
-            self._batches: Iterable[Any] = [rows]
+    def __init__(self, layer: GMMLayer, x: Any, sample_weight: Any = None) -> None:
+        self.layer, self.in_memory = layer, is_array(x)
+        self._weight: Tensor | None = None
+        if self.in_memory:
+            self._batches: Iterable[Any] = [as_rows(layer, x)]
             self._weight = as_weights(layer, sample_weight, x)
         else:
             if not isinstance(x, Iterable):
@@ -61,45 +63,71 @@ class Source:
                 )
             if sample_weight is not None:
                 raise InvalidArgumentError(
-                    "sample_weight goes with rows in memory, not with an iterable of batches"
+                    "sample_weight goes with rows in memory; batches of an iterable carry their "
+                    "own, as objects with the attributes x and weight"
                 )
-            self._batches, self._weight = x, None
-        self.num_rows = 0
-        for rows in self.batches():
+            self._batches = x
+        self.num_rows, self.shared, positive = 0, True, False
+        for rows, weight in self:
             check_finite(rows, self.num_rows)
             self.num_rows += rows.shape[0]
+            self.shared = self.shared and is_shared(rows)
+            positive = positive or (len(rows) > 0 and (weight is None or bool((weight > 0).any())))
         if self.num_rows == 0:
             raise InvalidDataError("there are no rows to fit")
+        if not positive:
+            raise InvalidDataError("there are no rows to fit: every sample_weight is 0")
 
-    def batches(self) -> Iterator[Tensor]:
-        """Rows `(n, *B, D)`, batch after batch."""
-        for batch in self._batches:
-            if isinstance(batch, list | tuple) and len(batch) == 1:
-                batch = batch[0]
-            if isinstance(batch, list | tuple) and not is_array(batch):
-                raise InvalidDataError(
-                    f"each batch must be rows, or a sequence holding just the rows; got "
-                    f"{len(batch)} arrays"
-                )
-            yield as_rows(self.layer, batch)
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Rows `(n, *B, D)` with their weights `(n, *B)` or None, batch after batch."""
+        start = 0
+        for number, batch in enumerate(self._batches):
+            try:
+                rows, weight = self._batch(batch)
+            except InvalidDataError as error:
+                if self.in_memory:
+                    raise
+                raise InvalidDataError(f"batch {number}, from row {start} on: {error}") from error
+            yield rows, weight
+            start += len(rows)
 
-    def chunks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Portions in the layer's dtype, with their weights `(n, *B)` or None."""
-        for rows in self.batches():
-            yield from chunks(self.layer, rows, self._weight, self.chunk_size)
+    def _batch(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        if self.in_memory:
+            return batch, self._weight
+        if hasattr(batch, "weight") and hasattr(batch, "x"):
+            return as_rows(self.layer, batch.x), as_weights(self.layer, batch.weight, batch.x)
+        if isinstance(batch, list | tuple) and len(batch) == 1:
+            batch = batch[0]
+        if isinstance(batch, list | tuple) and not is_array(batch):
+            raise InvalidDataError(
+                f"each batch must be rows, or a sequence holding just the rows; got "
+                f"{len(batch)} arrays"
+            )
+        return as_rows(self.layer, batch), None
 
     def sample(self, limit: int, generator: Generator | None) -> tuple[Tensor, Tensor | None]:
         """All rows, or `limit` of them drawn without replacement, in their order."""
-        if self.num_rows <= limit:
-            return torch.cat(list(self.batches())), self._weight
-        device = generator.device if generator is not None else torch.device("cpu")
-        drawn = torch.randperm(self.num_rows, generator=generator, device=device)
-        drawn = drawn[:limit].sort().values
-        parts, start = [], 0
-        for rows in self.batches():
+        drawn = None
+        if self.num_rows > limit:
+            device = generator.device if generator is not None else torch.device("cpu")
+            drawn = torch.randperm(self.num_rows, generator=generator, device=device)
+            drawn = drawn[:limit].sort().values
+        parts, weights, start = [], [], 0
+        for rows, weight in self:
             stop = start + rows.shape[0]
-            own = drawn[(drawn >= start) & (drawn < stop)] - start
-            parts.append(rows[own.to(rows.device)])
+            if drawn is not None:
+                own = drawn[(drawn >= start) & (drawn < stop)] - start
+                rows = rows[own.to(rows.device)]
+                weight = None if weight is None else weight[own.to(weight.device)]
+            parts.append(rows)
+            weights.append(weight)
             start = stop
-        weight = self._weight
-        return torch.cat(parts), None if weight is None else weight[drawn.to(weight.device)]
+        if all(weight is None for weight in weights):
+            return torch.cat(parts), None
+        batch = self.layer.batch_shape
+        like = next(weight for weight in weights if weight is not None)
+        given = [
+            like.new_ones(len(rows), *batch) if weight is None else weight
+            for rows, weight in zip(parts, weights, strict=True)
+        ]
+        return torch.cat(parts), torch.cat(given)

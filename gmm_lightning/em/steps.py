@@ -9,8 +9,9 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.collapse import Collapse, Spread, like
-from gmm_lightning.em.kernels import centred_statistics, posterior
-from gmm_lightning.em.rows import as_rows, as_weights, check_finite, chunks
+from gmm_lightning.em.kernels import expected_statistics
+from gmm_lightning.em.rows import as_rows, as_weights, check_finite, is_shared
+from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.errors import CollapseError, InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.statistics import Moments, SufficientStatistics
@@ -49,10 +50,8 @@ def e_step(
     """
     rows = as_rows(layer, x)
     weight = as_weights(layer, sample_weight, x)
-    stats = centred_statistics(
-        layer.covariance,
-        layer.means.detach().clone(),
-        posterior(layer, chunks(layer, rows, weight, chunk_size)),
+    stats = expected_statistics(
+        layer, [(rows, weight)], shared=is_shared(rows), workspace=Workspace(chunk_size)
     )
     if not bool(torch.isfinite(stats.log_likelihood).all()):
         check_finite(rows)

@@ -178,5 +178,5 @@ def test_a_sample_keeps_order_and_weights(generator: torch.Generator) -> None:
 def test_rows_stay_where_they_are() -> None:
     x = torch.zeros(6, 2)
     source = Source(GMMLayer(2, 2), x)
-    chunk: Tensor = next(iter(source.chunks()))[0]
+    chunk: Tensor = next(iter(source))[0]
     assert chunk.data_ptr() == x.data_ptr()

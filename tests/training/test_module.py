@@ -168,11 +168,12 @@ def test_a_plain_loader_tells_the_number_of_rows(x: Tensor) -> None:
 
 def resolved(x: Tensor) -> tuple[Any, int]:
     """What a prior takes from the data."""
+    from gmm_lightning.em.moments import whole_statistics
     from gmm_lightning.em.source import Source
-    from gmm_lightning.em.start import data_moments
+    from gmm_lightning.statistics import DataMoments
 
     layer = GMMLayer(2, 3)
-    return data_moments(Source(layer, x), torch.zeros(1, 2)), 3
+    return DataMoments.from_statistics(whole_statistics(Source(layer, x)), layer.covariance), 3
 
 
 def test_a_loader_without_length_needs_a_number_of_rows_for_a_prior(x: Tensor) -> None:

@@ -1,0 +1,136 @@
+"""Leaps along the path of EM: fewer passes to the same fixed point."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.errors import InvalidArgumentError
+
+
+class Accelerator(ABC):
+    """Proposes a place from a few EM steps, for every mixture of a batch on its own.
+
+    Places are rows `(*B, V)` of unconstrained parameters: mixture logits, means, raw scales.
+    Whether a proposal is taken is decided by the objective, elsewhere.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+
+    @abstractmethod
+    def advance(self, before: Tensor, after: Tensor) -> Tensor | None:
+        """Take in one EM step; a proposal, or None: go on from `after`."""
+
+    def restart(self, fallen: Tensor) -> None:
+        """Forget the past of mixtures `(*B)` whose leap was taken back."""
+        self._kept = []
+
+    def chosen(self, index: Tensor) -> None:
+        """Keep some mixtures along the first axis."""
+        self._kept = [kept[index] for kept in self._kept]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The past, as tensors."""
+        return {"kept": [kept.clone() for kept in self._kept]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._kept = list(state["kept"])
+
+
+class Squarem(Accelerator):
+    """Squared extrapolation after every two EM steps x0, x1, x2.
+
+    With r = x1 - x0 and v = x2 - 2 x1 + x0:
+
+        x = x0 + 2 a r + a^2 v,   a = max(|r| / |v|, 1)
+
+    References:
+        R. Varadhan, C. Roland (2008), Simple and globally convergent methods for accelerating
+        the convergence of any EM algorithm, Scandinavian Journal of Statistics 35.
+    """
+
+    name: ClassVar[str] = "squarem"
+
+    def advance(self, before: Tensor, after: Tensor) -> Tensor | None:
+        """Leap after every second step."""
+        if not self._kept:
+            self._kept = [before]
+            return None
+        (start,), self._kept = self._kept, []
+        r = before - start
+        v = after - 2 * before + start
+        length = torch.linalg.vector_norm(r, dim=-1, keepdim=True)
+        bend = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+        a = torch.where(bend > 0, length / bend, 1.0).clamp(min=1.0)
+        return torch.where(a > 1, start + 2 * a * r + a.square() * v, after)
+
+
+class Anderson(Accelerator):
+    """Anderson's mixing: the affine combination of the last EM steps whose residual is least.
+
+    With f = EM(x) - x, `x = EM(x_t) - (dX + dF) g`, where g minimises
+    `|f_t - dF g|^2 + ridge |g|^2`.
+
+    Args:
+        memory: steps that are combined.
+        ridge: relative to the largest squared difference.
+
+    References:
+        D. G. Anderson (1965), Iterative procedures for nonlinear integral equations, JACM 12.
+        N. C. Henderson, R. Varadhan (2019), Damped Anderson acceleration with restarts and
+        monotonicity control for accelerating EM and EM-like algorithms, JCGS 28.
+    """
+
+    name: ClassVar[str] = "anderson"
+
+    def __init__(self, memory: int = 5, ridge: float = 1e-8) -> None:
+        super().__init__()
+        if memory < 1 or not ridge > 0:
+            raise InvalidArgumentError(
+                f"anderson needs memory >= 1 and ridge > 0, got {memory} and {ridge}"
+            )
+        self.memory, self.ridge = memory, ridge
+
+    def advance(self, before: Tensor, after: Tensor) -> Tensor | None:
+        """Leap after every step but the first."""
+        # Kept: x and f of every step, stacked on the axis before the last.
+        latest = torch.stack([before, after - before], -2)
+        self._kept = [*self._kept, latest][-(self.memory + 1) :]
+        if len(self._kept) < 2:
+            return None
+        past = torch.stack(self._kept, -3).double()
+        dx, df = past.diff(dim=-3).unbind(-2)
+        gram = df @ df.mT
+        ridge = self.ridge * gram.diagonal(dim1=-2, dim2=-1).amax(-1)
+        tiny = torch.finfo(gram.dtype).tiny
+        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        gram = gram + (ridge + tiny)[..., None, None] * identity
+        residual = past[..., -1, 1, :].unsqueeze(-1)
+        weights, info = torch.linalg.solve_ex(gram, df @ residual)
+        leap = after.double() - ((dx + df).mT @ weights).squeeze(-1)
+        return torch.where((info == 0).unsqueeze(-1), leap, after.double()).to(after)
+
+
+KNOWN: dict[str, type[Accelerator]] = {cls.name: cls for cls in (Squarem, Anderson)}
+
+
+def as_accelerator(spec: str | Accelerator | None) -> Accelerator | None:
+    """An accelerator from its name, or the instance itself.
+
+    Raises:
+        InvalidArgumentError: an unknown name.
+    """
+    if spec is None or isinstance(spec, Accelerator):
+        return spec
+    if spec not in KNOWN:
+        raise InvalidArgumentError(
+            f"unknown acceleration {spec!r}; known are: {', '.join(KNOWN)}, or None"
+        )
+    return KNOWN[spec]()

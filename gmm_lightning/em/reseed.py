@@ -1,0 +1,74 @@
+"""A second life for components that collapsed: at rows that the mixture explains poorly."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning.em.collapse import Collapse
+from gmm_lightning.layers import GMMLayer
+
+# Rows among which a new place is sought, the share of them that counts as poorly explained, and
+# how often one component may start anew before it is left at the floor.
+CANDIDATES, POOR, TIMES = 4096, 0.1, 3
+
+
+class Reseeder:
+    """Moves collapsed components of starts `(S, *B)` to poorly explained rows.
+
+    A moved component has the covariance of the whole mixture divided by `K^(2/D)` and the
+    average weight. The objective may fall when it moves; EM goes on from there.
+
+    Args:
+        rows: some rows of the data, `(n, *B, D)`, or with ones for what is shared.
+        generator: draws the rows.
+    """
+
+    def __init__(self, rows: Tensor, generator: Generator | None) -> None:
+        self.rows, self.generator = rows, generator
+        self._times: Counter[tuple[float, ...]] = Counter()
+
+    @torch.no_grad()
+    def __call__(self, starts: GMMLayer, events: list[Collapse]) -> list[Collapse]:
+        """Mend the components of the events in place; the events, with what was done."""
+        k, d = starts.num_components, starts.num_features
+        tied, said, moved = starts.covariance.tied, [], []
+        for event in events:
+            # A shared covariance at the floor is no component's fault.
+            shared = tied and event.action == "floored"
+            self._times[event.component] += 1
+            if shared or k == 1 or self._times[event.component] > TIMES:
+                said.append(event)
+                continue
+            moved.append(event.component)
+            said.append(replace(event, action="reseeded"))
+        if not moved:
+            return said
+        family = starts.covariance
+        mixture = starts.distribution()
+        log_prob = starts.log_prob(self.rows.unsqueeze(1).to(starts.means))
+        whole = mixture.covariance_matrix / k ** (2 / d)
+        weights, means, scale = starts.weights.clone(), starts.means.clone(), starts.scale.clone()
+        spread = family.estimate(
+            family.project(whole).unsqueeze(len(starts.batch_shape)),
+            torch.ones(*starts.batch_shape, 1).to(whole),
+        )
+        rows = self.rows.unsqueeze(1).expand(len(self.rows), *starts.batch_shape, d)
+        for *at, component in moved:
+            own = log_prob[(slice(None), *at)]
+            poor = own.argsort()[: max(1, int(POOR * len(own)))]
+            pick = poor[self._draw(len(poor))]
+            where = (*at, component)
+            means[where] = rows[(int(pick), *at)].to(means)
+            weights[where] = weights[tuple(at)].sum() / k
+            if not tied:
+                scale[where] = spread[(*at, 0)]
+        starts.write(weights, means, scale)
+        return said
+
+    def _draw(self, count: int) -> int:
+        device = self.generator.device if self.generator is not None else None
+        return int(torch.randint(count, (), generator=self.generator, device=device))
