@@ -27,8 +27,8 @@ class Accelerator(ABC):
     def advance(self, before: Tensor, after: Tensor) -> Tensor | None:
         """Take in one EM step; a proposal, or None: go on from `after`."""
 
-    def restart(self, fallen: Tensor) -> None:
-        """Forget the past of mixtures `(*B)` whose leap was taken back."""
+    def restart(self) -> None:
+        """Forget the past: the path has been left."""
         self._kept = []
 
     def chosen(self, index: Tensor) -> None:
@@ -90,7 +90,7 @@ class Anderson(Accelerator):
 
     name: ClassVar[str] = "anderson"
 
-    def __init__(self, memory: int = 5, ridge: float = 1e-8) -> None:
+    def __init__(self, memory: int = 3, ridge: float = 1e-8) -> None:
         super().__init__()
         if memory < 1 or not ridge > 0:
             raise InvalidArgumentError(

@@ -51,3 +51,8 @@ class Annealing:
     def finished(self, iteration: int) -> bool:
         """Whether the pass after so many M-steps is one of plain EM."""
         return iteration >= self.passes
+
+
+def as_annealing(spec: Annealing | float | None) -> Annealing | None:
+    """An annealing from its first inverse temperature, or the instance itself."""
+    return spec if spec is None or isinstance(spec, Annealing) else Annealing(spec)

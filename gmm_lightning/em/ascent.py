@@ -16,6 +16,10 @@ from gmm_lightning.layers import GMMLayer
 from gmm_lightning.statistics import SufficientStatistics
 
 
+# M-steps without a leap after leaps that failed, at most.
+LONGEST_PAUSE = 32
+
+
 @torch.no_grad()
 def objective_of(layer: GMMLayer, stats: SufficientStatistics) -> Tensor:
     """The penalised objective at the parameters that the statistics were taken under."""
@@ -44,25 +48,28 @@ class Ascent:
         self._accepted: Tensor | None = None
         self._fallback: Tensor | None = None
         self._steady = False
+        self._rest, self._pause = 0, 1
 
     def judge(
         self, layer: GMMLayer, stats: SufficientStatistics, tol: float = 0.0
     ) -> Tensor | None:
         """The objective `(*B)` of the pass, or None: the leap was taken back, pass once more."""
         objective = objective_of(layer, stats)
+        accepted = None if self._accepted is None else self._accepted.to(objective)
         if self._fallback is not None:
-            assert self._accepted is not None
-            assert self.accelerator is not None
-            fallen = ~(objective >= self._accepted)
+            fallen = ~(objective >= accepted)
             if bool(fallen.any()):
-                unpack(layer, torch.where(fallen.unsqueeze(-1), self._fallback, packed(layer)))
-                self.accelerator.restart(fallen)
+                leap = packed(layer)
+                unpack(layer, torch.where(fallen.unsqueeze(-1), self._fallback.to(leap), leap))
                 self._fallback, self.plain = None, True
+                # Leaps that fail cost a pass each: wait longer before the next.
+                self._pause = min(2 * self._pause, LONGEST_PAUSE)
+                self._rest = self._pause
                 return None
+            self._pause = max(1, self._pause // 2)
         self.plain = self._fallback is None
         # A leap that gains little says nothing of convergence: the next step is an M-step alone.
-        gain = None if self._accepted is None else objective - self._accepted
-        self._steady = gain is not None and bool((gain < tol).any())
+        self._steady = accepted is not None and bool((objective - accepted < tol).any())
         self._accepted, self._fallback = objective, None
         return objective
 
@@ -76,7 +83,9 @@ class Ascent:
         leap = self.accelerator.advance(before, after)
         if events:
             # At the floor the M-step is the maximum of another problem.
-            self.accelerator.restart(torch.ones(layer.batch_shape, dtype=torch.bool))
+            self.accelerator.restart()
+        elif self._rest > 0:
+            self._rest -= 1
         elif leap is not None and not (self._steady and not self.plain):
             leap = torch.where(torch.isfinite(leap).all(-1, keepdim=True), leap, after)
             unpack(layer, leap)
@@ -95,6 +104,7 @@ class Ascent:
     def state_dict(self) -> dict[str, Any]:
         """What the next pass needs, as tensors and primitives."""
         state: dict[str, Any] = {"plain": self.plain, "steady": self._steady}
+        state |= {"rest": self._rest, "pause": self._pause}
         for name in ("accepted", "fallback"):
             value = getattr(self, f"_{name}")
             state[name] = None if value is None else value.clone()
@@ -105,6 +115,7 @@ class Ascent:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.plain, self._steady = bool(state["plain"]), bool(state["steady"])
+        self._rest, self._pause = state["rest"], state["pause"]
         self._accepted, self._fallback = state["accepted"], state["fallback"]
         if self.accelerator is not None and "accelerator" in state:
             self.accelerator.load_state_dict(state["accelerator"])

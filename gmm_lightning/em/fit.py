@@ -7,7 +7,7 @@ from typing import Any
 from torch import Generator
 
 from gmm_lightning.em.acceleration import Accelerator
-from gmm_lightning.em.annealing import Annealing
+from gmm_lightning.em.annealing import Annealing, as_annealing
 from gmm_lightning.em.ascent import Ascent
 from gmm_lightning.em.climb import Rules, climb, require_a_run
 from gmm_lightning.em.collapse import Collapse
@@ -36,7 +36,7 @@ def fit_em(
     num_restarts: int = 1,
     prune: bool = True,
     acceleration: str | Accelerator | None = None,
-    annealing: Annealing | None = None,
+    annealing: Annealing | float | None = None,
     hard: bool = False,
     collapse: str = "floor",
     generator: Generator | None = None,
@@ -59,7 +59,8 @@ def fit_em(
             False: follow each to its end.
         acceleration: `squarem` or `anderson`: leap along the path of EM. A leap that lowers the
             objective is taken back.
-        annealing: begin with flat responsibilities, an `Annealing`.
+        annealing: begin with flat responsibilities: an `Annealing`, or its first inverse
+            temperature.
         hard: classification EM: every row belongs to its most probable component alone. What
             rises, and is reported, is `mean max_k log p(x, k)`, with the log-prior.
         collapse: what to do with a component that loses its volume or its rows: `floor` repairs
@@ -99,7 +100,7 @@ def fit_em(
     if initializer is not None or not all(prior.resolved for prior in layer.all_priors):
         resolve_from(layer, source)
     passes = Passes(source, chunk_size)
-    rules = Rules(max_iter, tol, collapse == "raise", prune, hard, annealing)
+    rules = Rules(max_iter, tol, collapse == "raise", prune, hard, as_annealing(annealing))
     bar = progress_bar(max_iter, num_restarts) if progress else None
     # Without a floor one singular start would end them all: each on its own, then.
     singly = collapse == "raise" or layer.covariance.relative_floor == 0

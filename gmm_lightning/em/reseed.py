@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -23,7 +24,7 @@ class Reseeder:
     average weight. The objective may fall when it moves; EM goes on from there.
 
     Args:
-        rows: some rows of the data, `(n, *B, D)`, or with ones for what is shared.
+        rows: some rows of the data, `(n, *B, D)`, with or without the axis of the starts.
         generator: draws the rows.
     """
 
@@ -49,14 +50,17 @@ class Reseeder:
             return said
         family = starts.covariance
         mixture = starts.distribution()
-        log_prob = starts.log_prob(self.rows.unsqueeze(1).to(starts.means))
+        rows = self.rows
+        if rows.dim() < len(starts.batch_shape) + 2:
+            rows = rows.unsqueeze(1)
+        log_prob = starts.log_prob(rows.to(starts.means))
         whole = mixture.covariance_matrix / k ** (2 / d)
         weights, means, scale = starts.weights.clone(), starts.means.clone(), starts.scale.clone()
         spread = family.estimate(
             family.project(whole).unsqueeze(len(starts.batch_shape)),
             torch.ones(*starts.batch_shape, 1).to(whole),
         )
-        rows = self.rows.unsqueeze(1).expand(len(self.rows), *starts.batch_shape, d)
+        rows = rows.expand(len(rows), *starts.batch_shape, d)
         for *at, component in moved:
             own = log_prob[(slice(None), *at)]
             poor = own.argsort()[: max(1, int(POOR * len(own)))]
@@ -68,6 +72,18 @@ class Reseeder:
                 scale[where] = spread[(*at, 0)]
         starts.write(weights, means, scale)
         return said
+
+    def state_dict(self) -> dict[str, Any]:
+        """How often each component was moved, and the state of the draws."""
+        times = [[list(key), count] for key, count in self._times.items()]
+        drawn = None if self.generator is None else self.generator.get_state()
+        return {"times": times, "generator": drawn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._times = Counter({tuple(key): count for key, count in state["times"]})
+        if self.generator is not None and state["generator"] is not None:
+            self.generator.set_state(state["generator"])
 
     def _draw(self, count: int) -> int:
         device = self.generator.device if self.generator is not None else None

@@ -82,7 +82,7 @@ def initialize(
     initializer = as_initializer(spec)
     limit = source.num_rows
     if not isinstance(initializer, Given):
-        limit = initializer.max_rows(starts.num_components) or INITIAL_ROWS
+        limit = min(INITIAL_ROWS, initializer.max_rows(starts.num_components) or INITIAL_ROWS)
     rows, weight = source.sample(limit, generator)
     if weight is None:
         weight = torch.ones(len(rows), *source.layer.batch_shape, dtype=torch.float64)

@@ -10,6 +10,7 @@ from torch import Tensor
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.collapse import Collapse, Spread, like
 from gmm_lightning.em.kernels import expected_statistics
+from gmm_lightning.em.posterior import Posterior, soft
 from gmm_lightning.em.rows import as_rows, as_weights, check_finite, is_shared
 from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.errors import CollapseError, InvalidArgumentError, InvalidDataError
@@ -22,7 +23,12 @@ EMPTY_SHARE = 2.3e-16
 
 @torch.no_grad()
 def e_step(
-    layer: GMMLayer, x: Any, sample_weight: Any = None, *, chunk_size: int | None = None
+    layer: GMMLayer,
+    x: Any,
+    sample_weight: Any = None,
+    *,
+    chunk_size: int | None = None,
+    posterior: Posterior = soft,
 ) -> SufficientStatistics:
     """Expected sufficient statistics of rows under the layer's current parameters.
 
@@ -31,6 +37,8 @@ def e_step(
         x: rows `(*S, *B, D)`, a tensor or an array.
         sample_weight: not negative, broadcasts to `(*S, *B)`.
         chunk_size: rows at a time; None: what stays in cache.
+        posterior: how responsibilities follow from log joint densities, in place:
+            `gmm_lightning.em.posterior.soft`, `hard`, or `tempered(beta)`.
 
     Returns:
         Statistics that add over batches, ranks and machines.
@@ -51,7 +59,11 @@ def e_step(
     rows = as_rows(layer, x)
     weight = as_weights(layer, sample_weight, x)
     stats = expected_statistics(
-        layer, [(rows, weight)], shared=is_shared(rows), workspace=Workspace(chunk_size)
+        layer,
+        [(rows, weight)],
+        shared=is_shared(rows),
+        workspace=Workspace(chunk_size),
+        posterior=posterior,
     )
     if not bool(torch.isfinite(stats.log_likelihood).all()):
         check_finite(rows)

@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
+from gmm_lightning.initializers._rows import Rows
+
 
 class Initializer(ABC):
     """A way to assign rows to components before the first M-step.
@@ -35,20 +37,60 @@ class Initializer(ABC):
             Component indices `(N,)`, or responsibilities `(N, K)`.
         """
 
+    def assign_many(
+        self,
+        x: Tensor,
+        num_components: int,
+        weight: Tensor,
+        num_starts: int,
+        generator: Generator | None,
+    ) -> Tensor:
+        """What `assign` gives when it is called `num_starts` times in a row.
+
+        Args:
+            x: rows, as in `assign`.
+            num_components: K, at most N.
+            weight: `(N,)`, as in `assign`.
+            num_starts: R, at least 1.
+            generator: source of randomness, left in the state that R calls leave it in.
+
+        Returns:
+            Component indices `(R, N)`, or responsibilities `(R, N, K)`.
+        """
+        starts = range(num_starts)
+        return torch.stack([self.assign(x, num_components, weight, generator) for _ in starts])
+
+    def max_rows(self, num_components: int) -> int | None:
+        """The most rows to be shown to this initializer; `None` leaves it to the caller."""
+        return None
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
 
-def nearest(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the nearest centre and squared distance to it, `(N,)` each, in chunks."""
-    index, distance = [], []
-    half = 0.5 * centres.square().sum(-1)
-    for part in x.split(max(1, (1 << 18) // len(centres))):
-        # Standard units: the expanded square does not cancel.
-        best = (part @ centres.mT - half).max(-1)
-        index.append(best.indices)
-        distance.append((part.square().sum(-1) - 2 * best.values).clamp(min=0))
-    return torch.cat(index), torch.cat(distance)
+class LabelInitializer(Initializer):
+    """An initializer that finds the labels of all starts together, from distances to centres."""
+
+    @abstractmethod
+    def labels(
+        self, rows: Rows, num_components: int, num_starts: int, generator: Generator | None
+    ) -> Tensor:
+        """Component indices `(R, N)`, with the draws of one start after those of the other."""
+
+    def assign(
+        self, x: Tensor, num_components: int, weight: Tensor, generator: Generator | None
+    ) -> Tensor:
+        return self.assign_many(x, num_components, weight, 1, generator)[0]
+
+    def assign_many(
+        self,
+        x: Tensor,
+        num_components: int,
+        weight: Tensor,
+        num_starts: int,
+        generator: Generator | None,
+    ) -> Tensor:
+        return self.labels(Rows(x, weight), num_components, num_starts, generator)
 
 
 def draw_rows(probability: Tensor, n: int, generator: Generator | None) -> Tensor:

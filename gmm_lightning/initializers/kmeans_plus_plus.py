@@ -2,39 +2,68 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.initializers.base import Initializer, draw_rows, nearest
+from gmm_lightning.initializers._rows import Rows
+from gmm_lightning.initializers.base import LabelInitializer
+
+# Distances to the candidates of starts that are seeded together: 32 MiB of float64.
+TOGETHER = 1 << 22
 
 
 def plus_plus_centres(
-    x: Tensor, num_components: int, weight: Tensor, generator: Generator | None
+    rows: Rows, num_components: int, num_starts: int, generator: Generator | None
 ) -> Tensor:
-    """K rows, each drawn by its weight times the squared distance to the nearest one before.
+    """K rows for every start, `(R, K, D)`.
 
-    Of `2 + log K` candidates for each seed the one that lowers the potential most is kept.
+    Each is drawn by its weight times the squared distance to the nearest one before. Of
+    `2 + log K` candidates for each seed the one that lowers the potential most is kept.
     """
-    first = draw_rows(weight, 1, generator)
-    centres = [x[first]]
-    distance = (x - x[first]).square().sum(-1)
-    candidates = min(len(x), 2 + int(torch.log(torch.tensor(float(num_components)))))
-    for _ in range(1, num_components):
-        potential = weight * distance
-        if not bool((potential > 0).any()):
-            # Every row lies on a seed already: fewer distinct rows than components.
-            potential = weight
-        trial = x[draw_rows(potential, candidates, generator)]
-        closer = torch.stack([torch.minimum(distance, (x - t).square().sum(-1)) for t in trial])
-        best = int((closer @ weight).argmin())
-        distance = closer[best]
-        centres.append(trial[best : best + 1])
-    return torch.cat(centres)
+    shape = (num_components, 2 + int(math.log(num_components)))
+    made = {"dtype": rows.weight.dtype, "device": rows.weight.device}
+    luck = torch.stack([torch.rand(shape, **made, generator=generator) for _ in range(num_starts)])
+    together = max(1, TOGETHER // (shape[1] * len(rows)))
+    return torch.cat([_greedy(rows, part) for part in luck.split(together)])
 
 
-class KMeansPlusPlus(Initializer):
+def _greedy(rows: Rows, luck: Tensor) -> Tensor:
+    """Seeds `(R, K, D)` from numbers in [0, 1) `(R, K, candidates)`."""
+    num_starts, num_components, _ = luck.shape
+    every = torch.arange(num_starts, device=luck.device)
+    weight = rows.weight.expand(num_starts, -1)
+    seeds = [rows.x[_draw(weight, luck[:, 0, :1], rows.weight)].squeeze(1)]
+    distance = rows.distances(seeds[0].unsqueeze(1)).squeeze(1)
+    closer = None
+    for step in range(1, num_components):
+        potential = (weight * distance).clamp_(min=0)
+        trial = rows.x[_draw(potential, luck[:, step], rows.weight)]
+        closer = rows.distances(trial, closer)
+        torch.minimum(closer, distance.unsqueeze(1), out=closer)
+        best = torch.bmm(closer, weight.unsqueeze(-1)).squeeze(-1).argmin(-1)
+        distance = closer[every, best]
+        seeds.append(trial[every, best])
+    return torch.stack(seeds, 1)
+
+
+def _draw(probability: Tensor, luck: Tensor, weight: Tensor) -> Tensor:
+    """Indices `(R, L)` drawn independently by unnormalised probabilities `(R, N)`.
+
+    Where all are zero, every row lies on a seed: fewer distinct rows than components. The
+    weight decides.
+    """
+    cumulated = probability.cumsum(-1)
+    empty = cumulated[:, -1] <= 0
+    if bool(empty.any()):
+        cumulated[empty] = weight.cumsum(-1)
+    threshold = luck * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, threshold, right=True).clamp_(max=len(weight) - 1)
+
+
+class KMeansPlusPlus(LabelInitializer):
     """Each row belongs to the nearest of K seeds drawn by k-means++.
 
     References:
@@ -44,7 +73,7 @@ class KMeansPlusPlus(Initializer):
     name: ClassVar[str] = "kmeans_plus_plus"
     aliases: ClassVar[tuple[str, ...]] = ("kmeans++",)
 
-    def assign(
-        self, x: Tensor, num_components: int, weight: Tensor, generator: Generator | None
+    def labels(
+        self, rows: Rows, num_components: int, num_starts: int, generator: Generator | None
     ) -> Tensor:
-        return nearest(x, plus_plus_centres(x, num_components, weight, generator))[0]
+        return rows.nearest(plus_plus_centres(rows, num_components, num_starts, generator))[0]

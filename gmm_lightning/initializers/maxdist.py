@@ -7,10 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.initializers.base import Initializer, draw_rows, nearest
+from gmm_lightning.initializers._rows import Rows
+from gmm_lightning.initializers.base import LabelInitializer, draw_rows
 
 
-class MaxDist(Initializer):
+class MaxDist(LabelInitializer):
     """Each row belongs to the nearest of K seeds, every seed the row farthest from those before.
 
     The first seed is drawn at random and, once the others stand, replaced by the row farthest
@@ -23,16 +24,18 @@ class MaxDist(Initializer):
 
     name: ClassVar[str] = "maxdist"
 
-    def assign(
-        self, x: Tensor, num_components: int, weight: Tensor, generator: Generator | None
+    def labels(
+        self, rows: Rows, num_components: int, num_starts: int, generator: Generator | None
     ) -> Tensor:
-        seeds = draw_rows(weight, 1, generator)
-        distance = (x - x[seeds]).square().sum(-1)
+        drawn = [draw_rows(rows.weight, 1, generator) for _ in range(num_starts)]
+        seeds = rows.x[torch.stack(drawn)]
+        distance = rows.distances(seeds)
+        latest = torch.empty_like(distance)
         for _ in range(1, num_components):
-            farthest = distance.argmax(keepdim=True)
-            seeds = torch.cat([seeds, farthest])
-            distance = torch.minimum(distance, (x - x[farthest]).square().sum(-1))
+            farthest = rows.x[distance.argmax(-1)]
+            seeds = torch.cat([seeds, farthest], 1)
+            torch.minimum(distance, rows.distances(farthest, latest), out=distance)
         if num_components > 1:
-            others = nearest(x, x[seeds[1:]])[1]
-            seeds[0] = others.argmax()
-        return nearest(x, x[seeds])[0]
+            others = rows.nearest(seeds[:, 1:])[1]
+            seeds[:, 0] = rows.x[others.argmax(-1)]
+        return rows.nearest(seeds)[0]

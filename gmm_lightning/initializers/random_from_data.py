@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.initializers.base import Initializer, draw_rows, nearest
+from gmm_lightning.initializers._rows import Rows
+from gmm_lightning.initializers.base import LabelInitializer, draw_rows
 
 
-class RandomFromData(Initializer):
+class RandomFromData(LabelInitializer):
     """Each row belongs to the nearest of K distinct rows drawn by weight."""
 
     name: ClassVar[str] = "random_from_data"
 
-    def assign(
-        self, x: Tensor, num_components: int, weight: Tensor, generator: Generator | None
+    def labels(
+        self, rows: Rows, num_components: int, num_starts: int, generator: Generator | None
     ) -> Tensor:
-        return nearest(x, x[draw_rows(weight, num_components, generator)])[0]
+        drawn = [draw_rows(rows.weight, num_components, generator) for _ in range(num_starts)]
+        return rows.nearest(rows.x[torch.stack(drawn)])[0]

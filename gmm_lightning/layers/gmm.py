@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -11,6 +12,7 @@ from torch import Generator, Size, Tensor, nn
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.layers._portions import in_portions
 from gmm_lightning.layers.parameters import constrained
 from gmm_lightning.priors import Prior, PriorSpec, as_priors
 
@@ -235,7 +237,7 @@ class GMMLayer(nn.Module):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """`log p(x)` in nats: `(*S, *B, D)` -> `(*S, *B)`."""
-        return self.log_joint(x).logsumexp(-1)
+        return self._answer(x, lambda log_joint: log_joint.logsumexp(-1))
 
     def forward(self, x: Tensor) -> Tensor:
         """`log_prob`."""
@@ -243,15 +245,20 @@ class GMMLayer(nn.Module):
 
     def log_responsibilities(self, x: Tensor) -> Tensor:
         """`log p(k | x)`: `(*S, *B, K)`."""
-        return self.log_joint(x).log_softmax(-1)
+        return self._answer(x, lambda log_joint: log_joint.log_softmax(-1))
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """`p(k | x)`: `(*S, *B, K)`."""
-        return self.log_joint(x).softmax(-1)
+        return self._answer(x, lambda log_joint: log_joint.softmax(-1))
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable component of each row: `(*S, *B)`."""
-        return self.log_joint(x).argmax(-1)
+        return self._answer(x, lambda log_joint: log_joint.argmax(-1))
+
+    def _answer(self, x: Tensor, summary: Callable[[Tensor], Tensor]) -> Tensor:
+        """A summary of the log joint density that never needs all of it at once."""
+        per_row, dims = self.means.numel(), len(self.batch_shape)
+        return in_portions(self, x, dims, per_row, lambda part: summary(self.log_joint(part)))
 
     # -- objective --------------------------------------------------------------------------
 

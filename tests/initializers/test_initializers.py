@@ -14,8 +14,9 @@ from gmm_lightning import GMMLayer, fit_em
 from gmm_lightning.em.source import Source
 from gmm_lightning.em.start import as_initializer, assign_rows, standard_units
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.initializers import Given, Initializer, KMeans, registry
-from gmm_lightning.initializers.base import draw_rows, nearest
+from gmm_lightning.initializers import Given, Initializer, registry
+from gmm_lightning.initializers._rows import Rows
+from gmm_lightning.initializers.base import draw_rows
 from gmm_lightning.initializers.kmeans_plus_plus import plus_plus_centres
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -31,7 +32,7 @@ def assignments(name: str, x: Tensor, k: int, weight: Tensor | None = None) -> T
     with torch.random.fork_rng():  # The parameters of a new layer are random too.
         layer = GMMLayer(x.shape[1], k)
     weight = torch.ones(len(x)) if weight is None else weight
-    found = assign_rows(layer, as_initializer(name), x, weight, seeded())
+    found = assign_rows(layer, layer, as_initializer(name), x, weight, seeded())
     return found if found.is_floating_point() else torch.nn.functional.one_hot(found, k).double()
 
 
@@ -47,6 +48,32 @@ def test_assignments_are_valid(name: str, generator: Generator) -> None:
     else:
         assert found.shape == (50,)
         assert sorted(set(found.tolist())) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", registry.names)
+def test_many_starts_equal_one_after_the_other(
+    name: str, weighted: bool, generator: Generator
+) -> None:
+    for n, d, k in ((7, 1, 7), (90, 2, 4), (700, 5, 130)):
+        initializer = registry.create(name)
+        if isinstance(initializer, Given):
+            initializer = Given(torch.arange(n) % k)
+        x = torch.randn(n, d, generator=generator)
+        weight = torch.rand(n, generator=generator) if weighted else torch.ones(n)
+        one, many = seeded(), seeded()
+        expected = torch.stack([initializer.assign(x, k, weight, one) for _ in range(5)])
+        assert torch.equal(initializer.assign_many(x, k, weight, 5, many), expected)
+        assert torch.equal(one.get_state(), many.get_state())
+
+
+@over_initializers
+def test_how_many_rows_an_initializer_wants(name: str) -> None:
+    for k in (1, 30, 1 << 20):
+        most = registry.create(name).max_rows(k)
+        assert most is None or most >= k
+    # Only responsibilities take memory by the component.
+    assert (registry.create(name).max_rows(256) is None) == (name != "random")
 
 
 CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -161,7 +188,7 @@ def test_light_rows_are_no_seeds() -> None:
     weight = torch.full((32,), 1e-12)
     weight[:2] = 1.0
     for seed in range(10):
-        centres = plus_plus_centres(x, 2, weight, seeded(seed))
+        centres = plus_plus_centres(Rows(x, weight), 2, 1, seeded(seed))[0]
         assert sorted(centres[:, 0].tolist()) == [0.0, 1.0]
 
 
@@ -174,31 +201,6 @@ def test_standard_units_are_weighted(generator: Generator) -> None:
     assert torch.allclose((share * found).sum(0), torch.zeros(2), atol=1e-10)
     assert torch.allclose((share * found.square()).sum(0), torch.ones(2), rtol=1e-12)
     assert standard_units(x, weight)[:, 2].std() == 0
-
-
-def test_nearest_in_chunks(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, centres = torch.randn(700, 2), torch.randn(5, 2)
-    index, distance = nearest(x, centres)
-    exact = torch.cdist(x, centres, compute_mode="donot_use_mm_for_euclid_dist").square()
-    assert torch.equal(index, exact.argmin(-1))
-    # The expanded square cancels where a row lies on a centre.
-    assert torch.allclose(distance, exact.amin(-1), atol=1e-13)
-
-
-def test_kmeans_is_at_a_fixed_point(generator: Generator) -> None:
-    x = rows(200, 2, generator)
-    x = (x - x.mean(0)) / x.std(0)
-    labels = KMeans(tol=0.0).assign(x, 3, torch.ones(200), generator)
-    centres = torch.stack([x[labels == k].mean(0) for k in range(3)])
-    assert torch.equal(nearest(x, centres)[0], labels)
-    lazy = KMeans(max_iter=0).assign(x, 3, torch.ones(200), seeded())
-    assert torch.equal(lazy, as_initializer("kmeans++").assign(x, 3, torch.ones(200), seeded()))
-
-
-@pytest.mark.parametrize("arguments", [{"max_iter": -1}, {"tol": -1.0}, {"tol": float("nan")}])
-def test_kmeans_refuses(arguments: dict[str, float]) -> None:
-    with pytest.raises(InvalidArgumentError, match="max_iter >= 0 and tol >= 0"):
-        KMeans(**arguments)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

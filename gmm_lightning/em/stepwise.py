@@ -1,0 +1,143 @@
+"""Stepwise EM: an M-step after every mini-batch, from statistics that forget slowly."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.em.collapse import Collapse
+from gmm_lightning.em.steps import e_step, m_step
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.layers import GMMLayer
+from gmm_lightning.statistics import SufficientStatistics
+
+
+class StepwiseEM:
+    """Running statistics of a layer, blended with those of each batch.
+
+    With `s` the statistics per unit of weight and t the number of batches before:
+
+        s <- (1 - eta_t) s + eta_t s(batch),   eta_t = (t + offset)^-exponent
+
+    The first batch is taken whole. Before they are blended the running statistics are moved to
+    the present means, and the total mass stays 1. The objective of the whole data rises on
+    average, not at every step.
+
+    Args:
+        layer: what is fitted, in place; its priors must have their values.
+        exponent: kappa in (0.5, 1]: small forgets the past faster.
+        offset: t0, at least 1: large trusts the start more.
+        num_samples: rows that a prior is weighed against; None: the weight seen so far.
+
+    Attributes:
+        num_batches: t.
+        log_likelihood: running mean of `log p(x)`, each batch under its own parameters.
+
+    Raises:
+        InvalidArgumentError: a value out of range.
+
+    References:
+        O. Cappe, E. Moulines (2009), On-line expectation-maximization algorithm for latent data
+        models, JRSS B 71.
+        P. Liang, D. Klein (2009), Online EM for unsupervised models, NAACL.
+
+    Example:
+        >>> layer = GMMLayer(num_features=2, num_components=3)
+        >>> stream = StepwiseEM(layer)
+        >>> for _ in range(10):
+        ...     events = stream.partial_fit(torch.randn(256, 2))
+        >>> stream.num_batches
+        10
+    """
+
+    def __init__(
+        self,
+        layer: GMMLayer,
+        *,
+        exponent: float = 0.7,
+        offset: float = 2.0,
+        num_samples: float | None = None,
+    ) -> None:
+        if not 0.5 < exponent <= 1:
+            raise InvalidArgumentError(f"exponent must be in (0.5, 1], got {exponent}")
+        if not offset >= 1:
+            raise InvalidArgumentError(f"offset must be >= 1, got {offset}")
+        if num_samples is not None and not num_samples > 0:
+            raise InvalidArgumentError(f"num_samples must be > 0, got {num_samples}")
+        self.layer, self.exponent, self.offset = layer, exponent, offset
+        self.num_samples = num_samples
+        self.num_batches = 0
+        self._seen: Tensor | None = None
+        self._running: SufficientStatistics | None = None
+
+    def partial_fit(self, x: Any, sample_weight: Any = None) -> list[Collapse]:
+        """Take in a batch of rows `(*S, *B, D)` and move the parameters.
+
+        Returns:
+            The components that had to be repaired.
+
+        Raises:
+            InvalidDataError: rows that cannot be used, as in `e_step`.
+        """
+        return self.update(e_step(self.layer, x, sample_weight))
+
+    @torch.no_grad()
+    def update(self, stats: SufficientStatistics) -> list[Collapse]:
+        """Take in the statistics of a batch, taken under the layer's present parameters."""
+        weight = stats.total_weight
+        if not bool((weight > 0).all()):
+            return []
+        latest = scaled(stats, 1 / weight)
+        if self._running is None:
+            self._running, self._seen = latest, weight
+        else:
+            assert self._seen is not None
+            eta = (self.num_batches + self.offset) ** -self.exponent
+            moved = self._running.about(stats.shift, self.layer.covariance)
+            blended = scaled(moved, torch.full_like(weight, 1 - eta))
+            blended = blended + scaled(latest, torch.full_like(weight, eta))
+            self._running = scaled(blended, 1 / blended.total_weight)
+            self._seen = self._seen + weight
+        self.num_batches += 1
+        whole = (
+            self._seen if self.num_samples is None else torch.full_like(weight, self.num_samples)
+        )
+        return m_step(self.layer, scaled(self._running, whole))
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """Running mean of `log p(x)`, `(*B)`, in nats per row; NaN before the first batch."""
+        if self._running is None:
+            return torch.full(self.layer.batch_shape, torch.nan, dtype=torch.float64)
+        return self._running.log_likelihood
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next batch needs, as tensors and primitives."""
+        running = None
+        if self._running is not None:
+            running = {f.name: getattr(self._running, f.name) for f in fields(self._running)}
+        return {"num_batches": self.num_batches, "seen": self._seen, "running": running}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.num_batches, self._seen = state["num_batches"], state["seen"]
+        running = state["running"]
+        self._running = None if running is None else SufficientStatistics(**running)
+
+
+def scaled(stats: SufficientStatistics, factor: Tensor) -> SufficientStatistics:
+    """Statistics of the same rows with every weight multiplied by a factor `(*B)`."""
+
+    def times(value: Tensor) -> Tensor:
+        return value * factor[(..., *[None] * (value.dim() - factor.dim()))]
+
+    return replace(
+        stats,
+        counts=times(stats.counts),
+        first=times(stats.first),
+        second=times(stats.second),
+        log_likelihood=times(stats.log_likelihood),
+    )

@@ -1,0 +1,32 @@
+"""Large inputs without gradients: portion by portion, so that only the answer takes memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+# Numbers of whitened differences at once: rows x mixtures x K x D.
+AT_ONCE = 1 << 20
+
+
+def in_portions(
+    layer: nn.Module, x: Tensor, batch_dims: int, per_row: int, answer: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """`answer(x)` for rows `(*S, *B, D)`, a portion of S at a time where that saves memory.
+
+    Only shapes decide, and a graph that is recorded, compiled or exported is left whole.
+    """
+    lead = x.dim() - 1 - batch_dims
+    rows = x.shape[:lead].numel() if lead > 0 else 1
+    if rows * per_row <= AT_ONCE or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return answer(x)
+    if torch.is_grad_enabled() and (
+        x.requires_grad or any(p.requires_grad for p in layer.parameters())
+    ):
+        return answer(x)
+    flat = x.reshape(-1, *x.shape[lead:])
+    parts = [answer(part) for part in flat.split(max(1, AT_ONCE // per_row))]
+    joined = torch.cat(parts)
+    return joined.reshape(*x.shape[:lead], *joined.shape[1:])
