@@ -77,6 +77,10 @@ class Features(ABC):
     def __init__(self, num_features: int) -> None:
         self.num_features = num_features
 
+    def pays(self, num_columns: int) -> bool:
+        """Whether making the terms of a row costs less than they save over so many components."""
+        return True
+
     @abstractmethod
     def variances(self, scale: Tensor) -> Tensor:
         """Variance per feature, `(P, M, D)`, from scales `(P, M, ...)`."""
@@ -121,6 +125,11 @@ class Products(Features):
         self.num_scratch = self.shifts - 1
         term = torch.arange(self.num_terms)
         self.first, self.other = term % d, (term % d + term // d) % d
+
+    def pays(self, num_columns: int) -> bool:
+        # Measured on a CPU, one thread: D^2 / 2 products are made per row whatever K is, and
+        # differences to each mean are as fast at K = 2, 5, 8, 12 for D = 32, 64, 128, 256.
+        return 12 * num_columns >= self.num_features
 
     def variances(self, scale: Tensor) -> Tensor:
         return scale.square().sum(-1)

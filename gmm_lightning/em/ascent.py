@@ -15,7 +15,6 @@ from gmm_lightning.em.steps import m_step
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.statistics import SufficientStatistics
 
-
 # M-steps without a leap after leaps that failed, at most.
 LONGEST_PAUSE = 32
 

@@ -80,7 +80,7 @@ def climb(
         objective = ascent.judge(starts, stats, rules.tol)
         if objective is None:
             continue
-        require_finite(objective, starts)
+        require_finite(objective, starts, passes)
         leaving = torch.zeros(len(active), dtype=torch.bool)
         # The first pass of plain EM is of another quantity than the one before it.
         annealed = rules.annealing is None or rules.annealing.finished(iteration - 1)
@@ -162,13 +162,14 @@ def finished(
     )
 
 
-def require_finite(objective: Tensor, layer: GMMLayer) -> None:
+def require_finite(objective: Tensor, layer: GMMLayer, passes: Passes) -> None:
     """Refuse an objective that says nothing.
 
     Raises:
-        InvalidDataError: the values of the rows overflow.
+        InvalidDataError: the values of the rows overflow, or a stream has turned bad.
     """
     if not bool(torch.isfinite(objective).all()):
+        passes.source.check()
         raise InvalidDataError(
             f"the objective is {plain(objective.squeeze(0))}: the values of the rows are too large "
             f"or too small for {layer.means.dtype}; standardise them or use float64"

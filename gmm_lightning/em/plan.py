@@ -45,11 +45,11 @@ def make_plan(layer: GMMLayer, *, shared: bool) -> Plan | None:
     """
     d, k = layer.num_features, layer.num_components
     features = layer.covariance.features(d)
-    if features is None:
-        return None
-    wide = accumulator_dtype(layer.means.device)
     batch = layer.batch_shape
     groups = 1 if shared else batch.numel()
+    if features is None or not features.pays(batch.numel() * k // groups):
+        return None
+    wide = accumulator_dtype(layer.means.device)
     mixtures = batch.numel() // groups
     log_weights = layer.mixture_logits.detach().to(wide).log_softmax(-1).reshape(groups, -1)
     means = layer.means.detach().to(wide).reshape(groups, -1, d)

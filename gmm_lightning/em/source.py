@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,19 @@ class Source:
                     "own, as objects with the attributes x and weight"
                 )
             self._batches = x
-        self.num_rows, self.shared, positive = 0, True, False
-        for rows, weight in self:
-            check_finite(rows, self.num_rows)
+        self.num_rows, self.shared = 0, True
+        self.check()
+
+    def check(self) -> None:
+        """Read everything once, and refuse what cannot be used.
+
+        Raises:
+            InvalidDataError: naming the row, and of an iterable the batch.
+        """
+        self.num_rows, positive = 0, False
+        for number, (rows, weight) in enumerate(self):
+            with self._naming(number, self.num_rows):
+                check_finite(rows, self.num_rows)
             self.num_rows += rows.shape[0]
             self.shared = self.shared and is_shared(rows)
             positive = positive or (len(rows) > 0 and (weight is None or bool((weight > 0).any())))
@@ -82,14 +93,20 @@ class Source:
         """Rows `(n, *B, D)` with their weights `(n, *B)` or None, batch after batch."""
         start = 0
         for number, batch in enumerate(self._batches):
-            try:
+            with self._naming(number, start):
                 rows, weight = self._batch(batch)
-            except InvalidDataError as error:
-                if self.in_memory:
-                    raise
-                raise InvalidDataError(f"batch {number}, from row {start} on: {error}") from error
             yield rows, weight
             start += len(rows)
+
+    @contextmanager
+    def _naming(self, number: int, start: int) -> Iterator[None]:
+        """Say in which batch of an iterable a mistake was found."""
+        try:
+            yield
+        except InvalidDataError as error:
+            if self.in_memory:
+                raise
+            raise InvalidDataError(f"batch {number}, from row {start} on: {error}") from error
 
     def _batch(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         if self.in_memory:

@@ -26,8 +26,15 @@ from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.statistics import DataMoments, Moments, SufficientStatistics
 
-# An initializer sees at most this many rows, drawn at random from all of them.
-INITIAL_ROWS = 1 << 17
+# An initializer sees a sample of the rows, drawn at random: several times what the means and
+# covariances of its components are made of, within these bounds.
+FEWEST_ROWS, MOST_ROWS = 1 << 14, 1 << 17
+
+
+def initial_rows(layer: GMMLayer) -> int:
+    """Rows that an initializer sees at most."""
+    enough = layer.num_components * max(256, 8 * layer.num_features)
+    return min(MOST_ROWS, max(FEWEST_ROWS, enough))
 
 
 def as_initializer(spec: Any) -> Initializer:
@@ -82,7 +89,8 @@ def initialize(
     initializer = as_initializer(spec)
     limit = source.num_rows
     if not isinstance(initializer, Given):
-        limit = min(INITIAL_ROWS, initializer.max_rows(starts.num_components) or INITIAL_ROWS)
+        limit = initial_rows(source.layer)
+        limit = min(limit, initializer.max_rows(starts.num_components) or limit)
     rows, weight = source.sample(limit, generator)
     if weight is None:
         weight = torch.ones(len(rows), *source.layer.batch_shape, dtype=torch.float64)

@@ -101,6 +101,8 @@ class GMMLayer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Equal weights, unit covariances, and means drawn from a standard normal."""
+        if self.means.is_meta:
+            return
         with torch.no_grad():
             self.mixture_logits.zero_()
             self.means.normal_()

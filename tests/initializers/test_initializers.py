@@ -304,7 +304,8 @@ def test_an_initializer_of_a_third_party() -> None:
 def test_a_large_data_set_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     from gmm_lightning.em import start
 
-    monkeypatch.setattr(start, "INITIAL_ROWS", 50)
+    monkeypatch.setattr(start, "FEWEST_ROWS", 50)
+    monkeypatch.setattr(start, "MOST_ROWS", 50)
     seen = []
 
     class Spy(First):
