@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,15 +20,29 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[ob
 @contextlib.contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
     """Matrix products in the precision of their operands: no autocast, no TF32, no bfloat16."""
-    asked = torch.get_float32_matmul_precision()
-    with full_precision(device):
-        if asked != "highest":
-            torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            if asked != "highest":
-                torch.set_float32_matmul_precision(asked)
+    with full_precision(device), contextlib.ExitStack() as restore:
+        for read, write, exact in precisions():
+            asked = read()
+            if asked not in exact:
+                restore.callback(write, asked)
+                write(exact[0])
+        yield
+
+
+def precisions() -> list[tuple[Callable[[], str], Callable[[str], None], tuple[str, ...]]]:
+    """How to read and write the precision of float32 products, and the values that are exact.
+
+    Torch 2.9 has a setting per kind of device; once it was used, asking for the older one fails.
+    """
+    kinds = (getattr(b, "matmul", None) for b in (torch.backends.cuda, torch.backends.mkldnn))
+    name = "fp32_precision"
+    found = [
+        (partial(getattr, kind, name), partial(setattr, kind, name), ("ieee", "none"))
+        for kind in kinds
+        if hasattr(kind, name)
+    ]
+    older = (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, ("highest",))
+    return [*found] or [older]
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -50,6 +65,13 @@ def tril_from_raw(raw: Tensor) -> Tensor:
 def raw_from_tril(factor: Tensor) -> Tensor:
     """Inverse of `tril_from_raw`."""
     return factor.tril(-1) + factor.diagonal(dim1=-2, dim2=-1).log().diag_embed()
+
+
+def factor_of_rows(rows: Tensor) -> Tensor:
+    """Lower Cholesky factor of `R R'` for rows `(..., n, m)`, n <= m, without squaring them."""
+    upper = torch.linalg.qr(rows.mT, mode="r").R
+    sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(upper)
+    return (upper * sign.unsqueeze(-1)).mT
 
 
 def solve_rows(factor: Tensor, rows: Tensor) -> Tensor:

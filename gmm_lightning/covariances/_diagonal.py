@@ -49,6 +49,14 @@ class Diagonal(Covariance, ABC):
     def trace_solve(self, scale: Tensor, projected: Tensor, num_features: int) -> Tensor:
         return (projected / scale.square()).sum(-1)
 
+    def marginal(self, scale: Tensor, kept: Tensor, num_features: int) -> Tensor:
+        return scale[..., kept]
+
+    def condition(
+        self, scale: Tensor, given: Tensor, rest: Tensor, num_features: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        return scale[..., given], scale[..., rest], None
+
     def features(self, num_features: int) -> Features:
         terms = Squares(num_features)
         return Linear(terms) if self.tied else terms

@@ -53,6 +53,14 @@ class Isotropic(Covariance, ABC):
     def trace_solve(self, scale: Tensor, projected: Tensor, num_features: int) -> Tensor:
         return num_features * projected / scale.square()
 
+    def marginal(self, scale: Tensor, kept: Tensor, num_features: int) -> Tensor:
+        return scale
+
+    def condition(
+        self, scale: Tensor, given: Tensor, rest: Tensor, num_features: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        return scale, scale, None
+
     def features(self, num_features: int) -> Features:
         terms = SquaredLength(num_features)
         return Linear(terms) if self.tied else terms

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gmm_lightning.covariances._features import Features
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import solve_rows, symmetrize
+from gmm_lightning.linalg import factor_of_rows, solve_rows, symmetrize
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,32 @@ class Covariance(ABC):
         half = torch.linalg.solve_triangular(factor, projected.expand_as(factor), upper=False)
         other = torch.linalg.solve_triangular(factor, half.mT, upper=False)
         return other.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+    # -- parts ------------------------------------------------------------------------------
+
+    def marginal(self, scale: Tensor, kept: Tensor, num_features: int) -> Tensor:
+        """The scale of some features alone, in their order, `(*B, G, ...)`."""
+        return factor_of_rows(self.scale_tril(scale, num_features)[..., kept, :])
+
+    def condition(
+        self, scale: Tensor, given: Tensor, rest: Tensor, num_features: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What knowing some features says of the rest.
+
+        With the features in the order (given, rest) and the factor in blocks
+        `((L_gg, 0), (L_rg, L_rr))`: the slope `L_rg L_gg^-1` of the mean of the rest, whose
+        covariance is `L_rr L_rr'`.
+
+        Returns:
+            The scale of the given features, that of the rest when they are known, and the slope
+            `(*B, G, R, I)`, or None where the rest does not depend on them.
+        """
+        order = torch.cat([given, rest])
+        factor = factor_of_rows(self.scale_tril(scale, num_features)[..., order, :])
+        known, across = factor[..., : len(given), : len(given)], factor[..., len(given) :, :]
+        across, unknown = across[..., : len(given)], across[..., len(given) :]
+        slope = torch.linalg.solve_triangular(known, across, upper=False, left=False)
+        return known, unknown, slope
 
     # -- statistics -------------------------------------------------------------------------
 

@@ -43,10 +43,13 @@ class Ascent:
 
     def __init__(self, acceleration: str | Accelerator | None = None) -> None:
         self.accelerator = as_accelerator(acceleration)
+        if self.accelerator is not None:
+            # What an instance kept is of another fit.
+            self.accelerator.restart()
         self.plain = True
         self._accepted: Tensor | None = None
         self._fallback: Tensor | None = None
-        self._steady = False
+        self._steady = self._mixed = False
         self._rest, self._pause = 0, 1
 
     def judge(
@@ -55,18 +58,19 @@ class Ascent:
         """The objective `(*B)` of the pass, or None: the leap was taken back, pass once more."""
         objective = objective_of(layer, stats)
         accepted = None if self._accepted is None else self._accepted.to(objective)
-        if self._fallback is not None:
+        if self._fallback is not None and accepted is not None:
             fallen = ~(objective >= accepted)
             if bool(fallen.any()):
                 leap = packed(layer)
                 unpack(layer, torch.where(fallen.unsqueeze(-1), self._fallback.to(leap), leap))
-                self._fallback, self.plain = None, True
+                self._fallback, self._mixed = None, not bool(fallen.all())
                 # Leaps that fail cost a pass each: wait longer before the next.
                 self._pause = min(2 * self._pause, LONGEST_PAUSE)
                 self._rest = self._pause
                 return None
             self._pause = max(1, self._pause // 2)
-        self.plain = self._fallback is None
+        # Of several mixtures some may have stayed where they leapt.
+        self.plain, self._mixed = self._fallback is None and not self._mixed, False
         # A leap that gains little says nothing of convergence: the next step is an M-step alone.
         self._steady = accepted is not None and bool((objective - accepted < tol).any())
         self._accepted, self._fallback = objective, None
@@ -102,7 +106,7 @@ class Ascent:
 
     def state_dict(self) -> dict[str, Any]:
         """What the next pass needs, as tensors and primitives."""
-        state: dict[str, Any] = {"plain": self.plain, "steady": self._steady}
+        state: dict[str, Any] = {"plain": self.plain, "steady": self._steady, "mixed": self._mixed}
         state |= {"rest": self._rest, "pause": self._pause}
         for name in ("accepted", "fallback"):
             value = getattr(self, f"_{name}")
@@ -113,7 +117,8 @@ class Ascent:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.plain, self._steady = bool(state["plain"]), bool(state["steady"])
+        self.plain, self._steady = state["plain"], state["steady"]
+        self._mixed = state["mixed"]
         self._rest, self._pause = state["rest"], state["pause"]
         self._accepted, self._fallback = state["accepted"], state["fallback"]
         if self.accelerator is not None and "accelerator" in state:

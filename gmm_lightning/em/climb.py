@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,14 +14,12 @@ from gmm_lightning.em.collapse import Collapse, fresh
 from gmm_lightning.em.passes import Passes
 from gmm_lightning.em.posterior import hard, soft
 from gmm_lightning.em.pruning import hopeless
+from gmm_lightning.em.reseed import Reseeder
 from gmm_lightning.em.result import Run, plain
 from gmm_lightning.em.starts import chosen, packed
 from gmm_lightning.errors import CollapseError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.statistics import SufficientStatistics
-
-# Mends components in place after an M-step, given what became of them; says what it did.
-Reseed = Callable[[GMMLayer, list[Collapse]], list[Collapse]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ def climb(
     first: list[Collapse],
     rules: Rules,
     ascent: Ascent,
-    reseed: Reseed | None = None,
+    reseed: Reseeder | None = None,
     bar: Any = None,
 ) -> list[Run]:
     """EM from every start of a layer `(S, *B)`, in the same matrix products.
@@ -105,6 +102,8 @@ def climb(
             index = (~leaving).nonzero().squeeze(-1)
             active, starts, stats = active[index], chosen(starts, index), stats.chosen(index)
             ascent.chosen(index)
+            if reseed is not None:
+                reseed.chosen(index)
         events = ascent.move(starts, stats)
         iteration += 1
         if reseed is not None and events:

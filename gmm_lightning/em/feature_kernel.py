@@ -47,7 +47,7 @@ def feature_statistics(
     log_likelihood = torch.zeros(batch.numel(), dtype=wide, device=device)
     centre = plan.frame.centre.to(plan.natural.dtype)
     forward = plan.frame.forward.to(plan.natural.dtype)
-    num_samples, size = 0, workspace.rows_at_once(plan)
+    given, num_samples, size = layer.evidence, 0, workspace.rows_at_once(plan)
     second: Tensor | float = 0.0
     with exact_products(device):
         for rows, weights in batches:
@@ -65,8 +65,8 @@ def feature_statistics(
                 transform(forward, into)
                 products(plan.natural, into)
                 log_joint = into.log_joint.view(batch.numel(), layer.num_components, len(x))
-                if layer.evidence is not None:
-                    evidence = layer.evidence(x).expand(len(x), *batch, layer.num_components)
+                if given is not None:
+                    evidence = given(x).expand(len(x), *batch, layer.num_components)
                     log_joint += evidence.movedim(0, -1).reshape(log_joint.shape)
                 log_prob = posterior(log_joint, -2)
                 if w is not None:

@@ -110,6 +110,8 @@ def fit_em(
         try:
             starts, first = begin(layer, source, initializer, together, generator)
             reseed = reseeder(source, generator) if collapse == "reseed" else None
+            if reseed is not None:
+                first = reseed(starts, first)
             runs += climb(passes, starts, first, rules, Ascent(acceleration), reseed, bar)
         except CollapseError as error:
             failure = error
@@ -135,7 +137,8 @@ def begin(
 
 def reseeder(source: Source, generator: Generator | None) -> Reseeder:
     """What mends components, with some rows to choose from."""
-    return Reseeder(source.sample(CANDIDATES, generator)[0], generator)
+    rows, weight = source.sample(CANDIDATES, generator)
+    return Reseeder(rows, generator, weight)
 
 
 def check_options(max_iter: int, tol: float, num_restarts: int, collapse: str) -> None:

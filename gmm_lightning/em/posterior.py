@@ -11,15 +11,15 @@ from torch import Tensor
 # back is the log density of each row, without that axis.
 Posterior = Callable[[Tensor, int], Tensor]
 
-# Responsibilities end here, far below what a sum of them can hold: subnormal numbers would make
-# every product that follows many times slower.
+# Responsibilities below this, far less than what a sum of them can hold, are zero: subnormal
+# numbers would make every product that follows many times slower.
 LEAST_LOG = {torch.float32: -60.0, torch.float64: -600.0}
 
 
 def soft(log_joint: Tensor, dim: int) -> Tensor:
     """`r_k = p(k | x)`: the E-step of EM."""
     top = log_joint.amax(dim, keepdim=True)
-    log_joint.sub_(top).clamp_(min=LEAST_LOG[log_joint.dtype]).exp_()
+    torch.threshold_(log_joint.sub_(top), LEAST_LOG[log_joint.dtype], -torch.inf).exp_()
     total = log_joint.sum(dim, keepdim=True)
     log_joint.div_(total)
     return total.log_().add_(top).squeeze(dim)

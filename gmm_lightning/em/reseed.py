@@ -26,10 +26,13 @@ class Reseeder:
     Args:
         rows: some rows of the data, `(n, *B, D)`, with or without the axis of the starts.
         generator: draws the rows.
+        weight: of these rows, `(n, *B)`: at one of weight 0 nothing starts; None: all alike.
     """
 
-    def __init__(self, rows: Tensor, generator: Generator | None) -> None:
-        self.rows, self.generator = rows, generator
+    def __init__(
+        self, rows: Tensor, generator: Generator | None, weight: Tensor | None = None
+    ) -> None:
+        self.rows, self.weight, self.generator = rows, weight, generator
         self._times: Counter[tuple[float, ...]] = Counter()
 
     @torch.no_grad()
@@ -50,9 +53,12 @@ class Reseeder:
             return said
         family = starts.covariance
         mixture = starts.distribution()
-        rows = self.rows
+        rows, counted = self.rows, torch.ones(len(self.rows), *starts.batch_shape)
         if rows.dim() < len(starts.batch_shape) + 2:
             rows = rows.unsqueeze(1)
+        if self.weight is not None:
+            apart = self.weight.dim() < counted.dim()
+            counted = counted * (self.weight.unsqueeze(1) if apart else self.weight)
         log_prob = starts.log_prob(rows.to(starts.means))
         whole = mixture.covariance_matrix / k ** (2 / d)
         weights, means, scale = starts.weights.clone(), starts.means.clone(), starts.scale.clone()
@@ -62,9 +68,10 @@ class Reseeder:
         )
         rows = rows.expand(len(rows), *starts.batch_shape, d)
         for *at, component in moved:
-            own = log_prob[(slice(None), *at)]
+            places = counted[(slice(None), *at)].nonzero().squeeze(-1)
+            own = log_prob[(places, *at)]
             poor = own.argsort()[: max(1, int(POOR * len(own)))]
-            pick = poor[self._draw(len(poor))]
+            pick = places[poor[self._draw(len(poor))]]
             where = (*at, component)
             means[where] = rows[(int(pick), *at)].to(means)
             weights[where] = weights[tuple(at)].sum() / k
@@ -72,6 +79,13 @@ class Reseeder:
                 scale[where] = spread[(*at, 0)]
         starts.write(weights, means, scale)
         return said
+
+    def chosen(self, index: Tensor) -> None:
+        """Go on with some of the starts."""
+        now = {before: number for number, before in enumerate(index.tolist())}
+        self._times = Counter(
+            {(now[at], *rest): n for (at, *rest), n in self._times.items() if at in now}
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """How often each component was moved, and the state of the draws."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import fields
 
 import torch
@@ -95,7 +96,7 @@ def empty_like(
     layer: GMMLayer, batch_shape: tuple[int, ...], dtype: torch.dtype | None = None
 ) -> GMMLayer:
     """A layer of another batch shape or dtype, its parameters not set and without priors."""
-    made = nn.utils.skip_init(
+    made: GMMLayer = nn.utils.skip_init(  # pyright: ignore[reportAssignmentType]
         GMMLayer,
         layer.num_features,
         layer.num_components,
@@ -104,13 +105,14 @@ def empty_like(
         device=layer.means.device,
         dtype=dtype or layer.means.dtype,
     )
-    made.evidence, made.projections = layer.evidence, layer.projections
+    made.projections = layer.projections
+    if layer.evidence is not None:
+        made.evidence = layer.evidence
     return made
 
 
-def mapped(prior: Prior, change: object) -> Prior:
+def mapped(prior: Prior, change: Callable[[Tensor], Tensor]) -> Prior:
     """A copy of a prior with every buffer changed."""
-    assert callable(change)
     own = copy.deepcopy(prior)
     for module in own.modules():
         for name, buffer in module.named_buffers(recurse=False):

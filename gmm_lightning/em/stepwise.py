@@ -88,20 +88,22 @@ class StepwiseEM:
     def update(self, stats: SufficientStatistics) -> list[Collapse]:
         """Take in the statistics of a batch, taken under the layer's present parameters."""
         weight = stats.total_weight
-        if not bool((weight > 0).all()):
+        if not bool((weight > 0).any()):
             return []
-        latest = scaled(stats, 1 / weight)
+        latest = per_weight(stats)
         if self._running is None:
             self._running, self._seen = latest, weight
         else:
             assert self._seen is not None
             eta = (self.num_batches + self.offset) ** -self.exponent
+            # Of a batch of mixtures one may have no rows here, or have had none before.
+            eta = torch.where(self._seen > 0, eta, 1.0).where(weight > 0, 0.0)
             moved = self._running.about(stats.shift, self.layer.covariance)
-            blended = scaled(moved, torch.full_like(weight, 1 - eta))
-            blended = blended + scaled(latest, torch.full_like(weight, eta))
-            self._running = scaled(blended, 1 / blended.total_weight)
+            self._running = per_weight(scaled(moved, 1 - eta) + scaled(latest, eta))
             self._seen = self._seen + weight
         self.num_batches += 1
+        if not bool((self._seen > 0).all()):
+            return []
         whole = (
             self._seen if self.num_samples is None else torch.full_like(weight, self.num_samples)
         )
@@ -126,6 +128,12 @@ class StepwiseEM:
         self.num_batches, self._seen = state["num_batches"], state["seen"]
         running = state["running"]
         self._running = None if running is None else SufficientStatistics(**running)
+
+
+def per_weight(stats: SufficientStatistics) -> SufficientStatistics:
+    """Statistics with a total weight of 1 where they have any."""
+    weight = stats.total_weight
+    return scaled(stats, 1 / torch.where(weight > 0, weight, 1.0))
 
 
 def scaled(stats: SufficientStatistics, factor: Tensor) -> SufficientStatistics:

@@ -1,0 +1,161 @@
+"""Some features alone, and some features when others are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.distributions.mixture import MixtureOfGaussians
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.linalg import full_precision
+
+Indices = int | Sequence[int] | Tensor
+
+# Numbers of conditional covariances at once in a regression: rows x K x R x R.
+AT_ONCE = 1 << 22
+
+
+def as_indices(mixture: MixtureOfGaussians, indices: Indices, *, proper: bool = False) -> Tensor:
+    """Features as a tensor of positions in `[0, D)`.
+
+    Raises:
+        InvalidArgumentError: not integers, out of range, repeated, none; or, where a proper part
+            is asked for, all of them.
+    """
+    d = mixture.num_features
+    index = torch.as_tensor(indices)
+    if index.dtype == torch.bool and index.shape == (d,):
+        index = index.nonzero().squeeze(-1)
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise InvalidArgumentError(f"indices must be integers in [0, {d}), got {indices!r}")
+    index = index.reshape(-1).long().cpu()
+    if not bool(((index >= -d) & (index < d)).all()):
+        raise InvalidArgumentError(f"indices must be in [0, {d}), got {index.tolist()}")
+    index = index % d
+    if len(index.unique()) < len(index):
+        raise InvalidArgumentError(f"indices must differ, got {index.tolist()}")
+    if len(index) == 0 or (proper and len(index) == d):
+        part = f"between 1 and {d - 1}" if proper else "at least one"
+        raise InvalidArgumentError(f"expected {part} of {d} features, got {index.tolist()}")
+    return index
+
+
+def rest_of(mixture: MixtureOfGaussians, index: Tensor) -> Tensor:
+    """The other features, in order."""
+    left = torch.ones(mixture.num_features, dtype=torch.bool)
+    left[index] = False
+    return left.nonzero().squeeze(-1)
+
+
+def marginal(mixture: MixtureOfGaussians, indices: Indices) -> MixtureOfGaussians:
+    """The mixture of some features alone: see `MixtureOfGaussians.marginal`."""
+    index = as_indices(mixture, indices)
+    family, d = mixture.covariance, mixture.num_features
+    with full_precision(mixture.means.device):
+        scale = family.marginal(mixture.scale, index.to(mixture.means.device), d)
+    return MixtureOfGaussians(mixture.mixture_logits, mixture.means[..., index], scale, family)
+
+
+def condition(mixture: MixtureOfGaussians, indices: Indices, values: Tensor) -> MixtureOfGaussians:
+    """The mixture of the other features: see `MixtureOfGaussians.condition`."""
+    index = as_indices(mixture, indices, proper=True)
+    values = as_values(mixture, index, values)
+    rest = rest_of(mixture, index).to(mixture.means.device)
+    index = index.to(mixture.means.device)
+    family, d, k = mixture.covariance, mixture.num_features, mixture.num_components
+    with full_precision(mixture.means.device):
+        known, unknown, slope = family.condition(mixture.scale, index, rest, d)
+        means = mixture.means[..., index]
+        given = MixtureOfGaussians(mixture.mixture_logits, means, known, family)
+        log_joint = given.log_joint(values)
+        centre = mixture.means[..., rest].expand(*log_joint.shape, len(rest))
+        if slope is not None:
+            gap = values.unsqueeze(-2) - means
+            centre = centre + (slope @ gap.unsqueeze(-1)).squeeze(-1)
+    batch = log_joint.shape[:-1]
+    shape = family.shape(k, len(rest))
+    return MixtureOfGaussians(log_joint, centre, unknown.expand(*batch, *shape), family)
+
+
+def as_values(mixture: MixtureOfGaussians, index: Tensor, values: Tensor) -> Tensor:
+    """Values of the features at `index`, `(*S, *B, I)`, in the mixture's dtype.
+
+    Raises:
+        InvalidArgumentError: another number of values, or a batch that does not fit.
+    """
+    values = torch.as_tensor(values, device=mixture.means.device)
+    values = values.to(mixture.means.dtype)
+    if values.dim() == 0 and len(index) == 1:
+        values = values.unsqueeze(-1)
+    if values.dim() == 0 or values.shape[-1] != len(index):
+        raise InvalidArgumentError(
+            f"expected values of the {len(index)} features {index.tolist()} in the last axis, got "
+            f"an array of shape {tuple(values.shape)}"
+        )
+    try:
+        torch.broadcast_shapes(values.shape[:-1], mixture.batch_shape)
+    except RuntimeError:
+        raise InvalidArgumentError(
+            f"values of shape {tuple(values.shape)} do not fit the batch shape "
+            f"{tuple(mixture.batch_shape)} of the mixture"
+        ) from None
+    return values
+
+
+def regress(
+    mixture: MixtureOfGaussians, indices: Indices, values: Tensor, *, covariance: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """Gaussian mixture regression: mean and covariance of the other features, row by row.
+
+        E[y | x] = sum_k w_k(x) m_k(x)
+        Cov[y | x] = sum_k w_k(x) (C_k + (m_k(x) - E[y | x])(m_k(x) - E[y | x])')
+
+    Rows go portion by portion, so a million of them take the memory of the answer.
+
+    Args:
+        mixture: of inputs and outputs together.
+        indices: the features that are known.
+        values: their values, `(*S, *B, I)`.
+        covariance: whether to return it too.
+
+    Returns:
+        The mean `(*S, *B, R)` and the covariance `(*S, *B, R, R)` of the rest, or None.
+
+    Raises:
+        InvalidArgumentError: as for `MixtureOfGaussians.condition`.
+
+    References:
+        Z. Ghahramani, M. I. Jordan (1994), Supervised learning from incomplete data via an EM
+        approach, NIPS 6.
+
+    Example:
+        >>> mixture = MixtureOfGaussians(torch.zeros(2), torch.randn(2, 3),
+        ...                              torch.eye(3).repeat(2, 1, 1))
+        >>> mean, spread = regress(mixture, [0], torch.randn(100, 1))
+        >>> mean.shape, spread.shape
+        (torch.Size([100, 2]), torch.Size([100, 2, 2]))
+    """
+    index = as_indices(mixture, indices, proper=True)
+    values = as_values(mixture, index, values)
+    lead = values.dim() - 1 - len(mixture.batch_shape)
+    rest = mixture.num_features - len(index)
+    per_row = mixture.means.shape[:-1].numel() * (rest**2 if covariance else rest)
+    if lead <= 0:
+        given = condition(mixture, index, values)
+        return given.mean, given.covariance_matrix if covariance else None
+    flat = values.reshape(-1, *values.shape[lead:])
+    means, spreads = [], []
+    for part in flat.split(max(1, AT_ONCE // per_row)):
+        given = condition(mixture, index, part)
+        means.append(given.mean)
+        if covariance:
+            spreads.append(given.covariance_matrix)
+    shape = values.shape[:lead]
+    mean = torch.cat(means)
+    mean = mean.reshape(*shape, *mean.shape[1:])
+    if not covariance:
+        return mean, None
+    spread = torch.cat(spreads)
+    return mean, spread.reshape(*shape, *spread.shape[1:])

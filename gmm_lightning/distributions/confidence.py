@@ -1,0 +1,129 @@
+"""Regions that hold a given share of the mass, with as many degrees of freedom as features."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from scipy.stats import chi2
+from torch import Generator, Tensor
+
+from gmm_lightning.distributions.mixture import MixtureOfGaussians
+from gmm_lightning.errors import InvalidArgumentError
+
+KINDS = ("component", "density")
+
+
+class Ellipse(NamedTuple):
+    """An ellipse in the plane.
+
+    Attributes:
+        center: `(2,)`.
+        semi_axes: half lengths, the longer one first, `(2,)`.
+        angle: of the longer axis from the first feature, in radians, in (-pi/2, pi/2].
+    """
+
+    center: Tensor
+    semi_axes: Tensor
+    angle: float
+
+
+def confidence_radius(probability: float | Tensor, num_features: int) -> Tensor:
+    """The Mahalanobis radius inside which a Gaussian has a given mass.
+
+    `r^2` is the quantile of the chi-square law with D degrees of freedom.
+
+    Args:
+        probability: in [0, 1]; 1 gives infinity.
+        num_features: D.
+
+    Raises:
+        InvalidArgumentError: a value out of range.
+
+    Example:
+        >>> confidence_radius(0.95, 2)
+        tensor(2.4477)
+    """
+    p = torch.as_tensor(probability, dtype=torch.float64)
+    if not bool(((p >= 0) & (p <= 1)).all()):
+        raise InvalidArgumentError(f"a probability must be in [0, 1], got {p.tolist()}")
+    if num_features < 1:
+        raise InvalidArgumentError(f"num_features must be >= 1, got {num_features}")
+    radius = torch.as_tensor(chi2.ppf(p.cpu().numpy(), num_features)).sqrt()
+    return radius.to(torch.get_default_dtype()).reshape(p.shape)
+
+
+def squared_mahalanobis(mixture: MixtureOfGaussians, x: Tensor) -> Tensor:
+    """`(x - mu_k)' Sigma_k^-1 (x - mu_k)`, `(*S, *B, K)`."""
+    x = x.to(mixture.means.dtype)
+    white = mixture.covariance.whiten(mixture.scale, x.unsqueeze(-2) - mixture.means)
+    return white.square().sum(-1)
+
+
+def in_confidence_region(
+    mixture: MixtureOfGaussians,
+    x: Tensor,
+    probability: float,
+    *,
+    kind: str = "component",
+    num_samples: int = 20_000,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Whether rows `(*S, *B, D)` lie in a region of given mass: `(*S, *B)`.
+
+    Args:
+        mixture: the mixture.
+        x: the rows.
+        probability: the mass, in [0, 1].
+        kind: `component`: within the confidence radius of the closest component, which holds at
+            least that mass of each component; `density`: in the highest-density region of the
+            whole mixture, whose edge is a quantile of the density of draws.
+        num_samples: draws for the kind `density`.
+        generator: of these draws.
+
+    Raises:
+        InvalidArgumentError: a probability out of range or an unknown kind.
+
+    References:
+        R. J. Hyndman (1996), Computing and graphing highest density regions, The American
+        Statistician 50.
+    """
+    radius = float(confidence_radius(probability, mixture.num_features))
+    if kind == "component":
+        return squared_mahalanobis(mixture, x).amin(-1) <= radius**2
+    if kind != "density":
+        raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(KINDS)}")
+    drawn = mixture.sample(num_samples, generator=generator)
+    assert isinstance(drawn, Tensor)
+    ordered = mixture.log_prob(drawn).sort(0).values
+    at = round((1 - probability) * num_samples)
+    edge = ordered[at] if at < num_samples else torch.full_like(ordered[0], math.inf)
+    return mixture.log_prob(x) >= (edge if at > 0 else torch.full_like(edge, -math.inf))
+
+
+def ellipses(mixture: MixtureOfGaussians, std: float = 1.0) -> list[Ellipse]:
+    """The components of a single mixture in the plane, as ellipses of so many deviations.
+
+    Args:
+        mixture: of two features and no batch.
+        std: Mahalanobis radius, > 0; `confidence_radius(p, 2)` for a given mass.
+
+    Raises:
+        InvalidArgumentError: other numbers of features, a batch, or a radius that is not positive.
+    """
+    if mixture.num_features != 2 or mixture.batch_shape:
+        raise InvalidArgumentError(
+            f"ellipses are of a single mixture of 2 features, got {mixture.num_features} features "
+            f"and batch shape {tuple(mixture.batch_shape)}; take a marginal first"
+        )
+    if not 0 < std < math.inf:
+        raise InvalidArgumentError(f"std must be > 0 and finite, got {std}")
+    left, values, _ = torch.linalg.svd(mixture.scale_tril.detach())
+    made = []
+    for center, axes, size in zip(mixture.means.detach(), left, values, strict=True):
+        angle = math.atan2(float(axes[1, 0]), float(axes[0, 0]))
+        angle = angle - math.pi if angle > math.pi / 2 else angle
+        angle = angle + math.pi if angle <= -math.pi / 2 else angle
+        made.append(Ellipse(center, std * size, angle))
+    return made

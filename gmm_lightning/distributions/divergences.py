@@ -1,0 +1,171 @@
+"""Entropies of mixtures and distances between them: closed forms, bounds, and estimates."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning.distributions.mixture import LOG_2PI, MixtureOfGaussians
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.linalg import full_precision
+
+
+class Estimate(NamedTuple):
+    """A Monte-Carlo estimate, `(*B)` each.
+
+    Attributes:
+        value: the mean over draws.
+        standard_error: its standard deviation.
+    """
+
+    value: Tensor
+    standard_error: Tensor
+
+
+def entropy(
+    mixture: MixtureOfGaussians, num_samples: int = 10_000, generator: Generator | None = None
+) -> Estimate:
+    """Differential entropy `-E[log p(x)]` in nats, from draws.
+
+    Args:
+        mixture: p.
+        num_samples: draws, at least 2.
+        generator: of the draws.
+
+    Example:
+        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+        >>> estimate = entropy(mixture)
+        >>> bool((estimate.value - 1.4189).abs() < 6 * estimate.standard_error)
+        True
+    """
+    x = drawn(mixture, num_samples, generator)
+    return averaged(-mixture.log_prob(x))
+
+
+def entropy_bounds(mixture: MixtureOfGaussians) -> tuple[Tensor, Tensor]:
+    """A lower and an upper bound of the entropy, `(*B)` each, in closed form.
+
+        lower = -sum_i pi_i log sum_j pi_j N(mu_i | mu_j, Sigma_i + Sigma_j)
+        upper = sum_i pi_i (-log pi_i + log((2 pi e)^D |Sigma_i|) / 2)
+
+    References:
+        M. F. Huber et al. (2008), On entropy approximation for Gaussian mixture random vectors,
+        IEEE Multisensor Fusion and Integration.
+    """
+    weights, log_weights = mixture.weights, mixture.log_weights
+    lower = log_overlaps(mixture, mixture) + log_weights.unsqueeze(-2)
+    half = mixture.covariance.half_log_det(mixture.scale, mixture.num_features)
+    each = half.expand_as(weights) + 0.5 * mixture.num_features * (LOG_2PI + 1)
+    return -(weights * lower.logsumexp(-1)).sum(-1), (weights * (each - log_weights)).sum(-1)
+
+
+def kl_divergence(
+    p: MixtureOfGaussians,
+    q: MixtureOfGaussians,
+    num_samples: int = 10_000,
+    generator: Generator | None = None,
+) -> Estimate:
+    """`KL(p || q) = E_p[log p(x) - log q(x)]` in nats, from draws of p.
+
+    Raises:
+        InvalidArgumentError: another number of features, or fewer than 2 draws.
+    """
+    require_alike(p, q)
+    x = drawn(p, num_samples, generator)
+    return averaged(p.log_prob(x) - q.log_prob(x))
+
+
+def kl_variational(p: MixtureOfGaussians, q: MixtureOfGaussians) -> Tensor:
+    """The variational approximation of `KL(p || q)`, `(*B)`, in closed form.
+
+        sum_a pi_a log(sum_a' pi_a' exp(-KL(a || a')) / sum_b w_b exp(-KL(a || b)))
+
+    References:
+        J. R. Hershey, P. A. Olsen (2007), Approximating the Kullback Leibler divergence between
+        Gaussian mixture models, ICASSP.
+    """
+    require_alike(p, q)
+    own = (p.log_weights.unsqueeze(-2) - component_kl(p, p)).logsumexp(-1)
+    other = (q.log_weights.unsqueeze(-2) - component_kl(p, q)).logsumexp(-1)
+    return (p.weights * (own - other)).sum(-1)
+
+
+def component_kl(p: MixtureOfGaussians, q: MixtureOfGaussians) -> Tensor:
+    """`KL(p_i || q_j)` between components, `(*B, K, L)`."""
+    a, b = p.scale_tril.unsqueeze(-3), q.scale_tril.unsqueeze(-4)
+    with full_precision(a.device):
+        ratio = torch.linalg.solve_triangular(b.expand(pairs(a, b)), a, upper=False)
+        gap = (p.means.unsqueeze(-2) - q.means.unsqueeze(-3)).unsqueeze(-1)
+        white = torch.linalg.solve_triangular(b.expand(pairs(a, b)), gap, upper=False)
+    log_ratio = ratio.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    square = ratio.square().sum((-2, -1)) + white.square().sum((-2, -1))
+    return 0.5 * (square - p.num_features) - log_ratio
+
+
+def log_inner_product(p: MixtureOfGaussians, q: MixtureOfGaussians) -> Tensor:
+    """`log int p(x) q(x) dx`, `(*B)`."""
+    require_alike(p, q)
+    both = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2)
+    return (both + log_overlaps(p, q)).flatten(-2).logsumexp(-1)
+
+
+def l2_distance(p: MixtureOfGaussians, q: MixtureOfGaussians) -> Tensor:
+    """`sqrt(int (p(x) - q(x))^2 dx)`, `(*B)`, in closed form."""
+    logs = log_inner_product(p, p), log_inner_product(q, q), log_inner_product(p, q)
+    pp, qq, pq = (log.exp() for log in logs)
+    return (pp + qq - 2 * pq).clamp(min=0).sqrt()
+
+
+def cauchy_schwarz_divergence(p: MixtureOfGaussians, q: MixtureOfGaussians) -> Tensor:
+    """`-log(<p, q> / sqrt(<p, p> <q, q>))`, `(*B)`, in closed form: 0 only for equal densities.
+
+    References:
+        K. Kampa, E. Hasanbelliu, J. C. Principe (2011), Closed-form Cauchy-Schwarz PDF
+        divergence for mixture of Gaussians, IJCNN.
+    """
+    own = 0.5 * (log_inner_product(p, p) + log_inner_product(q, q))
+    return own - log_inner_product(p, q)
+
+
+def log_overlaps(p: MixtureOfGaussians, q: MixtureOfGaussians) -> Tensor:
+    """`log N(mu_i | nu_j, Sigma_i + Omega_j)`, `(*B, K, L)`: overlap integrals of components."""
+    together = p.component_covariances.unsqueeze(-3) + q.component_covariances.unsqueeze(-4)
+    gap = (p.means.unsqueeze(-2) - q.means.unsqueeze(-3)).unsqueeze(-1)
+    with full_precision(gap.device):
+        factor = torch.linalg.cholesky(together)
+        white = torch.linalg.solve_triangular(factor, gap, upper=False)
+    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return -0.5 * (white.square().sum((-2, -1)) + log_det + p.num_features * LOG_2PI)
+
+
+def pairs(a: Tensor, b: Tensor) -> torch.Size:
+    """The shape of matrices for every pair of components."""
+    return torch.broadcast_shapes(a.shape, b.shape)
+
+
+def drawn(mixture: MixtureOfGaussians, num_samples: int, generator: Generator | None) -> Tensor:
+    """Draws `(n, *B, D)` for an estimate."""
+    if num_samples < 2:
+        raise InvalidArgumentError(f"num_samples must be >= 2, got {num_samples}")
+    x = mixture.sample(num_samples, generator=generator)
+    assert isinstance(x, Tensor)
+    return x
+
+
+def averaged(values: Tensor) -> Estimate:
+    """Mean and standard error over draws `(n, *B)`."""
+    return Estimate(values.mean(0), values.std(0) / len(values) ** 0.5)
+
+
+def require_alike(p: MixtureOfGaussians, q: MixtureOfGaussians) -> None:
+    """Refuse mixtures over different spaces.
+
+    Raises:
+        InvalidArgumentError: naming both numbers of features.
+    """
+    if p.num_features != q.num_features:
+        raise InvalidArgumentError(
+            f"expected mixtures of equally many features, got {p.num_features} and {q.num_features}"
+        )

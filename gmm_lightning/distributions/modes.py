@@ -1,0 +1,68 @@
+"""The places of highest density, and the way to them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.distributions.mixture import MixtureOfGaussians
+from gmm_lightning.linalg import full_precision
+
+
+def precision_of(mixture: MixtureOfGaussians) -> Tensor:
+    """Inverses of the components' covariances, `(*B, K, D, D)`."""
+    return torch.cholesky_inverse(mixture.scale_tril)
+
+
+def grad_log_prob(mixture: MixtureOfGaussians, x: Tensor) -> Tensor:
+    """`d log p / dx = sum_k r_k(x) Sigma_k^-1 (mu_k - x)`, `(*S, *B, D)`, the score.
+
+    Differentiable itself, in x and the parameters.
+    """
+    x = x.to(mixture.means.dtype)
+    resp = mixture.responsibilities(x)
+    with full_precision(x.device):
+        gap = (mixture.means - x.unsqueeze(-2)).unsqueeze(-1)
+        factor = mixture.scale_tril.expand(*gap.shape[:-1], -1)
+        pull = torch.cholesky_solve(gap, factor).squeeze(-1)
+    return (resp.unsqueeze(-1) * pull).sum(-2)
+
+
+@torch.no_grad()
+def modes(mixture: MixtureOfGaussians, max_iter: int = 1000, tol: float = 1e-10) -> Tensor:
+    """Where the mean-shift iteration from each mean ends, `(*B, K, D)`.
+
+        x <- (sum_k r_k(x) P_k)^-1 sum_k r_k(x) P_k mu_k,   P_k = Sigma_k^-1
+
+    Every place is a mode of the density (or, on a set of measure zero, a saddle point); means
+    that share a mode lead to the same place, so there are as many modes as distinct rows.
+
+    Args:
+        mixture: the mixture.
+        max_iter: iterations at most.
+        tol: stop when no place moves by more, relative to the spread of the mixture.
+
+    References:
+        M. A. Carreira-Perpinan (2000), Mode-finding for mixtures of Gaussian distributions, IEEE
+        PAMI 22.
+
+    Example:
+        >>> mixture = MixtureOfGaussians(torch.zeros(2), torch.tensor([[-0.1], [0.1]]),
+        ...                              torch.ones(2, 1, 1))
+        >>> modes(mixture).abs().max() < 1e-4
+        tensor(True)
+    """
+    precision = precision_of(mixture)
+    weighted = precision @ mixture.means.unsqueeze(-1)
+    spread = mixture.variance.sqrt().amax(-1)
+    x = mixture.means.movedim(-2, 0)
+    with full_precision(x.device):
+        for _ in range(max_iter):
+            resp = mixture.responsibilities(x)[..., None, None]
+            total, pull = (resp * precision).sum(-3), (resp * weighted).sum(-3)
+            moved = torch.linalg.solve(total, pull).squeeze(-1)
+            step = (moved - x).abs().amax(-1)
+            x = moved
+            if bool((step <= tol * spread).all()):
+                break
+    return x.movedim(0, -2)

@@ -1,0 +1,143 @@
+"""Draws through which gradients flow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning.distributions.mixture import LOG_2PI, MixtureOfGaussians
+from gmm_lightning.distributions.sampling import choose_components
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.linalg import full_precision
+
+
+def implicit(mixture: MixtureOfGaussians, x: Tensor) -> Tensor:
+    """The same draws x `(*S, *B, D)`, with gradients to weights, means and scales.
+
+    A draw is where the sequence of conditional distribution functions
+
+        u_d = sum_k w_k(x_<d) Phi((x_d - m_kd) / L_kdd)
+
+    takes given values u, so that with J = du/dx, which is lower triangular,
+    `x - J^-1 (u - stop(u))` has the value of x and its gradient.
+
+    The variance of the gradient for the weights grows fast with the separation of the
+    components: per draw about 0.6 at 2 standard deviations, 16 at 6, 700 at 10.
+
+    References:
+        A. Graves (2016), Stochastic backpropagation through mixture density distributions,
+        arXiv 1607.05690.
+        M. Figurnov, S. Mohamed, A. Mnih (2018), Implicit reparameterization gradients, NeurIPS.
+    """
+    x = x.detach()
+    with full_precision(x.device):
+        factor = mixture.scale_tril
+        gap = (x.unsqueeze(-2) - mixture.means).unsqueeze(-1)
+        z = torch.linalg.solve_triangular(factor.expand(*gap.shape[:-1], -1), gap, upper=False)
+        z = z.squeeze(-1)
+        pivots = factor.diagonal(dim1=-2, dim2=-1)
+        terms = -0.5 * z.square() - pivots.log() - 0.5 * LOG_2PI
+        # Weights of the components once the features before d are known.
+        before = terms.cumsum(-1) - terms
+        weights = (mixture.log_weights.unsqueeze(-1) + before).softmax(-2)
+        u = (weights * torch.special.ndtr(z)).sum(-2)
+        with torch.no_grad():
+            jacobian = jacobian_of(weights, z, terms, factor)
+        moved = torch.linalg.solve_triangular(jacobian, (u - u.detach()).unsqueeze(-1), upper=False)
+    return x - moved.squeeze(-1)
+
+
+def jacobian_of(weights: Tensor, z: Tensor, terms: Tensor, factor: Tensor) -> Tensor:
+    """du/dx, `(*S, *B, D, D)`, lower triangular."""
+    identity = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+    inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+    pivots = factor.diagonal(dim1=-2, dim2=-1)
+    density = weights * (terms + pivots.log()).exp()
+    direct = (density.unsqueeze(-1) * inverse).sum(-3)
+    # How the weights of feature d change with the features before it.
+    slope = -(z.unsqueeze(-1) * inverse)
+    slope = slope.cumsum(-2) - slope
+    mean = (weights.unsqueeze(-1) * slope).sum(-3, keepdim=True)
+    through = weights * torch.special.ndtr(z)
+    return direct + (through.unsqueeze(-1) * (slope - mean)).sum(-3)
+
+
+def relaxed(
+    mixture: MixtureOfGaussians,
+    shape: torch.Size,
+    temperature: float,
+    generator: Generator | None,
+) -> Tensor:
+    """Draws `(*S, *B, D)` with a soft choice of the component: biased, of low variance.
+
+    `x = sum_k y_k (mu_k + L_k e)`, with y a relaxed one-hot vector: softmax of logits plus
+    Gumbel noise over the temperature. At temperature 0 the law is that of the mixture.
+
+    Raises:
+        InvalidArgumentError: a temperature that is not positive.
+
+    References:
+        E. Jang, S. Gu, B. Poole (2017), Categorical reparameterization with Gumbel-softmax, ICLR.
+    """
+    if not temperature > 0:
+        raise InvalidArgumentError(f"relaxed must be a temperature > 0, got {temperature}")
+    like = mixture.means
+    noise = torch.empty(*shape, mixture.num_components, dtype=like.dtype, device=like.device)
+    gumbel = -noise.exponential_(generator=generator).log()
+    choice = ((mixture.log_weights + gumbel) / temperature).softmax(-1)
+    e = torch.empty(*shape, mixture.num_features, dtype=like.dtype, device=like.device)
+    e.normal_(generator=generator)
+    with full_precision(like.device):
+        each = mixture.means + (mixture.scale_tril @ e[..., None, :, None]).squeeze(-1)
+    return (choice.unsqueeze(-1) * each).sum(-2)
+
+
+def score_function(
+    mixture: MixtureOfGaussians,
+    function: Callable[[Tensor], Tensor],
+    num_samples: int,
+    generator: Generator | None = None,
+) -> Tensor:
+    """A surrogate of `E[f(x)]`, `(*B)`: its gradient is unbiased, also for far components.
+
+    Means and scales are reached through the draws, the weights by the score function
+    `(f(x) - baseline) grad log pi_z`, with the mean of the other draws as the baseline.
+
+    Args:
+        mixture: p.
+        function: f, rows `(n, *B, D)` to `(n, *B)`.
+        num_samples: draws, at least 2.
+        generator: of the draws.
+
+    Raises:
+        InvalidArgumentError: fewer than 2 draws.
+
+    References:
+        R. J. Williams (1992), Simple statistical gradient-following algorithms for connectionist
+        reinforcement learning, Machine Learning 8.
+
+    Example:
+        >>> logits = torch.zeros(2, requires_grad=True)
+        >>> mixture = MixtureOfGaussians(logits, torch.tensor([[-9.0], [9.0]]),
+        ...                              torch.ones(2, 1, 1))
+        >>> score_function(mixture, lambda x: x.squeeze(-1), 1000).backward()
+        >>> logits.grad.shape
+        torch.Size([2])
+    """
+    if num_samples < 2:
+        raise InvalidArgumentError(f"num_samples must be >= 2, got {num_samples}")
+    batch = mixture.batch_shape
+    z = choose_components(mixture.weights.detach(), torch.Size([num_samples, *batch]), generator)
+    e = torch.empty(
+        *z.shape, mixture.num_features, dtype=mixture.means.dtype, device=mixture.means.device
+    ).normal_(generator=generator)
+    chosen = torch.nn.functional.one_hot(z, mixture.num_components).to(e)
+    with full_precision(e.device):
+        each = mixture.means + (mixture.scale_tril @ e[..., None, :, None]).squeeze(-1)
+    value = function((chosen.unsqueeze(-1) * each).sum(-2))
+    log_weight = (chosen * mixture.log_weights).sum(-1)
+    fixed = value.detach()
+    baseline = (fixed.sum(0) - fixed) / (num_samples - 1)
+    return (value + (fixed - baseline) * (log_weight - log_weight.detach())).mean(0)

@@ -1,0 +1,174 @@
+"""Mixtures from mixtures: maps, sums, products, and fewer components."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.covariances import FullCovariance
+from gmm_lightning.distributions.divergences import log_overlaps, require_alike
+from gmm_lightning.distributions.mixture import MixtureOfGaussians
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.linalg import factor_of_rows, full_precision, symmetrize
+
+
+def affine(
+    mixture: MixtureOfGaussians, matrix: Tensor, offset: Tensor | float = 0.0
+) -> MixtureOfGaussians:
+    """The law of `A x + b`: means `A mu_k + b`, covariances `A Sigma_k A'`.
+
+    Args:
+        mixture: of x, `(*B, D)`.
+        matrix: A, `(*B, M, D)` of full row rank, M at most D.
+        offset: b, `(*B, M)`.
+
+    Raises:
+        InvalidArgumentError: a shape that does not fit, or rows of A that depend on each other.
+
+    Example:
+        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.ones(1, 2), torch.eye(2)[None])
+        >>> affine(mixture, torch.tensor([[1.0, 1.0]])).component_covariances
+        tensor([[[2.0000]]])
+    """
+    matrix = torch.as_tensor(matrix).to(mixture.means)
+    d = mixture.num_features
+    if matrix.dim() < 2 or matrix.shape[-1] != d or matrix.shape[-2] > d:
+        raise InvalidArgumentError(
+            f"expected a matrix of shape (M, {d}) with M <= {d}, got shape {tuple(matrix.shape)}"
+        )
+    spread = matrix.unsqueeze(-3)
+    with full_precision(matrix.device):
+        factor = factor_of_rows(spread @ mixture.scale_tril)
+        means = (spread @ mixture.means.unsqueeze(-1)).squeeze(-1)
+    size = factor.detach().abs().amax((-2, -1), keepdim=True)
+    pivots = factor.detach().diagonal(dim1=-2, dim2=-1)
+    if bool((pivots <= d * torch.finfo(factor.dtype).eps * size.squeeze(-1)).any()):
+        raise InvalidArgumentError(
+            "the rows of the matrix depend on each other, so A x has no density"
+        )
+    b = torch.as_tensor(offset).to(mixture.means)
+    means = means + (b if b.dim() == 0 else b.unsqueeze(-2))
+    return of(mixture.mixture_logits, means, factor)
+
+
+def convolve(p: MixtureOfGaussians, q: MixtureOfGaussians) -> MixtureOfGaussians:
+    """The law of `x + y` for independent x of p and y of q: K L components.
+
+    Raises:
+        InvalidArgumentError: another number of features.
+    """
+    require_alike(p, q)
+    logits = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2)
+    means = p.means.unsqueeze(-2) + q.means.unsqueeze(-3)
+    a, b = torch.broadcast_tensors(p.scale_tril.unsqueeze(-3), q.scale_tril.unsqueeze(-4))
+    factor = factor_of_rows(torch.cat([a, b], -1))
+    return of(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))
+
+
+def product(p: MixtureOfGaussians, q: MixtureOfGaussians) -> MixtureOfGaussians:
+    """The density in proportion to `p(x) q(x)`: fusion of independent beliefs, K L components.
+
+    `Sigma = (A^-1 + B^-1)^-1 = A - A (A + B)^-1 A`, of which the factor comes from whitened
+    precisions; the weights are multiplied by the overlaps of the components. How much mass the
+    product has is `log_inner_product(p, q)`.
+
+    Raises:
+        InvalidArgumentError: another number of features.
+
+    References:
+        K. B. Petersen, M. S. Pedersen (2012), The Matrix Cookbook, section 8.1.8.
+    """
+    require_alike(p, q)
+    a, b = torch.broadcast_tensors(p.scale_tril.unsqueeze(-3), q.scale_tril.unsqueeze(-4))
+    identity = torch.eye(p.num_features, dtype=a.dtype, device=a.device)
+    with full_precision(a.device):
+        # Sigma = A (I + M' M)^-1 A' with A the factor of p and M = B^-1 A.
+        ratio = torch.linalg.solve_triangular(b, a, upper=False)
+        inner = torch.linalg.cholesky(identity + symmetrize(ratio.mT @ ratio))
+        factor = factor_of_rows(torch.linalg.solve_triangular(inner, a.mT, upper=False).mT)
+        gap = (q.means.unsqueeze(-3) - p.means.unsqueeze(-2)).unsqueeze(-1)
+        white = torch.linalg.solve_triangular(b, gap, upper=False)
+        step = a @ torch.cholesky_solve(ratio.mT @ white, inner)
+    means = p.means.unsqueeze(-2) + step.squeeze(-1)
+    logits = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2) + log_overlaps(p, q)
+    return of(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))
+
+
+def prune(mixture: MixtureOfGaussians, min_weight: float) -> MixtureOfGaussians:
+    """Without the components whose weight is below a bound; the others keep their proportions.
+
+    Args:
+        mixture: a single mixture, of no batch.
+        min_weight: the bound; the heaviest component always stays.
+
+    Raises:
+        InvalidArgumentError: a batch of mixtures, or a bound outside [0, 1].
+    """
+    require_single(mixture)
+    if not 0 <= min_weight <= 1:
+        raise InvalidArgumentError(f"min_weight must be in [0, 1], got {min_weight}")
+    weights = mixture.weights.detach()
+    kept = (weights >= min(min_weight, float(weights.max()))).nonzero().squeeze(-1)
+    return of(mixture.mixture_logits[kept], mixture.means[kept], mixture.scale_tril[kept])
+
+
+def reduce(mixture: MixtureOfGaussians, num_components: int) -> MixtureOfGaussians:
+    """Fewer components by merging pairs, which keeps mean and covariance of the whole.
+
+    Each time the pair is merged whose merger costs least by an upper bound of the Kullback-
+    Leibler divergence, `((w_i + w_j) log|S_ij| - w_i log|S_i| - w_j log|S_j|) / 2`.
+
+    Args:
+        mixture: a single mixture, of no batch.
+        num_components: how many are left, at least 1.
+
+    Raises:
+        InvalidArgumentError: a batch of mixtures, or fewer than one component.
+
+    References:
+        A. R. Runnalls (2007), Kullback-Leibler approach to Gaussian mixture reduction, IEEE
+        Transactions on Aerospace and Electronic Systems 43.
+    """
+    require_single(mixture)
+    if num_components < 1:
+        raise InvalidArgumentError(f"num_components must be >= 1, got {num_components}")
+    w, m, c = mixture.weights, mixture.means, mixture.component_covariances
+    while len(w) > num_components:
+        i, j = torch.triu_indices(len(w), len(w), 1, device=w.device)
+        total, mean, spread = merged(w, m, c, i, j)
+        cost = total * torch.logdet(spread) - w[i] * torch.logdet(c[i]) - w[j] * torch.logdet(c[j])
+        best = int(cost.detach().argmin())
+        a, b = int(i[best]), int(j[best])
+        left = [n for n in range(len(w)) if n not in (a, b)]
+        w = torch.cat([w[left], total[best : best + 1]])
+        m = torch.cat([m[left], mean[best : best + 1]])
+        c = torch.cat([c[left], spread[best : best + 1]])
+    return of(w.log(), m, torch.linalg.cholesky(symmetrize(c)))
+
+
+def merged(w: Tensor, m: Tensor, c: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight, mean and covariance of pairs of components taken together."""
+    total = w[i] + w[j]
+    share = (w[i] / total).unsqueeze(-1)
+    mean = share * m[i] + (1 - share) * m[j]
+    gap = m[i] - m[j]
+    between = (share * (1 - share)).unsqueeze(-1) * gap.unsqueeze(-1) * gap.unsqueeze(-2)
+    share = share.unsqueeze(-1)
+    return total, mean, share * c[i] + (1 - share) * c[j] + between
+
+
+def of(logits: Tensor, means: Tensor, factor: Tensor) -> MixtureOfGaussians:
+    """A mixture with dense covariances."""
+    return MixtureOfGaussians(logits, means, factor, FullCovariance())
+
+
+def require_single(mixture: MixtureOfGaussians) -> None:
+    """Refuse a batch: its mixtures would be left with different numbers of components.
+
+    Raises:
+        InvalidArgumentError: saying what came.
+    """
+    if mixture.batch_shape:
+        raise InvalidArgumentError(
+            f"expected a single mixture, got a batch of shape {tuple(mixture.batch_shape)}"
+        )

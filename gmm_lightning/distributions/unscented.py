@@ -1,0 +1,119 @@
+"""Mixtures through any function, by sigma points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.covariances import FullCovariance
+from gmm_lightning.distributions.mixture import MixtureOfGaussians
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.linalg import symmetrize
+
+
+def sigma_points(mixture: MixtureOfGaussians, alpha: float = 1e-3, kappa: float = 0.0) -> Tensor:
+    """Points `(*B, K, 2 D + 1, D)` that carry mean and covariance of each component.
+
+    With `lambda = alpha^2 (D + kappa) - D`: the mean, and the mean plus and minus each column
+    of `sqrt(D + lambda) L`.
+
+    Args:
+        mixture: the mixture.
+        alpha: how far the points spread, > 0.
+        kappa: more than -D.
+
+    Raises:
+        InvalidArgumentError: a value out of range.
+
+    References:
+        S. J. Julier, J. K. Uhlmann (2004), Unscented filtering and nonlinear estimation,
+        Proceedings of the IEEE 92.
+    """
+    spread = spread_of(mixture.num_features, alpha, kappa) ** 0.5
+    steps = spread * mixture.scale_tril.mT
+    centre = mixture.means.unsqueeze(-2)
+    return torch.cat([centre, centre + steps, centre - steps], -2)
+
+
+def from_sigma_points(
+    points: Tensor,
+    mixture_logits: Tensor,
+    *,
+    alpha: float = 1e-3,
+    beta: float = 2.0,
+    kappa: float = 0.0,
+) -> MixtureOfGaussians:
+    """The mixture whose components have the moments of sigma points `(*B, K, 2 D + 1, M)`.
+
+    Args:
+        points: as from `sigma_points`, after any function of each.
+        mixture_logits: `(*B, K)`.
+        alpha: as for `sigma_points`.
+        beta: 2 for a normal law; it enters the weight of the centre.
+        kappa: as for `sigma_points`.
+
+    Raises:
+        InvalidArgumentError: an even number of points, or points that have no covariance of full
+            rank.
+    """
+    count = points.shape[-2]
+    if count % 2 == 0 or count < 3:
+        raise InvalidArgumentError(f"expected 2 D + 1 points per component, got {count}")
+    d = count // 2
+    total = spread_of(d, alpha, kappa)
+    # The weight of the centre is huge and negative for a small alpha: with gaps to the central
+    # point, and s their weighted sum, it cancels from the weighted covariance by hand, which is
+    # `sum_i w_i g_i g_i' + (beta - alpha^2) s s'`.
+    gap = points[..., 1:, :] - points[..., :1, :]
+    shift = gap.sum(-2) / (2 * total)
+    outer = shift.unsqueeze(-1) * shift.unsqueeze(-2)
+    covariance = gap.mT @ gap / (2 * total) + (beta - alpha**2) * outer
+    factor, info = torch.linalg.cholesky_ex(symmetrize(covariance))
+    if bool((info != 0).any()):
+        raise InvalidArgumentError(
+            "the points of a component have no covariance of full rank: the function loses "
+            "dimensions"
+        )
+    return MixtureOfGaussians(mixture_logits, points[..., 0, :] + shift, factor, FullCovariance())
+
+
+def unscented(
+    mixture: MixtureOfGaussians,
+    function: Callable[[Tensor], Tensor],
+    *,
+    alpha: float = 1e-3,
+    beta: float = 2.0,
+    kappa: float = 0.0,
+) -> MixtureOfGaussians:
+    """Approximately the law of `f(x)`, component by component; exact where f is affine.
+
+    Args:
+        mixture: of x.
+        function: f on points `(*B, K, 2 D + 1, D)`, acting on the last axis.
+        alpha: as for `sigma_points`.
+        beta: as for `from_sigma_points`.
+        kappa: as for `sigma_points`.
+
+    Example:
+        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.ones(1, 2), torch.eye(2)[None])
+        >>> polar = unscented(mixture, lambda x: x.square().sum(-1, keepdim=True).sqrt())
+        >>> polar.means.shape
+        torch.Size([1, 1])
+    """
+    points = function(sigma_points(mixture, alpha, kappa))
+    return from_sigma_points(points, mixture.mixture_logits, alpha=alpha, beta=beta, kappa=kappa)
+
+
+def spread_of(num_features: int, alpha: float, kappa: float) -> float:
+    """`D + lambda = alpha^2 (D + kappa)`.
+
+    Raises:
+        InvalidArgumentError: not positive.
+    """
+    if not (alpha > 0 and num_features + kappa > 0):
+        raise InvalidArgumentError(
+            f"sigma points need alpha > 0 and kappa > -{num_features}, got {alpha} and {kappa}"
+        )
+    return alpha**2 * (num_features + kappa)

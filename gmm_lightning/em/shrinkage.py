@@ -1,0 +1,115 @@
+"""Covariances pulled towards a ball: for components with few rows in many features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.em.collapse import like
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.statistics import Moments
+
+
+class Shrinkage(nn.Module):
+    """A projection of the M-step: `S <- (1 - rho) S + rho tr(S)/D I`, component by component.
+
+    The result is not the mode of the objective, so EM with it is not monotone. rho follows from
+    the effective count n of each component, as if its rows were drawn from one Gaussian: append
+    to `layer.projections`.
+
+    Args:
+        kind: `oas`, oracle approximating shrinkage, or `rblw`, the Rao-Blackwell form of Ledoit
+            and Wolf's.
+
+    References:
+        Y. Chen, A. Wiesel, Y. C. Eldar, A. O. Hero (2010), Shrinkage algorithms for MMSE
+        covariance estimation, IEEE Transactions on Signal Processing 58.
+
+    Example:
+        >>> layer = GMMLayer(num_features=5, num_components=2)
+        >>> layer.projections.append(Shrinkage())
+        ModuleList(
+          (0): Shrinkage()
+        )
+        >>> _ = m_step(layer, e_step(layer, torch.randn(12, 5)))
+    """
+
+    def __init__(self, kind: str = "oas") -> None:
+        super().__init__()
+        if kind not in SHARES:
+            raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(SHARES)}")
+        self.kind = kind
+
+    def forward(self, moments: Moments, covariance: Covariance) -> Moments:
+        """Moments with shrunk scatter."""
+        d = moments.means.shape[-1]
+        counts = covariance.pool(moments.counts)
+        safe = moments.dof.clamp(min=torch.finfo(moments.dof.dtype).tiny)
+        share, scale = share_of(self.kind, moments.scatter / like(safe, moments.scatter), counts, d)
+        identity = torch.eye(d, dtype=scale.dtype, device=scale.device)
+        ball = covariance.project(identity.expand(*scale.shape, d, d))
+        rho, size = like(share, moments.scatter), like(scale * safe, moments.scatter)
+        shrunk = (1 - rho) * moments.scatter + rho * size * ball
+        return Moments(moments.counts, moments.mass, moments.means, shrunk, moments.dof)
+
+
+def share_of(kind: str, scatter: Tensor, counts: Tensor, d: int) -> tuple[Tensor, Tensor]:
+    """Rho and `tr(S)/D` for covariances `(*B, G, ...)` in any form, from counts `(*B, G)`."""
+    form = scatter.dim() - counts.dim()
+    if form == 0:
+        # Round already.
+        return torch.zeros_like(counts), scatter
+    trace = scatter.diagonal(dim1=-2, dim2=-1).sum(-1) if form == 2 else scatter.sum(-1)
+    square = scatter.square().flatten(-form).sum(-1)
+    return SHARES[kind](trace, square, counts, d), trace / d
+
+
+def oas(trace: Tensor, square: Tensor, n: Tensor, d: int) -> Tensor:
+    """`((1 - 2/D) tr(S^2) + tr(S)^2) / ((n + 1 - 2/D) (tr(S^2) - tr(S)^2/D))`, at most 1."""
+    return ratio((1 - 2 / d) * square + trace.square(), n + 1 - 2 / d, square - trace.square() / d)
+
+
+def rblw(trace: Tensor, square: Tensor, n: Tensor, d: int) -> Tensor:
+    """`((n - 2)/n tr(S^2) + tr(S)^2) / ((n + 2) (tr(S^2) - tr(S)^2/D))`, at most 1."""
+    few = ((n - 2) / n.clamp(min=1)).clamp(min=0)
+    return ratio(few * square + trace.square(), n + 2, square - trace.square() / d)
+
+
+def ratio(above: Tensor, count: Tensor, spread: Tensor) -> Tensor:
+    """A share in [0, 1]; 1 where the covariance is a ball already."""
+    below = count * spread
+    return torch.where(below > 0, above / below, 1.0).clamp(0, 1)
+
+
+SHARES = {"oas": oas, "rblw": rblw}
+
+
+def ledoit_wolf(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Ledoit and Wolf's shrunk covariance of rows `(N, D)`, and its share rho.
+
+    With S the covariance about the mean, `m = tr(S)/D` and `d^2 = |S - m I|^2 / D`:
+
+        rho = min(sum_n |d_n d_n' - S|^2 / (D N^2), d^2) / d^2
+
+    Args:
+        x: rows.
+        weight: of the rows, `(N,)`; with responsibilities, the covariance of a component. N is
+            then the effective count `(sum w)^2 / sum w^2`.
+
+    References:
+        O. Ledoit, M. Wolf (2004), A well-conditioned estimator for large-dimensional covariance
+        matrices, Journal of Multivariate Analysis 88.
+    """
+    w = torch.ones_like(x[:, 0]) if weight is None else weight.to(x)
+    share = w / w.sum()
+    count = 1 / share.square().sum()
+    gap = x - share @ x
+    covariance = (gap * share.unsqueeze(-1)).mT @ gap
+    d = x.shape[-1]
+    size = covariance.diagonal().sum() / d
+    away = covariance - size * torch.eye(d, dtype=x.dtype, device=x.device)
+    spread = away.square().sum() / d
+    fourth = share @ gap.square().sum(-1).square() - covariance.square().sum()
+    rho = torch.where(spread > 0, (fourth / (d * count)).clamp(max=spread) / spread, 1.0)
+    return covariance - rho * away, rho
