@@ -32,6 +32,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# All subjects, or some: make bench ARGS="iteration memory --quick".
 bench: install
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 

@@ -7,16 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gmm_lightning.distributions import MixtureOfGaussians
-    from gmm_lightning.em import EMResult, e_step, fit_em, m_step, resolve_priors
+    from gmm_lightning.em import (
+        Annealing,
+        EMResult,
+        StepwiseEM,
+        e_step,
+        fit_em,
+        m_step,
+        resolve_priors,
+    )
     from gmm_lightning.layers import GMMLayer
     from gmm_lightning.statistics import SufficientStatistics
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Annealing",
     "EMResult",
     "GMMLayer",
     "MixtureOfGaussians",
+    "StepwiseEM",
     "SufficientStatistics",
     "e_step",
     "fit_em",
@@ -25,9 +35,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Annealing": "em",
     "EMResult": "em",
     "GMMLayer": "layers",
     "MixtureOfGaussians": "distributions",
+    "StepwiseEM": "em",
     "SufficientStatistics": "statistics",
     "e_step": "em",
     "fit_em": "em",

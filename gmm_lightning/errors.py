@@ -25,3 +25,7 @@ class UnresolvedPriorError(GMMError, RuntimeError):
 
 class CheckpointError(GMMError, RuntimeError):
     """A checkpoint or run folder that is truncated, foreign, or refused as unsafe."""
+
+
+class RegionError(GMMError, RuntimeError):
+    """Draws within a region were not found: no mass, or too little for the budget of draws."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -16,7 +17,14 @@ from trainers import adam, fitted, state, trainer
 
 from gmm_lightning import GMMLayer
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, PassCheckpoint
+from gmm_lightning.training import (
+    ArrayDataModule,
+    EMCallback,
+    GMMModule,
+    InitializeCallback,
+    PassCheckpoint,
+    StreamDataModule,
+)
 
 Result = dict[str, Tensor]
 
@@ -96,6 +104,31 @@ def mixed(folder: Path, **options: Any) -> Result:
     return numbers(model, run) | {"history": torch.tensor(em.history)}
 
 
+def streamed(n: int, fit: str, num_components: int = 3, **data: Any) -> Callable[..., Result]:
+    """The same from a file, each process reading its own part of it."""
+
+    def check(folder: Path, **options: Any) -> Result:
+        rank = os.environ.get("LOCAL_RANK", "0")
+        path = folder / f"{fit}-{n}-{rank}.csv"
+        # A weight for each row, 0 among them.
+        table = torch.cat([rows(n), (torch.arange(n)[:, None] + 1) % 4], 1)
+        np.savetxt(path, table.numpy(), delimiter=",", header="a,b,w", comments="", fmt="%.17g")
+        datamodule = StreamDataModule(path, shuffle=fit == "sgd", **data)
+        layer = GMMLayer(2, num_components, priors="dirichlet" if n < 3 else ["dirichlet", "niw"])
+        module = GMMModule(layer, adam() if fit == "sgd" else None)
+        em = [EMCallback()] if fit == "em" else []
+        run = trainer(InitializeCallback(), *em, max_epochs=3, **options)
+        run.fit(module, datamodule=datamodule)
+        return numbers(module, run)
+
+    return check
+
+
+def weighted(fit: str) -> Callable[..., Result]:
+    weight = torch.arange(101) % 4
+    return simple(101, fit, batch_size=20, val_fraction=0.2, sample_weight=weight)
+
+
 CHECKS: dict[str, Callable[..., Result]] = {
     "em": simple(101, "em", batch_size=20, val_fraction=0.2, standardize=True),
     "em, one batch": simple(101, "em"),
@@ -106,6 +139,12 @@ CHECKS: dict[str, Callable[..., Result]] = {
     "em resumed": resumed("em"),
     "sgd resumed": resumed("sgd"),
     "mixed": mixed,
+    "em weighted": weighted("em"),
+    "sgd weighted": weighted("sgd"),
+    "em streamed": streamed(101, "em", columns=["a", "b"], batch_size=20, standardize=True),
+    "em streamed, weighted": streamed(101, "em", weight="w", batch_size=20),
+    "em streamed, one row": streamed(1, "em", num_components=1, weight="w"),
+    "sgd streamed": streamed(101, "sgd", weight="w", batch_size=20, standardize=True),
 }
 
 
@@ -116,6 +155,26 @@ def padded() -> str:
         trainer(EMCallback(), devices=2).fit(GMMModule(GMMLayer(2, 2)), data)
     except InvalidArgumentError as error:
         return str(error)
+    return "accepted"
+
+
+def failing(folder: Path) -> str:
+    """What a process says whose own rows are fine, when a row of the other one is not."""
+    path = folder / f"bad-{os.environ.get('LOCAL_RANK', '0')}.npy"
+    np.save(path, rows(51).numpy())
+
+    class Spoil(L.Callback):
+        def on_train_start(self, *_: Any) -> None:
+            # Among the rows of the second process.
+            np.load(path, mmap_mode="r+")[45, 1] = np.nan
+
+    data = StreamDataModule(path, batch_size=5)
+    try:
+        trainer(InitializeCallback(), Spoil(), EMCallback(), devices=2).fit(
+            GMMModule(GMMLayer(2, 2)), datamodule=data
+        )
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
     return "accepted"
 
 
@@ -133,6 +192,10 @@ if __name__ == "__main__":
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     out = Path(sys.argv[1])
+    if sys.argv[2:] == ["failing"]:
+        message = failing(out)
+        (out / f"failing{os.environ.get('LOCAL_RANK', '0')}.txt").write_text(message)
+        sys.exit(1)
     everything: dict[str, Any] = dict(run(out, devices=2))
     rank = os.environ.get("LOCAL_RANK", "0")
     torch.save(everything, out / f"rank{rank}.pt")

@@ -10,7 +10,7 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from gmm_lightning.training import ArrayDataModule
+    from gmm_lightning.training.base import RowsDataModule
 
 
 def check_fit(config: DictConfig) -> None:
@@ -86,7 +86,7 @@ def require_flag(name: str, value: object) -> None:
         raise InvalidArgumentError(f"{name} must be true or false, got {value!r}")
 
 
-def check_size(config: DictConfig, data: ArrayDataModule) -> None:
+def check_size(config: DictConfig, data: RowsDataModule) -> None:
     """Take over the number of features, and refuse more components than rows.
 
     Raises:

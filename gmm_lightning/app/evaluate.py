@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 from gmm_lightning.app.command import run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from omegaconf import DictConfig
     from torch import Tensor
 
     from gmm_lightning.app.runs import StoredRun
-    from gmm_lightning.training import ArrayDataModule
+    from gmm_lightning.training.base import RowsDataModule
+    from gmm_lightning.training.parts import Part, Portion
 
 
 def main() -> None:
@@ -44,21 +47,20 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         )
     stored = load_run(config.run)
     if config.get("data"):
+        # All rows of it, in the units of the model.
         given = {"val_fraction": 0.0, "test_fraction": 0.0, "standardize": False}
+        given = {name: value for name, value in given.items() if name in config.data}
         data = instantiate(config.data, _convert_="all", **given)
-        parts = {"data": (matched(stored, data, data.train_rows), data.train_labels)}
+        parts = {"data": matched(stored, data)}
     else:
         data = stored.training_data()
-        parts = {"train": (data.train_rows, data.train_labels)}
-        for name in ("val", "test"):
-            rows = getattr(data, f"{name}_rows", None)
-            if rows is not None:
-                parts[name] = (rows, getattr(data, f"{name}_labels", None))
+        found = {name: data.part(name, labels=True) for name in ("train", "val", "test")}
+        parts = {name: part for name, part in found.items() if part is not None}
     report = {}
-    for name, (rows, labels) in parts.items():
+    for name, part in parts.items():
         generator = torch.Generator().manual_seed(config.seed)
-        report[name] = judge(stored.module, rows, labels)
-        report[name]["coverage"] = coverage(stored.module, rows, generator)
+        report[name], density = judge(stored.module, part)
+        report[name]["coverage"] = coverage(stored.module, density, generator)
     for line in lines(report):
         print(line)
     if config.output is not None:
@@ -67,23 +69,47 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     return report
 
 
-def matched(stored: StoredRun, data: ArrayDataModule, rows: Tensor) -> Tensor:
-    """Columns of other data in the order of the model, by name.
+def matched(stored: StoredRun, data: RowsDataModule) -> Part:
+    """Other data with their columns in the order of the model, by name.
 
     Raises:
         InvalidDataError: columns that are missing, named.
     """
     from gmm_lightning.errors import InvalidDataError
 
+    part = data.part("train", labels=True)
+    assert part is not None
     if data.columns == stored.columns:
-        return rows
+        return part
     missing = [name for name in stored.columns if name not in data.columns]
     if missing:
         raise InvalidDataError(
             f"{data.name} lacks the column(s) {', '.join(missing)} of the run; it has "
             f"{', '.join(data.columns)}"
         )
-    return rows[:, [data.columns.index(name) for name in stored.columns]]
+    return Chosen(part, [data.columns.index(name) for name in stored.columns])
+
+
+class Chosen:
+    """Some columns of a part, in another order."""
+
+    def __init__(self, part: Part, columns: list[int]) -> None:
+        self.part, self.columns = part, columns
+        self.num_rows, self.num_features = part.num_rows, len(columns)
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of the weights."""
+        return self.part.total_weight
+
+    def __iter__(self) -> Iterator[Portion]:
+        from dataclasses import replace
+
+        return (replace(portion, x=portion.x[:, self.columns]) for portion in self.part)
+
+    def some(self, n: int) -> Tensor:
+        """At most n rows, evenly spaced."""
+        return self.part.some(n)[:, self.columns]
 
 
 def lines(report: dict[str, dict[str, Any]]) -> list[str]:

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from gmm_lightning.app.logs import describe
 from gmm_lightning.app.processes import Interrupted
-from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, GracefulStop
+from gmm_lightning.training import EMCallback, GMMModule, GracefulStop
+from gmm_lightning.training.base import RowsDataModule
 from gmm_lightning.training.files import read_state
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Fitted:
         }
 
 
-def fit(config: DictConfig, data: ArrayDataModule, checkpoint: dict[str, Any] | None) -> Fitted:
+def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | None) -> Fitted:
     """Run the phases of a configuration, from the start or from a checkpoint.
 
     Raises:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gmm_lightning.app.processes import rank_from_environment
+
+if TYPE_CHECKING:
+    from gmm_lightning.training.base import RowsDataModule
 
 NOISE = (
     "litlogger",
@@ -49,20 +52,25 @@ def prepare_logs(*, verbose: bool = False, quiet: bool = False) -> logging.Logge
     return logging.getLogger("gmm_lightning")
 
 
-def held_out(data: Any) -> str:
+def held_out(data: RowsDataModule) -> str:
     """The rows set aside, if any."""
-    parts = [("val_rows", "to validate"), ("test_rows", "to test")]
-    rows = [(getattr(data, name, None), what) for name, what in parts]
-    return "".join(f", {len(part)} {what}" for part, what in rows if part is not None)
+    parts = [(data.part("val"), "to validate"), (data.part("test"), "to test")]
+    return "".join(f", {part.num_rows} {what}" for part, what in parts if part is not None)
 
 
-def describe(data: Any, module: Any, trainer: Any) -> str:
+def weighed(data: RowsDataModule) -> str:
+    """What the rows weigh, where they have weights."""
+    weight = data.total_weight
+    return "" if weight == data.num_train_rows else f" of total weight {weight:g}"
+
+
+def describe(data: RowsDataModule, module: Any, trainer: Any) -> str:
     """One line on what is about to be fitted."""
     layer = module.layer
     priors = ", ".join(prior.name for prior in layer.all_priors) or "none"
     how = "EM" if module.optimizer is None else "gradient descent"
     return (
-        f"{data.name}: {data.num_train_rows} rows to train{held_out(data)}, "
+        f"{data.name}: {data.num_train_rows} rows to train{weighed(data)}{held_out(data)}, "
         f"{data.num_features} features, "
         f"{layer.num_components} components, covariance {layer.covariance.name}, "
         f"priors {priors}, {how} on {trainer.world_size} process(es)"

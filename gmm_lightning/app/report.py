@@ -11,29 +11,35 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
-from gmm_lightning.app.judge import density_quantiles, judge, log_density
+from gmm_lightning.app.judge import Density, density_quantiles, judge, log_likelihood
 from gmm_lightning.plotting import save_figure
-from gmm_lightning.training import ArrayDataModule, GMMModule
+from gmm_lightning.training import GMMModule
+from gmm_lightning.training.base import RowsDataModule
 from gmm_lightning.training.tensorboard import draw
 
 
-def final_metrics(module: GMMModule, data: ArrayDataModule) -> dict[str, Any]:
-    """Objective, likelihood and criteria on the training set, likelihood on the held-out rows."""
-    metrics = judge(module, data.train_rows, data.train_labels)
-    for part in ("val", "test"):
-        rows = getattr(data, f"{part}_rows", None)
-        if rows is not None:
-            metrics[f"{part}_log_likelihood"] = float(log_density(module, rows).mean())
-    return metrics
+def final_metrics(module: GMMModule, data: RowsDataModule) -> tuple[dict[str, Any], Density]:
+    """Objective, likelihood and criteria on the training set, likelihood on the held-out rows.
+
+    Returns:
+        The numbers, and the density of the training set.
+    """
+    train = data.part("train", labels=True)
+    assert train is not None
+    metrics, density = judge(module, train)
+    for name in ("val", "test"):
+        part = data.part(name)
+        if part is not None:
+            metrics[f"{name}_log_likelihood"] = log_likelihood(module, part)
+    return metrics, density
 
 
 def write_report(
-    folder: Path, metrics: dict[str, Any], module: GMMModule, data: ArrayDataModule
+    folder: Path, metrics: dict[str, Any], density: Density, module: GMMModule, data: RowsDataModule
 ) -> None:
     """`metrics.json`, `density.json` (quantiles of the training density) and `mixture.png`."""
     save_figure(draw(module, data), folder / "mixture.png")
-    density = density_quantiles(log_density(module, data.train_rows))
-    write_json(folder / "density.json", density)
+    write_json(folder / "density.json", density_quantiles(density))
     write_json(folder / "metrics.json", metrics)
 
 

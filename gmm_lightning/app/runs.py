@@ -13,7 +13,8 @@ from gmm_lightning.app.configs import run_paths
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 
 if TYPE_CHECKING:
-    from gmm_lightning.training import ArrayDataModule, GMMModule
+    from gmm_lightning.training import GMMModule
+    from gmm_lightning.training.base import RowsDataModule
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class StoredRun:
     columns: tuple[str, ...]
     metrics: dict[str, Any]
 
-    def training_data(self) -> ArrayDataModule:
+    def training_data(self) -> RowsDataModule:
         """The data of the run, from its own configuration.
 
         Raises:
@@ -48,14 +49,11 @@ class StoredRun:
         if not path.is_file():
             raise CheckpointError(f"{self.folder} has no .hydra/config.yaml that names its data")
         config = OmegaConf.load(path)
-        # Values that only exist while a run is going on are not needed here.
-        plain = OmegaConf.to_container(
-            OmegaConf.create({"data": config.data, "seed": config.seed}), resolve=True
-        )
-        assert isinstance(plain, dict)
+        # What is only known while a run is going on, such as its folder, is not asked for.
+        plain: Any = OmegaConf.to_container(config.data, resolve=True)
         require_trusted(plain, f"the run at {self.folder}")
-        self._from_where_it_ran(plain["data"])
-        return instantiate(plain["data"], _convert_="all")
+        self._from_where_it_ran(plain)
+        return instantiate(plain, _convert_="all")
 
     def _from_where_it_ran(self, data: dict[str, Any]) -> None:
         """Make relative paths absolute: they were typed where the run was started."""

@@ -9,7 +9,7 @@ from gmm_lightning.app.command import run
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from gmm_lightning.training import ArrayDataModule
+    from gmm_lightning.training.base import RowsDataModule
 
 
 def main() -> None:
@@ -59,16 +59,17 @@ def train(config: DictConfig) -> dict[str, Any]:
     if config.resume is not None:
         require_trusted_run(config)
         checkpoint = read_checkpoint(config.resume)
-    data: ArrayDataModule = instantiate(config.data, _convert_="all")
+    data: RowsDataModule = instantiate(config.data, _convert_="all")
     check_size(config, data)
     fitted = fit(config, data, checkpoint)
     leave_group()
     if not fitted.trainer.is_global_zero or is_dry(fitted.trainer):
         return {}
     module = fitted.module.to(fitted.trainer.strategy.root_device).eval()
-    metrics = final_metrics(module, data) | fitted.outcome()
+    metrics, density = final_metrics(module, data)
+    metrics |= fitted.outcome()
     folder = Path(config.paths.output_dir)
-    write_report(folder, metrics, module, data)
+    write_report(folder, metrics, density, module, data)
     log_hyperparameters(fitted.trainer, config, metrics)
     log.info(
         "log-likelihood %.6f, objective %.6f nats per row after %d passes (%.1f s now, "

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gmm_lightning.datasets._cells import listed
 from gmm_lightning.datasets._faults import Faults
+from gmm_lightning.datasets._maps import mapped_members, picked, plain
 from gmm_lightning.datasets._source import (
     Block,
     Source,
@@ -31,9 +32,12 @@ class ArraySource(Source):
     Args:
         path: the file.
         key: which array of a .npz file; None: `x`, `X`, or the only matrix.
+        mapped: map the arrays of a .npz file too, as far as they are not compressed.
     """
 
-    def __init__(self, path: Path, key: str | None = None) -> None:
+    at_random = True
+
+    def __init__(self, path: Path, key: str | None = None, *, mapped: bool = False) -> None:
         self.path = path
         self.beside: dict[str, NDArray[Any]] = {}
         arrays: dict[str, NDArray[Any]] = {}
@@ -42,10 +46,14 @@ class ArraySource(Source):
                 key = path.stem
                 arrays[key] = np.lib.format.open_memmap(path, mode="r")
             else:
+                if mapped and zipfile.is_zipfile(path):
+                    arrays |= mapped_members(path)
                 with path.open("rb") as file:
                     found = np.load(file, allow_pickle=False)
                     # A single array may hide behind the suffix.
-                    arrays |= found if isinstance(found, np.lib.npyio.NpzFile) else {"x": found}
+                    held = isinstance(found, np.lib.npyio.NpzFile)
+                    names = [name for name in (found if held else ()) if name not in arrays]
+                    arrays |= {name: found[name] for name in names} if held else {"x": found}
         key = chosen_array(path, arrays, key)
         self.array = as_matrix(path, arrays.pop(key))
         self.names = generated_names(self.array.shape[1])
@@ -66,26 +74,90 @@ class ArraySource(Source):
         """All columns of the matrix."""
         return list(range(len(self.names)))
 
-    def blocks(
-        self, columns: Sequence[int], label: int | None, rows: int, faults: Faults
-    ) -> Iterator[Block]:
-        """Slices of the array; rows are counted from 0."""
-        with reading(self.path):
-            for start in range(0, len(self.array), rows):
-                part = self.array[start : start + rows]
-                x = np.array(part[:, list(columns)], dtype=np.float64, order="C")
-                faults.add_block(x, columns, start)
-                labels = None
-                if label is not None:
-                    labels = self._labels(label, start, rows)
-                    for i, value in enumerate(labels):
-                        faults.add_label(label, start + i, value)
-                yield Block(x, labels)
+    def count(self) -> int:
+        """The length of the array."""
+        return len(self.array)
 
-    def _labels(self, label: int, start: int, rows: int) -> list[Any]:
+    def blocks(
+        self,
+        columns: Sequence[int],
+        label: int | None,
+        rows: int,
+        faults: Faults,
+        start: int = 0,
+    ) -> Iterator[Block]:
+        """Slices of the array as float64; rows are counted from 0."""
+        with reading(self.path):
+            for at in self._cuts(start, rows):
+                x = self._numbers(columns, at)
+                faults.add_block(x, columns, at.start)
+                yield Block(x, self._labels(label, at, faults))
+
+    def slices(
+        self, columns: Sequence[int], label: int | None, rows: int, faults: Faults, start: int = 0
+    ) -> Iterator[Block]:
+        """Views of the array where it holds plain numbers; looked through, so read from disk."""
+        matrix = [column for column in columns if column < len(self.names)]
+        with reading(self.path):
+            for at in self._cuts(start, rows):
+                self._require_whole()
+                x = plain(picked(self.array, at, matrix))
+                if len(matrix) < len(columns):
+                    beside = [self.column(column)[at] for column in columns[len(matrix) :]]
+                    x = np.column_stack([x, *beside])
+                with np.errstate(over="ignore", invalid="ignore"):
+                    # A sum is finite only if every term is, or else it overflows.
+                    well = np.isfinite(x.sum())
+                if not well:
+                    faults.add_block(x, columns, at.start)
+                yield Block(x, self._labels(label, at, faults))
+
+    def _cuts(self, start: int, rows: int) -> Iterator[slice]:
+        for low in range(start, len(self.array), rows):
+            yield slice(low, min(low + rows, len(self.array)))
+
+    def _require_whole(self) -> None:
+        """A map of a file that was cut short since would end the process with a bus error."""
+        if isinstance(self.array, np.memmap):
+            least = self.array.offset + self.array.nbytes
+            found = self.path.stat().st_size
+            if found < least:
+                raise InvalidDataError(
+                    f"{self.path} was cut short while it was read: expected {least} bytes for its "
+                    f"{len(self.array)} rows, found {found}; write it again"
+                )
+
+    def _numbers(self, columns: Sequence[int], at: slice) -> NDArray[np.float64]:
+        width = len(self.names)
+        if all(column < width for column in columns):
+            return np.array(self.array[at, list(columns)], dtype=np.float64, order="C")
+        x = np.empty((len(self.array[at]), len(columns)))
+        for i, column in enumerate(columns):
+            x[:, i] = self.column(column)[at]
+        return x
+
+    def column(self, column: int) -> NDArray[Any]:
+        """A column of the matrix, or an array beside it, by its position."""
+        width = len(self.names)
+        if column < width:
+            return self.array[:, column]
+        name = self.extra[column - width]
+        if self.beside[name].dtype.kind not in "fiub":
+            raise InvalidDataError(
+                f"{self.path}: expected numbers in {name}, got an array of dtype "
+                f"{self.beside[name].dtype}"
+            )
+        return self.beside[name]
+
+    def _labels(self, label: int | None, at: slice, faults: Faults) -> list[Any] | None:
+        if label is None:
+            return None
         width = len(self.names)
         source = self.array[:, label] if label < width else self.beside[self.extra[label - width]]
-        return source[start : start + rows].tolist()
+        labels = source[at].tolist()
+        for i, value in enumerate(labels):
+            faults.add_label(label, at.start + i, value)
+        return labels
 
 
 def chosen_array(path: Path, arrays: dict[str, NDArray[Any]], key: str | None) -> str:

@@ -6,6 +6,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -54,9 +55,11 @@ class Layout:
     unnamed: frozenset[int]
 
 
-def open_text(path: Path) -> TextIO:
-    """A text file without its byte order mark, lines ending in a newline."""
-    return path.open(encoding="utf-8-sig")
+def open_text(path: Path, offset: int = 0) -> TextIO:
+    """A text file from a byte on, without its byte order mark, lines ending in a newline."""
+    file = path.open("rb")
+    file.seek(offset)
+    return TextIOWrapper(file, encoding="utf-8-sig")
 
 
 def records(lines: Iterable[str], separator: str | None, line: int = 0) -> Iterator[Record]:

@@ -25,8 +25,17 @@ def opened(
     header: bool | None,
     separator: str | None,
     key: str | None,
+    mapped: bool = False,
 ) -> Source:
     """The reader of a file, by its suffix.
+
+    Args:
+        path: the file.
+        expected: names of columns that a header would hold.
+        header: of a text file.
+        separator: of a text file.
+        key: of a .npz file.
+        mapped: map the arrays of a .npz file, rather than hold them.
 
     Raises:
         InvalidDataError: no such file, or one that cannot be read.
@@ -40,7 +49,7 @@ def opened(
     if suffix in TEXT:
         return TextSource(path, expected, header=header, separator=separator)
     if suffix in ARRAYS:
-        return ArraySource(path, key)
+        return ArraySource(path, key, mapped=mapped)
     if suffix in PARQUET:
         return ParquetSource(path)
     raise InvalidArgumentError(
@@ -50,16 +59,24 @@ def opened(
 
 
 def chosen_columns(
-    source: Source, columns: Sequence[str | int] | None, label: int | None
+    source: Source,
+    columns: Sequence[str | int] | None,
+    label: int | None,
+    weight: int | None = None,
 ) -> list[int]:
-    """Where the columns to read stand; by default all that hold numbers, less the label.
+    """Where the columns to read stand; by default all that hold numbers, less label and weight.
 
     Raises:
-        InvalidArgumentError: a column that is not there, is chosen twice, or is the label too.
+        InvalidArgumentError: a column that is not there or has two parts to play.
         InvalidDataError: no column of numbers.
     """
+    if label is not None and label == weight:
+        raise InvalidArgumentError(
+            f"{source.path}: {source.name_of(label)} is both the label and the weight; choose it "
+            "as one of the two"
+        )
     if columns is None:
-        chosen = [j for j in source.numeric() if j != label]
+        chosen = [j for j in source.numeric() if j not in (label, weight)]
         if not chosen:
             single = len(source.names) == 1
             hint = "; give the separator, for instance separator=';'" if single else ""
@@ -76,11 +93,12 @@ def chosen_columns(
     twice = [source.names[j] for j in dict.fromkeys(chosen) if chosen.count(j) > 1]
     if twice:
         raise InvalidArgumentError(f"{source.path}: chosen more than once: {listed(twice)}")
-    if label in chosen:
-        raise InvalidArgumentError(
-            f"{source.path}: {source.names[label]} is both the label and one of the columns to "
-            "read; choose it as one of the two"
-        )
+    for what, other in (("label", label), ("weight", weight)):
+        if other is not None and other in chosen:
+            raise InvalidArgumentError(
+                f"{source.path}: {source.name_of(other)} is both the {what} and one of the columns "
+                "to read; choose it as one of the two"
+            )
     return chosen
 
 

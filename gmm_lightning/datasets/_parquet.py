@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_lightning.datasets._faults import Faults
-from gmm_lightning.datasets._source import Block, Source, reading, require_unique
+from gmm_lightning.datasets._source import (
+    Block,
+    Source,
+    reading,
+    require_unique,
+    without_first,
+)
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 
@@ -52,10 +58,22 @@ class ParquetSource(Source):
         """The columns whose type is one of numbers."""
         return list(self.numbers)
 
+    def count(self) -> int:
+        """As the file's footer says."""
+        import pyarrow.parquet as pq
+
+        with reading(self.path):
+            return pq.read_metadata(self.path).num_rows
+
     def blocks(
-        self, columns: Sequence[int], label: int | None, rows: int, faults: Faults
+        self,
+        columns: Sequence[int],
+        label: int | None,
+        rows: int,
+        faults: Faults,
+        start: int = 0,
     ) -> Iterator[Block]:
-        """Row groups in batches; rows are counted from 0.
+        """Row groups in batches, from the one that holds `start` on; rows are counted from 0.
 
         Raises:
             InvalidDataError: a column of another type than numbers, or a damaged file.
@@ -70,25 +88,42 @@ class ParquetSource(Source):
                     "expected numbers"
                 )
         wanted = [*columns, *(() if label is None else (label,))]
-        start = 0
         with reading(self.path), pq.ParquetFile(self.path) as file:
+            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            first = np.searchsorted(np.cumsum(sizes), start, side="right")
+            before = sum(sizes[:first])
+            batches = file.iter_batches(
+                rows,
+                row_groups=list(range(first, len(sizes))),
+                columns=[self.names[j] for j in wanted],
+            )
             try:
-                batches = file.iter_batches(rows, columns=[self.names[j] for j in wanted])
-                for batch in batches:
-                    held = dict(zip(batch.schema.names, batch.columns, strict=True))
-                    x = np.empty((batch.num_rows, len(columns)))
-                    for i, j in enumerate(columns):
-                        x[:, i] = _numbers(held[self.names[j]])
-                    faults.add_block(x, columns, start)
-                    labels = None
-                    if label is not None:
-                        labels = held[self.names[label]].to_pylist()
-                        for i, value in enumerate(labels):
-                            faults.add_label(label, start + i, value)
-                    start += len(x)
-                    yield Block(x, labels)
-            except pa.ArrowInvalid as error:
+                read = self._converted(batches, columns, label, before, faults)
+                yield from without_first(read, start - before)
+            except (pa.ArrowInvalid, OSError) as error:
                 raise InvalidDataError(f"{self.path} is not a readable parquet file") from error
+
+    def _converted(
+        self,
+        batches: Iterator[Any],
+        columns: Sequence[int],
+        label: int | None,
+        row: int,
+        faults: Faults,
+    ) -> Iterator[Block]:
+        for batch in batches:
+            held = dict(zip(batch.schema.names, batch.columns, strict=True))
+            x = np.empty((batch.num_rows, len(columns)))
+            for i, j in enumerate(columns):
+                x[:, i] = _numbers(held[self.names[j]])
+            faults.add_block(x, columns, row)
+            labels = None
+            if label is not None:
+                labels = held[self.names[label]].to_pylist()
+                for i, value in enumerate(labels):
+                    faults.add_label(label, row + i, value)
+            row += len(x)
+            yield Block(x, labels)
 
 
 def _numbers(column: Any) -> NDArray[np.float64]:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from gmm_lightning.datasets._cells import listed
@@ -20,8 +19,12 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 class Block(NamedTuple):
     """Some rows: numbers `(n, D)`, and their labels as they stand in the file."""
 
-    x: NDArray[np.float64]
+    x: NDArray[Any]
     labels: list[Any] | None
+
+    def at(self, part: slice) -> Block:
+        """Some of them."""
+        return Block(self.x[part], None if self.labels is None else self.labels[part])
 
 
 class Source(ABC):
@@ -32,10 +35,11 @@ class Source(ABC):
         names: its columns.
         named: whether the names are the file's own, or `x0, x1, ...`.
         unit: what a row is called in messages.
-        extra: further names that a label may have.
+        extra: further names that labels or weights may have.
         unnamed: columns without a name among named ones.
         described: how the file was understood, where that was a guess.
         suspect: the row that may hold names, though it was taken for numbers.
+        at_random: whether a single row is read without reading others.
     """
 
     path: Path
@@ -46,6 +50,7 @@ class Source(ABC):
     unnamed: frozenset[int] = frozenset()
     described: str = ""
     suspect: int | None = None
+    at_random: bool = False
 
     @abstractmethod
     def numeric(self) -> list[int]:
@@ -53,9 +58,24 @@ class Source(ABC):
 
     @abstractmethod
     def blocks(
-        self, columns: Sequence[int], label: int | None, rows: int, faults: Faults
+        self,
+        columns: Sequence[int],
+        label: int | None,
+        rows: int,
+        faults: Faults,
+        start: int = 0,
     ) -> Iterator[Block]:
-        """The rows in order, at most `rows` at a time; what is wrong goes into `faults`."""
+        """The rows in order from `start` on, about `rows` at a time; faults are recorded."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """How many rows there are."""
+
+    def slices(
+        self, columns: Sequence[int], label: int | None, rows: int, faults: Faults, start: int = 0
+    ) -> Iterator[Block]:
+        """As `blocks`, without a copy and in the file's own dtype where they can be had so."""
+        return self.blocks(columns, label, rows, faults, start)
 
     def faults(self) -> Faults:
         """A record for what is wrong with this file."""
@@ -67,7 +87,7 @@ class Source(ABC):
         Raises:
             InvalidArgumentError: there is none; the message lists those that exist.
         """
-        known = listed((*self.names, *self.extra) if what == "label column" else self.names)
+        known = listed(self.names if what == "column" else (*self.names, *self.extra))
         if isinstance(column, bool) or not isinstance(column, str | int):
             raise InvalidArgumentError(
                 f"a {what} is chosen by its name or its number, got {column!r}"
@@ -82,12 +102,23 @@ class Source(ABC):
             return column % width
         if column in self.names:
             return self.names.index(column)
-        if what == "label column" and column in self.extra:
+        if what != "column" and column in self.extra:
             return len(self.names) + self.extra.index(column)
         hint = "" if self.named or self.unit == "row" else " (no names in the first line)"
         raise InvalidArgumentError(
             f"{self.path}: there is no {what} {column!r}; the columns are: {known}{hint}"
         )
+
+    def name_of(self, column: int) -> str:
+        """The name of a column at a position that `position` gave."""
+        return (*self.names, *self.extra)[column]
+
+
+def without_first(blocks: Iterator[Block], n: int) -> Iterator[Block]:
+    """The rows after the first n."""
+    for block in blocks:
+        yield block.at(slice(n, None)) if n else block
+        n = max(0, n - len(block.x))
 
 
 def require_file(path: Path) -> None:

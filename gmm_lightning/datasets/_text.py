@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy as np
 
 from gmm_lightning.datasets._cells import is_unlabelled, number
 from gmm_lightning.datasets._faults import Faults
+from gmm_lightning.datasets._index import Index, Place, build_index
 from gmm_lightning.datasets._layout import Record, find_layout, open_text, records, shown
-from gmm_lightning.datasets._source import Block, Source, reading
+from gmm_lightning.datasets._source import Block, Source, reading, without_first
 
 # Cells that are held as text at a time.
 CELLS = 1 << 22
@@ -50,14 +52,41 @@ class TextSource(Source):
         """The columns that hold numbers in the head of the file."""
         return list(self.layout.numeric)
 
+    @cached_property
+    def index(self) -> Index:
+        """Where its rows begin."""
+        with reading(self.path):
+            return build_index(self.path, self.layout)
+
+    def count(self) -> int:
+        """Rows found by a pass over the bytes."""
+        return self.index.num_rows
+
     def blocks(
-        self, columns: Sequence[int], label: int | None, rows: int, faults: Faults
+        self,
+        columns: Sequence[int],
+        label: int | None,
+        rows: int,
+        faults: Faults,
+        start: int = 0,
     ) -> Iterator[Block]:
         """Up to `rows` lines at a time, fewer where lines are long."""
+        place = self.index.before(start) if start else None
+        blocks = self._blocks(columns, label, rows, faults, place)
+        return without_first(blocks, start - place.row) if place else blocks
+
+    def _blocks(
+        self,
+        columns: Sequence[int],
+        label: int | None,
+        rows: int,
+        faults: Faults,
+        place: Place | None,
+    ) -> Iterator[Block]:
         rows = max(1, min(rows, CELLS // len(self.names)))
-        with reading(self.path), open_text(self.path) as handle:
-            line = self.layout.skip
-            for _ in islice(handle, line):
+        with reading(self.path), open_text(self.path, place.offset if place else 0) as handle:
+            line = place.line if place else self.layout.skip
+            for _ in islice(handle, 0 if place else line):
                 pass
             while lines := list(islice(handle, rows)):
                 if any('"' in text for text in lines):

@@ -42,6 +42,8 @@ class Table:
         name: the file's name without its suffix.
         source: the path.
         label: the name of the column of labels, or None.
+        weight: the weight of each row `(N,)`, or None.
+        weight_column: the name of the column of weights, or None.
 
     Example:
         >>> Table(np.zeros((2, 1)), ("height",), None, None, "trees", "trees.csv").columns
@@ -55,6 +57,8 @@ class Table:
     name: str
     source: str
     label: str | None = None
+    weight: NDArray[np.float64] | None = field(default=None, repr=False)
+    weight_column: str | None = None
 
 
 def read_table(
@@ -62,6 +66,7 @@ def read_table(
     *,
     columns: Sequence[str | int] | str | int | None = None,
     label: str | int | None = None,
+    weight: str | int | None = None,
     header: bool | None = None,
     separator: str | None = None,
     key: str | None = None,
@@ -71,10 +76,11 @@ def read_table(
     Args:
         path: .csv, .tsv, .txt, .npy, .npz or .parquet.
         columns: which to read, in this order, by name or by number (from 0, in the order of the
-            file, negative from its end); None: every column of numbers but the label. Columns of
-            text, empty columns and a nameless column that merely counts the rows are then left
-            out, and a logged line says so.
+            file, negative from its end); None: every column of numbers but label and weight.
+            Columns of text, empty columns and a nameless column that merely counts the rows are
+            then left out, and a logged line says so.
         label: the column of classes, by name or number; in a .npz file also an array of its own.
+        weight: the column of sample weights, likewise.
         header: of a text file, whether its first line holds names; None: guess.
         separator: of a text file, a character or one of comma, semicolon, tab, pipe, whitespace;
             None: guess.
@@ -103,18 +109,19 @@ def read_table(
     given = None
     if columns is not None:
         given = [columns] if isinstance(columns, str | int) else list(columns)
-    expected = [name for name in (*(given or ()), label) if isinstance(name, str)]
+    expected = [name for name in (*(given or ()), label, weight) if isinstance(name, str)]
     source = opened(path, expected, header=header, separator=separator, key=key)
     at = None if label is None else source.position(label, "label column")
-    chosen = chosen_columns(source, given, at)
+    beside = [] if weight is None else [source.position(weight, "weight column")]
+    chosen = chosen_columns(source, given, at, *beside)
     faults, parts, labels = source.faults(), [], []
-    for block in source.blocks(chosen, at, ROWS, faults):
+    for block in source.blocks([*chosen, *beside], at, ROWS, faults):
         parts.append(block.x)
         labels.extend(block.labels or ())
     kept = list(range(len(chosen)))
     if given is None:
         kept = [i for i in kept if not (faults.is_text(chosen[i]) or faults.is_empty(chosen[i]))]
-    faults.check([*(chosen[i] for i in kept), *(() if at is None else (at,))])
+    faults.check([*(chosen[i] for i in kept), *beside, *(() if at is None else (at,))])
     if not kept or not parts:
         raise InvalidDataError(f"{source.path} holds no numbers")
     x = np.concatenate(parts)
@@ -123,15 +130,18 @@ def read_table(
         kept = [i for i in kept if i not in counting] or kept
     codes, classes = (None, None) if at is None else encode(labels)
     table = Table(
-        x=x if len(kept) == len(chosen) else np.ascontiguousarray(x[:, kept]),
+        x=x if len(kept) == x.shape[1] else np.ascontiguousarray(x[:, kept]),
         columns=tuple(source.names[chosen[i]] for i in kept),
         labels=codes,
         classes=classes,
         name=source.path.stem,
         source=str(source.path),
-        label=None if at is None else (*source.names, *source.extra)[at],
+        label=None if at is None else source.name_of(at),
+        weight=x[:, -1].copy() if beside else None,
+        weight_column=source.name_of(*beside) if beside else None,
     )
-    left = [name for name in source.names if name not in (*table.columns, table.label)]
+    used = (*table.columns, table.label, table.weight_column)
+    left = [name for name in source.names if name not in used]
     log.info("%s", _said(source, table, left if given is None else []))
     return table
 
@@ -187,6 +197,7 @@ def read_tables(
     *,
     columns: Sequence[str | int] | str | int | None = None,
     label: str | int | None = None,
+    weight: str | int | None = None,
     **options: Any,
 ) -> list[Table]:
     r"""Read files that belong together: columns as in the first, by name, and common classes.
@@ -195,6 +206,7 @@ def read_tables(
         paths: the files.
         columns: of the first, as for :func:`read_table`.
         label: likewise.
+        weight: likewise.
         options: as for :func:`read_table`, for all of them.
 
     Example:
@@ -208,8 +220,9 @@ def read_tables(
         ([[11.0, 0.9], [28.0, 1.2]], [1, 1], [1, 0], ('fir', 'oak'))
         >>> folder.cleanup()
     """
-    first = read_table(paths[0], columns=columns, label=label, **options)
-    same = {"columns": first.columns, "label": first.label, **options}
+    first = read_table(paths[0], columns=columns, label=label, weight=weight, **options)
+    same = {"columns": first.columns, "label": first.label, "weight": first.weight_column}
+    same |= options
     tables = [first, *(read_table(path, **same) for path in paths[1:])]
     if first.classes is None:
         return tables

@@ -76,7 +76,8 @@ def centred_statistics(
 
 
 def whole(layer: GMMLayer, chunks: Iterable[tuple[Tensor, Tensor | None]]) -> Iterator[Portion]:
-    """Every row in one component."""
+    """Every row in one component, in float64: what lies between components is subtracted later."""
     for x, weight in chunks:
-        ones = x.new_ones(x.shape[0], *layer.batch_shape) if weight is None else weight
+        x = x.to(accumulator_dtype(x.device))
+        ones = x.new_ones(x.shape[0], *layer.batch_shape) if weight is None else weight.to(x)
         yield x, ones.unsqueeze(-1), ones

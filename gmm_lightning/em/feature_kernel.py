@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from gmm_lightning.linalg import accumulator_dtype, exact_products
 from gmm_lightning.statistics import SufficientStatistics
 
 Rows = Iterable[tuple[Tensor, Tensor | None]]
+Units = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
@@ -25,6 +26,7 @@ def feature_statistics(
     workspace: Workspace,
     posterior: Posterior,
     pooled: SufficientStatistics | None = None,
+    units: Units | None = None,
 ) -> SufficientStatistics:
     """Expected statistics about the layer's means, in `2 N K (D(D+1)/2 + D + 1)` multiply-adds.
 
@@ -39,6 +41,7 @@ def feature_statistics(
         posterior: log joint densities to responsibilities.
         pooled: moments of all rows in one component, which a family that shares its covariance
             needs; None: they are summed here.
+        units: a change of units of the rows, chunk by chunk.
     """
     device, batch = plan.natural.device, layer.batch_shape
     wide = accumulator_dtype(device)
@@ -53,7 +56,8 @@ def feature_statistics(
         for rows, weights in batches:
             num_samples += len(rows)
             for start in range(0, len(rows), size):
-                x = rows[start : start + size].to(layer.means)
+                x = rows[start : start + size]
+                x = (x if units is None else units(x)).to(layer.means)
                 into = workspace.buffers(plan, len(x))
                 apart = x if plan.shared else x.expand(len(x), *batch, x.shape[-1])
                 torch.sub(apart.reshape(len(x), groups, -1), centre, out=into.diff)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.em.centred_kernel import centred_statistics, portions, whole
-from gmm_lightning.em.feature_kernel import feature_statistics
+from gmm_lightning.em.feature_kernel import Units, feature_statistics
 from gmm_lightning.em.plan import make_plan
 from gmm_lightning.em.posterior import Posterior, soft
 from gmm_lightning.em.rows import chunks
@@ -29,6 +29,7 @@ def expected_statistics(
     workspace: Workspace | None = None,
     posterior: Posterior = soft,
     pooled: SufficientStatistics | None = None,
+    units: Units | None = None,
 ) -> SufficientStatistics:
     """Statistics about the layer's means, under its current parameters.
 
@@ -39,14 +40,16 @@ def expected_statistics(
         workspace: buffers to use again; None: new ones.
         posterior: log joint densities to responsibilities.
         pooled: `pooled_statistics` of the same rows and weights, where they are known.
+        units: a change of units of the rows, chunk by chunk.
     """
     workspace = workspace or Workspace()
     plan = make_plan(layer, shared=shared)
     if plan is None:
-        parts = (part for x, w in batches for part in chunks(layer, x, w, workspace.chunk_size))
+        size = workspace.chunk_size
+        parts = (part for x, w in batches for part in chunks(layer, x, w, size, units=units))
         shift = layer.means.detach().clone()
         return centred_statistics(layer.covariance, shift, portions(layer, parts, posterior))
-    return feature_statistics(layer, plan, batches, workspace, posterior, pooled)
+    return feature_statistics(layer, plan, batches, workspace, posterior, pooled, units)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -140,6 +140,7 @@ def chunks(
     chunk_size: int | None = None,
     *,
     components: int | None = None,
+    units: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Portions of rows in the layer's dtype and on its device, with their weights.
 
@@ -152,7 +153,8 @@ def chunks(
         chunk_size = max(1, CHUNK_ELEMENTS[kind] // per_row)
     for start in range(0, rows.shape[0], chunk_size):
         part = slice(start, start + chunk_size)
+        x = rows[part]
         yield (
-            rows[part].to(layer.means),
+            (x if units is None else units(x)).to(layer.means),
             None if weight is None else weight[part].to(layer.means.device),
         )

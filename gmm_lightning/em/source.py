@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from gmm_lightning.em.rows import as_rows, as_weights, check_finite, is_shared
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
+from gmm_lightning.linalg import accumulator_dtype
 
 
 def is_array(x: Any) -> bool:
@@ -124,27 +125,53 @@ class Source:
 
     def sample(self, limit: int, generator: Generator | None) -> tuple[Tensor, Tensor | None]:
         """All rows, or `limit` of them drawn without replacement, in their order."""
-        drawn = None
-        if self.num_rows > limit:
-            device = generator.device if generator is not None else torch.device("cpu")
-            drawn = torch.randperm(self.num_rows, generator=generator, device=device)
-            drawn = drawn[:limit].sort().values
-        parts, weights, start = [], [], 0
-        for rows, weight in self:
-            stop = start + rows.shape[0]
-            if drawn is not None:
-                own = drawn[(drawn >= start) & (drawn < stop)] - start
-                rows = rows[own.to(rows.device)]
-                weight = None if weight is None else weight[own.to(weight.device)]
-            parts.append(rows)
-            weights.append(weight)
-            start = stop
-        if all(weight is None for weight in weights):
-            return torch.cat(parts), None
-        batch = self.layer.batch_shape
-        like = next(weight for weight in weights if weight is not None)
-        given = [
-            like.new_ones(len(rows), *batch) if weight is None else weight
-            for rows, weight in zip(parts, weights, strict=True)
-        ]
-        return torch.cat(parts), torch.cat(given)
+        if self.num_rows <= limit:
+            parts, weights = zip(*self, strict=True)
+            return torch.cat(parts), joined(self.layer, parts, weights)
+        drawn = some_of(self.num_rows, limit, generator)
+        rows: Tensor | None = None
+        weight: Tensor | None = None
+        start = 0
+        for x, w in self:
+            low, high = torch.searchsorted(drawn, torch.tensor([start, start + len(x)])).tolist()
+            own = (drawn[low:high] - start).to(x.device)
+            if rows is None:
+                # Filled in place: small pieces kept between large blocks would break up the heap.
+                # Batches need not be of one dtype.
+                dtype = x.dtype if self.in_memory else accumulator_dtype(x.device)
+                rows = x.new_empty(limit, *x.shape[1:], dtype=dtype)
+            rows[low:high] = x[own]
+            if w is not None:
+                if weight is None:
+                    weight = w.new_ones(limit, *w.shape[1:])
+                weight[low:high] = w[own.to(w.device)]
+            start += len(x)
+        assert rows is not None
+        return rows, weight
+
+
+def some_of(count: int, limit: int, generator: Generator | None) -> Tensor:
+    """Sorted numbers in `[0, count)`, so many of them, without replacement."""
+    device = generator.device if generator is not None else torch.device("cpu")
+    if count <= 4 * limit:
+        drawn = torch.randperm(count, generator=generator, device=device)[:limit]
+    else:
+        # Twice as many with replacement: at least `limit` differ, as surely as anything.
+        found = torch.randint(count, (2 * limit,), generator=generator, device=device).unique()
+        order = torch.randperm(len(found), generator=generator, device=device)
+        drawn = found[order[:limit]]
+    return drawn.sort().values.cpu()
+
+
+def joined(
+    layer: GMMLayer, parts: Sequence[Tensor], weights: Sequence[Tensor | None]
+) -> Tensor | None:
+    """The weights of all batches, 1 where a batch has none; None where no batch has any."""
+    like = next((weight for weight in weights if weight is not None), None)
+    if like is None:
+        return None
+    given = [
+        like.new_ones(len(rows), *layer.batch_shape) if weight is None else weight
+        for rows, weight in zip(parts, weights, strict=True)
+    ]
+    return torch.cat(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ def e_step(
     *,
     chunk_size: int | None = None,
     posterior: Posterior = soft,
+    units: Callable[[Tensor], Tensor] | None = None,
 ) -> SufficientStatistics:
     """Expected sufficient statistics of rows under the layer's current parameters.
 
@@ -39,6 +41,8 @@ def e_step(
         chunk_size: rows at a time; None: what stays in cache.
         posterior: how responsibilities follow from log joint densities, in place:
             `gmm_lightning.em.posterior.soft`, `hard`, or `tempered(beta)`.
+        units: a change of units of the rows, such as a `Standardize`, applied to a chunk at a
+            time while it is in cache.
 
     Returns:
         Statistics that add over batches, ranks and machines.
@@ -64,6 +68,7 @@ def e_step(
         shared=is_shared(rows),
         workspace=Workspace(chunk_size),
         posterior=posterior,
+        units=units,
     )
     if not bool(torch.isfinite(stats.log_likelihood).all()):
         check_finite(rows)

@@ -19,8 +19,8 @@ def in_portions(
     Only shapes decide, and a graph that is recorded, compiled or exported is left whole.
     """
     lead = x.dim() - 1 - batch_dims
-    rows = x.shape[:lead].numel() if lead > 0 else 1
-    if rows * per_row <= AT_ONCE or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    rows = x.shape[:lead].numel() if lead > 0 else 0
+    if rows * per_row <= AT_ONCE or recorded():
         return answer(x)
     if torch.is_grad_enabled() and (
         x.requires_grad or any(p.requires_grad for p in layer.parameters())
@@ -30,3 +30,9 @@ def in_portions(
     parts = [answer(part) for part in flat.split(max(1, AT_ONCE // per_row))]
     joined = torch.cat(parts)
     return joined.reshape(*x.shape[:lead], *joined.shape[1:])
+
+
+def recorded() -> bool:
+    """Whether operations are noted down to be run again with other rows."""
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return torch.compiler.is_compiling() or tracing

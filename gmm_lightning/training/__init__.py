@@ -9,6 +9,8 @@ from gmm_lightning.training.initialize import InitializeCallback
 from gmm_lightning.training.interrupt import GracefulStop
 from gmm_lightning.training.module import GMMModule
 from gmm_lightning.training.progress import PassProgress
+from gmm_lightning.training.stepwise import StepwiseEMCallback
+from gmm_lightning.training.stream import StreamDataModule
 from gmm_lightning.training.tensorboard import MixtureLogger
 
 __all__ = [
@@ -20,4 +22,6 @@ __all__ = [
     "MixtureLogger",
     "PassCheckpoint",
     "PassProgress",
+    "StepwiseEMCallback",
+    "StreamDataModule",
 ]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import lightning as L
 import torch
 from torch import Tensor
 
@@ -15,19 +13,22 @@ from gmm_lightning.datasets import load
 from gmm_lightning.datasets.tables import read_tables
 from gmm_lightning.em.rows import as_tensor, check_finite
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.linalg import accumulator_dtype
+from gmm_lightning.training.base import RowsDataModule
 from gmm_lightning.training.loader import SliceLoader
+from gmm_lightning.training.parts import TensorPart
 from gmm_lightning.training.split import split_rows
+from gmm_lightning.training.weights import checked_weight, require_weight
 
-# Rows that are converted at once where a pass over all of them is needed.
-BLOCK = 1 << 16
+PARTS = {"train": "training set", "val": "validation set", "test": "test set"}
 
 
-class ArrayDataModule(L.LightningDataModule):
+class ArrayDataModule(RowsDataModule):
     """Rows in memory, read as slices, sharded exactly over processes.
 
     Args:
         x: rows `(N, D)`, a tensor or an array of any real dtype.
+        sample_weight: `(N,)`, finite and not negative: a row of weight 2 counts as two rows, one
+            of weight 0 as none. Parts that are set aside keep the weights of their rows.
         labels: `(N,)`, only ever used to judge a fit.
         val_fraction: share of the rows set aside for validation, drawn by `seed`.
         test_fraction: share of the rows set aside and not touched by a fit.
@@ -40,8 +41,8 @@ class ArrayDataModule(L.LightningDataModule):
         name: what the rows are called in messages and pictures.
 
     Raises:
-        InvalidDataError: not a matrix, no rows, non-finite rows (by number), labels that do not
-            fit.
+        InvalidDataError: not a matrix, no rows, non-finite rows (by number), labels or weights
+            that do not fit.
         InvalidArgumentError: an option out of range.
 
     Example:
@@ -55,6 +56,7 @@ class ArrayDataModule(L.LightningDataModule):
         self,
         x: Any,
         *,
+        sample_weight: Any = None,
         labels: Any = None,
         val_fraction: float = 0.0,
         test_fraction: float = 0.0,
@@ -66,7 +68,13 @@ class ArrayDataModule(L.LightningDataModule):
         classes: Sequence[str] | None = None,
         name: str = "data",
     ) -> None:
-        super().__init__()
+        super().__init__(
+            batch_size=batch_size,
+            shuffle=shuffle,
+            standardize=standardize,
+            seed=seed,
+            name=name,
+        )
         rows = as_tensor(x)
         if rows.dim() != 2:
             hint = "; reshape one feature with x[:, None]" if rows.dim() == 1 else ""
@@ -75,25 +83,25 @@ class ArrayDataModule(L.LightningDataModule):
             )
         if 0 in rows.shape:
             raise InvalidDataError(f"expected rows, got an array of shape {tuple(rows.shape)}")
-        if batch_size < 1:
-            raise InvalidArgumentError(f"batch_size must be >= 1, got {batch_size}")
         check_finite(rows)
-        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.standardize, self.name = standardize, name
+        weight = checked_weight(sample_weight, len(rows))
         self.columns = tuple(columns) if columns else tuple(f"x{i}" for i in range(rows.shape[1]))
         self.classes = tuple(classes) if classes else None
-        self.train_rows, self.train_labels = rows, self._checked_labels(labels, len(rows))
+        self.parts: dict[str, TensorPart] = {}
+        self.train_rows, self.train_weight = rows, weight
+        self.train_labels = self._checked_labels(labels, len(rows))
         self.val_rows: Tensor | None = None
+        self.val_weight: Tensor | None = None
         self.val_labels: Tensor | None = None
         self.test_rows: Tensor | None = None
+        self.test_weight: Tensor | None = None
         self.test_labels: Tensor | None = None
-        train, val, test = split_rows(len(rows), val_fraction, test_fraction, seed)
-        if len(val):
-            self.val_rows, self.val_labels = self._part(val)
-        if len(test):
-            self.test_rows, self.test_labels = self._part(test)
-        if len(train) < len(rows):
-            self.train_rows, self.train_labels = self._part(train)
+        whole = TensorPart(rows, weight, self.train_labels)
+        split = split_rows(len(rows), val_fraction, test_fraction, seed)
+        for part, index in zip(PARTS, split, strict=True):
+            if len(index):
+                # Without a split nothing is copied.
+                self.set_part(part, whole.at(index) if len(index) < len(rows) else whole)
 
     @classmethod
     def builtin(cls, name: str, **options: Any) -> Self:
@@ -121,6 +129,7 @@ class ArrayDataModule(L.LightningDataModule):
         *,
         columns: Sequence[str | int] | str | int | None = None,
         label: str | int | None = None,
+        weight: str | int | None = None,
         header: bool | None = None,
         separator: str | None = None,
         key: str | None = None,
@@ -134,6 +143,7 @@ class ArrayDataModule(L.LightningDataModule):
             path: the training set, and what `val_fraction` and `test_fraction` are taken from.
             columns: which to read, as for `gmm_lightning.datasets.tables.read_table`.
             label: the column of classes.
+            weight: the column of sample weights.
             header: of a text file, whether its first line holds names; None: guess.
             separator: of a text file; None: guess.
             key: the array of a .npz file.
@@ -164,11 +174,13 @@ class ArrayDataModule(L.LightningDataModule):
         beside = {"val": val_path, "test": test_path}
         beside = {part: other for part, other in beside.items() if other not in (None, "")}
         paths = [str(p) for p in (path, *beside.values())]
-        how = {"label": label, "header": header, "separator": separator, "key": key}
+        how = {"label": label, "weight": weight, "header": header}
+        how |= {"separator": separator, "key": key}
         train, *others = read_tables(paths, columns=columns, **how)
         options |= {f"{part}_fraction": 0.0 for part in beside}
         data = cls(
             train.x,
+            sample_weight=train.weight,
             labels=train.labels,
             columns=train.columns,
             classes=train.classes,
@@ -177,8 +189,8 @@ class ArrayDataModule(L.LightningDataModule):
         )
         for part, table in zip(beside, others, strict=True):
             labels = None if table.labels is None else torch.from_numpy(table.labels)
-            setattr(data, f"{part}_rows", torch.from_numpy(table.x))
-            setattr(data, f"{part}_labels", labels)
+            weights = checked_weight(table.weight, len(table.x))
+            data.set_part(part, TensorPart(torch.from_numpy(table.x), weights, labels))
         return data
 
     @staticmethod
@@ -192,54 +204,31 @@ class ArrayDataModule(L.LightningDataModule):
             )
         return labels
 
-    def _part(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        labels = self.train_labels
-        return self.train_rows[index], None if labels is None else labels[index]
+    def set_part(self, name: str, part: TensorPart) -> None:
+        """Let `train`, `val` or `test` be these rows.
 
-    @property
-    def num_features(self) -> int:
-        """D."""
-        return self.train_rows.shape[1]
+        Raises:
+            InvalidDataError: all of their weights are 0.
+        """
+        require_weight(part.total_weight, PARTS[name])
+        self.parts[name] = part
+        for field, value in (("rows", part.x), ("weight", part.weight), ("labels", part.labels)):
+            setattr(self, f"{name}_{field}", value)
 
-    @property
-    def num_train_rows(self) -> int:
-        """Rows that a pass over the training set reads, over all processes."""
-        return len(self.train_rows)
+    def part(self, name: str, *, labels: bool = True) -> TensorPart | None:
+        """All rows of `train`, `val` or `test`; None where none were set aside."""
+        return self.parts.get(name)
 
-    def units(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation per feature of the whole training set, `(D,)` each."""
-        dtype = accumulator_dtype(self.train_rows.device)
-        blocks = self.train_rows.split(BLOCK)
-        mean = torch.stack([b.to(dtype).sum(0) for b in blocks]).sum(0) / len(self.train_rows)
-        mean = mean + torch.stack([(b.to(dtype) - mean).sum(0) for b in blocks]).sum(0) / len(
-            self.train_rows
-        )
-        square = torch.stack([(b.to(dtype) - mean).square().sum(0) for b in blocks]).sum(0)
-        return mean, (square / len(self.train_rows)).sqrt()
-
-    def train_dataloader(self) -> SliceLoader:
-        """This process's part of the training set."""
-        return self._loader(self.train_rows, shuffle=self.shuffle)
-
-    def val_dataloader(self) -> SliceLoader | list[Any]:
-        """This process's part of the validation set; an empty list without one."""
-        if self.val_rows is None:
-            # Lightning warns of what is meant here.
-            warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
-            return []
-        return self._loader(self.val_rows, shuffle=False)
-
-    def predict_dataloader(self) -> SliceLoader:
-        """The training set in order."""
-        return self._loader(self.train_rows, shuffle=False)
-
-    def _loader(self, rows: Tensor, *, shuffle: bool) -> SliceLoader:
-        trainer = self.trainer
+    def loader(self, name: str, rank: int, world_size: int, *, shuffle: bool) -> SliceLoader:
+        """Views of one process's rows; shuffled, copies of them."""
+        part = self.part(name)
+        assert part is not None
         return SliceLoader(
-            rows,
+            part.x,
             self.batch_size,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-            epoch=(lambda: trainer.current_epoch if trainer else 0) if shuffle else None,
+            weight=part.weight,
+            rank=rank,
+            world_size=world_size,
+            epoch=self.epoch if shuffle else None,
             seed=self.seed,
         )

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
 from torch.utils.hooks import RemovableHandle
 
-from gmm_lightning.em import Collapse, e_step, m_step
-from gmm_lightning.em.fit import fresh, objective_of
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.em import Annealing, Collapse, e_step
+from gmm_lightning.em.annealing import as_annealing
+from gmm_lightning.em.ascent import Ascent, numbered
+from gmm_lightning.em.collapse import fresh
+from gmm_lightning.em.fit import POLICIES
+from gmm_lightning.em.posterior import Posterior, hard, soft
+from gmm_lightning.em.reseed import CANDIDATES, Reseeder
+from gmm_lightning.em.starts import packed, unpack
+from gmm_lightning.errors import CollapseError, InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.statistics import SufficientStatistics
 from gmm_lightning.training.module import GMMModule
+from gmm_lightning.training.target import require_exact_shards, require_whole, target_layer
 
 log = logging.getLogger(__name__)
-
-PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
 
 class EMCallback(L.Callback):
@@ -35,6 +39,14 @@ class EMCallback(L.Callback):
         target: None for a `GMMModule`; for any other LightningModule the dotted path of the
             `GMMLayer` inside it, for instance `"model.density"`. The layer then learns from the
             rows it is called with in training, and its parameters are frozen for the optimizer.
+        acceleration: `squarem` or `anderson`: leap along the path of EM. A leap that lowers the
+            objective is taken back, which costs a pass.
+        annealing: begin with flat responsibilities: an `Annealing`, or its first inverse
+            temperature.
+        hard: classification EM: every row belongs to its most probable component alone.
+        collapse: what to do with a component that loses its volume or its rows: `floor`,
+            `reseed` or `raise`, as in `fit_em`.
+        seed: of the rows at which components are reseeded.
 
     Attributes:
         history: the objective of each pass, before its M-step, in nats per row.
@@ -44,34 +56,43 @@ class EMCallback(L.Callback):
     Raises:
         InvalidArgumentError: at the start of a fit, for a target that is not a `GMMLayer`, a
             precision or strategy that EM cannot use, or a loader that pads its shards.
+        CollapseError: under `collapse="raise"`.
     """
 
-    def __init__(self, target: str | None = None) -> None:
-        self.target = target
+    def __init__(
+        self,
+        target: str | None = None,
+        *,
+        acceleration: str | None = None,
+        annealing: Annealing | float | None = None,
+        hard: bool = False,
+        collapse: str = "floor",
+        seed: int = 0,
+    ) -> None:
+        if collapse not in POLICIES:
+            raise InvalidArgumentError(
+                f"unknown collapse policy {collapse!r}; known are: {', '.join(POLICIES)}"
+            )
+        self.target, self.annealing = target, as_annealing(annealing)
+        self.hard, self.collapse = hard, collapse
+        self.ascent = Ascent(acceleration)
         self.history: list[float] = []
         self.events: list[Collapse] = []
         self.counts: Tensor | None = None
         self._stats: SufficientStatistics | None = None
+        self._rows: Tensor | None = None
+        self._logged: dict[str, float] = {}
         self._latest: list[Collapse] = []
         self._hook: RemovableHandle | None = None
         self._frozen: list[torch.nn.Parameter] = []
         self._next_batch, self._whole = 0, False
+        self._reseeder = Reseeder(torch.zeros(0), torch.Generator().manual_seed(seed))
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the layer and check that this fit can be exact."""
         if stage != "fit":
             return
-        if trainer.precision not in PRECISIONS:
-            raise InvalidArgumentError(
-                f"EM needs trainer.precision to be one of {', '.join(PRECISIONS)}, got "
-                f"{trainer.precision}: sums and factorisations do not survive half precision"
-            )
-        strategy = type(trainer.strategy).__name__
-        if any(word in strategy for word in ("FSDP", "DeepSpeed", "ModelParallel")):
-            raise InvalidArgumentError(
-                f"EM needs whole parameters on every process, and {strategy} shards them: use "
-                "trainer.strategy=ddp"
-            )
+        require_whole(trainer)
         layer = self.layer(pl_module)
         if self.target is not None:
             # The reducer would wait for gradients that never come.
@@ -95,27 +116,17 @@ class EMCallback(L.Callback):
         Raises:
             InvalidArgumentError: there is none at the target; the message lists those found.
         """
-        if self.target is None and isinstance(pl_module, GMMModule):
-            return pl_module.layer
-        found = {name: m for name, m in pl_module.named_modules() if isinstance(m, GMMLayer)}
-        if self.target not in found:
-            raise InvalidArgumentError(
-                f"EMCallback(target={self.target!r}) names no GMMLayer of "
-                f"{type(pl_module).__name__}; found are: {', '.join(found) or 'none'}"
-            )
-        return found[self.target]
+        return target_layer(pl_module, self.target, type(self).__name__)
+
+    def posterior(self) -> Posterior:
+        """How responsibilities are taken in the present pass."""
+        if self.hard:
+            return hard
+        return soft if self.annealing is None else self.annealing.posterior(len(self.history))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a loader whose shards repeat rows."""
-        loader = trainer.train_dataloader
-        if not isinstance(loader, DataLoader):
-            return
-        samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
-        if any(isinstance(sampler, DistributedSampler) for sampler in samplers):
-            raise InvalidArgumentError(
-                "this DataLoader was given a distributed sampler, which repeats rows to make "
-                "shards equal, so EM would not be exact: use ArrayDataModule, which shards exactly"
-            )
+        require_exact_shards(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -125,13 +136,16 @@ class EMCallback(L.Callback):
             self._stats = None
         self._whole = batch_idx == 0 or (self._whole and batch_idx == self._next_batch)
         self._next_batch = batch_idx + 1
+        if isinstance(pl_module, GMMModule):
+            pl_module.posterior = self.posterior()
 
     def _collect(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         if module.training and isinstance(module, GMMLayer):
-            x = args[0] if args else kwargs["x"]
-            self._add(e_step(module, x.detach()))
+            x = (args[0] if args else kwargs["x"]).detach()
+            self._rows = x.reshape(-1, *x.shape[x.dim() - 1 - len(module.batch_shape) :])
+            self._add(e_step(module, x, posterior=self.posterior()))
 
     def _add(self, stats: SufficientStatistics) -> None:
         self._stats = stats if self._stats is None else self._stats + stats
@@ -148,57 +162,129 @@ class EMCallback(L.Callback):
         """Add this batch; with the last one, reduce over processes and do the M-step."""
         if self.target is None:
             self._add(outputs["stats"])
+            self._rows = outputs["rows"]
         if not (trainer.is_last_batch and self._whole):
             return
+        stats = self.reduced(trainer)
+        layer = self.layer(pl_module)
+        self.counts = stats.counts
+        objective = self.ascent.judge(layer, stats)
+        if objective is None:
+            # The leap was taken back: what was logged last still holds.
+            self.log_values(pl_module, self._logged)
+        else:
+            self.advance(trainer, pl_module, stats, objective)
+        if objective is None or not self.tells_convergence:
+            keep_going(trainer)
+
+    def reduced(self, trainer: L.Trainer) -> SufficientStatistics:
+        """What was added since the last call, over all processes.
+
+        Raises:
+            InvalidArgumentError: nothing was.
+        """
         if self._stats is None:
             raise InvalidArgumentError(
-                f"EMCallback(target={self.target!r}) saw no rows in a whole pass: the layer was "
-                "not called. Call it as layer(x); layer.log_prob(x) runs no hooks"
+                f"{type(self).__name__}(target={self.target!r}) saw no rows in a whole pass: the "
+                "layer was not called. Call it as layer(x); layer.log_prob(x) runs no hooks"
             )
         stats, self._stats = self._stats, None
-        stats = stats.unpack(trainer.strategy.reduce(stats.pack(), reduce_op="sum"))
-        layer = self.layer(pl_module)
-        self.counts, objective = stats.counts, objective_of(layer, stats)
-        found = [replace(e, iteration=len(self.history)) for e in m_step(layer, stats)]
-        self.report(fresh(found, self._latest), trainer)
-        self._latest = found
-        self.history.append(float(objective.mean()))
-        self.log_values(pl_module, stats.log_likelihood / stats.total_weight, objective)
+        return stats.unpack(trainer.strategy.reduce(stats.pack(), reduce_op="sum"))
 
-    def log_values(
-        self, pl_module: L.LightningModule, log_likelihood: Tensor, objective: Tensor
+    def advance(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        stats: SufficientStatistics,
+        objective: Tensor,
     ) -> None:
-        """Log the pass, in the user's units where the module has them."""
-        units = 0.0
-        if isinstance(pl_module, GMMModule):
-            units = float(pl_module.standardize.log_abs_det)
-        values = {
-            "train/log_likelihood": float(log_likelihood.mean()) + units,
-            "train/objective": float(objective.mean()) + units,
+        """The M-step of an accepted pass, and what is said of both."""
+        layer = self.layer(pl_module)
+        found = self.ascent.move(layer, stats)
+        if found and self.collapse == "raise":
+            raise CollapseError(f"{found[0]}; collapse='floor' repairs it and goes on")
+        if found and self.collapse == "reseed":
+            found = self.reseeded(trainer, pl_module, found)
+        self.report(numbered(found, len(self.history)), trainer)
+        self.history.append(float(objective.mean()))
+        mean = float((stats.log_likelihood / stats.total_weight).mean())
+        self._logged = {
+            # Of classification EM it is another quantity: the density of the chosen component.
+            f"train/{'classification_' if self.hard else ''}log_likelihood": mean,
+            "train/objective": self.history[-1],
         }
-        if isinstance(pl_module, GMMModule):
-            values["train/nll"] = -values["train/log_likelihood"]
-            pl_module.log_pass(values, prog_bar=True)
-        else:
-            pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        self.log_values(pl_module, self._logged)
 
-    def report(self, events: list[Collapse], trainer: L.Trainer) -> None:
-        """Keep and log what had to be repaired, once over all processes."""
+    @property
+    def tells_convergence(self) -> bool:
+        """Whether the gain of the pass says that EM has converged, if it is small.
+
+        Not while it anneals, after a leap, or where a component was moved.
+        """
+        annealed = self.annealing is None or self.annealing.finished(len(self.history) - 2)
+        moved = any(event.action == "reseeded" for event in self._latest)
+        return annealed and self.ascent.plain and not moved
+
+    def reseeded(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, found: list[Collapse]
+    ) -> list[Collapse]:
+        """Move collapsed components to poorly explained rows, alike in all processes."""
+        assert self._rows is not None
+        layer = self.layer(pl_module)
+        if len(self._rows) and trainer.is_global_zero:
+            rows = self._rows[:: -(-len(self._rows) // CANDIDATES)]
+            units = (
+                pl_module.standardize if isinstance(pl_module, GMMModule) else torch.nn.Identity()
+            )
+            self._reseeder.rows = units(rows)
+            found = self._reseeder(layer, found)
+        parameters, found = trainer.strategy.broadcast((packed(layer), found))
+        unpack(layer, parameters.to(layer.means.device))
+        return found
+
+    def log_values(self, pl_module: L.LightningModule, values: dict[str, float]) -> None:
+        """Log the pass, in the user's units where the module has them."""
+        if not isinstance(pl_module, GMMModule):
+            pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+            return
+        units = float(pl_module.standardize.log_abs_det)
+        shown = {name: value + units for name, value in values.items()}
+        if "train/log_likelihood" in shown:
+            shown["train/nll"] = -shown["train/log_likelihood"]
+        pl_module.log_pass(shown, prog_bar=True)
+
+    def report(self, found: list[Collapse], trainer: L.Trainer) -> None:
+        """Keep and log what had to be repaired, once over all processes and passes."""
+        events, self._latest = fresh(found, self._latest), found
         self.events += events
         for event in events:
             if trainer.is_global_zero:
                 log.warning("%s", event)
 
     def state_dict(self) -> dict[str, Any]:
-        """The history and the repairs: EM itself needs nothing but the parameters."""
+        """The history, the repairs, and where a leap started from."""
         return {
             "history": list(self.history),
             "events": [asdict(event) for event in self.events],
             "latest": [asdict(event) for event in self._latest],
+            "logged": dict(self._logged),
+            "ascent": self.ascent.state_dict(),
+            "reseeder": self._reseeder.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue the history and the list of repairs."""
+        """Go on where `state_dict` was taken."""
         self.history = list(state_dict["history"])
         self.events = [Collapse(**event) for event in state_dict["events"]]
         self._latest = [Collapse(**event) for event in state_dict["latest"]]
+        self._logged = dict(state_dict["logged"])
+        self.ascent.load_state_dict(state_dict["ascent"])
+        self._reseeder.load_state_dict(state_dict["reseeder"])
+
+
+def keep_going(trainer: L.Trainer) -> None:
+    """Let early stopping judge the next pass by this one, whatever it gained."""
+    stopping = trainer.early_stopping_callback
+    if stopping is not None:
+        stopping.wait_count = 0
+        stopping.best_score = torch.full_like(stopping.best_score, -torch.inf)

@@ -13,8 +13,9 @@ from gmm_lightning.em import fit_em
 from gmm_lightning.em.source import Source
 from gmm_lightning.em.start import initialize, resolve_from
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.training.data import BLOCK
+from gmm_lightning.training.loader import as_batch
 from gmm_lightning.training.module import GMMModule
+from gmm_lightning.training.parts import Portion
 
 
 class TrainingRows:
@@ -23,14 +24,18 @@ class TrainingRows:
     def __init__(self, module: GMMModule, datamodule: Any) -> None:
         self.module, self.datamodule = module, datamodule
 
-    def __iter__(self) -> Iterator[Tensor]:
-        rows = getattr(self.datamodule, "train_rows", None)
-        if rows is None:
-            batches = (self.module.unpack(b)[0] for b in self.datamodule.train_dataloader())
-        else:
-            batches = iter(rows.split(BLOCK))
-        for x in batches:
-            yield self.module.standardize(x.to(self.module.layer.means.device))
+    def __iter__(self) -> Iterator[Tensor | Portion]:
+        for portion in self._portions():
+            z = self.module.standardize(portion.x.to(self.module.layer.means.device))
+            yield z if portion.weight is None else Portion(z, portion.weight.to(z.device))
+
+    def _portions(self) -> Iterator[Portion]:
+        if hasattr(self.datamodule, "train_blocks"):
+            yield from self.datamodule.train_blocks()
+            return
+        for batch in self.datamodule.train_dataloader():
+            rows = as_batch(batch, 1)
+            yield Portion(rows.x, rows.weight)
 
 
 class InitializeCallback(L.Callback):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gmm_lightning.em import e_step
+from gmm_lightning.em.posterior import Posterior, soft
 from gmm_lightning.em.rows import check_finite
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
@@ -25,8 +26,9 @@ from gmm_lightning.training.files import (
     read_checkpoint,
     read_state,
 )
-from gmm_lightning.training.loader import Batch
-from gmm_lightning.training.units import UserUnits
+from gmm_lightning.training.loader import as_batch
+from gmm_lightning.training.sums import RunningMean
+from gmm_lightning.training.units import UserUnits, is_identity
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], Any]
@@ -67,8 +69,10 @@ class GMMModule(UserUnits):
         super().__init__(layer)
         self.optimizer, self.scheduler = optimizer, scheduler
         self.data: dict[str, Any] = {}
+        self.posterior: Posterior = soft
         self.phase = self.passes_before = 0
-        self._sums: list[Tensor] = []
+        self._train, self._val = RunningMean(), RunningMean()
+        self._own_units = False
 
     # -- training ---------------------------------------------------------------------------
 
@@ -101,14 +105,16 @@ class GMMModule(UserUnits):
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """The loss of one batch; under EM with the batch's statistics."""
-        x, global_rows = self.unpack(batch)
-        z = self.standardize(x)
+        x, global_rows, weight = as_batch(batch, self.trainer.world_size)
         if self.optimizer is None:
-            stats = e_step(self.layer, z)
-            return {"loss": -stats.log_likelihood.sum() / max(len(x), 1), "stats": stats}
-        log_prob = self.layer.log_prob(z)
-        total = log_prob.sum()
-        nll = -total * self.trainer.world_size / global_rows
+            units = None if self._own_units else self.standardize
+            stats = e_step(self.layer, x, weight, posterior=self.posterior, units=units)
+            mass = len(x) if weight is None else float(weight.sum())
+            loss = -stats.log_likelihood.sum() / (mass or 1.0)
+            return {"loss": loss, "stats": stats, "rows": x}
+        log_prob = self.layer.log_prob(self.standardized(x))
+        total = log_prob.sum() if weight is None else (weight.to(log_prob) * log_prob).sum()
+        nll = -total * self.trainer.world_size / self.step_weight(weight, global_rows)
         loss = nll - self.prior_per_row()
         if not bool(torch.isfinite(loss)):
             check_finite(x)
@@ -117,8 +123,8 @@ class GMMModule(UserUnits):
                 "standardise the data, lower the learning rate, or clip gradients"
             )
         if batch_idx == 0:
-            self._sums = []
-        self._sums.append(self._sum_and_rows(log_prob.detach()))
+            self._train = RunningMean()
+        self._train.add(log_prob, weight)
         self.log(
             "train/nll",
             nll.detach() - self.standardize.log_abs_det,
@@ -128,42 +134,36 @@ class GMMModule(UserUnits):
         )
         return {"loss": loss}
 
+    def step_weight(self, weight: Tensor | None, global_rows: int) -> Tensor | int:
+        """What all processes hold together in this step: the sum of the weights, or the rows."""
+        if weight is None:
+            return max(global_rows, 1)
+        total = self.trainer.strategy.reduce(weight.sum(), reduce_op="sum")
+        return torch.where(total > 0, total, 1.0)
+
     def on_train_epoch_end(self) -> None:
         """Under gradient descent: the mean over the epoch, each batch under its own parameters."""
-        if self._sums:
-            mean = self._mean_over_ranks()
+        if self._train.sums:
+            mean = self._train.reduced(self.trainer.strategy) + self.standardize.log_abs_det
             prior = self.prior_per_row().detach()
             self.log_pass(
                 {"train/log_likelihood": mean, "train/objective": mean + prior}, prog_bar=True
             )
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin a new mean."""
+        self._val = RunningMean()
+
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Sums the log-likelihood of one batch."""
-        x, _ = self.unpack(batch)
-        log_prob = self.layer.log_prob(self.standardize(x))
-        self._sums.append(self._sum_and_rows(log_prob))
-
-    def on_validation_epoch_start(self) -> None:
-        """Validation runs inside an epoch: keep the training sums apart."""
-        self._train_sums, self._sums = self._sums, []
+        x, _, weight = as_batch(batch, self.trainer.world_size)
+        self._val.add(self.layer.log_prob(self.standardized(x)), weight)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the mean over all rows of all processes."""
-        mean = self._mean_over_ranks()
-        self._sums = self._train_sums
+        """Logs the weighted mean over all rows of all processes."""
+        mean = self._val.reduced(self.trainer.strategy) + self.standardize.log_abs_det
         if not self.trainer.sanity_checking:
             self.log_pass({"val/log_likelihood": mean}, prog_bar=True)
-
-    def _sum_and_rows(self, log_prob: Tensor) -> Tensor:
-        return torch.stack(
-            [log_prob.sum(dtype=accumulator_dtype(self.device)), self._wide(len(log_prob))]
-        )
-
-    def _mean_over_ranks(self) -> Tensor:
-        sums = torch.stack(self._sums).sum(0)
-        self._sums = []
-        total, rows = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        return total / rows.clamp(min=1) + self.standardize.log_abs_det
 
     def log_pass(self, values: Mapping[str, Tensor | float], *, prog_bar: bool = False) -> None:
         """Log numbers of one pass, equal on all processes, against the number of the pass.
@@ -187,37 +187,45 @@ class GMMModule(UserUnits):
 
     # -- data -------------------------------------------------------------------------------
 
-    def unpack(self, batch: Any) -> tuple[Tensor, int]:
-        """Rows of a batch, and how many all processes hold together in this step."""
-        if isinstance(batch, Batch):
-            return batch.x, max(batch.global_rows, 1)
-        x = batch[0] if isinstance(batch, list | tuple) else batch
-        return x, max(len(x) * self.trainer.world_size, 1)
+    def on_train_start(self) -> None:
+        """Units do not change during a fit: where they are the data's own, nothing is computed."""
+        self._own_units = is_identity(self.standardize)
+
+    def on_train_end(self) -> None:
+        """After a fit they may be set anew."""
+        self._own_units = False
+
+    def standardized(self, x: Tensor) -> Tensor:
+        """Rows of a batch in standard units."""
+        skip = self._own_units and x.shape[-1:] == self.standardize.loc.shape
+        return x if skip else self.standardize(x)
 
     def prior_per_row(self) -> Tensor:
-        """`log_prior / N`, summed over a batch of mixtures; 0 without priors."""
+        """`log_prior / num_samples`, summed over a batch of mixtures; 0 without priors."""
         if not len(self.layer.priors):
             return self.layer.means.new_zeros(())
         return self.layer.log_prior().sum() / self.num_samples
 
     @property
-    def num_samples(self) -> int:
-        """Rows of the training set: what the prior is divided by.
+    def num_samples(self) -> float:
+        """What the prior is divided by: rows of the training set, or their total weight.
 
         Raises:
             InvalidDataError: the data module and the loader do not tell.
         """
         trainer = self.trainer
-        rows = getattr(getattr(trainer, "datamodule", None), "num_train_rows", None)
-        if rows is None:
-            dataset = getattr(trainer.train_dataloader, "dataset", None)
-            rows = len(dataset) if dataset is not None and hasattr(dataset, "__len__") else None
-        if rows is None:
-            raise InvalidDataError(
-                "a prior needs the number of training rows: use ArrayDataModule, or a data module "
-                "with the attribute num_train_rows"
-            )
-        return rows
+        datamodule = getattr(trainer, "datamodule", None)
+        for name in ("total_weight", "num_train_rows"):
+            known = getattr(datamodule, name, None)
+            if known is not None:
+                return known
+        dataset = getattr(trainer.train_dataloader, "dataset", None)
+        if dataset is not None and hasattr(dataset, "__len__"):
+            return len(dataset)
+        raise InvalidDataError(
+            "a prior needs the number of training rows: use ArrayDataModule, or a data module "
+            "with the attribute num_train_rows"
+        )
 
     def take_units(self, datamodule: Any) -> None:
         """Take over the data's mean and standard deviation, when the data module asks for it."""

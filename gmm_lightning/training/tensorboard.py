@@ -112,10 +112,9 @@ class MixtureLogger(L.Callback):
 
 def some_rows(module: GMMModule, datamodule: Any, max_points: int) -> Tensor | None:
     """At most `max_points` training rows, evenly spaced, in the user's units."""
-    rows = getattr(datamodule, "train_rows", None)
-    if rows is None:
+    if not hasattr(datamodule, "some_rows"):
         return None
-    return rows[:: -(-len(rows) // max_points)].to(module.layer.means)
+    return datamodule.some_rows(max_points).to(module.layer.means)
 
 
 @torch.no_grad()

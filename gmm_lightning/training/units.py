@@ -12,6 +12,11 @@ from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.layers import GMMLayer, Standardize
 
 
+def is_identity(units: Standardize) -> bool:
+    """Whether a change of units changes nothing."""
+    return bool((units.loc == 0).all() and (units.scale == 1).all())
+
+
 class UserUnits(L.LightningModule):
     """What a trained model answers: everything in and out is in the units of the data.
 

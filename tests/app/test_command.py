@@ -28,7 +28,7 @@ MISTAKES = {
     "init=nope": r"unknown option init=nope; known are: given, kmeans",
     "data=nope": rf"unknown option data=nope; known are: {names()[0]}",
     "priors=[niw,nope]": r"unknown option priors=nope; known are: dirichlet, inverse_wishart, niw",
-    "fit=nope": r"unknown option fit=nope; known are: em",
+    "fit=nope": r"unknown option fit=nope; known are: cem, em",
     "trainer=nope": r"unknown option trainer=nope; known are: cpu, ddp",
     "experiment=nope": r"unknown option experiment=nope; known are: faithful",
     "nope=1": r"unknown key 'nope' in the configuration; known are: seed, resume",

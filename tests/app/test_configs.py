@@ -98,7 +98,7 @@ def nodes(config: Any) -> Iterator[dict[str, Any]]:
             yield from nodes(value)
 
 
-@pytest.mark.parametrize("option", [o for o in GROUPS["data"] if o != "file"])
+@pytest.mark.parametrize("option", [o for o in GROUPS["data"] if o not in ("file", "stream")])
 def test_every_data_set_instantiates(composed: Compose, option: str) -> None:
     data = instantiate(composed(f"data={option}").data, _convert_="all")
     assert data.num_train_rows > data.num_features > 1

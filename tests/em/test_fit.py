@@ -165,7 +165,10 @@ def test_progress_shows_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
         ({"num_restarts": 0}, "num_restarts must be >= 1, got 0"),
         ({"chunk_size": 0}, "chunk_size must be >= 1, got 0"),
         ({"acceleration": "newton"}, "unknown acceleration 'newton'; known are: squarem, anderson"),
-        ({"collapse": "ignore"}, "unknown collapse policy 'ignore'; known are: floor, reseed, raise"),
+        (
+            {"collapse": "ignore"},
+            "unknown collapse policy 'ignore'; known are: floor, reseed, raise",
+        ),
         ({"initializer": "kmean"}, "unknown initializer 'kmean'; known are"),
         ({"initializer": None, "num_restarts": 2}, "num_restarts=2 needs an initializer"),
         ({"initializer": [0, 1] * 5, "num_restarts": 2}, "num_restarts=2 needs an initializer"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,21 @@ def test_a_sampler_that_pads_is_refused(folder: Path) -> None:
     message = (folder / "padded.txt").read_text()
     assert "repeats rows" in message
     assert "ArrayDataModule" in message
+
+
+def test_a_bad_row_of_one_process_ends_both(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = script(
+        two_processes.__file__,
+        *(str(tmp_path), "failing"),
+        cwd=tmp_path,
+        timeout=60,
+        extra=(ROOT / "tests",),
+    )
+    assert done.returncode != 0
+    # Far below the time-out of the group: it does not wait for it.
+    assert time.monotonic() - started < 25
+    # Which of the two hears first is theirs to settle; the one with the row names it.
+    told = "".join(path.read_text() for path in tmp_path.glob("failing*.txt")) + done.stderr
+    assert "x1 (1); the first in row 45" in told
+    assert "accepted" not in told

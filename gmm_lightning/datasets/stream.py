@@ -1,0 +1,241 @@
+"""Rows of files of any size, read block by block, as often as wanted, from any row on."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmm_lightning.datasets._arrays import ArraySource
+from gmm_lightning.datasets._cells import encode, listed
+from gmm_lightning.datasets._open import chosen_columns, matched, opened
+from gmm_lightning.datasets._shards import Shard, files_of, regrouped
+from gmm_lightning.datasets._source import Block, Source
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+
+__all__ = ["RowBlock", "RowStream", "open_rows"]
+
+ROWS = 1 << 16
+# More readers than this are opened again for every pass: each map keeps a file open.
+HELD = 64
+
+
+class RowBlock(NamedTuple):
+    """Consecutive rows of a stream.
+
+    Shape:
+        x `(n, D)`; weight and labels `(n,)`, or None.
+    """
+
+    x: NDArray[Any]
+    weight: NDArray[Any] | None
+    labels: NDArray[np.int64] | None
+
+
+class RowStream:
+    """Rows of one file, or of shards one after the other: see :func:`open_rows`.
+
+    Attributes:
+        name: the file's name without its suffix, or the folder's.
+        columns: names of the features.
+        num_rows: N, over all files.
+        weighted: whether rows have weights.
+        labelled: whether rows have labels.
+    """
+
+    def __init__(self, name: str, columns: Sequence[str], shards: Sequence[Shard]) -> None:
+        self.name, self.columns = name, tuple(columns)
+        self.shards = list(shards)
+        self.starts = [0, *accumulate(shard.num_rows for shard in shards)]
+        self.num_rows = self.starts[-1]
+        self.weighted = shards[0].weight is not None
+        self.labelled = shards[0].label is not None
+        self._codes: dict[Any, int] = {}
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return len(self.columns)
+
+    @cached_property
+    def total_weight(self) -> float:
+        """Sum of the weights, by a pass over the rows; N without weights.
+
+        Raises:
+            InvalidDataError: it is 0.
+        """
+        if not self.weighted:
+            return self.num_rows
+        parts = (block.weight for block in self.blocks() if block.weight is not None)
+        total = math.fsum(float(part.sum(dtype=np.float64)) for part in parts)
+        if total == 0:
+            raise InvalidDataError(f"{self.name}: all weights are 0, so no row of it counts")
+        return total
+
+    def blocks(
+        self, start: int = 0, stop: int | None = None, rows: int = ROWS, *, labels: bool = False
+    ) -> Iterator[RowBlock]:
+        """Rows `start .. stop - 1` in order, `rows` at a time, each exactly once.
+
+        Args:
+            start: the first row.
+            stop: the row after the last; None: all of them.
+            rows: of a block; the last one may be smaller.
+            labels: read them too: codes in the order in which `blocks` first met the classes.
+
+        Raises:
+            InvalidArgumentError: rows that there are not.
+            InvalidDataError: a bad row, when its block is reached.
+        """
+        stop = self.num_rows if stop is None else stop
+        if not 0 <= start <= stop <= self.num_rows or rows < 1:
+            raise InvalidArgumentError(
+                f"expected 0 <= start <= stop <= {self.num_rows} and rows >= 1, got start={start}, "
+                f"stop={stop} and rows={rows}"
+            )
+        labelled = labels and self.labelled
+        parts = self._from(start, rows, labelled=labelled)
+        return map(self._as_rows, regrouped(parts, stop - start, rows))
+
+    def every(self, step: int) -> NDArray[Any]:
+        """Rows 0, step, 2 step, ... `(n, D)`; a file of text or parquet is read through for it."""
+        if all(shard.reopen().at_random for shard in self.shards):
+            single = (next(self.blocks(i, i + 1, 1)).x for i in range(0, self.num_rows, step))
+            return np.concatenate(list(single))
+        parts, row = [], 0
+        for block in self.blocks():
+            parts.append(block.x[-row % step :: step])
+            row += len(block.x)
+        return np.concatenate(parts)
+
+    def _from(self, start: int, rows: int, *, labelled: bool) -> Iterator[Block]:
+        first = bisect_right(self.starts, start) - 1
+        for i in range(first, len(self.shards)):
+            at = max(start - self.starts[i], 0)
+            yield from self.shards[i].blocks(at, rows, labelled=labelled)
+
+    def _as_rows(self, block: Block) -> RowBlock:
+        x, weight, labels = block.x, None, None
+        if self.weighted:
+            x, weight = np.ascontiguousarray(x[:, :-1]), np.ascontiguousarray(x[:, -1])
+        if block.labels is not None:
+            # Codes of the classes of a block, and of each class over all blocks.
+            own, classes = encode(block.labels)
+            known = [self._codes.setdefault(name, len(self._codes)) for name in classes]
+            labels = np.array(known, dtype=np.int64)[own]
+        return RowBlock(x, weight, labels)
+
+    def __repr__(self) -> str:
+        return (
+            f"RowStream({self.name!r}: {self.num_rows} rows of {listed(self.columns)}, "
+            f"{len(self.shards)} file(s))"
+        )
+
+
+def open_rows(
+    path: str | Path,
+    *,
+    columns: Sequence[str | int] | str | int | None = None,
+    weight: str | int | None = None,
+    label: str | int | None = None,
+    header: bool | None = None,
+    separator: str | None = None,
+    key: str | None = None,
+) -> RowStream:
+    r"""Rows of a file, or of shards in a folder, without ever holding them all.
+
+    A .npy file is mapped into memory: its blocks are views, in its own float32 or float64 (other
+    dtypes are converted block by block). So are the arrays of a .npz file that `numpy.savez`
+    wrote; one written by `savez_compressed` is held as a whole. Text is passed over once for
+    its line ends, so that reading can start at any row. A .parquet file is read by row groups.
+
+    Args:
+        path: a file; a folder or a pattern such as `part-*.npy`, whose files are taken by name,
+            one after the other, and must be of one kind with the same columns.
+        columns: which to read, as for :func:`gmm_lightning.datasets.tables.read_table`. None:
+            every column of numbers, judged by the head of a text file.
+        weight: the column of sample weights, by name or number.
+        label: the column of classes.
+        header: as for `read_table`.
+        separator: as for `read_table`.
+        key: as for `read_table`.
+
+    Raises:
+        InvalidDataError: no file, an empty one, files of several kinds or of other columns; a
+            bad row, when its block is reached.
+        InvalidArgumentError: an unknown suffix, column, array or separator.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name, "big.npy")
+        >>> np.save(path, np.arange(10.0, dtype=np.float32).reshape(5, 2))
+        >>> stream = open_rows(path)
+        >>> stream.num_rows, stream.columns
+        (5, ('x0', 'x1'))
+        >>> [block.x.tolist() for block in stream.blocks(1, 4, rows=2)]
+        [[[2.0, 3.0], [4.0, 5.0]], [[6.0, 7.0]]]
+        >>> del stream; folder.cleanup()
+    """
+    given = None
+    if columns is not None:
+        given = [columns] if isinstance(columns, str | int) else list(columns)
+    expected = [name for name in (*(given or ()), label, weight) if isinstance(name, str)]
+    options: dict[str, Any] = {"header": header, "separator": separator, "key": key}
+    files = files_of(path)
+    reader = partial(opened, **options, mapped=True)
+    first = reader(files[0], expected)
+    at = None if label is None else first.position(label, "label column")
+    weigh = None if weight is None else first.position(weight, "weight column")
+    names = tuple(first.names[j] for j in chosen_columns(first, given, at, weigh))
+    named = [*names, *(first.name_of(j) for j in (at, weigh) if j is not None)]
+    shards = [_shard(first, names, at, weigh, len(files), reader)]
+    for file in files[1:]:
+        source = reader(file, named)
+        _require_like(source, first)
+        shards.append(_shard(source, names, at, weigh, len(files), reader))
+    stream = RowStream(Path(str(path)).stem, names, shards)
+    if stream.num_rows == 0:
+        raise InvalidDataError(f"{path} holds no rows")
+    return stream
+
+
+def _shard(
+    source: Source,
+    names: tuple[str, ...],
+    label: int | None,
+    weight: int | None,
+    num_files: int,
+    reader: Any,
+) -> Shard:
+    held = num_files <= HELD or not isinstance(source, ArraySource)
+    reopen = (lambda: source) if held else partial(reader, source.path, names)
+    return Shard(source.path, reopen, matched(source, names), weight, label, source.count())
+
+
+def _require_like(source: Source, first: Source) -> None:
+    """Refuse a shard that is laid out otherwise than the first.
+
+    Raises:
+        InvalidDataError: naming both.
+    """
+    own, theirs = (*source.names, *source.extra), (*first.names, *first.extra)
+    if own != theirs:
+        raise InvalidDataError(
+            f"the columns of {source.path} are {listed(own)}, those of {first.path} are "
+            f"{listed(theirs)}; expected shards with the same columns"
+        )
+    if isinstance(source, ArraySource) and isinstance(first, ArraySource):
+        dtypes = source.array.dtype, first.array.dtype
+        if dtypes[0] != dtypes[1]:
+            raise InvalidDataError(
+                f"{source.path} is of dtype {dtypes[0]}, {first.path} of {dtypes[1]}; expected "
+                "shards of the same dtype"
+            )

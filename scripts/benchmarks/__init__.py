@@ -1,0 +1,22 @@
+"""What `scripts/benchmark.py` measures: one subject per module."""
+
+from __future__ import annotations
+
+# Name on the command line -> module. The order is the order of a whole run.
+SUBJECTS = {
+    "iteration": "iteration",
+    "fit": "whole_fit",
+    "memory": "memory",
+    "log_prob": "density",
+    "gradient": "gradient",
+    "restarts": "restarts",
+    "acceleration": "acceleration",
+    "streaming": "streaming",
+    "processes": "processes",
+    "lightning": "callback_route",
+    "m_step": "m_share",
+    "safety": "safety",
+    "crossover": "crossover",
+}
+# Those that also run on a GPU, against peers written in torch.
+ON_CUDA = ("iteration", "log_prob", "gradient")

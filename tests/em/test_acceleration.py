@@ -1,0 +1,341 @@
+"""Leaps along the path of EM: fewer passes, never a lower objective, the same fixed point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from helpers import FAMILIES, cases, finite, parameters, random_layer, rows
+from torch import Generator, Tensor
+
+from gmm_lightning import GMMLayer, e_step, fit_em
+from gmm_lightning.em.acceleration import Accelerator, Anderson, Squarem
+from gmm_lightning.em.ascent import Ascent
+from gmm_lightning.errors import InvalidArgumentError
+
+pytestmark = pytest.mark.usefixtures("double")
+over_families = pytest.mark.parametrize("family", FAMILIES)
+over_kinds = pytest.mark.parametrize("kind", ["squarem", "anderson"])
+# Additions of a pass round at 1e-15 of an objective of order ten.
+ROUNDING = 1e-12
+
+
+def slow() -> Tensor:
+    """Three components that overlap: EM creeps."""
+    x = torch.randn(150, 2, generator=Generator().manual_seed(11))
+    x[:50, 0] += 2.6
+    x[50:100, 1] += 2.86
+    return x
+
+
+LABELS = torch.arange(150) // 50
+
+
+# -- the promise ----------------------------------------------------------------------------------
+
+
+@over_kinds
+@pytest.mark.parametrize(("family", "prior"), cases())
+def test_the_objective_never_falls(
+    family: str, prior: str, kind: str, generator: Generator
+) -> None:
+    x = rows(70, 2, generator)
+    layer = random_layer(family, prior, generator=generator)
+    result = fit_em(layer, x, acceleration=kind, max_iter=40, tol=0.0, generator=generator)
+    history = torch.tensor(result.history)
+    assert (history.diff() > -ROUNDING).all()
+    assert finite(layer)
+    assert layer.objective(x).item() == pytest.approx(result.objective, abs=1e-11)
+    assert result.num_passes >= result.num_iterations + 1
+
+
+@over_kinds
+@pytest.mark.parametrize("batch", [(3,), (2, 3)], ids=str)
+@over_families
+def test_each_mixture_of_a_batch_rises(
+    family: str, batch: tuple[int, ...], kind: str, generator: Generator
+) -> None:
+    x = rows(50, 2, generator, batch)
+    layer = GMMLayer(2, 3, family, "niw", batch_shape=batch)
+    result = fit_em(layer, x, acceleration=kind, max_iter=25, tol=0.0, generator=generator)
+    assert (torch.stack([torch.as_tensor(v) for v in result.history]).diff(dim=0) > -ROUNDING).all()
+
+
+@over_families
+def test_fewer_passes_to_the_same_place(family: str) -> None:
+    x = slow()
+    fits = {}
+    for kind in (None, "squarem", "anderson"):
+        layer = GMMLayer(2, 3, family)
+        options = {"initializer": LABELS, "tol": 1e-10, "max_iter": 1000}
+        fits[kind] = fit_em(layer, x, acceleration=kind, **options)
+        assert fits[kind].converged
+        slope = torch.autograd.grad(layer(x).mean(), list(layer.parameters()))
+        # Where a step gains 1e-10, the slope is about the root of that.
+        assert max(float(part.abs().max()) for part in slope) < 1e-5
+    plain = fits.pop(None)
+    assert plain.num_passes == plain.num_iterations + 1
+    gains = torch.tensor(plain.history).diff()
+    # Passes until plain EM would have stopped at 1e-8.
+    enough = int((gains < 1e-8).nonzero()[0]) + 2
+    for kind, fast in fits.items():
+        # Plain EM stops short by as many gains of 1e-10 as it would take from there.
+        assert fast.objective == pytest.approx(plain.objective, abs=1e-8)
+        assert fast.num_passes < 0.6 * plain.num_passes
+        layer = GMMLayer(2, 3, family)
+        coarse = fit_em(layer, x, acceleration=kind, initializer=LABELS, tol=1e-8, max_iter=1000)
+        assert coarse.converged
+        assert coarse.num_passes < 0.6 * enough
+
+
+@over_kinds
+@pytest.mark.parametrize(("family", "prior"), cases())
+def test_keystone_after_leaps(family: str, prior: str, kind: str, generator: Generator) -> None:
+    x = rows(100, 2, generator)
+    layer = GMMLayer(2, 2, family, None if prior == "none" else prior.split("+"))
+    result = fit_em(layer, x, acceleration=kind, max_iter=600, tol=1e-15, generator=generator)
+    assert not result.events
+    slope = torch.autograd.grad(layer.objective(x), list(layer.parameters()))
+    # The objective is flat to its last digit, so the slope is the root of that.
+    assert max(float(part.abs().max()) for part in slope) < 1e-6
+
+
+@over_kinds
+def test_starts_leap_side_by_side(kind: str) -> None:
+    x = slow()
+    options = {"initializer": "random_from_data", "tol": 1e-6, "max_iter": 200}
+    layer = GMMLayer(2, 3, "diag")
+    result = fit_em(
+        layer,
+        x,
+        num_restarts=4,
+        prune=False,
+        acceleration=kind,
+        generator=Generator().manual_seed(5),
+        **options,
+    )
+    assert (torch.tensor(result.history).diff() > -ROUNDING).all()
+    singles, seeded = [], Generator().manual_seed(5)
+    for _ in range(4):
+        one = GMMLayer(2, 3, "diag")
+        single = fit_em(one, x, acceleration=kind, generator=seeded, **options)
+        singles.append(single.objective)
+    # Starts in company wait for each other and leap elsewhere; the best hill is found all the same.
+    assert result.objective == pytest.approx(max(singles), abs=1e-3)
+
+
+class Told(Accelerator):
+    """Proposes what it is told to, after every step."""
+
+    name = "told"
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change = change
+
+    def advance(self, before: Tensor, after: Tensor) -> Tensor | None:
+        return self.change(after)
+
+
+def test_the_gain_of_a_leap_is_no_convergence(generator: Generator) -> None:
+    # The first mixture leaps, and stays there; that of the second is taken back.
+    x = rows(60, 2, generator, (2,))
+    layer = GMMLayer(2, 3, batch_shape=(2,))
+    fit_em(layer, x, initializer="random", max_iter=1, generator=generator)
+    shift = torch.tensor([[0.0], [100.0]])
+    ascent = Ascent(Told(lambda after: after + shift))
+    said = []
+    for _ in range(4):
+        stats = e_step(layer, x)
+        objective = ascent.judge(layer, stats)
+        said.append((objective is not None, ascent.plain))
+        if objective is not None:
+            ascent.move(layer, stats)
+    # Judged: the start; a leap of which half failed; the same place again, half of it a leap;
+    # an M-step alone.
+    assert [taken for taken, _ in said] == [True, False, True, True]
+    assert not said[2][1]
+    assert said[3][1]
+
+
+# -- leaps that go wrong --------------------------------------------------------------------------
+
+
+LEAPS = {
+    "nan": lambda p: p * torch.nan,
+    "infinite": lambda p: p + torch.inf,
+    "one entry": lambda p: p.index_fill(-1, torch.tensor([0]), torch.nan),
+    "huge": lambda p: p * 1e6,
+    "far": lambda p: p + 1e200,
+    "tiny scales": lambda p: p - 800.0,
+    "noise": lambda p: p + 3.0 * torch.randn_like(p),
+    "nothing": lambda p: p.clone(),
+}
+
+
+@pytest.mark.parametrize("leap", LEAPS)
+@pytest.mark.parametrize(("family", "prior"), [c for c in cases() if c[1] in ("none", "niw")])
+def test_leaps_into_nowhere_are_taken_back(
+    family: str, prior: str, leap: str, generator: Generator
+) -> None:
+    x = rows(40, 2, generator)
+    fits = []
+    for acceleration in (None, Told(LEAPS[leap])):
+        layer = GMMLayer(2, 3, family, None if prior == "none" else prior)
+        result = fit_em(
+            layer,
+            x,
+            initializer=torch.arange(40) % 3,
+            acceleration=acceleration,
+            max_iter=12,
+            tol=0.0,
+        )
+        assert finite(layer)
+        assert (torch.tensor(result.history).diff() > -ROUNDING).all()
+        fits.append((parameters(layer), result))
+    (plain, one), (wild, other) = fits
+    if leap != "noise":
+        # No leap paid, so the path is that of plain EM, bit for bit.
+        assert all(torch.equal(a, b) for a, b in zip(plain, wild, strict=True))
+        assert other.history == one.history
+        assert other.num_iterations == 12
+        # Failures make the pauses longer: 12 steps see four leaps.
+        assert one.num_passes == 13
+        assert other.num_passes <= 13 + (4 if leap not in ("nan", "infinite", "one entry") else 0)
+
+
+def test_one_bad_mixture_does_not_hold_back_the_others(generator: Generator) -> None:
+    x = rows(60, 2, generator, (2,))
+
+    def half(after: Tensor) -> Tensor:
+        leap = after.clone()
+        leap[..., 1, :] = leap[..., 1, :] + 50.0
+        return leap
+
+    layers = []
+    for acceleration in (None, Told(half)):
+        layer = GMMLayer(2, 3, batch_shape=(2,))
+        fit_em(
+            layer,
+            x,
+            initializer=torch.arange(60) % 3,
+            acceleration=acceleration,
+            max_iter=8,
+            tol=0.0,
+        )
+        layers.append(layer)
+    for a, b in zip(*(parameters(layer) for layer in layers), strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+# -- its memory -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [Squarem, Anderson])
+def test_an_instance_serves_many_fits(make: type[Accelerator]) -> None:
+    x, one = slow(), make()
+    for k, restarts, collapse in (
+        (3, 1, "floor"),
+        (4, 3, "floor"),
+        (2, 3, "raise"),
+        (3, 1, "floor"),
+    ):
+        options: dict[str, Any] = {"max_iter": 6, "tol": 0.0, "collapse": collapse}
+        results = []
+        for acceleration in (one, make()):
+            layer = GMMLayer(2, k, "diag")
+            seeded = Generator().manual_seed(0)
+            results.append(
+                fit_em(
+                    layer,
+                    x,
+                    acceleration=acceleration,
+                    num_restarts=restarts,
+                    generator=seeded,
+                    **options,
+                )
+            )
+        assert results[0].history == results[1].history
+
+
+@pytest.mark.parametrize("kind", ["squarem", "anderson", None])
+@over_families
+def test_going_on_from_a_state_dict_is_not_having_stopped(family: str, kind: str | None) -> None:
+    x = slow()
+    whole = GMMLayer(2, 3, family, "niw")
+    fit_em(whole, x, initializer=LABELS, max_iter=0)
+    state = {k: v.clone() for k, v in whole.state_dict().items()}
+
+    def walk(layer: GMMLayer, ascent: Ascent, passes: int) -> None:
+        for _ in range(passes):
+            stats = e_step(layer, x)
+            if ascent.judge(layer, stats) is not None:
+                ascent.move(layer, stats)
+
+    for stop in range(1, 7):
+        first, again = GMMLayer(2, 3, family, "niw"), GMMLayer(2, 3, family, "niw")
+        first.load_state_dict(state)
+        ascent = Ascent(kind)
+        walk(first, ascent, stop)
+        kept = {k: v.clone() for k, v in first.state_dict().items()}
+        saved = ascent.state_dict()
+        walk(first, ascent, 6)
+        again.load_state_dict(kept)
+        other = Ascent(kind)
+        other.load_state_dict(saved)
+        walk(again, other, 6)
+        assert all(
+            torch.equal(a, b) for a, b in zip(parameters(first), parameters(again), strict=True)
+        )
+        assert other.plain == ascent.plain
+
+
+def test_squarem_is_exact_for_a_straight_path() -> None:
+    # x -> 0.9 x: the fixed point 0 is one leap away.
+    start = torch.tensor([[4.0, -2.0]])
+    one = Squarem()
+    assert one.advance(start, 0.9 * start) is None
+    leap = one.advance(0.9 * start, 0.81 * start)
+    assert leap is not None
+    assert torch.allclose(leap, torch.zeros(1, 2), atol=1e-12)
+
+
+def test_anderson_is_exact_for_an_affine_map() -> None:
+    matrix = torch.tensor([[0.8, 0.1], [0.0, 0.5]])
+    x, one = torch.tensor([[3.0, -1.0]]), Anderson(memory=2, ridge=1e-14)
+    for _ in range(4):
+        after = x @ matrix.mT + 1.0
+        leap = one.advance(x, after)
+        x = after if leap is None else leap
+    fixed = torch.linalg.solve(torch.eye(2) - matrix, torch.ones(2, 1)).mT
+    assert torch.allclose(x, fixed, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["squarem", "anderson"])
+def test_standing_still_proposes_nothing_new(kind: str) -> None:
+    ascent = Ascent(kind)
+    assert ascent.accelerator is not None
+    place = torch.randn(2, 7)
+    for _ in range(5):
+        leap = ascent.accelerator.advance(place, place.clone())
+        assert leap is None or torch.equal(leap, place)
+
+
+@pytest.mark.parametrize("given", [{"memory": 0}, {"ridge": 0.0}, {"ridge": float("nan")}])
+def test_refuses(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match="anderson needs memory >= 1 and ridge > 0"):
+        Anderson(**given)
+
+
+@over_kinds
+def test_at_the_floor_it_does_not_leap(kind: str, generator: Generator) -> None:
+    x = torch.cat([torch.zeros(10, 2), rows(40, 2, generator) + 9])
+    for family in FAMILIES:
+        layer = GMMLayer(2, 3, family)
+        labels = torch.cat([torch.zeros(10), 1 + torch.arange(40) % 2]).long()
+        result = fit_em(layer, x, initializer=labels, acceleration=kind, max_iter=30, tol=0.0)
+        # The floor allows condition numbers of 1e8: densities round at 1e8 eps per feature.
+        assert (torch.tensor(result.history).diff() > -1e-7).all()
+        assert finite(layer)

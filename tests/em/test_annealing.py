@@ -1,0 +1,231 @@
+"""Other responsibilities: flat at first (annealing), or all or nothing (classification EM)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers import FAMILIES, cases, random_layer, rows
+from torch import Generator, Tensor
+
+from gmm_lightning import GMMLayer, e_step, fit_em, m_step
+from gmm_lightning.covariances import registry
+from gmm_lightning.em import Annealing
+from gmm_lightning.em.posterior import hard, soft, tempered
+from gmm_lightning.errors import InvalidArgumentError
+
+pytestmark = pytest.mark.usefixtures("double")
+over_families = pytest.mark.parametrize("family", FAMILIES)
+# The order of the additions of a pass.
+ROUNDING = 1e-12
+
+
+# -- responsibilities -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dim", [-1, -2])
+def test_definitions(dim: int, dtype: torch.dtype) -> None:
+    joint = 5 * torch.randn(4, 6, 5, dtype=dtype)
+    close = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
+    found = joint.clone()
+    log_prob = soft(found, dim)
+    assert torch.allclose(found, joint.softmax(dim), rtol=0, atol=close)
+    assert torch.allclose(log_prob, joint.logsumexp(dim), rtol=close)
+    for beta in (1.0, 0.3, 0.01):
+        found = joint.clone()
+        log_prob = tempered(beta)(found, dim)
+        assert torch.allclose(found, (beta * joint).softmax(dim), rtol=0, atol=close)
+        expected = (beta * joint).logsumexp(dim) / beta
+        assert torch.allclose(log_prob, expected, rtol=10 * close, atol=close)
+    found = joint.clone()
+    log_prob = hard(found, dim)
+    assert torch.equal(log_prob, joint.amax(dim))
+    assert torch.equal(found.argmax(dim), joint.argmax(dim))
+    assert torch.equal(found.sum(dim), torch.ones_like(log_prob))
+
+
+def test_extremes() -> None:
+    for dtype in (torch.float32, torch.float64):
+        joint = torch.tensor([[0.0, -1e4, -math.inf], [-3e4, -3e4, -3e4 - 1.0]], dtype=dtype)
+        resp = joint.clone()
+        log_prob = soft(resp, -1)
+        assert resp[0].tolist() == [1.0, 0.0, 0.0]
+        assert torch.allclose(resp, joint.softmax(-1))
+        assert torch.allclose(log_prob, joint.logsumexp(-1))
+        tie = torch.zeros(2, 3, dtype=dtype)
+        hard(tie, -1)
+        assert tie.sum(-1).tolist() == [1.0, 1.0]
+
+
+# -- annealing ------------------------------------------------------------------------------------
+
+
+def test_inverse_temperatures() -> None:
+    plan = Annealing(0.1, passes=7)
+    found = [plan.inverse_temperature(i) for i in range(30)]
+    assert found[0] == pytest.approx(0.1)
+    assert all(a < b for a, b in zip(found[:7], found[1:8], strict=True))
+    ratios = [b / a for a, b in zip(found[:7], found[1:8], strict=True)]
+    assert ratios == pytest.approx([ratios[0]] * 7)
+    assert found[7:] == [1.0] * 23
+    assert [plan.finished(i) for i in (0, 6, 7, 8)] == [False, False, True, True]
+    assert plan.posterior(7) is soft
+
+
+@pytest.mark.parametrize(
+    "given", [(0.0, 5), (-0.5, 5), (1.5, 5), (math.nan, 5), (0.5, 0), (0.5, -1)], ids=str
+)
+def test_refuses(given: tuple[float, int]) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"start in \(0, 1\] and passes >= 1"):
+        Annealing(*given)
+    if given[1] == 5:
+        with pytest.raises(InvalidArgumentError, match="annealing needs start"):
+            fit_em(GMMLayer(2, 2), torch.randn(9, 2), annealing=given[0])
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.3, 0.8])
+@pytest.mark.parametrize(("family", "prior"), cases())
+def test_the_free_energy_of_a_temperature_rises(
+    family: str, prior: str, beta: float, generator: Generator
+) -> None:
+    # Claimed: at any one temperature an M-step does not lower log(sum_k p(x, k)^beta) / beta.
+    x = rows(60, 2, generator)
+    layer = random_layer(family, prior, generator=generator)
+    values = []
+    for _ in range(12):
+        stats = e_step(layer, x, posterior=tempered(beta))
+        joint = layer.log_joint(x).detach()
+        energy = ((beta * joint).logsumexp(-1) / beta).sum()
+        assert torch.allclose(stats.log_likelihood, energy, rtol=1e-11)
+        values.append(energy + layer.log_prior().detach())
+        m_step(layer, stats)
+    # Sums of 60 densities, of order 1e3 where beta is small.
+    assert (torch.stack(values).diff() > -1e-9).all()
+
+
+@over_families
+def test_a_fit_anneals_and_then_it_is_em(family: str, generator: Generator) -> None:
+    x, labels = rows(90, 2, generator), torch.arange(90) % 3
+    layer, twin = GMMLayer(2, 3, family), GMMLayer(2, 3, family)
+    plan = Annealing(0.2, passes=6)
+    result = fit_em(layer, x, initializer=labels, annealing=plan, max_iter=15, tol=0.0)
+    fit_em(twin, x, initializer=labels, max_iter=0)
+    for i in range(6):
+        m_step(twin, e_step(twin, x, posterior=tempered(plan.inverse_temperature(i))))
+    again = fit_em(twin, x, initializer=None, max_iter=9, tol=0.0)
+    assert result.history[6:] == pytest.approx(again.history, rel=1e-11)
+    assert (torch.tensor(result.history[6:]).diff() > -ROUNDING).all()
+    assert result.objective == pytest.approx(layer(x).mean().item(), rel=1e-12)
+
+
+@over_families
+def test_it_does_not_stop_before_the_end_of_annealing(family: str, generator: Generator) -> None:
+    # One component has nothing to anneal: every pass gains nothing.
+    x = rows(30, 2, generator)
+    result = fit_em(GMMLayer(2, 1, family), x, annealing=Annealing(0.5, passes=9), tol=1.0)
+    assert result.converged
+    assert result.num_iterations == 10
+
+
+@pytest.mark.parametrize("kind", ["squarem", "anderson"])
+def test_annealing_with_leaps(kind: str, generator: Generator) -> None:
+    x = rows(90, 2, generator)
+    layer = GMMLayer(2, 3, "diag")
+    plan = Annealing(0.3, passes=8)
+    result = fit_em(
+        layer, x, annealing=plan, acceleration=kind, max_iter=40, tol=0.0, generator=generator
+    )
+    assert (torch.tensor(result.history[8:]).diff() > -ROUNDING).all()
+    assert result.objective == pytest.approx(layer(x).mean().item(), rel=1e-12)
+
+
+def crossed(generator: Generator) -> Tensor:
+    """Six groups on a line, unevenly spaced: hard for EM from a start at random."""
+    centres = torch.tensor([0.0, 3.0, 6.0, 20.0, 23.0, 26.0])
+    noise = torch.randn(240, 1, generator=generator, device=generator.device)
+    return centres.repeat_interleave(40).unsqueeze(-1) + 0.5 * noise
+
+
+def test_annealing_finds_what_single_starts_miss(generator: Generator) -> None:
+    x = crossed(generator)
+    best = fit_em(
+        GMMLayer(1, 6, "tied_spherical"), x, num_restarts=30, tol=1e-7, generator=generator
+    ).objective
+    assert isinstance(best, float)
+    found = {"plain": 0, "annealed": 0}
+    for seed in range(8):
+        for label, annealing in (("plain", None), ("annealed", Annealing(0.02, passes=60))):
+            seeded = Generator(x.device).manual_seed(seed)
+            objective = fit_em(
+                GMMLayer(1, 6, "tied_spherical"),
+                x,
+                initializer="random_from_data",
+                annealing=annealing,
+                tol=1e-6,
+                max_iter=300,
+                generator=seeded,
+            ).objective
+            assert isinstance(objective, float)
+            found[label] += objective > best - 1e-3
+    assert found["plain"] <= 4
+    assert found["annealed"] > found["plain"]
+
+
+# -- classification EM ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "prior"), cases())
+def test_the_classification_likelihood_rises(family: str, prior: str, generator: Generator) -> None:
+    x = rows(70, 2, generator)
+    layer = random_layer(family, prior, generator=generator)
+    result = fit_em(layer, x, hard=True, max_iter=30, tol=1e-9, generator=generator)
+    assert result.converged
+    assert (torch.tensor(result.history).diff() > -ROUNDING).all()
+    best = layer.log_joint(x).amax(-1).mean() + layer.log_prior() / 70
+    assert result.objective == pytest.approx(best.item(), rel=1e-11)
+    assert result.objective <= layer.objective(x).item() + 1e-12
+
+
+def test_it_is_k_means_for_balls_of_one_size(generator: Generator) -> None:
+    x = rows(120, 2, generator)
+    start = x[:3].clone()
+    layer = GMMLayer(2, 3, "tied_spherical")
+    layer.set_parameters(means=start)
+    centres = start.clone()
+    for _ in range(8):
+        nearest = torch.cdist(x, centres).argmin(-1)
+        assert torch.equal(layer.predict(x), nearest)
+        centres = torch.stack([x[nearest == k].mean(0) for k in range(3)])
+        m_step(layer, e_step(layer, x, posterior=hard))
+        # Weights that are equal, as k-means has them.
+        layer.set_parameters(weights=torch.ones(3))
+        assert torch.allclose(layer.means, centres, rtol=1e-12)
+
+
+@pytest.mark.parametrize("floor", [1e-8, 0.0])
+@over_families
+def test_a_component_that_wins_no_row(family: str, floor: float, generator: Generator) -> None:
+    x = rows(40, 2, generator)
+    layer = GMMLayer(2, 3, registry.get(family)(relative_floor=floor))
+    with torch.no_grad():
+        layer.means[:2] = x[:2]
+        layer.means[2] = x.mean(0) + 500.0
+    result = fit_em(layer, x, initializer=None, hard=True, max_iter=5, tol=0.0)
+    assert [event.action for event in result.events][:1] == ["emptied"]
+    assert layer.weights[2] < 1e-300
+    assert torch.isfinite(layer(x)).all()
+
+
+@over_families
+def test_batches_and_weights_are_hard_too(family: str, generator: Generator) -> None:
+    x = rows(30, 2, generator, (2,))
+    weight = torch.randint(0, 3, (30, 1), generator=generator).double()
+    layer = random_layer(family, batch=(2,), generator=generator)
+    stats = e_step(layer, x, weight, posterior=hard)
+    best = torch.nn.functional.one_hot(layer.predict(x), 3)
+    assert torch.allclose(stats.counts, (best * weight.unsqueeze(-1)).sum(0).double())
+    assert torch.allclose(
+        stats.log_likelihood, (layer.log_joint(x).amax(-1) * weight).sum(0), rtol=1e-12
+    )

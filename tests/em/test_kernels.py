@@ -1,0 +1,398 @@
+"""One pass over rows: two kernels and a plain reference, for every family, dtype and layout."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from helpers import FAMILIES, random_layer, rows
+from torch import Generator, Tensor, nn
+from torch.distributions import MultivariateNormal
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gmm_lightning import GMMLayer, SufficientStatistics, e_step, fit_em
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.em import plan as planning
+from gmm_lightning.em.centred_kernel import centred_statistics, portions
+from gmm_lightning.em.feature_kernel import feature_statistics
+from gmm_lightning.em.kernels import expected_statistics, pooled_statistics
+from gmm_lightning.em.plan import make_plan
+from gmm_lightning.em.posterior import Posterior, hard, soft, tempered
+from gmm_lightning.em.rows import chunks, is_shared
+from gmm_lightning.em.workspace import Workspace
+
+pytestmark = pytest.mark.usefixtures("double")
+over_families = pytest.mark.parametrize("family", FAMILIES)
+over_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+# Shapes of a batch of mixtures, and of the rows they read: shared, partly shared, and their own.
+LAYOUTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "single": ((), ()),
+    "shared": ((3,), (1,)),
+    "own": ((3,), (3,)),
+    "all shared": ((2, 3), (1, 1)),
+    "partly shared": ((2, 3), (1, 3)),
+    "all own": ((2, 3), (2, 3)),
+}
+over_layouts = pytest.mark.parametrize("layout", LAYOUTS)
+POSTERIORS: dict[str, Posterior] = {"soft": soft, "hard": hard, "tempered": tempered(0.3)}
+# The plan allows an error of 6e-5 in a log density of float32, which sums of 23 rows inherit;
+# these layers are far from the bound of float64, and the rest is the order of the additions.
+CLOSE = {torch.float32: 3e-4, torch.float64: 1e-11}
+N = 23
+
+
+class Slope(nn.Module):
+    """Evidence that is different for every component and row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(-1, keepdim=True).tanh() * torch.arange(3.0).to(x)
+
+
+def case(
+    family: str, layout: str, dtype: torch.dtype, d: int, generator: Generator
+) -> tuple[GMMLayer, Tensor, Tensor]:
+    """A layer, rows of whatever they share, and weights."""
+    batch, own = LAYOUTS[layout]
+    layer = random_layer(family, batch=batch, num_features=d, generator=generator).to(dtype)
+    weight = torch.rand(N, *batch, generator=generator)
+    weight[4] = 0.0
+    return layer, rows(N, d, generator, own).to(dtype), weight.to(dtype)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics as the definition says, in float64."""
+
+    counts: Tensor
+    first: Tensor
+    second: Tensor
+    log_likelihood: Tensor
+
+    @classmethod
+    def of(cls, layer: GMMLayer, x: Tensor, weight: Tensor | None, kind: str) -> Reference:
+        wide = GMMLayer(
+            layer.num_features, 3, layer.covariance, batch_shape=tuple(layer.batch_shape)
+        )
+        wide.load_state_dict({k: v.double() for k, v in layer.state_dict().items()})
+        batch = layer.batch_shape
+        x = x.double().expand(len(x), *batch, x.shape[-1])
+        dense = MultivariateNormal(wide.means, scale_tril=wide.scale_tril)
+        joint = wide.weights.log() + dense.log_prob(x.unsqueeze(-2))
+        if layer.evidence is not None:
+            joint = joint + layer.evidence(x)
+        if kind == "hard":
+            log_prob, best = joint.max(-1)
+            resp = torch.nn.functional.one_hot(best, 3).double()
+        else:
+            beta = 0.3 if kind == "tempered" else 1.0
+            log_prob = (beta * joint).logsumexp(-1) / beta
+            resp = (beta * joint).softmax(-1)
+        if weight is not None:
+            resp = resp * weight.double().unsqueeze(-1)
+            log_prob = log_prob * weight.double()
+        diff = x.unsqueeze(-2) - wide.means
+        second = torch.einsum("n...k,n...ki,n...kj->...kij", resp, diff, diff)
+        if layer.covariance.tied:
+            second = second.sum(-3, keepdim=True)
+        return cls(
+            resp.sum(0).detach(),
+            torch.einsum("n...k,n...ki->...ki", resp, diff).detach(),
+            layer.covariance.project(second).detach(),
+            log_prob.sum(0).detach(),
+        )
+
+    def agrees(self, stats: SufficientStatistics, tolerance: float) -> None:
+        """Relative to the largest entry of each kind."""
+        for name in ("counts", "first", "second", "log_likelihood"):
+            ours, theirs = getattr(stats, name), getattr(self, name)
+            assert ours.shape == theirs.shape, name
+            assert ours.dtype == torch.float64
+            assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max(), name
+
+
+def by_features(
+    layer: GMMLayer,
+    x: Tensor,
+    weight: Tensor | None,
+    posterior: Posterior,
+    workspace: Workspace | None = None,
+) -> SufficientStatistics:
+    """The feature kernel, whatever would have been chosen."""
+    plan = make_plan(layer, shared=is_shared(x))
+    assert plan is not None
+    workspace = workspace or Workspace()
+    return feature_statistics(layer, plan, [(x, weight)], workspace, posterior)
+
+
+def by_differences(
+    layer: GMMLayer, x: Tensor, weight: Tensor | None, posterior: Posterior
+) -> SufficientStatistics:
+    """The centred kernel, whatever would have been chosen."""
+    parts = portions(layer, chunks(layer, x, weight), posterior)
+    return centred_statistics(layer.covariance, layer.means.detach(), parts)
+
+
+@pytest.mark.parametrize("kind", POSTERIORS)
+@over_layouts
+@over_dtypes
+@over_families
+def test_both_kernels_are_the_definition(
+    family: str, dtype: torch.dtype, layout: str, kind: str, generator: Generator
+) -> None:
+    posterior = POSTERIORS[kind]
+    for d in (1, 2, 3, 5, 8):
+        layer, x, weight = case(family, layout, dtype, d, generator)
+        for w in (None, weight):
+            expected = Reference.of(layer, x, w, kind)
+            expected.agrees(by_features(layer, x, w, posterior), CLOSE[dtype])
+            expected.agrees(by_differences(layer, x, w, posterior), CLOSE[dtype])
+
+
+@over_layouts
+@over_families
+def test_both_kernels_hear_the_evidence(family: str, layout: str, generator: Generator) -> None:
+    layer, x, weight = case(family, layout, torch.float64, 3, generator)
+    without = by_features(layer, x, weight, soft)
+    layer.evidence = Slope()
+    expected = Reference.of(layer, x, weight, "soft")
+    expected.agrees(by_features(layer, x, weight, soft), 1e-11)
+    expected.agrees(by_differences(layer, x, weight, soft), 1e-11)
+    assert not torch.allclose(without.counts, expected.counts, rtol=1e-3)
+
+
+@over_layouts
+@over_dtypes
+@over_families
+def test_any_chunks_add_up(
+    family: str, dtype: torch.dtype, layout: str, generator: Generator
+) -> None:
+    layer, x, weight = case(family, layout, dtype, 3, generator)
+    # The order of the additions, in the dtype of the sums of a chunk.
+    close = {torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
+    for w in (None, weight):
+        whole = by_features(layer, x, w, soft)
+        expected = Reference(whole.counts, whole.first, whole.second, whole.log_likelihood)
+        for size in (1, 7, N, 10**9):
+            found = by_features(layer, x, w, soft, Workspace(size))
+            expected.agrees(found, close)
+            assert found.num_samples == N
+        plan = make_plan(layer, shared=is_shared(x))
+        assert plan is not None
+        parts = [x[:0], *x.split(9), x[:0]]
+        own = [None] * 5 if w is None else [w[:0], *w.split(9), w[:0]]
+        batches = list(zip(parts, own, strict=True))
+        expected.agrees(feature_statistics(layer, plan, batches, Workspace(4), soft), close)
+
+
+@over_layouts
+@over_dtypes
+@over_families
+def test_a_workspace_leaves_no_trace(
+    family: str, dtype: torch.dtype, layout: str, generator: Generator
+) -> None:
+    layer, x, weight = case(family, layout, dtype, 5, generator)
+    used = Workspace(10)
+    large, narrow = 1e6 * x, x[:3]
+    for other, w in ((large, None), (narrow, None), (x, weight)):
+        by_features(layer, other, w, hard, used)
+    again, fresh = (by_features(layer, x, None, soft, w) for w in (used, Workspace(10)))
+    assert torch.equal(again.pack(), fresh.pack())
+    # Statistics own their memory: the next pass does not write into those of the last.
+    before = again.pack().clone()
+    by_features(layer, large, weight, soft, used)
+    assert torch.equal(again.pack(), before)
+
+
+@over_layouts
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.startswith("tied")])
+def test_known_moments_of_all_rows_change_nothing(
+    family: str, layout: str, generator: Generator
+) -> None:
+    layer, x, weight = case(family, layout, torch.float64, 3, generator)
+    shared = is_shared(x)
+    for w in (None, weight):
+        about = torch.full((*layer.batch_shape, 1, 3), 0.7)
+        pooled = pooled_statistics(layer, [(x, w)], about)
+        summed = expected_statistics(layer, [(x, w)], shared=shared)
+        known = expected_statistics(layer, [(x, w)], shared=shared, pooled=pooled)
+        Reference(summed.counts, summed.first, summed.second, summed.log_likelihood).agrees(
+            known, 1e-12
+        )
+
+
+@over_families
+def test_responsibilities_that_are_nothing_are_zero(family: str) -> None:
+    for dtype in (torch.float32, torch.float64):
+        layer = GMMLayer(2, 2, family, dtype=dtype)
+        layer.set_parameters(means=torch.tensor([[0.0, 0.0], [40.0, 0.0]]))
+        x = torch.zeros(5, 2, dtype=dtype)
+        for stats in (by_features(layer, x, None, soft), by_differences(layer, x, None, soft)):
+            # The other component is 800 nats away: nothing of it is left, not even 1e-261.
+            assert stats.counts.tolist() == [5.0, 0.0]
+            assert not stats.first[1].any()
+            assert torch.isfinite(stats.pack()).all()
+
+
+def test_one_row_belongs_to_no_component(generator: Generator) -> None:
+    layer = random_layer("full", generator=generator)
+    x = rows(6, 2, generator)
+    x[2] = float("nan")
+    for posterior in POSTERIORS.values():
+        assert not torch.isfinite(by_features(layer, x, None, posterior).log_likelihood)
+        assert not torch.isfinite(by_differences(layer, x, None, posterior).log_likelihood)
+
+
+# -- which kernel -------------------------------------------------------------------------------
+
+
+@over_layouts
+@over_dtypes
+@over_families
+def test_a_finer_plan_gives_the_same(
+    family: str,
+    dtype: torch.dtype,
+    layout: str,
+    generator: Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer, x, weight = case(family, layout, dtype, 3, generator)
+    expected = Reference.of(layer, x, weight, "soft")
+    shared = is_shared(x)
+    plan = make_plan(layer, shared=shared)
+    assert plan is not None
+    assert plan.natural.dtype == dtype
+    monkeypatch.setitem(planning.LARGEST, torch.float32, 0.0)
+    if dtype == torch.float32:
+        plan = make_plan(layer, shared=shared)
+        assert plan is not None
+        assert plan.natural.dtype == torch.float64
+        # Rows and parameters are exact in float64, and so is what becomes of them.
+        expected.agrees(expected_statistics(layer, [(x, weight)], shared=shared), 1e-11)
+    monkeypatch.setitem(planning.LARGEST, torch.float64, 0.0)
+    assert make_plan(layer, shared=shared) is None
+    expected.agrees(expected_statistics(layer, [(x, weight)], shared=shared), CLOSE[dtype])
+
+
+@dataclass(frozen=True)
+class Parallel(Covariance):
+    """A third party's family: a dense factor per component, and nothing but what is required."""
+
+    name: ClassVar[str] = "parallel"
+
+    def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
+        return (num_components, num_features, num_features)
+
+    def scale(self, raw: Tensor) -> Tensor:
+        return raw.tril(-1) + raw.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
+
+    def raw(self, scale: Tensor) -> Tensor:
+        return scale.tril(-1) + scale.diagonal(dim1=-2, dim2=-1).log().diag_embed()
+
+    def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
+        return torch.linalg.cholesky(scatter / dof[..., None, None])
+
+    def num_free_parameters(self, num_components: int, num_features: int) -> int:
+        return num_components * num_features * (num_features + 1) // 2
+
+
+@pytest.mark.parametrize("prior", [None, "niw"])
+def test_a_family_without_features_takes_differences(
+    prior: str | None, generator: Generator
+) -> None:
+    x = rows(60, 3, generator)
+    assert make_plan(GMMLayer(3, 3, Parallel()), shared=True) is None
+    fitted = []
+    for family in (Parallel(), "full"):
+        layer = GMMLayer(3, 3, family, prior)
+        seeded = Generator(x.device).manual_seed(1)
+        result = fit_em(
+            layer, x, tol=0.0, max_iter=12, num_restarts=3, prune=False, generator=seeded
+        )
+        fitted.append((layer, result))
+    (theirs, one), (ours, other) = fitted
+    # Twelve steps amplify the rounding of sums by little. Two starts may end at the same place
+    # with the components in another order, so densities are compared.
+    assert one.restart_objectives == pytest.approx(other.restart_objectives, rel=1e-10)
+    assert torch.allclose(theirs(x), ours(x), rtol=1e-7)
+
+
+# -- what surrounds a pass ----------------------------------------------------------------------
+
+
+@over_families
+def test_coarse_products_elsewhere_do_not_reach_the_sums(family: str, generator: Generator) -> None:
+    layer, x, weight = case(family, "shared", torch.float32, 8, generator)
+    plain = e_step(layer, x, weight).pack()
+    centred = by_differences(layer, x, weight, soft).pack()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            assert torch.equal(e_step(layer, x, weight).pack(), plain)
+            assert torch.equal(by_differences(layer, x, weight, soft).pack(), centred)
+            assert torch.is_autocast_enabled(x.device.type)
+        assert torch.get_float32_matmul_precision() == "medium"
+        with pytest.raises(ValueError, match="expected rows"):
+            e_step(layer, x[..., :2])
+        layer.evidence = nn.Linear(5, 3)
+        with pytest.raises(RuntimeError):
+            e_step(layer, x)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for value in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(value, Tensor) and not is_view(value, args):
+                self.elements = max(self.elements, value.numel())
+        return made
+
+
+def is_view(value: Tensor, args: Any) -> bool:
+    """Whether a result lies in the memory of an argument."""
+    flat = itertools.chain.from_iterable(a if isinstance(a, list | tuple) else (a,) for a in args)
+    given = [a for a in flat if isinstance(a, Tensor)]
+    return any(a.untyped_storage().data_ptr() == value.untyped_storage().data_ptr() for a in given)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        *((family, {}) for family in FAMILIES),
+        ("full", {"collapse": "reseed", "num_restarts": 2}),
+        ("diag", {"acceleration": "squarem", "hard": True}),
+    ],
+    ids=str,
+)
+def test_nothing_of_the_size_rows_by_components_exists(
+    family: str, options: dict[str, Any], generator: Generator
+) -> None:
+    n, k, d = 60_000, 16, 2
+    x = torch.randn(n, d, generator=generator, dtype=torch.float32)
+    layer = GMMLayer(d, k, family, dtype=torch.float32)
+    options = options | {"initializer": "random_from_data", "max_iter": 1, "tol": 0.0}
+    with Largest() as seen:
+        fit_em(layer, x, generator=generator, **options)
+    # What is made is the rows again at most, or a chunk that stays in cache.
+    assert seen.elements < n * k // 2
+    with torch.no_grad(), Largest() as seen:
+        layer.log_prob(x)
+        layer.predict(x)
+    assert seen.elements <= 1 << 20
+    with torch.no_grad(), Largest() as seen:
+        layer.responsibilities(x)
+    # The answer alone is of that size.
+    assert seen.elements <= max(n * k, 1 << 20)
