@@ -69,7 +69,7 @@ def raw_from_tril(factor: Tensor) -> Tensor:
 
 def factor_of_rows(rows: Tensor) -> Tensor:
     """Lower Cholesky factor of `R R'` for rows `(..., n, m)`, n <= m, without squaring them."""
-    upper = torch.linalg.qr(rows.mT, mode="r").R
+    upper = torch.linalg.qr(rows.mT, mode="reduced").R
     sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(upper)
     return (upper * sign.unsqueeze(-1)).mT
 

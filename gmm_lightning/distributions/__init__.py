@@ -2,6 +2,62 @@
 
 from __future__ import annotations
 
+from gmm_lightning.distributions.conditioning import condition, marginal, regress
+from gmm_lightning.distributions.confidence import (
+    Ellipse,
+    confidence_radius,
+    ellipses,
+    in_confidence_region,
+    squared_mahalanobis,
+)
+from gmm_lightning.distributions.divergences import (
+    Estimate,
+    cauchy_schwarz_divergence,
+    entropy,
+    entropy_bounds,
+    kl_divergence,
+    kl_variational,
+    l2_distance,
+    log_inner_product,
+)
+from gmm_lightning.distributions.missing import impute, log_prob_of_present
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
+from gmm_lightning.distributions.modes import grad_log_prob, modes
+from gmm_lightning.distributions.reparameterize import implicit, relaxed, score_function
+from gmm_lightning.distributions.transforms import affine, convolve, product, prune, reduce
+from gmm_lightning.distributions.unscented import from_sigma_points, sigma_points, unscented
 
-__all__ = ["MixtureOfGaussians"]
+__all__ = [
+    "Ellipse",
+    "Estimate",
+    "MixtureOfGaussians",
+    "affine",
+    "cauchy_schwarz_divergence",
+    "condition",
+    "confidence_radius",
+    "convolve",
+    "ellipses",
+    "entropy",
+    "entropy_bounds",
+    "from_sigma_points",
+    "grad_log_prob",
+    "implicit",
+    "impute",
+    "in_confidence_region",
+    "kl_divergence",
+    "kl_variational",
+    "l2_distance",
+    "log_inner_product",
+    "log_prob_of_present",
+    "marginal",
+    "modes",
+    "product",
+    "prune",
+    "reduce",
+    "regress",
+    "relaxed",
+    "score_function",
+    "sigma_points",
+    "squared_mahalanobis",
+    "unscented",
+]

@@ -26,6 +26,7 @@ def as_indices(mixture: MixtureOfGaussians, indices: Indices, *, proper: bool = 
     """
     d = mixture.num_features
     index = torch.as_tensor(indices)
+    index = index if index.numel() else index.long()
     if index.dtype == torch.bool and index.shape == (d,):
         index = index.nonzero().squeeze(-1)
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:

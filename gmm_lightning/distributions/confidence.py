@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 from torch import Generator, Tensor
 
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
@@ -50,7 +50,7 @@ def confidence_radius(probability: float | Tensor, num_features: int) -> Tensor:
         raise InvalidArgumentError(f"a probability must be in [0, 1], got {p.tolist()}")
     if num_features < 1:
         raise InvalidArgumentError(f"num_features must be >= 1, got {num_features}")
-    radius = torch.as_tensor(chi2.ppf(p.cpu().numpy(), num_features)).sqrt()
+    radius = torch.as_tensor(2 * gammaincinv(num_features / 2, p.cpu().numpy())).sqrt()
     return radius.to(torch.get_default_dtype()).reshape(p.shape)
 
 

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import FAMILIES, random_layer
+from scipy.integrate import quad
+from torch import Tensor
+
+from gmm_lightning import GMMLayer, MixtureOfGaussians
+from gmm_lightning.distributions import (
+    affine,
+    cauchy_schwarz_divergence,
+    confidence_radius,
+    convolve,
+    ellipses,
+    entropy,
+    entropy_bounds,
+    from_sigma_points,
+    grad_log_prob,
+    implicit,
+    impute,
+    in_confidence_region,
+    kl_divergence,
+    kl_variational,
+    l2_distance,
+    log_inner_product,
+    log_prob_of_present,
+    modes,
+    product,
+    prune,
+    reduce,
+    relaxed,
+    score_function,
+    sigma_points,
+    unscented,
+)
+from gmm_lightning.errors import InvalidArgumentError
+
+over_families = pytest.mark.parametrize("family", FAMILIES)
+
+
+def mixture_of(
+    family: str, generator: torch.Generator, d: int = 2, batch: tuple[int, ...] = ()
+) -> MixtureOfGaussians:
+    layer = random_layer(family, generator=generator, num_features=d, batch=batch)
+    return MixtureOfGaussians(
+        layer.mixture_logits.detach(), layer.means.detach(), layer.scale.detach(), layer.covariance
+    )
+
+
+def integral(function, low: float = -40.0, high: float = 40.0) -> float:
+    return quad(lambda v: float(function(torch.tensor([v]))), low, high, limit=400)[0]
+
+
+# -- transforms ---------------------------------------------------------------------------------
+
+
+@over_families
+def test_affine_moments_and_density(family: str, generator: torch.Generator) -> None:
+    mixture = mixture_of(family, generator, d=3)
+    matrix, b = torch.randn(3, 3, generator=generator), torch.randn(3, generator=generator)
+    moved = affine(mixture, matrix, b)
+    x = torch.randn(5, 3, generator=generator)
+    there = moved.log_prob(x @ matrix.mT + b) + torch.linalg.slogdet(matrix).logabsdet
+    torch.testing.assert_close(there, mixture.log_prob(x), rtol=1e-9, atol=1e-9)
+    flat = affine(mixture, matrix[:2])
+    spread = matrix[:2] @ mixture.covariance_matrix @ matrix[:2].mT
+    torch.testing.assert_close(flat.covariance_matrix, spread, rtol=1e-10, atol=1e-10)
+    with pytest.raises(InvalidArgumentError, match="depend on each other"):
+        affine(mixture, torch.ones(2, 3))
+
+
+@over_families
+def test_a_sum_adds_means_and_covariances(family: str, generator: torch.Generator) -> None:
+    p, q = mixture_of(family, generator), mixture_of("full", generator)
+    both = convolve(p, q)
+    assert both.num_components == 9
+    torch.testing.assert_close(both.mean, p.mean + q.mean, rtol=1e-12, atol=1e-12)
+    together = p.covariance_matrix + q.covariance_matrix
+    torch.testing.assert_close(both.covariance_matrix, together, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+@over_families
+def test_a_product_is_the_product(
+    family: str, batch: tuple[int, ...], generator: torch.Generator
+) -> None:
+    p, q = mixture_of(family, generator, batch=batch), mixture_of("full", generator, batch=batch)
+    x = torch.randn(6, *batch, 2, generator=generator)
+    expected = p.log_prob(x) + q.log_prob(x) - log_inner_product(p, q)
+    torch.testing.assert_close(product(p, q).log_prob(x), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_reduction_keeps_the_moments(generator: torch.Generator) -> None:
+    mixture = convolve(mixture_of("full", generator), mixture_of("diag", generator))
+    for k in (8, 3, 1):
+        fewer = reduce(mixture, k)
+        assert fewer.num_components == k
+        torch.testing.assert_close(fewer.mean, mixture.mean, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(
+            fewer.covariance_matrix, mixture.covariance_matrix, rtol=1e-11, atol=1e-11
+        )
+    assert reduce(mixture, 20).num_components == 9
+
+
+def test_the_known_collapse_to_one() -> None:
+    weights, means = torch.tensor([0.25, 0.75]), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    mixture = GMMLayer.from_parameters(weights, means, torch.eye(2).repeat(2, 1, 1)).distribution()
+    one = reduce(mixture, 1)
+    torch.testing.assert_close(one.mean, torch.tensor([2.5, 3.5]))
+    torch.testing.assert_close(one.covariance_matrix, torch.tensor([[1.75, 0.75], [0.75, 1.75]]))
+
+
+def test_pruning(generator: torch.Generator) -> None:
+    mixture = mixture_of("tied", generator)
+    heaviest = int(mixture.weights.argmax())
+    alone = prune(mixture, 1.0)
+    assert torch.equal(alone.means[0], mixture.means[heaviest])
+    assert prune(mixture, 0.0).num_components == 3
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 0.5, 1.0])
+@over_families
+def test_sigma_points_carry_the_moments(
+    family: str, alpha: float, generator: torch.Generator
+) -> None:
+    mixture = mixture_of(family, generator, d=3)
+    again = from_sigma_points(sigma_points(mixture, alpha), mixture.mixture_logits, alpha=alpha)
+    # The points lie alpha apart: squares of their gaps hold eps / alpha digits.
+    close = {"rtol": 1e-9, "atol": 1e-16 / alpha * 1e3}
+    torch.testing.assert_close(again.means, mixture.means, **close)
+    torch.testing.assert_close(again.component_covariances, mixture.component_covariances, **close)
+    matrix = torch.randn(2, 3, generator=generator)
+    through, exact = (
+        unscented(mixture, lambda x: x @ matrix.mT, alpha=alpha),
+        affine(mixture, matrix),
+    )
+    torch.testing.assert_close(through.means, exact.means, **close)
+
+
+# -- entropies and divergences ------------------------------------------------------------------
+
+
+def test_entropy_against_quadrature(generator: torch.Generator) -> None:
+    p = mixture_of("diag", generator, d=1)
+    exact = integral(lambda x: -p.log_prob(x).exp() * p.log_prob(x))
+    low, high = entropy_bounds(p)
+    assert low <= exact <= high
+    estimate = entropy(p, 20_000, generator)
+    assert abs(float(estimate.value) - exact) < 5 * float(estimate.standard_error)
+
+
+def test_divergences_against_quadrature(generator: torch.Generator) -> None:
+    p, q = mixture_of("full", generator, d=1), mixture_of("spherical", generator, d=1)
+    exact = integral(lambda x: p.log_prob(x).exp() * (p.log_prob(x) - q.log_prob(x)))
+    estimate = kl_divergence(p, q, 20_000, generator)
+    assert abs(float(estimate.value) - exact) < 5 * float(estimate.standard_error)
+    square = integral(lambda x: (p.log_prob(x).exp() - q.log_prob(x).exp()) ** 2)
+    assert float(l2_distance(p, q)) == pytest.approx(square**0.5, rel=1e-7)
+    inner = [integral(lambda x, a=a, b=b: (a.log_prob(x) + b.log_prob(x)).exp())
+             for a, b in ((p, q), (p, p), (q, q))]  # fmt: skip
+    expected = -np.log(inner[0] / np.sqrt(inner[1] * inner[2]))
+    assert float(cauchy_schwarz_divergence(p, q)) == pytest.approx(expected, rel=1e-7)
+    assert float(cauchy_schwarz_divergence(p, p)) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_variational_divergence_of_single_gaussians_is_exact(
+    generator: torch.Generator,
+) -> None:
+    p, q = (reduce(mixture_of("full", generator), 1) for _ in range(2))
+    normal = [torch.distributions.MultivariateNormal(m.means[0], scale_tril=m.scale_tril[0])
+              for m in (p, q)]  # fmt: skip
+    expected = torch.distributions.kl_divergence(*normal)
+    torch.testing.assert_close(kl_variational(p, q), expected, rtol=1e-10, atol=1e-12)
+    with pytest.raises(InvalidArgumentError, match="equally many features, got 2 and 3"):
+        kl_variational(p, mixture_of("full", generator, d=3))
+
+
+# -- modes, regions, missing entries ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+@over_families
+def test_the_score_is_the_gradient(
+    family: str, batch: tuple[int, ...], generator: torch.Generator
+) -> None:
+    mixture = mixture_of(family, generator, d=3, batch=batch)
+    x = torch.randn(4, *batch, 3, generator=generator, requires_grad=True)
+    (expected,) = torch.autograd.grad(mixture.log_prob(x).sum(), x)
+    torch.testing.assert_close(grad_log_prob(mixture, x), expected, rtol=1e-10, atol=1e-10)
+
+
+@over_families
+def test_modes_have_no_slope(family: str, generator: torch.Generator) -> None:
+    mixture = mixture_of(family, generator)
+    found = modes(mixture)
+    assert grad_log_prob(mixture, found).abs().max() < 1e-6
+    # Mean shift never descends.
+    assert (mixture.log_prob(found) >= mixture.log_prob(mixture.means) - 1e-12).all()
+
+
+@pytest.mark.parametrize(
+    ("p", "d", "radius"),
+    [(0.5, 2, 1.17741), (0.68, 2, 1.50959), (0.9, 2, 2.14597), (0.95, 2, 2.44775),
+     (0.99, 2, 3.03485), (0.95, 1, 1.95996), (0.9, 5, 3.03914)],
+)  # fmt: skip
+def test_known_radii(p: float, d: int, radius: float, generator: torch.Generator) -> None:
+    assert float(confidence_radius(p, d)) == pytest.approx(radius, abs=5e-6)
+    one = reduce(mixture_of("full", generator, d=d), 1)
+    x = one.sample(40_000, generator=generator)
+    assert isinstance(x, Tensor)
+    for kind in ("component", "density"):
+        inside = in_confidence_region(one, x, p, kind=kind, generator=generator)
+        # Four standard errors of the share and of the edge.
+        assert float(inside.double().mean()) == pytest.approx(p, abs=0.02)
+
+
+def test_ellipses_are_the_components(generator: torch.Generator) -> None:
+    mixture = mixture_of("full", generator)
+    for ellipse, covariance in zip(
+        ellipses(mixture, 2.0), mixture.component_covariances, strict=True
+    ):
+        c, s = np.cos(ellipse.angle), np.sin(ellipse.angle)
+        turn = torch.tensor([[c, -s], [s, c]])
+        again = turn @ (ellipse.semi_axes / 2.0).square().diag() @ turn.mT
+        torch.testing.assert_close(again, covariance, rtol=1e-10, atol=1e-12)
+    with pytest.raises(InvalidArgumentError, match="got 3 features"):
+        ellipses(mixture_of("full", generator, d=3))
+
+
+@over_families
+def test_missing_entries(family: str, generator: torch.Generator) -> None:
+    mixture = mixture_of(family, generator, d=3)
+    x = torch.randn(40, 3, generator=generator)
+    x[torch.rand(40, 3, generator=generator) < 0.4] = torch.nan
+    density = log_prob_of_present(mixture, x)
+    assert torch.isfinite(density).all()
+    whole = ~torch.isnan(x).any(-1)
+    torch.testing.assert_close(density[whole], mixture.log_prob(x[whole]))
+    for kind in ("mean", "mode", "draw"):
+        filled = impute(mixture, x, kind, generator)
+        assert torch.isfinite(filled).all()
+        there = ~torch.isnan(x)
+        assert torch.equal(filled[there], x[there])
+    with pytest.raises(InvalidArgumentError, match="unknown kind 'median'; known are: mean"):
+        impute(mixture, x, "median")
+
+
+# -- gradients through draws --------------------------------------------------------------------
+
+
+def parameters(generator: torch.Generator) -> list[Tensor]:
+    """Components at most 4 standard deviations apart."""
+    logits, means = torch.randn(3, generator=generator), torch.randn(3, 2, generator=generator)
+    factor = torch.eye(2) + 0.4 * torch.randn(3, 2, 2, generator=generator).tril(-1)
+    return [p.requires_grad_() for p in (logits, means, factor)]
+
+
+@pytest.mark.parametrize("how", ["implicit", "score"])
+def test_gradients_of_a_quadratic(how: str, generator: torch.Generator) -> None:
+    """Against the closed form, within standard errors from twenty independent parts."""
+    own = parameters(generator)
+    mixture = MixtureOfGaussians(own[0], own[1], own[2].tril())
+    matrix, b = torch.randn(2, 2, generator=generator), torch.randn(2, generator=generator)
+
+    def function(x: Tensor) -> Tensor:
+        return ((x @ matrix) * x).sum(-1) + (x * b).cos().sum(-1)
+
+    def closed() -> Tensor:
+        m, s = mixture.means, mixture.component_covariances
+        square = (matrix * s.mT).sum((-2, -1)) + ((m @ matrix) * m).sum(-1)
+        wave = (b * m).cos() * (-0.5 * b.square() * s.diagonal(dim1=-2, dim2=-1)).exp()
+        return (mixture.weights * (square + wave.sum(-1))).sum()
+
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(closed(), own)])
+    parts = []
+    for _ in range(20):
+        if how == "implicit":
+            x = mixture.sample(5000, generator=generator)
+            assert isinstance(x, Tensor)
+            moved = implicit(mixture, x)
+            assert torch.equal(moved, x)
+            value = function(moved).mean()
+        else:
+            value = score_function(mixture, function, 5000, generator)
+        grads = torch.autograd.grad(value, own)
+        parts.append(torch.cat([g.flatten() for g in grads]))
+    estimates = torch.stack(parts)
+    error = estimates.std(0) / len(parts) ** 0.5
+    # The upper triangle of the factors has no gradient and no error.
+    assert ((estimates.mean(0) - expected).abs() <= 5 * error + 1e-12).all()
+
+
+def test_relaxed_draws_become_draws(generator: torch.Generator) -> None:
+    logits, means, factor = parameters(generator)
+    mixture = MixtureOfGaussians(logits, means, factor.tril())
+    x = relaxed(mixture, torch.Size([40_000]), 1e-3, generator)
+    torch.testing.assert_close(x.mean(0), mixture.mean, rtol=0, atol=0.05)
+    assert all(g.abs().sum() > 0 for g in torch.autograd.grad(x.square().mean(), (logits, means)))
+    with pytest.raises(InvalidArgumentError, match="temperature > 0, got 0"):
+        relaxed(mixture, torch.Size([1]), 0, generator)
