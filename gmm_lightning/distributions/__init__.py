@@ -23,14 +23,22 @@ from gmm_lightning.distributions.divergences import (
 from gmm_lightning.distributions.missing import impute, log_prob_of_present
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
 from gmm_lightning.distributions.modes import grad_log_prob, modes
+from gmm_lightning.distributions.regions import Ball, Box, HalfSpace, Where
 from gmm_lightning.distributions.reparameterize import implicit, relaxed, score_function
+from gmm_lightning.distributions.shells import Confidence, Shell
 from gmm_lightning.distributions.transforms import affine, convolve, product, prune, reduce
 from gmm_lightning.distributions.unscented import from_sigma_points, sigma_points, unscented
 
 __all__ = [
+    "Ball",
+    "Box",
+    "Confidence",
     "Ellipse",
     "Estimate",
+    "HalfSpace",
     "MixtureOfGaussians",
+    "Shell",
+    "Where",
     "affine",
     "cauchy_schwarz_divergence",
     "condition",

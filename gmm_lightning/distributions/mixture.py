@@ -17,6 +17,8 @@ from torch.distributions import (
 )
 
 from gmm_lightning.covariances import Covariance, FullCovariance
+from gmm_lightning.distributions.constrained import sample_within
+from gmm_lightning.distributions.quasi import even_draws
 from gmm_lightning.distributions.sampling import choose_components, colour_rows, given_components
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import at_least_float32, full_precision
@@ -178,6 +180,8 @@ class MixtureOfGaussians(Distribution):
         return_component: bool = False,
         within: Any = None,
         temperature: float = 1.0,
+        quasi: bool = False,
+        antithetic: bool = False,
         generator: Generator | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Independent draws in random order, `(*sample_shape, *B, D)`.
@@ -187,13 +191,19 @@ class MixtureOfGaussians(Distribution):
             component: draw from this component only: an index, or a tensor of indices that
                 broadcasts to `(*sample_shape, *B)`.
             return_component: also return the drawn components, `(*sample_shape, *B)`.
-            within: restrict the draws to a region; only None is available in this version.
+            within: a region that the draws are given, exactly and at any probability: `Shell`,
+                `Confidence`, `Ball`, `Box`, `HalfSpace` or `Where`.
             temperature: divides logits and multiplies covariances; 1 is the mixture itself.
+            quasi: scrambled Sobol points, stratified over the components: each row has the law
+                of the mixture, but rows are spread evenly instead of independently.
+            antithetic: pairs of neighbouring rows mirror each other about their mean.
             generator: source of randomness, on the parameters' device.
 
         Raises:
             InvalidArgumentError: a component out of range, a temperature that is not positive,
-                a negative number of rows, or a region.
+                a negative number of rows, a region of another width, or two of `within`, `quasi`
+                and `antithetic`.
+            RegionError: no component reaches the region, or too little of them.
 
         Example:
             >>> mixture = MixtureOfGaussians(torch.zeros(2), torch.zeros(2, 3),
@@ -202,11 +212,6 @@ class MixtureOfGaussians(Distribution):
             >>> x.shape, z.shape
             (torch.Size([5, 3]), torch.Size([5]))
         """
-        if within is not None:
-            raise InvalidArgumentError(
-                "sampling within a region is not available in this version, got "
-                f"within={within!r}; draw freely and keep the rows that lie in the region"
-            )
         if not 0 < temperature < math.inf:
             raise InvalidArgumentError(
                 f"temperature must be a finite number > 0, got {temperature}"
@@ -217,12 +222,27 @@ class MixtureOfGaussians(Distribution):
             raise InvalidArgumentError(f"sample_shape must not be negative, got {tuple(rows)}")
         shape = Size([*rows, *self.batch_shape])
         weights = (self.mixture_logits / temperature).softmax(-1)
-        if component is None:
-            z = choose_components(weights, shape, generator)
+        z = None if component is None else given_components(component, shape, weights)
+        if within is not None:
+            if quasi or antithetic:
+                raise InvalidArgumentError("draws within a region are independent ones only")
+            x, z = sample_within(within, self, shape, z, temperature, generator)
+            return (x, z) if return_component else x
+        if (quasi or antithetic) and shape.numel() > 0:
+            z, noise = even_draws(
+                weights,
+                z,
+                shape,
+                self.num_features,
+                quasi=quasi,
+                antithetic=antithetic,
+                generator=generator,
+            )
+            noise *= math.sqrt(temperature)
         else:
-            z = given_components(component, shape, weights)
-        noise = torch.empty(*shape, self.num_features, dtype=weights.dtype, device=weights.device)
-        noise.normal_(std=math.sqrt(temperature), generator=generator)
+            z = choose_components(weights, shape, generator) if z is None else z
+            noise = weights.new_empty(*shape, self.num_features)
+            noise.normal_(std=math.sqrt(temperature), generator=generator)
         with full_precision(noise.device):
             x = colour_rows(self.covariance, self.means, self.scale, z, noise)
         return (x, z) if return_component else x

@@ -54,8 +54,9 @@ def colour_rows(
     table = scale.reshape(-1, *scale.shape[len(batch) + 1 :])
     centre = means.reshape(-1, d)[(cell * k + component).reshape(-1)]
     size = max(1, GATHER_LIMIT // max(1, table[0].numel()))
-    coloured = [
-        family.colour(table[index], rows)
-        for index, rows in zip(which.split(size), noise.reshape(-1, d).split(size), strict=True)
-    ]
-    return (centre + torch.cat(coloured)).reshape(noise.shape)
+    # Filled in place: small results kept between large portions would splinter the heap.
+    coloured = torch.empty_like(centre)
+    portions = (values.split(size) for values in (which, noise.reshape(-1, d), coloured))
+    for index, rows, place in zip(*portions, strict=True):
+        place.copy_(family.colour(table[index], rows))
+    return (centre + coloured).reshape(noise.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -122,13 +123,13 @@ KNOWN: dict[str, type[Accelerator]] = {cls.name: cls for cls in (Squarem, Anders
 
 
 def as_accelerator(spec: str | Accelerator | None) -> Accelerator | None:
-    """An accelerator from its name, or the instance itself.
+    """An accelerator from its name, or a copy of an instance: each climb has its own past.
 
     Raises:
         InvalidArgumentError: an unknown name.
     """
     if spec is None or isinstance(spec, Accelerator):
-        return spec
+        return copy.deepcopy(spec)
     if spec not in KNOWN:
         raise InvalidArgumentError(
             f"unknown acceleration {spec!r}; known are: {', '.join(KNOWN)}, or None"

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Generator
 
-from gmm_lightning.em.acceleration import Accelerator
+from gmm_lightning.em.acceleration import Accelerator, as_accelerator
 from gmm_lightning.em.annealing import Annealing, as_annealing
 from gmm_lightning.em.ascent import Ascent
 from gmm_lightning.em.climb import Rules, climb, require_a_run
@@ -90,7 +90,7 @@ def fit_em(
         (True, torch.Size([2, 2]))
     """
     check_options(max_iter, tol, num_restarts, collapse)
-    Ascent(acceleration)
+    as_accelerator(acceleration)
     if num_restarts > 1 and (initializer is None or isinstance(as_initializer(initializer), Given)):
         raise InvalidArgumentError(
             f"num_restarts={num_restarts} needs an initializer that draws at random: every start "

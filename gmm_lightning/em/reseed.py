@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.em.collapse import Collapse
+from gmm_lightning.em.starts import parameters
 from gmm_lightning.layers import GMMLayer
+from gmm_lightning.linalg import accumulator_dtype
 
 # Rows among which a new place is sought, the share of them that counts as poorly explained, and
 # how often one component may start anew before it is left at the floor.
@@ -51,8 +54,6 @@ class Reseeder:
             said.append(replace(event, action="reseeded"))
         if not moved:
             return said
-        family = starts.covariance
-        mixture = starts.distribution()
         rows, counted = self.rows, torch.ones(len(self.rows), *starts.batch_shape)
         if rows.dim() < len(starts.batch_shape) + 2:
             rows = rows.unsqueeze(1)
@@ -60,12 +61,8 @@ class Reseeder:
             apart = self.weight.dim() < counted.dim()
             counted = counted * (self.weight.unsqueeze(1) if apart else self.weight)
         log_prob = starts.log_prob(rows.to(starts.means))
-        whole = mixture.covariance_matrix / k ** (2 / d)
+        spread = None if tied else self.spread(starts)
         weights, means, scale = starts.weights.clone(), starts.means.clone(), starts.scale.clone()
-        spread = family.estimate(
-            family.project(whole).unsqueeze(len(starts.batch_shape)),
-            torch.ones(*starts.batch_shape, 1).to(whole),
-        )
         rows = rows.expand(len(rows), *starts.batch_shape, d)
         for *at, component in moved:
             places = counted[(slice(None), *at)].nonzero().squeeze(-1)
@@ -75,10 +72,21 @@ class Reseeder:
             where = (*at, component)
             means[where] = rows[(int(pick), *at)].to(means)
             weights[where] = weights[tuple(at)].sum() / k
-            if not tied:
+            if spread is not None:
                 scale[where] = spread[(*at, 0)]
         starts.write(weights, means, scale)
         return said
+
+    def spread(self, starts: GMMLayer) -> Tensor:
+        """The scale of the whole mixture's covariance times `K^(-2/D)`, `(S, *B, 1, ...)`."""
+        family, d = starts.covariance, starts.num_features
+        # In float64: beside rows far away, what float32 keeps of a covariance may be singular.
+        wide = accumulator_dtype(starts.means.device)
+        logits, means, raw = (p.detach().to(wide) for p in parameters(starts))
+        mixture = MixtureOfGaussians(logits, means, family.scale(raw), family)
+        whole = family.project(mixture.covariance_matrix / starts.num_components ** (2 / d))
+        dof = torch.ones(*starts.batch_shape, 1).to(whole)
+        return family.estimate(whole.unsqueeze(len(starts.batch_shape)), dof).to(starts.means)
 
     def chosen(self, index: Tensor) -> None:
         """Go on with some of the starts."""

@@ -142,6 +142,10 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[Collapse]:
             "a covariance is singular; set relative_floor or reg_covar of the covariance above 0, "
             "add a covariance prior, or use fewer components"
         )
+    if not bool(torch.isfinite(moments.means.to(layer.means)).all()):
+        raise InvalidDataError(
+            f"the means are too large for {layer.means.dtype}; standardise the rows or use float64"
+        )
     was_empty = layer.weights <= 2 * torch.finfo(layer.means.dtype).tiny
     layer.write(moments.mass, moments.means, scale)
     floored = torch.isfinite(smallest)

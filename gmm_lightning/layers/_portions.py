@@ -18,9 +18,12 @@ def in_portions(
 
     Only shapes decide, and a graph that is recorded, compiled or exported is left whole.
     """
+    # Asking for a size would fix it in what is recorded.
+    if recorded():
+        return answer(x)
     lead = x.dim() - 1 - batch_dims
     rows = x.shape[:lead].numel() if lead > 0 else 0
-    if rows * per_row <= AT_ONCE or recorded():
+    if rows * per_row <= AT_ONCE:
         return answer(x)
     if torch.is_grad_enabled() and (
         x.requires_grad or any(p.requires_grad for p in layer.parameters())

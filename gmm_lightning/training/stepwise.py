@@ -93,7 +93,9 @@ class StepwiseEMCallback(EMCallback):
     def state_dict(self) -> dict[str, Any]:
         """The running statistics beside the history."""
         assert self._stream is not None
-        return super().state_dict() | {"stream": self._stream.state_dict()}
+        # What was loaded is taken up with the next batch.
+        stream = self._stream.state_dict() if self._stored is None else self._stored
+        return super().state_dict() | {"stream": stream}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""

@@ -16,7 +16,7 @@ ACCELERATIONS = (None, "squarem", "anderson")
 
 def run(settings: Settings, report: Report) -> None:
     """Passes and time to two tolerances."""
-    n, d, k = settings.pick((50_000, 8, 8), (10_000, 8, 8), (400, 2, 3))
+    n, d, k = settings.pick((20_000, 8, 8), (5_000, 8, 8), (400, 2, 3))
     max_iter = settings.pick(2_000, 500, 50)
     # Near enough to each other that EM is slow.
     data = rows.clusters(n, d, k, separation=settings.pick(2.5, 2.5, 3.0))

@@ -18,7 +18,7 @@ from gmm_lightning.em.posterior import soft
 from gmm_lightning.em.rows import chunks
 from gmm_lightning.em.workspace import Workspace
 
-WORK = 4e9
+WORK = 1e9
 
 
 def run(settings: Settings, report: Report) -> None:
@@ -44,8 +44,8 @@ def run(settings: Settings, report: Report) -> None:
 
 def one_size(settings: Settings, table: Any, dtype: str, n: int, d: int, k: int) -> None:
     """A row of the table."""
-    data = rows.clusters(max(n, 4 * k), d, k)
-    layer = rows.in_dtype(rows.start("full", data), dtype)
+    data = rows.clusters(n, d, k)
+    layer = rows.in_dtype(rows.given("full", data), dtype)
     x = data.rows(dtype)
     chosen = "differences" if make_plan(layer, shared=True) is None else "features"
     if forced_plan(layer) is None:

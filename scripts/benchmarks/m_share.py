@@ -25,7 +25,7 @@ def run(settings: Settings, report: Report) -> None:
     )
     data = rows.clusters(many, d, k)
     for family in rows.FAMILIES:
-        start = rows.start(family, data)
+        start = rows.given(family, data)
         for dtype in rows.DTYPES:
             x = data.rows(dtype)
             layer = rows.in_dtype(start, dtype)

@@ -57,6 +57,14 @@ def start(family: str, data: Clusters) -> GMMLayer:
     return layer
 
 
+def given(family: str, data: Clusters) -> GMMLayer:
+    """A layer in float64 with unit covariances about the centres: sound however few the rows."""
+    k, d = data.centres.shape
+    layer = GMMLayer(d, k, family, dtype=torch.float64)
+    layer.set_parameters(means=torch.from_numpy(data.centres))
+    return layer
+
+
 def in_dtype(layer: GMMLayer, dtype: str, device: str = "cpu") -> GMMLayer:
     """A copy in another dtype."""
     return copy.deepcopy(layer).to(device, DTYPES[dtype])

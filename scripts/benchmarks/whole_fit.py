@@ -31,7 +31,7 @@ def run(settings: Settings, report: Report) -> None:
     n, d, k = settings.pick((100_000, 32, 32), (10_000, 16, 16), (600, 4, 3))
     tol, max_iter = 1e-3, 100
     # Seconds after which a contender is not asked again.
-    budget = settings.pick(15.0, 5.0, 1.0)
+    budget = settings.pick(8.0, 3.0, 1.0)
     report_missing = {name: peers.missing(name) for name in peers.FITS}
     table = report.table(
         f"Whole fit, N = {n:,}, D = {d}, K = {k}, tolerance {tol:g} nats per row "

@@ -122,7 +122,7 @@ def test_temperature(generator: torch.Generator) -> None:
         ({"temperature": 0.0}, "temperature must be a finite number > 0, got 0.0"),
         ({"temperature": math.inf}, "finite number > 0, got inf"),
         ({"temperature": math.nan}, "finite number > 0, got nan"),
-        ({"within": object()}, "not available in this version"),
+        ({"within": object()}, "within must be a region"),
     ],
 )
 def test_refuses(arguments: dict[str, Any], words: str, generator: torch.Generator) -> None:

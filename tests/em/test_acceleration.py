@@ -20,6 +20,7 @@ over_families = pytest.mark.parametrize("family", FAMILIES)
 over_kinds = pytest.mark.parametrize("kind", ["squarem", "anderson"])
 # Additions of a pass round at 1e-15 of an objective of order ten.
 ROUNDING = 1e-12
+SOME = [case for case in cases() if case[1] in ("none", "dirichlet+niw")]
 
 
 def slow() -> Tensor:
@@ -43,7 +44,7 @@ def test_the_objective_never_falls(
 ) -> None:
     x = rows(70, 2, generator)
     layer = random_layer(family, prior, generator=generator)
-    result = fit_em(layer, x, acceleration=kind, max_iter=40, tol=0.0, generator=generator)
+    result = fit_em(layer, x, acceleration=kind, max_iter=20, tol=0.0, generator=generator)
     history = torch.tensor(result.history)
     assert (history.diff() > -ROUNDING).all()
     assert finite(layer)
@@ -91,11 +92,11 @@ def test_fewer_passes_to_the_same_place(family: str) -> None:
 
 
 @over_kinds
-@pytest.mark.parametrize(("family", "prior"), cases())
+@pytest.mark.parametrize(("family", "prior"), SOME)
 def test_keystone_after_leaps(family: str, prior: str, kind: str, generator: Generator) -> None:
     x = rows(100, 2, generator)
     layer = GMMLayer(2, 2, family, None if prior == "none" else prior.split("+"))
-    result = fit_em(layer, x, acceleration=kind, max_iter=600, tol=1e-15, generator=generator)
+    result = fit_em(layer, x, acceleration=kind, max_iter=300, tol=1e-14, generator=generator)
     assert not result.events
     slope = torch.autograd.grad(layer.objective(x), list(layer.parameters()))
     # The objective is flat to its last digit, so the slope is the root of that.
@@ -176,14 +177,14 @@ LEAPS = {
 
 
 @pytest.mark.parametrize("leap", LEAPS)
-@pytest.mark.parametrize(("family", "prior"), [c for c in cases() if c[1] in ("none", "niw")])
+@pytest.mark.parametrize(("family", "prior"), SOME)
 def test_leaps_into_nowhere_are_taken_back(
     family: str, prior: str, leap: str, generator: Generator
 ) -> None:
     x = rows(40, 2, generator)
     fits = []
     for acceleration in (None, Told(LEAPS[leap])):
-        layer = GMMLayer(2, 3, family, None if prior == "none" else prior)
+        layer = GMMLayer(2, 3, family, None if prior == "none" else prior.split("+"))
         result = fit_em(
             layer,
             x,

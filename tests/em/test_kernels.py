@@ -144,7 +144,7 @@ def test_both_kernels_are_the_definition(
     family: str, dtype: torch.dtype, layout: str, kind: str, generator: Generator
 ) -> None:
     posterior = POSTERIORS[kind]
-    for d in (1, 2, 3, 5, 8):
+    for d in (1, 2, 3, 5, 8) if kind == "soft" else (2, 5):
         layer, x, weight = case(family, layout, dtype, d, generator)
         for w in (None, weight):
             expected = Reference.of(layer, x, w, kind)
@@ -176,7 +176,7 @@ def test_any_chunks_add_up(
     for w in (None, weight):
         whole = by_features(layer, x, w, soft)
         expected = Reference(whole.counts, whole.first, whole.second, whole.log_likelihood)
-        for size in (1, 7, N, 10**9):
+        for size in (1, 7, 10**9):
             found = by_features(layer, x, w, soft, Workspace(size))
             expected.agrees(found, close)
             assert found.num_samples == N

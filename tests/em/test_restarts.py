@@ -64,7 +64,7 @@ def looped(
 
 
 def assert_as_a_loop(make: Any, x: Tensor, **options: Any) -> None:
-    options = {"initializer": "random_from_data", "max_iter": 25, "tol": 1e-5} | options
+    options = {"initializer": "random_from_data", "max_iter": 12, "tol": 1e-4} | options
     finals, best, place = looped(make, x, Generator(x.device).manual_seed(7), **options)
     layer = make()
     result = fit_em(
@@ -77,7 +77,7 @@ def assert_as_a_loop(make: Any, x: Tensor, **options: Any) -> None:
     )
     assert result.num_restarts == STARTS
     side_by_side = torch.stack([torch.as_tensor(v) for v in result.restart_objectives])
-    # The same products in another order, over at most 25 steps.
+    # The same products in another order, over at most 12 steps.
     assert torch.allclose(side_by_side, torch.stack(finals), rtol=0, atol=1e-9)
     assert torch.allclose(torch.as_tensor(result.objective), best, rtol=0, atol=1e-9)
     assert torch.allclose(layer.objective(x), best, rtol=0, atol=1e-9) or "hard" in options
@@ -86,8 +86,8 @@ def assert_as_a_loop(make: Any, x: Tensor, **options: Any) -> None:
         assert torch.allclose(packed(layer), place, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("extras", ["", "evidence", "evidence+projection"])
-@pytest.mark.parametrize("prior", ["none", "niw", "dirichlet+niw"])
+@pytest.mark.parametrize("extras", ["", "evidence+projection"])
+@pytest.mark.parametrize("prior", ["none", "dirichlet+niw"])
 @over_families
 def test_starts_side_by_side_are_a_loop(
     family: str, prior: str, extras: str, generator: Generator

@@ -16,7 +16,7 @@ from trainers import adam, distance, fitted, same, state, trainer
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
 from gmm_lightning.em.source import Source
 from gmm_lightning.em.start import initialize, resolve_from
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.errors import CollapseError, InvalidArgumentError
 from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, InitializeCallback
 
 # The same sums in another order: rounding grows by about 10 from pass to pass, and a few passes
@@ -430,3 +430,126 @@ def test_a_collapse_is_reported_once_and_survives_a_checkpoint(tmp_path: Path) -
     assert isinstance(again, EMCallback)
     assert again.events == em.events
     assert again.history == em.history
+
+
+# -- other ways up ----------------------------------------------------------------------------
+
+
+def climbed(
+    x: Tensor, *callbacks: L.Callback, max_epochs: int, priors: Any = None, **options: Any
+) -> tuple[GMMModule, EMCallback]:
+    """A fit from `started`, with an `EMCallback` of these options."""
+    em = EMCallback(**{k: options.pop(k) for k in tuple(options) if k in WAYS})
+    module = GMMModule(started(x, priors=priors))
+    data = ArrayDataModule(x, batch_size=30, shuffle=False)
+    ckpt_path = options.pop("ckpt_path", None)
+    run = trainer(em, *callbacks, max_epochs=max_epochs, **options)
+    run.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=ckpt_path and True)
+    return module, em
+
+
+WAYS = ("acceleration", "annealing", "hard", "collapse", "seed")
+
+
+@pytest.mark.parametrize("priors", [None, "niw"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"acceleration": "squarem"},
+        {"acceleration": "anderson"},
+        {"hard": True},
+        {"annealing": 0.3},
+        {"annealing": 0.3, "acceleration": "squarem"},
+        {"hard": True, "acceleration": "anderson"},
+    ],
+    ids=str,
+)
+def test_any_way_up_is_that_of_fit_em(x: Tensor, way: dict[str, Any], priors: Any) -> None:
+    module, em = climbed(x, max_epochs=25, priors=priors, **way)
+    # Passes whose leap was taken back are passes too, and have no place in the history.
+    assert len(em.history) <= 25
+    assert len(em.history) == 25 or "acceleration" in way
+    layer = started(x, priors=priors)
+    result = fit_em(layer, x, initializer=None, max_iter=len(em.history), tol=0.0, **way)
+    # Sums in another order, and differences of parameters that leaps make larger.
+    shown = min(len(em.history), len(result.history))
+    assert em.history[:shown] == pytest.approx(result.history[:shown], abs=1e-7)
+    if "annealing" not in way:
+        assert (torch.tensor(em.history).diff() > -1e-12).all()
+    assert all(torch.isfinite(p).all() for p in module.parameters())
+
+
+@SAME_FOLDER
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"acceleration": "squarem"},
+        {"acceleration": "anderson"},
+        {"annealing": 0.3, "acceleration": "squarem"},
+        {"hard": True},
+    ],
+    ids=str,
+)
+def test_resumed_anywhere_it_is_the_same_climb(
+    x: Tensor, tmp_path: Path, way: dict[str, Any]
+) -> None:
+    saved = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    module, em = climbed(x, saved, max_epochs=9, **way)
+    for epoch in (0, 1, 2, 3, 6):
+        file = tmp_path / f"epoch={epoch}.ckpt"
+        again, other = climbed(x, saved, max_epochs=9, ckpt_path=file, **way)
+        assert same(state(again), state(module)), epoch
+        assert other.history == em.history
+
+
+def spotted() -> Tensor:
+    """Three rows on one spot, far from the others: a component of its own for k-means."""
+    return torch.cat([torch.randn(60, 2), torch.full((3, 2), 30.0)])
+
+
+@SAME_FOLDER
+def test_reseeding_starts_components_anew(tmp_path: Path) -> None:
+    x = spotted()
+    saved = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    way = {"collapse": "reseed", "seed": 3, "acceleration": "squarem"}
+    module, em = climbed(x, saved, max_epochs=8, **way)
+    actions = [event.action for event in em.events]
+    assert actions[0] == "reseeded"
+    assert actions.count("reseeded") <= 3 * 3
+    assert all(torch.isfinite(p).all() for p in module.parameters())
+    for epoch in (0, 2, 4):
+        file = tmp_path / f"epoch={epoch}.ckpt"
+        again, other = climbed(x, saved, max_epochs=8, ckpt_path=file, **way)
+        assert same(state(again), state(module)), epoch
+        assert other.events == em.events
+        assert other.history == em.history
+
+
+def test_raising_ends_the_fit() -> None:
+    with pytest.raises(CollapseError, match=r"component .*held at the floor.*collapse='floor'"):
+        climbed(spotted(), max_epochs=8, collapse="raise")
+    with pytest.raises(InvalidArgumentError, match="unknown collapse policy 'ignore'"):
+        EMCallback(collapse="ignore")
+
+
+@pytest.mark.parametrize("way", [{"acceleration": "squarem"}, {"annealing": 0.3}], ids=str)
+def test_early_stopping_waits_for_a_plain_pass(x: Tensor, way: dict[str, Any]) -> None:
+    stopping = EarlyStopping(
+        "train/objective", mode="max", min_delta=1e-7, patience=1, check_on_train_epoch_end=True
+    )
+    _, em = climbed(x, stopping, max_epochs=300, **way)
+    result = fit_em(started(x), x, initializer=None, max_iter=300, tol=1e-7, **way)
+    assert result.converged
+    assert len(em.history) < 300
+    # It may see another pass than the plain loop, but stands as high.
+    assert em.history[-1] == pytest.approx(float(result.objective), abs=1e-5)
+    if "annealing" in way:
+        assert len(em.history) > 20
+
+
+@pytest.mark.parametrize("way", [{"acceleration": "anderson"}, {"hard": True}], ids=str)
+def test_a_target_climbs_in_any_way(x: Tensor, way: dict[str, Any]) -> None:
+    em = EMCallback(target="model.density", **way)
+    model, _ = train_inside(x, 6, em)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert 1 <= len(em.history) <= 6

@@ -1,0 +1,179 @@
+"""Draws of a mixture given a region, exactly: what `sample(within=...)` does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Generator, Size, Tensor
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.distributions._region import Located, Radial
+from gmm_lightning.distributions.envelopes import Part, draw_jointly
+from gmm_lightning.distributions.sampling import choose_components, colour_rows
+from gmm_lightning.distributions.truncated import truncated_chi
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.linalg import accumulator_dtype, full_precision
+
+
+class Mixture(Protocol):
+    """The parameters of `MixtureOfGaussians`."""
+
+    mixture_logits: Tensor
+    means: Tensor
+    scale: Tensor
+    covariance: Covariance
+
+
+def sample_within(
+    region: Any,
+    mixture: Mixture,
+    shape: Size,
+    component: Tensor | None,
+    temperature: float,
+    generator: Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Rows `(*S, *B, D)` of the tempered mixture given the region, and components `(*S, *B)`.
+
+    Args:
+        region: a `Region`.
+        mixture: whose logits are divided, and covariances multiplied, by the temperature.
+        shape: `(*S, *B)`.
+        component: those to draw from, of that shape, or None.
+        temperature: above 0.
+        generator: source of randomness.
+
+    Raises:
+        InvalidArgumentError: not a region, a region for rows of another width, or parameters
+            that are not finite.
+        RegionError: too little of the mixture lies in the region.
+    """
+    if not isinstance(region, Radial | Located):
+        raise InvalidArgumentError(
+            "within must be a region (Shell, Confidence, Ball, Box, HalfSpace or Where), got "
+            f"{region!r}"
+        )
+    d = mixture.means.shape[-1]
+    region.check(d)
+    if math.prod(shape) == 0:
+        empty = mixture.means.new_zeros(*shape, d)
+        return empty, torch.zeros(shape, dtype=torch.long, device=empty.device)
+    wide = accumulator_dtype(mixture.means.device)
+    tempered = Tempered(
+        mixture.covariance,
+        (mixture.mixture_logits.to(wide) / temperature).log_softmax(-1),
+        mixture.means.to(wide),
+        mixture.scale.to(wide),
+        math.sqrt(temperature),
+    )
+    if bool(tempered.log_weights.isnan().any()) or not all(
+        bool(values.isfinite().all()) for values in (tempered.means, tempered.scale)
+    ):
+        raise InvalidArgumentError("the parameters of the mixture must be finite, and are not")
+    with full_precision(mixture.means.device):
+        if isinstance(region, Radial):
+            x, z = sample_radial(region, tempered, shape, component, generator)
+        else:
+            dtype = mixture.means.dtype
+            x, z = sample_located(region, tempered, shape, component, dtype, generator)
+    return x.to(mixture.means.dtype), z
+
+
+class Tempered(NamedTuple):
+    """A mixture's parameters in double precision, with covariances `(spread L)(spread L)'`."""
+
+    covariance: Covariance
+    log_weights: Tensor
+    means: Tensor
+    scale: Tensor
+    spread: float
+
+
+def sample_radial(
+    region: Radial,
+    mixture: Tempered,
+    shape: Size,
+    component: Tensor | None,
+    generator: Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """`x = mu_z + r L_z u`: the length r from a truncated chi law, the direction u uniform."""
+    d = mixture.means.shape[-1]
+    low, high = region.radii(d)
+    if not low < high:
+        raise InvalidArgumentError(f"{region!r} has no width in {d} dimensions")
+    z = component
+    if z is None:
+        z = choose_components(mixture.log_weights.exp(), shape, generator)
+    like = mixture.means
+    noise = torch.randn(*shape, d, dtype=like.dtype, device=like.device, generator=generator)
+    length = truncated_chi(math.prod(shape), d, low, high, like, generator).view(shape)
+    noise *= (length / noise.norm(dim=-1)).unsqueeze(-1)
+    if mixture.means.dim() > 2:
+        noise *= mixture.spread
+        return colour_rows(mixture.covariance, mixture.means, mixture.scale, z, noise), z
+    # Without a batch, one product for all rows of a component.
+    drawn, flat, which = torch.empty_like(noise).view(-1, d), noise.view(-1, d), z.reshape(-1)
+    for one in which.unique().tolist():
+        mine = (which == one).nonzero().squeeze(-1)
+        drawn[mine] = parts_of(mixture, [one])[0].colour(flat[mine])
+    return drawn.view(*shape, d), z
+
+
+def sample_located(
+    region: Located,
+    mixture: Tempered,
+    shape: Size,
+    component: Tensor | None,
+    dtype: torch.dtype,
+    generator: Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Jointly a component and a row of it in the region, mixture after mixture of the batch."""
+    *batch, k, d = mixture.means.shape
+    cells = math.prod(batch)
+    x = mixture.means.new_empty(math.prod(shape) // cells, cells, d, dtype=dtype)
+    z = torch.empty(x.shape[:2], dtype=torch.long, device=x.device)
+    asked = None if component is None else component.reshape(z.shape)
+    log_weights = mixture.log_weights.reshape(cells, k)
+    draw = partial(
+        draw_jointly,
+        contains=region.contains,
+        dtype=dtype,
+        max_refused=region.max_refused,
+        generator=generator,
+    )
+    pairs = torch.arange(cells * k, device=x.device)
+    if asked is not None:
+        pairs = (pairs[::k] + asked).unique()
+    listed = pairs.tolist()
+    envelopes = dict(zip(listed, region.envelopes(parts_of(mixture, listed)), strict=True))
+    for cell in range(cells):
+        if asked is None:
+            own = [envelopes[cell * k + one] for one in range(k)]
+            x[:, cell], z[:, cell] = draw(own, log_weights[cell], (len(x), d))
+            continue
+        z[:, cell] = asked[:, cell]
+        for one in asked[:, cell].unique().tolist():
+            mine = asked[:, cell] == one
+            alone = log_weights.new_zeros(1)
+            own = [envelopes[cell * k + one]]
+            x[mine, cell] = draw(own, alone, (int(mine.sum()), d))[0]
+    return x.reshape(*shape, d), z.reshape(shape)
+
+
+def parts_of(mixture: Tempered, pairs: Sequence[int]) -> list[Part]:
+    """Components `cell * K + k`, cell in the batch; the zeros of a factor tell a diagonal one."""
+    *batch, k, d = mixture.means.shape
+    means = mixture.means.reshape(-1, d)
+    scale = mixture.scale.reshape(-1, *mixture.scale.shape[len(batch) + 1 :])
+    groups = mixture.scale.shape[len(batch)]
+    # Where components share a covariance, they share its factor here too.
+    rows = {pair: pair if groups == k else pair // k for pair in pairs}
+    factors: dict[int, Tensor] = {}
+    for row in sorted(set(rows.values())):
+        factor = mixture.spread * mixture.covariance.scale_tril(scale[row : row + 1], d)[0]
+        diagonal = not bool(factor.tril(-1).any())
+        factors[row] = factor.diagonal().clone() if diagonal else factor
+    return [Part(means[pair], factors[row]) for pair, row in rows.items()]

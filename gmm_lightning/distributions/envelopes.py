@@ -1,0 +1,208 @@
+"""Exact draws from a mixture within a region: envelopes of known mass, and joint acceptance."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+from torch.special import log_ndtr
+
+from gmm_lightning.distributions.logconcave import accept
+from gmm_lightning.distributions.truncated import truncated_normals
+from gmm_lightning.errors import RegionError
+
+# Numbers proposed at once: bounds the memory of a round.
+PORTION = 1 << 21
+
+# Numbers that may be refused before a region is given up.
+REFUSED_NUMBERS = 20_000_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """A component `N(mu, F F')`, where a factor `(D,)` stands for a diagonal matrix.
+
+    Shape:
+        mean `(D,)`, factor `(D, D)` or `(D,)`.
+    """
+
+    mean: Tensor
+    factor: Tensor
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether the features are independent."""
+        return self.factor.dim() == 1
+
+    def colour(self, noise: Tensor) -> Tensor:
+        """`mu + F z` for rows `(n, D)`."""
+        if self.is_diagonal:
+            return self.mean + noise * self.factor
+        return torch.addmm(self.mean, noise, self.factor.mT)
+
+    def pull(self, normal: Tensor) -> Tensor:
+        """`F' a`: a direction as the noise sees it, `(D,)`."""
+        return self.factor * normal if self.is_diagonal else self.factor.mT @ normal
+
+    def noise(self, rows: int, generator: Generator | None) -> Tensor:
+        """Standard normals, `(n, D)`."""
+        shape = (rows, len(self.mean))
+        like = self.mean
+        return torch.randn(shape, dtype=like.dtype, device=like.device, generator=generator)
+
+
+class Envelope(ABC):
+    """A law to propose from, with `exp(log_mass) q(x) >= N(x | mu, Sigma)` within the region.
+
+    Attributes:
+        name: for messages.
+        log_mass: `log M`, a number.
+        cost: of a proposal, relative to some normals.
+    """
+
+    name: ClassVar[str]
+    cost: ClassVar[int] = 1
+    log_mass: float
+
+    @abstractmethod
+    def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        """Rows `(n, D)` from q and, within the region, `log N(x) - log M - log q(x)`, `(n,)`."""
+
+
+@dataclass(frozen=True)
+class Whole(Envelope):
+    """The component itself."""
+
+    part: Part
+    name: ClassVar[str] = "the component itself"
+    log_mass: float = 0.0
+
+    def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        """See `Envelope.draw`."""
+        x = self.part.colour(self.part.noise(rows, generator))
+        return x, x.new_zeros(rows)
+
+
+class Beyond(Envelope):
+    """The component beyond a plane: `e'z >= depth` for a unit vector e, z the component's noise.
+
+    The mass is `Phi(-depth)`; along e the noise is a truncated normal, across e it is free.
+    """
+
+    name: ClassVar[str] = "the component beyond a plane"
+
+    def __init__(self, part: Part, direction: Tensor, depth: Tensor) -> None:
+        self.part, self.direction = part, direction
+        self.log_mass = float(log_ndtr(-depth))
+        self.along = truncated_normals(
+            depth.reshape(1), torch.full_like(depth.reshape(1), math.inf)
+        )
+
+    def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        """See `Envelope.draw`."""
+        z = self.part.noise(rows, generator)
+        only = torch.zeros(rows, dtype=torch.long, device=z.device)
+        t = self.along.draw(only, generator)
+        z = z + (t - z @ self.direction).unsqueeze(-1) * self.direction
+        return self.part.colour(z), z.new_zeros(rows)
+
+
+def draw_jointly(
+    envelopes: Sequence[Envelope],
+    log_weights: Tensor,
+    shape: tuple[int, int],
+    *,
+    contains: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
+    max_refused: int | None,
+    generator: Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Rows of the mixture given the region, and their components.
+
+    A component is proposed with probability proportional to `pi_k M_k` and a row from its
+    envelope; both are kept with probability `N_k(x) 1(x in region) / (M_k q_k(x))`. What is
+    kept has the density `sum_k pi_k N_k(x) 1(x in region)`, up to its integral, which nobody
+    needs to know: the shares of the components come out exact.
+
+    Args:
+        envelopes: one per component.
+        log_weights: `log pi_k`, `(K,)`.
+        shape: `(n, D)`: how many rows, and their width.
+        contains: `(n, D)` to a mask of the rows in the region; sees them in `dtype`.
+        dtype: of the result: a row counts where it lies after rounding.
+        max_refused: proposals that may be refused; None allows some seconds of work, and gives
+            up as soon as it is clear that they will not do.
+        generator: source of randomness.
+
+    Raises:
+        RegionError: no component reaches the region, or too many proposals were refused.
+    """
+    rows, d = shape
+    masses = log_weights + log_weights.new_tensor([e.log_mass for e in envelopes])
+    total = float(masses.logsumexp(-1))
+    if not math.isfinite(total):
+        raise RegionError(
+            "the region has no mass that a float64 logarithm can hold: no component reaches it"
+        )
+    shares = masses.softmax(-1)
+    budget = max_refused
+    if budget is None:
+        budget = REFUSED_NUMBERS // (d * max(e.cost for e in envelopes)) + 100 * rows
+    kept: list[tuple[Tensor, Tensor]] = []
+    found = tried = 0
+    while found < rows:
+        rate = (found + 1) / (tried + 1)
+        size = min(math.ceil(1.1 * (rows - found) / rate) + 32, PORTION // max(d, 16) + 1)
+        z = torch.multinomial(shares, size, replacement=True, generator=generator)
+        x, log_accept = propose(envelopes, z, generator)
+        x = x.to(dtype)
+        keep = accept(log_accept, generator)
+        keep &= contains(x)
+        kept.append((x[keep], z[keep]))
+        tried, found = tried + size, found + int(keep.sum())
+        # Three standard errors above what was seen: the most that can be hoped for.
+        hope = tried / (found + 3 * math.sqrt(found) + 3)
+        foreseen = tried - found if max_refused is not None else max(tried - found, rows * hope)
+        if found < rows and foreseen > budget:
+            raise RegionError(refusal(envelopes, shares, total, found, tried, dtype))
+    x, z = (torch.cat(parts)[:rows] for parts in zip(*kept, strict=True))
+    return x, z
+
+
+def propose(
+    envelopes: Sequence[Envelope], component: Tensor, generator: Generator | None
+) -> tuple[Tensor, Tensor]:
+    """A row from the envelope of each component `(n,)`, in their order, and its log acceptance."""
+    order = component.argsort(stable=True)
+    counts = torch.bincount(component, minlength=len(envelopes)).tolist()
+    drawn = [e.draw(n, generator) for e, n in zip(envelopes, counts, strict=True) if n > 0]
+    x, log_accept = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    place = order.argsort()
+    return x[place], log_accept[place]
+
+
+def refusal(
+    envelopes: Sequence[Envelope],
+    shares: Tensor,
+    log_total: float,
+    found: int,
+    tried: int,
+    dtype: torch.dtype,
+) -> str:
+    """What was tried, and how probable the region can still be."""
+    from scipy.special import gammaincinv
+
+    # The exact bound for a Poisson count; for none found it is the rule of three.
+    bound = log_total + math.log(float(gammaincinv(found + 1, 0.95)) / tried)
+    names = sorted({envelopes[k].name for k in (shares > 1e-3).nonzero().flatten().tolist()})
+    kind = str(dtype).removeprefix("torch.")
+    return (
+        f"{found} of {tried} proposals, drawn from {' and '.join(names)}, lay in the region as "
+        f"{kind} rows: its probability is below 10^{bound / math.log(10):.2f} with 95 % "
+        "confidence; ask for a larger region or fewer rows, or raise max_draws if it has one"
+    )

@@ -1,0 +1,129 @@
+"""One-dimensional laws cut to an interval: the normal, the chi, and how likely the interval is."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.special import log_ndtr, ndtr
+
+from gmm_lightning.distributions.logconcave import FALLS, Tangents, touching_points
+
+LOG_SQRT_2PI = 0.9189385332046727
+
+
+@cache
+def gauss_legendre() -> tuple[list[float], list[float]]:
+    """Nodes and weights on [0, 1] that integrate what is smooth there to rounding."""
+    nodes, weights = np.polynomial.legendre.leggauss(16)
+    return (0.5 * (nodes + 1)).tolist(), (0.5 * weights).tolist()
+
+
+def log_interval(low: Tensor, high: Tensor, width: Tensor | None = None) -> Tensor:
+    """`log(Phi(high) - Phi(low))` to full relative precision, in the tails and for thin intervals.
+
+    Args:
+        low: left ends, may be -inf.
+        high: right ends, above `low`, of the same shape; may be inf.
+        width: `high - low` where it is known better than the difference tells.
+    """
+    width = high - low if width is None else width
+    flip = low + high < 0
+    a, b = torch.where(flip, -high, low), torch.where(flip, -low, high)
+    # Now |a| <= b. Beyond zero the logarithms of the tails differ enough unless the density
+    # varies by less than a factor e over the interval, which a quadrature then integrates.
+    log_a, log_b = log_ndtr(-a), log_ndtr(-b)
+    beyond = log_a + torch.log1p(-torch.where(log_a.isfinite(), log_b - log_a, -math.inf).exp())
+    across = torch.log1p(-(ndtr(a) + ndtr(-b)).clamp(max=1.0))
+    value = torch.where(a > 0, beyond, across)
+    near = a.clamp(min=0)
+    thin = (b - near) * (near + 0.5 * (b - near)) < 1
+    if thin.any():
+        near, start, w = near[thin], (a - near)[thin], width[thin]
+        total = torch.zeros_like(w)
+        for node, weight in zip(*gauss_legendre(), strict=True):
+            t = start + node * w
+            total = total + weight * (-t * (near + 0.5 * t)).exp()
+        value[thin] = w.log() + total.log() - 0.5 * near.square() - LOG_SQRT_2PI
+    return value
+
+
+def truncated_normals(low: Tensor, high: Tensor, width: Tensor | None = None) -> TruncatedNormals:
+    """Standard normals on intervals `[low, high]`, `(E,)`, exact at any distance from zero."""
+    width = high - low if width is None else width
+    flip = low + high < 0
+    a, b = torch.where(flip, -high, low), torch.where(flip, -low, high)
+    near = a.clamp(min=0)
+    falls = near.new_tensor(FALLS)
+    right = 2 * falls / (near.unsqueeze(-1) + (near.square().unsqueeze(-1) + 2 * falls).sqrt())
+    left = torch.where(near.unsqueeze(-1) > 0, 0.0, -(2 * falls.flip(0)).sqrt())
+    start = a - near
+    stop = torch.where(start.isfinite(), start + width, b - near)
+    touch = torch.cat([left, torch.zeros_like(near).unsqueeze(-1), right], -1)
+    touch = torch.minimum(torch.maximum(touch, start.unsqueeze(-1)), stop.unsqueeze(-1))
+    sign = torch.where(flip, -1.0, 1.0).to(near)
+
+    def log_density(t: Tensor, which: Tensor) -> Tensor:
+        return -t * (near[which] + 0.5 * t)
+
+    def slope(t: Tensor, which: Tensor) -> Tensor:
+        return -near[which] - t
+
+    return TruncatedNormals(Tangents.of(log_density, slope, touch, start, stop), near, sign)
+
+
+class TruncatedNormals:
+    """What `truncated_normals` made: draw from it."""
+
+    def __init__(self, tangents: Tangents, near: Tensor, sign: Tensor) -> None:
+        self.tangents, self.near, self.sign = tangents, near, sign
+
+    def draw(self, which: Tensor, generator: Generator | None) -> Tensor:
+        """One draw from interval `which` per row."""
+        t = self.tangents.draw(which, generator)
+        return self.sign[which] * (self.near[which] + t)
+
+
+def truncated_chi(
+    rows: int,
+    num_features: int,
+    low: float,
+    high: float,
+    like: Tensor,
+    generator: Generator | None,
+) -> Tensor:
+    """Lengths of D-dimensional standard normals, given that they lie in `[low, high]`, `(rows,)`.
+
+    With r0 the most likely length in the interval and `r = r0 + t`, up to a constant
+
+        h(t) = (D - 1) log(1 + t / r0) - r0 t - t^2 / 2
+
+    keeps its digits at any D, in shells of any thinness, and at any distance.
+
+    Args:
+        rows: how many.
+        num_features: D.
+        low: least length.
+        high: largest length, may be infinite.
+        like: a tensor whose dtype and device the answer has.
+        generator: source of randomness.
+    """
+    power = num_features - 1
+    mode = like.new_tensor([min(max(math.sqrt(power), low), high)])
+
+    def log_density(t: Tensor, which: Tensor) -> Tensor:
+        value = -t * (mode + 0.5 * t)
+        return value + power * torch.log1p(t / mode) if power else value
+
+    def slope(t: Tensor, which: Tensor) -> Tensor:
+        value = -mode - t
+        return value + power / (mode + t) if power else value
+
+    start, stop = low - mode, high - mode
+    touch = touching_points(log_density, slope, start, stop)
+    tangents = Tangents.of(log_density, slope, touch, start, stop)
+    one = torch.zeros(rows, dtype=torch.long, device=like.device)
+    return mode + tangents.draw(one, generator)

@@ -1,0 +1,187 @@
+"""Regions as values: what they refuse, what they contain."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from laws import mixture_of
+
+from gmm_lightning.distributions import Ball, Box, Confidence, HalfSpace, Shell, Where, boxes
+from gmm_lightning.distributions.tilting import Tilt
+from gmm_lightning.errors import GMMError, InvalidArgumentError, RegionError
+
+INF, NAN = math.inf, math.nan
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Shell(-1.0, 2.0), r"radii of a shell must be numbers of at least 0, got -1.0"),
+        (lambda: Shell(0.0, NAN), "at least 0, got 0.0 and nan"),
+        (lambda: Shell("a", 2.0), "at least 0"),
+        (lambda: Shell(2.0, 1.0), "low < high, got 2.0 and 1.0"),
+        (lambda: Shell(1.0, 1.0), "low < high"),
+        (lambda: Shell(0.0, 0.0), "low < high"),
+        (lambda: Shell(INF, INF), "low < high"),
+        (lambda: Confidence(-0.1, 0.5), "at least 0 and at most 1, got -0.1"),
+        (lambda: Confidence(0.5, 1.1), "at most 1, got 0.5 and 1.1"),
+        (lambda: Confidence(0.9, 0.5), "low < high"),
+        (lambda: Confidence(1.0, 1.0), "low < high"),
+        (lambda: Ball([0.0, 0.0], 0.0), "finite number > 0, got 0.0"),
+        (lambda: Ball([0.0, 0.0], -1.0), "finite number > 0, got -1.0"),
+        (lambda: Ball([0.0, 0.0], INF), "finite number > 0, got inf"),
+        (lambda: Ball([0.0, NAN], 1.0), "row of finite numbers"),
+        (lambda: Ball([[0.0, 0.0]], 1.0), "row of finite numbers"),
+        (lambda: Ball(torch.zeros(1, 2), 1.0), "row of finite numbers"),
+        (lambda: Ball([], 1.0), "row of finite numbers"),
+        (lambda: Ball(3.0, 1.0), "row of finite numbers"),
+        (lambda: Box([0.0, 2.0], [1.0, 1.0]), r"empty intervals \[1\]"),
+        (lambda: Box([0.0, 1.0], [1.0, 1.0]), r"empty intervals \[1\]"),
+        (lambda: Box([INF], [INF]), r"empty intervals \[0\]"),
+        (lambda: Box(-INF, -INF), r"empty intervals \[0\]"),
+        (lambda: Box([0.0, NAN], 1.0), "row of numbers"),
+        (lambda: Box("ab", 1.0), "row of numbers"),
+        (lambda: Box([0.0, 0.0], [1.0, 1.0, 1.0]), "same width, got 2 and 3"),
+        (lambda: HalfSpace([0.0, 0.0], 1.0), "must not be zero"),
+        (lambda: HalfSpace([INF, 0.0], 1.0), "row of finite numbers"),
+        (lambda: HalfSpace([1.0, 0.0], INF), "offset .* finite number, got inf"),
+        (lambda: Where(3), "fn must be a function"),
+        (lambda: Where(torch.isfinite, max_draws=0), "max_draws must be an integer >= 1, got 0"),
+        (lambda: Where(torch.isfinite, max_draws=1e6), "integer >= 1"),
+    ],
+)
+def test_refuses(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("region", "words"),
+    [
+        (Ball([0.0, 0.0, 0.0], 1.0), "center of the ball must have 2 entries, got 3"),
+        (Box([0.0], [1.0, 1.0, 1.0]), "upper end of the box must have 2 entries, got 3"),
+        (HalfSpace([1.0], 0.0), "normal of the half-space must have 2 entries, got 1"),
+        (Where(lambda x: x[:, 0]), r"boolean tensor of shape \(\d+,\) .* got torch.float"),
+        (Where(lambda x: x > 0), "boolean tensor of shape"),
+        (Where(lambda x: True), "got True"),
+        (object(), "within must be a region"),
+        (Shell, "within must be a region"),
+    ],
+)
+def test_refuses_to_sample(region: Any, words: str) -> None:
+    mixture = mixture_of([1.0], [[0.0, 0.0]])
+    with pytest.raises(InvalidArgumentError, match=words):
+        mixture.sample(5, within=region)
+
+
+def test_refuses_a_mixture_that_is_not_finite() -> None:
+    mixture = mixture_of([1.0], [[0.0, NAN]])
+    for region in (Shell(), Ball([0.0, 0.0], 1.0), Box(0.0, 1.0), HalfSpace([1.0, 0.0], 0.0)):
+        with pytest.raises(InvalidArgumentError, match="must be finite"):
+            mixture.sample(5, within=region)
+
+
+def test_contains() -> None:
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, -1.0]])
+    assert Ball([0, 0], 5.0).contains(x).tolist() == [True, True, True]
+    assert Ball([3, 4], 4.9).contains(x).tolist() == [False, True, False]
+    assert Box(0, [3.0, INF]).contains(x).tolist() == [True, True, False]
+    assert HalfSpace([1.0, 1.0], 0.0).contains(x).tolist() == [True, True, True]
+    assert HalfSpace([1.0, 1.0], 1.0).contains(x[None]).tolist() == [[False, True, False]]
+    assert Where(lambda rows: rows[:, 0] > 0).contains(x[None]).tolist() == [[False, True, True]]
+    for region in (Ball([0, 0, 0], 1.0), Box([0, 0, 0], 1), HalfSpace([1, 0, 0], 1.0)):
+        with pytest.raises(InvalidArgumentError, match="3 features in the last axis"):
+            region.contains(x)
+
+
+def test_regions_are_values() -> None:
+    one, same = Ball(torch.tensor([0.5, 1.0]), 2.0), Ball(np.array([0.5, 1.0]), 2.0)
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != Ball([0.5, 1.5], 2.0)
+    for region in (one, Box(-INF, [1.0, 2.0]), HalfSpace((1, 0), 3), Shell(1, 2), Confidence()):
+        assert pickle.loads(pickle.dumps(region)) == region
+        assert copy.deepcopy(region) == region
+
+
+def test_confidence_has_as_many_degrees_of_freedom_as_features() -> None:
+    # Quantiles of the radius from tables of the chi-square law.
+    for d, p, radius in [
+        (1, 0.95, 1.95996),
+        (2, 0.5, 1.17741),
+        (2, 0.99, 3.03485),
+        (5, 0.9, 3.03914),
+    ]:
+        assert Confidence(0, p).radii(d) == pytest.approx((0.0, radius), abs=1e-5)
+    assert Confidence(0.95, 1.0).radii(2) == pytest.approx((2.44775, INF), abs=1e-5)
+    # 1 - p is exact, so a quantile far out keeps its digits: P(r > t) = exp(-t^2 / 2) for two.
+    p = 1 - 2.0**-52
+    assert Confidence(p, 1).radii(2)[0] == pytest.approx((104 * math.log(2)) ** 0.5, rel=1e-14)
+
+
+# -- the end of patience ------------------------------------------------------------------------
+
+
+def test_where_gives_up_and_says_how_probable_the_region_can_be() -> None:
+    mixture = mixture_of([1.0], [[0.0, 0.0]])
+    never = Where(lambda x: torch.zeros(len(x), dtype=torch.bool), max_draws=100_000)
+    with pytest.raises(
+        RegionError, match=r"^0 of (\d+) proposals.*10\^-\d\.\d+ with 95 %"
+    ) as found:
+        mixture.sample(5, within=never)
+    assert isinstance(found.value, GMMError)
+    text = str(found.value)
+    tried, power = int(text.split()[2]), float(text.split("10^")[1].split()[0])
+    assert tried > 100_000
+    # The rule of three, with its 2.9957.
+    assert 10**power == pytest.approx(2.9957 / tried, rel=0.02)
+
+
+def test_where_gives_up_with_some_rows_in_hand() -> None:
+    mixture = mixture_of([1.0], [[0.0]])
+    rare = Where(lambda x: x[:, 0] > 3.0, max_draws=20_000)
+    with pytest.raises(RegionError, match=r"^[1-9]\d* of \d+ proposals"):
+        mixture.sample(1000, within=rare)
+
+
+def test_out_of_reach() -> None:
+    mixture = mixture_of([1.0], [[0.0, 0.0]])
+    with pytest.raises(RegionError, match="no component reaches"):
+        mixture.sample(3, within=HalfSpace([1.0, 0.0], 1e200))
+    # Weight zero: the only component near the ball is never drawn, the other is far away.
+    lost = mixture_of([0.0, 1.0], [[0.0, 0.0], [30.0, 0.0]])
+    x, z = lost.sample(50, within=Ball([0.0, 0.0], 1.0), return_component=True)
+    assert (z == 1).all()
+    assert (x[:, 0] > 0).all()
+
+
+def test_a_region_between_two_numbers_of_float32(double: None) -> None:
+    mixture = mixture_of([1.0], [[0.0, 0.0]])
+    gap = Box([1 + 1e-9, 0.0], [1 + 2e-9, 1.0])
+    assert gap.contains(mixture.sample(100, within=gap)).all()
+    mixture = mixture_of([1.0], [[0.0, 0.0]])
+    single = type(mixture)(
+        mixture.mixture_logits.float(), mixture.means.float(), mixture.scale.float()
+    )
+    with pytest.raises(RegionError, match="float32 rows"):
+        single.sample(100, within=gap)
+
+
+def test_a_hopeless_box_is_an_error_and_no_hang(
+    double: None, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    # As when the search for a tilt fails: free proposals, and a box of probability e^-33.
+    monkeypatch.setattr(boxes, "tilted", lambda a, low, *rest: Tilt(torch.zeros_like(low), 0.0))
+    factor = torch.linalg.cholesky(0.5 * torch.eye(10) + 0.5)
+    mixture = mixture_of([1.0], [[0.0] * 10], factor)
+    with pytest.raises(RegionError, match=r"^0 of .*minimax tilting"):
+        mixture.sample(1000, within=Box(5.0, INF), generator=generator)
+    # The free proposals are exact all the same.
+    assert (mixture.sample(1000, within=Box(0.0, INF), generator=generator) >= 0).all()
