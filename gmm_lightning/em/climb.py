@@ -117,7 +117,10 @@ def posterior_of(rules: Rules, iteration: int) -> Any:
     """How responsibilities are taken in the pass after so many M-steps."""
     if rules.hard:
         return hard
-    return soft if rules.annealing is None else rules.annealing.posterior(iteration)
+    # The last look is at the objective itself, however far annealing came.
+    if rules.annealing is None or iteration >= rules.max_iter:
+        return soft
+    return rules.annealing.posterior(iteration)
 
 
 def take_up(tracks: list[Track], active: Tensor, events: list[Collapse], iteration: int) -> None:

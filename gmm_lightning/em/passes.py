@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 import torch
 from torch import Tensor
 
 from gmm_lightning.em.kernels import expected_statistics
 from gmm_lightning.em.moments import whole_statistics
+from gmm_lightning.em.plan import make_plan
 from gmm_lightning.em.posterior import Posterior, soft
 from gmm_lightning.em.source import Source
+from gmm_lightning.em.starts import chosen
 from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.statistics import SufficientStatistics
@@ -38,7 +41,38 @@ class Passes:
 
     @torch.no_grad()
     def __call__(self, starts: GMMLayer, posterior: Posterior = soft) -> SufficientStatistics:
-        """Statistics of a layer `(S, *B)`: S copies of the source's layer, from other starts."""
+        """Statistics of a layer `(S, *B)`: S copies of the source's layer, from other starts.
+
+        A start with a tight component needs more digits than the others; those that need the
+        same go together, so that one does not slow down all.
+        """
+        alike = self._alike(starts)
+        if len(alike) == 1:
+            return self._together(starts, posterior)
+        parts = [self._together(chosen(starts, index), posterior) for index in alike]
+        back = torch.cat(alike).argsort()
+        made = {
+            f.name: torch.cat([getattr(part, f.name) for part in parts])[back]
+            for f in fields(SufficientStatistics)[:-1]
+        }
+        return SufficientStatistics(**made, num_samples=parts[0].num_samples)
+
+    def _alike(self, starts: GMMLayer) -> list[Tensor]:
+        """Numbers of the starts, grouped by the precision that they need."""
+        number = starts.batch_shape[0]
+        every = torch.arange(number)
+        shared = self.source.shared
+        plan = make_plan(starts, shared=shared)
+        if plan is not None and plan.natural.dtype == starts.means.dtype:
+            return [every]
+        if number == 1 or not self.source.in_memory:
+            return [every]
+        plans = [make_plan(chosen(starts, every[s : s + 1]), shared=shared) for s in range(number)]
+        kinds = [None if plan is None else plan.natural.dtype for plan in plans]
+        groups = [[s for s in range(number) if kinds[s] == kind] for kind in dict.fromkeys(kinds)]
+        return [torch.tensor(group) for group in groups]
+
+    def _together(self, starts: GMMLayer, posterior: Posterior) -> SufficientStatistics:
         return expected_statistics(
             starts,
             self._batches(),

@@ -49,8 +49,9 @@ def run(settings: Settings, report: Report) -> None:
             *(name, n, n * d * 4 / MIB, peak / MIB, peak / n, found["how"]), contender=name, **found
         )
     table.note(
-        "Two iterations of ours and one of the others, after a small fit that loads what is loaded "
-        "once. Ours does not grow with the rows; what the others take does, so that fewer rows serve."
+        "Two iterations of ours and one of the others, in one thread, after a small fit that loads "
+        "what is loaded once. Ours does not grow with the rows; what the others take does, so that "
+        "fewer rows serve."
     )
 
 

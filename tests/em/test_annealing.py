@@ -130,6 +130,20 @@ def test_it_does_not_stop_before_the_end_of_annealing(family: str, generator: Ge
     assert result.num_iterations == 10
 
 
+@pytest.mark.parametrize("restarts", [1, 3])
+@over_families
+def test_cut_short_it_reports_the_objective(
+    family: str, restarts: int, generator: Generator
+) -> None:
+    x = rows(60, 2, generator)
+    layer = GMMLayer(2, 3, family, "niw")
+    result = fit_em(layer, x, annealing=0.1, max_iter=4, num_restarts=restarts, generator=generator)
+    assert result.num_iterations == 4
+    assert not result.converged
+    assert result.objective == pytest.approx(layer.objective(x).item(), rel=1e-11)
+    assert result.objective == max(result.restart_objectives)
+
+
 @pytest.mark.parametrize("kind", ["squarem", "anderson"])
 def test_annealing_with_leaps(kind: str, generator: Generator) -> None:
     x = rows(90, 2, generator)

@@ -346,6 +346,25 @@ def test_coarse_products_elsewhere_do_not_reach_the_sums(family: str, generator:
         torch.set_float32_matmul_precision(before)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch 2.9 brought it"
+)
+def test_the_newer_setting_is_obeyed_and_restored(generator: Generator) -> None:
+    # Once it was used, torch refuses to tell what the older one is.
+    layer, x, weight = case("full", "single", torch.float32, 3, generator)
+    plain = e_step(layer, x, weight).pack()
+    kinds = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        kinds[0].fp32_precision = "tf32"
+        kinds[1].fp32_precision = "bf16"
+        assert torch.equal(e_step(layer, x, weight).pack(), plain)
+        assert [kind.fp32_precision for kind in kinds] == ["tf32", "bf16"]
+    finally:
+        for kind, asked in zip(kinds, before, strict=True):
+            kind.fp32_precision = asked
+
+
 class Largest(TorchDispatchMode):
     """Notes the largest tensor that any operation makes."""
 
