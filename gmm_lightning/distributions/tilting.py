@@ -134,7 +134,13 @@ def newton(ratio: Ratio, start: Tensor, free: slice) -> Tensor:
         if not size > 1e-12:
             break
         step = torch.zeros_like(point)
-        step[free] = torch.linalg.lstsq(hessian[free, free], gradient[free]).solution
+        # Concave in z and convex in t: this much more of both, and no direction is flat.
+        ridge = 1e-11 * (hessian.abs().max() + 1) * point.new_tensor([-1.0, 1.0])
+        bent = hessian + ridge.repeat_interleave(n).diag()
+        solution, info = torch.linalg.solve_ex(bent[free, free], gradient[free])
+        if int(info) or not bool(solution.isfinite().all()):
+            break
+        step[free] = solution
         length = 1.0
         while length > 1e-10:
             trial = point - length * step

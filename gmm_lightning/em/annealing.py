@@ -15,6 +15,9 @@ class Annealing:
     Until then what rises from M-step to M-step is the free energy of each temperature, not the
     likelihood, and a fit does not stop.
 
+    Components that merge while it is hot can stay merged, so it may end lower than plain EM from
+    the same start: compare the objectives.
+
     Args:
         start: the first inverse temperature, in (0, 1].
         passes: until it is 1.

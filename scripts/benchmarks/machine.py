@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ import torch
 
 PEERS = ("scikit-learn", "torchgmm", "tgmm", "pomegranate")
 SCRIPTS = Path(__file__).parent.parent
+# Seconds that a process of its own may take.
+PATIENCE = 300
 
 
 def describe(device: str) -> dict[str, Any]:
@@ -70,7 +73,7 @@ def child(module: str, *arguments: object, threads: int) -> str:
     """What a module of this folder prints, run as a program in a process of its own.
 
     Raises:
-        RuntimeError: it failed; with the end of what it wrote.
+        RuntimeError: it failed, with the end of what it wrote, or takes too long.
     """
     ambient = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {k: v for k, v in os.environ.items() if k not in ambient}
@@ -78,13 +81,23 @@ def child(module: str, *arguments: object, threads: int) -> str:
     environment["PYTHONPATH"] = os.pathsep.join(path)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment[name] = str(threads)
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)],
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
+        start_new_session=True,
     )
-    if done.returncode != 0:
-        raise RuntimeError(f"{module} {arguments}: {done.stderr[-2000:]}")
-    return done.stdout
+    try:
+        said, complained = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{module}: no end after {PATIENCE} s; is the machine busy?") from None
+    finally:
+        # Whatever ended it, the processes that it started end with it.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.returncode != 0:
+        raise RuntimeError(f"{module} {arguments}: {complained[-2000:]}")
+    return said

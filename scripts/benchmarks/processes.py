@@ -22,8 +22,8 @@ SETUPS = ((1, 2), (2, 1))
 
 def run(settings: Settings, report: Report) -> None:
     """Fits with a Lightning `Trainer`, each command in a process of its own."""
-    shape = settings.pick((200_000, 32, 32), (50_000, 16, 16), (1_000, 4, 3))
-    passes = settings.pick(10, 6, 2)
+    shape = settings.pick((100_000, 32, 32), (50_000, 16, 16), (1_000, 4, 3))
+    passes = settings.pick(8, 6, 2)
     runs = settings.times(3, 1)
     found: dict[tuple[int, int], list[dict[str, Any]]] = {setup: [] for setup in SETUPS}
     states: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
