@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -80,8 +81,7 @@ class SufficientStatistics:
 
     def chosen(self, index: Tensor) -> SufficientStatistics:
         """The statistics of some mixtures along the first axis of a batch."""
-        parts = {f.name: getattr(self, f.name)[index] for f in fields(self)[:-1]}
-        return replace(self, **parts)
+        return replace(self, **{name: getattr(self, name)[index] for name in PER_MIXTURE})
 
     @property
     def total_weight(self) -> Tensor:
@@ -104,6 +104,15 @@ class SufficientStatistics:
             for (name, value), part in zip(named, parts, strict=True)
         }
         return replace(self, **sums)
+
+
+PER_MIXTURE = tuple(f.name for f in fields(SufficientStatistics) if f.name != "num_samples")
+
+
+def stacked(parts: Sequence[SufficientStatistics]) -> SufficientStatistics:
+    """Statistics of several batches of mixtures that saw the same rows, as one batch."""
+    joined = {name: torch.cat([getattr(p, name) for p in parts]) for name in PER_MIXTURE}
+    return replace(parts[0], **joined)
 
 
 @dataclass(frozen=True)

@@ -43,46 +43,61 @@ def feature_statistics(
             needs; None: they are summed here.
         units: a change of units of the rows, chunk by chunk.
     """
-    device, batch = plan.natural.device, layer.batch_shape
+    device, batch, k = plan.natural.device, layer.batch_shape, layer.num_components
     wide = accumulator_dtype(device)
     groups, columns, length = plan.natural.shape
-    sums = torch.zeros(groups, length, columns, dtype=wide, device=device)
+    natural, forward, centre = (
+        of_group(t.to(plan.natural)) for t in (plan.natural, plan.frame.forward, plan.frame.centre)
+    )
+    sums = of_group(torch.zeros(groups, length, columns, dtype=wide, device=device))
     log_likelihood = torch.zeros(batch.numel(), dtype=wide, device=device)
-    centre = plan.frame.centre.to(plan.natural.dtype)
-    forward = plan.frame.forward.to(plan.natural.dtype)
-    given, num_samples, size = layer.evidence, 0, workspace.rows_at_once(plan)
+    like, given = layer.means.detach(), layer.evidence
+    pools = pooled is None and layer.covariance.tied
+    num_samples, size, into = 0, workspace.rows_at_once(plan), None
     second: Tensor | float = 0.0
     with exact_products(device):
         for rows, weights in batches:
+            if len(rows) == 0:
+                continue
             num_samples += len(rows)
-            for start in range(0, len(rows), size):
-                x = rows[start : start + size]
-                x = (x if units is None else units(x)).to(layer.means)
-                into = workspace.buffers(plan, len(x))
-                apart = x if plan.shared else x.expand(len(x), *batch, x.shape[-1])
-                torch.sub(apart.reshape(len(x), groups, -1), centre, out=into.diff)
+            parts = None if weights is None else weights.split(size)
+            for i, part in enumerate(rows.split(size)):
+                x = (part if units is None else units(part)).to(like)
+                n = x.shape[0]
+                if into is None or n != into.diff.shape[0]:
+                    into = workspace.buffers(plan, n)
+                if groups > 1:
+                    x = x.expand(n, *batch, x.shape[-1])
+                torch.sub(x.reshape(into.diff.shape), centre, out=into.diff)
                 w = None
-                if weights is not None:
-                    w = weights[start : start + size].to(into.diff).expand(len(x), *batch)
-                if pooled is None and layer.covariance.tied:
-                    second = second + pooled_second(layer, into.diff, w)
+                if parts is not None:
+                    w = parts[i].to(like).expand(n, *batch)
+                if pools:
+                    second = second + pooled_second(layer, into.diff, w, groups)
                 transform(forward, into)
-                products(plan.natural, into)
-                log_joint = into.log_joint.view(batch.numel(), layer.num_components, len(x))
+                into.multiply(natural, into.features, out=into.log_joint)
+                log_joint = into.log_joint.view(batch.numel(), k, n)
                 if given is not None:
-                    evidence = given(x).expand(len(x), *batch, layer.num_components)
+                    evidence = given(x).expand(n, *batch, k)
                     log_joint += evidence.movedim(0, -1).reshape(log_joint.shape)
                 log_prob = posterior(log_joint, -2)
                 if w is not None:
-                    columns = w.reshape(len(x), -1).T
-                    log_joint *= columns.unsqueeze(-2)
-                    log_prob = log_prob * columns
+                    per_row = w.reshape(n, -1).T
+                    log_joint *= per_row.unsqueeze(-2)
+                    log_prob = log_prob * per_row
                 log_likelihood += log_prob.sum(-1, dtype=wide)
-                gather(into)
+                # In this order, T R', matrix products run faster than R T'.
+                into.multiply(into.features, into.log_joint.mT, out=into.sums)
                 sums += into.sums
     if pooled is not None:
         second = pooled.about(centres(plan, layer)[..., :1, :], layer.covariance).second
+    sums = sums.reshape(groups, length, columns)
     return assembled(layer, plan, sums, second, log_likelihood, num_samples)
+
+
+def of_group(values: Tensor) -> Tensor:
+    """Without the axis of groups where there is one only: matrices, not batches of them."""
+    return values[0] if len(values) == 1 else values
 
 
 def centres(plan: Plan, layer: GMMLayer) -> Tensor:
@@ -92,43 +107,24 @@ def centres(plan: Plan, layer: GMMLayer) -> Tensor:
     return centre.reshape(layer.means.shape)
 
 
-def pooled_second(layer: GMMLayer, diff: Tensor, weight: Tensor | None) -> Tensor:
-    """Second moments of a chunk `(n, P, D)` in one component, in the form of a tied family."""
-    batch = layer.batch_shape if diff.shape[1] > 1 else (1,) * len(layer.batch_shape)
+def pooled_second(layer: GMMLayer, diff: Tensor, weight: Tensor | None, groups: int) -> Tensor:
+    """Second moments of a chunk `(n[, P], D)` in one component, in the form of a tied family."""
+    batch = layer.batch_shape if groups > 1 else (1,) * len(layer.batch_shape)
     rows = diff.reshape(len(diff), *batch, 1, diff.shape[-1])
-    ones = diff.new_ones(len(diff), *batch) if weight is None else weight
+    ones = diff.new_ones(len(diff), *batch) if weight is None else weight.to(diff)
     wide = accumulator_dtype(diff.device)
     return layer.covariance.outer(ones.unsqueeze(-1), rows).to(wide)
 
 
 def transform(forward: Tensor, into: Buffers) -> None:
     """Differences to the centre become columns of features."""
-    groups = len(forward)
-    columns = into.diff.permute(1, 2, 0)
-    if forward.dim() == 2:
+    columns = into.diff.movedim(0, -1)
+    if forward.dim() == into.diff.dim() - 1:
         into.diff.mul_(forward)
         into.z.copy_(columns)
-    elif groups == 1:
-        torch.mm(forward[0], columns[0], out=into.z[0])
     else:
-        torch.bmm(forward, columns, out=into.z)
+        into.multiply(forward, columns, out=into.z)
     into.fill()
-
-
-def products(natural: Tensor, into: Buffers) -> None:
-    """`eta T`: log joint densities of a chunk."""
-    if len(natural) == 1:
-        torch.mm(natural[0], into.features[0], out=into.log_joint[0])
-    else:
-        torch.bmm(natural, into.features, out=into.log_joint)
-
-
-def gather(into: Buffers) -> None:
-    """`T R'`: sums of a chunk, in the order that matrix products like better here."""
-    if len(into.sums) == 1:
-        torch.mm(into.features[0], into.log_joint[0].T, out=into.sums[0])
-    else:
-        torch.bmm(into.features, into.log_joint.mT, out=into.sums)
 
 
 def assembled(

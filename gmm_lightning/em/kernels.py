@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gmm_lightning.em.centred_kernel import centred_statistics, portions, whole
 from gmm_lightning.em.feature_kernel import Units, feature_statistics
-from gmm_lightning.em.plan import make_plan
+from gmm_lightning.em.plan import Plan
 from gmm_lightning.em.posterior import Posterior, soft
 from gmm_lightning.em.rows import chunks
 from gmm_lightning.em.workspace import Workspace
@@ -23,9 +23,9 @@ Batches = Iterable[tuple[Tensor, Tensor | None]]
 @torch.no_grad()
 def expected_statistics(
     layer: GMMLayer,
+    plan: Plan | None,
     batches: Batches,
     *,
-    shared: bool,
     workspace: Workspace | None = None,
     posterior: Posterior = soft,
     pooled: SufficientStatistics | None = None,
@@ -35,15 +35,14 @@ def expected_statistics(
 
     Args:
         layer: the mixture.
+        plan: `make_plan` of its present parameters; None: differences are taken.
         batches: rows with their weights.
-        shared: whether all mixtures of a batch read the same rows.
         workspace: buffers to use again; None: new ones.
         posterior: log joint densities to responsibilities.
         pooled: `pooled_statistics` of the same rows and weights, where they are known.
         units: a change of units of the rows, chunk by chunk.
     """
     workspace = workspace or Workspace()
-    plan = make_plan(layer, shared=shared)
     if plan is None:
         size = workspace.chunk_size
         parts = (part for x, w in batches for part in chunks(layer, x, w, size, units=units))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from gmm_lightning.em.source import Source
 from gmm_lightning.em.starts import chosen
 from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.statistics import SufficientStatistics
+from gmm_lightning.statistics import SufficientStatistics, stacked
 
 
 class Passes:
@@ -46,41 +45,31 @@ class Passes:
         A start with a tight component needs more digits than the others; those that need the
         same go together, so that one does not slow down all.
         """
-        alike = self._alike(starts)
-        if len(alike) == 1:
-            return self._together(starts, posterior)
-        parts = [self._together(chosen(starts, index), posterior) for index in alike]
-        back = torch.cat(alike).argsort()
-        made = {
-            f.name: torch.cat([getattr(part, f.name) for part in parts])[back]
-            for f in fields(SufficientStatistics)[:-1]
-        }
-        return SufficientStatistics(**made, num_samples=parts[0].num_samples)
-
-    def _alike(self, starts: GMMLayer) -> list[Tensor]:
-        """Numbers of the starts, grouped by the precision that they need."""
-        number = starts.batch_shape[0]
-        every = torch.arange(number)
-        shared = self.source.shared
-        plan = make_plan(starts, shared=shared)
-        if plan is not None and plan.natural.dtype == starts.means.dtype:
-            return [every]
-        if number == 1 or not self.source.in_memory:
-            return [every]
-        plans = [make_plan(chosen(starts, every[s : s + 1]), shared=shared) for s in range(number)]
-        kinds = [None if plan is None else plan.natural.dtype for plan in plans]
-        groups = [[s for s in range(number) if kinds[s] == kind] for kind in dict.fromkeys(kinds)]
-        return [torch.tensor(group) for group in groups]
-
-    def _together(self, starts: GMMLayer, posterior: Posterior) -> SufficientStatistics:
+        plan = make_plan(starts, shared=self.source.shared)
+        # A pass over a stream costs more than digits that some starts could do without.
+        finer = plan is None or plan.natural.dtype != starts.means.dtype
+        if finer and starts.batch_shape[0] > 1 and self.source.in_memory:
+            alike = self._alike(starts)
+            if len(alike) > 1:
+                parts = [self(chosen(starts, index), posterior) for index in alike]
+                return stacked(parts).chosen(torch.cat(alike).argsort())
         return expected_statistics(
             starts,
+            plan,
             self._batches(),
-            shared=self.source.shared,
             workspace=self.workspace,
             posterior=posterior,
             pooled=self.pooled,
         )
+
+    def _alike(self, starts: GMMLayer) -> list[Tensor]:
+        """Numbers of the starts, grouped by the precision that they need."""
+        number = starts.batch_shape[0]
+        each = torch.arange(number).split(1)
+        plans = [make_plan(chosen(starts, s), shared=self.source.shared) for s in each]
+        kinds = [None if plan is None else plan.natural.dtype for plan in plans]
+        groups = [[s for s in range(number) if kinds[s] == kind] for kind in dict.fromkeys(kinds)]
+        return [torch.tensor(group) for group in groups]
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for rows, weight in self.source:

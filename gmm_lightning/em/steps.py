@@ -11,6 +11,7 @@ from torch import Tensor
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.collapse import Collapse, Spread, like
 from gmm_lightning.em.kernels import expected_statistics
+from gmm_lightning.em.plan import make_plan
 from gmm_lightning.em.posterior import Posterior, soft
 from gmm_lightning.em.rows import as_rows, as_weights, check_finite, is_shared
 from gmm_lightning.em.workspace import Workspace
@@ -64,8 +65,8 @@ def e_step(
     weight = as_weights(layer, sample_weight, x)
     stats = expected_statistics(
         layer,
+        make_plan(layer, shared=is_shared(rows)),
         [(rows, weight)],
-        shared=is_shared(rows),
         workspace=Workspace(chunk_size),
         posterior=posterior,
         units=units,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from gmm_lightning.em.plan import Plan
@@ -12,7 +13,7 @@ from gmm_lightning.errors import InvalidArgumentError
 
 # What a chunk may take: on a CPU its features and log densities stay in the second-level cache,
 # a GPU wants large launches.
-CHUNK_BYTES = {"cpu": 1 << 20, "other": 1 << 28}
+CHUNK_BYTES = {"cpu": 3 << 19, "other": 1 << 28}
 FEWEST_ROWS, MOST_ROWS = 128, {"cpu": 1 << 12, "other": 1 << 20}
 
 
@@ -22,10 +23,12 @@ class Buffers:
 
     Shape:
         diff `(n, P, D)`; features `(P, 1 + Q + D, n)`, the rows of data as columns; z
-        `(P, D, n)`, a part of it; log_joint `(P, M, n)`; sums `(P, 1 + Q + D, M)`.
+        `(P, D, n)`, a part of it; log_joint `(P, M, n)`; sums `(P, 1 + Q + D, M)`. Where P is 1
+        that axis is left out.
 
     Attributes:
         fill: computes the second-order terms from z.
+        multiply: the product of matrices, or of batches of them.
     """
 
     diff: Tensor
@@ -34,6 +37,7 @@ class Buffers:
     log_joint: Tensor
     sums: Tensor
     fill: Callable[[], None]
+    multiply: Callable[..., Tensor]
 
 
 class Workspace:
@@ -80,11 +84,17 @@ def make_buffers(plan: Plan, rows: int) -> Buffers:
     d, q = features.num_features, features.num_terms
     tall = make(groups, length + features.num_scratch, rows)
     tall[:, 0] = 1.0
+    fill = features.filler(tall[:, 1 + q :], tall[:, 1 : 1 + q])
+    diff, log_joint = make(rows, groups, d), make(groups, columns, rows)
+    sums = make(groups, length, columns)
+    if groups == 1:
+        tall, diff, log_joint, sums = tall[0], diff[:, 0], log_joint[0], sums[0]
     return Buffers(
-        diff=make(rows, groups, d),
-        features=tall[:, :length],
-        z=tall[:, 1 + q : length],
-        log_joint=make(groups, columns, rows),
-        sums=make(groups, length, columns),
-        fill=features.filler(tall[:, 1 + q :], tall[:, 1 : 1 + q]),
+        diff=diff,
+        features=tall[..., :length, :],
+        z=tall[..., 1 + q : length, :],
+        log_joint=log_joint,
+        sums=sums,
+        fill=fill,
+        multiply=torch.mm if groups == 1 else torch.bmm,
     )

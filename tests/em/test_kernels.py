@@ -217,8 +217,8 @@ def test_known_moments_of_all_rows_change_nothing(
     for w in (None, weight):
         about = torch.full((*layer.batch_shape, 1, 3), 0.7)
         pooled = pooled_statistics(layer, [(x, w)], about)
-        summed = expected_statistics(layer, [(x, w)], shared=shared)
-        known = expected_statistics(layer, [(x, w)], shared=shared, pooled=pooled)
+        summed = expected_statistics(layer, make_plan(layer, shared=shared), [(x, w)])
+        known = expected_statistics(layer, make_plan(layer, shared=shared), [(x, w)], pooled=pooled)
         Reference(summed.counts, summed.first, summed.second, summed.log_likelihood).agrees(
             known, 1e-12
         )
@@ -271,10 +271,14 @@ def test_a_finer_plan_gives_the_same(
         assert plan is not None
         assert plan.natural.dtype == torch.float64
         # Rows and parameters are exact in float64, and so is what becomes of them.
-        expected.agrees(expected_statistics(layer, [(x, weight)], shared=shared), 1e-11)
+        expected.agrees(
+            expected_statistics(layer, make_plan(layer, shared=shared), [(x, weight)]), 1e-11
+        )
     monkeypatch.setitem(planning.LARGEST, torch.float64, 0.0)
     assert make_plan(layer, shared=shared) is None
-    expected.agrees(expected_statistics(layer, [(x, weight)], shared=shared), CLOSE[dtype])
+    expected.agrees(
+        expected_statistics(layer, make_plan(layer, shared=shared), [(x, weight)]), CLOSE[dtype]
+    )
 
 
 @dataclass(frozen=True)
