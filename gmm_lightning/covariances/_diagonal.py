@@ -71,12 +71,12 @@ class Diagonal(Covariance, ABC):
     def variances(self, scatter: Tensor, num_features: int) -> Tensor:
         return scatter
 
-    def least_eigenvalue(self, dtype: torch.dtype) -> float:
+    def bound(self, scatter: Tensor, dof: Tensor, variance: Tensor, eps: float) -> Tensor:
         # Sums of squares have no noise beyond their own size.
-        return self._unless_regularized(self.relative_floor)
+        return self._share_of(variance)
 
     def floor(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-        least = bound.unsqueeze(-2) * dof.unsqueeze(-1)
+        least = bound * dof.unsqueeze(-1)
         smallest = (scatter / least).amin(-1)
         smallest = torch.where(smallest < 1, smallest, float("inf"))
         return torch.maximum(scatter, least), smallest

@@ -75,12 +75,12 @@ class Isotropic(Covariance, ABC):
     def variances(self, scatter: Tensor, num_features: int) -> Tensor:
         return scatter.unsqueeze(-1).expand(*scatter.shape, num_features)
 
-    def least_eigenvalue(self, dtype: torch.dtype) -> float:
+    def bound(self, scatter: Tensor, dof: Tensor, variance: Tensor, eps: float) -> Tensor:
         # Sums of squares have no noise beyond their own size.
-        return self._unless_regularized(self.relative_floor)
+        return self._share_of(variance)
 
     def floor(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-        least = bound.mean(-1, keepdim=True) * dof
+        least = bound.mean(-1) * dof
         smallest = scatter / least
         smallest = torch.where(smallest < 1, smallest, float("inf"))
         return torch.maximum(scatter, least), smallest

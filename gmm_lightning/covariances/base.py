@@ -29,9 +29,8 @@ class Covariance(ABC):
         reg_covar: added to every variance after the estimate, in squared units of the data.
             It is scikit-learn's regularisation; the mode of the objective has 0.
         relative_floor: smallest eigenvalue allowed, relative to the variance of the data per
-            feature. The estimate is the maximum subject to it, so EM stays monotone. Dense
-            covariances of float32 rows have at least `16 eps`; with `reg_covar` the floor is
-            1e-14; 0 switches it off.
+            feature. The estimate is the maximum subject to it, so EM stays monotone. With
+            `reg_covar` it is at most 1e-14; 0 switches it off.
     """
 
     reg_covar: float = 0.0
@@ -166,18 +165,28 @@ class Covariance(ABC):
         """Diagonal of a scatter per feature, `(*B, G, D)`."""
         return scatter.diagonal(dim1=-2, dim2=-1)
 
-    def least_eigenvalue(self, dtype: torch.dtype) -> float:
-        """The floor that holds for rows of a dtype, relative to the variance of the data.
+    def bound(self, scatter: Tensor, dof: Tensor, variance: Tensor, eps: float) -> Tensor:
+        """Smallest variance per feature that a covariance may have, `(*B, G, D)`.
 
-        Sums of products in float32 carry noise of about `eps` in every direction: a dense
-        covariance below that is made of noise, and the objective would fall.
+        With `relative_floor` it is a share of the variance of the data: a constant, so that EM
+        stays monotone. A dense covariance has `16 eps` of its own variances at least: what is
+        flatter than that in some direction is made of rounding. As that bound moves with the
+        component, the objective may fall by a little where it holds.
+
+        Args:
+            scatter: `(*B, G, ...)` in the family's form.
+            dof: what it is divided by, `(*B, G)`.
+            variance: of the data per feature, `(*B, D)`.
+            eps: machine precision of the parameters.
         """
-        return self._unless_regularized(max(self.relative_floor, 16 * torch.finfo(dtype).eps))
+        own = self.variances(scatter, variance.shape[-1]) / dof.unsqueeze(-1)
+        return torch.maximum(self._share_of(variance), self._unless_regularized(16 * eps) * own)
+
+    def _share_of(self, variance: Tensor) -> Tensor:
+        return self._unless_regularized(self.relative_floor) * variance.unsqueeze(-2)
 
     def _unless_regularized(self, least: float) -> float:
         """With `reg_covar`, only what keeps a factorisation from failing: parity is exact."""
-        if self.relative_floor == 0:
-            return 0.0
         return min(least, 1e-14) if self.reg_covar > 0 else least
 
     def floor(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,13 +199,13 @@ class Covariance(ABC):
         Args:
             scatter: `(*B, G, ...)` in the family's form.
             dof: `(*B, G)`.
-            bound: smallest variance per feature, `(*B, D)`.
+            bound: smallest variance per feature, `(*B, G, D)` or `(*B, 1, D)`.
 
         Returns:
             The scatter, and per covariance the smallest eigenvalue in units of `bound`, which
             is infinite where the constraint holds, `(*B, G)`.
         """
-        unit = bound.sqrt().unsqueeze(-2)
+        unit = bound.expand(*dof.shape, bound.shape[-1]).sqrt()
         unit = (unit.unsqueeze(-1) * unit.unsqueeze(-2)) * dof[..., None, None]
         scaled = symmetrize(scatter) / unit
         identity = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
@@ -205,6 +214,11 @@ class Covariance(ABC):
         if low.any():
             values, vectors = torch.linalg.eigh(scaled[low])
             raised = (vectors * values.clamp(min=1.0).unsqueeze(-2)) @ vectors.mT
+            # What no other feature goes with stays so to the last digit: a constant column
+            # beside large ones would take their rounding for its variance.
+            alone = (scaled[low] != 0).sum(-1) <= 1
+            apart = (alone.unsqueeze(-1) | alone.unsqueeze(-2)) & (identity == 0)
+            raised = torch.where(apart, 0.0, raised)
             scatter = scatter.clone()
             scatter[low] = symmetrize(raised) * unit[low]
             smallest[low] = values[..., 0]

@@ -130,9 +130,11 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[Collapse]:
         moments = projection(moments, family)
     moments = spread.fill(moments, family)
     scatter, smallest = moments.scatter, torch.full_like(moments.dof, torch.inf)
-    least = family.least_eigenvalue(layer.means.dtype)
-    if least > 0:
-        scatter, smallest = family.floor(scatter, moments.dof, least * spread.variance)
+    if family.relative_floor > 0:
+        eps = torch.finfo(layer.means.dtype).eps
+        bound = family.bound(scatter, moments.dof, spread.variance, eps)
+        scatter, smallest = family.floor(scatter, moments.dof, bound)
+        smallest = smallest * (bound / spread.variance.unsqueeze(-2)).amin(-1)
     if family.reg_covar > 0:
         identity = torch.eye(layer.num_features).to(scatter)
         unit = family.project(identity.expand(*moments.dof.shape, *identity.shape))
@@ -149,10 +151,8 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[Collapse]:
         )
     was_empty = layer.weights <= 2 * torch.finfo(layer.means.dtype).tiny
     layer.write(moments.mass, moments.means, scale)
-    floored = torch.isfinite(smallest)
-    relative = least * smallest
     return [
-        *describe(floored, family.pool(stats.counts), relative, "floored"),
+        *describe(torch.isfinite(smallest), family.pool(stats.counts), smallest, "floored"),
         *describe(
             empty & ~was_empty, stats.counts, torch.full_like(stats.counts, torch.inf), "emptied"
         ),

@@ -131,7 +131,7 @@ def test_the_floor_is_the_constrained_maximum(family: str) -> None:
     one = as_covariance(family)
     low = one.project(torch.diag_embed(torch.tensor([1e-6, 4.0])).expand(one.groups(K), 2, 2))
     dof = torch.full((one.groups(K),), 2.0)
-    bound = torch.tensor([0.5, 0.5])
+    bound = torch.tensor([[0.5, 0.5]])
     raised, smallest = one.floor(2 * low, dof, bound)
     dense = one.covariance_matrix(one.estimate(raised, dof), 2)
     eigenvalues = torch.linalg.eigvalsh(dense)
@@ -158,7 +158,7 @@ def test_the_floor_is_the_constrained_maximum(family: str) -> None:
 @over_families
 def test_the_floor_scales_with_each_feature(family: str) -> None:
     one = as_covariance(family)
-    bound = torch.tensor([1e-16, 1e8])
+    bound = torch.tensor([[1e-16, 1e8]])
     nothing = one.project(torch.zeros(one.groups(K), 2, 2))
     raised, _ = one.floor(nothing, torch.ones(one.groups(K)), bound)
     expected = one.project(bound.diag_embed().expand(one.groups(K), 2, 2))
