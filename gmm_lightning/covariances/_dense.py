@@ -12,6 +12,14 @@ scale = tril_from_raw
 raw = raw_from_tril
 
 
+def raw_units(unit: Tensor, groups: int) -> Tensor:
+    """An entry below the diagonal has the unit of its row, `(*B, G, D, D)`."""
+    d = unit.shape[-1]
+    rows = unit[..., None, :, None].expand(*unit.shape[:-1], groups, d, d)
+    below = torch.ones(d, d, dtype=torch.bool, device=unit.device).tril(-1)
+    return torch.where(below, rows, 1.0)
+
+
 def estimate(scatter: Tensor, dof: Tensor) -> Tensor:
     """Cholesky factor of `scatter / dof`, `(*B, G, D, D)`.
 

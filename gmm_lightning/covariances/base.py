@@ -70,6 +70,13 @@ class Covariance(ABC):
     def num_free_parameters(self, num_components: int, num_features: int) -> int:
         """Number of free parameters in all covariances together."""
 
+    def raw_units(self, unit: Tensor, num_components: int) -> Tensor:
+        """What each raw entry is measured in, `(*B, G, ...)`, for features in units `(*B, D)`.
+
+        One where the entry is a logarithm: steps in the parameters are compared in these units.
+        """
+        return unit.new_ones(*unit.shape[:-1], *self.shape(num_components, unit.shape[-1]))
+
     # -- distinct covariances ---------------------------------------------------------------
 
     def groups(self, num_components: int) -> int:

@@ -36,6 +36,9 @@ class TiedCovariance(Covariance):
     def raw(self, scale: Tensor) -> Tensor:
         return _dense.raw(scale)
 
+    def raw_units(self, unit: Tensor, num_components: int) -> Tensor:
+        return _dense.raw_units(unit, self.groups(num_components))
+
     def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
         return _dense.estimate(scatter, dof)
 

@@ -16,6 +16,7 @@ class Accelerator(ABC):
     """Proposes a place from a few EM steps, for every mixture of a batch on its own.
 
     Places are rows `(*B, V)` of unconstrained parameters: mixture logits, means, raw scales.
+    Steps are compared in the units of the mixture, so that those of the data do not matter.
     Whether a proposal is taken is decided by the objective, elsewhere.
     """
 
@@ -25,8 +26,14 @@ class Accelerator(ABC):
         self._kept: list[Tensor] = []
 
     @abstractmethod
-    def advance(self, before: Tensor, after: Tensor) -> Tensor | None:
-        """Take in one EM step; a proposal, or None: go on from `after`."""
+    def advance(self, before: Tensor, after: Tensor, unit: Tensor) -> Tensor | None:
+        """Take in one EM step; a proposal, or None: go on from `after`.
+
+        Args:
+            before: the place, `(*B, V)`.
+            after: where EM goes from it.
+            unit: what the entries are measured in.
+        """
 
     def restart(self) -> None:
         """Forget the past: the path has been left."""
@@ -59,7 +66,7 @@ class Squarem(Accelerator):
 
     name: ClassVar[str] = "squarem"
 
-    def advance(self, before: Tensor, after: Tensor) -> Tensor | None:
+    def advance(self, before: Tensor, after: Tensor, unit: Tensor) -> Tensor | None:
         """Leap after every second step."""
         if not self._kept:
             self._kept = [before]
@@ -67,8 +74,8 @@ class Squarem(Accelerator):
         (start,), self._kept = self._kept, []
         r = before - start
         v = after - 2 * before + start
-        length = torch.linalg.vector_norm(r, dim=-1, keepdim=True)
-        bend = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+        length = torch.linalg.vector_norm(r / unit, dim=-1, keepdim=True)
+        bend = torch.linalg.vector_norm(v / unit, dim=-1, keepdim=True)
         a = torch.where(bend > 0, length / bend, 1.0).clamp(min=1.0)
         return torch.where(a > 1, start + 2 * a * r + a.square() * v, after)
 
@@ -99,7 +106,7 @@ class Anderson(Accelerator):
             )
         self.memory, self.ridge = memory, ridge
 
-    def advance(self, before: Tensor, after: Tensor) -> Tensor | None:
+    def advance(self, before: Tensor, after: Tensor, unit: Tensor) -> Tensor | None:
         """Leap after every step but the first."""
         # Kept: x and f of every step, stacked on the axis before the last.
         latest = torch.stack([before, after - before], -2)
@@ -108,13 +115,14 @@ class Anderson(Accelerator):
             return None
         past = torch.stack(self._kept, -3).double()
         dx, df = past.diff(dim=-3).unbind(-2)
-        gram = df @ df.mT
+        scaled = df / unit.double().unsqueeze(-2)
+        gram = scaled @ scaled.mT
         ridge = self.ridge * gram.diagonal(dim1=-2, dim2=-1).amax(-1)
         tiny = torch.finfo(gram.dtype).tiny
         identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
         gram = gram + (ridge + tiny)[..., None, None] * identity
-        residual = past[..., -1, 1, :].unsqueeze(-1)
-        weights, info = torch.linalg.solve_ex(gram, df @ residual)
+        residual = (past[..., -1, 1, :] / unit.double()).unsqueeze(-1)
+        weights, info = torch.linalg.solve_ex(gram, scaled @ residual)
         leap = after.double() - ((dx + df).mT @ weights).squeeze(-1)
         return torch.where((info == 0).unsqueeze(-1), leap, after.double()).to(after)
 
@@ -128,8 +136,12 @@ def as_accelerator(spec: str | Accelerator | None) -> Accelerator | None:
     Raises:
         InvalidArgumentError: an unknown name.
     """
-    if spec is None or isinstance(spec, Accelerator):
-        return copy.deepcopy(spec)
+    if spec is None:
+        return None
+    if isinstance(spec, Accelerator):
+        own = copy.copy(spec)
+        own.restart()
+        return own
     if spec not in KNOWN:
         raise InvalidArgumentError(
             f"unknown acceleration {spec!r}; known are: {', '.join(KNOWN)}, or None"

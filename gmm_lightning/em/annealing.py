@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gmm_lightning.em.posterior import Posterior, soft, tempered
+from gmm_lightning.em.posterior import hard as choice
 from gmm_lightning.errors import InvalidArgumentError
 
 
@@ -54,6 +55,13 @@ class Annealing:
     def finished(self, iteration: int) -> bool:
         """Whether the pass after so many M-steps is one of plain EM."""
         return iteration >= self.passes
+
+
+def posterior_at(iteration: int, annealing: Annealing | None, *, hard: bool) -> Posterior:
+    """How responsibilities are taken in the pass after so many M-steps."""
+    if hard:
+        return choice
+    return soft if annealing is None else annealing.posterior(iteration)
 
 
 def as_annealing(spec: Annealing | float | None) -> Annealing | None:

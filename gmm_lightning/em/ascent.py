@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gmm_lightning.em.acceleration import Accelerator, as_accelerator
 from gmm_lightning.em.collapse import Collapse
-from gmm_lightning.em.starts import packed, unpack
+from gmm_lightning.em.starts import packed, packed_units, unpack
 from gmm_lightning.em.steps import m_step
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.statistics import SufficientStatistics
@@ -43,9 +43,6 @@ class Ascent:
 
     def __init__(self, acceleration: str | Accelerator | None = None) -> None:
         self.accelerator = as_accelerator(acceleration)
-        if self.accelerator is not None:
-            # What an instance kept is of another fit.
-            self.accelerator.restart()
         self.plain = True
         self._accepted: Tensor | None = None
         self._fallback: Tensor | None = None
@@ -76,14 +73,22 @@ class Ascent:
         self._accepted, self._fallback = objective, None
         return objective
 
-    def move(self, layer: GMMLayer, stats: SufficientStatistics) -> list[Collapse]:
-        """The M-step, and a leap where one is due."""
-        if self.accelerator is None:
+    def move(
+        self, layer: GMMLayer, stats: SufficientStatistics, *, leaps: bool = True
+    ) -> list[Collapse]:
+        """The M-step, and a leap where one is due.
+
+        Args:
+            layer: written in place.
+            stats: of the accepted pass.
+            leaps: False while the next pass is of another objective than the last.
+        """
+        if self.accelerator is None or not leaps:
             return m_step(layer, stats)
-        before = packed(layer)
+        before, unit = packed(layer), packed_units(layer)
         events = m_step(layer, stats)
         after = packed(layer)
-        leap = self.accelerator.advance(before, after)
+        leap = self.accelerator.advance(before, after, unit)
         if events:
             # At the floor the M-step is the maximum of another problem.
             self.accelerator.restart()
@@ -121,7 +126,7 @@ class Ascent:
         self._mixed = state["mixed"]
         self._rest, self._pause = state["rest"], state["pause"]
         self._accepted, self._fallback = state["accepted"], state["fallback"]
-        if self.accelerator is not None and "accelerator" in state:
+        if self.accelerator is not None:
             self.accelerator.load_state_dict(state["accelerator"])
 
 

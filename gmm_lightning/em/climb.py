@@ -8,16 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmm_lightning.em.annealing import Annealing
+from gmm_lightning.em.annealing import Annealing, posterior_at
 from gmm_lightning.em.ascent import Ascent
-from gmm_lightning.em.collapse import Collapse, fresh
+from gmm_lightning.em.collapse import Collapse, fresh, refusal
 from gmm_lightning.em.passes import Passes
-from gmm_lightning.em.posterior import hard, soft
 from gmm_lightning.em.pruning import hopeless
 from gmm_lightning.em.reseed import Reseeder
 from gmm_lightning.em.result import Run, plain
 from gmm_lightning.em.starts import chosen, packed
-from gmm_lightning.errors import CollapseError, InvalidDataError
+from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.statistics import SufficientStatistics
 
@@ -42,6 +41,7 @@ class Track:
     events: list[Collapse] = field(default_factory=list)
     latest: list[Collapse] = field(default_factory=list)
     passes: int = 0
+    run: Run | None = None
 
 
 def climb(
@@ -66,14 +66,16 @@ def climb(
     """
     number = starts.batch_shape[0]
     tracks = [Track() for _ in range(number)]
-    runs: list[Run | None] = [None] * number
     active = torch.arange(number)
     take_up(tracks, active, first, 0)
     iteration = 0
     while True:
-        stats = passes(starts, posterior_of(rules, iteration))
-        for r in active.tolist():
-            tracks[r].passes += 1
+        # The last look is at the objective itself, however far annealing came.
+        annealing = None if iteration >= rules.max_iter else rules.annealing
+        stats = passes(starts, posterior_at(iteration, annealing, hard=rules.hard))
+        followed = [tracks[r] for r in active.tolist()]
+        for track in followed:
+            track.passes += 1
         objective = ascent.judge(starts, stats, rules.tol)
         if objective is None:
             continue
@@ -81,46 +83,35 @@ def climb(
         leaving = torch.zeros(len(active), dtype=torch.bool)
         # The first pass of plain EM is of another quantity than the one before it.
         annealed = rules.annealing is None or rules.annealing.finished(iteration - 1)
-        for a, r in enumerate(active.tolist()):
-            track = tracks[r]
+        for a, track in enumerate(followed):
             track.history.append(objective[a])
             settled = annealed and ascent.plain and stands_still(track, rules.tol)
             failed = rules.raises and bool(track.latest)
             if settled or failed or iteration >= rules.max_iter:
                 failure = track.latest[0] if failed else None
-                runs[r] = finished(track, starts, stats, a, converged=settled, failed=failure)
+                track.run = finished(track, starts, stats, a, converged=settled, failed=failure)
                 leaving[a] = True
         if rules.prune and annealed:
             lost = hopeless(objective, iteration) & ~leaving
             for a in lost.nonzero().squeeze(-1).tolist():
-                runs[int(active[a])] = finished(tracks[int(active[a])], starts, stats, a)
+                followed[a].run = finished(followed[a], starts, stats, a)
             leaving |= lost
         show(bar, objective, stats, len(active) - int(leaving.sum()))
         if bool(leaving.all()):
-            return [run for run in runs if run is not None]
+            return [track.run for track in tracks if track.run is not None]
         if bool(leaving.any()):
             index = (~leaving).nonzero().squeeze(-1)
             active, starts, stats = active[index], chosen(starts, index), stats.chosen(index)
             ascent.chosen(index)
             if reseed is not None:
                 reseed.chosen(index)
-        events = ascent.move(starts, stats)
+        events = ascent.move(starts, stats, leaps=annealed)
         iteration += 1
         if reseed is not None and events:
             events = reseed(starts, events)
         take_up(tracks, active, events, iteration)
         if bar is not None:
             bar.update()
-
-
-def posterior_of(rules: Rules, iteration: int) -> Any:
-    """How responsibilities are taken in the pass after so many M-steps."""
-    if rules.hard:
-        return hard
-    # The last look is at the objective itself, however far annealing came.
-    if rules.annealing is None or iteration >= rules.max_iter:
-        return soft
-    return rules.annealing.posterior(iteration)
 
 
 def take_up(tracks: list[Track], active: Tensor, events: list[Collapse], iteration: int) -> None:
@@ -193,5 +184,6 @@ def require_a_run(runs: list[Run]) -> None:
     Raises:
         CollapseError: under the policy `raise`.
     """
-    if all(run.failed is not None for run in runs):
-        raise CollapseError(f"{runs[0].failed}; collapse='floor' repairs it and goes on")
+    failures = [run.failed for run in runs if run.failed is not None]
+    if len(failures) == len(runs):
+        raise refusal(failures[0])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
+from gmm_lightning.errors import CollapseError
 from gmm_lightning.statistics import Moments
 
 
@@ -48,6 +49,11 @@ class Collapse:
             f"({self.count:.3g} rows, smallest relative eigenvalue {self.smallest_eigenvalue:.2g}; "
             "a prior on the covariances, or fewer components, avoids it)"
         )
+
+
+def refusal(event: Collapse) -> CollapseError:
+    """What the policy `raise` says of an event."""
+    return CollapseError(f"{event}; collapse='floor' repairs it and goes on")
 
 
 def fresh(found: list[Collapse], latest: list[Collapse]) -> list[Collapse]:

@@ -85,6 +85,19 @@ def packed(layer: GMMLayer) -> Tensor:
 
 
 @torch.no_grad()
+def packed_units(layer: GMMLayer) -> Tensor:
+    """What each entry of `packed` is measured in: the deviations of the mixture, or 1."""
+    unit = layer.distribution().variance.sqrt()
+    unit = torch.where(torch.isfinite(unit) & (unit > 0), unit, 1.0)
+    parts = (
+        torch.ones_like(layer.mixture_logits),
+        unit.unsqueeze(-2).expand(layer.means.shape),
+        layer.covariance.raw_units(unit, layer.num_components),
+    )
+    return torch.cat([part.reshape(*layer.batch_shape, -1) for part in parts], -1)
+
+
+@torch.no_grad()
 def unpack(layer: GMMLayer, rows: Tensor) -> None:
     """Write parameters that `packed` gave, in place."""
     sizes = [p.numel() // layer.batch_shape.numel() for p in parameters(layer)]

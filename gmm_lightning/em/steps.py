@@ -149,14 +149,22 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[Collapse]:
         raise InvalidDataError(
             f"the means are too large for {layer.means.dtype}; standardise the rows or use float64"
         )
-    was_empty = layer.weights <= 2 * torch.finfo(layer.means.dtype).tiny
+    newly_empty = empty & ~without_weight(layer)
     layer.write(moments.mass, moments.means, scale)
     return [
         *describe(torch.isfinite(smallest), family.pool(stats.counts), smallest, "floored"),
-        *describe(
-            empty & ~was_empty, stats.counts, torch.full_like(stats.counts, torch.inf), "emptied"
-        ),
+        *emptied(newly_empty, stats),
     ]
+
+
+def without_weight(layer: GMMLayer) -> Tensor:
+    """Components that the last M-step left without rows, `(*B, K)`."""
+    return layer.weights <= 2 * torch.finfo(layer.means.dtype).tiny
+
+
+def emptied(where: Tensor, stats: SufficientStatistics) -> list[Collapse]:
+    """Events for the marked components, which hold no rows."""
+    return describe(where, stats.counts, torch.full_like(stats.counts, torch.inf), "emptied")
 
 
 def without_rows(

@@ -12,14 +12,15 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from gmm_lightning.em import Annealing, Collapse, e_step
-from gmm_lightning.em.annealing import as_annealing
+from gmm_lightning.em.annealing import as_annealing, posterior_at
 from gmm_lightning.em.ascent import Ascent, numbered
-from gmm_lightning.em.collapse import fresh
+from gmm_lightning.em.collapse import fresh, refusal
 from gmm_lightning.em.fit import POLICIES
-from gmm_lightning.em.posterior import Posterior, hard, soft
+from gmm_lightning.em.posterior import Posterior
 from gmm_lightning.em.reseed import CANDIDATES, Reseeder
 from gmm_lightning.em.starts import packed, unpack
-from gmm_lightning.errors import CollapseError, InvalidArgumentError
+from gmm_lightning.em.steps import emptied, without_weight
+from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.statistics import SufficientStatistics
 from gmm_lightning.training.module import GMMModule
@@ -80,7 +81,7 @@ class EMCallback(L.Callback):
         self.events: list[Collapse] = []
         self.counts: Tensor | None = None
         self._stats: SufficientStatistics | None = None
-        self._rows: Tensor | None = None
+        self._rows, self._weight = torch.zeros(0), None
         self._logged: dict[str, float] = {}
         self._latest: list[Collapse] = []
         self._hook: RemovableHandle | None = None
@@ -120,9 +121,7 @@ class EMCallback(L.Callback):
 
     def posterior(self) -> Posterior:
         """How responsibilities are taken in the present pass."""
-        if self.hard:
-            return hard
-        return soft if self.annealing is None else self.annealing.posterior(len(self.history))
+        return posterior_at(len(self.history), self.annealing, hard=self.hard)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a loader whose shards repeat rows."""
@@ -162,7 +161,7 @@ class EMCallback(L.Callback):
         """Add this batch; with the last one, reduce over processes and do the M-step."""
         if self.target is None:
             self._add(outputs["stats"])
-            self._rows = outputs["rows"]
+            self._rows, self._weight = outputs["rows"], outputs["weight"]
         if not (trainer.is_last_batch and self._whole):
             return
         stats = self.reduced(trainer)
@@ -200,10 +199,13 @@ class EMCallback(L.Callback):
     ) -> None:
         """The M-step of an accepted pass, and what is said of both."""
         layer = self.layer(pl_module)
-        found = self.ascent.move(layer, stats)
+        # What the start left without rows is not reported by any M-step.
+        reseeds = self.collapse == "reseed"
+        first = emptied(without_weight(layer), stats) if reseeds and not self.history else []
+        found = first + self.ascent.move(layer, stats, leaps=self.annealed(passes=1))
         if found and self.collapse == "raise":
-            raise CollapseError(f"{found[0]}; collapse='floor' repairs it and goes on")
-        if found and self.collapse == "reseed":
+            raise refusal(found[0])
+        if found and reseeds:
             found = self.reseeded(trainer, pl_module, found)
         self.report(numbered(found, len(self.history)), trainer)
         self.history.append(float(objective.mean()))
@@ -215,28 +217,32 @@ class EMCallback(L.Callback):
         }
         self.log_values(pl_module, self._logged)
 
+    def annealed(self, *, passes: int) -> bool:
+        """Whether so many passes before this one were of plain EM already, or none was asked."""
+        return self.annealing is None or self.annealing.finished(len(self.history) - passes)
+
     @property
     def tells_convergence(self) -> bool:
         """Whether the gain of the pass says that EM has converged, if it is small.
 
         Not while it anneals, after a leap, or where a component was moved.
         """
-        annealed = self.annealing is None or self.annealing.finished(len(self.history) - 2)
         moved = any(event.action == "reseeded" for event in self._latest)
-        return annealed and self.ascent.plain and not moved
+        return self.annealed(passes=2) and self.ascent.plain and not moved
 
     def reseeded(
         self, trainer: L.Trainer, pl_module: L.LightningModule, found: list[Collapse]
     ) -> list[Collapse]:
         """Move collapsed components to poorly explained rows, alike in all processes."""
-        assert self._rows is not None
         layer = self.layer(pl_module)
         if len(self._rows) and trainer.is_global_zero:
-            rows = self._rows[:: -(-len(self._rows) // CANDIDATES)]
+            step = -(-len(self._rows) // CANDIDATES)
+            rows, weight = self._rows[::step], self._weight
             units = (
                 pl_module.standardize if isinstance(pl_module, GMMModule) else torch.nn.Identity()
             )
             self._reseeder.rows = units(rows)
+            self._reseeder.weight = None if weight is None else weight[::step].to(rows.device)
             found = self._reseeder(layer, found)
         parameters, found = trainer.strategy.broadcast((packed(layer), found))
         unpack(layer, parameters.to(layer.means.device))

@@ -111,7 +111,7 @@ class GMMModule(UserUnits):
             stats = e_step(self.layer, x, weight, posterior=self.posterior, units=units)
             mass = len(x) if weight is None else float(weight.sum())
             loss = -stats.log_likelihood.sum() / (mass or 1.0)
-            return {"loss": loss, "stats": stats, "rows": x}
+            return {"loss": loss, "stats": stats, "rows": x, "weight": weight}
         log_prob = self.layer.log_prob(self.standardized(x))
         total = log_prob.sum() if weight is None else (weight.to(log_prob) * log_prob).sum()
         nll = -total * self.trainer.world_size / self.step_weight(weight, global_rows)

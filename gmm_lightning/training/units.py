@@ -46,7 +46,10 @@ class UserUnits(L.LightningModule):
         return self.layer.predict(self.standardize(x))
 
     def sample(self, sample_shape: tuple[int, ...] | int = (), **options: Any) -> Any:
-        """Draws in the user's units: see `GMMLayer.sample`."""
+        """Draws in the user's units, the region of `within` too: see `GMMLayer.sample`."""
+        if options.get("within") is not None:
+            # A ball here is none in standard units: the mixture is moved, not the region.
+            return self.distribution().sample(sample_shape, **options)
         drawn = self.layer.sample(sample_shape, **options)
         if isinstance(drawn, tuple):
             return self.standardize.inverse(drawn[0]), drawn[1]

@@ -136,7 +136,7 @@ class Told(Accelerator):
         super().__init__()
         self.change = change
 
-    def advance(self, before: Tensor, after: Tensor) -> Tensor | None:
+    def advance(self, before: Tensor, after: Tensor, unit: Tensor) -> Tensor | None:
         return self.change(after)
 
 
@@ -297,8 +297,8 @@ def test_squarem_is_exact_for_a_straight_path() -> None:
     # x -> 0.9 x: the fixed point 0 is one leap away.
     start = torch.tensor([[4.0, -2.0]])
     one = Squarem()
-    assert one.advance(start, 0.9 * start) is None
-    leap = one.advance(0.9 * start, 0.81 * start)
+    assert one.advance(start, 0.9 * start, torch.ones_like(start)) is None
+    leap = one.advance(0.9 * start, 0.81 * start, torch.ones_like(start))
     assert leap is not None
     assert torch.allclose(leap, torch.zeros(1, 2), atol=1e-12)
 
@@ -308,7 +308,7 @@ def test_anderson_is_exact_for_an_affine_map() -> None:
     x, one = torch.tensor([[3.0, -1.0]]), Anderson(memory=2, ridge=1e-14)
     for _ in range(4):
         after = x @ matrix.mT + 1.0
-        leap = one.advance(x, after)
+        leap = one.advance(x, after, torch.ones_like(x))
         x = after if leap is None else leap
     fixed = torch.linalg.solve(torch.eye(2) - matrix, torch.ones(2, 1)).mT
     assert torch.allclose(x, fixed, atol=1e-8)
@@ -320,7 +320,7 @@ def test_standing_still_proposes_nothing_new(kind: str) -> None:
     assert ascent.accelerator is not None
     place = torch.randn(2, 7)
     for _ in range(5):
-        leap = ascent.accelerator.advance(place, place.clone())
+        leap = ascent.accelerator.advance(place, place.clone(), torch.ones_like(place))
         assert leap is None or torch.equal(leap, place)
 
 
@@ -340,3 +340,20 @@ def test_at_the_floor_it_does_not_leap(kind: str, generator: Generator) -> None:
         # The floor allows condition numbers of 1e8: densities round at 1e8 eps per feature.
         assert (torch.tensor(result.history).diff() > -1e-7).all()
         assert finite(layer)
+
+
+@over_kinds
+@over_families
+def test_leaps_do_not_depend_on_units(family: str, kind: str) -> None:
+    x, passes, places = slow(), [], []
+    # Powers of two change no digit of the rows; one feature in millimetres, one in miles.
+    for unit in (torch.ones(2), torch.tensor([2.0**10, 2.0**-20])):
+        if "spherical" in family:
+            unit = unit[:1]
+        layer = GMMLayer(2, 3, family)
+        data = unit * x
+        result = fit_em(layer, data, initializer=LABELS, acceleration=kind, max_iter=9, tol=0.0)
+        passes.append(result.num_passes)
+        places.append(layer.means.detach() / unit)
+    assert passes[0] == passes[1]
+    assert torch.allclose(*places, rtol=1e-6, atol=1e-6)

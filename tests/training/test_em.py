@@ -525,6 +525,34 @@ def test_reseeding_starts_components_anew(tmp_path: Path) -> None:
         assert other.history == em.history
 
 
+def half_empty(
+    x: Tensor, max_epochs: int, weight: Tensor | None = None
+) -> tuple[GMMModule, EMCallback]:
+    """A fit whose second component has no rows at the start."""
+    labels = torch.zeros(len(x), dtype=torch.long)
+    labels[::2] = 2
+    module, em = GMMModule(GMMLayer(2, 3)), EMCallback(collapse="reseed")
+    run = trainer(InitializeCallback(labels), em, max_epochs=max_epochs)
+    run.fit(module, datamodule=ArrayDataModule(x, sample_weight=weight))
+    return module, em
+
+
+def test_a_component_without_rows_at_the_start_is_reseeded() -> None:
+    module, em = half_empty(spotted(), 6)
+    first = em.events[0]
+    assert (first.component, first.action, first.iteration) == ((1,), "reseeded", 0)
+    assert module.layer.weights[1] > 1e-3
+
+
+def test_no_component_starts_at_a_row_without_weight() -> None:
+    x, weight = spotted(), torch.ones(63)
+    # The worst explained tenth, and it does not count.
+    x[:12], weight[:12] = torch.tensor([-500.0, 500.0]), 0.0
+    module, em = half_empty(x, 1, weight)
+    assert em.events[0].action == "reseeded"
+    assert module.layer.means.abs().max() < 100
+
+
 def test_raising_ends_the_fit() -> None:
     with pytest.raises(CollapseError, match=r"component .*held at the floor.*collapse='floor'"):
         climbed(spotted(), max_epochs=8, collapse="raise")
