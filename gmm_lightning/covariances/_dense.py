@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
+from abc import ABC
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from gmm_lightning.covariances._features import Features, Linear, Products
+from gmm_lightning.covariances.base import Covariance
 from gmm_lightning.errors import CollapseError
 from gmm_lightning.linalg import raw_from_tril, symmetrize, tril_from_raw
 
-scale = tril_from_raw
-raw = raw_from_tril
 
+@dataclass(frozen=True)
+class Dense(Covariance, ABC):
+    """Free ellipsoids: scale `(*B, G, D, D)` lower factors, scatter `(*B, G, D, D)`.
 
-def raw_units(unit: Tensor, groups: int) -> Tensor:
-    """An entry below the diagonal has the unit of its row, `(*B, G, D, D)`."""
-    d = unit.shape[-1]
-    rows = unit[..., None, :, None].expand(*unit.shape[:-1], groups, d, d)
-    below = torch.ones(d, d, dtype=torch.bool, device=unit.device).tril(-1)
-    return torch.where(below, rows, 1.0)
-
-
-def estimate(scatter: Tensor, dof: Tensor) -> Tensor:
-    """Cholesky factor of `scatter / dof`, `(*B, G, D, D)`.
-
-    Raises:
-        CollapseError: the scatter is singular, which the floor prevents unless it is 0.
+    The raw parameter holds the strict lower part as it is and the logarithm of the diagonal; its
+    upper triangle is never used.
     """
-    factor, info = torch.linalg.cholesky_ex(symmetrize(scatter) / dof[..., None, None])
-    if (info != 0).any():
-        failed = (info != 0).nonzero().tolist()
-        raise CollapseError(
-            f"the covariances at index {failed} are singular; set relative_floor or reg_covar of "
-            "the covariance above 0, add a covariance prior, or use fewer components"
-        )
-    return factor
+
+    def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
+        return (self.groups(num_components), num_features, num_features)
+
+    def scale(self, raw: Tensor) -> Tensor:
+        return tril_from_raw(raw)
+
+    def raw(self, scale: Tensor) -> Tensor:
+        return raw_from_tril(scale)
+
+    def raw_units(self, unit: Tensor, num_components: int) -> Tensor:
+        # An entry below the diagonal has the unit of its row.
+        d = unit.shape[-1]
+        rows = unit[..., None, :, None].expand(*unit.shape[:-1], *self.shape(num_components, d))
+        below = torch.ones(d, d, dtype=torch.bool, device=unit.device).tril(-1)
+        return torch.where(below, rows, 1.0)
+
+    def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
+        factor, info = torch.linalg.cholesky_ex(symmetrize(scatter) / dof[..., None, None])
+        if (info != 0).any():
+            failed = (info != 0).nonzero().tolist()
+            raise CollapseError(
+                f"the covariances at index {failed} are singular; set relative_floor or reg_covar "
+                "of the covariance above 0, add a covariance prior, or use fewer components"
+            )
+        return factor
+
+    def num_free_parameters(self, num_components: int, num_features: int) -> int:
+        return self.groups(num_components) * num_features * (num_features + 1) // 2
+
+    def features(self, num_features: int) -> Features:
+        terms = Products(num_features)
+        return Linear(terms) if self.tied else terms
