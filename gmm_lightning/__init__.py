@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         m_step,
         resolve_priors,
     )
-    from gmm_lightning.layers import GMMLayer
+    from gmm_lightning.layers import GMMLayer, SamplingHead
     from gmm_lightning.statistics import SufficientStatistics
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ __all__ = [
     "EMResult",
     "GMMLayer",
     "MixtureOfGaussians",
+    "SamplingHead",
     "StepwiseEM",
     "SufficientStatistics",
     "e_step",
@@ -39,6 +40,7 @@ _HOMES = {
     "EMResult": "em",
     "GMMLayer": "layers",
     "MixtureOfGaussians": "distributions",
+    "SamplingHead": "layers",
     "StepwiseEM": "em",
     "SufficientStatistics": "statistics",
     "e_step": "em",

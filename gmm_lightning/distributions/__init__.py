@@ -10,6 +10,7 @@ from gmm_lightning.distributions.confidence import (
     in_confidence_region,
     squared_mahalanobis,
 )
+from gmm_lightning.distributions.density import MixtureDensity
 from gmm_lightning.distributions.divergences import (
     Estimate,
     cauchy_schwarz_divergence,
@@ -26,7 +27,14 @@ from gmm_lightning.distributions.modes import grad_log_prob, modes
 from gmm_lightning.distributions.regions import Ball, Box, HalfSpace, Where
 from gmm_lightning.distributions.reparameterize import implicit, relaxed, score_function
 from gmm_lightning.distributions.shells import Confidence, Shell
-from gmm_lightning.distributions.transforms import affine, convolve, product, prune, reduce
+from gmm_lightning.distributions.transforms import (
+    affine,
+    convolve,
+    moment_match,
+    product,
+    prune,
+    reduce,
+)
 from gmm_lightning.distributions.unscented import from_sigma_points, sigma_points, unscented
 
 __all__ = [
@@ -36,6 +44,7 @@ __all__ = [
     "Ellipse",
     "Estimate",
     "HalfSpace",
+    "MixtureDensity",
     "MixtureOfGaussians",
     "Shell",
     "Where",
@@ -59,6 +68,7 @@ __all__ = [
     "log_prob_of_present",
     "marginal",
     "modes",
+    "moment_match",
     "product",
     "prune",
     "reduce",

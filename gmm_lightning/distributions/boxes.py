@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from gmm_lightning.distributions.envelopes import Envelope, Part
 from gmm_lightning.distributions.tilting import Tilt, order_of_integration, tilted
-from gmm_lightning.distributions.truncated import log_interval, truncated_normals
+from gmm_lightning.distributions.truncated import log_interval, one_normal_each, truncated_normals
 from gmm_lightning.linalg import factor_of_rows
 
 
@@ -132,13 +132,12 @@ class Sequence(Envelope):
         z = torch.zeros(rows, d, dtype=like.dtype, device=like.device)
         shift = torch.zeros_like(z)
         log_ratio = torch.zeros(rows, dtype=like.dtype, device=like.device)
-        each = torch.arange(rows, device=like.device)
         for j in range(d):
             shift[:, j] = z[:, :j] @ self.strict[j, :j]
             offset, tilt = shift[:, j] + self.tilt[j], self.tilt[j]
             low, high = self.low[j] - offset, self.high[j] - offset
             width = self.width[j].expand(rows)
-            z[:, j] = tilt + truncated_normals(low, high, width).draw(each, generator)
+            z[:, j] = tilt + one_normal_each(low, high, width, generator)
             log_ratio += log_interval(low, high, width) + tilt * (0.5 * tilt - z[:, j])
         x = ((z + shift) * self.spread)[:, self.place]
         return self.mean + x, log_ratio - self.log_mass

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gmm_lightning.distributions.mixture import MixtureOfGaussians
+from gmm_lightning.distributions.density import M, MixtureDensity
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import full_precision
 
 Indices = int | Sequence[int] | Tensor
+Values = float | Sequence[float] | Tensor
 
 # Numbers of conditional covariances at once in a regression: rows x K x R x R.
 AT_ONCE = 1 << 22
 
 
-def as_indices(mixture: MixtureOfGaussians, indices: Indices, *, proper: bool = False) -> Tensor:
+def as_indices(mixture: MixtureDensity, indices: Indices, *, proper: bool = False) -> Tensor:
     """Features as a tensor of positions in `[0, D)`.
 
     Raises:
@@ -43,23 +44,23 @@ def as_indices(mixture: MixtureOfGaussians, indices: Indices, *, proper: bool = 
     return index
 
 
-def rest_of(mixture: MixtureOfGaussians, index: Tensor) -> Tensor:
+def rest_of(mixture: MixtureDensity, index: Tensor) -> Tensor:
     """The other features, in order."""
     left = torch.ones(mixture.num_features, dtype=torch.bool)
     left[index] = False
     return left.nonzero().squeeze(-1)
 
 
-def marginal(mixture: MixtureOfGaussians, indices: Indices) -> MixtureOfGaussians:
+def marginal(mixture: M, indices: Indices) -> M:
     """The mixture of some features alone: see `MixtureOfGaussians.marginal`."""
     index = as_indices(mixture, indices)
     family, d = mixture.covariance, mixture.num_features
     with full_precision(mixture.means.device):
         scale = family.marginal(mixture.scale, index.to(mixture.means.device), d)
-    return MixtureOfGaussians(mixture.mixture_logits, mixture.means[..., index], scale, family)
+    return mixture.new(mixture.mixture_logits, mixture.means[..., index], scale, family)
 
 
-def condition(mixture: MixtureOfGaussians, indices: Indices, values: Tensor) -> MixtureOfGaussians:
+def condition(mixture: M, indices: Indices, values: Values) -> M:
     """The mixture of the other features: see `MixtureOfGaussians.condition`."""
     index = as_indices(mixture, indices, proper=True)
     values = as_values(mixture, index, values)
@@ -69,7 +70,7 @@ def condition(mixture: MixtureOfGaussians, indices: Indices, values: Tensor) -> 
     with full_precision(mixture.means.device):
         known, unknown, slope = family.condition(mixture.scale, index, rest, d)
         means = mixture.means[..., index]
-        given = MixtureOfGaussians(mixture.mixture_logits, means, known, family)
+        given = mixture.new(mixture.mixture_logits, means, known, family)
         log_joint = given.log_joint(values)
         centre = mixture.means[..., rest].expand(*log_joint.shape, len(rest))
         if slope is not None:
@@ -77,10 +78,10 @@ def condition(mixture: MixtureOfGaussians, indices: Indices, values: Tensor) -> 
             centre = centre + (slope @ gap.unsqueeze(-1)).squeeze(-1)
     batch = log_joint.shape[:-1]
     shape = family.shape(k, len(rest))
-    return MixtureOfGaussians(log_joint, centre, unknown.expand(*batch, *shape), family)
+    return mixture.new(log_joint, centre, unknown.expand(*batch, *shape), family)
 
 
-def as_values(mixture: MixtureOfGaussians, index: Tensor, values: Tensor) -> Tensor:
+def as_values(mixture: MixtureDensity, index: Tensor, values: Values) -> Tensor:
     """Values of the features at `index`, `(*S, *B, I)`, in the mixture's dtype.
 
     Raises:
@@ -106,7 +107,7 @@ def as_values(mixture: MixtureOfGaussians, index: Tensor, values: Tensor) -> Ten
 
 
 def regress(
-    mixture: MixtureOfGaussians, indices: Indices, values: Tensor, *, covariance: bool = True
+    mixture: MixtureDensity, indices: Indices, values: Values, *, covariance: bool = True
 ) -> tuple[Tensor, Tensor | None]:
     """Gaussian mixture regression: mean and covariance of the other features, row by row.
 

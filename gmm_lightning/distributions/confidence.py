@@ -9,7 +9,8 @@ import torch
 from scipy.special import gammaincinv
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.mixture import MixtureOfGaussians
+from gmm_lightning.distributions.density import MixtureDensity
+from gmm_lightning.distributions.drawing import DrawOptions, drawn
 from gmm_lightning.errors import InvalidArgumentError
 
 KINDS = ("component", "density")
@@ -54,15 +55,13 @@ def confidence_radius(probability: float | Tensor, num_features: int) -> Tensor:
     return radius.to(torch.get_default_dtype()).reshape(p.shape)
 
 
-def squared_mahalanobis(mixture: MixtureOfGaussians, x: Tensor) -> Tensor:
+def squared_mahalanobis(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`(x - mu_k)' Sigma_k^-1 (x - mu_k)`, `(*S, *B, K)`."""
-    x = x.to(mixture.means.dtype)
-    white = mixture.covariance.whiten(mixture.scale, x.unsqueeze(-2) - mixture.means)
-    return white.square().sum(-1)
+    return mixture.whiten(x).square().sum(-1)
 
 
 def in_confidence_region(
-    mixture: MixtureOfGaussians,
+    mixture: MixtureDensity,
     x: Tensor,
     probability: float,
     *,
@@ -94,15 +93,14 @@ def in_confidence_region(
         return squared_mahalanobis(mixture, x).amin(-1) <= radius**2
     if kind != "density":
         raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(KINDS)}")
-    drawn = mixture.sample(num_samples, generator=generator)
-    assert isinstance(drawn, Tensor)
-    ordered = mixture.log_prob(drawn).sort(0).values
+    x_drawn, _ = drawn(mixture, num_samples, DrawOptions(), generator)
+    ordered = mixture.log_prob(x_drawn).sort(0).values
     at = round((1 - probability) * num_samples)
     edge = ordered[at] if at < num_samples else torch.full_like(ordered[0], math.inf)
     return mixture.log_prob(x) >= (edge if at > 0 else torch.full_like(edge, -math.inf))
 
 
-def ellipses(mixture: MixtureOfGaussians, std: float = 1.0) -> list[Ellipse]:
+def ellipses(mixture: MixtureDensity, std: float = 1.0) -> list[Ellipse]:
     """The components of a single mixture in the plane, as ellipses of so many deviations.
 
     Args:

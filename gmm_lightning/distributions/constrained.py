@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Size, Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions._region import Located, Radial
+from gmm_lightning.distributions.density import MixtureDensity
 from gmm_lightning.distributions.envelopes import Part, draw_jointly
 from gmm_lightning.distributions.sampling import choose_components, colour_rows
 from gmm_lightning.distributions.truncated import truncated_chi
@@ -19,18 +20,9 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype, full_precision
 
 
-class Mixture(Protocol):
-    """The parameters of `MixtureOfGaussians`."""
-
-    mixture_logits: Tensor
-    means: Tensor
-    scale: Tensor
-    covariance: Covariance
-
-
 def sample_within(
-    region: Any,
-    mixture: Mixture,
+    region: Radial | Located,
+    mixture: MixtureDensity,
     shape: Size,
     component: Tensor | None,
     temperature: float,
@@ -39,7 +31,7 @@ def sample_within(
     """Rows `(*S, *B, D)` of the tempered mixture given the region, and components `(*S, *B)`.
 
     Args:
-        region: a `Region`.
+        region: what the draws are given.
         mixture: whose logits are divided, and covariances multiplied, by the temperature.
         shape: `(*S, *B)`.
         component: those to draw from, of that shape, or None.
@@ -47,15 +39,10 @@ def sample_within(
         generator: source of randomness.
 
     Raises:
-        InvalidArgumentError: not a region, a region for rows of another width, or parameters
-            that are not finite.
+        InvalidArgumentError: a region for rows of another width, or parameters that are not
+            finite.
         RegionError: too little of the mixture lies in the region.
     """
-    if not isinstance(region, Radial | Located):
-        raise InvalidArgumentError(
-            "within must be a region (Shell, Confidence, Ball, Box, HalfSpace or Where), got "
-            f"{region!r}"
-        )
     d = mixture.means.shape[-1]
     region.check(d)
     if math.prod(shape) == 0:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.mixture import LOG_2PI, MixtureOfGaussians
+from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity
+from gmm_lightning.distributions.drawing import DrawOptions, drawn
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import full_precision
 
@@ -25,7 +26,7 @@ class Estimate(NamedTuple):
 
 
 def entropy(
-    mixture: MixtureOfGaussians, num_samples: int = 10_000, generator: Generator | None = None
+    mixture: MixtureDensity, num_samples: int = 10_000, generator: Generator | None = None
 ) -> Estimate:
     """Differential entropy `-E[log p(x)]` in nats, from draws.
 
@@ -40,11 +41,11 @@ def entropy(
         >>> bool((estimate.value - 1.4189).abs() < 6 * estimate.standard_error)
         True
     """
-    x = drawn(mixture, num_samples, generator)
+    x = draws_of(mixture, num_samples, generator)
     return averaged(-mixture.log_prob(x))
 
 
-def entropy_bounds(mixture: MixtureOfGaussians) -> tuple[Tensor, Tensor]:
+def entropy_bounds(mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
     """A lower and an upper bound of the entropy, `(*B)` each, in closed form.
 
         lower = -sum_i pi_i log sum_j pi_j N(mu_i | mu_j, Sigma_i + Sigma_j)
@@ -62,8 +63,8 @@ def entropy_bounds(mixture: MixtureOfGaussians) -> tuple[Tensor, Tensor]:
 
 
 def kl_divergence(
-    p: MixtureOfGaussians,
-    q: MixtureOfGaussians,
+    p: MixtureDensity,
+    q: MixtureDensity,
     num_samples: int = 10_000,
     generator: Generator | None = None,
 ) -> Estimate:
@@ -73,11 +74,11 @@ def kl_divergence(
         InvalidArgumentError: another number of features, or fewer than 2 draws.
     """
     require_alike(p, q)
-    x = drawn(p, num_samples, generator)
+    x = draws_of(p, num_samples, generator)
     return averaged(p.log_prob(x) - q.log_prob(x))
 
 
-def kl_variational(p: MixtureOfGaussians, q: MixtureOfGaussians) -> Tensor:
+def kl_variational(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """The variational approximation of `KL(p || q)`, `(*B)`, in closed form.
 
         sum_a pi_a log(sum_a' pi_a' exp(-KL(a || a')) / sum_b w_b exp(-KL(a || b)))
@@ -92,7 +93,7 @@ def kl_variational(p: MixtureOfGaussians, q: MixtureOfGaussians) -> Tensor:
     return (p.weights * (own - other)).sum(-1)
 
 
-def component_kl(p: MixtureOfGaussians, q: MixtureOfGaussians) -> Tensor:
+def component_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`KL(p_i || q_j)` between components, `(*B, K, L)`."""
     a, b = p.scale_tril.unsqueeze(-3), q.scale_tril.unsqueeze(-4)
     with full_precision(a.device):
@@ -104,21 +105,21 @@ def component_kl(p: MixtureOfGaussians, q: MixtureOfGaussians) -> Tensor:
     return 0.5 * (square - p.num_features) - log_ratio
 
 
-def log_inner_product(p: MixtureOfGaussians, q: MixtureOfGaussians) -> Tensor:
+def log_inner_product(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`log int p(x) q(x) dx`, `(*B)`."""
     require_alike(p, q)
     both = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2)
     return (both + log_overlaps(p, q)).flatten(-2).logsumexp(-1)
 
 
-def l2_distance(p: MixtureOfGaussians, q: MixtureOfGaussians) -> Tensor:
+def l2_distance(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`sqrt(int (p(x) - q(x))^2 dx)`, `(*B)`, in closed form."""
     logs = log_inner_product(p, p), log_inner_product(q, q), log_inner_product(p, q)
     pp, qq, pq = (log.exp() for log in logs)
     return (pp + qq - 2 * pq).clamp(min=0).sqrt()
 
 
-def cauchy_schwarz_divergence(p: MixtureOfGaussians, q: MixtureOfGaussians) -> Tensor:
+def cauchy_schwarz_divergence(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`-log(<p, q> / sqrt(<p, p> <q, q>))`, `(*B)`, in closed form: 0 only for equal densities.
 
     References:
@@ -129,7 +130,7 @@ def cauchy_schwarz_divergence(p: MixtureOfGaussians, q: MixtureOfGaussians) -> T
     return own - log_inner_product(p, q)
 
 
-def log_overlaps(p: MixtureOfGaussians, q: MixtureOfGaussians) -> Tensor:
+def log_overlaps(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`log N(mu_i | nu_j, Sigma_i + Omega_j)`, `(*B, K, L)`: overlap integrals of components."""
     together = p.component_covariances.unsqueeze(-3) + q.component_covariances.unsqueeze(-4)
     gap = (p.means.unsqueeze(-2) - q.means.unsqueeze(-3)).unsqueeze(-1)
@@ -145,13 +146,11 @@ def pairs(a: Tensor, b: Tensor) -> torch.Size:
     return torch.broadcast_shapes(a.shape, b.shape)
 
 
-def drawn(mixture: MixtureOfGaussians, num_samples: int, generator: Generator | None) -> Tensor:
+def draws_of(mixture: MixtureDensity, num_samples: int, generator: Generator | None) -> Tensor:
     """Draws `(n, *B, D)` for an estimate."""
     if num_samples < 2:
         raise InvalidArgumentError(f"num_samples must be >= 2, got {num_samples}")
-    x = mixture.sample(num_samples, generator=generator)
-    assert isinstance(x, Tensor)
-    return x
+    return drawn(mixture, num_samples, DrawOptions(), generator)[0]
 
 
 def averaged(values: Tensor) -> Estimate:
@@ -159,7 +158,7 @@ def averaged(values: Tensor) -> Estimate:
     return Estimate(values.mean(0), values.std(0) / len(values) ** 0.5)
 
 
-def require_alike(p: MixtureOfGaussians, q: MixtureOfGaussians) -> None:
+def require_alike(p: MixtureDensity, q: MixtureDensity) -> None:
     """Refuse mixtures over different spaces.
 
     Raises:

@@ -8,48 +8,95 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning.distributions.conditioning import condition, marginal
-from gmm_lightning.distributions.mixture import MixtureOfGaussians
+from gmm_lightning.distributions.density import M, MixtureDensity
+from gmm_lightning.distributions.drawing import DrawOptions, drawn
 from gmm_lightning.distributions.modes import modes
 from gmm_lightning.errors import InvalidArgumentError
 
 KINDS = ("mean", "mode", "draw")
+MARGINALIZE = "marginalize"
 
 
 def patterns(x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Numbers of the rows `(N, D)` that miss the same entries, with which entries they have."""
+    if len(x) == 0:
+        return
     present = ~torch.isnan(x)
     kinds, which = torch.unique(present, dim=0, return_inverse=True)
     for number, kind in enumerate(kinds):
         yield (which == number).nonzero().squeeze(-1), kind
 
 
-def log_prob_of_present(mixture: MixtureOfGaussians, x: Tensor) -> Tensor:
-    """`log p` of the entries that are not NaN, integrated over the others: `(*S)`.
-
-    A row without any entry has log density 0. Rows that miss the same entries go together.
+def log_joint_given(mixture: MixtureDensity, x: Tensor, missing: str | None) -> Tensor:
+    """`log_joint` of rows as they are, or of the entries that they have: `(*S, *B, K)`.
 
     Args:
-        mixture: a single mixture.
-        x: rows `(*S, D)`, NaN where an entry is missing.
+        mixture: the mixture.
+        x: rows `(*S, *B, D)`.
+        missing: None, and a NaN stays one without being looked for; or `marginalize`.
 
     Raises:
-        InvalidArgumentError: a batch of mixtures, or another width.
+        InvalidArgumentError: another word, or rows of another width.
+    """
+    if missing is None:
+        return mixture.log_joint(x)
+    if missing != MARGINALIZE:
+        raise InvalidArgumentError(f"missing must be None or {MARGINALIZE!r}, got {missing!r}")
+    return log_joint_of_present(mixture, x)
+
+
+def log_joint_of_present(mixture: MixtureDensity, x: Tensor) -> Tensor:
+    """`log pi_k + log N` of the entries that are not NaN: `(*S, *B, D)` -> `(*S, *B, K)`.
+
+    A row without any entry has `log pi_k`. Rows that miss the same entries go together.
+
+    Raises:
+        InvalidArgumentError: rows of another width.
+    """
+    check_width(mixture, x)
+    shape = torch.broadcast_shapes(x.shape[:-1], mixture.batch_shape)
+    rows = x.to(mixture.means.dtype).expand(*shape, -1).reshape(-1, mixture.num_features)
+    cells = torch.arange(mixture.batch_shape.numel(), device=rows.device)
+    cells = cells.reshape(mixture.batch_shape).expand(shape).reshape(-1)
+    k = mixture.num_components
+    result = mixture.log_weights.expand(*shape, k).reshape(-1, k)
+    for at, present in patterns(rows):
+        if bool(present.any()):
+            index = present.nonzero().squeeze(-1)
+            part = marginal(mixture, index)
+            part = of_cells(part, cells[at]) if mixture.batch_shape else part
+            result = result.index_put((at,), part.log_joint(rows[at][:, index]))
+    return result.reshape(*shape, k)
+
+
+def log_prob_of_present(mixture: MixtureDensity, x: Tensor) -> Tensor:
+    """`log p` of the entries that are not NaN, integrated over the others: `(*S, *B)`.
+
+    A row without any entry has log density 0.
+
+    Args:
+        mixture: the mixture.
+        x: rows `(*S, *B, D)`, NaN where an entry is missing.
+
+    Raises:
+        InvalidArgumentError: rows of another width.
 
     References:
         R. J. A. Little, D. B. Rubin (2019), Statistical Analysis with Missing Data, chapter 11.
     """
-    rows = as_rows(mixture, x)
-    result = rows.new_zeros(len(rows))
-    for at, present in patterns(rows):
-        if bool(present.any()):
-            index = present.nonzero().squeeze(-1)
-            values = marginal(mixture, index).log_prob(rows[at][:, index])
-            result = result.index_put((at,), values)
-    return result.reshape(x.shape[:-1])
+    return log_joint_of_present(mixture, x).logsumexp(-1)
+
+
+def of_cells(mixture: M, cells: Tensor) -> M:
+    """Mixtures of a batch by their numbers `(N,)`, as a batch of N."""
+    own = len(mixture.batch_shape)
+    parts = (mixture.mixture_logits, mixture.means, mixture.scale)
+    logits, means, scale = (part.flatten(0, own - 1)[cells] for part in parts)
+    return mixture.new(logits, means, scale, mixture.covariance)
 
 
 def impute(
-    mixture: MixtureOfGaussians,
+    mixture: MixtureDensity,
     x: Tensor,
     kind: str = "mean",
     generator: Generator | None = None,
@@ -88,13 +135,12 @@ def impute(
         elif kind == "mode":
             filled = highest_mode(law)
         else:
-            filled = law.sample(generator=generator)
-            assert isinstance(filled, Tensor)
+            filled, _ = drawn(law, (), DrawOptions(), generator)
         rows[at.unsqueeze(-1), absent] = filled
     return rows.reshape(x.shape)
 
 
-def highest_mode(law: MixtureOfGaussians) -> Tensor:
+def highest_mode(law: MixtureDensity) -> Tensor:
     """For every mixture of a batch the place of its highest density, `(*B, D)`."""
     found = modes(law)
     best = law.log_prob(found.movedim(-2, 0)).argmax(0)
@@ -102,7 +148,7 @@ def highest_mode(law: MixtureOfGaussians) -> Tensor:
     return found.gather(-2, at).squeeze(-2)
 
 
-def as_rows(mixture: MixtureOfGaussians, x: Tensor) -> Tensor:
+def as_rows(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """Rows `(N, D)` in the mixture's dtype.
 
     Raises:
@@ -113,9 +159,14 @@ def as_rows(mixture: MixtureOfGaussians, x: Tensor) -> Tensor:
             f"missing entries need a single mixture, got a batch of shape "
             f"{tuple(mixture.batch_shape)}"
         )
+    check_width(mixture, x)
+    return x.to(mixture.means.dtype).reshape(-1, mixture.num_features)
+
+
+def check_width(mixture: MixtureDensity, x: Tensor) -> None:
+    """Raise unless rows have one entry per feature."""
     if x.dim() == 0 or x.shape[-1] != mixture.num_features:
         raise InvalidArgumentError(
             f"expected rows with {mixture.num_features} features in the last axis, got an array "
             f"of shape {tuple(x.shape)}"
         )
-    return x.to(mixture.means.dtype).reshape(-1, mixture.num_features)

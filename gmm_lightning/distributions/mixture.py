@@ -1,35 +1,24 @@
-"""The density itself, as a `torch.distributions.Distribution`."""
+"""The distribution that a layer, a head or a command returns."""
 
 from __future__ import annotations
 
-import math
-import operator
-from typing import Any, ClassVar, SupportsIndex
+from typing import Any, ClassVar, Self
 
-import torch
-from torch import Generator, Size, Tensor
-from torch.distributions import (
-    Categorical,
-    Distribution,
-    MixtureSameFamily,
-    MultivariateNormal,
-    constraints,
-)
+from torch import Generator, Tensor
 
-from gmm_lightning.covariances import Covariance, FullCovariance
-from gmm_lightning.distributions.constrained import sample_within
-from gmm_lightning.distributions.quasi import even_draws
-from gmm_lightning.distributions.sampling import choose_components, colour_rows, given_components
-from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import at_least_float32, full_precision
-
-LOG_2PI = 1.8378770664093453
+from gmm_lightning.distributions.conditioning import Indices, Values, condition, marginal
+from gmm_lightning.distributions.density import MixtureDensity
+from gmm_lightning.distributions.drawing import DrawOptions, SampleShape, drawn
+from gmm_lightning.distributions.missing import log_joint_given
+from gmm_lightning.distributions.modes import grad_log_prob
+from gmm_lightning.distributions.reparameterize import reparameterized
+from gmm_lightning.distributions.transforms import moment_match
 
 
-class MixtureOfGaussians(Distribution):
+class MixtureOfGaussians(MixtureDensity):
     """`p(x) = sum_k pi_k N(x | mu_k, Sigma_k)`, batched, differentiable in x and parameters.
 
-    Nothing here looks at values: a row with NaN has density NaN, and a whole graph compiles.
+    The density looks at no values: a row with NaN has density NaN, and a whole graph compiles.
 
     Shape:
         mixture_logits `(*B, K)`, means `(*B, K, D)`, scale `(*B, G, ...)` as the family says;
@@ -55,126 +44,56 @@ class MixtureOfGaussians(Distribution):
         tensor(-1.4189)
     """
 
-    arg_constraints: ClassVar[Any] = {}
-    support: ClassVar[Any] = constraints.real_vector
-    has_rsample = False
-
-    def __init__(
-        self,
-        mixture_logits: Tensor,
-        means: Tensor,
-        scale: Tensor,
-        covariance: Covariance | None = None,
-    ) -> None:
-        self.covariance = covariance if covariance is not None else FullCovariance()
-        self.mixture_logits = at_least_float32(mixture_logits)
-        self.means = at_least_float32(means)
-        self.scale = at_least_float32(scale)
-        *batch, num_components, num_features = means.shape
-        expected = (*batch, *self.covariance.shape(num_components, num_features))
-        if mixture_logits.shape != means.shape[:-1] or scale.shape != expected:
-            raise InvalidArgumentError(
-                f"means of shape {tuple(means.shape)} need mixture_logits of shape "
-                f"{tuple(means.shape[:-1])} and a scale of shape {expected}, got "
-                f"{tuple(mixture_logits.shape)} and {tuple(scale.shape)}"
-            )
-        super().__init__(Size(batch), Size([num_features]), validate_args=False)
-
-    # -- parameters -------------------------------------------------------------------------
-
-    @property
-    def num_components(self) -> int:
-        """K."""
-        return self.means.shape[-2]
-
-    @property
-    def num_features(self) -> int:
-        """D."""
-        return self.means.shape[-1]
-
-    @property
-    def log_weights(self) -> Tensor:
-        """`log pi_k`, `(*B, K)`."""
-        return self.mixture_logits.log_softmax(-1)
-
-    @property
-    def weights(self) -> Tensor:
-        """`pi_k`, `(*B, K)`."""
-        return self.mixture_logits.softmax(-1)
-
-    @property
-    def scale_tril(self) -> Tensor:
-        """Lower Cholesky factors of the components' covariances, `(*B, K, D, D)`."""
-        return self._per_component(self.covariance.scale_tril(self.scale, self.num_features))
-
-    @property
-    def component_covariances(self) -> Tensor:
-        """The components' covariances, `(*B, K, D, D)`."""
-        return self._per_component(self.covariance.covariance_matrix(self.scale, self.num_features))
-
-    def _per_component(self, dense: Tensor) -> Tensor:
-        return dense.expand(*self.means.shape, self.num_features)
+    has_rsample: ClassVar[bool] = True  # pyright: ignore[reportIncompatibleVariableOverride]
 
     # -- density ----------------------------------------------------------------------------
 
-    def log_joint(self, x: Tensor) -> Tensor:
-        """`log pi_k + log N(x | mu_k, Sigma_k)`: `(*S, *B, D)` -> `(*S, *B, K)`."""
-        x = x.to(self.means.dtype)
-        self._check_width(x)
-        with full_precision(x.device):
-            white = self.covariance.whiten(self.scale, x.unsqueeze(-2) - self.means)
-            log_scale = self.covariance.half_log_det(self.scale, self.num_features)
-            constant = self.log_weights - log_scale - 0.5 * self.num_features * LOG_2PI
-            return constant - 0.5 * white.square().sum(-1)
+    def log_prob(self, value: Tensor, missing: str | None = None) -> Tensor:
+        """`log p(x)`: `(*S, *B, D)` -> `(*S, *B)`.
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """`log p(x)`: `(*S, *B, D)` -> `(*S, *B)`."""
-        return self.log_joint(value).logsumexp(-1)
+        Args:
+            value: the rows.
+            missing: None: a row with NaN has density NaN, and no value is looked at.
+                `marginalize`: the density of the entries that are not NaN, integrated over
+                the others; 0 for a row that has none.
 
-    def log_responsibilities(self, x: Tensor) -> Tensor:
-        """`log p(k | x)`: `(*S, *B, D)` -> `(*S, *B, K)`."""
-        return self.log_joint(x).log_softmax(-1)
+        Raises:
+            InvalidArgumentError: rows of another width, or another word.
 
-    def responsibilities(self, x: Tensor) -> Tensor:
-        """`p(k | x)`: `(*S, *B, D)` -> `(*S, *B, K)`."""
-        return self.log_joint(x).softmax(-1)
+        Example:
+            >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
+            >>> mixture.log_prob(torch.tensor([0.0, float("nan")]), missing="marginalize")
+            tensor(-0.9189)
+        """
+        return log_joint_given(self, value, missing).logsumexp(-1)
 
-    def _check_width(self, x: Tensor) -> None:
-        if x.dim() == 0 or x.shape[-1] != self.num_features:
-            raise InvalidArgumentError(
-                f"expected rows with {self.num_features} features in the last axis, got an array "
-                f"of shape {tuple(x.shape)}"
-                + ("; write x[:, None] for one feature" if x.dim() == 1 else "")
-            )
+    def grad_log_prob(self, x: Tensor) -> Tensor:
+        """`d log p / dx = sum_k r_k(x) Sigma_k^-1 (mu_k - x)`, `(*S, *B, D)`, the score.
 
-    # -- moments ----------------------------------------------------------------------------
+        Differentiable itself, in x and the parameters.
 
-    @property
-    def mean(self) -> Tensor:
-        """`sum_k pi_k mu_k`, `(*B, D)`."""
-        return (self.weights.unsqueeze(-1) * self.means).sum(-2)
+        Example:
+            >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
+            >>> mixture.grad_log_prob(torch.tensor([1.0, -2.0]))
+            tensor([-1.,  2.])
+        """
+        return grad_log_prob(self, x)
 
-    @property
-    def variance(self) -> Tensor:
-        """Diagonal of `covariance_matrix`, `(*B, D)`."""
-        within = self.scale_tril.square().sum(-1)
-        between = (self.means - self.mean.unsqueeze(-2)).square()
-        return (self.weights.unsqueeze(-1) * (within + between)).sum(-2)
+    def mahalanobis(self, x: Tensor) -> Tensor:
+        """`sqrt((x - mu_k)' Sigma_k^-1 (x - mu_k))`: `(*S, *B, D)` -> `(*S, *B, K)`.
 
-    @property
-    def covariance_matrix(self) -> Tensor:
-        """`sum_k pi_k (Sigma_k + (mu_k - mu)(mu_k - mu)')`, `(*B, D, D)`."""
-        weights = self.weights[..., None, None]
-        gap = self.means - self.mean.unsqueeze(-2)
-        between = gap.unsqueeze(-1) * gap.unsqueeze(-2)
-        return (weights * (self.component_covariances + between)).sum(-3)
+        Example:
+            >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
+            >>> mixture.mahalanobis(torch.tensor([3.0, 4.0]))
+            tensor([5.])
+        """
+        return self.whiten(x).norm(dim=-1)
 
     # -- draws ------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def sample(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
-        sample_shape: tuple[int, ...] | Size | int = (),
+        sample_shape: SampleShape = (),
         *,
         component: int | Tensor | None = None,
         return_component: bool = False,
@@ -184,7 +103,7 @@ class MixtureOfGaussians(Distribution):
         antithetic: bool = False,
         generator: Generator | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Independent draws in random order, `(*sample_shape, *B, D)`.
+        """Independent draws in random order, `(*sample_shape, *B, D)`, without gradients.
 
         Args:
             sample_shape: how many; an int n means `(n,)`, and 0 gives an empty result.
@@ -212,84 +131,111 @@ class MixtureOfGaussians(Distribution):
             >>> x.shape, z.shape
             (torch.Size([5, 3]), torch.Size([5]))
         """
-        if not 0 < temperature < math.inf:
-            raise InvalidArgumentError(
-                f"temperature must be a finite number > 0, got {temperature}"
-            )
-        single = isinstance(sample_shape, SupportsIndex)
-        rows = Size([operator.index(sample_shape)] if single else sample_shape)
-        if any(n < 0 for n in rows):
-            raise InvalidArgumentError(f"sample_shape must not be negative, got {tuple(rows)}")
-        shape = Size([*rows, *self.batch_shape])
-        weights = (self.mixture_logits / temperature).softmax(-1)
-        z = None if component is None else given_components(component, shape, weights)
-        if within is not None:
-            if quasi or antithetic:
-                raise InvalidArgumentError("draws within a region are independent ones only")
-            x, z = sample_within(within, self, shape, z, temperature, generator)
-            return (x, z) if return_component else x
-        if (quasi or antithetic) and shape.numel() > 0:
-            z, noise = even_draws(
-                weights,
-                z,
-                shape,
-                self.num_features,
-                quasi=quasi,
-                antithetic=antithetic,
-                generator=generator,
-            )
-            noise *= math.sqrt(temperature)
-        else:
-            z = choose_components(weights, shape, generator) if z is None else z
-            noise = weights.new_empty(*shape, self.num_features)
-            noise.normal_(std=math.sqrt(temperature), generator=generator)
-        with full_precision(noise.device):
-            x = colour_rows(self.covariance, self.means, self.scale, z, noise)
+        options = DrawOptions(component, within, temperature, quasi, antithetic)
+        x, z = drawn(self, sample_shape, options, generator)
         return (x, z) if return_component else x
 
-    # -- other forms ------------------------------------------------------------------------
+    def rsample(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        sample_shape: SampleShape = (),
+        *,
+        component: int | Tensor | None = None,
+        temperature: float = 1.0,
+        quasi: bool = False,
+        antithetic: bool = False,
+        relaxed: float | None = None,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """Draws with gradients to weights, means and scales, `(*sample_shape, *B, D)`.
 
-    def component(self, k: int) -> MixtureOfGaussians:
-        """Component k alone, as a mixture of one.
+        By default they are the draws of `sample`, moved by implicit reparameterisation: the
+        gradient of `E[f(x)]` is unbiased, in the weights too, whose gradient becomes noisy where
+        components are more than some six standard deviations apart (see `implicit`; there,
+        `score_function` is better).
+
+        Args:
+            sample_shape: as for `sample`.
+            component: as for `sample`; the weights then have no gradient, as they have no say.
+            temperature: as for `sample`.
+            quasi: as for `sample`.
+            antithetic: as for `sample`.
+            relaxed: None, or the temperature of a soft choice of the component: the gradient
+                has a low variance, but x is a blend of components, biased unless it is near 0.
+            generator: as for `sample`.
 
         Raises:
-            InvalidArgumentError: k is not in `[-K, K)`.
+            InvalidArgumentError: as for `sample`, or `relaxed` together with `component`,
+                `quasi` or `antithetic`.
+
+        References:
+            M. Figurnov, S. Mohamed, A. Mnih (2018), Implicit reparameterization gradients,
+            NeurIPS.
+
+        Example:
+            >>> logits = torch.zeros(2, requires_grad=True)
+            >>> mixture = MixtureOfGaussians(logits, torch.tensor([[-1.0], [1.0]]),
+            ...                              torch.ones(2, 1, 1))
+            >>> mixture.rsample(1000).mean().backward()
+            >>> logits.grad[1] > logits.grad[0]
+            tensor(True)
         """
-        if not -self.num_components <= k < self.num_components:
-            raise InvalidArgumentError(f"component must be in [0, {self.num_components}), got {k}")
-        k %= self.num_components
-        axis = len(self.batch_shape)
-        scale = self.scale if self.covariance.tied else self.scale.narrow(axis, k, 1)
-        return MixtureOfGaussians(
-            torch.zeros_like(self.mixture_logits[..., k : k + 1]),
-            self.means[..., k : k + 1, :],
-            scale,
-            self.covariance,
-        )
+        options = DrawOptions(component, None, temperature, quasi, antithetic)
+        return reparameterized(self, sample_shape, options, relaxed, generator)
 
-    def expand(
-        self, batch_shape: Size | list[int] | tuple[int, ...], _instance: None = None
-    ) -> MixtureOfGaussians:
-        """The same mixture over a larger batch, without copying."""
-        batch = Size(batch_shape)
-        own = len(self.batch_shape)
-        return MixtureOfGaussians(
-            self.mixture_logits.expand(*batch, *self.mixture_logits.shape[own:]),
-            self.means.expand(*batch, *self.means.shape[own:]),
-            self.scale.expand(*batch, *self.scale.shape[own:]),
-            self.covariance,
-        )
+    # -- parts ------------------------------------------------------------------------------
 
-    def to_torch(self) -> MixtureSameFamily:
-        """The same density as torch's `MixtureSameFamily` over `MultivariateNormal`."""
-        return MixtureSameFamily(
-            Categorical(logits=self.mixture_logits),
-            MultivariateNormal(self.means, scale_tril=self.scale_tril),
-        )
+    def marginal(self, indices: Indices) -> Self:
+        """The mixture of some features alone, in the order given.
 
-    def __repr__(self) -> str:
-        batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""
-        return (
-            f"MixtureOfGaussians(num_components={self.num_components}, "
-            f"num_features={self.num_features}, covariance={self.covariance.name!r}{batch})"
-        )
+        Args:
+            indices: positions of features, an int, or a mask; negative ones count from the end.
+
+        Raises:
+            InvalidArgumentError: indices that are no integers, out of range, repeated, or none.
+
+        Example:
+            >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.tensor([[1.0, 2.0, 3.0]]),
+            ...                              torch.eye(3)[None])
+            >>> mixture.marginal([2, 0]).means
+            tensor([[3., 1.]])
+        """
+        return marginal(self, indices)
+
+    def condition(self, indices: Indices, values: Values) -> Self:
+        """The mixture of the other features, in their order, given the values of some.
+
+        `p(y | x) = sum_k w_k(x) N(y | m_k(x), C_k)` with `w_k(x)` in proportion to
+        `pi_k N(x | mu_k, Sigma_k)`, `m_k` linear in x and `C_k` the Schur complement.
+
+        Args:
+            indices: the features that are known, not all of them.
+            values: their values, `(*S, *B, I)`: the result has the batch shape `(*S, *B)`.
+
+        Raises:
+            InvalidArgumentError: indices out of range or repeated, none or all of them, or
+                values of another width.
+
+        References:
+            C. M. Bishop (2006), Pattern Recognition and Machine Learning, section 2.3.1.
+
+        Example:
+            >>> factor = torch.tensor([[[1.0, 0.0], [0.6, 0.8]]])
+            >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), factor)
+            >>> mixture.condition([0], torch.tensor([[1.0], [2.0]])).mean
+            tensor([[0.6000],
+                    [1.2000]])
+        """
+        return condition(self, indices, values)
+
+    def moment_match(self) -> Self:
+        """One Gaussian with the mean and the covariance of the whole, as a mixture of one.
+
+        Of all Gaussians it is the nearest in `KL(p || q)`.
+
+        Example:
+            >>> mixture = MixtureOfGaussians(torch.zeros(2), torch.tensor([[-2.0], [2.0]]),
+            ...                              torch.ones(2, 1, 1))
+            >>> mixture.moment_match().component_covariances
+            tensor([[[5.0000]]])
+        """
+        return moment_match(self)

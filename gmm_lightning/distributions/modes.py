@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gmm_lightning.distributions.mixture import MixtureOfGaussians
+from gmm_lightning.distributions.density import MixtureDensity
 from gmm_lightning.linalg import full_precision
 
 
-def precision_of(mixture: MixtureOfGaussians) -> Tensor:
+def precision_of(mixture: MixtureDensity) -> Tensor:
     """Inverses of the components' covariances, `(*B, K, D, D)`."""
     return torch.cholesky_inverse(mixture.scale_tril)
 
 
-def grad_log_prob(mixture: MixtureOfGaussians, x: Tensor) -> Tensor:
+def grad_log_prob(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`d log p / dx = sum_k r_k(x) Sigma_k^-1 (mu_k - x)`, `(*S, *B, D)`, the score.
 
     Differentiable itself, in x and the parameters.
@@ -29,7 +29,7 @@ def grad_log_prob(mixture: MixtureOfGaussians, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def modes(mixture: MixtureOfGaussians, max_iter: int = 1000, tol: float = 1e-10) -> Tensor:
+def modes(mixture: MixtureDensity, max_iter: int = 1000, tol: float = 1e-10) -> Tensor:
     """Where the mean-shift iteration from each mean ends, `(*B, K, D)`.
 
         x <- (sum_k r_k(x) P_k)^-1 sum_k r_k(x) P_k mu_k,   P_k = Sigma_k^-1

@@ -22,16 +22,21 @@ def even_draws(
     num_features: int,
     *,
     quasi: bool,
-    antithetic: bool,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Components of shape `(*S, *B)`, unless they are given, and standard normals `(*S, *B, D)`.
 
+    Args:
+        weights: `pi_k`, `(*B, K)`.
+        component: those asked for, or None.
+        shape: `(*S, *B)`.
+        num_features: D.
+        quasi: quasi-random points; otherwise mirrored pairs.
+        generator: source of randomness.
+
     Raises:
-        InvalidArgumentError: both kinds at once, or too many features for quasi-random ones.
+        InvalidArgumentError: too many features for quasi-random points.
     """
-    if quasi and antithetic:
-        raise InvalidArgumentError("quasi and antithetic are two ways to spread draws: choose one")
     batch = weights.shape[:-1]
     rows = math.prod(shape[: len(shape) - len(batch)])
     if quasi:
@@ -68,10 +73,7 @@ def quasi_random(
         A. B. Owen (1997), Scrambled net variance for integrals of smooth functions, Annals of
         Statistics 25.
     """
-    if num_features + 1 > SobolEngine.MAXDIM:
-        raise InvalidArgumentError(
-            f"quasi-random draws have at most {SobolEngine.MAXDIM - 1} features, got {num_features}"
-        )
+    check_dimension(num_features)
     *batch, k = weights.shape
     device = weights.device
     table = weights.double().reshape(-1, k).cumsum(-1).cpu()
@@ -88,6 +90,14 @@ def quasi_random(
     z = torch.stack(components, 1).reshape(rows, *batch)
     noise = torch.stack(normals, 1).reshape(rows, *batch, num_features)
     return z.to(device), noise.to(weights)
+
+
+def check_dimension(num_features: int) -> None:
+    """Raise where there is no Sobol sequence for so many features and a component."""
+    if num_features + 1 > SobolEngine.MAXDIM:
+        raise InvalidArgumentError(
+            f"quasi-random draws have at most {SobolEngine.MAXDIM - 1} features, got {num_features}"
+        )
 
 
 def mirror(component: Tensor, noise: Tensor) -> None:

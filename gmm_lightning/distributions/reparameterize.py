@@ -2,18 +2,85 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.mixture import LOG_2PI, MixtureOfGaussians
+from gmm_lightning.distributions._region import is_number
+from gmm_lightning.distributions.density import LOG_2PI, M, MixtureDensity
+from gmm_lightning.distributions.drawing import DrawOptions, SampleShape, drawn, full_shape
 from gmm_lightning.distributions.sampling import choose_components
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import full_precision
 
 
-def implicit(mixture: MixtureOfGaussians, x: Tensor) -> Tensor:
+def reparameterized(
+    mixture: MixtureDensity,
+    sample_shape: SampleShape,
+    options: DrawOptions,
+    softness: float | None,
+    generator: Generator | None,
+) -> Tensor:
+    """Draws `(*S, *B, D)` through which gradients flow: see `MixtureOfGaussians.rsample`."""
+    check_reparameterized(options, softness)
+    law = tempered(mixture, float(options.temperature))
+    if softness is not None:
+        return relaxed(law, full_shape(law, sample_shape), softness, generator)
+    x, z = drawn(mixture, sample_shape, options, generator)
+    return implicit(law, x) if options.component is None else pathwise(law, x, z)
+
+
+def check_reparameterized(options: DrawOptions, softness: float | None) -> None:
+    """Refuse what no gradient flows through.
+
+    Raises:
+        InvalidArgumentError: a region, whose share of the mass depends on the parameters; or
+            soft choices of components that are given or spread evenly.
+    """
+    if options.within is not None:
+        raise InvalidArgumentError(
+            "draws within a region have no gradients: how many are refused depends on the "
+            "parameters; draw without them, or without the region"
+        )
+    if softness is None:
+        return
+    if not (is_number(softness) and 0 < softness < math.inf):
+        raise InvalidArgumentError(f"relaxed must be a temperature > 0, got {softness}")
+    if options.component is not None or options.quasi or options.antithetic:
+        raise InvalidArgumentError(
+            "relaxed draws mix all components: they take no component, quasi or antithetic"
+        )
+
+
+def tempered(mixture: M, temperature: float) -> M:
+    """Logits divided, and covariances multiplied, by the temperature."""
+    if temperature == 1:
+        return mixture
+    return mixture.new(
+        mixture.mixture_logits / temperature,
+        mixture.means,
+        math.sqrt(temperature) * mixture.scale_tril,
+    )
+
+
+def pathwise(mixture: MixtureDensity, x: Tensor, component: Tensor) -> Tensor:
+    """The same draws x of given components z: `x = mu_z + L_z stop(L_z^-1 (x - mu_z))`."""
+    with torch.no_grad():
+        at = component[..., None, None].expand(*x.shape[:-1], 1, x.shape[-1])
+        e = mixture.whiten(x).gather(-2, at).squeeze(-2)
+    return mixed(mixture, e, torch.nn.functional.one_hot(component, mixture.num_components))
+
+
+def mixed(mixture: MixtureDensity, e: Tensor, choice: Tensor) -> Tensor:
+    """`sum_k y_k (mu_k + L_k e)` for noise `(*S, *B, D)` and choices `(*S, *B, K)`."""
+    with full_precision(e.device):
+        each = mixture.means + (mixture.scale_tril @ e[..., None, :, None]).squeeze(-1)
+    return (choice.to(each.dtype).unsqueeze(-1) * each).sum(-2)
+
+
+def implicit(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """The same draws x `(*S, *B, D)`, with gradients to weights, means and scales.
 
     A draw is where the sequence of conditional distribution functions
@@ -65,7 +132,7 @@ def jacobian_of(weights: Tensor, z: Tensor, terms: Tensor, factor: Tensor) -> Te
 
 
 def relaxed(
-    mixture: MixtureOfGaussians,
+    mixture: MixtureDensity,
     shape: torch.Size,
     temperature: float,
     generator: Generator | None,
@@ -89,13 +156,11 @@ def relaxed(
     choice = ((mixture.log_weights + gumbel) / temperature).softmax(-1)
     e = torch.empty(*shape, mixture.num_features, dtype=like.dtype, device=like.device)
     e.normal_(generator=generator)
-    with full_precision(like.device):
-        each = mixture.means + (mixture.scale_tril @ e[..., None, :, None]).squeeze(-1)
-    return (choice.unsqueeze(-1) * each).sum(-2)
+    return mixed(mixture, e, choice)
 
 
 def score_function(
-    mixture: MixtureOfGaussians,
+    mixture: MixtureDensity,
     function: Callable[[Tensor], Tensor],
     num_samples: int,
     generator: Generator | None = None,
@@ -134,9 +199,7 @@ def score_function(
         *z.shape, mixture.num_features, dtype=mixture.means.dtype, device=mixture.means.device
     ).normal_(generator=generator)
     chosen = torch.nn.functional.one_hot(z, mixture.num_components).to(e)
-    with full_precision(e.device):
-        each = mixture.means + (mixture.scale_tril @ e[..., None, :, None]).squeeze(-1)
-    value = function((chosen.unsqueeze(-1) * each).sum(-2))
+    value = function(mixed(mixture, e, chosen))
     log_weight = (chosen * mixture.log_weights).sum(-1)
     fixed = value.detach()
     baseline = (fixed.sum(0) - fixed) / (num_samples - 1)

@@ -23,15 +23,39 @@ def choose_components(weights: Tensor, shape: Size, generator: Generator | None)
     return torch.multinomial(table, rows, replacement=True, generator=generator).T.reshape(shape)
 
 
-def given_components(component: int | Tensor, shape: Size, weights: Tensor) -> Tensor:
-    """The asked-for component indices, checked and expanded to shape `(*S, *B)`."""
-    index, k = torch.as_tensor(component, device=weights.device), weights.shape[-1]
-    if index.is_floating_point() or index.dtype == torch.bool:
-        raise InvalidArgumentError(f"component must be an integer index, got {component!r}")
-    if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < k):
-        raise InvalidArgumentError(f"component must be in [0, {k}), got {component}")
+def as_index(component: int | Tensor) -> Tensor:
+    """Component indices as a tensor of integers.
+
+    Raises:
+        InvalidArgumentError: anything but integers.
+    """
     try:
-        return index.long().expand(shape)
+        index = torch.as_tensor(component)
+    except (TypeError, ValueError, RuntimeError):
+        index = torch.zeros(())
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise InvalidArgumentError(f"component must be an integer index, got {component!r}")
+    return index.long()
+
+
+def check_range(index: Tensor, num_components: int) -> None:
+    """Raise unless all indices are in `[0, K)`."""
+    if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < num_components):
+        raise InvalidArgumentError(
+            f"component must be in [0, {num_components}), got {index.tolist()}"
+        )
+
+
+def given_components(component: int | Tensor, shape: Size, weights: Tensor) -> Tensor:
+    """The asked-for component indices, checked and expanded to shape `(*S, *B)`.
+
+    Raises:
+        InvalidArgumentError: not integers, out of range, or of a shape that does not broadcast.
+    """
+    index = as_index(component).to(weights.device)
+    check_range(index, weights.shape[-1])
+    try:
+        return index.expand(shape)
     except RuntimeError:
         raise InvalidArgumentError(
             f"component must broadcast to {tuple(shape)}, got shape {tuple(index.shape)}"

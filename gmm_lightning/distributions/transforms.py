@@ -5,16 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances import FullCovariance
+from gmm_lightning.distributions.density import M, MixtureDensity
 from gmm_lightning.distributions.divergences import log_overlaps, require_alike
-from gmm_lightning.distributions.mixture import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import factor_of_rows, full_precision, symmetrize
 
 
-def affine(
-    mixture: MixtureOfGaussians, matrix: Tensor, offset: Tensor | float = 0.0
-) -> MixtureOfGaussians:
+def affine(mixture: M, matrix: Tensor, offset: Tensor | float = 0.0) -> M:
     """The law of `A x + b`: means `A mu_k + b`, covariances `A Sigma_k A'`.
 
     Args:
@@ -48,10 +45,10 @@ def affine(
         )
     b = torch.as_tensor(offset).to(mixture.means)
     means = means + (b if b.dim() == 0 else b.unsqueeze(-2))
-    return of(mixture.mixture_logits, means, factor)
+    return mixture.new(mixture.mixture_logits, means, factor)
 
 
-def convolve(p: MixtureOfGaussians, q: MixtureOfGaussians) -> MixtureOfGaussians:
+def convolve(p: M, q: MixtureDensity) -> M:
     """The law of `x + y` for independent x of p and y of q: K L components.
 
     Raises:
@@ -62,10 +59,10 @@ def convolve(p: MixtureOfGaussians, q: MixtureOfGaussians) -> MixtureOfGaussians
     means = p.means.unsqueeze(-2) + q.means.unsqueeze(-3)
     a, b = torch.broadcast_tensors(p.scale_tril.unsqueeze(-3), q.scale_tril.unsqueeze(-4))
     factor = factor_of_rows(torch.cat([a, b], -1))
-    return of(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))
+    return p.new(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))
 
 
-def product(p: MixtureOfGaussians, q: MixtureOfGaussians) -> MixtureOfGaussians:
+def product(p: M, q: MixtureDensity) -> M:
     """The density in proportion to `p(x) q(x)`: fusion of independent beliefs, K L components.
 
     `Sigma = (A^-1 + B^-1)^-1 = A - A (A + B)^-1 A`, of which the factor comes from whitened
@@ -91,10 +88,10 @@ def product(p: MixtureOfGaussians, q: MixtureOfGaussians) -> MixtureOfGaussians:
         step = a @ torch.cholesky_solve(ratio.mT @ white, inner)
     means = p.means.unsqueeze(-2) + step.squeeze(-1)
     logits = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2) + log_overlaps(p, q)
-    return of(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))
+    return p.new(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))
 
 
-def prune(mixture: MixtureOfGaussians, min_weight: float) -> MixtureOfGaussians:
+def prune(mixture: M, min_weight: float) -> M:
     """Without the components whose weight is below a bound; the others keep their proportions.
 
     Args:
@@ -109,10 +106,10 @@ def prune(mixture: MixtureOfGaussians, min_weight: float) -> MixtureOfGaussians:
         raise InvalidArgumentError(f"min_weight must be in [0, 1], got {min_weight}")
     weights = mixture.weights.detach()
     kept = (weights >= min(min_weight, float(weights.max()))).nonzero().squeeze(-1)
-    return of(mixture.mixture_logits[kept], mixture.means[kept], mixture.scale_tril[kept])
+    return mixture.new(mixture.mixture_logits[kept], mixture.means[kept], mixture.scale_tril[kept])
 
 
-def reduce(mixture: MixtureOfGaussians, num_components: int) -> MixtureOfGaussians:
+def reduce(mixture: M, num_components: int) -> M:
     """Fewer components by merging pairs, which keeps mean and covariance of the whole.
 
     Each time the pair is merged whose merger costs least by an upper bound of the Kullback-
@@ -143,7 +140,19 @@ def reduce(mixture: MixtureOfGaussians, num_components: int) -> MixtureOfGaussia
         w = torch.cat([w[left], total[best : best + 1]])
         m = torch.cat([m[left], mean[best : best + 1]])
         c = torch.cat([c[left], spread[best : best + 1]])
-    return of(w.log(), m, torch.linalg.cholesky(symmetrize(c)))
+    return mixture.new(w.log(), m, torch.linalg.cholesky(symmetrize(c)))
+
+
+def moment_match(mixture: M) -> M:
+    """One Gaussian instead of the whole: see `MixtureOfGaussians.moment_match`."""
+    gap = mixture.means - mixture.mean.unsqueeze(-2)
+    # Rows of a square root: the covariance itself would lose half of the digits.
+    rows = torch.cat([mixture.scale_tril, gap.unsqueeze(-1)], -1)
+    rows = mixture.weights.sqrt()[..., None, None] * rows
+    with full_precision(rows.device):
+        factor = factor_of_rows(rows.movedim(-3, -2).flatten(-2))
+    logits = torch.zeros_like(mixture.mixture_logits[..., :1])
+    return mixture.new(logits, mixture.mean.unsqueeze(-2), factor.unsqueeze(-3))
 
 
 def merged(w: Tensor, m: Tensor, c: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,12 +166,7 @@ def merged(w: Tensor, m: Tensor, c: Tensor, i: Tensor, j: Tensor) -> tuple[Tenso
     return total, mean, share * c[i] + (1 - share) * c[j] + between
 
 
-def of(logits: Tensor, means: Tensor, factor: Tensor) -> MixtureOfGaussians:
-    """A mixture with dense covariances."""
-    return MixtureOfGaussians(logits, means, factor, FullCovariance())
-
-
-def require_single(mixture: MixtureOfGaussians) -> None:
+def require_single(mixture: MixtureDensity) -> None:
     """Refuse a batch: its mixtures would be left with different numbers of components.
 
     Raises:

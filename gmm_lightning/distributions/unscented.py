@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.covariances import FullCovariance
+from gmm_lightning.distributions.density import MixtureDensity
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import symmetrize
 
 
-def sigma_points(mixture: MixtureOfGaussians, alpha: float = 1e-3, kappa: float = 0.0) -> Tensor:
+def sigma_points(mixture: MixtureDensity, alpha: float = 1e-3, kappa: float = 0.0) -> Tensor:
     """Points `(*B, K, 2 D + 1, D)` that carry mean and covariance of each component.
 
     With `lambda = alpha^2 (D + kappa) - D`: the mean, and the mean plus and minus each column
@@ -80,7 +81,7 @@ def from_sigma_points(
 
 
 def unscented(
-    mixture: MixtureOfGaussians,
+    mixture: MixtureDensity,
     function: Callable[[Tensor], Tensor],
     *,
     alpha: float = 1e-3,

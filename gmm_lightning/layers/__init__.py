@@ -1,8 +1,9 @@
-"""Modules: the mixture as a layer, and the transform that goes before it."""
+"""Modules: the mixture as a layer, draws from it, and the transform that goes before it."""
 
 from __future__ import annotations
 
 from gmm_lightning.layers.gmm import GMMLayer
+from gmm_lightning.layers.sampling_head import SamplingHead
 from gmm_lightning.layers.standardize import Standardize
 
-__all__ = ["GMMLayer", "Standardize"]
+__all__ = ["GMMLayer", "SamplingHead", "Standardize"]

@@ -7,17 +7,19 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import torch
-from torch import Generator, Size, Tensor, nn
+from torch import Size, Tensor, nn
 
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.distributions.missing import log_joint_given
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers._portions import in_portions
+from gmm_lightning.layers.mixture import MixtureModule
 from gmm_lightning.layers.parameters import constrained
 from gmm_lightning.priors import Prior, PriorSpec, as_priors
 
 
-class GMMLayer(nn.Module):
+class GMMLayer(MixtureModule):
     """`p(x) = sum_k pi_k N(x | mu_k, Sigma_k)` with trainable weights, means and covariances.
 
     Three parameters: `mixture_logits` `(*B, K)`, `means` `(*B, K, D)` and `raw_scale`
@@ -169,21 +171,6 @@ class GMMLayer(nn.Module):
         return self.covariance.scale(self.raw_scale)
 
     @property
-    def scale_tril(self) -> Tensor:
-        """Dense lower Cholesky factors, `(*B, K, D, D)`."""
-        return self.distribution().scale_tril
-
-    @property
-    def covariance_matrix(self) -> Tensor:
-        """Dense covariances of the components, `(*B, K, D, D)`."""
-        return self.distribution().component_covariances
-
-    @property
-    def precision_matrix(self) -> Tensor:
-        """Inverses of `covariance_matrix`, `(*B, K, D, D)`."""
-        return torch.cholesky_inverse(self.scale_tril)
-
-    @property
     def num_free_parameters(self) -> int:
         """Parameters of one mixture, for information criteria: weights, means, covariances."""
         k, d = self.num_components, self.num_features
@@ -232,14 +219,19 @@ class GMMLayer(nn.Module):
         """The mixture over these parameters; gradients flow into them."""
         return MixtureOfGaussians(self.mixture_logits, self.means, self.scale, self.covariance)
 
-    def log_joint(self, x: Tensor) -> Tensor:
+    def log_joint(self, x: Tensor, missing: str | None = None) -> Tensor:
         """`log pi_k + log N(x | mu_k, Sigma_k)`, plus the evidence: `(*S, *B, K)`."""
-        log_joint = self.distribution().log_joint(x)
+        log_joint = log_joint_given(self.distribution(), x, missing)
         return log_joint if self.evidence is None else log_joint + self.evidence(x)
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """`log p(x)` in nats: `(*S, *B, D)` -> `(*S, *B)`."""
-        return self._answer(x, lambda log_joint: log_joint.logsumexp(-1))
+    def log_prob(self, x: Tensor, missing: str | None = None) -> Tensor:
+        """`log p(x)` in nats: `(*S, *B, D)` -> `(*S, *B)`.
+
+        Args:
+            x: the rows.
+            missing: as for `MixtureOfGaussians.log_prob`: None, or `marginalize`.
+        """
+        return self._answer(x, lambda log_joint: log_joint.logsumexp(-1), missing)
 
     def forward(self, x: Tensor) -> Tensor:
         """`log_prob`."""
@@ -257,10 +249,15 @@ class GMMLayer(nn.Module):
         """The most probable component of each row: `(*S, *B)`."""
         return self._answer(x, lambda log_joint: log_joint.argmax(-1))
 
-    def _answer(self, x: Tensor, summary: Callable[[Tensor], Tensor]) -> Tensor:
+    def _answer(
+        self, x: Tensor, summary: Callable[[Tensor], Tensor], missing: str | None = None
+    ) -> Tensor:
         """A summary of the log joint density that never needs all of it at once."""
-        per_row, dims = self.means.numel(), len(self.batch_shape)
-        return in_portions(self, x, dims, per_row, lambda part: summary(self.log_joint(part)))
+
+        def answer(part: Tensor) -> Tensor:
+            return summary(self.log_joint(part, missing))
+
+        return in_portions(self, x, len(self.batch_shape), self.means.numel(), answer)
 
     # -- objective --------------------------------------------------------------------------
 
@@ -286,28 +283,6 @@ class GMMLayer(nn.Module):
         log_prob = self.log_prob(x)
         rows = log_prob.reshape(-1, *self.batch_shape)
         return rows.mean(0) + self.log_prior() / (num_samples or rows.shape[0])
-
-    # -- draws ------------------------------------------------------------------------------
-
-    def sample(
-        self,
-        sample_shape: tuple[int, ...] | Size | int = (),
-        *,
-        component: int | Tensor | None = None,
-        return_component: bool = False,
-        within: Any = None,
-        temperature: float = 1.0,
-        generator: Generator | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Draws from the mixture: see `MixtureOfGaussians.sample`."""
-        return self.distribution().sample(
-            sample_shape,
-            component=component,
-            return_component=return_component,
-            within=within,
-            temperature=temperature,
-            generator=generator,
-        )
 
     # -- description ------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from things import COLUMNS, Plain, Rows
 from trainers import fitted
 
-from gmm_lightning.app import sample as module
+from gmm_lightning.app import drawing
 from gmm_lightning.app.sample import sample
 
 Asked = Callable[..., DictConfig]
@@ -86,7 +86,7 @@ def test_the_seed_decides(
     trained: Path, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Several blocks, the last of them short.
-    monkeypatch.setattr(module, "BLOCK", 64)
+    monkeypatch.setattr(drawing, "BLOCK", 64)
     texts = []
     for i, seed in enumerate((3, 3, 4)):
         torch.manual_seed(i)

@@ -11,7 +11,12 @@ from laws import distribution_function, follows
 from scipy import special
 
 from gmm_lightning.distributions.logconcave import Tangents, touching_points
-from gmm_lightning.distributions.truncated import log_interval, truncated_chi, truncated_normals
+from gmm_lightning.distributions.truncated import (
+    log_interval,
+    one_normal_each,
+    truncated_chi,
+    truncated_normals,
+)
 
 pytestmark = pytest.mark.usefixtures("double")
 ROWS = 20_000
@@ -86,6 +91,27 @@ def test_each_row_has_its_own_interval(generator: torch.Generator) -> None:
     assert ((x >= low) & (x <= low + 0.5)).all()
     inside = log_interval(low, x) - log_interval(low, low + 0.5)
     follows(inside.exp(), lambda u: u.clip(0, 1))
+
+
+def test_one_in_each_interval(generator: torch.Generator) -> None:
+    """The same law, whichever way an interval goes: near and wide, thin, far, or open."""
+    device = generator.device
+    for width in (INF, 20.0, 0.5, 1e-3, 1e-4, 1e-9):
+        low = torch.linspace(-50, 50, ROWS, device=device)
+        wide = torch.full_like(low, width)
+        x = one_normal_each(low, low + wide, wide, generator)
+        assert torch.isfinite(x).all()
+        assert ((x >= low) & (x <= low + wide)).all()
+        # Rounding of the rows themselves: a share of a thin interval, at most.
+        inside = (log_interval(low, x, x - low) - log_interval(low, low + wide, wide)).exp()
+        if width > 1e-6:
+            follows(inside, lambda u: u.clip(0, 1))
+        # The mirror image by itself, and the middle alone.
+        mirrored = one_normal_each(-low - wide, -low, wide, generator)
+        assert ((mirrored >= -low - wide) & (mirrored <= -low)).all()
+        near = low.abs() < 5
+        if width > 1e-6:
+            follows(inside[near], lambda u: u.clip(0, 1))
 
 
 # -- lengths ------------------------------------------------------------------------------------

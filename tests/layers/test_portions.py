@@ -32,9 +32,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     whole = GMMLayer.log_joint
 
-    def log_joint(layer: GMMLayer, x: Tensor) -> Tensor:
+    def log_joint(layer: GMMLayer, x: Tensor, missing: str | None = None) -> Tensor:
         seen.append(x.shape[0] if x.dim() else 0)
-        return whole(layer, x)
+        return whole(layer, x, missing)
 
     monkeypatch.setattr(GMMLayer, "log_joint", log_joint)
     return seen

@@ -1,0 +1,118 @@
+"""What `gmm-sample` draws from, and how: a condition, a region, and the rows block by block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gmm_lightning.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from gmm_lightning.app.runs import StoredRun
+
+# Rows drawn at once.
+BLOCK = 1 << 17
+
+
+def given_columns(condition: Any, columns: Sequence[str]) -> dict[int, float]:
+    """Positions of columns and their values, from `{name or number: value}`.
+
+    Raises:
+        InvalidArgumentError: not such a table, a column that the run does not have, one that is
+            named twice, a value that is no finite number, or no column left to draw.
+    """
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(condition) if OmegaConf.is_config(condition) else condition
+    if plain is None:
+        return {}
+    if not isinstance(plain, Mapping):
+        raise InvalidArgumentError(
+            f"condition must give columns their values, condition={{{columns[0]}: 1.5}}, got "
+            f"{plain!r}"
+        )
+    given: dict[int, float] = {}
+    for key, value in plain.items():
+        at = position(key, columns)
+        if at in given:
+            raise InvalidArgumentError(f"condition names the column {columns[at]} twice")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
+            raise InvalidArgumentError(
+                f"condition must give {columns[at]} a finite number, got {value!r}"
+            )
+        given[at] = float(value)
+    if len(given) == len(columns):
+        raise InvalidArgumentError("condition gives every column a value: nothing is left to draw")
+    return given
+
+
+def position(key: Any, columns: Sequence[str]) -> int:
+    """Where a column stands that is given by its name or its number.
+
+    Raises:
+        InvalidArgumentError: naming the columns that there are.
+    """
+    if str(key) in columns:
+        return columns.index(str(key))
+    if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < len(columns):
+        return key
+    raise InvalidArgumentError(f"the run has no column {key}; it has {', '.join(columns)}")
+
+
+def draw_options(config: DictConfig) -> dict[str, Any]:
+    """The options of `MixtureOfGaussians.sample` that a command line asks for.
+
+    Raises:
+        InvalidArgumentError: values out of range, or options in each other's way.
+    """
+    from hydra.utils import instantiate
+
+    from gmm_lightning.app.checks import require_flag, require_integer
+    from gmm_lightning.distributions.drawing import DrawOptions
+
+    if config.component is not None:
+        require_integer("component", config.component, least=0)
+    if isinstance(config.temperature, str | bool):
+        raise InvalidArgumentError(f"temperature must be a number, got {config.temperature!r}")
+    require_flag("quasi", config.quasi)
+    require_flag("antithetic", config.antithetic)
+    names = ("component", "temperature", "quasi", "antithetic")
+    options = {name: config[name] for name in names}
+    options["within"] = instantiate(config.within, _convert_="all") if config.within else None
+    DrawOptions(**options)
+    return options
+
+
+def draws(
+    stored: StoredRun, n: int, given: Mapping[int, float], options: Mapping[str, Any], seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows in the units of the data, and components, in blocks of bounded size.
+
+    What is given stands in its columns, and the options, a region among them, are about the
+    others. The same seed gives the same rows.
+
+    Raises:
+        InvalidArgumentError: an option that the mixture cannot be drawn with.
+        RegionError: too little of the mixture lies in the region.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    law, known = stored.module, list(given)
+    if given:
+        with torch.no_grad():
+            law = stored.module.distribution().condition(known, list(given.values()))
+    rest = [i for i in range(len(stored.columns)) if i not in given]
+    for start in range(0, max(n, 1), BLOCK):
+        rows = min(BLOCK, n - start)
+        x, z = law.sample(rows, return_component=True, generator=generator, **options)
+        if given:
+            full = x.new_empty(rows, len(stored.columns))
+            full[:, rest], full[:, known] = x, x.new_tensor(list(given.values()))
+            x = full
+        yield x, z

@@ -1,0 +1,133 @@
+"""Draws as a module: the input of a generator, or the end of a conditional model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.distributions.drawing import DrawOptions, SampleShape, drawn
+from gmm_lightning.distributions.reparameterize import check_reparameterized, reparameterized
+from gmm_lightning.errors import InvalidArgumentError
+
+GRADIENTS = ("implicit", "relaxed")
+
+
+class SamplingHead(nn.Module):
+    """`sampler(n)` draws from a layer, `sampler(n, h)` from the mixtures that a module makes of h.
+
+    The source is a submodule: its parameters are in `parameters()` and the state dict, move with
+    `.to`, and with `reparameterize` they are trained through the draws.
+
+    Shape:
+        `forward(sample_shape, *inputs)` gives `(*sample_shape, *B, D)`; B are the rows of h for a
+        conditional mixture.
+
+    Args:
+        source: a `GMMLayer`, or anything else with a method `distribution()`; or a module or
+            function whose result is a `MixtureOfGaussians`.
+        component: draw from this component only: an index, or a tensor of indices that
+            broadcasts to `(*sample_shape, *B)`.
+        within: a region that the draws are given; see `MixtureOfGaussians.sample`.
+        temperature: divides logits and multiplies covariances.
+        quasi: scrambled Sobol points instead of independent rows.
+        antithetic: neighbouring rows mirror each other about their mean.
+        reparameterize: False: draws without gradients. `implicit`: exact draws with unbiased
+            gradients. `relaxed`: a soft choice of the component, biased, of low variance.
+        relaxation: temperature of that soft choice.
+        seed: of the draws; None for torch's global state. The sequence begins with the first
+            draw on a device. Processes with the same seed draw the same rows.
+
+    Raises:
+        InvalidArgumentError: no such source, a value out of range (against the sizes of the
+            source, where it has any), or options in each other's way.
+
+    References:
+        N. Dilokthanakul et al. (2016), Deep unsupervised clustering with Gaussian mixture
+        variational autoencoders, arXiv 1611.02648, for a mixture as the input of a generator.
+
+    Example:
+        >>> from gmm_lightning import GMMLayer
+        >>> prior = GMMLayer(num_features=2, num_components=3)
+        >>> sampler = SamplingHead(prior, reparameterize="implicit")
+        >>> generator = torch.nn.Linear(2, 5)
+        >>> generator(sampler(8)).square().mean().backward()
+        >>> prior.means.grad.shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        source: nn.Module | Callable[..., MixtureOfGaussians],
+        *,
+        component: int | Tensor | None = None,
+        within: Any = None,
+        temperature: float = 1.0,
+        quasi: bool = False,
+        antithetic: bool = False,
+        reparameterize: bool | str = False,
+        relaxation: float = 0.5,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not (callable(source) or callable(getattr(source, "distribution", None))):
+            raise InvalidArgumentError(
+                "expected a layer, or a module or function that returns a MixtureOfGaussians, got "
+                f"{source!r}"
+            )
+        if reparameterize is not False and reparameterize not in GRADIENTS:
+            raise InvalidArgumentError(
+                f"reparameterize must be False, 'implicit' or 'relaxed', got {reparameterize!r}"
+            )
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+            raise InvalidArgumentError(f"seed must be None or an integer >= 0, got {seed!r}")
+        options = DrawOptions(component, within, temperature, quasi, antithetic)
+        softness = relaxation if reparameterize == "relaxed" else None
+        if reparameterize:
+            check_reparameterized(options, softness)
+        components = getattr(source, "num_components", None)
+        features = getattr(source, "num_features", None)
+        if isinstance(components, int) and isinstance(features, int):
+            options.check(components, features)
+        self.source = source
+        self.options, self.seed = options, seed
+        self.reparameterize, self.softness = reparameterize, softness
+        self._generator: Generator | None = None
+
+    def distribution(self, *inputs: Any, **options: Any) -> MixtureOfGaussians:
+        """The mixture that is drawn from.
+
+        Raises:
+            InvalidArgumentError: the source returns something else.
+        """
+        make = getattr(self.source, "distribution", self.source)
+        mixture = make(*inputs, **options)
+        if not isinstance(mixture, MixtureOfGaussians):
+            raise InvalidArgumentError(
+                f"the source of a SamplingHead must return a MixtureOfGaussians, got "
+                f"{type(mixture).__name__}"
+            )
+        return mixture
+
+    def forward(self, sample_shape: SampleShape = (), *inputs: Any, **options: Any) -> Tensor:
+        """Draws `(*sample_shape, *B, D)`; what else is given goes to the source."""
+        mixture = self.distribution(*inputs, **options)
+        generator = self._source_of_randomness(mixture.means.device)
+        if not self.reparameterize:
+            return drawn(mixture, sample_shape, self.options, generator)[0]
+        return reparameterized(mixture, sample_shape, self.options, self.softness, generator)
+
+    def _source_of_randomness(self, device: torch.device) -> Generator | None:
+        if self.seed is not None and (self._generator is None or self._generator.device != device):
+            self._generator = Generator(device).manual_seed(self.seed)
+        return self._generator
+
+    def extra_repr(self) -> str:
+        """The options that are not the defaults."""
+        usual = vars(DrawOptions()) | {"reparameterize": False, "seed": None}
+        chosen = vars(self.options) | {"reparameterize": self.reparameterize, "seed": self.seed}
+        said = (name for name in usual if repr(chosen[name]) != repr(usual[name]))
+        return ", ".join(f"{name}={chosen[name]!r}" for name in said)
