@@ -1,0 +1,160 @@
+"""Between arrays and mixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Generator, Tensor
+
+from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.linalg import factor_of_rows, symmetrize
+
+Floats = NDArray[np.float64]
+
+# What rounding may leave below zero, or between a matrix and its transpose, of the largest entry.
+ROUNDING = 1e-8
+
+
+class Converted:
+    """An attribute that a function brings into form whenever it is assigned."""
+
+    def __init__(self, convert: Callable[[Any], Any]) -> None:
+        self.convert = convert
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else instance.__dict__[self.name]
+
+    def __set__(self, instance: Any, value: object) -> None:
+        instance.__dict__[self.name] = self.convert(value)
+
+
+def floats_of(value: ArrayLike) -> Floats:
+    """A copy, so that neither side sees what the other one does to its array later."""
+    return np.array(np.asarray(value), dtype=np.float64)
+
+
+def floats_or_none(value: ArrayLike | None) -> Floats | None:
+    """A copy, or nothing."""
+    return None if value is None else floats_of(value)
+
+
+def require_given(**parts: Floats | None) -> None:
+    """Refuse to use what has no parameters yet.
+
+    Raises:
+        InvalidArgumentError: naming what is missing.
+    """
+    missing = [name for name, value in parts.items() if value is None]
+    if missing:
+        raise InvalidArgumentError(
+            f"not initialized: {', '.join(missing)}; assign what is missing, or call from_samples"
+        )
+
+
+def mixture_of(
+    priors: ArrayLike, means: ArrayLike, covariances: ArrayLike, *, definite: bool = True
+) -> MixtureOfGaussians:
+    """The mixture with these parameters, in float64 on the CPU; the priors are normalised.
+
+    Args:
+        priors: `(K,)`.
+        means: `(K, D)`.
+        covariances: `(K, D, D)`.
+        definite: refuse singular covariances, which have no density. Draws, moments and
+            conditionals do without.
+
+    Raises:
+        InvalidArgumentError: shapes that do not fit, or values that are no such parameters.
+    """
+    parts = {"priors": priors, "means": means, "covariances": covariances}
+    weights, centres, dense = (tensor_of(value) for value in parts.values())
+    k, d = centres.shape if centres.dim() == 2 else (len(weights.reshape(-1)), -1)
+    if weights.shape != (k,) or centres.shape != (k, d) or dense.shape != (k, d, d):
+        shapes = ", ".join(f"{name} {np.shape(value)}" for name, value in parts.items())
+        raise InvalidArgumentError(
+            f"expected priors (K,), means (K, D) and covariances (K, D, D), got {shapes}"
+        )
+    if not bool((weights >= 0).all() & torch.isfinite(weights).all() & (weights.sum() > 0)):
+        raise InvalidArgumentError(
+            f"priors must be finite, >= 0 and not all 0, got {weights.tolist()}"
+        )
+    if not bool(torch.isfinite(centres).all() & torch.isfinite(dense).all()):
+        raise InvalidArgumentError("means and covariances must be finite")
+    return MixtureOfGaussians(weights.log(), centres, factor_of(dense, definite=definite))
+
+
+def factor_of(covariances: Tensor, *, definite: bool = True) -> Tensor:
+    """Lower factors L of covariances `L L'`, `(K, D, D)`, with zeros on the diagonal if singular.
+
+    Raises:
+        InvalidArgumentError: naming the components that are no covariances, or singular.
+    """
+    size = covariances.abs().amax((-2, -1))
+    skew = (covariances - covariances.mT).abs().amax((-2, -1)) > ROUNDING * size
+    covariances = symmetrize(covariances)
+    factor, info = torch.linalg.cholesky_ex(covariances)
+    if bool((info == 0).all() & ~skew.any()):
+        return factor
+    values, vectors = torch.linalg.eigh(covariances)
+    wrong = skew | (values[:, 0] < -ROUNDING * size)
+    if definite:
+        wrong = wrong | (info != 0)
+    if bool(wrong.any()):
+        k = int(wrong.nonzero()[0])
+        raise InvalidArgumentError(
+            f"the covariance of component {k} is not symmetric and positive "
+            f"{'definite' if definite else 'semi-definite'}: its smallest eigenvalue is "
+            f"{float(values[k, 0]):.3g}, its largest {float(values[k, -1]):.3g}; shrink it by "
+            "apply_oracle_approximating_shrinkage, or add a multiple of the identity"
+        )
+    return factor_of_rows(vectors * values.clamp(min=0).sqrt().unsqueeze(-2))
+
+
+def tensor_of(value: ArrayLike) -> Tensor:
+    """A float64 tensor on the CPU that shares no memory."""
+    return torch.from_numpy(floats_of(value))
+
+
+def rows_of(value: ArrayLike, num_features: int | None = None) -> Tensor:
+    """Rows `(N, D)`; a single one may come as `(D,)`.
+
+    Raises:
+        InvalidDataError: another shape, or entries that are not finite.
+    """
+    rows = np.atleast_2d(floats_of(value))
+    if rows.ndim != 2 or num_features not in (None, rows.shape[1]):
+        width = "n_features" if num_features is None else num_features
+        raise InvalidDataError(
+            f"expected an array of shape (n_samples, {width}), got {np.shape(value)}"
+        )
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise InvalidDataError(f"rows must be finite; these are not: {bad[:8].tolist()}")
+    return torch.from_numpy(rows)
+
+
+def training_rows(value: ArrayLike) -> Floats:
+    """Rows `(N, D)` to estimate from, at least one.
+
+    Raises:
+        InvalidDataError: another shape, no rows, or entries that are not finite.
+    """
+    if np.ndim(value) != 2 or 0 in np.shape(value):
+        raise InvalidDataError(
+            f"expected rows of shape (n_samples, n_features), got {np.shape(value)}"
+            + ("; write X[:, np.newaxis] for one feature" if np.ndim(value) == 1 else "")
+        )
+    return rows_of(value).numpy()
+
+
+def generator_of(random_state: np.random.RandomState) -> Generator:
+    """Torch's randomness, seeded by numpy's, which moves on."""
+    return Generator().manual_seed(int(random_state.randint(1 << 31)))

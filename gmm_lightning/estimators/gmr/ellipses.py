@@ -1,0 +1,90 @@
+"""Components as stacks of translucent ellipses on matplotlib axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.estimators.gmr._translate import mixture_of, require_given
+
+FACTORS = tuple(np.linspace(0.25, 2.0, 8).tolist())
+
+
+class Gaussian(Protocol):
+    """An `MVN`."""
+
+    mean: Any
+    covariance: Any
+
+
+class Mixture(Protocol):
+    """A `GMM`."""
+
+    priors: Any
+    means: Any
+    covariances: Any
+
+
+def plot_error_ellipse(
+    ax: Any,
+    mvn: Gaussian,
+    color: str | None = None,
+    alpha: float = 0.25,
+    factors: Iterable[float] = FACTORS,
+) -> None:
+    """Draw a Gaussian of two features by `gmm_lightning.plotting.plot_error_ellipses`.
+
+    Args:
+        ax: matplotlib's axes to draw on; their labels stay.
+        mvn: the Gaussian.
+        color: None: the first of the palette.
+        alpha: opacity of one ellipse; they add up towards the mean.
+        factors: numbers of standard deviations.
+    """
+    require_given(mean=mvn.mean, covariance=mvn.covariance)
+    mean, covariance = np.asarray(mvn.mean), np.asarray(mvn.covariance)
+    mixture = mixture_of([1.0], mean[None], covariance[None], definite=False)
+    draw(ax, mixture, None if color is None else [color], alpha, factors)
+
+
+def plot_error_ellipses(
+    ax: Any,
+    gmm: Mixture,
+    colors: Sequence[str] | None = None,
+    alpha: float = 0.25,
+    factors: Iterable[float] = FACTORS,
+) -> None:
+    """Draw a mixture of two features by `gmm_lightning.plotting.plot_error_ellipses`.
+
+    A component has the same colour at each factor (gmr: only if there are as many colours as
+    components).
+
+    Args:
+        ax: matplotlib's axes to draw on; their labels stay.
+        gmm: the mixture.
+        colors: of the components in turn; None: those of the palette.
+        alpha: opacity of one ellipse; they add up towards the means.
+        factors: numbers of standard deviations.
+    """
+    require_given(priors=gmm.priors, means=gmm.means, covariances=gmm.covariances)
+    mixture = mixture_of(gmm.priors, gmm.means, gmm.covariances, definite=False)
+    draw(ax, mixture, colors, alpha, factors)
+
+
+def draw(
+    ax: Any,
+    mixture: MixtureOfGaussians,
+    colors: Sequence[str] | None,
+    alpha: float,
+    factors: Iterable[float],
+) -> None:
+    """Draw a mixture, and leave the names of the axes as they are."""
+    # Matplotlib takes a while to import, and nothing else here needs it.
+    from gmm_lightning.plotting import plot_error_ellipses
+
+    names = [ax.get_xlabel(), ax.get_ylabel()]
+    stds = [float(factor) for factor in factors]
+    plot_error_ellipses(mixture, ax=ax, stds=stds, colors=colors, alpha=alpha, columns=names)

@@ -1,0 +1,113 @@
+"""What is known of some features when others are known, for a single Gaussian."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gmm_lightning.distributions import condition as condition_mixture
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.estimators.gmr._translate import (
+    Floats,
+    factor_of,
+    mixture_of,
+    rows_of,
+    tensor_of,
+)
+
+
+def invert_indices(n_features: int, indices: ArrayLike) -> NDArray[np.intp]:
+    """The features that are not in `indices`, in order.
+
+    Example:
+        >>> invert_indices(4, [2, 0])
+        array([1, 3])
+    """
+    left = np.ones(n_features, dtype=bool)
+    left[integers_of(indices)] = False
+    return np.flatnonzero(left)
+
+
+def regression_coefficients(
+    covariance: ArrayLike, i_out: ArrayLike, i_in: ArrayLike, cov_12: ArrayLike | None = None
+) -> Floats:
+    """`Sigma_oi Sigma_ii^+`, the slope of `E[x_o | x_i]`, `(n_features_out, n_features_in)`.
+
+    Args:
+        covariance: `(n_features, n_features)`.
+        i_out: features to predict.
+        i_in: features that are known.
+        cov_12: the block `Sigma_oi`, where it is at hand.
+
+    Example:
+        >>> regression_coefficients([[2.0, 1.0], [1.0, 4.0]], [0], [1])
+        array([[0.25]])
+    """
+    dense = np.asarray(covariance, dtype=np.float64)
+    known = integers_of(i_in)
+    if cov_12 is None:
+        cov_12 = dense[np.ix_(integers_of(i_out), known)]
+    across = np.asarray(cov_12, dtype=np.float64)
+    return across @ np.linalg.pinv(dense[np.ix_(known, known)], hermitian=True)
+
+
+def condition(
+    mean: ArrayLike, covariance: ArrayLike, i_out: ArrayLike, i_in: ArrayLike, X: ArrayLike
+) -> tuple[Floats, Floats]:
+    """Mean and covariance of some features when others are known.
+
+    Args:
+        mean: `(n_features,)`.
+        covariance: `(n_features, n_features)`; it may be singular, but not among the known
+            features.
+        i_out: features to predict.
+        i_in: features that are known.
+        X: their values, `(n_features_in,)` or `(n_samples, n_features_in)`.
+
+    Returns:
+        The mean `(n_features_out,)` or `(n_samples, n_features_out)`, and the covariance, which
+        is the same for all rows.
+
+    Raises:
+        InvalidArgumentError: indices or parameters that do not fit.
+
+    Example:
+        >>> from gmm_lightning.estimators.gmr import condition
+        >>> condition([0.0, 1.0], [[2.0, 1.0], [1.0, 4.0]], [0], [1], [3.0])
+        (array([0.5]), array([[1.75]]))
+    """
+    known = integers_of(i_in)
+    order = np.concatenate([known, integers_of(i_out)])
+    centre = np.asarray(mean, dtype=np.float64)[order]
+    dense = np.asarray(covariance, dtype=np.float64)[np.ix_(order, order)]
+    values = rows_of(X, len(known))
+    require_known(dense[None, : len(known), : len(known)])
+    joint = mixture_of([1.0], centre[None], dense[None], definite=False)
+    first = list(range(len(known)))
+    law = condition_mixture(joint, first, values)
+    # One row is enough for the covariance, which does not depend on the values.
+    spread = condition_mixture(joint, first, joint.means[0, first]).component_covariances[0]
+    means = law.means[:, 0].numpy()
+    return (means if np.ndim(X) == 2 else means[0]), spread.numpy()
+
+
+def require_known(blocks: ArrayLike) -> None:
+    """Refuse covariances `(K, I, I)` of known features that are singular: they leave no slope.
+
+    Raises:
+        InvalidArgumentError: saying which and what to do.
+    """
+    try:
+        factor_of(tensor_of(blocks))
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"among the known features, {error}") from None
+
+
+def integers_of(indices: ArrayLike) -> NDArray[np.intp]:
+    """Positions from integers or from a mask."""
+    index = np.asarray(indices)
+    if index.dtype == bool:
+        return np.flatnonzero(index)
+    if index.size and not np.issubdtype(index.dtype, np.integer):
+        raise InvalidArgumentError(f"indices must be integers, got {indices!r}")
+    return index.reshape(-1).astype(np.intp)

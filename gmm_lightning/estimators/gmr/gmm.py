@@ -1,0 +1,296 @@
+"""A mixture of Gaussians, and regression with it."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from gmm_lightning.distributions import (
+    Confidence,
+    MixtureOfGaussians,
+    in_confidence_region,
+    regress,
+)
+from gmm_lightning.distributions import condition as condition_mixture
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.estimators.gmr._translate import (
+    Converted,
+    Floats,
+    floats_or_none,
+    generator_of,
+    mixture_of,
+    require_given,
+    rows_of,
+    training_rows,
+)
+from gmm_lightning.estimators.gmr.ellipses import plot_error_ellipses
+from gmm_lightning.estimators.gmr.fitting import fit, shrunk
+from gmm_lightning.estimators.gmr.functions import integers_of, require_known
+from gmm_lightning.estimators.gmr.initialization import (
+    covariance_initialization,
+    kmeansplusplus_initialization,
+    random_initialization,
+    require_positive,
+)
+from gmm_lightning.estimators.gmr.mvn import MVN
+from gmm_lightning.estimators.gmr.utils import check_random_state
+
+__all__ = [
+    "GMM",
+    "covariance_initialization",
+    "kmeansplusplus_initialization",
+    "plot_error_ellipses",
+]
+
+INITS = ("random", "kmeans++")
+
+
+class GMM:
+    """A Gaussian mixture model, in gmr's terms.
+
+    Parameters can be read and assigned at any time; nothing is kept that could go stale, and
+    arrays of the caller are copied, never written to.
+
+    Args:
+        n_components: how many Gaussians.
+        priors: weights of the components, `(n_components,)`.
+        means: `(n_components, n_features)`.
+        covariances: `(n_components, n_features, n_features)`.
+        verbose: above 0, fits say when they converge and what they had to repair.
+        random_state: int, `RandomState`, or None for numpy's global source.
+
+    Raises:
+        InvalidArgumentError: when used: parameters that are missing or do not fit.
+
+    References:
+        A. Fabisch (2021), gmr: Gaussian Mixture Regression, Journal of Open Source Software 6.
+
+    Example:
+        >>> gmm = GMM(1, priors=[1.0], means=[[0.0, 0.0]], covariances=[[[1.0, 0.5], [0.5, 1.0]]])
+        >>> gmm.predict([0], [[2.0], [4.0]])
+        array([[1.],
+               [2.]])
+    """
+
+    priors: Converted = Converted(floats_or_none)
+    means: Converted = Converted(floats_or_none)
+    covariances: Converted = Converted(floats_or_none)
+    random_state: Converted = Converted(check_random_state)
+
+    def __init__(
+        self,
+        n_components: int,
+        priors: ArrayLike | None = None,
+        means: ArrayLike | None = None,
+        covariances: ArrayLike | None = None,
+        verbose: int = 0,
+        random_state: Any = None,
+    ) -> None:
+        self.n_components = n_components
+        self.priors = priors
+        self.means = means
+        self.covariances = covariances
+        self.verbose = verbose
+        self.random_state = random_state
+
+    # -- estimation -------------------------------------------------------------------------
+
+    def from_samples(
+        self,
+        X: ArrayLike,
+        R_diff: float = 1e-4,
+        n_iter: int = 100,
+        init_params: str = "random",
+        oracle_approximating_shrinkage: bool = False,  # noqa: FBT001, FBT002 (gmr's signature)
+    ) -> Self:
+        """EM from the parameters that are there, or from new ones where they are missing.
+
+        Args:
+            X: rows `(n_samples, n_features)`.
+            R_diff: stop when the responsibilities move less than this (Frobenius norm).
+            n_iter: M-steps at most.
+            init_params: `random` rows as means, all different, and unit covariances; or
+                `kmeans++`, and covariances by `covariance_initialization`.
+            oracle_approximating_shrinkage: shrink the covariances in each M-step.
+
+        Raises:
+            InvalidArgumentError: an unknown start, or parameters that do not fit.
+            InvalidDataError: unusable rows, or fewer than components.
+        """
+        if init_params not in INITS:
+            raise InvalidArgumentError(
+                f"unknown init_params {init_params!r}; known are: {', '.join(INITS)}"
+            )
+        require_positive(self.n_components)
+        x = training_rows(X)
+        start = self._start(x, kmeans=init_params == INITS[1])
+        mixture_of(*start)
+        self.priors, self.means, self.covariances = fit(
+            x,
+            start,
+            R_diff=R_diff,
+            n_iter=n_iter,
+            shrink=oracle_approximating_shrinkage,
+            verbose=self.verbose,
+        )
+        return self
+
+    def _start(self, x: Floats, *, kmeans: bool) -> tuple[Floats, Floats, Floats]:
+        k, d = self.n_components, x.shape[1]
+        priors, means, covariances = self.priors, self.means, self.covariances
+        if priors is None:
+            priors = np.full(k, 1.0 / k)
+        if means is None:
+            choose = kmeansplusplus_initialization if kmeans else random_initialization
+            means = choose(x, k, self.random_state)
+        if covariances is None:
+            covariances = np.tile(np.eye(d), (k, 1, 1))
+            if kmeans and len(x) > 1:
+                spread = covariance_initialization(x, k)
+                # A feature that never varies tells nothing apart, whatever its variance.
+                covariances = np.where(spread.max(axis=2, keepdims=True) > 0, spread, covariances)
+        return priors, means, covariances
+
+    def apply_oracle_approximating_shrinkage(self, n_samples_eff: ArrayLike) -> None:
+        """Pull the covariances towards balls: `(1 - rho) S + rho tr(S)/D I`.
+
+        rho is that of the paper (gmr leaves out its terms in 2/D). Covariances that are singular
+        or have small negative eigenvalues become definite.
+
+        Args:
+            n_samples_eff: rows that each was estimated from: a number or `(n_components,)`.
+
+        References:
+            Y. Chen, A. Wiesel, Y. C. Eldar, A. O. Hero (2010), Shrinkage algorithms for MMSE
+            covariance estimation, IEEE Transactions on Signal Processing 58.
+        """
+        self._require_given()
+        self.covariances = shrunk(self.means, self.covariances, np.asarray(n_samples_eff, float))
+
+    # -- draws ------------------------------------------------------------------------------
+
+    def sample(self, n_samples: int) -> Floats:
+        """Draws `(n_samples, n_features)`, those of one component after those of the other."""
+        return self._draw(n_samples, None)
+
+    def sample_confidence_region(self, n_samples: int, alpha: float) -> Floats:
+        """Draws, each given that it lies in the region of mass alpha of its component.
+
+        Raises:
+            InvalidArgumentError: alpha outside (0, 1].
+        """
+        return self._draw(n_samples, Confidence(0.0, alpha))
+
+    def _draw(self, n_samples: int, within: Confidence | None) -> Floats:
+        x, component = self._mixture(definite=False).sample(
+            n_samples,
+            within=within,
+            return_component=True,
+            generator=generator_of(self.random_state),
+        )
+        assert isinstance(x, torch.Tensor)
+        return x[component.argsort(stable=True)].numpy()
+
+    # -- density ----------------------------------------------------------------------------
+
+    def is_in_confidence_region(self, x: ArrayLike, alpha: float) -> Any:
+        """Whether x is in the region of mass alpha of the closest component.
+
+        A bool for one row, an array for several. See `MVN.is_in_confidence_region`.
+        """
+        mixture = self._mixture()
+        found = in_confidence_region(mixture, rows_of(x, mixture.num_features), alpha).numpy()
+        return found if np.ndim(x) == 2 else bool(found[0])
+
+    def to_responsibilities(self, X: ArrayLike) -> Floats:
+        """`p(k | x)`, `(n_samples, n_components)`."""
+        mixture = self._mixture()
+        return mixture.responsibilities(rows_of(X, mixture.num_features)).numpy()
+
+    def to_probability_density(self, X: ArrayLike) -> Floats:
+        """Densities of rows, `(n_samples,)`."""
+        return np.exp(self.to_log_probability_density(X))
+
+    def to_log_probability_density(self, X: ArrayLike) -> Floats:
+        """Their logarithms, finite however far a row is (not in gmr, whose densities become 0)."""
+        mixture = self._mixture()
+        return mixture.log_prob(rows_of(X, mixture.num_features)).numpy()
+
+    # -- regression -------------------------------------------------------------------------
+
+    def condition(self, indices: ArrayLike, x: ArrayLike) -> GMM:
+        """The mixture of the other features when those at `indices` are x, `(n_features_in,)`."""
+        mixture, index = self._with_known(indices)
+        values = rows_of(x, len(index))
+        if len(values) != 1:
+            raise InvalidArgumentError(f"expected one row of known features, got {len(values)}")
+        law = condition_mixture(mixture, index, values[0])
+        return GMM(
+            self.n_components,
+            law.weights.numpy(),
+            law.means.numpy(),
+            law.component_covariances.numpy(),
+            self.verbose,
+            self.random_state,
+        )
+
+    def predict(self, indices: ArrayLike, X: ArrayLike) -> Floats:
+        """Gaussian mixture regression: `E[y | x]` of the other features, row by row.
+
+        Args:
+            indices: the features that are known.
+            X: their values, `(n_samples, n_features_in)`.
+
+        Returns:
+            `(n_samples, n_features_out)`, in the order of the features.
+        """
+        mixture, index = self._with_known(indices)
+        return regress(mixture, index, rows_of(X, len(index)), covariance=False)[0].numpy()
+
+    def _with_known(self, indices: ArrayLike) -> tuple[MixtureOfGaussians, list[int]]:
+        mixture = self._mixture(definite=False)
+        index = integers_of(indices)
+        require_known(self.covariances[:, index[:, np.newaxis], index])
+        return mixture, index.tolist()
+
+    # -- other forms ------------------------------------------------------------------------
+
+    def to_ellipses(self, factor: float = 1.0) -> list[tuple[Floats, tuple[float, float, float]]]:
+        """Mean and `(angle, semi-axis, semi-axis)` of each component: see `MVN.to_ellipse`."""
+        self._require_given()
+        components = [self.extract_mvn(k) for k in range(self.n_components)]
+        return [(mvn.mean, mvn.to_ellipse(factor)) for mvn in components]
+
+    def to_mvn(self) -> MVN:
+        """The single Gaussian with mean and covariance of the whole."""
+        mixture = self._mixture(definite=False)
+        mean, covariance = mixture.mean.numpy(), mixture.covariance_matrix.numpy()
+        return MVN(mean, covariance, self.verbose, self.random_state)
+
+    def extract_mvn(self, component_idx: int) -> MVN:
+        """One component.
+
+        Raises:
+            InvalidArgumentError: an index outside `[0, n_components)`.
+        """
+        self._require_given()
+        if not 0 <= component_idx < self.n_components:
+            raise InvalidArgumentError(
+                f"component_idx must be in [0, {self.n_components}), got {component_idx}"
+            )
+        mean, covariance = self.means[component_idx], self.covariances[component_idx]
+        return MVN(mean, covariance, self.verbose, self.random_state)
+
+    def _require_given(self) -> None:
+        require_given(priors=self.priors, means=self.means, covariances=self.covariances)
+
+    def _mixture(self, *, definite: bool = True) -> MixtureOfGaussians:
+        self._require_given()
+        if len(self.means) != self.n_components:
+            raise InvalidArgumentError(
+                f"expected {self.n_components} components, got {len(self.means)} means"
+            )
+        return mixture_of(self.priors, self.means, self.covariances, definite=definite)

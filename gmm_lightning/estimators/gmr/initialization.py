@@ -1,0 +1,111 @@
+"""Where EM starts: means far from each other, covariances by the spread of the rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.estimators.gmr._translate import Floats, generator_of, training_rows
+from gmm_lightning.estimators.gmr.utils import check_random_state
+from gmm_lightning.initializers.kmeans_plus_plus import Rows, plus_plus_centres
+
+
+def kmeansplusplus_initialization(
+    X: ArrayLike, n_components: int, random_state: Any = None
+) -> Floats:
+    """Rows that k-means++ draws as centres, `(n_components, n_features)`.
+
+    Each is drawn by the squared distance to the *nearest* centre before it (gmr: the farthest),
+    the best of a few candidates.
+
+    Args:
+        X: rows `(n_samples, n_features)`.
+        n_components: how many.
+        random_state: int, `RandomState`, or None for numpy's global source.
+
+    Raises:
+        InvalidArgumentError: `n_components` below 1.
+        InvalidDataError: fewer rows than components, or unusable rows.
+
+    References:
+        D. Arthur, S. Vassilvitskii (2007), k-means++: the advantages of careful seeding, SODA.
+
+    Example:
+        >>> kmeansplusplus_initialization([[0.0], [0.0], [9.0]], 2, random_state=0).sum()
+        np.float64(9.0)
+    """
+    x = training_rows(X)
+    require_enough(x, n_components)
+    # Distances keep their digits near the origin; one unit for all features keeps their ratios.
+    centred = x - x.mean(axis=0)
+    centred /= np.abs(centred).max() or 1.0
+    rows = Rows(torch.from_numpy(centred), torch.ones(len(x), dtype=torch.float64))
+    generator = generator_of(check_random_state(random_state))
+    seeds = plus_plus_centres(rows, n_components, 1, generator)[0].numpy()
+    chosen = [np.flatnonzero((centred == seed).all(axis=1))[0] for seed in seeds]
+    return x[chosen]
+
+
+def random_initialization(X: ArrayLike, n_components: int, random_state: Any = None) -> Floats:
+    """Rows at random, of different values as long as there are any (gmr: with replacement)."""
+    x = training_rows(X)
+    require_enough(x, n_components)
+    order = check_random_state(random_state).permutation(len(x))
+    first = np.sort(np.unique(x[order], axis=0, return_index=True)[1])
+    repeated = np.setdiff1d(np.arange(len(x)), first)
+    return x[order[np.concatenate([first, repeated])[:n_components]]]
+
+
+def covariance_initialization(X: ArrayLike, n_components: int) -> Floats:
+    """Equal diagonal covariances, `(n_components, n_features, n_features)`.
+
+    The standard deviation of a feature is the mean distance of two rows in it, divided by the
+    number of components.
+
+    Args:
+        X: rows `(n_samples, n_features)`.
+        n_components: how many.
+
+    Raises:
+        InvalidArgumentError: `n_components` below 1.
+        InvalidDataError: fewer than two rows, or unusable ones.
+
+    Example:
+        >>> covariance_initialization([[0.0], [1.0], [5.0]], 2)[0]
+        array([[2.77777778]])
+    """
+    require_positive(n_components)
+    x = np.sort(training_rows(X), axis=0)
+    n, d = x.shape
+    if n < 2:
+        raise InvalidDataError(f"distances between rows need at least 2 rows, got {n}")
+    # In sorted order a gap between neighbours separates i rows from the n - i others.
+    i = np.arange(1, n)[:, np.newaxis]
+    distance = (i * (n - i) * np.diff(x, axis=0)).sum(axis=0) / (0.5 * n * (n - 1))
+    return np.tile(np.diag((distance / n_components) ** 2), (n_components, 1, 1)).reshape(-1, d, d)
+
+
+def require_enough(x: Floats, n_components: int) -> None:
+    """Refuse more centres than rows.
+
+    Raises:
+        InvalidArgumentError: `n_components` below 1.
+        InvalidDataError: fewer rows than components.
+    """
+    require_positive(n_components)
+    if n_components > len(x):
+        raise InvalidDataError(f"expected at least {n_components} rows, got {len(x)}")
+
+
+def require_positive(n_components: int) -> None:
+    """Refuse numbers of components below 1.
+
+    Raises:
+        InvalidArgumentError: saying what came.
+    """
+    if n_components < 1:
+        raise InvalidArgumentError(f"n_components must be >= 1, got {n_components}")

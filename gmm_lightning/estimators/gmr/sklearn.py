@@ -1,0 +1,94 @@
+"""Gaussian mixture regression as a scikit-learn estimator."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from gmm_lightning.estimators.gmr._translate import Floats
+from gmm_lightning.estimators.gmr.gmm import GMM
+
+try:
+    from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+    from sklearn.utils import check_array, check_X_y
+    from sklearn.utils.validation import check_is_fitted
+except ImportError:
+    raise ImportError(
+        "GaussianMixtureRegressor needs scikit-learn: pip install scikit-learn"
+    ) from None
+
+
+class GaussianMixtureRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    """`E[y | x]` under a mixture of inputs and outputs together.
+
+    Args:
+        n_components: how many Gaussians.
+        priors: weights of the components to start from.
+        means: of inputs and outputs, to start from.
+        covariances: to start from; they are copied (gmr: overwritten).
+        verbose: as for `GMM`.
+        random_state: int, `RandomState`, or None for numpy's global source.
+        R_diff: as for `GMM.from_samples`.
+        n_iter: as for `GMM.from_samples`.
+        init_params: as for `GMM.from_samples`.
+
+    Attributes:
+        gmm_: the mixture.
+        indices_: where the inputs are among its features.
+        n_features_in_: how many inputs.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.linspace(0.0, 1.0, 50)[:, np.newaxis]
+        >>> regressor = GaussianMixtureRegressor(2, random_state=0, init_params="kmeans++")
+        >>> bool(regressor.fit(x, x**2).score(x, x**2) > 0.97)
+        True
+    """
+
+    def __init__(
+        self,
+        n_components: int,
+        priors: ArrayLike | None = None,
+        means: ArrayLike | None = None,
+        covariances: ArrayLike | None = None,
+        verbose: int = 0,
+        random_state: Any = None,
+        R_diff: float = 1e-4,
+        n_iter: int = 500,
+        init_params: str = "random",
+    ) -> None:
+        self.n_components = n_components
+        self.priors = priors
+        self.means = means
+        self.covariances = covariances
+        self.verbose = verbose
+        self.random_state = random_state
+        self.R_diff = R_diff
+        self.n_iter = n_iter
+        self.init_params = init_params
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Fit the mixture of inputs `(n_samples, n_features)` and outputs, one or several."""
+        x, targets = check_X_y(X, y, estimator=self, dtype="float64", multi_output=True)
+        self.n_features_in_ = x.shape[1]
+        self.indices_ = np.arange(x.shape[1])
+        self.gmm_ = GMM(
+            self.n_components,
+            self.priors,
+            self.means,
+            self.covariances,
+            self.verbose,
+            self.random_state,
+        )
+        self.gmm_.from_samples(
+            np.column_stack([x, targets]), self.R_diff, self.n_iter, self.init_params
+        )
+        return self
+
+    def predict(self, X: ArrayLike) -> Floats:
+        """Outputs `(n_samples, n_outputs)`: two axes also for one output, as gmr gives them."""
+        check_is_fitted(self, ["gmm_", "indices_"])
+        x = check_array(X, estimator=self, dtype="float64")
+        return self.gmm_.predict(self.indices_, x)
