@@ -8,8 +8,30 @@ servers and notebooks alike.
 from __future__ import annotations
 
 from gmm_lightning.plotting.convergence import plot_convergence
-from gmm_lightning.plotting.figures import save_figure
+from gmm_lightning.plotting.density import plot_density
+from gmm_lightning.plotting.error_ellipses import plot_error_ellipses
+from gmm_lightning.plotting.figures import dynamic_figsize, save_figure
+from gmm_lightning.plotting.images import plot_images
 from gmm_lightning.plotting.mixture import plot_mixture
+from gmm_lightning.plotting.pairs import plot_pairs
 from gmm_lightning.plotting.palette import palette
+from gmm_lightning.plotting.radii import confidence_ellipse_std_devs
+from gmm_lightning.plotting.regression import plot_regression
+from gmm_lightning.plotting.responsibilities import plot_responsibilities
+from gmm_lightning.plotting.samples import plot_samples
 
-__all__ = ["palette", "plot_convergence", "plot_mixture", "save_figure"]
+__all__ = [
+    "confidence_ellipse_std_devs",
+    "dynamic_figsize",
+    "palette",
+    "plot_convergence",
+    "plot_density",
+    "plot_error_ellipses",
+    "plot_images",
+    "plot_mixture",
+    "plot_pairs",
+    "plot_regression",
+    "plot_responsibilities",
+    "plot_samples",
+    "save_figure",
+]

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
+from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.plotting._rows import to_array
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
 __all__ = [
     "Components",
     "MixtureLike",
     "components",
+    "density_of",
     "ellipse",
     "principal_plane",
-    "rows_and_labels",
-    "to_array",
+    "responsibilities_of",
 ]
 
 
@@ -53,9 +55,15 @@ class Components:
     covariances: NDArray[np.float64]
 
     def project(self, origin: NDArray[np.float64], axes: NDArray[np.float64]) -> Components:
-        """The marginal components in coordinates along the orthonormal `axes` (D, 2)."""
+        """The marginal components in coordinates along the orthonormal `axes` (D, d)."""
         means = (self.means - origin) @ axes
         return Components(self.index, self.weights, means, axes.T @ self.covariances @ axes)
+
+    def where(self, mask: NDArray[np.bool_]) -> Components:
+        """Some of the components."""
+        return Components(
+            self.index[mask], self.weights[mask], self.means[mask], self.covariances[mask]
+        )
 
 
 def components(mixture: MixtureLike) -> Components:
@@ -117,6 +125,52 @@ def principal_plane(
     return origin, axes, variances[[-1, -2]] / total if total > 0 else np.zeros(2)
 
 
+def density_of(parts: Components) -> tuple[MixtureOfGaussians, NDArray[np.intp]]:
+    """The components that have a density, as a mixture in float64 on the host.
+
+    Returns:
+        The mixture of the components with a positive weight and a covariance of full rank, and
+        which of the K they are.
+
+    Raises:
+        InvalidArgumentError: There is no such component.
+    """
+    kept, factors = [], []
+    for j, (weight, covariance) in enumerate(zip(parts.weights, parts.covariances, strict=True)):
+        try:
+            factor = np.linalg.cholesky(covariance)
+        except np.linalg.LinAlgError:
+            continue  # no density: a point, a line, a plane
+        if weight > 0 and (np.diagonal(factor) > 0).all():
+            kept.append(j)
+            factors.append(factor)
+    if not kept:
+        raise InvalidArgumentError(
+            "expected a component with positive weight, finite parameters and a covariance of full "
+            "rank, got none; such a mixture has no density to draw"
+        )
+    mixture = MixtureOfGaussians(
+        torch.from_numpy(np.log(parts.weights[kept])),
+        torch.from_numpy(parts.means[kept]),
+        torch.from_numpy(np.array(factors)),
+    )
+    return mixture, parts.index[kept]
+
+
+def responsibilities_of(
+    parts: Components, x: NDArray[np.float64], num_components: int
+) -> NDArray[np.float64]:
+    """`p(k | x)` of all K components (N, K), zero for those without a density."""
+    mixture, index = density_of(parts)
+    full = np.zeros((len(x), num_components))
+    # Portions keep the K x D numbers per row of a million rows out of memory.
+    portion = max(1, (1 << 22) // mixture.means.numel())
+    for start in range(0, len(x), portion):
+        rows = slice(start, start + portion)
+        full[rows, index] = mixture.responsibilities(torch.from_numpy(x[rows])).numpy()
+    return full
+
+
 def ellipse(covariance: NDArray[np.float64], std: float) -> tuple[float, float, float]:
     """Width, height and angle in degrees of the ellipse `std` standard deviations from the mean.
 
@@ -126,46 +180,3 @@ def ellipse(covariance: NDArray[np.float64], std: float) -> tuple[float, float, 
     # Rounding may leave a flat component with a variance just below zero.
     width, height = 2.0 * std * np.sqrt(np.maximum(variances[::-1], 0.0))
     return float(width), float(height), float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
-
-
-def rows_and_labels(
-    x: torch.Tensor | ArrayLike | None, labels: torch.Tensor | ArrayLike | None, num_features: int
-) -> tuple[NDArray[np.float64], NDArray[Any] | None]:
-    """The finite rows of `x` `(*S, D)` as `(N, D)` and their labels `(N,)`, None without labels.
-
-    Raises:
-        InvalidArgumentError: The last dimension of `x` is not `num_features`, or the labels are not
-            one per row.
-    """
-    if x is None:
-        if labels is not None:
-            raise InvalidArgumentError("expected x together with labels, got labels alone; pass x")
-        return np.empty((0, num_features)), None
-    points = _rows(x, num_features)
-    finite = np.isfinite(points).all(axis=-1)
-    if labels is None:
-        return points[finite], None
-    on_host = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else labels
-    classes = np.asarray(on_host).reshape(-1)
-    if len(classes) != len(points):
-        raise InvalidArgumentError(
-            f"expected one label for each of the {len(points)} rows of x, got {len(classes)}"
-        )
-    return points[finite], classes[finite]
-
-
-def to_array(value: torch.Tensor | ArrayLike) -> NDArray[np.float64]:
-    """Numbers or a tensor on any device, with or without a graph, as a float64 array."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to(device="cpu", dtype=torch.float64).numpy()
-    return np.asarray(value, dtype=np.float64)
-
-
-def _rows(x: torch.Tensor | ArrayLike, num_features: int) -> NDArray[np.float64]:
-    array = to_array(x)
-    if array.ndim < 2 or array.shape[-1] != num_features:
-        raise InvalidArgumentError(
-            f"expected x of shape (N, {num_features}), got {array.shape}; the last dimension holds "
-            "the features of the mixture"
-        )
-    return array.reshape(-1, num_features)

@@ -9,7 +9,7 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._geometry import to_array
+from gmm_lightning.plotting._rows import to_array
 from gmm_lightning.plotting.figures import new_axes
 from gmm_lightning.plotting.palette import palette
 

@@ -2,40 +2,81 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.plotting._rows import check_count
 
 if TYPE_CHECKING:
     import os
 
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
+    from numpy.typing import NDArray
 
-__all__ = ["new_axes", "save_figure"]
+__all__ = ["dynamic_figsize", "new_axes", "new_grid", "save_figure"]
 
 INK = "#333333"
 PAPER_GREY = "#8C8C8C"
 
 
-def new_axes() -> Axes:
+def new_axes(figsize: tuple[float, float] = (6.4, 4.8)) -> Axes:
     """Axes in a figure of their own, on the Agg canvas, free of the two spines that frame nothing.
+
+    Args:
+        figsize: Width and height of the figure in inches.
 
     Example:
         >>> from gmm_lightning.plotting.figures import new_axes
         >>> type(new_axes().figure.canvas).__name__
         'FigureCanvasAgg'
     """
-    # Constrained layout leaves room for a legend beside the axes.
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    ax = figure.add_subplot()
-    ax.spines[["top", "right"]].set_visible(False)
+    ax: Axes = new_grid(1, 1, figsize)[0, 0]
     return ax
+
+
+def new_grid(rows: int, cols: int, figsize: tuple[float, float]) -> NDArray[Any]:
+    """Axes (rows, cols) in a figure of their own, as `new_axes` makes them."""
+    # Constrained layout leaves room for a legend beside the axes.
+    figure = Figure(figsize=figsize, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, cols, squeeze=False)
+    for ax in grid.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+    return grid
+
+
+def dynamic_figsize(
+    rows: int, cols: int, base_width: float = 7.0, base_height: float = 4.5
+) -> tuple[float, float]:
+    """Width and height in inches of a figure whose panels keep their size however many they are.
+
+    Args:
+        rows: Rows of panels.
+        cols: Columns of panels.
+        base_width: Width of one panel.
+        base_height: Height of one panel.
+
+    Raises:
+        InvalidArgumentError: A number of panels below 1, or a size that is not positive.
+
+    Example:
+        >>> from gmm_lightning.plotting import dynamic_figsize
+        >>> dynamic_figsize(2, 3)
+        (21.0, 9.0)
+    """
+    check_count("rows", rows, least=1)
+    check_count("cols", cols, least=1)
+    if not (0 < base_width < math.inf and 0 < base_height < math.inf):
+        raise InvalidArgumentError(
+            f"expected a positive base_width and base_height, got {base_width} and {base_height}"
+        )
+    return float(cols * base_width), float(rows * base_height)
 
 
 def save_figure(ax_or_fig: Axes | Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:

@@ -6,26 +6,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
-from matplotlib.patches import Ellipse
 
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._geometry import components, ellipse, principal_plane, rows_and_labels
+from gmm_lightning.plotting._curves import draw_curves, draw_histogram
+from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means, draw_radius_names
+from gmm_lightning.plotting._geometry import components
+from gmm_lightning.plotting._marks import draw_initial_means, draw_mismatches, mismatches_of
+from gmm_lightning.plotting._points import add_legend, class_colors, class_handles, draw_points
+from gmm_lightning.plotting._rows import check_count, finite_rows, rows_and_labels
+from gmm_lightning.plotting._view import feature_names, feature_view, principal_view
 from gmm_lightning.plotting.figures import INK, PAPER_GREY, new_axes
 from gmm_lightning.plotting.palette import palette
+from gmm_lightning.plotting.radii import radii_and_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
-    from gmm_lightning.plotting._geometry import Components, MixtureLike
+    from gmm_lightning.plotting._geometry import MixtureLike
+    from gmm_lightning.plotting._view import Dims
 
 __all__ = ["plot_mixture"]
-
-_MOST_LEGEND_ENTRIES = 12
-_MOST_NUMBERS = 30
 
 
 def plot_mixture(
@@ -34,7 +39,11 @@ def plot_mixture(
     *,
     ax: Axes | None = None,
     labels: torch.Tensor | ArrayLike | None = None,
-    stds: Sequence[float] = (1.0, 2.0),
+    mismatches: bool = False,
+    initial_means: torch.Tensor | ArrayLike | None = None,
+    stds: float | Sequence[float] = (1.0, 2.0),
+    masses: float | Sequence[float] | None = None,
+    dims: Dims | None = None,
     columns: Sequence[str] | None = None,
     max_points: int = 5000,
     title: str | None = None,
@@ -46,25 +55,31 @@ def plot_mixture(
     - Two features: the points `x` and, for each component, its mean and the ellipses
       `(x - mu_k)' Sigma_k^-1 (x - mu_k) = s^2` for `s` in `stds`; heavier components are more
       opaque.
-    - More: the same after projecting both on the two axes of largest variance of the mixture
-      itself, whose shares of the variance stand in the axis labels.
+    - More: the same for the two features in `dims`, or after projecting both on the two axes of
+      largest variance of the mixture itself, whose shares of the variance stand in the axis labels.
 
     Without `labels` the colours tell components apart; with them, the colours belong to the labels
     and the components are drawn in dark grey. Components with parameters that are not finite are
     left out, and so are rows that are not finite.
 
     Shape:
-        x `(*S, D)`; labels one entry per row of x; columns D names.
+        x `(*S, D)`; labels one entry per row of x; initial_means `(*S, D)`; columns D names.
 
     Args:
         mixture: A `MixtureOfGaussians` with batch shape (), or anything with its `weights` (K,),
             `means` (K, D) and `scale_tril` (K, D, D). Any device and dtype.
         x: Rows to show under the mixture.
         ax: Axes to draw on; None makes a new figure.
-        labels: A class for each row, numbers or names; up to twelve classes get a legend.
+        labels: A class for each row, numbers or names, of which up to twelve get a legend; or
+            `"predicted"`, to give each row the colour of its most probable component.
+        mismatches: Whether to cross out the rows whose most probable component belongs to another
+            class; a component belongs to the class that most of its rows have.
+        initial_means: Where a fit started. With one for each component, a dotted line leads from
+            there to where it ended.
         stds: Radii of the ellipses in standard deviations.
-        columns: Names of the features; with more than two features the axes are not features, and
-            the names are not used.
+        masses: Shares of a component that its ellipses hold, in (0, 1), instead of `stds`.
+        dims: One or two features to show, by position or name; the rest are integrated out.
+        columns: Names of the features; they are not used where the axes are not features.
         max_points: At most this many points are drawn, evenly spaced through the rows.
         title: A title for the axes.
 
@@ -72,8 +87,8 @@ def plot_mixture(
         The axes drawn on.
 
     Raises:
-        InvalidArgumentError: The mixture is a batch, or `x`, `labels`, `columns`, `stds` or
-            `max_points` do not fit it.
+        InvalidArgumentError: The mixture is a batch, or another argument does not fit it.
+        InvalidDataError: `x` does not consist of numbers.
 
     Example:
         >>> import torch
@@ -86,159 +101,59 @@ def plot_mixture(
         >>> len(ax.patches), ax.get_xlabel()
         (4, 'length')
     """
-    parts = components(mixture)
-    num_features = parts.means.shape[-1]
-    num_components = mixture.weights.shape[-1]
-    _check(num_features, stds, columns, max_points)
-    points, classes = rows_and_labels(x, labels, num_features)
-    colors = palette(num_components) if classes is None else (INK,) * num_components
+    whole = components(mixture)
+    num_features, num_components = whole.means.shape[-1], mixture.weights.shape[-1]
+    feature_names(num_features, columns)
+    radii, radius_names = radii_and_names(stds, masses)
+    check_count("max_points", max_points)
+    predicted = _asks_for_prediction(labels)
+    points, classes = rows_and_labels(x, None if predicted else labels, num_features)
+    if mismatches and classes is None:
+        raise InvalidArgumentError("mismatches are against labels; pass the classes as labels=")
+    wrong, best = None, None
+    if len(points) > 0 and (mismatches or predicted):
+        wrong, best = mismatches_of(whole, points, classes, num_components)
+    beyond = dims is None and num_features > 2
+    view = (
+        principal_view(mixture, num_features)
+        if beyond
+        else feature_view(num_features, dims, columns)
+    )
+    starts = view.rows(finite_rows(initial_means, num_features))
+    parts, rows = view.parts(whole), view.rows(points)
+
     ax = new_axes() if ax is None else ax
-    names = columns or [f"feature {i}" for i in range(num_features)]
-    if num_features == 1:
-        _draw_curves(ax, parts, points, classes, colors)
-        names = [names[0], "density"]
+    shades = palette(num_components) if classes is None else (INK,) * num_components
+    if view.size == 1:
+        used = None if best is None else [shades[k] for k in np.unique(best)]
+        draw_histogram(ax, rows[:, 0], *((best, used) if predicted else (classes, None)))
+        draw_curves(ax, parts, rows[:, 0], shades)
     else:
-        if num_features > 2:
-            origin, axes, share = principal_plane(mixture)
-            parts, points = parts.project(origin, axes), (points - origin) @ axes
-            names = [
-                f"principal axis {i + 1} ({100 * share[i]:.3g}% of variance)" for i in range(2)
-            ]
-        _draw_points(ax, points, classes, max_points)
-        _draw_ellipses(ax, parts, stds, colors)
-    ax.set_xlabel(names[0])
-    ax.set_ylabel(names[1])
+        colors: Any = PAPER_GREY if classes is None else class_colors(classes)
+        if predicted and best is not None:
+            colors = np.array([to_rgb(color) for color in shades])[best]
+        draw_points(ax, rows, colors=colors, max_points=max_points)
+        draw_ellipses(ax, parts, radii, shades)
+        draw_means(ax, parts, shades, badge=predicted)
+        draw_radius_names(ax, parts, radii, radius_names)
+    handles: list[Line2D] = [] if classes is None else class_handles(classes)
+    if mismatches and wrong is not None:
+        handles.append(draw_mismatches(ax, rows[wrong], max_points))
+    if len(starts) > 0:
+        handles.append(draw_initial_means(ax, starts, parts, shades))
+    ax.set_xlabel(view.names[0])
+    ax.set_ylabel("density" if view.size == 1 else view.names[1])
     if title is not None:
         ax.set_title(title)
-    if classes is not None:
-        _add_legend(ax, classes)
+    add_legend(ax, handles)
     return ax
 
 
-def _check(
-    num_features: int, stds: Sequence[float], columns: Sequence[str] | None, max_points: int
-) -> None:
-    if columns is not None and len(columns) != num_features:
+def _asks_for_prediction(labels: Any) -> bool:
+    if not isinstance(labels, str):
+        return False
+    if labels != "predicted":
         raise InvalidArgumentError(
-            f"expected {num_features} column names, got {len(columns)}; give one for each feature"
+            f"expected one label per row or the word 'predicted' for labels, got {labels!r}"
         )
-    if not all(np.isfinite(std) and std > 0 for std in stds):
-        raise InvalidArgumentError(f"expected positive numbers in stds, got {tuple(stds)}")
-    if max_points < 0:
-        raise InvalidArgumentError(f"expected max_points >= 0, got {max_points}")
-
-
-def _draw_points(
-    ax: Axes, points: NDArray[np.float64], classes: NDArray[Any] | None, max_points: int
-) -> None:
-    keep = np.linspace(0, len(points) - 1, min(len(points), max_points)).round().astype(np.intp)
-    if len(keep) == 0:
-        return
-    color: Any = PAPER_GREY
-    if classes is not None:
-        # Sorted classes would paint over one another in order; a fixed shuffle treats them alike.
-        keep = np.random.default_rng(0).permutation(keep)
-        found, codes = np.unique(classes, return_inverse=True)
-        color = np.array(palette(len(found)))[codes[keep]]
-    # Many points need small, faint dots for their density to show; few need to be seen at all.
-    crowd = min(1.0, len(keep) / 3000)
-    ax.scatter(
-        points[keep, 0],
-        points[keep, 1],
-        s=14 - 8 * crowd,
-        c=color,
-        alpha=0.7 - 0.2 * crowd,
-        linewidths=0,
-        zorder=1,
-        rasterized=len(keep) > 1000,
-    )
-
-
-def _draw_ellipses(
-    ax: Axes, parts: Components, stds: Sequence[float], colors: Sequence[str]
-) -> None:
-    emphasis = parts.weights / max(parts.weights.max(initial=0.0), np.finfo(np.float64).tiny)
-    # Fills of many overlapping components add up to mud, so they share what opacity there is.
-    fill = 0.3 / max(1.0, len(emphasis) / 4) / max(1, len(stds))
-    # Beyond a handful of components the outer outlines are what makes a picture unreadable.
-    faint, inner = min(0.8, 4.0 / max(1, len(emphasis))), min(stds, default=0.0)
-    shades = [colors[int(k)] for k in parts.index]
-    for j, color in enumerate(shades):
-        for std in sorted(stds, reverse=True):
-            width, height, angle = ellipse(parts.covariances[j], std)
-            center = (float(parts.means[j, 0]), float(parts.means[j, 1]))
-            patch = Ellipse(center, width, height, angle=angle, linewidth=1.2, zorder=2)
-            patch.set_facecolor((color, fill * float(emphasis[j])))
-            outline = (0.25 + 0.7 * float(emphasis[j])) * (1.0 if std == inner else faint)
-            patch.set_edgecolor((color, outline))
-            ax.add_patch(patch)
-    if shades:
-        ax.scatter(
-            parts.means[:, 0],
-            parts.means[:, 1],
-            s=40,
-            c=shades,
-            edgecolors="white",
-            linewidths=1.2,
-            zorder=3,
-        )
-    if len(shades) <= _MOST_NUMBERS:
-        for k, mean in zip(parts.index, parts.means, strict=True):
-            # The number under which a component appears in every table.
-            ax.annotate(
-                str(int(k)),
-                (float(mean[0]), float(mean[1])),
-                xytext=(5, 5),
-                textcoords="offset points",
-                fontsize=8,
-                zorder=4,
-            )
-    ax.autoscale_view()
-
-
-def _draw_curves(
-    ax: Axes,
-    parts: Components,
-    points: NDArray[np.float64],
-    classes: NDArray[Any] | None,
-    colors: Sequence[str],
-) -> None:
-    values = points[:, 0]
-    if len(values) > 0:
-        groups, shades = [values], [PAPER_GREY]
-        if classes is not None:
-            found = np.unique(classes)
-            groups, shades = [values[classes == c] for c in found], list(palette(len(found)))
-        bins = np.histogram_bin_edges(values, bins=min(60, max(10, round(2 * len(values) ** 0.4))))
-        ax.hist(groups, bins=list(bins), density=True, stacked=True, color=shades, alpha=0.35)
-    means, stds = parts.means[:, 0], np.sqrt(parts.covariances[:, 0, 0])
-    if len(means) == 0:
-        return
-    ends = np.concatenate([values, means - 3.5 * stds, means + 3.5 * stds])
-    # A narrow component falls between the points of any even grid, so each brings points its own.
-    own = (means[:, None] + stds[:, None] * np.linspace(-4.0, 4.0, 81)).ravel()
-    grid = np.unique(np.concatenate([np.linspace(ends.min(), ends.max(), 512), own]))
-    grid = grid[(grid >= ends.min()) & (grid <= ends.max())]
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        z = (grid - means[:, None]) / stds[:, None]
-        terms = parts.weights[:, None] * np.exp(-0.5 * z * z) / (stds[:, None] * np.sqrt(2 * np.pi))
-    terms = np.nan_to_num(terms, nan=0.0, posinf=0.0)  # a point mass has no density to draw
-    for j, k in enumerate(map(int, parts.index)):
-        if classes is None:
-            ax.fill_between(grid, terms[j], color=colors[k], alpha=0.12, linewidth=0, zorder=2)
-        ax.plot(grid, terms[j], color=colors[k], linewidth=1.3, linestyle="--", zorder=2)
-    ax.plot(grid, terms.sum(axis=0), color=INK, linewidth=1.8, zorder=3)
-    ax.set_ylim(bottom=0.0)
-
-
-def _add_legend(ax: Axes, classes: NDArray[Any]) -> None:
-    found = np.unique(classes)
-    # Nobody matches twenty colours to a list of twenty names.
-    if len(found) > _MOST_LEGEND_ENTRIES:
-        return
-    handles = [
-        Line2D([], [], marker="o", linestyle="none", color=color, label=str(name))
-        for name, color in zip(found, palette(len(found)), strict=True)
-    ]
-    # Beside the axes, where it can hide no data.
-    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return True

@@ -1,0 +1,85 @@
+"""Rows and labels as plain arrays, checked against what the mixture expects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["check_count", "finite_rows", "rows_and_labels", "thin", "to_array"]
+
+
+def rows_and_labels(
+    x: torch.Tensor | ArrayLike | None, labels: torch.Tensor | ArrayLike | None, num_features: int
+) -> tuple[NDArray[np.float64], NDArray[Any] | None]:
+    """The finite rows of `x` `(*S, D)` as `(N, D)` and their labels `(N,)`, None without labels.
+
+    Raises:
+        InvalidArgumentError: The last dimension of `x` is not `num_features`, or the labels are not
+            one per row.
+        InvalidDataError: `x` does not consist of numbers.
+    """
+    if x is None:
+        if labels is not None:
+            raise InvalidArgumentError("expected x together with labels, got labels alone; pass x")
+        return np.empty((0, num_features)), None
+    points = _rows(x, num_features)
+    finite = np.isfinite(points).all(axis=-1)
+    if labels is None:
+        return points[finite], None
+    on_host = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else labels
+    classes = np.asarray(on_host).reshape(-1)
+    if len(classes) != len(points):
+        raise InvalidArgumentError(
+            f"expected one label for each of the {len(points)} rows of x, got {len(classes)}"
+        )
+    # Objects of several types (a name here, None there) have no order, but their names do.
+    classes = classes.astype(str) if classes.dtype == object else classes
+    return points[finite], classes[finite]
+
+
+def finite_rows(x: torch.Tensor | ArrayLike | None, num_features: int) -> NDArray[np.float64]:
+    """The finite rows of `x` `(*S, D)` as `(N, D)`; none at all for None."""
+    return rows_and_labels(x, None, num_features)[0]
+
+
+def thin(num_rows: int, max_points: int) -> NDArray[np.intp]:
+    """Positions of at most `max_points` rows, evenly spaced."""
+    count = min(num_rows, max_points)
+    return np.linspace(0, num_rows - 1, count).round().astype(np.intp)
+
+
+def check_count(name: str, value: Any, least: int = 0) -> None:
+    """Raise unless a number of things is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InvalidArgumentError(f"expected an integer {name} >= {least}, got {value!r}")
+
+
+def to_array(value: torch.Tensor | ArrayLike) -> NDArray[np.float64]:
+    """Numbers or a tensor on any device, with or without a graph, as a float64 array.
+
+    Raises:
+        InvalidDataError: The values are not numbers, or rows of different lengths.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach().to(device="cpu", dtype=torch.float64).numpy()
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidDataError(f"expected an array of numbers: {error}") from None
+
+
+def _rows(x: torch.Tensor | ArrayLike, num_features: int) -> NDArray[np.float64]:
+    array = to_array(x)
+    if array.ndim < 2 or array.shape[-1] != num_features:
+        raise InvalidArgumentError(
+            f"expected x of shape (N, {num_features}), got {array.shape}; the last dimension holds "
+            "the features of the mixture"
+        )
+    return array.reshape(-1, num_features)

@@ -1,0 +1,136 @@
+"""Which one or two coordinates a picture shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.plotting._geometry import principal_plane
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from gmm_lightning.plotting._geometry import Components, MixtureLike
+
+    Dims = int | str | Sequence[int | str]
+
+__all__ = ["View", "as_dims", "feature_names", "feature_view", "principal_view"]
+
+
+@dataclass(frozen=True)
+class View:
+    """Coordinates `(x - origin) @ axes`, of shape (N, d), with a name for each of the d."""
+
+    names: tuple[str, ...]
+    origin: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    features: tuple[int, ...] | None
+
+    @property
+    def size(self) -> int:
+        """The number of coordinates, d."""
+        return self.axes.shape[1]
+
+    def rows(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rows (N, D) in these coordinates (N, d)."""
+        return (x - self.origin) @ self.axes
+
+    def parts(self, parts: Components) -> Components:
+        """The marginal components in these coordinates."""
+        return parts.project(self.origin, self.axes)
+
+
+def feature_view(
+    num_features: int,
+    dims: Dims | None,
+    columns: Sequence[str] | None,
+    *,
+    allowed: tuple[int, ...] = (1, 2),
+    otherwise: str = "draw all pairs with plot_pairs",
+) -> View:
+    """The features named by `dims`; without `dims`, all of them if the picture can hold so many.
+
+    Args:
+        num_features: D.
+        dims: Positions or names of features.
+        columns: Names of the D features.
+        allowed: The numbers of features that the picture can show.
+        otherwise: What else to do with more features, for the message.
+
+    Raises:
+        InvalidArgumentError: `dims` or `columns` do not fit, or there are too many features.
+    """
+    names = feature_names(num_features, columns)
+    counts = " or ".join(map(str, allowed))
+    if dims is None:
+        if num_features not in allowed:
+            remedy = f"pass dims={tuple(range(allowed[-1]))}, say, or {otherwise}"
+            if num_features < allowed[0]:
+                remedy = "there is no second one to show"
+            raise InvalidArgumentError(
+                f"expected a mixture of {counts} features, got {num_features}; {remedy}"
+            )
+        dims = range(num_features)
+    chosen = as_dims(num_features, dims, columns)
+    if len(chosen) not in allowed:
+        raise InvalidArgumentError(f"expected {counts} features in dims, got {len(chosen)}")
+    return View(
+        tuple(names[i] for i in chosen),
+        np.zeros(num_features),
+        np.eye(num_features)[:, chosen],
+        chosen,
+    )
+
+
+def principal_view(mixture: MixtureLike, num_features: int) -> View:
+    """The two axes along which the mixture varies most, with their shares of the variance."""
+    origin, axes, share = principal_plane(mixture)
+    names = (f"principal axis {i + 1} ({100 * share[i]:.3g}% of variance)" for i in range(2))
+    return View(tuple(names), origin, axes, None)
+
+
+def feature_names(num_features: int, columns: Sequence[str] | None) -> tuple[str, ...]:
+    """One name per feature.
+
+    Raises:
+        InvalidArgumentError: Another number of names than features.
+    """
+    if columns is None:
+        return tuple(f"feature {i}" for i in range(num_features))
+    if isinstance(columns, str) or len(columns) != num_features:
+        count = 1 if isinstance(columns, str) else len(columns)
+        raise InvalidArgumentError(
+            f"expected {num_features} column names, got {count}; give one for each feature"
+        )
+    return tuple(str(name) for name in columns)
+
+
+def as_dims(num_features: int, dims: Dims, columns: Sequence[str] | None) -> tuple[int, ...]:
+    """Positions of the features in `[0, D)`; names are looked up in `columns`.
+
+    Raises:
+        InvalidArgumentError: An unknown name, a position out of range, or a repeated one.
+    """
+    found = []
+    for dim in [dims] if isinstance(dims, int | str | np.integer) else list(dims):
+        if isinstance(dim, str):
+            names = [] if columns is None else [str(name) for name in columns]
+            if dim not in names:
+                known = ", ".join(names) if names else "none, pass columns="
+                raise InvalidArgumentError(f"unknown feature {dim!r} in dims; known are: {known}")
+            found.append(names.index(dim))
+            continue
+        whole = isinstance(dim, int | np.integer) and not isinstance(dim, bool)
+        if not whole or not -num_features <= dim < num_features:
+            raise InvalidArgumentError(
+                f"expected dims to be integers in [0, {num_features}) or column names, got {dim!r}"
+            )
+        found.append(int(dim) % num_features)
+    if len(set(found)) < len(found):
+        raise InvalidArgumentError(f"expected different features in dims, got {tuple(found)}")
+    return tuple(found)

@@ -1,0 +1,146 @@
+"""Many small images in one, for rows that are pictures."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.plotting._rows import check_count, to_array
+from gmm_lightning.plotting.figures import INK, new_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["plot_images"]
+
+_MOST = 1024
+
+
+def plot_images(
+    images: torch.Tensor | ArrayLike,
+    *,
+    ax: Axes | None = None,
+    shape: tuple[int, int] | None = None,
+    num_cols: int | None = None,
+    names: Sequence[object] | NDArray[Any] | None = None,
+    limits: tuple[float, float] | None = None,
+    cmap: str = "gray_r",
+    title: str | None = None,
+) -> Axes:
+    """Draw images side by side, row by row, on one scale of grey.
+
+    Shape:
+        images `(N, H * W)`, or `(N, H, W)`; names N entries.
+
+    Args:
+        images: Rows, such as digits, samples, or the means of a mixture. Entries that are not
+            finite stay white.
+        ax: Axes to draw on; None makes a new figure.
+        shape: Height and width of an image whose pixels come as a row; None for a square.
+        num_cols: Images side by side; None makes the whole about square.
+        names: What stands above each image, such as a label or a weight.
+        limits: Values drawn in the first and the last colour; None for the least and greatest.
+        cmap: Matplotlib's name of the colours.
+        title: A title for the axes.
+
+    Returns:
+        The axes drawn on, without ticks.
+
+    Raises:
+        InvalidArgumentError: Rows that are not `shape`, or another argument that does not fit.
+        InvalidDataError: No images, more than 1024, or something else than numbers.
+
+    Example:
+        >>> import torch
+        >>> from gmm_lightning.plotting import plot_images
+        >>> ax = plot_images(torch.rand(10, 64), num_cols=5, names=range(10))
+        >>> [text.get_text() for text in ax.texts][:3]
+        ['0', '1', '2']
+    """
+    tiles = _tiles(to_array(images), shape)
+    count, height, width = tiles.shape
+    if num_cols is not None:
+        check_count("num_cols", num_cols, least=1)
+    if names is not None and len(names) != count:
+        raise InvalidArgumentError(
+            f"expected one name for each of {count} images, got {len(names)}"
+        )
+    cols = min(count, num_cols or math.ceil(math.sqrt(count * height / width)))
+    rows = math.ceil(count / cols)
+    # A gap in pixels, with a line of text in it where there are names.
+    gap = max(1, round(0.08 * max(height, width)))
+    head = 0 if names is None else max(2, round(0.3 * height))
+    step_y, step_x = height + gap + head, width + gap
+    sheet = np.full((rows * step_y - gap, cols * step_x - gap), np.nan)
+    corners = [(head + step_y * (i // cols), step_x * (i % cols)) for i in range(count)]
+    for (top, left), tile in zip(corners, tiles, strict=True):
+        sheet[top : top + height, left : left + width] = tile
+
+    inch = min(0.75, 10.0 / cols)
+    ax = new_axes(_figsize(sheet.shape, inch / step_x, title)) if ax is None else ax
+    low, high = _limits(limits, sheet)
+    masked = np.ma.masked_invalid(sheet)
+    ax.imshow(masked, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
+    for (top, left), name in zip(corners, () if names is None else names, strict=False):
+        ax.text(
+            left + 0.5 * width - 0.5,
+            top - 0.5 - 0.08 * head,
+            str(name),
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            color=INK,
+        )
+    ax.set_axis_off()
+    if title is not None:
+        ax.set_title(title)
+    return ax
+
+
+def _tiles(images: NDArray[np.float64], shape: tuple[int, int] | None) -> NDArray[np.float64]:
+    if images.ndim == 3 and shape is None:
+        shape = (images.shape[1], images.shape[2])
+    elif images.ndim == 2 and shape is None:
+        side = math.isqrt(images.shape[1])
+        shape = (side, side)
+    if images.ndim not in (2, 3) or shape is None:
+        raise InvalidArgumentError(
+            f"expected images of shape (N, pixels) or (N, height, width), got {images.shape}"
+        )
+    for name, size in zip(("height", "width"), shape, strict=True):
+        check_count(name, size, least=1)
+    given = images[0].size if len(images) else shape[0] * shape[1]
+    if shape[0] * shape[1] != given:
+        raise InvalidArgumentError(
+            f"expected {shape[0]} x {shape[1]} pixels for each image, got {given}; pass "
+            "shape=(height, width)"
+        )
+    if not 0 < len(images) <= _MOST:
+        raise InvalidDataError(
+            f"expected 1 to {_MOST} images, got {len(images)}; pass some of them"
+        )
+    return images.reshape(len(images), *shape)
+
+
+def _limits(limits: tuple[float, float] | None, sheet: NDArray[np.float64]) -> tuple[float, float]:
+    if limits is not None:
+        low, high = limits
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise InvalidArgumentError(f"expected limits low < high, got {limits}")
+        return low, high
+    finite = sheet[np.isfinite(sheet)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+
+
+def _figsize(
+    sheet: tuple[int, ...], inches_per_pixel: float, title: str | None
+) -> tuple[float, float]:
+    height, width = (size * inches_per_pixel for size in sheet)
+    return max(1.5, width), max(1.0, height) + (0.0 if title is None else 0.4)

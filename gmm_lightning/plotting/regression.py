@@ -1,0 +1,137 @@
+"""One feature predicted from another: Gaussian mixture regression."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from matplotlib.patches import Patch
+
+from gmm_lightning.distributions import regress
+from gmm_lightning.plotting._ellipses import draw_ellipses
+from gmm_lightning.plotting._geometry import components, density_of
+from gmm_lightning.plotting._limits import natural_limits
+from gmm_lightning.plotting._points import add_legend, draw_points
+from gmm_lightning.plotting._rows import check_count, finite_rows
+from gmm_lightning.plotting._view import feature_view
+from gmm_lightning.plotting.figures import INK, new_axes
+from gmm_lightning.plotting.palette import palette
+from gmm_lightning.plotting.radii import radii_and_names
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
+
+    from gmm_lightning.plotting._geometry import MixtureLike
+    from gmm_lightning.plotting._view import Dims
+
+__all__ = ["plot_regression"]
+
+
+def plot_regression(
+    mixture: MixtureLike,
+    x: torch.Tensor | ArrayLike | None = None,
+    *,
+    ax: Axes | None = None,
+    dims: Dims | None = None,
+    stds: float | Sequence[float] = (1.0, 2.0),
+    ellipses: bool = True,
+    columns: Sequence[str] | None = None,
+    resolution: int = 300,
+    max_points: int = 5000,
+    title: str | None = None,
+) -> Axes:
+    """Draw the mean of one feature given another, with bands of its standard deviation.
+
+        E[y | x] +- s sqrt(Var[y | x])    for s in stds
+
+    The variance is that within the components and that between their means, so the band is wide
+    where the components disagree.
+
+    Shape:
+        x `(*S, D)`; columns D names.
+
+    Args:
+        mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
+            `weights`, `means` and `scale_tril`.
+        x: Rows to show.
+        ax: Axes to draw on; None makes a new figure.
+        dims: The input and the output feature, by position or name; the rest are integrated out.
+            None for the first and the second of two.
+        stds: Half widths of the bands in standard deviations.
+        ellipses: Whether to outline the components at two standard deviations.
+        columns: Names of the features.
+        resolution: Points of the curve.
+        max_points: At most this many points are drawn, evenly spaced through the rows.
+        title: A title for the axes.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        InvalidArgumentError: Not two features and no `dims`, a batch of mixtures, or another
+            argument that does not fit.
+        InvalidDataError: `x` does not consist of numbers.
+
+    Example:
+        >>> import torch
+        >>> from gmm_lightning import MixtureOfGaussians
+        >>> from gmm_lightning.plotting import plot_regression
+        >>> factor = torch.tensor([[1.0, 0.0], [0.5, 0.1]])
+        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), factor[None])
+        >>> ax = plot_regression(mixture)
+        >>> x, y = ax.lines[0].get_data()
+        >>> bool(abs(y - 0.5 * x).max() < 1e-6)
+        True
+    """
+    whole = components(mixture)
+    num_features = whole.means.shape[-1]
+    view = feature_view(
+        num_features,
+        dims,
+        columns,
+        allowed=(2,),
+        otherwise="take the marginal of the input and the output",
+    )
+    radii, names = radii_and_names(stds, None)
+    check_count("resolution", resolution, least=2)
+    check_count("max_points", max_points)
+    parts, rows = view.parts(whole), view.rows(finite_rows(x, num_features))
+    density, _ = density_of(parts)
+    window = natural_limits(parts, rows)
+    grid = np.linspace(*window[0], resolution)
+    mean, spread = regress(density, [0], torch.from_numpy(grid)[:, None])
+    assert spread is not None
+    center, std = mean[:, 0].numpy(), spread[:, 0, 0].sqrt().numpy()
+
+    ax = new_axes() if ax is None else ax
+    shade = palette(1)[0]
+    draw_points(ax, rows, max_points=max_points)
+    opacity = 0.28 / max(1, len(radii))
+    bands = []
+    for depth, (radius, name) in enumerate(sorted(zip(radii, names, strict=True), reverse=True)):
+        low, high = center - radius * std, center + radius * std
+        ax.fill_between(grid, low, high, color=shade, alpha=opacity, linewidth=0, zorder=2)
+        # Nested bands look darker inside, and so do their entries.
+        alpha = 1.0 - (1.0 - opacity) ** (depth + 1)
+        label = "\N{PLUS-MINUS SIGN} " + name
+        bands.append(Patch(facecolor=shade, alpha=alpha, linewidth=0, label=label))
+    (line,) = ax.plot(
+        grid,
+        center,
+        color=shade,
+        linewidth=2.0,
+        zorder=3,
+        label=f"E[{view.names[1]} | {view.names[0]}]",
+    )
+    if ellipses:
+        shades = (INK,) * mixture.weights.shape[-1]
+        draw_ellipses(ax, parts.where(parts.weights > 0), (2.0,), shades, fill=0.0, linewidth=0.8)
+    ax.set(xlim=window[0], xlabel=view.names[0], ylabel=view.names[1])
+    if title is not None:
+        ax.set_title(title)
+    add_legend(ax, [line, *reversed(bands)])
+    return ax

@@ -1,0 +1,222 @@
+"""Which component a row belongs to, and how surely."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Patch
+
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.plotting._curves import fine_grid
+from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
+from gmm_lightning.plotting._geometry import components, responsibilities_of
+from gmm_lightning.plotting._limits import grid_of, natural_limits
+from gmm_lightning.plotting._points import add_legend, draw_points
+from gmm_lightning.plotting._rows import check_count, finite_rows, thin
+from gmm_lightning.plotting._view import feature_names, feature_view
+from gmm_lightning.plotting.figures import INK, new_axes
+from gmm_lightning.plotting.palette import palette
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike, NDArray
+
+    from gmm_lightning.plotting._geometry import Components, MixtureLike
+    from gmm_lightning.plotting._view import Dims
+
+__all__ = ["plot_responsibilities"]
+
+_KINDS = ("map", "rows")
+_MOST_LEGEND_ENTRIES = 12
+_RESOLUTION = 200
+
+
+def plot_responsibilities(
+    mixture: MixtureLike,
+    x: torch.Tensor | ArrayLike | None = None,
+    *,
+    ax: Axes | None = None,
+    kind: str = "map",
+    component: int | None = None,
+    dims: Dims | None = None,
+    columns: Sequence[str] | None = None,
+    max_points: int = 5000,
+    title: str | None = None,
+) -> Axes:
+    """Draw the probabilities `r_k(x) = p(k | x)` of the components.
+
+    - `kind="map"`, one feature: `r_k` along the line, stacked to one, and ticks at the rows.
+    - `kind="map"`, two features: each row in the mixture `sum_k r_k(x) colour_k` of the components'
+      colours, so that doubtful rows are grey between them; without `x`, the plane itself.
+    - `kind="rows"`, any number of features: one stacked bar for each row, sorted by component and
+      by how sure it is.
+
+    The probabilities are those given all features; `dims` only chooses where the rows are drawn.
+
+    Shape:
+        x `(*S, D)`; columns D names.
+
+    Args:
+        mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
+            `weights`, `means` and `scale_tril`.
+        x: Rows, which only maps of one or two features can do without.
+        ax: Axes to draw on; None makes a new figure.
+        kind: `map` or `rows`.
+        component: Show the probability of this component alone, with a colour bar.
+        dims: For a map, the one or two features to draw, by position or name.
+        columns: Names of the features.
+        max_points: At most this many rows are drawn, evenly spaced.
+        title: A title for the axes.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        InvalidArgumentError: A map of more than two features without `dims`, rows missing where
+            they are needed, a batch of mixtures, or another argument that does not fit.
+        InvalidDataError: `x` does not consist of numbers.
+
+    Example:
+        >>> import torch
+        >>> from gmm_lightning import GMMLayer
+        >>> from gmm_lightning.plotting import plot_responsibilities
+        >>> ax = plot_responsibilities(GMMLayer(5, 3), torch.randn(50, 5), kind="rows")
+        >>> ax.get_ylabel()
+        'responsibility'
+    """
+    parts = components(mixture)
+    num_features, num_components = parts.means.shape[-1], mixture.weights.shape[-1]
+    feature_names(num_features, columns)
+    check_count("max_points", max_points)
+    if kind not in _KINDS:
+        raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(_KINDS)}")
+    if component is not None:
+        check_count("component", component)
+        if component >= num_components:
+            raise InvalidArgumentError(
+                f"expected a component in [0, {num_components}), got {component}"
+            )
+    if x is None and kind == "rows":
+        raise InvalidArgumentError("expected the rows x for kind='rows', got none; pass x")
+    points = finite_rows(x, num_features)
+    points = points[thin(len(points), max_points)]
+    if kind == "rows":
+        ax = new_axes((8.0, 3.2)) if ax is None else ax
+        _draw_bars(ax, responsibilities_of(parts, points, num_components), component)
+    else:
+        view = feature_view(num_features, dims, columns, otherwise="use kind='rows'")
+        if num_features > view.size and (x is None or view.size == 1):
+            raise InvalidArgumentError(
+                f"expected rows x and two features in dims for a map of {num_features} features, "
+                "whose probabilities are no function of fewer; pass both, or take the marginal of "
+                "the mixture first"
+            )
+        ax = new_axes() if ax is None else ax
+        at, shown = view.parts(parts), view.rows(points)
+        # dims may have reordered two features: the probabilities belong to the original order.
+        if view.size == 1:
+            _draw_stack(ax, at, shown, num_components, component)
+        else:
+            _draw_plane(
+                ax, at, shown, parts, points if x is not None else None, component, num_components
+            )
+        ax.set_xlabel(view.names[0])
+        ax.set_ylabel("responsibility" if view.size == 1 else view.names[1])
+    if title is not None:
+        ax.set_title(title)
+    return ax
+
+
+def _draw_bars(ax: Axes, r: NDArray[np.float64], component: int | None) -> None:
+    count = len(r)
+    best = r.argmax(axis=1) if component is None else np.zeros(count, dtype=np.intp)
+    sure = r.max(axis=1) if component is None else r[:, component]
+    r = r[np.lexsort((-sure, best))]
+    _stack(ax, np.arange(count + 1), np.concatenate([r, r[-1:]]), component, step="post")
+    ax.set(xlabel="rows, sorted by component", ylabel="responsibility")
+    ax.set_xlim(0, max(count, 1))
+    if component is not None:
+        ax.set_xlabel(f"rows, sorted by the responsibility of component {component}")
+
+
+def _draw_stack(
+    ax: Axes,
+    parts: Components,
+    rows: NDArray[np.float64],
+    num_components: int,
+    component: int | None,
+) -> None:
+    grid = fine_grid(parts, rows[:, 0])
+    _stack(ax, grid, responsibilities_of(parts, grid[:, None], num_components), component)
+    if len(rows) > 0:
+        foot = np.full(len(rows), -0.03)
+        ax.plot(rows[:, 0], foot, "|", color=INK, alpha=0.4, markersize=6, clip_on=False)
+    ax.set_ylim(-0.06, 1.0)
+    ax.set_xlim(grid[0], grid[-1])
+
+
+def _stack(
+    ax: Axes,
+    along: NDArray[Any],
+    r: NDArray[np.float64],
+    component: int | None,
+    step: str | None = None,
+) -> None:
+    colors = palette(r.shape[1])
+    shown = range(r.shape[1]) if component is None else [component]
+    ax.stackplot(
+        along,
+        *(r[:, k] for k in shown),
+        colors=[colors[k] for k in shown],
+        linewidth=0,
+        step=step,
+        rasterized=len(along) > 1000,
+    )
+    ax.set_ylim(0.0, 1.0)
+    if len(shown) <= _MOST_LEGEND_ENTRIES:
+        add_legend(ax, [Patch(color=colors[k], label=f"component {k}") for k in shown])
+
+
+def _draw_plane(
+    ax: Axes,
+    at: Components,
+    shown: NDArray[np.float64],
+    parts: Components,
+    points: NDArray[np.float64] | None,
+    component: int | None,
+    num_components: int,
+) -> None:
+    shades = palette(num_components)
+    window = natural_limits(at, shown)
+    if points is None:
+        _, grid = grid_of(window, _RESOLUTION)
+        r = responsibilities_of(at, grid, num_components)
+    else:
+        r = responsibilities_of(parts, points, num_components)
+    if component is None:
+        # Faint on the plane, where ellipses lie on top, and full on the dots.
+        values = r @ np.array([to_rgb(color) for color in shades])
+        values = 1.0 - 0.55 * (1.0 - values) if points is None else values
+        style = {}
+    else:
+        values, style = r[:, component], {"cmap": "cividis_r", "vmin": 0.0, "vmax": 1.0}
+    if points is None:
+        image = values.reshape(_RESOLUTION, _RESOLUTION, *values.shape[1:])
+        extent = (*window[0], *window[1])
+        drawn = ax.imshow(image, extent=extent, origin="lower", aspect="auto", **style)
+    else:
+        drawn = draw_points(
+            ax, shown, colors=values, max_points=len(shown), size=1.6, alpha=0.9, **style
+        )
+    outline = shades if component is None else (INK,) * num_components
+    draw_ellipses(ax, at, (2.0,), outline, fill=0.0)
+    draw_means(ax, at, outline, badge=True)
+    ax.set(xlim=window[0], ylim=window[1])
+    if component is not None and drawn is not None and ax.figure is not None:
+        bar = ax.figure.colorbar(drawn, ax=ax, label=f"p(component {component} | x)")
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]

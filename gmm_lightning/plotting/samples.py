@@ -1,0 +1,154 @@
+"""Draws of a mixture, and the region they are given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from matplotlib.colors import to_rgb
+
+from gmm_lightning.plotting._curves import draw_curves, draw_histogram
+from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
+from gmm_lightning.plotting._geometry import components, density_of, responsibilities_of
+from gmm_lightning.plotting._limits import natural_limits
+from gmm_lightning.plotting._points import draw_points
+from gmm_lightning.plotting._regions import check_region, draw_region, finite_part
+from gmm_lightning.plotting._rows import check_count, finite_rows
+from gmm_lightning.plotting._view import feature_view
+from gmm_lightning.plotting.figures import new_axes
+from gmm_lightning.plotting.palette import palette
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike, NDArray
+
+    from gmm_lightning.plotting._geometry import Components, MixtureLike
+    from gmm_lightning.plotting._limits import Limits
+    from gmm_lightning.plotting._view import Dims
+
+__all__ = ["plot_samples"]
+
+
+def plot_samples(
+    mixture: MixtureLike,
+    x: torch.Tensor | ArrayLike | int = 1000,
+    *,
+    ax: Axes | None = None,
+    within: Any = None,
+    generator: torch.Generator | None = None,
+    dims: Dims | None = None,
+    columns: Sequence[str] | None = None,
+    max_points: int = 5000,
+    title: str | None = None,
+) -> Axes:
+    """Draw samples of a mixture in the colours of their components, and the region they lie in.
+
+    The region is shaded: a `Ball`, `Box` or `HalfSpace` with a dashed outline, a `Shell` or
+    `Confidence` about each component in its colour, a `Where` as the mask that its function gives.
+    Outlines of the components at one and two standard deviations show what the samples would be
+    without the region. With one feature the samples are a histogram, of area one like the density.
+    In fewer features than the mixture has, a region is drawn as its shadow.
+
+    Shape:
+        x `(*S, D)`; columns D names.
+
+    Args:
+        mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
+            `weights`, `means` and `scale_tril`.
+        x: The samples, in the colours of their most probable components; or how many to draw.
+        ax: Axes to draw on; None makes a new figure.
+        within: The region, as for `MixtureOfGaussians.sample`.
+        generator: Of the draws, on the host; None for one with a fixed seed, so that pictures
+            repeat and the global one is left alone.
+        dims: One or two features to show, by position or name.
+        columns: Names of the features.
+        max_points: At most this many points are drawn, evenly spaced through the samples.
+        title: A title for the axes.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        InvalidArgumentError: More than two features without `dims`, a batch of mixtures, or another
+            argument that does not fit.
+        InvalidDataError: `x` does not consist of numbers.
+        RegionError: The mixture does not reach the region.
+
+    Example:
+        >>> import torch
+        >>> from gmm_lightning import MixtureOfGaussians
+        >>> from gmm_lightning.distributions import Ball
+        >>> from gmm_lightning.plotting import plot_samples
+        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
+        >>> ax = plot_samples(mixture, 100, within=Ball([1.0, 0.0], radius=0.5))
+        >>> len(ax.collections[0].get_offsets())
+        100
+    """
+    whole = components(mixture)
+    num_features, num_components = whole.means.shape[-1], mixture.weights.shape[-1]
+    view = feature_view(num_features, dims, columns, otherwise="draw the samples with plot_pairs")
+    check_count("max_points", max_points)
+    chosen = view.features or ()
+    if within is not None:
+        check_region(within, num_features, chosen)
+    points, drawn = _samples(whole, x, within, generator, num_components)
+    parts, rows = view.parts(whole), view.rows(points)
+    window = _window(parts, rows, within, chosen)
+
+    ax = new_axes() if ax is None else ax
+    shades = palette(num_components)
+    if view.size == 1:
+        draw_histogram(ax, rows[:, 0], drawn, [shades[k] for k in np.unique(drawn)])
+        draw_curves(ax, parts, rows[:, 0], shades, fill=0.0, linewidth=1.4)
+    else:
+        colors = np.array([to_rgb(color) for color in shades])[drawn]
+        draw_points(ax, rows, colors=colors, max_points=max_points)
+        draw_ellipses(ax, parts, (1.0, 2.0), shades, fill=0.0, linewidth=0.8)
+        draw_means(ax, parts, shades, badge=True)
+        ax.set_ylim(window[1])
+    if within is not None:
+        draw_region(ax, within, parts, shades, window, chosen, num_features)
+    ax.set_xlim(window[0])
+    ax.set_xlabel(view.names[0])
+    ax.set_ylabel("density" if view.size == 1 else view.names[1])
+    if title is not None:
+        ax.set_title(title)
+    return ax
+
+
+def _samples(
+    parts: Components,
+    x: torch.Tensor | ArrayLike | int,
+    within: Any,
+    generator: torch.Generator | None,
+    num_components: int,
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """The samples (N, D) and which of the K components they belong to (N,)."""
+    if not isinstance(x, int | np.integer) or isinstance(x, bool):
+        points = finite_rows(x, parts.means.shape[-1])
+        if len(points) == 0:
+            return points, np.empty(0, dtype=np.intp)
+        return points, responsibilities_of(parts, points, num_components).argmax(axis=1)
+    check_count("number of samples", x)
+    density, index = density_of(parts)
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    drawn: Any = density.sample(int(x), within=within, return_component=True, generator=generator)
+    return drawn[0].numpy(), index[drawn[1].numpy()]
+
+
+def _window(
+    parts: Components, rows: NDArray[np.float64], within: Any, dims: tuple[int, ...]
+) -> Limits:
+    """The samples, the components, and the bounded part of the region."""
+    if within is None:
+        return natural_limits(parts, rows)
+    low, high = finite_part(within, dims)
+    ends = np.stack([low, high])
+    known = np.isfinite(ends).all(axis=0)
+    # A row in the middle of everything adds nothing where the region has no end.
+    inside = parts.means.mean(axis=0) if len(parts.means) else np.zeros(len(dims))
+    return natural_limits(parts, np.concatenate([rows, np.where(known, ends, inside)]))
