@@ -1,0 +1,72 @@
+"""`gmm-example NAME`: finished examples, from data to table and pictures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from gmm_lightning.app.command import run
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def main() -> None:
+    """Entry point of `scripts/example.py` and of the command `gmm-example`."""
+    named = [word for word in sys.argv[1:] if "=" not in word and not word.startswith("-")]
+    # `gmm-example moons` says which recipe as `recipe=moons` does.
+    sys.argv[1:] = [f"recipe={word}" if word in named else word for word in sys.argv[1:]]
+    run("example", example)
+
+
+def example(config: DictConfig) -> None:
+    """Run the recipe, tell what it found, and leave its pictures in a folder.
+
+    Raises:
+        InvalidArgumentError: an option that the recipe does not have, or a value out of range.
+    """
+    from pathlib import Path
+
+    from hydra.utils import get_method
+
+    from gmm_lightning.app.configs import config_dir
+    from gmm_lightning.app.recipes.account import Account
+    from gmm_lightning.errors import InvalidArgumentError
+
+    if config.recipe is None:
+        known = sorted(path.stem for path in Path(config_dir(), "recipe").glob("*.yaml"))
+        raise InvalidArgumentError(
+            f"say which example: gmm-example NAME, one of {', '.join(known)}"
+        )
+    options = {str(key): value for key, value in config.recipe.items() if key != "_target_"}
+    recipe = get_method(config.recipe._target_)
+    require_options(recipe, options)
+    account = Account(Path(config.output))
+    recipe(account, **options)
+    account.close()
+
+
+def require_options(recipe: Callable[..., None], options: dict[str, Any]) -> None:
+    """Refuse a word where a recipe takes a number, and numbers that say nothing.
+
+    Raises:
+        InvalidArgumentError: naming the option, what it takes and what came.
+    """
+    from gmm_lightning.app.checks import require_integer, require_number
+    from gmm_lightning.errors import InvalidArgumentError
+
+    for name, hint in get_type_hints(recipe).items():
+        if name not in options:
+            continue
+        value = options[name]
+        if hint is int:
+            require_integer(f"recipe.{name}", value, least=0 if name == "seed" else 1)
+        elif hint is float:
+            require_number(f"recipe.{name}", value)
+            if name.endswith("fraction") and not 0 < value < 1:
+                raise InvalidArgumentError(f"recipe.{name} must be between 0 and 1, got {value}")
+
+
+if __name__ == "__main__":
+    main()

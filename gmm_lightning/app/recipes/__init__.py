@@ -1,0 +1,1 @@
+"""Finished examples, one file each: `gmm-example NAME` runs them."""
