@@ -179,7 +179,13 @@ def _draw_mask(ax: Axes, region: Where, window: Limits, dims: tuple[int, ...]) -
     ax.imshow(image, extent=extent, origin="lower", aspect="auto", zorder=0.4)
     if mask.any() and not mask.all():
         ax.contour(
-            *along, mask, levels=[0.5], colors=INK, linestyles="--", linewidths=1.1, zorder=0.5
+            *along,
+            mask.astype(float),
+            levels=[0.5],
+            colors=INK,
+            linestyles="--",
+            linewidths=1.1,
+            zorder=0.5,
         )
 
 

@@ -91,6 +91,8 @@ def plot_pairs(
     radii, _ = radii_and_names(stds, masses)
     check_count("max_points", max_points)
     points, classes = rows_and_labels(x, labels, num_features)
+    if len(shown) == 0:
+        raise InvalidArgumentError("expected at least one feature in dims, got none")
     grid = _grid(axes, len(shown))
     shades = palette(num_components) if classes is None else (INK,) * num_components
     colors: Any = PAPER_GREY if classes is None else class_colors(classes)

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._curves import fine_grid
 from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
-from gmm_lightning.plotting._geometry import components, responsibilities_of
+from gmm_lightning.plotting._geometry import components, density_of, responsibilities_of
 from gmm_lightning.plotting._limits import grid_of, natural_limits
 from gmm_lightning.plotting._points import add_legend, draw_points
 from gmm_lightning.plotting._rows import check_count, finite_rows, thin
@@ -93,6 +93,7 @@ def plot_responsibilities(
     num_features, num_components = parts.means.shape[-1], mixture.weights.shape[-1]
     feature_names(num_features, columns)
     check_count("max_points", max_points)
+    density_of(parts)  # which refuses a mixture that has none
     if kind not in _KINDS:
         raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(_KINDS)}")
     if component is not None:
