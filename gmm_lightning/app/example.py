@@ -40,7 +40,7 @@ def example(config: DictConfig) -> None:
             f"say which example: gmm-example NAME, one of {', '.join(known)}"
         )
     options = {str(key): value for key, value in config.recipe.items() if key != "_target_"}
-    recipe = get_method(config.recipe._target_)
+    recipe = get_method(config.recipe["_target_"])
     require_options(recipe, options)
     account = Account(Path(config.output))
     recipe(account, **options)

@@ -42,7 +42,7 @@ def sample(config: DictConfig) -> None:
     options = draw_options(config)
     stored = load_run(config.run)
     given = given_columns(config.condition, stored.columns)
-    shown: list[Tensor] = []
+    shown: list[tuple[Tensor, Tensor]] = []
     columns = ["component", *stored.columns]
     writer = (
         TableWriter(config.output, columns, overwrite=config.overwrite) if config.output else None
@@ -55,14 +55,15 @@ def sample(config: DictConfig) -> None:
                 values |= {stored.columns[i]: np.full(len(x), v) for i, v in given.items()}
                 writer.write(component=z.numpy(), **values)
             if not shown:
-                shown.append(x[:SHOWN])
+                shown.append((x[:SHOWN], z[:SHOWN]))
     if config.output is not None:
         print(f"{config.n} rows: {config.output}")
     if config.picture is not None:
-        rows = shown[0] if shown else torch.zeros(0, len(stored.columns))
+        empty = torch.zeros(0, len(stored.columns)), torch.zeros(0, dtype=torch.long)
+        rows, drawn = shown[0] if shown else empty
         # Beside a condition the region is one of the other columns alone.
         region = None if given else options["within"]
-        print(f"picture: {picture(stored, rows, region, config.picture)}")
+        print(f"picture: {picture(stored, rows, drawn, region, config.picture)}")
 
 
 def check_outputs(config: DictConfig) -> None:
@@ -93,7 +94,7 @@ def check_outputs(config: DictConfig) -> None:
         )
 
 
-def picture(stored: StoredRun, rows: Tensor, region: Any, path: str) -> str:
+def picture(stored: StoredRun, rows: Tensor, drawn: Tensor, region: Any, path: str) -> str:
     """The rows over the mixture, and the region of a plane; standard units where it is no plane."""
     from gmm_lightning.plotting import plot_mixture, plot_samples, save_figure
 
@@ -101,7 +102,9 @@ def picture(stored: StoredRun, rows: Tensor, region: Any, path: str) -> str:
     title = f"{module.data.get('name', 'data')}: {len(rows)} draws"
     if len(stored.columns) <= 2:
         mixture, columns = module.distribution(), stored.columns
-        axes = plot_samples(mixture, rows, within=region, columns=columns, title=title)
+        axes = plot_samples(
+            mixture, rows, component=drawn, within=region, columns=columns, title=title
+        )
     else:
         axes = plot_mixture(module.layer.distribution(), module.standardize(rows), title=title)
     return str(save_figure(axes, path))

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from matplotlib.colors import to_rgb
 
+from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._curves import draw_curves, draw_histogram
 from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
 from gmm_lightning.plotting._geometry import components, density_of, responsibilities_of
 from gmm_lightning.plotting._limits import natural_limits
 from gmm_lightning.plotting._points import draw_points
 from gmm_lightning.plotting._regions import check_region, draw_region, finite_part
-from gmm_lightning.plotting._rows import check_count, finite_rows
+from gmm_lightning.plotting._rows import check_count, rows_and_labels
 from gmm_lightning.plotting._view import feature_view
 from gmm_lightning.plotting.figures import new_axes
 from gmm_lightning.plotting.palette import palette
@@ -37,6 +38,7 @@ def plot_samples(
     x: torch.Tensor | ArrayLike | int = 1000,
     *,
     ax: Axes | None = None,
+    component: torch.Tensor | ArrayLike | None = None,
     within: Any = None,
     generator: torch.Generator | None = None,
     dims: Dims | None = None,
@@ -53,13 +55,15 @@ def plot_samples(
     In fewer features than the mixture has, a region is drawn as its shadow.
 
     Shape:
-        x `(*S, D)`; columns D names.
+        x `(*S, D)`; component `(*S,)`; columns D names.
 
     Args:
         mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
             `weights`, `means` and `scale_tril`.
-        x: The samples, in the colours of their most probable components; or how many to draw.
+        x: The samples, or how many to draw.
         ax: Axes to draw on; None makes a new figure.
+        component: The component that each sample was drawn from, which gives its colour; None for
+            the most probable one.
         within: The region, as for `MixtureOfGaussians.sample`.
         generator: Of the draws, on the host; None for one with a fixed seed, so that pictures
             repeat and the global one is left alone.
@@ -94,7 +98,7 @@ def plot_samples(
     chosen = view.features or ()
     if within is not None:
         check_region(within, num_features, chosen)
-    points, drawn = _samples(whole, x, within, generator, num_components)
+    points, drawn = _samples(whole, x, component, within, generator)
     parts, rows = view.parts(whole), view.rows(points)
     window = _window(parts, rows, within, chosen)
 
@@ -122,13 +126,16 @@ def plot_samples(
 def _samples(
     parts: Components,
     x: torch.Tensor | ArrayLike | int,
+    component: torch.Tensor | ArrayLike | None,
     within: Any,
     generator: torch.Generator | None,
-    num_components: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """The samples (N, D) and which of the K components they belong to (N,)."""
+    num_components = parts.weights.shape[-1]
     if not isinstance(x, int | np.integer) or isinstance(x, bool):
-        points = finite_rows(x, parts.means.shape[-1])
+        points, given = rows_and_labels(x, component, parts.means.shape[-1])
+        if given is not None:
+            return points, _checked(given, num_components)
         if len(points) == 0:
             return points, np.empty(0, dtype=np.intp)
         return points, responsibilities_of(parts, points, num_components).argmax(axis=1)
@@ -152,3 +159,13 @@ def _window(
     # A row in the middle of everything adds nothing where the region has no end.
     inside = parts.means.mean(axis=0) if len(parts.means) else np.zeros(len(dims))
     return natural_limits(parts, np.concatenate([rows, np.where(known, ends, inside)]))
+
+
+def _checked(drawn: NDArray[Any], num_components: int) -> NDArray[np.intp]:
+    """Raise unless all are numbers of components."""
+    known = drawn.dtype.kind in "iu" and bool(((drawn >= 0) & (drawn < num_components)).all())
+    if not (known or len(drawn) == 0):
+        raise InvalidArgumentError(
+            f"component must hold integers in [0, {num_components}), got {np.unique(drawn)[:10]}"
+        )
+    return drawn.astype(np.intp)

@@ -23,6 +23,7 @@ from gmm_lightning.distributions import (
     Where,
 )
 from gmm_lightning.errors import InvalidArgumentError, RegionError
+from gmm_lightning.layers import GMMLayer
 from gmm_lightning.plotting import palette, plot_samples
 
 
@@ -193,3 +194,17 @@ def test_refuses_what_does_not_fit(make: Any) -> None:
         plot_samples(make(2, 3))
     with pytest.raises(RegionError):
         plot_samples(make(2, 2), 5, within=Where(lambda x: x[:, 0] > 1e9, max_draws=100))
+
+
+def test_samples_have_the_colour_of_the_component_they_were_drawn_from() -> None:
+    layer = GMMLayer.from_parameters(
+        torch.ones(2), torch.zeros(2, 2), torch.stack([torch.eye(2), 2 * torch.eye(2)])
+    )
+    x = torch.randn(6, 2)
+    x[4] = float("nan")
+    ax = plot_samples(layer, x, component=torch.tensor([0, 1, 0, 1, 1, 0]))
+    colours = [to_rgb(palette(2)[k]) for k in (0, 1, 0, 1, 0)]
+    assert np.allclose(ax.collections[0].get_facecolors()[:, :3], colours)
+    for component in ([0, 1], [0, 1, 2, 0, 0, 0], [0.5] * 6):
+        with pytest.raises(InvalidArgumentError, match=r"component|label"):
+            plot_samples(layer, x, component=component)

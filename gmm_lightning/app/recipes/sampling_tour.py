@@ -67,7 +67,8 @@ def sampling_tour(account: Account, *, num_rows: int = 1500, seed: int = 0) -> N
         took = time.perf_counter() - began
         radius = mixture.mahalanobis(x).gather(-1, z.unsqueeze(-1))
         lines.append((name, len(x), 1e3 * took, float(radius.min()), float(radius.max())))
-        plot_samples(mixture, x, within=options.get("within"), ax=ax, title=name)
+        within = options.get("within")
+        plot_samples(mixture, x, component=z, within=within, ax=ax, title=name)
     account.table(("draws", "rows", "milliseconds", "least radius", "largest radius"), lines)
     account.say("radius: Mahalanobis distance to the component that a row was drawn from")
     account.picture("sampling_tour", grid)
