@@ -200,11 +200,14 @@ def test_samples_have_the_colour_of_the_component_they_were_drawn_from() -> None
     layer = GMMLayer.from_parameters(
         torch.ones(2), torch.zeros(2, 2), torch.stack([torch.eye(2), 2 * torch.eye(2)])
     )
-    x = torch.randn(6, 2)
+    x, drawn = torch.arange(12.0).reshape(6, 2), torch.tensor([0, 1, 0, 1, 1, 0])
     x[4] = float("nan")
-    ax = plot_samples(layer, x, component=torch.tensor([0, 1, 0, 1, 1, 0]))
-    colours = [to_rgb(palette(2)[k]) for k in (0, 1, 0, 1, 0)]
-    assert np.allclose(ax.collections[0].get_facecolors()[:, :3], colours)
+    points = plot_samples(layer, x, component=drawn).collections[0]
+    # Points are drawn in an order of their own.
+    rows = (np.asarray(points.get_offsets())[:, 0] / 2).astype(int)
+    assert sorted(rows) == [0, 1, 2, 3, 5]
+    expected = [to_rgb(palette(2)[drawn[row]]) for row in rows]
+    np.testing.assert_allclose(np.asarray(points.get_facecolor())[:, :3], expected)
     for component in ([0, 1], [0, 1, 2, 0, 0, 0], [0.5] * 6):
         with pytest.raises(InvalidArgumentError, match=r"component|label"):
             plot_samples(layer, x, component=component)
