@@ -68,13 +68,13 @@ def feature_statistics(
                     into = workspace.buffers(plan, n)
                 if groups > 1:
                     x = x.expand(n, *batch, x.shape[-1])
-                torch.sub(x.reshape(into.diff.shape), centre, out=into.diff)
+                flat = x.reshape(into.diff.shape)
                 w = None
                 if parts is not None:
                     w = parts[i].to(like).expand(n, *batch)
                 if pools:
-                    second = second + pooled_second(layer, into.diff, w, groups)
-                transform(forward, into)
+                    second = second + pooled_second(layer, flat - centre, w, groups)
+                transform(flat, centre, forward, into)
                 into.multiply(natural, into.features, out=into.log_joint)
                 log_joint = into.log_joint.view(batch.numel(), k, n)
                 if given is not None:
@@ -116,14 +116,14 @@ def pooled_second(layer: GMMLayer, diff: Tensor, weight: Tensor | None, groups: 
     return layer.covariance.outer(ones.unsqueeze(-1), rows).to(wide)
 
 
-def transform(forward: Tensor, into: Buffers) -> None:
-    """Differences to the centre become columns of features."""
-    columns = into.diff.movedim(0, -1)
-    if forward.dim() == into.diff.dim() - 1:
-        into.diff.mul_(forward)
-        into.z.copy_(columns)
+def transform(x: Tensor, centre: Tensor, forward: Tensor, into: Buffers) -> None:
+    """Rows become columns of features."""
+    if forward.dim() == centre.dim():
+        torch.sub(x.movedim(0, -1), centre.unsqueeze(-1), out=into.z)
+        into.z.mul_(forward.unsqueeze(-1))
     else:
-        into.multiply(forward, columns, out=into.z)
+        torch.sub(x, centre, out=into.diff)
+        into.multiply(forward, into.diff.movedim(0, -1), out=into.z)
     into.fill()
 
 
