@@ -74,25 +74,40 @@ def factor_of_rows(rows: Tensor) -> Tensor:
     return (upper * sign.unsqueeze(-1)).mT
 
 
-def solve_rows(factor: Tensor, rows: Tensor) -> Tensor:
-    """Solve `L z = d` for many rows at once.
-
-    A triangular solve per row is slow, so the leading axes that `factor` does not have become
-    columns of one right-hand side per factor.
+def solve_rows(factor: Tensor, rows: Tensor, *, transposed: bool = False) -> Tensor:
+    """Solve `L z = d`, or `L' z = d`, for many rows at once.
 
     Args:
         factor: lower-triangular, `(*B, K, D, D)`.
         rows: `(*S, *B, K, D)`, broadcastable against the factor's axes.
+        transposed: by the transposed factor.
 
     Returns:
         `(*S, *B, K, D)`.
     """
+    if transposed:
+        upper = factor.mT
+        return by_columns(
+            lambda d: torch.linalg.solve_triangular(upper, d, upper=True), factor, rows
+        )
+    return by_columns(lambda d: torch.linalg.solve_triangular(factor, d, upper=False), factor, rows)
+
+
+def multiply_rows(factor: Tensor, rows: Tensor) -> Tensor:
+    """`L d` for many rows at once, of the shapes of `solve_rows`."""
+    return by_columns(lambda d: factor @ d, factor, rows)
+
+
+def by_columns(apply: Callable[[Tensor], Tensor], factor: Tensor, rows: Tensor) -> Tensor:
+    """Apply a map of columns to rows: one call with a matrix per factor, not one per row.
+
+    The leading axes that `factor` does not have become columns of the argument.
+    """
     batch = factor.shape[:-2]
     rows = rows.expand(torch.broadcast_shapes(rows.shape, (*batch, rows.shape[-1])))
     sample_shape = rows.shape[: rows.dim() - 1 - len(batch)]
-    columns = rows.reshape(-1, *rows.shape[len(sample_shape) :]).movedim(0, -1)
-    solved = torch.linalg.solve_triangular(factor, columns, upper=False)
-    return solved.movedim(-1, 0).reshape(*sample_shape, *rows.shape[len(sample_shape) :])
+    columns = rows.reshape(sample_shape.numel(), *rows.shape[len(sample_shape) :]).movedim(0, -1)
+    return apply(columns).movedim(-1, 0).reshape(*sample_shape, *rows.shape[len(sample_shape) :])
 
 
 def symmetrize(matrix: Tensor) -> Tensor:

@@ -71,7 +71,14 @@ class Diagonal(Covariance, ABC):
     def variances(self, scatter: Tensor, num_features: int) -> Tensor:
         return scatter
 
-    def bound(self, scatter: Tensor, dof: Tensor, variance: Tensor, eps: float) -> Tensor:
+    def bound(
+        self,
+        scatter: Tensor,
+        dof: Tensor,
+        variance: Tensor,
+        eps: float,
+        scale: Tensor | None = None,
+    ) -> Tensor:
         # Sums of squares have no noise beyond their own size.
         return self._share_of(variance)
 

@@ -75,7 +75,14 @@ class Isotropic(Covariance, ABC):
     def variances(self, scatter: Tensor, num_features: int) -> Tensor:
         return scatter.unsqueeze(-1).expand(*scatter.shape, num_features)
 
-    def bound(self, scatter: Tensor, dof: Tensor, variance: Tensor, eps: float) -> Tensor:
+    def bound(
+        self,
+        scatter: Tensor,
+        dof: Tensor,
+        variance: Tensor,
+        eps: float,
+        scale: Tensor | None = None,
+    ) -> Tensor:
         # Sums of squares have no noise beyond their own size.
         return self._share_of(variance)
 

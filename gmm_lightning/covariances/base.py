@@ -172,22 +172,36 @@ class Covariance(ABC):
         """Diagonal of a scatter per feature, `(*B, G, D)`."""
         return scatter.diagonal(dim1=-2, dim2=-1)
 
-    def bound(self, scatter: Tensor, dof: Tensor, variance: Tensor, eps: float) -> Tensor:
+    def bound(
+        self,
+        scatter: Tensor,
+        dof: Tensor,
+        variance: Tensor,
+        eps: float,
+        scale: Tensor | None = None,
+    ) -> Tensor:
         """Smallest variance per feature that a covariance may have, `(*B, G, D)`.
 
-        With `relative_floor` it is a share of the variance of the data: a constant, so that EM
-        stays monotone. A dense covariance has `16 eps` of its own variances at least: what is
-        flatter than that in some direction is made of rounding. As that bound moves with the
-        component, the objective may fall by a little where it holds.
+        With `relative_floor` it is a share of the variance of the data, a constant. A dense
+        covariance has `16 eps` of its own variances at least: what is flatter than that in some
+        direction is made of rounding. As that bound moves with the component, it is lowered, to
+        `eps` at most, until the present covariance satisfies it: so EM stays monotone.
 
         Args:
             scatter: `(*B, G, ...)` in the family's form.
             dof: what it is divided by, `(*B, G)`.
             variance: of the data per feature, `(*B, D)`.
             eps: machine precision of the parameters.
+            scale: the present covariances; None: the bound is not lowered.
         """
         own = self.variances(scatter, variance.shape[-1]) / dof.unsqueeze(-1)
-        return torch.maximum(self._share_of(variance), self._unless_regularized(16 * eps) * own)
+        own = self._unless_regularized(16 * eps) * own.clamp(min=0)
+        if scale is not None:
+            factor = self.scale_tril(scale.to(own), own.shape[-1])
+            unit = torch.where(own > 0, own, torch.inf).sqrt().unsqueeze(-1)
+            least = torch.linalg.svdvals(factor / unit)[..., -1:].square()
+            own = own * least.clamp(min=1 / 16, max=1.0)
+        return torch.maximum(self._share_of(variance), own)
 
     def _share_of(self, variance: Tensor) -> Tensor:
         return self._unless_regularized(self.relative_floor) * variance.unsqueeze(-2)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.distributions.density import MixtureDensity
-from gmm_lightning.linalg import full_precision
+from gmm_lightning.linalg import full_precision, solve_rows
 
 
 def precision_of(mixture: MixtureDensity) -> Tensor:
@@ -22,10 +22,8 @@ def grad_log_prob(mixture: MixtureDensity, x: Tensor) -> Tensor:
     x = x.to(mixture.means.dtype)
     resp = mixture.responsibilities(x)
     with full_precision(x.device):
-        gap = (mixture.means - x.unsqueeze(-2)).unsqueeze(-1)
-        factor = mixture.scale_tril.expand(*gap.shape[:-1], -1)
-        pull = torch.cholesky_solve(gap, factor).squeeze(-1)
-    return (resp.unsqueeze(-1) * pull).sum(-2)
+        push = solve_rows(mixture.scale_tril, mixture.whiten(x), transposed=True)
+    return -(resp.unsqueeze(-1) * push).sum(-2)
 
 
 @torch.no_grad()

@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import pad
 
 from gmm_lightning.distributions._region import is_number
 from gmm_lightning.distributions.density import LOG_2PI, M, MixtureDensity
 from gmm_lightning.distributions.drawing import DrawOptions, SampleShape, drawn, full_shape
 from gmm_lightning.distributions.sampling import choose_components
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import full_precision
+from gmm_lightning.linalg import full_precision, multiply_rows
 
 
 def reparameterized(
@@ -76,7 +77,7 @@ def pathwise(mixture: MixtureDensity, x: Tensor, component: Tensor) -> Tensor:
 def mixed(mixture: MixtureDensity, e: Tensor, choice: Tensor) -> Tensor:
     """`sum_k y_k (mu_k + L_k e)` for noise `(*S, *B, D)` and choices `(*S, *B, K)`."""
     with full_precision(e.device):
-        each = mixture.means + (mixture.scale_tril @ e[..., None, :, None]).squeeze(-1)
+        each = mixture.means + multiply_rows(mixture.scale_tril, e.unsqueeze(-2))
     return (choice.to(each.dtype).unsqueeze(-1) * each).sum(-2)
 
 
@@ -101,13 +102,11 @@ def implicit(mixture: MixtureDensity, x: Tensor) -> Tensor:
     x = x.detach()
     with full_precision(x.device):
         factor = mixture.scale_tril
-        gap = (x.unsqueeze(-2) - mixture.means).unsqueeze(-1)
-        z = torch.linalg.solve_triangular(factor.expand(*gap.shape[:-1], -1), gap, upper=False)
-        z = z.squeeze(-1)
+        z = mixture.whiten(x)
         pivots = factor.diagonal(dim1=-2, dim2=-1)
         terms = -0.5 * z.square() - pivots.log() - 0.5 * LOG_2PI
         # Weights of the components once the features before d are known.
-        before = terms.cumsum(-1) - terms
+        before = pad(terms[..., :-1].cumsum(-1), (1, 0))
         weights = (mixture.log_weights.unsqueeze(-1) + before).softmax(-2)
         u = (weights * torch.special.ndtr(z)).sum(-2)
         with torch.no_grad():
@@ -125,7 +124,7 @@ def jacobian_of(weights: Tensor, z: Tensor, terms: Tensor, factor: Tensor) -> Te
     direct = (density.unsqueeze(-1) * inverse).sum(-3)
     # How the weights of feature d change with the features before it.
     slope = -(z.unsqueeze(-1) * inverse)
-    slope = slope.cumsum(-2) - slope
+    slope = pad(slope[..., :-1, :].cumsum(-2), (0, 0, 1, 0))
     mean = (weights.unsqueeze(-1) * slope).sum(-3, keepdim=True)
     through = weights * torch.special.ndtr(z)
     return direct + (through.unsqueeze(-1) * (slope - mean)).sum(-3)

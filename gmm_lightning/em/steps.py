@@ -134,6 +134,10 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[Collapse]:
         eps = torch.finfo(layer.means.dtype).eps
         bound = family.bound(scatter, moments.dof, spread.variance, eps)
         scatter, smallest = family.floor(scatter, moments.dof, bound)
+        if bool(torch.isfinite(smallest).any()):
+            present = layer.scale.detach()
+            bound = family.bound(moments.scatter, moments.dof, spread.variance, eps, present)
+            scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
         smallest = smallest * (bound / spread.variance.unsqueeze(-2)).amin(-1)
     if family.reg_covar > 0:
         identity = torch.eye(layer.num_features).to(scatter)
