@@ -106,7 +106,7 @@ def by_columns(apply: Callable[[Tensor], Tensor], factor: Tensor, rows: Tensor) 
     batch = factor.shape[:-2]
     rows = rows.expand(torch.broadcast_shapes(rows.shape, (*batch, rows.shape[-1])))
     sample_shape = rows.shape[: rows.dim() - 1 - len(batch)]
-    columns = rows.reshape(sample_shape.numel(), *rows.shape[len(sample_shape) :]).movedim(0, -1)
+    columns = rows.reshape(-1, *rows.shape[len(sample_shape) :]).movedim(0, -1)
     return apply(columns).movedim(-1, 0).reshape(*sample_shape, *rows.shape[len(sample_shape) :])
 
 

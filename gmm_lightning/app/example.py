@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of `scripts/example.py` and of the command `gmm-example`."""
-    named = [word for word in sys.argv[1:] if "=" not in word and not word.startswith("-")]
-    # `gmm-example moons` says which recipe as `recipe=moons` does.
-    sys.argv[1:] = [f"recipe={word}" if word in named else word for word in sys.argv[1:]]
+    first = sys.argv[1] if len(sys.argv) > 1 else "="
+    if "=" not in first and not first.startswith("-"):
+        # `gmm-example moons` says which recipe as `recipe=moons` does.
+        sys.argv[1] = f"recipe={first}"
     run("example", example)
 
 
@@ -56,10 +57,12 @@ def require_options(recipe: Callable[..., None], options: dict[str, Any]) -> Non
     from gmm_lightning.app.checks import require_integer, require_number
     from gmm_lightning.errors import InvalidArgumentError
 
-    for name, hint in get_type_hints(recipe).items():
-        if name not in options:
-            continue
-        value = options[name]
+    hints = get_type_hints(recipe)
+    for name, value in options.items():
+        hint = hints.get(name)
+        if hint is None:
+            known = ", ".join(sorted(set(hints) - {"account", "return"}))
+            raise InvalidArgumentError(f"unknown option recipe.{name}; known are: {known}")
         if hint is int:
             require_integer(f"recipe.{name}", value, least=0 if name == "seed" else 1)
         elif hint is float:

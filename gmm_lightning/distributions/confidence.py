@@ -93,6 +93,8 @@ def in_confidence_region(
         return squared_mahalanobis(mixture, x).amin(-1) <= radius**2
     if kind != "density":
         raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(KINDS)}")
+    if num_samples < 1:
+        raise InvalidArgumentError(f"num_samples must be >= 1, got {num_samples}")
     x_drawn, _ = drawn(mixture, num_samples, DrawOptions(), generator)
     ordered = mixture.log_prob(x_drawn).sort(0).values
     at = round((1 - probability) * num_samples)

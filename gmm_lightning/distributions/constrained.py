@@ -39,8 +39,7 @@ def sample_within(
         generator: source of randomness.
 
     Raises:
-        InvalidArgumentError: a region for rows of another width, or parameters that are not
-            finite.
+        InvalidArgumentError: a region for rows of another width.
         RegionError: too little of the mixture lies in the region.
     """
     d = mixture.means.shape[-1]
@@ -56,10 +55,6 @@ def sample_within(
         mixture.scale.to(wide),
         math.sqrt(temperature),
     )
-    if bool(tempered.log_weights.isnan().any()) or not all(
-        bool(values.isfinite().all()) for values in (tempered.means, tempered.scale)
-    ):
-        raise InvalidArgumentError("the parameters of the mixture must be finite, and are not")
     with full_precision(mixture.means.device):
         if isinstance(region, Radial):
             x, z = sample_radial(region, tempered, shape, component, generator)
@@ -67,6 +62,17 @@ def sample_within(
             dtype = mixture.means.dtype
             x, z = sample_located(region, tempered, shape, component, dtype, generator)
     return x.to(mixture.means.dtype), z
+
+
+def require_finite(mixture: MixtureDensity) -> None:
+    """Refuse to draw from parameters that are none; a weight of 0 is one.
+
+    Raises:
+        InvalidArgumentError: one of them is not finite.
+    """
+    finite = (bool(values.isfinite().all()) for values in (mixture.means, mixture.scale))
+    if not all(finite) or bool(mixture.log_weights.isnan().any()):
+        raise InvalidArgumentError("the parameters of the mixture must be finite, and are not")
 
 
 class Tempered(NamedTuple):

@@ -104,15 +104,31 @@ class MixtureDensity(Distribution):
         Raises:
             InvalidArgumentError: rows of another width.
         """
+        self.check_rows(x)
         x = x.to(self.means.dtype)
+        with full_precision(x.device):
+            return self.covariance.whiten(self.scale, x.unsqueeze(-2) - self.means)
+
+    def check_rows(self, x: Tensor) -> None:
+        """Raise unless rows are of the mixture's width and shape `(*S, *B, D)`.
+
+        Raises:
+            InvalidArgumentError: saying what came.
+        """
         if x.dim() == 0 or x.shape[-1] != self.num_features:
             raise InvalidArgumentError(
                 f"expected rows with {self.num_features} features in the last axis, got an array "
                 f"of shape {tuple(x.shape)}"
                 + ("; write x[:, None] for one feature" if x.dim() == 1 else "")
             )
-        with full_precision(x.device):
-            return self.covariance.whiten(self.scale, x.unsqueeze(-2) - self.means)
+        own = len(self.batch_shape)
+        pairs = zip(reversed(x.shape[:-1]), reversed(self.batch_shape), strict=False)
+        if any(n != b and 1 not in (n, b) for n, b in pairs):
+            raise InvalidArgumentError(
+                f"expected rows (*S, *B, D) for mixtures of batch shape {tuple(self.batch_shape)}, "
+                f"got shape {tuple(x.shape)}; for the same rows in all of them write "
+                f"x[:, {', '.join(['None'] * own)}]"
+            )
 
     def log_joint(self, x: Tensor) -> Tensor:
         """`log pi_k + log N(x | mu_k, Sigma_k)`: `(*S, *B, D)` -> `(*S, *B, K)`."""
@@ -121,6 +137,10 @@ class MixtureDensity(Distribution):
             log_scale = self.covariance.half_log_det(self.scale, self.num_features)
             constant = self.log_weights - log_scale - 0.5 * self.num_features * LOG_2PI
             return constant - 0.5 * white.square().sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """`log p(x)`: `(*S, *B, D)` -> `(*S, *B)`."""
+        return self.log_joint(value).logsumexp(-1)
 
     def log_responsibilities(self, x: Tensor) -> Tensor:
         """`log p(k | x)`: `(*S, *B, D)` -> `(*S, *B, K)`."""

@@ -55,11 +55,12 @@ def entropy_bounds(mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
         M. F. Huber et al. (2008), On entropy approximation for Gaussian mixture random vectors,
         IEEE Multisensor Fusion and Integration.
     """
-    weights, log_weights = mixture.weights, mixture.log_weights
-    lower = log_overlaps(mixture, mixture) + log_weights.unsqueeze(-2)
+    weights = mixture.weights
+    lower = log_overlaps(mixture, mixture) + mixture.log_weights.unsqueeze(-2)
     half = mixture.covariance.half_log_det(mixture.scale, mixture.num_features)
     each = half.expand_as(weights) + 0.5 * mixture.num_features * (LOG_2PI + 1)
-    return -(weights * lower.logsumexp(-1)).sum(-1), (weights * (each - log_weights)).sum(-1)
+    upper = (weights * each + torch.special.entr(weights)).sum(-1)
+    return -(weights * lower.logsumexp(-1)).sum(-1), upper
 
 
 def kl_divergence(

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Size, Tensor
 
 from gmm_lightning.distributions._region import Located, Radial, is_number
-from gmm_lightning.distributions.constrained import sample_within
+from gmm_lightning.distributions.constrained import require_finite, sample_within
 from gmm_lightning.distributions.density import MixtureDensity
 from gmm_lightning.distributions.quasi import check_dimension, even_draws
 from gmm_lightning.distributions.sampling import (
@@ -52,6 +52,8 @@ class DrawOptions:
     def __post_init__(self) -> None:
         if self.component is not None:
             as_index(self.component)
+        if isinstance(self.temperature, Tensor) and self.temperature.requires_grad:
+            raise InvalidArgumentError("no gradient flows to the temperature: pass its value")
         if not (is_number(self.temperature) and 0 < self.temperature < math.inf):
             raise InvalidArgumentError(
                 f"temperature must be a finite number > 0, got {self.temperature}"
@@ -69,6 +71,10 @@ class DrawOptions:
                 )
             if self.quasi or self.antithetic:
                 raise InvalidArgumentError("draws within a region are independent ones only")
+        if self.antithetic and self.component is not None and as_index(self.component).dim():
+            raise InvalidArgumentError(
+                "antithetic rows share a component in pairs: give one component, or none"
+            )
         if self.quasi and self.antithetic:
             raise InvalidArgumentError(
                 "quasi and antithetic are two ways to spread draws: choose one"
@@ -111,6 +117,7 @@ def drawn(
 ) -> tuple[Tensor, Tensor]:
     """Rows `(*S, *B, D)` and their components `(*S, *B)`: see `MixtureOfGaussians.sample`."""
     shape = full_shape(mixture, sample_shape)
+    require_finite(mixture)
     temperature = float(options.temperature)
     weights = (mixture.mixture_logits / temperature).softmax(-1)
     z = options.component

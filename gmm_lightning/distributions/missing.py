@@ -53,7 +53,7 @@ def log_joint_of_present(mixture: MixtureDensity, x: Tensor) -> Tensor:
     Raises:
         InvalidArgumentError: rows of another width.
     """
-    check_width(mixture, x)
+    mixture.check_rows(x)
     shape = torch.broadcast_shapes(x.shape[:-1], mixture.batch_shape)
     rows = x.to(mixture.means.dtype).expand(*shape, -1).reshape(-1, mixture.num_features)
     cells = torch.arange(mixture.batch_shape.numel(), device=rows.device)
@@ -159,14 +159,5 @@ def as_rows(mixture: MixtureDensity, x: Tensor) -> Tensor:
             f"missing entries need a single mixture, got a batch of shape "
             f"{tuple(mixture.batch_shape)}"
         )
-    check_width(mixture, x)
+    mixture.check_rows(x)
     return x.to(mixture.means.dtype).reshape(-1, mixture.num_features)
-
-
-def check_width(mixture: MixtureDensity, x: Tensor) -> None:
-    """Raise unless rows have one entry per feature."""
-    if x.dim() == 0 or x.shape[-1] != mixture.num_features:
-        raise InvalidArgumentError(
-            f"expected rows with {mixture.num_features} features in the last axis, got an array "
-            f"of shape {tuple(x.shape)}"
-        )

@@ -41,9 +41,8 @@ def as_index(component: int | Tensor) -> Tensor:
 def check_range(index: Tensor, num_components: int) -> None:
     """Raise unless all indices are in `[0, K)`."""
     if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < num_components):
-        raise InvalidArgumentError(
-            f"component must be in [0, {num_components}), got {index.tolist()}"
-        )
+        few = index.tolist() if index.numel() <= 10 else f"{int(index.min())} to {int(index.max())}"
+        raise InvalidArgumentError(f"component must be in [0, {num_components}), got {few}")
 
 
 def given_components(component: int | Tensor, shape: Size, weights: Tensor) -> Tensor:

@@ -130,6 +130,9 @@ def reduce(mixture: M, num_components: int) -> M:
     if num_components < 1:
         raise InvalidArgumentError(f"num_components must be >= 1, got {num_components}")
     w, m, c = mixture.weights, mixture.means, mixture.component_covariances
+    # Two components without weight would have no mean together.
+    there = w > 0
+    w, m, c = w[there], m[there], c[there]
     while len(w) > num_components:
         i, j = torch.triu_indices(len(w), len(w), 1, device=w.device)
         total, mean, spread = merged(w, m, c, i, j)

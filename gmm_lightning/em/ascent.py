@@ -118,6 +118,7 @@ class Ascent:
             state[name] = None if value is None else value.clone()
         if self.accelerator is not None:
             state["accelerator"] = self.accelerator.state_dict()
+            state["kind"] = type(self.accelerator).__name__
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -126,7 +127,8 @@ class Ascent:
         self._mixed = state["mixed"]
         self._rest, self._pause = state["rest"], state["pause"]
         self._accepted, self._fallback = state["accepted"], state["fallback"]
-        if self.accelerator is not None:
+        # What another kind of leaps kept says nothing here.
+        if self.accelerator is not None and state.get("kind") == type(self.accelerator).__name__:
             self.accelerator.load_state_dict(state["accelerator"])
 
 

@@ -42,24 +42,27 @@ class Reseeder:
     def __call__(self, starts: GMMLayer, events: list[Collapse]) -> list[Collapse]:
         """Mend the components of the events in place; the events, with what was done."""
         k, d = starts.num_components, starts.num_features
+        rows = self.rows
+        if rows.dim() < len(starts.batch_shape) + 2:
+            rows = rows.unsqueeze(1)
+        counted = torch.ones(len(rows), *starts.batch_shape, device=rows.device)
+        if self.weight is not None:
+            apart = self.weight.dim() < counted.dim()
+            counted = counted * (self.weight.unsqueeze(1) if apart else self.weight).to(counted)
         tied, said, moved = starts.covariance.tied, [], []
         for event in events:
-            # A shared covariance at the floor is no component's fault.
+            # A shared covariance at the floor is no component's fault, and a mixture of which
+            # no row is among the candidates has no place to go.
             shared = tied and event.action == "floored"
+            nowhere = not bool(counted[(slice(None), *event.component[:-1])].any())
             self._times[event.component] += 1
-            if shared or k == 1 or self._times[event.component] > TIMES:
+            if shared or nowhere or k == 1 or self._times[event.component] > TIMES:
                 said.append(event)
                 continue
             moved.append(event.component)
             said.append(replace(event, action="reseeded"))
         if not moved:
             return said
-        rows, counted = self.rows, torch.ones(len(self.rows), *starts.batch_shape)
-        if rows.dim() < len(starts.batch_shape) + 2:
-            rows = rows.unsqueeze(1)
-        if self.weight is not None:
-            apart = self.weight.dim() < counted.dim()
-            counted = counted * (self.weight.unsqueeze(1) if apart else self.weight)
         log_prob = starts.log_prob(rows.to(starts.means))
         spread = None if tied else self.spread(starts)
         weights, means, scale = starts.weights.clone(), starts.means.clone(), starts.scale.clone()

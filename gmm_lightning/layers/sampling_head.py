@@ -114,10 +114,24 @@ class SamplingHead(nn.Module):
 
     def forward(self, sample_shape: SampleShape = (), *inputs: Any, **options: Any) -> Tensor:
         """Draws `(*sample_shape, *B, D)`; what else is given goes to the source."""
+        draw = self.rsample if self.reparameterize else self.sample
+        return draw(sample_shape, *inputs, **options)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: SampleShape = (), *inputs: Any, **options: Any) -> Tensor:
+        """Draws without gradients, whatever `reparameterize` says."""
         mixture = self.distribution(*inputs, **options)
         generator = self._source_of_randomness(mixture.means.device)
-        if not self.reparameterize:
-            return drawn(mixture, sample_shape, self.options, generator)[0]
+        return drawn(mixture, sample_shape, self.options, generator)[0]
+
+    def rsample(self, sample_shape: SampleShape = (), *inputs: Any, **options: Any) -> Tensor:
+        """Draws with gradients to what the source's mixture is made of.
+
+        Raises:
+            InvalidArgumentError: the head draws within a region.
+        """
+        mixture = self.distribution(*inputs, **options)
+        generator = self._source_of_randomness(mixture.means.device)
         return reparameterized(mixture, sample_shape, self.options, self.softness, generator)
 
     def _source_of_randomness(self, device: torch.device) -> Generator | None:

@@ -132,7 +132,7 @@ def plot_density(
             values,
             levels=edges,
             cmap=_CMAPS[quantity],
-            norm=BoundaryNorm(edges, 256),
+            norm=BoundaryNorm(edges, max(256, len(edges))),
             extend="both" if not isinstance(levels, int) else "neither",
         )
         if quantity == "density":

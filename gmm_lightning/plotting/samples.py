@@ -140,6 +140,8 @@ def _samples(
             return points, np.empty(0, dtype=np.intp)
         return points, responsibilities_of(parts, points, num_components).argmax(axis=1)
     check_count("number of samples", x)
+    if component is not None:
+        raise InvalidArgumentError("component= goes with the samples; draw them first")
     density, index = density_of(parts)
     if generator is None:
         generator = torch.Generator().manual_seed(0)

@@ -9,6 +9,7 @@ SUBJECTS = {
     "memory": "memory",
     "log_prob": "density",
     "gradient": "gradient",
+    "draws": "draws",
     "restarts": "restarts",
     "acceleration": "acceleration",
     "streaming": "streaming",
@@ -19,4 +20,4 @@ SUBJECTS = {
     "crossover": "crossover",
 }
 # Those that also run on a GPU, against peers written in torch.
-ON_CUDA = ("iteration", "log_prob", "gradient")
+ON_CUDA = ("iteration", "log_prob", "gradient", "draws")

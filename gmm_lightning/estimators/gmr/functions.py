@@ -24,7 +24,7 @@ def invert_indices(n_features: int, indices: ArrayLike) -> NDArray[np.intp]:
         array([1, 3])
     """
     left = np.ones(n_features, dtype=bool)
-    left[integers_of(indices)] = False
+    left[integers_of(indices, n_features)] = False
     return np.flatnonzero(left)
 
 
@@ -44,9 +44,9 @@ def regression_coefficients(
         array([[0.25]])
     """
     dense = np.asarray(covariance, dtype=np.float64)
-    known = integers_of(i_in)
+    known = integers_of(i_in, len(dense))
     if cov_12 is None:
-        cov_12 = dense[np.ix_(integers_of(i_out), known)]
+        cov_12 = dense[np.ix_(integers_of(i_out, len(dense)), known)]
     across = np.asarray(cov_12, dtype=np.float64)
     return across @ np.linalg.pinv(dense[np.ix_(known, known)], hermitian=True)
 
@@ -76,9 +76,10 @@ def condition(
         >>> condition([0.0, 1.0], [[2.0, 1.0], [1.0, 4.0]], [0], [1], [3.0])
         (array([0.5]), array([[1.75]]))
     """
-    known = integers_of(i_in)
-    order = np.concatenate([known, integers_of(i_out)])
-    centre = np.asarray(mean, dtype=np.float64)[order]
+    centre = np.asarray(mean, dtype=np.float64)
+    known = integers_of(i_in, len(centre))
+    order = np.concatenate([known, integers_of(i_out, len(centre))])
+    centre = centre[order]
     dense = np.asarray(covariance, dtype=np.float64)[np.ix_(order, order)]
     values = rows_of(X, len(known))
     require_known(dense[None, : len(known), : len(known)])
@@ -103,11 +104,18 @@ def require_known(blocks: ArrayLike) -> None:
         raise InvalidArgumentError(f"among the known features, {error}") from None
 
 
-def integers_of(indices: ArrayLike) -> NDArray[np.intp]:
-    """Positions from integers or from a mask."""
+def integers_of(indices: ArrayLike, num_features: int) -> NDArray[np.intp]:
+    """Positions in `[-D, D)` from integers or from a mask.
+
+    Raises:
+        InvalidArgumentError: anything else.
+    """
     index = np.asarray(indices)
     if index.dtype == bool:
         return np.flatnonzero(index)
     if index.size and not np.issubdtype(index.dtype, np.integer):
         raise InvalidArgumentError(f"indices must be integers, got {indices!r}")
-    return index.reshape(-1).astype(np.intp)
+    index = index.reshape(-1).astype(np.intp)
+    if not ((index >= -num_features) & (index < num_features)).all():
+        raise InvalidArgumentError(f"indices must be in [0, {num_features}), got {index.tolist()}")
+    return index

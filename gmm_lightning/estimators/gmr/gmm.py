@@ -128,6 +128,10 @@ class GMM:
         x = training_rows(X)
         start = self._start(x, kmeans=init_params == INITS[1])
         mixture_of(*start)
+        if len(start[1]) != self.n_components:
+            raise InvalidArgumentError(
+                f"expected {self.n_components} components, got {len(start[1])} means"
+            )
         self.priors, self.means, self.covariances = fit(
             x,
             start,
@@ -252,7 +256,7 @@ class GMM:
 
     def _with_known(self, indices: ArrayLike) -> tuple[MixtureOfGaussians, list[int]]:
         mixture = self._mixture(definite=False)
-        index = integers_of(indices)
+        index = integers_of(indices, mixture.num_features)
         require_known(self.covariances[:, index[:, np.newaxis], index])
         return mixture, index.tolist()
 

@@ -162,7 +162,7 @@ class MVN:
     def marginalize(self, indices: ArrayLike) -> MVN:
         """The law of some features, which are kept in the order of `indices`."""
         self._mixture(definite=False)
-        index = integers_of(indices)
+        index = integers_of(indices, len(self.mean))
         return MVN(
             self.mean[index], self.covariance[np.ix_(index, index)], self.verbose, self.random_state
         )
