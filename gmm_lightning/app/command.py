@@ -65,10 +65,12 @@ def settings_of(folder: Path | None) -> dict[Path, bytes]:
 def user_error(error: BaseException) -> BaseException | None:
     """The user's mistake behind an exception, or None when it is our bug."""
     from hydra.errors import HydraException
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import OmegaConfBaseException
 
-    known = (GMMError, MisconfigurationException, HydraException, OmegaConfBaseException, OSError)
+    # Of a library that takes seconds to load, and is not needed to say what went wrong before.
+    lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
+    theirs = () if lightning is None else (lightning.MisconfigurationException,)
+    known = (GMMError, *theirs, HydraException, OmegaConfBaseException, OSError)
     cause = error.__cause__
     if isinstance(error, HydraException) and "Error locating target" in str(error):
         return error

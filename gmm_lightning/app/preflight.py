@@ -91,6 +91,9 @@ def explained(message: str, config_name: str, overrides: list[str]) -> str:
         parent, _, name = key[1].rpartition(".")
         config = compose(config_name, groups)
         node = OmegaConf.select(config, parent) if parent else config
+        if not node and Path(config_dir(), parent).is_dir():
+            options = sorted(p.stem for p in Path(config_dir(), parent).glob("*.yaml"))
+            return f"{parent} has no {name!r} yet; choose first: {parent}=" + ", ".join(options)
         known = ", ".join(str(k) for k in node if k != "_target_") if node else "none"
         return f"unknown key {name!r} in {parent or 'the configuration'}; known are: {known}"
     return " ".join(message.split("Config search path")[0].split())

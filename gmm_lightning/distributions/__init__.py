@@ -1,4 +1,17 @@
-"""The distribution that a layer, a head or a command returns."""
+"""The distribution that a layer returns, and what can be computed with it.
+
+- Cut: `marginal`, `condition`, `regress`, and for missing entries `impute`, `log_prob_of_present`.
+- Draw: `MixtureOfGaussians.sample` and `rsample`, within `Shell`, `Confidence`, `Ball`, `Box`,
+  `HalfSpace`, `Where`; `implicit`, `relaxed`, `score_function` for gradients.
+- Compare: `entropy`, `entropy_bounds`, `kl_divergence`, `kl_variational`, `l2_distance`,
+  `cauchy_schwarz_divergence`, `log_inner_product`.
+- Find: `modes`, `grad_log_prob`, `confidence_radius`, `in_confidence_region`, `ellipses`,
+  `squared_mahalanobis`.
+- Transform: `affine`, `convolve`, `product`, `unscented`, `sigma_points`, `from_sigma_points`.
+- Shrink: `prune`, `reduce`, `MixtureOfGaussians.moment_match`.
+
+Functions take a mixture, or a layer for its `distribution()`.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gmm_lightning.distributions.density import M, MixtureDensity
+from gmm_lightning.distributions.density import M, MixtureDensity, takes_layers
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import full_precision
 
@@ -51,6 +51,7 @@ def rest_of(mixture: MixtureDensity, index: Tensor) -> Tensor:
     return left.nonzero().squeeze(-1)
 
 
+@takes_layers
 def marginal(mixture: M, indices: Indices) -> M:
     """The mixture of some features alone: see `MixtureOfGaussians.marginal`."""
     index = as_indices(mixture, indices)
@@ -60,6 +61,7 @@ def marginal(mixture: M, indices: Indices) -> M:
     return mixture.new(mixture.mixture_logits, mixture.means[..., index], scale, family)
 
 
+@takes_layers
 def condition(mixture: M, indices: Indices, values: Values) -> M:
     """The mixture of the other features: see `MixtureOfGaussians.condition`."""
     index = as_indices(mixture, indices, proper=True)
@@ -106,6 +108,7 @@ def as_values(mixture: MixtureDensity, index: Tensor, values: Values) -> Tensor:
     return values
 
 
+@takes_layers
 def regress(
     mixture: MixtureDensity, indices: Indices, values: Values, *, covariance: bool = True
 ) -> tuple[Tensor, Tensor | None]:

@@ -9,7 +9,7 @@ import torch
 from scipy.special import gammaincinv
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.density import MixtureDensity
+from gmm_lightning.distributions.density import MixtureDensity, takes_layers
 from gmm_lightning.distributions.drawing import DrawOptions, drawn
 from gmm_lightning.errors import InvalidArgumentError
 
@@ -55,11 +55,13 @@ def confidence_radius(probability: float | Tensor, num_features: int) -> Tensor:
     return radius.to(torch.get_default_dtype()).reshape(p.shape)
 
 
+@takes_layers
 def squared_mahalanobis(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`(x - mu_k)' Sigma_k^-1 (x - mu_k)`, `(*S, *B, K)`."""
     return mixture.whiten(x).square().sum(-1)
 
 
+@takes_layers
 def in_confidence_region(
     mixture: MixtureDensity,
     x: Tensor,
@@ -102,6 +104,7 @@ def in_confidence_region(
     return mixture.log_prob(x) >= (edge if at > 0 else torch.full_like(edge, -math.inf))
 
 
+@takes_layers
 def ellipses(mixture: MixtureDensity, std: float = 1.0) -> list[Ellipse]:
     """The components of a single mixture in the plane, as ellipses of so many deviations.
 

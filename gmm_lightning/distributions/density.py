@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self, TypeVar
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 
 import torch
 from torch import Size, Tensor
@@ -19,13 +21,31 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import at_least_float32, full_precision
 
 LOG_2PI = 1.8378770664093453
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def takes_layers(function: Callable[P, R]) -> Callable[P, R]:
+    """A function of mixtures that takes a layer for its `distribution()` as well."""
+
+    def mixture_of(value: Any) -> Any:
+        make = getattr(value, "distribution", None)
+        return make() if callable(make) else value
+
+    call: Callable[..., R] = function
+
+    @wraps(function)
+    def with_layers(*args: P.args, **kwargs: P.kwargs) -> R:
+        named = {name: mixture_of(value) for name, value in kwargs.items()}
+        return call(*map(mixture_of, args), **named)
+
+    return with_layers
 
 
 class MixtureDensity(Distribution):
     """What all functions of this package take, and `MixtureOfGaussians` gives its methods to.
 
-    Functions build their results by `new`, so that a mixture comes back as what it was. The
-    density of a row itself, `log_prob`, is left to `MixtureOfGaussians`.
+    Functions build their results by `new`, so that a mixture comes back as what it was.
 
     Args:
         mixture_logits: unnormalised log weights, `(*B, K)`.
@@ -115,6 +135,10 @@ class MixtureDensity(Distribution):
         Raises:
             InvalidArgumentError: saying what came.
         """
+        if not isinstance(x, Tensor):
+            raise InvalidArgumentError(
+                f"expected rows as a tensor, got {type(x).__name__}; write torch.as_tensor(x)"
+            )
         if x.dim() == 0 or x.shape[-1] != self.num_features:
             raise InvalidArgumentError(
                 f"expected rows with {self.num_features} features in the last axis, got an array "

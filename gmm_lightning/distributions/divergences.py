@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity
+from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity, takes_layers
 from gmm_lightning.distributions.drawing import DrawOptions, drawn
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import full_precision
@@ -25,6 +25,7 @@ class Estimate(NamedTuple):
     standard_error: Tensor
 
 
+@takes_layers
 def entropy(
     mixture: MixtureDensity, num_samples: int = 10_000, generator: Generator | None = None
 ) -> Estimate:
@@ -45,6 +46,7 @@ def entropy(
     return averaged(-mixture.log_prob(x))
 
 
+@takes_layers
 def entropy_bounds(mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
     """A lower and an upper bound of the entropy, `(*B)` each, in closed form.
 
@@ -59,10 +61,13 @@ def entropy_bounds(mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
     lower = log_overlaps(mixture, mixture) + mixture.log_weights.unsqueeze(-2)
     half = mixture.covariance.half_log_det(mixture.scale, mixture.num_features)
     each = half.expand_as(weights) + 0.5 * mixture.num_features * (LOG_2PI + 1)
-    upper = (weights * each + torch.special.entr(weights)).sum(-1)
+    # A weight of 0 adds nothing, and has no logarithm.
+    surprise = torch.where(weights > 0, mixture.log_weights, 0.0)
+    upper = (weights * (each - surprise)).sum(-1)
     return -(weights * lower.logsumexp(-1)).sum(-1), upper
 
 
+@takes_layers
 def kl_divergence(
     p: MixtureDensity,
     q: MixtureDensity,
@@ -75,10 +80,12 @@ def kl_divergence(
         InvalidArgumentError: another number of features, or fewer than 2 draws.
     """
     require_alike(p, q)
+    p = p.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
     x = draws_of(p, num_samples, generator)
     return averaged(p.log_prob(x) - q.log_prob(x))
 
 
+@takes_layers
 def kl_variational(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """The variational approximation of `KL(p || q)`, `(*B)`, in closed form.
 
@@ -106,6 +113,7 @@ def component_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     return 0.5 * (square - p.num_features) - log_ratio
 
 
+@takes_layers
 def log_inner_product(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`log int p(x) q(x) dx`, `(*B)`."""
     require_alike(p, q)
@@ -113,13 +121,21 @@ def log_inner_product(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     return (both + log_overlaps(p, q)).flatten(-2).logsumexp(-1)
 
 
+@takes_layers
 def l2_distance(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`sqrt(int (p(x) - q(x))^2 dx)`, `(*B)`, in closed form."""
     logs = log_inner_product(p, p), log_inner_product(q, q), log_inner_product(p, q)
-    pp, qq, pq = (log.exp() for log in logs)
-    return (pp + qq - 2 * pq).clamp(min=0).sqrt()
+    logs = torch.broadcast_tensors(*logs)
+    # Densities in many dimensions are small or large beyond a dtype: in units of the largest.
+    top = torch.stack(logs).detach().amax(0)
+    pp, qq, pq = ((log - top).exp() for log in logs)
+    square = pp + qq - 2 * pq
+    # The root has no slope at 0, where both are equal.
+    apart = square > 0
+    return torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0) * (0.5 * top).exp()
 
 
+@takes_layers
 def cauchy_schwarz_divergence(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`-log(<p, q> / sqrt(<p, p> <q, q>))`, `(*B)`, in closed form: 0 only for equal densities.
 
@@ -163,9 +179,16 @@ def require_alike(p: MixtureDensity, q: MixtureDensity) -> None:
     """Refuse mixtures over different spaces.
 
     Raises:
-        InvalidArgumentError: naming both numbers of features.
+        InvalidArgumentError: naming both numbers of features, or both batch shapes.
     """
     if p.num_features != q.num_features:
         raise InvalidArgumentError(
             f"expected mixtures of equally many features, got {p.num_features} and {q.num_features}"
         )
+    try:
+        torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+    except RuntimeError:
+        raise InvalidArgumentError(
+            f"expected batches of mixtures that broadcast, got {tuple(p.batch_shape)} and "
+            f"{tuple(q.batch_shape)}"
+        ) from None

@@ -119,7 +119,11 @@ def drawn(
     shape = full_shape(mixture, sample_shape)
     require_finite(mixture)
     temperature = float(options.temperature)
-    weights = (mixture.mixture_logits / temperature).softmax(-1)
+    # From the largest on: a tiny temperature leaves the most probable component alone.
+    logits = mixture.mixture_logits - mixture.mixture_logits.amax(-1, keepdim=True)
+    weights = (logits / temperature).softmax(-1)
+    if not math.sqrt(temperature) < torch.finfo(weights.dtype).max:
+        raise InvalidArgumentError(f"temperature {temperature} is too high for {weights.dtype}")
     z = options.component
     z = None if z is None else given_components(z, shape, weights)
     if options.within is not None:

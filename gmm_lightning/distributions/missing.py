@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning.distributions.conditioning import condition, marginal
-from gmm_lightning.distributions.density import M, MixtureDensity
+from gmm_lightning.distributions.density import M, MixtureDensity, takes_layers
 from gmm_lightning.distributions.drawing import DrawOptions, drawn
 from gmm_lightning.distributions.modes import modes
 from gmm_lightning.errors import InvalidArgumentError
@@ -69,6 +69,7 @@ def log_joint_of_present(mixture: MixtureDensity, x: Tensor) -> Tensor:
     return result.reshape(*shape, k)
 
 
+@takes_layers
 def log_prob_of_present(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`log p` of the entries that are not NaN, integrated over the others: `(*S, *B)`.
 
@@ -95,6 +96,7 @@ def of_cells(mixture: M, cells: Tensor) -> M:
     return mixture.new(logits, means, scale, mixture.covariance)
 
 
+@takes_layers
 def impute(
     mixture: MixtureDensity,
     x: Tensor,
@@ -111,7 +113,8 @@ def impute(
         generator: of the draws.
 
     Raises:
-        InvalidArgumentError: a batch of mixtures, another width, or an unknown kind.
+        InvalidArgumentError: a batch of mixtures, another width, an infinite entry, or an unknown
+            kind.
 
     Example:
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.ones(1, 2), torch.eye(2)[None])
@@ -120,7 +123,10 @@ def impute(
     """
     if kind not in KINDS:
         raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(KINDS)}")
-    rows = as_rows(mixture, x).clone()
+    rows = as_rows(mixture, x)
+    if bool(rows.isinf().any()):
+        raise InvalidArgumentError("an infinite entry says nothing of the missing ones")
+    whole = x.to(torch.promote_types(x.dtype, rows.dtype)).reshape(rows.shape).clone()
     for at, present in patterns(rows):
         if bool(present.all()):
             continue
@@ -136,8 +142,8 @@ def impute(
             filled = highest_mode(law)
         else:
             filled, _ = drawn(law, (), DrawOptions(), generator)
-        rows[at.unsqueeze(-1), absent] = filled
-    return rows.reshape(x.shape)
+        whole[at.unsqueeze(-1), absent] = filled.to(whole.dtype)
+    return whole.reshape(x.shape)
 
 
 def highest_mode(law: MixtureDensity) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gmm_lightning.distributions.density import MixtureDensity
+from gmm_lightning.distributions.density import MixtureDensity, takes_layers
 from gmm_lightning.linalg import full_precision, solve_rows
 
 
@@ -14,6 +14,7 @@ def precision_of(mixture: MixtureDensity) -> Tensor:
     return torch.cholesky_inverse(mixture.scale_tril)
 
 
+@takes_layers
 def grad_log_prob(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`d log p / dx = sum_k r_k(x) Sigma_k^-1 (mu_k - x)`, `(*S, *B, D)`, the score.
 
@@ -26,11 +27,12 @@ def grad_log_prob(mixture: MixtureDensity, x: Tensor) -> Tensor:
     return -(resp.unsqueeze(-1) * push).sum(-2)
 
 
+@takes_layers
 @torch.no_grad()
 def modes(mixture: MixtureDensity, max_iter: int = 1000, tol: float = 1e-10) -> Tensor:
     """Where the mean-shift iteration from each mean ends, `(*B, K, D)`.
 
-        x <- (sum_k r_k(x) P_k)^-1 sum_k r_k(x) P_k mu_k,   P_k = Sigma_k^-1
+        x <- x + (sum_k r_k(x) P_k)^-1 sum_k r_k(x) P_k (mu_k - x),   P_k = Sigma_k^-1
 
     Every place is a mode of the density (or, on a set of measure zero, a saddle point); means
     that share a mode lead to the same place, so there are as many modes as distinct rows.
@@ -51,16 +53,15 @@ def modes(mixture: MixtureDensity, max_iter: int = 1000, tol: float = 1e-10) -> 
         tensor(True)
     """
     precision = precision_of(mixture)
-    weighted = precision @ mixture.means.unsqueeze(-1)
     spread = mixture.variance.sqrt().amax(-1)
     x = mixture.means.movedim(-2, 0)
     with full_precision(x.device):
         for _ in range(max_iter):
             resp = mixture.responsibilities(x)[..., None, None]
-            total, pull = (resp * precision).sum(-3), (resp * weighted).sum(-3)
-            moved = torch.linalg.solve(total, pull).squeeze(-1)
-            step = (moved - x).abs().amax(-1)
-            x = moved
-            if bool((step <= tol * spread).all()):
+            gap = (mixture.means - x.unsqueeze(-2)).unsqueeze(-1)
+            total, pull = (resp * precision).sum(-3), (resp * (precision @ gap)).sum(-3)
+            step = torch.linalg.solve(total, pull).squeeze(-1)
+            x = x + step
+            if bool((step.abs().amax(-1) <= tol * spread).all()):
                 break
     return x.movedim(0, -2)

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import pad
 
 from gmm_lightning.distributions._region import is_number
-from gmm_lightning.distributions.density import LOG_2PI, M, MixtureDensity
+from gmm_lightning.distributions.density import LOG_2PI, M, MixtureDensity, takes_layers
 from gmm_lightning.distributions.drawing import DrawOptions, SampleShape, drawn, full_shape
 from gmm_lightning.distributions.sampling import choose_components
 from gmm_lightning.errors import InvalidArgumentError
@@ -158,6 +158,7 @@ def relaxed(
     return mixed(mixture, e, choice)
 
 
+@takes_layers
 def score_function(
     mixture: MixtureDensity,
     function: Callable[[Tensor], Tensor],

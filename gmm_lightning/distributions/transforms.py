@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gmm_lightning.distributions.density import M, MixtureDensity
+from gmm_lightning.distributions.density import M, MixtureDensity, takes_layers
 from gmm_lightning.distributions.divergences import log_overlaps, require_alike
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import factor_of_rows, full_precision, symmetrize
+from gmm_lightning.linalg import accumulator_dtype, factor_of_rows, full_precision, symmetrize
 
 
+@takes_layers
 def affine(mixture: M, matrix: Tensor, offset: Tensor | float = 0.0) -> M:
     """The law of `A x + b`: means `A mu_k + b`, covariances `A Sigma_k A'`.
 
@@ -37,9 +38,10 @@ def affine(mixture: M, matrix: Tensor, offset: Tensor | float = 0.0) -> M:
     with full_precision(matrix.device):
         factor = factor_of_rows(spread @ mixture.scale_tril)
         means = (spread @ mixture.means.unsqueeze(-1)).squeeze(-1)
-    size = factor.detach().abs().amax((-2, -1), keepdim=True)
+    # Each row against its own length: units are arbitrary.
+    length = torch.linalg.vector_norm(factor.detach(), dim=-1)
     pivots = factor.detach().diagonal(dim1=-2, dim2=-1)
-    if bool((pivots <= d * torch.finfo(factor.dtype).eps * size.squeeze(-1)).any()):
+    if not bool((pivots > d * torch.finfo(factor.dtype).eps * length).all()):
         raise InvalidArgumentError(
             "the rows of the matrix depend on each other, so A x has no density"
         )
@@ -48,6 +50,7 @@ def affine(mixture: M, matrix: Tensor, offset: Tensor | float = 0.0) -> M:
     return mixture.new(mixture.mixture_logits, means, factor)
 
 
+@takes_layers
 def convolve(p: M, q: MixtureDensity) -> M:
     """The law of `x + y` for independent x of p and y of q: K L components.
 
@@ -62,6 +65,7 @@ def convolve(p: M, q: MixtureDensity) -> M:
     return p.new(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))
 
 
+@takes_layers
 def product(p: M, q: MixtureDensity) -> M:
     """The density in proportion to `p(x) q(x)`: fusion of independent beliefs, K L components.
 
@@ -76,14 +80,16 @@ def product(p: M, q: MixtureDensity) -> M:
         K. B. Petersen, M. S. Pedersen (2012), The Matrix Cookbook, section 8.1.8.
     """
     require_alike(p, q)
-    a, b = torch.broadcast_tensors(p.scale_tril.unsqueeze(-3), q.scale_tril.unsqueeze(-4))
+    dtype = torch.promote_types(p.means.dtype, q.means.dtype)
+    a, b = p.scale_tril.to(dtype).unsqueeze(-3), q.scale_tril.to(dtype).unsqueeze(-4)
+    a, b = torch.broadcast_tensors(a, b)
     identity = torch.eye(p.num_features, dtype=a.dtype, device=a.device)
     with full_precision(a.device):
         # Sigma = A (I + M' M)^-1 A' with A the factor of p and M = B^-1 A.
         ratio = torch.linalg.solve_triangular(b, a, upper=False)
         inner = torch.linalg.cholesky(identity + symmetrize(ratio.mT @ ratio))
         factor = factor_of_rows(torch.linalg.solve_triangular(inner, a.mT, upper=False).mT)
-        gap = (q.means.unsqueeze(-3) - p.means.unsqueeze(-2)).unsqueeze(-1)
+        gap = (q.means.unsqueeze(-3) - p.means.unsqueeze(-2)).to(dtype).unsqueeze(-1)
         white = torch.linalg.solve_triangular(b, gap, upper=False)
         step = a @ torch.cholesky_solve(ratio.mT @ white, inner)
     means = p.means.unsqueeze(-2) + step.squeeze(-1)
@@ -91,6 +97,7 @@ def product(p: M, q: MixtureDensity) -> M:
     return p.new(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))
 
 
+@takes_layers
 def prune(mixture: M, min_weight: float) -> M:
     """Without the components whose weight is below a bound; the others keep their proportions.
 
@@ -109,6 +116,7 @@ def prune(mixture: M, min_weight: float) -> M:
     return mixture.new(mixture.mixture_logits[kept], mixture.means[kept], mixture.scale_tril[kept])
 
 
+@takes_layers
 def reduce(mixture: M, num_components: int) -> M:
     """Fewer components by merging pairs, which keeps mean and covariance of the whole.
 
@@ -129,7 +137,11 @@ def reduce(mixture: M, num_components: int) -> M:
     require_single(mixture)
     if num_components < 1:
         raise InvalidArgumentError(f"num_components must be >= 1, got {num_components}")
-    w, m, c = mixture.weights, mixture.means, mixture.component_covariances
+    # Means far apart: what they add to a covariance takes more digits than the covariances.
+    wide = accumulator_dtype(mixture.means.device)
+    w, m = mixture.weights.to(wide), mixture.means.to(wide)
+    factor = mixture.scale_tril.to(wide)
+    c = factor @ factor.mT
     # Two components without weight would have no mean together.
     there = w > 0
     w, m, c = w[there], m[there], c[there]
@@ -143,7 +155,8 @@ def reduce(mixture: M, num_components: int) -> M:
         w = torch.cat([w[left], total[best : best + 1]])
         m = torch.cat([m[left], mean[best : best + 1]])
         c = torch.cat([c[left], spread[best : best + 1]])
-    return mixture.new(w.log(), m, torch.linalg.cholesky(symmetrize(c)))
+    factor = torch.linalg.cholesky(symmetrize(c))
+    return mixture.new(w.log().to(mixture.means), m.to(mixture.means), factor.to(mixture.means))
 
 
 def moment_match(mixture: M) -> M:
@@ -151,7 +164,8 @@ def moment_match(mixture: M) -> M:
     gap = mixture.means - mixture.mean.unsqueeze(-2)
     # Rows of a square root: the covariance itself would lose half of the digits.
     rows = torch.cat([mixture.scale_tril, gap.unsqueeze(-1)], -1)
-    rows = mixture.weights.sqrt()[..., None, None] * rows
+    # Not the root of the weights, which has no slope where one is 0.
+    rows = (0.5 * mixture.log_weights).exp()[..., None, None] * rows
     with full_precision(rows.device):
         factor = factor_of_rows(rows.movedim(-3, -2).flatten(-2))
     logits = torch.zeros_like(mixture.mixture_logits[..., :1])

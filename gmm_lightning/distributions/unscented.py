@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.covariances import FullCovariance
-from gmm_lightning.distributions.density import MixtureDensity
+from gmm_lightning.distributions.density import MixtureDensity, takes_layers
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import symmetrize
+from gmm_lightning.linalg import accumulator_dtype, symmetrize
 
 
+@takes_layers
 def sigma_points(mixture: MixtureDensity, alpha: float = 1e-3, kappa: float = 0.0) -> Tensor:
     """Points `(*B, K, 2 D + 1, D)` that carry mean and covariance of each component.
 
@@ -80,6 +81,7 @@ def from_sigma_points(
     return MixtureOfGaussians(mixture_logits, points[..., 0, :] + shift, factor, FullCovariance())
 
 
+@takes_layers
 def unscented(
     mixture: MixtureDensity,
     function: Callable[[Tensor], Tensor],
@@ -92,7 +94,7 @@ def unscented(
 
     Args:
         mixture: of x.
-        function: f on points `(*B, K, 2 D + 1, D)`, acting on the last axis.
+        function: f on points `(*B, K, 2 D + 1, D)` in float64, acting on the last axis.
         alpha: as for `sigma_points`.
         beta: as for `from_sigma_points`.
         kappa: as for `sigma_points`.
@@ -103,8 +105,13 @@ def unscented(
         >>> polar.means.shape
         torch.Size([1, 1])
     """
-    points = function(sigma_points(mixture, alpha, kappa))
-    return from_sigma_points(points, mixture.mixture_logits, alpha=alpha, beta=beta, kappa=kappa)
+    # Points lie close together for a small alpha: their differences need float64.
+    dtype, wide = mixture.means.dtype, accumulator_dtype(mixture.means.device)
+    logits = mixture.mixture_logits.to(wide)
+    exact = mixture.new(logits, mixture.means.to(wide), mixture.scale_tril.to(wide))
+    points = function(sigma_points(exact, alpha, kappa))
+    law = from_sigma_points(points, logits, alpha=alpha, beta=beta, kappa=kappa)
+    return law.new(logits.to(dtype), law.means.to(dtype), law.scale.to(dtype))
 
 
 def spread_of(num_features: int, alpha: float, kappa: float) -> float:

@@ -123,7 +123,8 @@ def check_finite(rows: Tensor, first_row: int = 0) -> None:
     bad = ~torch.isfinite(rows)
     if bool(bad.any()):
         raise InvalidDataError(
-            f"x has NaN or infinite entries in row(s) {_named(bad, first_row)}; drop or impute them"
+            f"x has NaN or infinite entries in row(s) {_named(bad, first_row)}; drop them, or fit "
+            "the others and fill them in with gmm_lightning.distributions.impute"
         )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gmm_lightning.errors import InvalidArgumentError
+
 # Numbers of whitened differences at once: rows x mixtures x K x D.
 AT_ONCE = 1 << 20
 
@@ -21,6 +23,10 @@ def in_portions(
     # Asking for a size would fix it in what is recorded.
     if recorded():
         return answer(x)
+    if not isinstance(x, Tensor):
+        raise InvalidArgumentError(
+            f"expected rows as a tensor, got {type(x).__name__}; write torch.as_tensor(x)"
+        )
     lead = x.dim() - 1 - batch_dims
     rows = x.shape[:lead].numel() if lead > 0 else 0
     if rows * per_row <= AT_ONCE:

@@ -35,7 +35,8 @@ class SamplingHead(nn.Module):
         temperature: divides logits and multiplies covariances.
         quasi: scrambled Sobol points instead of independent rows.
         antithetic: neighbouring rows mirror each other about their mean.
-        reparameterize: False: draws without gradients. `implicit`: exact draws with unbiased
+        reparameterize: False: draws without gradients, which train nothing before them.
+            `implicit`, or True: exact draws with unbiased
             gradients. `relaxed`: a soft choice of the component, biased, of low variance.
         relaxation: temperature of that soft choice.
         seed: of the draws; None for torch's global state. The sequence begins with the first
@@ -78,6 +79,7 @@ class SamplingHead(nn.Module):
                 "expected a layer, or a module or function that returns a MixtureOfGaussians, got "
                 f"{source!r}"
             )
+        reparameterize = "implicit" if reparameterize is True else reparameterize
         if reparameterize is not False and reparameterize not in GRADIENTS:
             raise InvalidArgumentError(
                 f"reparameterize must be False, 'implicit' or 'relaxed', got {reparameterize!r}"

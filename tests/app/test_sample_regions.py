@@ -205,7 +205,8 @@ def test_the_empty_table_of_a_condition(drawn: Callable[..., tuple[Rows, Rows]])
 
 
 @pytest.mark.parametrize(
-    "words", [["condition={width: 0.002}"], ["within=ball", f"within.center={CENTRE}"]]
+    "words",
+    [["condition={width: 0.002}"], ["within=ball", f"within.center={CENTRE}", "within.radius=1"]],
 )
 def test_pictures(trained: Path, asked: Asked, tmp_path: Path, words: list[str]) -> None:
     picture = tmp_path / "a.png"
@@ -249,8 +250,11 @@ def test_there_is_a_file_for_every_region(asked: Asked) -> None:
         ("condition=3", "condition must give columns their values"),
         ("condition=[width]", "condition must give columns their values"),
         ("within=nope", "unknown option within=nope; known are: ball, box, confidence"),
-        ("within=ball", "the center of a ball must be a row of finite numbers, got None"),
-        ("within=ball within.center=[1,2]", "must have 3 entries, got 2"),
+        (
+            "within=ball within.radius=1",
+            "the center of a ball must be a row of finite numbers, got None",
+        ),
+        ("within=ball within.center=[1,2]", "finite number > 0, got None"),
         ("within=ball within.center=[1,2,3] within.radius=-1", "finite number > 0, got -1"),
         ("within=ball within.center=[1,2,3] within.radius=abc", "number > 0, got 'abc'"),
         ("within=ball within.centre=[1,2,3]", "unknown key 'centre' in within; known are: center"),

@@ -244,7 +244,7 @@ def test_a_temperature_near_zero_of_the_soft_choice_gives_the_law(
         ({"quasi": True, "antithetic": True}, "choose one"),
         ({"quasi": "yes"}, "quasi must be True or False, got 'yes'"),
         ({"antithetic": 1}, "antithetic must be True or False, got 1"),
-        ({"reparameterize": True}, "must be False, 'implicit' or 'relaxed', got True"),
+        ({"reparameterize": "soft"}, "must be False, 'implicit' or 'relaxed', got 'soft'"),
         ({"reparameterize": "gumbel"}, "'implicit' or 'relaxed', got 'gumbel'"),
         ({"reparameterize": "implicit", "within": Shell()}, "within a region have no gradients"),
         ({"reparameterize": "relaxed", "relaxation": 0.0}, "temperature > 0, got 0.0"),

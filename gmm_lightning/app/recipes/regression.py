@@ -10,6 +10,9 @@ from gmm_lightning.em import fit_em
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.plotting import plot_regression
 
+# Deviations that hold 90 per cent of a Gaussian.
+NINETY = 1.645
+
 
 def regression(
     account: Account,
@@ -51,7 +54,7 @@ def regression(
                 given = layer.distribution().condition([0], test[:, :1])
             squares.append((given.mean - test[:, 1:]).square())
             densities.append(given.log_prob(test[:, 1:]))
-            inside.append((given.mean - test[:, 1:]).abs() <= 1.645 * given.variance.sqrt())
+            inside.append((given.mean - test[:, 1:]).abs() <= NINETY * given.variance.sqrt())
         error = torch.cat(squares).mean().sqrt()
         cover = torch.cat(inside).double().mean()
         lines.append((name, float(error), float(torch.cat(densities).mean()), f"{cover:.0%}"))
@@ -60,5 +63,6 @@ def regression(
     )
     layer = GMMLayer(2, num_components, "full", "niw", dtype=torch.float64)
     fit_em(layer, x, tol=1e-6, max_iter=300, generator=generator)
-    axes = plot_regression(layer, x, columns=data.columns, title="Gaussian mixture regression")
+    title = "Gaussian mixture regression with its 90 % band"
+    axes = plot_regression(layer, x, stds=NINETY, columns=data.columns, title=title)
     account.picture("regression", axes)

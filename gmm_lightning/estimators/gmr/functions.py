@@ -112,6 +112,10 @@ def integers_of(indices: ArrayLike, num_features: int) -> NDArray[np.intp]:
     """
     index = np.asarray(indices)
     if index.dtype == bool:
+        if index.shape != (num_features,):
+            raise InvalidArgumentError(
+                f"expected a mask of {num_features} features, got shape {index.shape}"
+            )
         return np.flatnonzero(index)
     if index.size and not np.issubdtype(index.dtype, np.integer):
         raise InvalidArgumentError(f"indices must be integers, got {indices!r}")

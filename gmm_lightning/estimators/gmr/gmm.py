@@ -257,6 +257,11 @@ class GMM:
     def _with_known(self, indices: ArrayLike) -> tuple[MixtureOfGaussians, list[int]]:
         mixture = self._mixture(definite=False)
         index = integers_of(indices, mixture.num_features)
+        d = mixture.num_features
+        if not 0 < len(index) < d:
+            raise InvalidArgumentError(
+                f"expected between 1 and {d - 1} of {d} features, got {index.tolist()}"
+            )
         require_known(self.covariances[:, index[:, np.newaxis], index])
         return mixture, index.tolist()
 
