@@ -72,8 +72,18 @@ def require_integer(name: str, value: object, *, least: int) -> None:
     Raises:
         InvalidArgumentError: naming the setting and what came.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
         raise InvalidArgumentError(f"{name} must be an integer >= {least}, got {value!r}")
+
+
+def require_path(name: str, value: object) -> None:
+    """Refuse what no file is called, unless it is None.
+
+    Raises:
+        InvalidArgumentError: naming the setting and what came.
+    """
+    if value is not None and not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} must be a path, got {value!r}; write {name}=./{value}")
 
 
 def require_flag(name: str, value: object) -> None:

@@ -31,10 +31,12 @@ def example(config: DictConfig) -> None:
 
     from hydra.utils import get_method
 
+    from gmm_lightning.app.checks import require_path
     from gmm_lightning.app.configs import config_dir
     from gmm_lightning.app.recipes.account import Account
     from gmm_lightning.errors import InvalidArgumentError
 
+    require_path("output", config.output)
     if config.recipe is None:
         known = sorted(path.stem for path in Path(config_dir(), "recipe").glob("*.yaml"))
         raise InvalidArgumentError(

@@ -74,9 +74,11 @@ def check_outputs(config: DictConfig) -> None:
     """
     from pathlib import Path
 
-    from gmm_lightning.app.checks import require_flag, require_integer
+    from gmm_lightning.app.checks import require_flag, require_integer, require_path
     from gmm_lightning.errors import InvalidArgumentError
 
+    for name in ("run", "output", "picture"):
+        require_path(name, config[name])
     if config.output is None and config.picture is None:
         raise InvalidArgumentError("say where to: output=new.csv, or picture=new.png")
     require_flag("overwrite", config.overwrite)

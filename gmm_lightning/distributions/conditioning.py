@@ -26,7 +26,10 @@ def as_indices(mixture: MixtureDensity, indices: Indices, *, proper: bool = Fals
             is asked for, all of them.
     """
     d = mixture.num_features
-    index = torch.as_tensor(indices)
+    try:
+        index = torch.as_tensor(indices)
+    except (TypeError, ValueError, RuntimeError):
+        index = torch.ones(())
     index = index if index.numel() else index.long()
     if index.dtype == torch.bool and index.shape == (d,):
         index = index.nonzero().squeeze(-1)
@@ -89,8 +92,10 @@ def as_values(mixture: MixtureDensity, index: Tensor, values: Values) -> Tensor:
     Raises:
         InvalidArgumentError: another number of values, or a batch that does not fit.
     """
-    values = torch.as_tensor(values, device=mixture.means.device)
-    values = values.to(mixture.means.dtype)
+    try:
+        values = torch.as_tensor(values, device=mixture.means.device).to(mixture.means.dtype)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidArgumentError(f"expected values as numbers, got {values!r}") from None
     if values.dim() == 0 and len(index) == 1:
         values = values.unsqueeze(-1)
     if values.dim() == 0 or values.shape[-1] != len(index):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ClassVar, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, ParamSpec, Self, SupportsIndex, TypeVar
 
 import torch
 from torch import Size, Tensor
@@ -214,6 +215,9 @@ class MixtureDensity(Distribution):
         Raises:
             InvalidArgumentError: k is not in `[-K, K)`.
         """
+        if not isinstance(k, SupportsIndex):
+            raise InvalidArgumentError(f"component must be an integer, got {k!r}")
+        k = operator.index(k)
         if not -self.num_components <= k < self.num_components:
             raise InvalidArgumentError(f"component must be in [0, {self.num_components}), got {k}")
         k %= self.num_components

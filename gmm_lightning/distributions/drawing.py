@@ -102,7 +102,12 @@ def full_shape(mixture: MixtureDensity, sample_shape: SampleShape) -> Size:
         InvalidArgumentError: a negative number of rows.
     """
     single = isinstance(sample_shape, SupportsIndex)
-    rows = Size([operator.index(sample_shape)] if single else sample_shape)
+    try:
+        rows = Size([operator.index(sample_shape)] if single else sample_shape)
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(
+            f"sample_shape must be a number of rows or a tuple of numbers, got {sample_shape!r}"
+        ) from None
     if any(n < 0 for n in rows):
         raise InvalidArgumentError(f"sample_shape must not be negative, got {tuple(rows)}")
     return Size([*rows, *mixture.batch_shape])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -134,3 +136,23 @@ def test_functions_take_layers_and_name_arrays() -> None:
     for function in (layer.log_prob, layer.distribution().log_prob, layer.predict):
         with pytest.raises(InvalidArgumentError, match=r"torch.as_tensor\(x\)"):
             function(torch.zeros(3, 2).numpy())
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda m: m.marginal("a"), "indices must be integers"),
+        (lambda m: m.marginal(None), "indices must be integers"),
+        (lambda m: m.condition([0], "a"), "values as numbers, got 'a'"),
+        (lambda m: m.condition([0], None), "values as numbers, got None"),
+        (lambda m: m.component(1.5), "component must be an integer, got 1.5"),
+        (lambda m: m.sample(2.5), "number of rows or a tuple of numbers, got 2.5"),
+        (lambda m: m.sample(None), "number of rows or a tuple of numbers, got None"),
+        (lambda m: m.sample(2, component=torch.tensor([0, 1]), antithetic=True), "in pairs"),
+        (lambda m: m.rsample(2, temperature=torch.ones((), requires_grad=True)), "no gradient"),
+        (lambda m: m.log_prob(torch.zeros(5, 3)), "3|features"),
+    ],
+)
+def test_wrong_arguments_are_typed(call: Callable[[Any], object], said: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=said):
+        call(GMMLayer(2, 3).distribution())
