@@ -261,7 +261,10 @@ def test_rows_are_not_changed(generator: torch.Generator) -> None:
         ([[1j, 2.0]], "must hold numbers|real numbers"),
         (torch.ones(3, 2, dtype=torch.complex64), "real numbers, got dtype torch.complex64"),
         (torch.ones(3, 2).to_sparse(), "must be dense"),
-        ([[1.0, float("nan")], [0.0, 0.0], [float("inf"), 1.0]], r"row\(s\) 0, 2; drop or impute"),
+        (
+            [[1.0, float("nan")], [0.0, 0.0], [float("inf"), 1.0]],
+            r"row\(s\) 0, 2; drop them, or fit",
+        ),
     ],
 )
 def test_refuses_rows(x: Any, words: str) -> None:
