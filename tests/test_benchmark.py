@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from trainers import ROOT, script
 
+# A minute of a slow machine: every subject at its smallest, in a process of its own.
+pytestmark = pytest.mark.slow
+
 HERE = (
     "iteration",
     "fit",
@@ -130,7 +133,6 @@ def test_float32_is_near_float64(found: Found) -> None:
             assert row["mean log-likelihood"] <= 1e-4, row
 
 
-@pytest.mark.slow
 def test_processes_and_memory(tmp_path: Path) -> None:
     found = Found(tmp_path, *ELSEWHERE)
     found.check(*ELSEWHERE)

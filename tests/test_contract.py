@@ -252,6 +252,7 @@ def test_5_keystone(family: str, prior: str, given: bool, generator: torch.Gener
         assert gradient(layer, x, penalised=False) > 1e-5
 
 
+@pytest.mark.slow
 @over_cases
 def test_5_keystone_for_a_batch(family: str, prior: str, generator: torch.Generator) -> None:
     x = rows(60, 2, generator, (2,))

@@ -264,6 +264,7 @@ def test_the_script_fails_in_one_line(tmp_path: Path) -> None:
     assert empty(tmp_path)
 
 
+@pytest.mark.slow
 def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
     arguments = [sys.executable, str(ROOT / "scripts" / "train.py")]
     arguments += ["data=faithful", "debug=one_pass", "logger=none"]

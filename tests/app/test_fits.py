@@ -95,7 +95,15 @@ class StopAt(GracefulStop):
         super().on_train_epoch_end(trainer, pl_module)
 
 
-@pytest.mark.parametrize("at", [(0, 0), (0, 2), (0, 3), (1, 0), (1, 2)])
+# Within the first phase and within the second; the other places come with the slow tests.
+@pytest.mark.parametrize(
+    "at",
+    [
+        (0, 2),
+        (1, 2),
+        *(pytest.param(at, marks=pytest.mark.slow) for at in [(0, 0), (0, 3), (1, 0)]),
+    ],
+)
 def test_a_stop_in_either_phase_changes_nothing(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: tuple[int, int]
 ) -> None:
@@ -151,6 +159,7 @@ def learned(state: State) -> State:
     return {name: value for name, value in state.items() if name.startswith("layer.")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["none", "cosine", "step"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_every_optimizer_with_every_scheduler(

@@ -44,6 +44,7 @@ def report(folder: Path) -> dict[str, object]:
     return {k: v for k, v in metrics.items() if k not in ("seconds", "rows_per_second")}
 
 
+@pytest.mark.slow
 def test_the_script_continues_where_it_was(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()

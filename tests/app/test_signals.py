@@ -120,6 +120,7 @@ def test_a_signal_ends_a_run_that_can_go_on(
     check_signal(tmp_path, started, signum, devices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_has_its_exit_code(tmp_path: Path, started: Started, signum: int) -> None:
     run = tmp_path / "run"

@@ -75,6 +75,7 @@ def test_a_weight_is_so_many_rows(composed: Compose, files: Path, source: str) -
         assert weighted[key] == pytest.approx(repeated[key], rel=1e-9), key
 
 
+@pytest.mark.slow
 def test_every_command_on_a_stream(files: Path) -> None:
     done = command("data=stream", "data.path=shards", "data.batch_size=64", *SHORT, cwd=files)
     assert done.returncode == 0, done.stderr
@@ -105,6 +106,7 @@ def test_every_command_on_a_stream(files: Path) -> None:
     assert len((files / "labels.csv").read_text().splitlines()) == 76
 
 
+@pytest.mark.slow
 def test_gradient_descent_on_a_stream_is_judged_afterwards(files: Path) -> None:
     few = ("fit.max_iter=2", "fit.batch_size=50", "logger=none")
     done = command("data=stream", "data.path=shards", "fit=sgd", *few, cwd=files)

@@ -68,6 +68,7 @@ def parameters(folder: Path) -> dict[str, Any]:
     return GMMModule.load_from_checkpoint(folder / "checkpoints" / "last.ckpt").state_dict()
 
 
+@pytest.mark.slow
 def test_two_jobs(tmp_path: Path, composed: Compose) -> None:
     (tmp_path / "sweep").mkdir()
     home, rows, printed = swept(tmp_path / "sweep", "model.layer.num_components=2,4")
