@@ -9,27 +9,33 @@ if TYPE_CHECKING:
     from gmm_lightning.distributions import MixtureOfGaussians
     from gmm_lightning.em import (
         Annealing,
+        ClassifierResult,
         EMResult,
         StepwiseEM,
         e_step,
+        fit_classifier,
         fit_em,
         m_step,
         resolve_priors,
     )
-    from gmm_lightning.layers import GMMLayer, SamplingHead
+    from gmm_lightning.layers import DensityHead, GMMLayer, MixtureClassifier, SamplingHead
     from gmm_lightning.statistics import SufficientStatistics
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Annealing",
+    "ClassifierResult",
+    "DensityHead",
     "EMResult",
     "GMMLayer",
+    "MixtureClassifier",
     "MixtureOfGaussians",
     "SamplingHead",
     "StepwiseEM",
     "SufficientStatistics",
     "e_step",
+    "fit_classifier",
     "fit_em",
     "m_step",
     "resolve_priors",
@@ -37,13 +43,17 @@ __all__ = [
 
 _HOMES = {
     "Annealing": "em",
+    "ClassifierResult": "em",
+    "DensityHead": "layers",
     "EMResult": "em",
     "GMMLayer": "layers",
+    "MixtureClassifier": "layers",
     "MixtureOfGaussians": "distributions",
     "SamplingHead": "layers",
     "StepwiseEM": "em",
     "SufficientStatistics": "statistics",
     "e_step": "em",
+    "fit_classifier": "em",
     "fit_em": "em",
     "m_step": "em",
     "resolve_priors": "em",

@@ -11,6 +11,10 @@ class InvalidArgumentError(GMMError, ValueError):
     """An argument has the wrong value: the message says what was expected and what came."""
 
 
+class NoClosedFormError(GMMError, NotImplementedError):
+    """A quantity that mixtures have no formula for: the message names what estimates it."""
+
+
 class InvalidDataError(GMMError, ValueError):
     """The rows cannot be used: wrong width, no rows, or non-finite entries (named by row)."""
 

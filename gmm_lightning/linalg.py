@@ -106,7 +106,8 @@ def by_columns(apply: Callable[[Tensor], Tensor], factor: Tensor, rows: Tensor) 
     batch = factor.shape[:-2]
     rows = rows.expand(torch.broadcast_shapes(rows.shape, (*batch, rows.shape[-1])))
     sample_shape = rows.shape[: rows.dim() - 1 - len(batch)]
-    columns = rows.reshape(-1, *rows.shape[len(sample_shape) :]).movedim(0, -1)
+    flat = rows.flatten(0, len(sample_shape) - 1) if sample_shape else rows.unsqueeze(0)
+    columns = flat.movedim(0, -1)
     return apply(columns).movedim(-1, 0).reshape(*sample_shape, *rows.shape[len(sample_shape) :])
 
 

@@ -17,6 +17,7 @@ HERE = (
     "fit",
     "log_prob",
     "gradient",
+    "head",
     "restarts",
     "acceleration",
     "streaming",

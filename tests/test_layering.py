@@ -30,6 +30,7 @@ ORDER: dict[str, int] = {
     "initializers": 3,
     "em": 4,
     "criteria": 5,
+    "losses": 5,
     "metrics": 5,
     "interop": 5,
     "datasets": 6,
@@ -47,7 +48,8 @@ ROOMS: dict[str, set[str]] = {
     "pytorch_lightning": set(),
     "torchmetrics": {"metrics", "training", "app"},
     # Its data sets and its mixtures are what examples compare with.
-    "sklearn": {"estimators", "app.recipes"},
+    "sklearn": {"estimators", "interop", "app.recipes"},
+    "gmr": {"interop"},
     "pyro": {"bayes"},
     "matplotlib": {"plotting", "training", "app"},
 }

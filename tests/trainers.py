@@ -25,7 +25,11 @@ AMBIENT = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
 
 
 def trainer(*callbacks: L.Callback, max_epochs: int = 3, **options: Any) -> L.Trainer:
-    """A trainer that writes nothing unless it is told to; processes that hang soon give up."""
+    """A trainer that writes nothing unless it is told to.
+
+    Two processes wait for each other longer than any test allows, so that a hang is never taken
+    for an end: the limit of `script` ends it.
+    """
     quiet = {
         "accelerator": "cpu",
         "devices": 1,
@@ -42,7 +46,7 @@ def trainer(*callbacks: L.Callback, max_epochs: int = 3, **options: Any) -> L.Tr
         isinstance(c, L.pytorch.callbacks.Checkpoint) for c in callbacks
     )
     if given["devices"] == 2:
-        given["strategy"] = DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=30))
+        given["strategy"] = DDPStrategy(process_group_backend="gloo", timeout=timedelta(minutes=30))
     return L.Trainer(callbacks=list(callbacks), **given)
 
 

@@ -20,9 +20,11 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.training import (
     ArrayDataModule,
     EMCallback,
+    FloorCallback,
     GMMModule,
     InitializeCallback,
     PassCheckpoint,
+    StepwiseEMCallback,
     StreamDataModule,
 )
 
@@ -84,9 +86,10 @@ class Mixed(L.LightningModule):
         super().__init__()
         self.encoder = nn.Linear(2, 2)
         self.density = GMMLayer(2, 3)
+        self.extra = nn.Parameter(torch.ones(()))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        log_prob = self.density(self.encoder(batch.x))
+        log_prob = self.density(self.encoder(batch.x)) - self.extra**2
         return -log_prob.sum() * self.trainer.world_size / batch.global_rows
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -102,6 +105,25 @@ def mixed(folder: Path, **options: Any) -> Result:
     # Shuffled, a step holds the same rows whatever the number of processes.
     run.fit(model, datamodule=ArrayDataModule(rows(51), batch_size=10, shuffle=True))
     return numbers(model, run) | {"history": torch.tensor(em.history)}
+
+
+def inside(*callbacks: type[L.Callback], frozen: bool = False) -> Callable[..., Result]:
+    """A start from the codes of all processes, then the network and its density together."""
+
+    def check(folder: Path, **options: Any) -> Result:
+        model = Mixed()
+        with torch.no_grad():
+            # Whatever each process drew: DDP hands out the numbers of the first one.
+            model.encoder.weight.copy_(torch.tensor([[1.0, 0.5], [-0.3, 0.8]]))
+            model.encoder.bias.zero_()
+        model.encoder.requires_grad_(requires_grad=not frozen)
+        made = [callback(target="density") for callback in callbacks]
+        start = InitializeCallback("kmeans", target="density")
+        run = trainer(start, *made, max_epochs=3, accumulate_grad_batches=2, **options)
+        run.fit(model, datamodule=ArrayDataModule(rows(51), batch_size=10, shuffle=True))
+        return numbers(model, run)
+
+    return check
 
 
 def streamed(n: int, fit: str, num_components: int = 3, **data: Any) -> Callable[..., Result]:
@@ -139,6 +161,10 @@ CHECKS: dict[str, Callable[..., Result]] = {
     "em resumed": resumed("em"),
     "sgd resumed": resumed("sgd"),
     "mixed": mixed,
+    "inside, em": inside(EMCallback),
+    "inside, em, network frozen": inside(EMCallback, frozen=True),
+    "inside, stepwise": inside(StepwiseEMCallback),
+    "inside, gradient": inside(FloorCallback),
     "em weighted": weighted("em"),
     "sgd weighted": weighted("sgd"),
     "em streamed": streamed(101, "em", columns=["a", "b"], batch_size=20, standardize=True),
@@ -192,14 +218,14 @@ if __name__ == "__main__":
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     out = Path(sys.argv[1])
-    if sys.argv[2:] == ["failing"]:
-        message = failing(out)
-        (out / f"failing{os.environ.get('LOCAL_RANK', '0')}.txt").write_text(message)
-        sys.exit(1)
     everything: dict[str, Any] = dict(run(out, devices=2))
     rank = os.environ.get("LOCAL_RANK", "0")
     torch.save(everything, out / f"rank{rank}.pt")
-    # Last, since a failure ends the other process.
+    # All processes refuse alike.
     message = padded()
     if rank == "0":
         (out / "padded.txt").write_text(message)
+    # Last, since the failure of one ends the other.
+    message = failing(out)
+    (out / f"failing{rank}.txt").write_text(message)
+    sys.exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gmm_lightning.app.runs import StoredRun
+    from gmm_lightning.distributions import MixtureOfGaussians
 
 # Rows drawn at once.
 BLOCK = 1 << 17
@@ -27,6 +27,8 @@ def given_columns(condition: Any, columns: Sequence[str]) -> dict[int, float]:
     """
     from omegaconf import OmegaConf
 
+    from gmm_lightning.distributions.checks import require_number
+
     plain = OmegaConf.to_container(condition) if OmegaConf.is_config(condition) else condition
     if plain is None:
         return {}
@@ -40,12 +42,7 @@ def given_columns(condition: Any, columns: Sequence[str]) -> dict[int, float]:
         at = position(key, columns)
         if at in given:
             raise InvalidArgumentError(f"condition names the column {columns[at]} twice")
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):
-            raise InvalidArgumentError(
-                f"condition must give {columns[at]} a finite number, got {value!r}"
-            )
-        given[at] = float(value)
+        given[at] = require_number(f"the condition on {columns[at]}", value)
     if len(given) == len(columns):
         raise InvalidArgumentError("condition gives every column a value: nothing is left to draw")
     return given
@@ -77,8 +74,6 @@ def draw_options(config: DictConfig) -> dict[str, Any]:
 
     if config.component is not None:
         require_integer("component", config.component, least=0)
-    if isinstance(config.temperature, str | bool):
-        raise InvalidArgumentError(f"temperature must be a number, got {config.temperature!r}")
     require_flag("quasi", config.quasi)
     require_flag("antithetic", config.antithetic)
     names = ("component", "temperature", "quasi", "antithetic")
@@ -86,6 +81,34 @@ def draw_options(config: DictConfig) -> dict[str, Any]:
     options["within"] = instantiate(config.within, _convert_="all") if config.within else None
     DrawOptions(**options)
     return options
+
+
+def law_given(stored: StoredRun, given: Mapping[int, float]) -> MixtureOfGaussians:
+    """The mixture of a run, in the units of its data, of the columns that are not given."""
+    import torch
+
+    with torch.no_grad():
+        law = stored.module.distribution()
+        return law.condition(list(given), list(given.values())) if given else law
+
+
+def extrapolation(stored: StoredRun, given: Mapping[int, float]) -> str | None:
+    """A warning where given values lie further out than one in a million rows, or None."""
+    import torch
+
+    from gmm_lightning.distributions.chi import radius_of_mass
+
+    if not given:
+        return None
+    with torch.no_grad():
+        law = stored.module.distribution().marginal(list(given))
+        radius = float(law.mahalanobis(law.means.new_tensor(list(given.values()))).min())
+    if radius <= float(radius_of_mass(1 - 1e-6, len(given))):
+        return None
+    return (
+        f"the condition lies {radius:.3g} standard deviations (Mahalanobis) from the nearest "
+        "component, where the run saw no data: the draws extrapolate"
+    )
 
 
 def draws(
@@ -103,10 +126,7 @@ def draws(
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    law, known = stored.module, list(given)
-    if given:
-        with torch.no_grad():
-            law = stored.module.distribution().condition(known, list(given.values()))
+    law, known = law_given(stored, given) if given else stored.module, list(given)
     rest = [i for i in range(len(stored.columns)) if i not in given]
     for start in range(0, max(n, 1), BLOCK):
         rows = min(BLOCK, n - start)

@@ -28,6 +28,7 @@ def example(config: DictConfig) -> None:
         InvalidArgumentError: an option that the recipe does not have, or a value out of range.
     """
     from pathlib import Path
+    from tempfile import TemporaryFile
 
     from hydra.utils import get_method
 
@@ -45,7 +46,12 @@ def example(config: DictConfig) -> None:
     options = {str(key): value for key, value in config.recipe.items() if key != "_target_"}
     recipe = get_method(config.recipe["_target_"])
     require_options(recipe, options)
-    account = Account(Path(config.output))
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Better now than after a minute of work.
+    with TemporaryFile(dir=folder):
+        pass
+    account = Account(folder)
     recipe(account, **options)
     account.close()
 

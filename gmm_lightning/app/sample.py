@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING
 
 from gmm_lightning.app.command import run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor
-
-    from gmm_lightning.app.runs import StoredRun
 
 # Rows in a picture, at most.
 SHOWN = 5000
@@ -34,7 +33,8 @@ def sample(config: DictConfig) -> None:
     import numpy as np
     import torch
 
-    from gmm_lightning.app.drawing import draw_options, draws, given_columns
+    from gmm_lightning.app.drawing import draw_options, draws, extrapolation, given_columns
+    from gmm_lightning.app.pictures import save_picture, shown_columns
     from gmm_lightning.app.runs import load_run
     from gmm_lightning.datasets.tables import TableWriter
 
@@ -42,6 +42,7 @@ def sample(config: DictConfig) -> None:
     options = draw_options(config)
     stored = load_run(config.run)
     given = given_columns(config.condition, stored.columns)
+    visible = shown_columns(config.columns, stored.columns, given)
     shown: list[tuple[Tensor, Tensor]] = []
     columns = ["component", *stored.columns]
     writer = (
@@ -56,14 +57,16 @@ def sample(config: DictConfig) -> None:
                 writer.write(component=z.numpy(), **values)
             if not shown:
                 shown.append((x[:SHOWN], z[:SHOWN]))
+    warning = extrapolation(stored, given)
+    if warning is not None:
+        print(f"gmm-sample: {warning}", file=sys.stderr)
     if config.output is not None:
         print(f"{config.n} rows: {config.output}")
     if config.picture is not None:
         empty = torch.zeros(0, len(stored.columns)), torch.zeros(0, dtype=torch.long)
         rows, drawn = shown[0] if shown else empty
-        # Beside a condition the region is one of the other columns alone.
-        region = None if given else options["within"]
-        print(f"picture: {picture(stored, rows, drawn, region, config.picture)}")
+        path = save_picture(stored, rows, drawn, given, options["within"], visible, config.picture)
+        print(f"picture: {path}")
 
 
 def check_outputs(config: DictConfig) -> None:
@@ -85,6 +88,8 @@ def check_outputs(config: DictConfig) -> None:
     require_integer("n", config.n, least=0)
     require_integer("seed", config.seed, least=0)
     if config.picture is None:
+        if config.columns is not None:
+            raise InvalidArgumentError("columns are those of a picture: add picture=new.png")
         return
     if Path(config.picture).suffix not in (".png", ".pdf", ".svg"):
         raise InvalidArgumentError(
@@ -94,22 +99,6 @@ def check_outputs(config: DictConfig) -> None:
         raise InvalidArgumentError(
             f"{config.picture} exists; choose another name, or replace it with overwrite=true"
         )
-
-
-def picture(stored: StoredRun, rows: Tensor, drawn: Tensor, region: Any, path: str) -> str:
-    """The rows over the mixture, and the region of a plane; standard units where it is no plane."""
-    from gmm_lightning.plotting import plot_mixture, plot_samples, save_figure
-
-    module = stored.module
-    title = f"{module.data.get('name', 'data')}: {len(rows)} draws"
-    if len(stored.columns) <= 2:
-        mixture, columns = module.distribution(), stored.columns
-        axes = plot_samples(
-            mixture, rows, component=drawn, within=region, columns=columns, title=title
-        )
-    else:
-        axes = plot_mixture(module.layer.distribution(), module.standardize(rows), title=title)
-    return str(save_figure(axes, path))
 
 
 if __name__ == "__main__":

@@ -51,6 +51,6 @@ class Dense(Covariance, ABC):
     def num_free_parameters(self, num_components: int, num_features: int) -> int:
         return self.groups(num_components) * num_features * (num_features + 1) // 2
 
-    def features(self, num_features: int) -> Features:
+    def features(self, num_features: int) -> Features | None:
         terms = Products(num_features)
         return Linear(terms) if self.tied else terms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -76,6 +77,39 @@ class Covariance(ABC):
         One where the entry is a logarithm: steps in the parameters are compared in these units.
         """
         return unit.new_ones(*unit.shape[:-1], *self.shape(num_components, unit.shape[-1]))
+
+    # -- for networks -----------------------------------------------------------------------
+
+    def predicted(self) -> Covariance:
+        """The same structure in the form in which a network predicts it best: itself."""
+        return self
+
+    def on_logs(
+        self, change: Callable[..., Tensor], num_features: int, raw: Tensor, *others: Tensor
+    ) -> Tensor:
+        """Raw entries `(*B, G, ...)`, changed where they are logarithms of lengths.
+
+        Args:
+            change: of such entries, and of the same entries of the others.
+            num_features: D.
+            raw: the entries.
+            others: what broadcasts against them.
+        """
+        # float32, as is the number below in ONNX.
+        twice = torch.full((num_features,), 2.0, dtype=torch.float32, device=raw.device)
+        groups = raw.shape[-len(self.shape(1, num_features))]
+        return torch.where(self.raw_units(twice, groups) == 1, change(raw, *others), raw)
+
+    def whiten_raw(
+        self, change: Callable[..., Tensor], diff: Tensor, raw: Tensor, *others: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`whiten` and `half_log_det` by raw entries whose logarithms are changed first.
+
+        A family overrides it where it can do without the scale, which would be as large as all
+        parameters of a network's mixtures.
+        """
+        scale = self.scale(self.on_logs(change, diff.shape[-1], raw, *others))
+        return self.whiten(scale, diff), self.half_log_det(scale, diff.shape[-1])
 
     # -- distinct covariances ---------------------------------------------------------------
 

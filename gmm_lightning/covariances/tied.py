@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gmm_lightning.covariances._dense import Dense
+from gmm_lightning.covariances._inverse import TiedInverse
 
 
 @dataclass(frozen=True)
@@ -20,3 +21,6 @@ class TiedCovariance(Dense):
     name: ClassVar[str] = "tied"
     aliases: ClassVar[tuple[str, ...]] = ("tied_full",)
     tied: ClassVar[bool] = True
+
+    def predicted(self) -> TiedInverse:
+        return TiedInverse(self.reg_covar, self.relative_floor)

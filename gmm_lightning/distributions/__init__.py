@@ -7,6 +7,8 @@
   `cauchy_schwarz_divergence`, `log_inner_product`.
 - Find: `modes`, `grad_log_prob`, `confidence_radius`, `in_confidence_region`, `ellipses`,
   `squared_mahalanobis`.
+- Judge a forecast: `cdf`, `quantile`, `interval`, `crps`, `probability_integral_transform`,
+  `energy_score`.
 - Transform: `affine`, `convolve`, `product`, `unscented`, `sigma_points`, `from_sigma_points`.
 - Shrink: `prune`, `reduce`, `MixtureOfGaussians.moment_match`.
 
@@ -39,6 +41,11 @@ from gmm_lightning.distributions.mixture import MixtureOfGaussians
 from gmm_lightning.distributions.modes import grad_log_prob, modes
 from gmm_lightning.distributions.regions import Ball, Box, HalfSpace, Where
 from gmm_lightning.distributions.reparameterize import implicit, relaxed, score_function
+from gmm_lightning.distributions.scores import (
+    crps,
+    energy_score,
+    probability_integral_transform,
+)
 from gmm_lightning.distributions.shells import Confidence, Shell
 from gmm_lightning.distributions.transforms import (
     affine,
@@ -48,6 +55,7 @@ from gmm_lightning.distributions.transforms import (
     prune,
     reduce,
 )
+from gmm_lightning.distributions.univariate import cdf, interval, quantile
 from gmm_lightning.distributions.unscented import from_sigma_points, sigma_points, unscented
 
 __all__ = [
@@ -63,10 +71,13 @@ __all__ = [
     "Where",
     "affine",
     "cauchy_schwarz_divergence",
+    "cdf",
     "condition",
     "confidence_radius",
     "convolve",
+    "crps",
     "ellipses",
+    "energy_score",
     "entropy",
     "entropy_bounds",
     "from_sigma_points",
@@ -74,6 +85,7 @@ __all__ = [
     "implicit",
     "impute",
     "in_confidence_region",
+    "interval",
     "kl_divergence",
     "kl_variational",
     "l2_distance",
@@ -82,8 +94,10 @@ __all__ = [
     "marginal",
     "modes",
     "moment_match",
+    "probability_integral_transform",
     "product",
     "prune",
+    "quantile",
     "reduce",
     "regress",
     "relaxed",

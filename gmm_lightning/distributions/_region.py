@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmm_lightning.distributions.checks import is_number
 from gmm_lightning.distributions.envelopes import Envelope, Part
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype
@@ -51,16 +52,6 @@ class Located(Region, ABC):
     @abstractmethod
     def envelopes(self, parts: Sequence[Part]) -> list[Envelope]:
         """One for each component."""
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a real number and not NaN; a boolean is none."""
-    if isinstance(value, bool | str):
-        return False
-    try:
-        return not math.isnan(float(value))
-    except (TypeError, ValueError):
-        return False
 
 
 def check_range(name: str, low: Any, high: Any, largest: float) -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from gmm_lightning.distributions.boxes import Intervals
 from gmm_lightning.distributions.envelopes import Beyond, Envelope, Part, Whole
 from gmm_lightning.distributions.logconcave import Tangents, touching_points
 
@@ -22,6 +23,7 @@ class Axes(NamedTuple):
         variance: along the axes, `(K, D)`.
         center: of the ball, `(K, D)`.
         nearest: the point of the ball with the highest density, `(K, D)`.
+        inward: from there to the centre, `(K, D)`.
         pull: `lambda >= 0` with `P nearest = lambda (center - nearest)`, `(K,)`.
         turns: rotations back, `(D, D)`, or None for diagonal components.
     """
@@ -29,19 +31,27 @@ class Axes(NamedTuple):
     variance: Tensor
     center: Tensor
     nearest: Tensor
+    inward: Tensor
     pull: Tensor
     turns: list[Tensor | None]
 
 
 def ball_envelopes(parts: Sequence[Part], center: Tensor, radius: float) -> list[Envelope]:
-    """The envelope of the least mass for each component, in two or more dimensions."""
+    """The envelope of the least mass for each component."""
+    if len(center) == 1:
+        end = torch.full_like(center, radius)
+        around = (Part(part.mean - center, part.factor.reshape(1)) for part in parts)
+        return [Turned(center, None, Intervals(part, -end, end)) for part in around]
     axes = principal_axes(parts, center, radius)
-    tilts = Tilts(axes, radius)
+    # A tilt takes the square of the radius, and gains nothing where that is no number.
+    tilts = Tilts(axes, radius) if 1e-100 < radius < 1e100 else None
     discs = Discs(axes, radius)
     chosen: list[Envelope] = []
     for k, part in enumerate(parts):
         own = Part(part.mean, axes.variance[k].sqrt())
-        found: list[Envelope] = [Tilted(part.mean, tilts, axes, k), Disc(part.mean, discs, axes, k)]
+        found: list[Envelope] = [Disc(center, discs, axes, k)]
+        if tilts is not None:
+            found.append(Tilted(part.mean, tilts, axes, k))
         toward = axes.nearest[k] / own.factor
         depth = toward.norm()
         if float(depth) > 0:
@@ -71,20 +81,21 @@ def principal_axes(parts: Sequence[Part], center: Tensor, radius: float) -> Axes
     e, a = torch.stack(variances), torch.stack(centers)
     # Minimise sum y^2 / e subject to |y - a| <= R: y = a l e / (1 + l e), with the multiplier l
     # between these two, because |y - a|^2 = sum (a / (1 + l e))^2.
+    # In units of R, and root by root, so that no ball is too small or too large for a float.
     excess = (a.norm(dim=-1) / radius - 1).clamp(min=0)
     low, high = excess / e.amax(-1), excess / e.amin(-1)
     for _ in range(BISECTIONS):
-        middle = (low * high).sqrt()
-        gap = (a / (1 + middle.unsqueeze(-1) * e)).norm(dim=-1)
-        low, high = torch.where(gap > radius, middle, low), torch.where(gap > radius, high, middle)
-    pull = (low * high).sqrt()
+        middle = low.sqrt() * high.sqrt()
+        outside = (a / radius / (1 + middle.unsqueeze(-1) * e)).norm(dim=-1) > 1
+        low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
+    pull = low.sqrt() * high.sqrt()
     le = pull.unsqueeze(-1) * e
-    return Axes(e, a, a * le / (1 + le), pull, turns)
+    return Axes(e, a, a * le / (1 + le), a / (1 + le), pull, turns)
 
 
-def turned_back(mean: Tensor, turn: Tensor | None, y: Tensor) -> Tensor:
-    """Rows in the axes of the component to rows of the data."""
-    return mean + (y if turn is None else y @ turn.mT)
+def turned_back(origin: Tensor, turn: Tensor | None, y: Tensor) -> Tensor:
+    """Rows in the axes of the component, from some origin on, to rows of the data."""
+    return origin + (y if turn is None else y @ turn.mT)
 
 
 class Turned(Envelope):
@@ -166,7 +177,7 @@ class Discs:
 
     def __init__(self, axes: Axes, radius: float) -> None:
         d, m = axes.variance.shape[-1], 0.5 * (axes.variance.shape[-1] - 1)
-        steep = 2 * radius**2 * axes.pull
+        steep = 2 * (radius * axes.pull) * radius
         mode = 2 * m / (steep + 2 * m + (steep.square() + 4 * m**2).sqrt())
 
         def log_density(t: Tensor, which: Tensor) -> Tensor:
@@ -193,31 +204,27 @@ class Disc(Envelope):
 
     name: ClassVar[str] = "the ball, tilted towards the component"
 
-    def __init__(self, mean: Tensor, discs: Discs, axes: Axes, k: int) -> None:
-        self.mean, self.turn, self.k, self.discs = mean, axes.turns[k], k, discs
-        self.variance, self.center, self.nearest = (
-            axes.variance[k],
-            axes.center[k],
-            axes.nearest[k],
-        )
-        inward = self.center - self.nearest
-        if not float(axes.pull[k]) > 0:
-            inward = torch.ones_like(inward)
+    def __init__(self, center: Tensor, discs: Discs, axes: Axes, k: int) -> None:
+        self.center, self.turn, self.k, self.discs = center, axes.turns[k], k, discs
+        self.variance, self.from_nearest = axes.variance[k], axes.inward[k]
+        inward = self.from_nearest if float(axes.pull[k]) > 0 else torch.ones_like(center)
+        inward = inward / inward.abs().max()
         self.inward = inward / inward.norm()
         self.log_mass = float(discs.log_mass[k])
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """See `Envelope.draw`."""
-        radius, like = self.discs.radius, self.mean
+        radius, like = self.discs.radius, self.center
         which = torch.full((rows,), self.k, dtype=torch.long, device=like.device)
         t, log_accept = self.discs.tangents.propose(which, generator)
         t = self.discs.mode[self.k] + t
-        y = self.center + radius * (2 * t - 1).unsqueeze(-1) * self.inward
+        # From the centre of the ball on: what is added to it may be smaller than its last digit.
+        y = radius * (2 * t - 1).unsqueeze(-1) * self.inward
         d = self.discs.num_features
         z = torch.randn(rows, d, dtype=like.dtype, device=like.device, generator=generator)
         z = z - (z @ self.inward).unsqueeze(-1) * self.inward
         u = torch.rand(rows, dtype=like.dtype, device=like.device, generator=generator)
         size = 2 * radius * (t * (1 - t)).sqrt() * u ** (1 / (d - 1))
         y = y + (size / z.norm(dim=-1)).unsqueeze(-1) * z
-        bend = ((y - self.nearest).square() / self.variance).sum(-1)
-        return turned_back(self.mean, self.turn, y), log_accept - 0.5 * bend
+        bend = ((y + self.from_nearest).square() / self.variance).sum(-1)
+        return turned_back(self.center, self.turn, y), log_accept - 0.5 * bend

@@ -34,7 +34,7 @@ class Intervals(Envelope):
     name: ClassVar[str] = "the component within the box"
 
     def __init__(self, part: Part, lower: Tensor, upper: Tensor) -> None:
-        self.part = part
+        self.part, self.ends = part, (lower, upper)
         low, high = (lower - part.mean) / part.factor, (upper - part.mean) / part.factor
         width = (upper - lower) / part.factor
         self.log_mass = float(log_interval(low, high, width).sum())
@@ -45,7 +45,8 @@ class Intervals(Envelope):
         d = len(self.part.mean)
         which = torch.arange(d, device=self.part.mean.device).repeat(rows)
         z = self.laws.draw(which, generator).view(rows, d)
-        return self.part.colour(z), z.new_zeros(rows)
+        # A thin interval far from the mean ends between two floats.
+        return self.part.colour(z).clamp(*self.ends), z.new_zeros(rows)
 
 
 class Centred(Envelope):

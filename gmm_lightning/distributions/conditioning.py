@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from gmm_lightning.distributions.checks import require_numbers
 from gmm_lightning.distributions.density import M, MixtureDensity, takes_layers
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import full_precision
 
 Indices = int | Sequence[int] | Tensor
@@ -77,6 +79,7 @@ def condition(mixture: M, indices: Indices, values: Values) -> M:
         means = mixture.means[..., index]
         given = mixture.new(mixture.mixture_logits, means, known, family)
         log_joint = given.log_joint(values)
+        require_reached(log_joint, values)
         centre = mixture.means[..., rest].expand(*log_joint.shape, len(rest))
         if slope is not None:
             gap = values.unsqueeze(-2) - means
@@ -92,10 +95,7 @@ def as_values(mixture: MixtureDensity, index: Tensor, values: Values) -> Tensor:
     Raises:
         InvalidArgumentError: another number of values, or a batch that does not fit.
     """
-    try:
-        values = torch.as_tensor(values, device=mixture.means.device).to(mixture.means.dtype)
-    except (TypeError, ValueError, RuntimeError):
-        raise InvalidArgumentError(f"expected values as numbers, got {values!r}") from None
+    values = require_numbers("values", values, mixture.means)
     if values.dim() == 0 and len(index) == 1:
         values = values.unsqueeze(-1)
     if values.dim() == 0 or values.shape[-1] != len(index):
@@ -111,6 +111,27 @@ def as_values(mixture: MixtureDensity, index: Tensor, values: Values) -> Tensor:
             f"{tuple(mixture.batch_shape)} of the mixture"
         ) from None
     return values
+
+
+def require_reached(log_joint: Tensor, values: Tensor) -> None:
+    """Refuse values beyond the reach of every component: nothing says how to weigh these.
+
+    A squared Mahalanobis distance overflows at 1e154 deviations, or 1e19 in float32. NaN goes
+    through. What is traced for a graph is not looked at.
+
+    Raises:
+        InvalidDataError: saying how many there are, and the first.
+    """
+    if torch.compiler.is_compiling():
+        return
+    lost = (log_joint.detach() == -math.inf).all(-1)
+    if bool(lost.any()):
+        first = values.detach().expand(*lost.shape, -1)[lost][0].tolist()
+        dtype = str(log_joint.dtype).removeprefix("torch.")
+        raise InvalidDataError(
+            f"{int(lost.sum())} of {lost.numel()} rows of values lie so far from every component "
+            f"that {dtype} holds no density there, the first at {first}"
+        )
 
 
 @takes_layers
@@ -135,6 +156,7 @@ def regress(
 
     Raises:
         InvalidArgumentError: as for `MixtureOfGaussians.condition`.
+        InvalidDataError: as there.
 
     References:
         Z. Ghahramani, M. I. Jordan (1994), Supervised learning from incomplete data via an EM

@@ -6,9 +6,10 @@ import math
 from typing import NamedTuple
 
 import torch
-from scipy.special import gammaincinv
 from torch import Generator, Tensor
 
+from gmm_lightning.distributions.checks import require_integer, require_number, require_numbers
+from gmm_lightning.distributions.chi import radius_of_mass
 from gmm_lightning.distributions.density import MixtureDensity, takes_layers
 from gmm_lightning.distributions.drawing import DrawOptions, drawn
 from gmm_lightning.errors import InvalidArgumentError
@@ -46,12 +47,11 @@ def confidence_radius(probability: float | Tensor, num_features: int) -> Tensor:
         >>> confidence_radius(0.95, 2)
         tensor(2.4477)
     """
-    p = torch.as_tensor(probability, dtype=torch.float64)
+    p = require_numbers("a probability", probability, torch.empty(0, dtype=torch.float64))
     if not bool(((p >= 0) & (p <= 1)).all()):
         raise InvalidArgumentError(f"a probability must be in [0, 1], got {p.tolist()}")
-    if num_features < 1:
-        raise InvalidArgumentError(f"num_features must be >= 1, got {num_features}")
-    radius = torch.as_tensor(2 * gammaincinv(num_features / 2, p.cpu().numpy())).sqrt()
+    num_features = require_integer("num_features", num_features, least=1)
+    radius = torch.as_tensor(radius_of_mass(p.numpy(), num_features))
     return radius.to(torch.get_default_dtype()).reshape(p.shape)
 
 
@@ -90,13 +90,13 @@ def in_confidence_region(
         R. J. Hyndman (1996), Computing and graphing highest density regions, The American
         Statistician 50.
     """
-    radius = float(confidence_radius(probability, mixture.num_features))
+    probability = require_number("probability", probability, least=0, most=1)
     if kind == "component":
-        return squared_mahalanobis(mixture, x).amin(-1) <= radius**2
+        square = float(radius_of_mass(probability, mixture.num_features)) ** 2
+        return squared_mahalanobis(mixture, x).amin(-1) <= square
     if kind != "density":
         raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(KINDS)}")
-    if num_samples < 1:
-        raise InvalidArgumentError(f"num_samples must be >= 1, got {num_samples}")
+    num_samples = require_integer("num_samples", num_samples, least=1)
     x_drawn, _ = drawn(mixture, num_samples, DrawOptions(), generator)
     ordered = mixture.log_prob(x_drawn).sort(0).values
     at = round((1 - probability) * num_samples)
@@ -120,13 +120,15 @@ def ellipses(mixture: MixtureDensity, std: float = 1.0) -> list[Ellipse]:
             f"ellipses are of a single mixture of 2 features, got {mixture.num_features} features "
             f"and batch shape {tuple(mixture.batch_shape)}; take a marginal first"
         )
-    if not 0 < std < math.inf:
-        raise InvalidArgumentError(f"std must be > 0 and finite, got {std}")
-    left, values, _ = torch.linalg.svd(mixture.scale_tril.detach())
-    made = []
-    for center, axes, size in zip(mixture.means.detach(), left, values, strict=True):
-        angle = math.atan2(float(axes[1, 0]), float(axes[0, 0]))
-        angle = angle - math.pi if angle > math.pi / 2 else angle
-        angle = angle + math.pi if angle <= -math.pi / 2 else angle
-        made.append(Ellipse(center, std * size, angle))
-    return made
+    std = require_number("std", std, above=0)
+    pairs = zip(mixture.means.detach(), mixture.scale_tril.detach(), strict=True)
+    return [ellipse_of(center, factor, std) for center, factor in pairs]
+
+
+def ellipse_of(center: Tensor, factor: Tensor, std: float) -> Ellipse:
+    """The points `c + s F z` with `|z| <= 1`, for a factor `(2, M)` of a covariance `F F'`."""
+    axes, sizes, _ = torch.linalg.svd(factor, full_matrices=False)
+    angle = math.atan2(float(axes[1, 0]), float(axes[0, 0]))
+    angle = angle - math.pi if angle > math.pi / 2 else angle
+    angle = angle + math.pi if angle <= -math.pi / 2 else angle
+    return Ellipse(center, std * sizes, angle)

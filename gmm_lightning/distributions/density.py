@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
+from reprlib import repr as short
 from typing import Any, ClassVar, ParamSpec, Self, SupportsIndex, TypeVar
 
 import torch
@@ -18,7 +20,7 @@ from torch.distributions import (
 )
 
 from gmm_lightning.covariances import Covariance, FullCovariance
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
 from gmm_lightning.linalg import at_least_float32, full_precision
 
 LOG_2PI = 1.8378770664093453
@@ -27,18 +29,30 @@ R = TypeVar("R")
 
 
 def takes_layers(function: Callable[P, R]) -> Callable[P, R]:
-    """A function of mixtures that takes a layer for its `distribution()` as well."""
+    """A function of mixtures that takes a layer for its `distribution()` as well.
 
-    def mixture_of(value: Any) -> Any:
-        make = getattr(value, "distribution", None)
-        return make() if callable(make) else value
-
+    Anything else in the place of a mixture is an `InvalidArgumentError`.
+    """
     call: Callable[..., R] = function
+    names = [*signature(function).parameters]
+    kinds = {name: function.__annotations__.get(name) for name in names}
+
+    def given(name: str, value: Any) -> Any:
+        if kinds.get(name) not in ("M", MixtureDensity.__name__):
+            return value
+        make = getattr(value, "distribution", None)
+        mixture = make() if callable(make) else value
+        if not isinstance(mixture, MixtureDensity):
+            raise InvalidArgumentError(
+                f"{name} must be a mixture or a layer with one, got {short(value)}"
+            )
+        return mixture
 
     @wraps(function)
     def with_layers(*args: P.args, **kwargs: P.kwargs) -> R:
-        named = {name: mixture_of(value) for name, value in kwargs.items()}
-        return call(*map(mixture_of, args), **named)
+        placed = [given(name, value) for name, value in zip(names, args, strict=False)]
+        named = {name: given(name, value) for name, value in kwargs.items()}
+        return call(*placed, *args[len(names) :], **named)
 
     return with_layers
 
@@ -196,6 +210,31 @@ class MixtureDensity(Distribution):
         gap = self.means - self.mean.unsqueeze(-2)
         between = gap.unsqueeze(-1) * gap.unsqueeze(-2)
         return (weights * (self.component_covariances + between)).sum(-3)
+
+    # -- what has no closed form ------------------------------------------------------------
+
+    def entropy(self) -> Tensor:
+        """No closed form.
+
+        Raises:
+            NoClosedFormError: naming the estimate and the bounds.
+        """
+        raise NoClosedFormError(
+            "the entropy of a mixture has no closed form; distributions.entropy(mixture) estimates "
+            "it from draws, distributions.entropy_bounds(mixture) encloses it"
+        )
+
+    @property
+    def mode(self) -> Tensor:
+        """No closed form.
+
+        Raises:
+            NoClosedFormError: naming the search.
+        """
+        raise NoClosedFormError(
+            "the mode of a mixture has no closed form; distributions.modes(mixture) finds those "
+            "that its means lead to, and log_prob says which is the highest"
+        )
 
     # -- other forms ------------------------------------------------------------------------
 

@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
+from torch.distributions import register_kl
 
+from gmm_lightning.distributions.checks import require_integer
 from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity, takes_layers
 from gmm_lightning.distributions.drawing import DrawOptions, drawn
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
 from gmm_lightning.linalg import full_precision
 
 
@@ -165,9 +167,22 @@ def pairs(a: Tensor, b: Tensor) -> torch.Size:
 
 def draws_of(mixture: MixtureDensity, num_samples: int, generator: Generator | None) -> Tensor:
     """Draws `(n, *B, D)` for an estimate."""
-    if num_samples < 2:
-        raise InvalidArgumentError(f"num_samples must be >= 2, got {num_samples}")
-    return drawn(mixture, num_samples, DrawOptions(), generator)[0]
+    rows = require_integer("num_samples", num_samples, least=2)
+    return drawn(mixture, rows, DrawOptions(), generator)[0]
+
+
+@register_kl(MixtureDensity, MixtureDensity)
+def no_closed_form(p: MixtureDensity, q: MixtureDensity) -> Tensor:
+    """What `torch.distributions.kl_divergence` calls.
+
+    Raises:
+        NoClosedFormError: naming the functions that estimate it.
+    """
+    raise NoClosedFormError(
+        "the Kullback-Leibler divergence of mixtures has no closed form; "
+        "distributions.kl_divergence(p, q) estimates it from draws, "
+        "distributions.kl_variational(p, q) approximates it"
+    )
 
 
 def averaged(values: Tensor) -> Estimate:

@@ -10,7 +10,8 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Generator, Size, Tensor
 
-from gmm_lightning.distributions._region import Located, Radial, is_number
+from gmm_lightning.distributions._region import Located, Radial
+from gmm_lightning.distributions.checks import require_number
 from gmm_lightning.distributions.constrained import require_finite, sample_within
 from gmm_lightning.distributions.density import MixtureDensity
 from gmm_lightning.distributions.quasi import check_dimension, even_draws
@@ -54,10 +55,7 @@ class DrawOptions:
             as_index(self.component)
         if isinstance(self.temperature, Tensor) and self.temperature.requires_grad:
             raise InvalidArgumentError("no gradient flows to the temperature: pass its value")
-        if not (is_number(self.temperature) and 0 < self.temperature < math.inf):
-            raise InvalidArgumentError(
-                f"temperature must be a finite number > 0, got {self.temperature}"
-            )
+        require_number("temperature", self.temperature, above=0)
         for name in ("quasi", "antithetic"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidArgumentError(

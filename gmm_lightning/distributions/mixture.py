@@ -19,6 +19,8 @@ class MixtureOfGaussians(MixtureDensity):
     """`p(x) = sum_k pi_k N(x | mu_k, Sigma_k)`, batched, differentiable in x and parameters.
 
     The density looks at no values: a row with NaN has density NaN, and a whole graph compiles.
+    A row so far from every component that the squares overflow (1e154 standard deviations, 1e19
+    in float32) has log density -inf, and responsibilities and a score that are NaN.
 
     Shape:
         mixture_logits `(*B, K)`, means `(*B, K, D)`, scale `(*B, G, ...)` as the family says;
@@ -214,6 +216,7 @@ class MixtureOfGaussians(MixtureDensity):
         Raises:
             InvalidArgumentError: indices out of range or repeated, none or all of them, or
                 values of another width.
+            InvalidDataError: values so far from every component that all densities are 0.
 
         References:
             C. M. Bishop (2006), Pattern Recognition and Machine Learning, section 2.3.1.

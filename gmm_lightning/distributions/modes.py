@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gmm_lightning.distributions.checks import require_integer, require_number
 from gmm_lightning.distributions.density import MixtureDensity, takes_layers
 from gmm_lightning.linalg import full_precision, solve_rows
 
@@ -18,7 +19,8 @@ def precision_of(mixture: MixtureDensity) -> Tensor:
 def grad_log_prob(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`d log p / dx = sum_k r_k(x) Sigma_k^-1 (mu_k - x)`, `(*S, *B, D)`, the score.
 
-    Differentiable itself, in x and the parameters.
+    Differentiable itself, in x and the parameters. Like the responsibilities it is NaN for a row
+    whose squared distances all overflow.
     """
     x = x.to(mixture.means.dtype)
     resp = mixture.responsibilities(x)
@@ -42,6 +44,9 @@ def modes(mixture: MixtureDensity, max_iter: int = 1000, tol: float = 1e-10) -> 
         max_iter: iterations at most.
         tol: stop when no place moves by more, relative to the spread of the mixture.
 
+    Raises:
+        InvalidArgumentError: `max_iter` below 1, or a `tol` below 0.
+
     References:
         M. A. Carreira-Perpinan (2000), Mode-finding for mixtures of Gaussian distributions, IEEE
         PAMI 22.
@@ -52,6 +57,8 @@ def modes(mixture: MixtureDensity, max_iter: int = 1000, tol: float = 1e-10) -> 
         >>> modes(mixture).abs().max() < 1e-4
         tensor(True)
     """
+    max_iter = require_integer("max_iter", max_iter, least=1)
+    tol = require_number("tol", tol, least=0)
     precision = precision_of(mixture)
     spread = mixture.variance.sqrt().amax(-1)
     x = mixture.means.movedim(-2, 0)

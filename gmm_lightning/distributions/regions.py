@@ -16,12 +16,17 @@ from gmm_lightning.distributions._region import (
     as_row,
     as_rows,
     check_width,
-    is_number,
 )
 from gmm_lightning.distributions.balls import ball_envelopes
 from gmm_lightning.distributions.boxes import box_envelope
+from gmm_lightning.distributions.checks import is_number, require_integer, require_number
 from gmm_lightning.distributions.envelopes import Beyond, Envelope, Part, Whole
 from gmm_lightning.errors import InvalidArgumentError
+
+
+def unit_of(length: float) -> float:
+    """The power of two below a length: division by it rounds nothing."""
+    return math.ldexp(1.0, math.frexp(length)[1] - 1)
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,8 @@ class Ball(Located):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "center", as_row("the center of a ball", self.center))
-        if not (is_number(self.radius) and 0 < self.radius < math.inf):
-            raise InvalidArgumentError(
-                f"the radius of a ball must be a finite number > 0, got {self.radius!r}"
-            )
+        radius = require_number("the radius of a ball", self.radius, above=0)
+        object.__setattr__(self, "radius", radius)
 
     def check(self, num_features: int) -> None:
         """See `Region.check`."""
@@ -61,19 +64,26 @@ class Ball(Located):
     def contains(self, x: Tensor) -> Tensor:
         """See `Located.contains`."""
         x = as_rows(x, len(self.center))
-        return (x - x.new_tensor(self.center)).norm(dim=-1) <= self.radius
+        # Squares of the smallest and the largest radii are no numbers.
+        unit = unit_of(self.radius)
+        gap = (x - x.new_tensor(self.center)) / unit
+        return gap.norm(dim=-1) <= self.radius / unit
 
     def envelopes(self, parts: Sequence[Part]) -> list[Envelope]:
         """See `Located.envelopes`."""
-        center = parts[0].mean.new_tensor(self.center)
-        if len(center) == 1:
-            return [box_envelope(p, center - self.radius, center + self.radius) for p in parts]
-        return ball_envelopes(parts, center, float(self.radius))
+        return ball_envelopes(parts, parts[0].mean.new_tensor(self.center), self.radius)
 
 
 @dataclass(frozen=True)
 class Box(Located):
     """Rows between two: `lower <= x <= upper`, feature by feature.
+
+    Features that are independent within the components are drawn one by one. Dependent ones are
+    proposed by minimax tilting, of which a share is kept that falls with the number of features
+    and with their correlations: in 10 dimensions .3 to .97; in 100 dimensions .4 to .9 where all
+    correlations are 1/2, .03 to .5 for the covariance of 200 random rows, and 1e-5 to .1 where the
+    eigenvalues span three orders of magnitude. Below some .01 it ends in a `RegionError`. A row
+    proposed in 100 dimensions takes about 0.1 ms on one core.
 
     Args:
         lower: `(D,)`, or one number for all features; may be -inf.
@@ -165,10 +175,13 @@ class HalfSpace(Located):
         object.__setattr__(self, "normal", as_row("the normal of a half-space", self.normal))
         if not any(self.normal):
             raise InvalidArgumentError("the normal of a half-space must not be zero")
-        if not (is_number(self.offset) and math.isfinite(self.offset)):
-            raise InvalidArgumentError(
-                f"the offset of a half-space must be a finite number, got {self.offset!r}"
-            )
+        offset = require_number("the offset of a half-space", self.offset)
+        object.__setattr__(self, "offset", offset)
+
+    def plane(self, like: Tensor) -> tuple[Tensor, float]:
+        """Normal and offset in a unit of length in which squares are numbers."""
+        unit = unit_of(max(abs(float(entry)) for entry in self.normal))
+        return like.new_tensor(self.normal) / unit, self.offset / unit
 
     def check(self, num_features: int) -> None:
         """See `Region.check`."""
@@ -177,16 +190,17 @@ class HalfSpace(Located):
     def contains(self, x: Tensor) -> Tensor:
         """See `Located.contains`."""
         x = as_rows(x, len(self.normal))
-        return (x * x.new_tensor(self.normal)).sum(-1) >= self.offset
+        normal, offset = self.plane(x)
+        return (x * normal).sum(-1) >= offset
 
     def envelopes(self, parts: Sequence[Part]) -> list[Envelope]:
         """See `Located.envelopes`."""
-        normal = parts[0].mean.new_tensor(self.normal)
+        normal, offset = self.plane(parts[0].mean)
         found: list[Envelope] = []
         for part in parts:
             pulled = part.pull(normal)
             length = pulled.norm()
-            depth = (self.offset - part.mean @ normal) / length
+            depth = (offset - part.mean @ normal) / length
             found.append(Beyond(part, pulled / length, depth))
         return found
 
@@ -217,10 +231,7 @@ class Where(Located):
     def __post_init__(self) -> None:
         if not callable(self.fn):
             raise InvalidArgumentError(f"fn must be a function of rows, got {self.fn!r}")
-        if isinstance(self.max_draws, bool) or not (
-            isinstance(self.max_draws, int) and self.max_draws >= 1
-        ):
-            raise InvalidArgumentError(f"max_draws must be an integer >= 1, got {self.max_draws!r}")
+        require_integer("max_draws", self.max_draws, least=1)
 
     def check(self, num_features: int) -> None:
         """See `Region.check`: only the function knows."""

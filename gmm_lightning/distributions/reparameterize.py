@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-from gmm_lightning.distributions._region import is_number
+from gmm_lightning.distributions.checks import require_integer, require_number
 from gmm_lightning.distributions.density import LOG_2PI, M, MixtureDensity, takes_layers
 from gmm_lightning.distributions.drawing import DrawOptions, SampleShape, drawn, full_shape
 from gmm_lightning.distributions.sampling import choose_components
@@ -47,8 +47,7 @@ def check_reparameterized(options: DrawOptions, softness: float | None) -> None:
         )
     if softness is None:
         return
-    if not (is_number(softness) and 0 < softness < math.inf):
-        raise InvalidArgumentError(f"relaxed must be a temperature > 0, got {softness}")
+    require_number("relaxed", softness, above=0)
     if options.component is not None or options.quasi or options.antithetic:
         raise InvalidArgumentError(
             "relaxed draws mix all components: they take no component, quasi or antithetic"
@@ -102,17 +101,31 @@ def implicit(mixture: MixtureDensity, x: Tensor) -> Tensor:
     x = x.detach()
     with full_precision(x.device):
         factor = mixture.scale_tril
-        z = mixture.whiten(x)
-        pivots = factor.diagonal(dim1=-2, dim2=-1)
-        terms = -0.5 * z.square() - pivots.log() - 0.5 * LOG_2PI
-        # Weights of the components once the features before d are known.
-        before = pad(terms[..., :-1].cumsum(-1), (1, 0))
-        weights = (mixture.log_weights.unsqueeze(-1) + before).softmax(-2)
-        u = (weights * torch.special.ndtr(z)).sum(-2)
+        u, weights, z, terms = conditional_cdfs(mixture, x)
         with torch.no_grad():
             jacobian = jacobian_of(weights, z, terms, factor)
         moved = torch.linalg.solve_triangular(jacobian, (u - u.detach()).unsqueeze(-1), upper=False)
     return x - moved.squeeze(-1)
+
+
+def conditional_cdfs(mixture: MixtureDensity, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`u_d = P(X_d <= x_d | x_<d)`, `(*S, *B, D)`, and what it is made of, `(*S, *B, K, D)` each.
+
+    That is the components' weights given the features before d, the whitened rows, and the
+    components' log densities of feature d given the features before it.
+    """
+    with full_precision(x.device):
+        z = mixture.whiten(x)
+        pivots = mixture.scale_tril.diagonal(dim1=-2, dim2=-1)
+        terms = -0.5 * z.square() - pivots.log() - 0.5 * LOG_2PI
+        before = pad(terms[..., :-1].cumsum(-1), (1, 0))
+        weights = (mixture.log_weights.unsqueeze(-1) + before).softmax(-2)
+        return (weights * normal_cdf(z)).sum(-2), weights, z, terms
+
+
+def normal_cdf(z: Tensor) -> Tensor:
+    """`Phi(z)` with all its digits in the lower tail, where torch's `ndtr` is 0 from -8.3 on."""
+    return 0.5 * torch.erfc(-math.sqrt(0.5) * z)
 
 
 def jacobian_of(weights: Tensor, z: Tensor, terms: Tensor, factor: Tensor) -> Tensor:
@@ -147,12 +160,14 @@ def relaxed(
     References:
         E. Jang, S. Gu, B. Poole (2017), Categorical reparameterization with Gumbel-softmax, ICLR.
     """
-    if not temperature > 0:
-        raise InvalidArgumentError(f"relaxed must be a temperature > 0, got {temperature}")
+    temperature = require_number("relaxed", temperature, above=0)
     like = mixture.means
     noise = torch.empty(*shape, mixture.num_components, dtype=like.dtype, device=like.device)
     gumbel = -noise.exponential_(generator=generator).log()
-    choice = ((mixture.log_weights + gumbel) / temperature).softmax(-1)
+    # From the largest on: at a tiny temperature only that one is no infinity.
+    scores = mixture.log_weights + gumbel
+    scores = scores - scores.detach().amax(-1, keepdim=True)
+    choice = (scores / max(temperature, torch.finfo(scores.dtype).tiny)).softmax(-1)
     e = torch.empty(*shape, mixture.num_features, dtype=like.dtype, device=like.device)
     e.normal_(generator=generator)
     return mixed(mixture, e, choice)
@@ -191,8 +206,7 @@ def score_function(
         >>> logits.grad.shape
         torch.Size([2])
     """
-    if num_samples < 2:
-        raise InvalidArgumentError(f"num_samples must be >= 2, got {num_samples}")
+    num_samples = require_integer("num_samples", num_samples, least=2)
     batch = mixture.batch_shape
     z = choose_components(mixture.weights.detach(), torch.Size([num_samples, *batch]), generator)
     e = torch.empty(

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from gmm_lightning.distributions._region import Radial, check_range
+from gmm_lightning.distributions.chi import radius_of_mass
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,5 @@ class Confidence(Radial):
 
     def radii(self, num_features: int) -> tuple[float, float]:
         """See `Radial.radii`."""
-        from scipy.special import gammainccinv, gammaincinv
-
-        half = 0.5 * num_features
-        # From the nearer end: 1 - p is exact for p >= 1 / 2.
-        low, high = (
-            math.sqrt(2 * (gammaincinv(half, p) if p < 0.5 else gammainccinv(half, 1 - p)))
-            for p in (float(self.low), float(self.high))
-        )
+        low, high = radius_of_mass([float(self.low), float(self.high)], num_features).tolist()
         return low, high

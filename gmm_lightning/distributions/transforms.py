@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gmm_lightning.distributions.checks import require_integer, require_number, require_numbers
 from gmm_lightning.distributions.density import M, MixtureDensity, takes_layers
 from gmm_lightning.distributions.divergences import log_overlaps, require_alike
 from gmm_lightning.errors import InvalidArgumentError
@@ -28,13 +29,23 @@ def affine(mixture: M, matrix: Tensor, offset: Tensor | float = 0.0) -> M:
         >>> affine(mixture, torch.tensor([[1.0, 1.0]])).component_covariances
         tensor([[[2.0000]]])
     """
-    matrix = torch.as_tensor(matrix).to(mixture.means)
-    d = mixture.num_features
-    if matrix.dim() < 2 or matrix.shape[-1] != d or matrix.shape[-2] > d:
+    matrix = require_numbers("a matrix", matrix, mixture.means)
+    b = require_numbers("an offset", offset, mixture.means)
+    d, batch = mixture.num_features, tuple(mixture.batch_shape)
+    if matrix.dim() < 2 or matrix.shape[-1] != d or not 1 <= matrix.shape[-2] <= d:
         raise InvalidArgumentError(
             f"expected a matrix of shape (M, {d}) with M <= {d}, got shape {tuple(matrix.shape)}"
         )
-    spread = matrix.unsqueeze(-3)
+    try:
+        spread = matrix.expand(*batch, *matrix.shape[-2:]).unsqueeze(-3)
+        b = b.expand(*batch, matrix.shape[-2])
+    except RuntimeError:
+        raise InvalidArgumentError(
+            f"expected a matrix (*B, M, {d}) and an offset (*B, M) for mixtures of batch shape "
+            f"{batch}, got shapes {tuple(matrix.shape)} and {tuple(b.shape)}"
+        ) from None
+    if not bool(b.detach().isfinite().all()):
+        raise InvalidArgumentError("the offset of an affine map must be finite, and is not")
     with full_precision(matrix.device):
         factor = factor_of_rows(spread @ mixture.scale_tril)
         means = (spread @ mixture.means.unsqueeze(-1)).squeeze(-1)
@@ -45,9 +56,7 @@ def affine(mixture: M, matrix: Tensor, offset: Tensor | float = 0.0) -> M:
         raise InvalidArgumentError(
             "the rows of the matrix depend on each other, so A x has no density"
         )
-    b = torch.as_tensor(offset).to(mixture.means)
-    means = means + (b if b.dim() == 0 else b.unsqueeze(-2))
-    return mixture.new(mixture.mixture_logits, means, factor)
+    return mixture.new(mixture.mixture_logits, means + b.unsqueeze(-2), factor)
 
 
 @takes_layers
@@ -109,8 +118,7 @@ def prune(mixture: M, min_weight: float) -> M:
         InvalidArgumentError: a batch of mixtures, or a bound outside [0, 1].
     """
     require_single(mixture)
-    if not 0 <= min_weight <= 1:
-        raise InvalidArgumentError(f"min_weight must be in [0, 1], got {min_weight}")
+    min_weight = require_number("min_weight", min_weight, least=0, most=1)
     weights = mixture.weights.detach()
     kept = (weights >= min(min_weight, float(weights.max()))).nonzero().squeeze(-1)
     return mixture.new(mixture.mixture_logits[kept], mixture.means[kept], mixture.scale_tril[kept])
@@ -135,8 +143,7 @@ def reduce(mixture: M, num_components: int) -> M:
         Transactions on Aerospace and Electronic Systems 43.
     """
     require_single(mixture)
-    if num_components < 1:
-        raise InvalidArgumentError(f"num_components must be >= 1, got {num_components}")
+    num_components = require_integer("num_components", num_components, least=1)
     # Means far apart: what they add to a covariance takes more digits than the covariances.
     wide = accumulator_dtype(mixture.means.device)
     w, m = mixture.weights.to(wide), mixture.means.to(wide)

@@ -13,6 +13,7 @@ from torch.special import log_ndtr, ndtr
 from gmm_lightning.distributions.logconcave import FALLS, Tangents, touching_points
 
 LOG_SQRT_2PI = 0.9189385332046727
+SQRT_HALF = 0.7071067811865476
 
 
 @cache
@@ -37,10 +38,14 @@ def log_interval(low: Tensor, high: Tensor, width: Tensor | None = None) -> Tens
     # varies by less than a factor e over the interval, which a quadrature then integrates.
     log_a, log_b = log_ndtr(-a), log_ndtr(-b)
     beyond = log_a + torch.log1p(-torch.where(log_a.isfinite(), log_b - log_a, -math.inf).exp())
-    across = torch.log1p(-(ndtr(a) + ndtr(-b)).clamp(max=1.0))
+    # Two positive terms where zero lies inside: what is missing of 1, or what there is.
+    missing = (ndtr(a) + ndtr(-b)).clamp(max=1.0)
+    there = 0.5 * (torch.erf(b * SQRT_HALF) - torch.erf(a * SQRT_HALF))
+    across = torch.where(missing < 0.5, torch.log1p(-missing), there.log())
     value = torch.where(a > 0, beyond, across)
     near = a.clamp(min=0)
-    thin = (b - near) * (near + 0.5 * (b - near)) < 1
+    # An end that was rounded on its way is off by digits that show in a width below 1e-3.
+    thin = ((b - near) * (near + 0.5 * (b - near)) < 1) & ((a > 0) | (width < 1e-3))
     if thin.any():
         near, start, w = near[thin], (a - near)[thin], width[thin]
         total = torch.zeros_like(w)

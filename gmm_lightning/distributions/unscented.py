@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.covariances import FullCovariance
+from gmm_lightning.distributions.checks import require_number
 from gmm_lightning.distributions.density import MixtureDensity, takes_layers
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
@@ -60,11 +61,11 @@ def from_sigma_points(
         InvalidArgumentError: an even number of points, or points that have no covariance of full
             rank.
     """
-    count = points.shape[-2]
-    if count % 2 == 0 or count < 3:
-        raise InvalidArgumentError(f"expected 2 D + 1 points per component, got {count}")
-    d = count // 2
-    total = spread_of(d, alpha, kappa)
+    if points.dim() < 3 or points.shape[-2] % 2 == 0 or points.shape[-2] < 3:
+        raise InvalidArgumentError(
+            f"expected 2 D + 1 points per component, got an array of shape {tuple(points.shape)}"
+        )
+    total, beta = spread_of(points.shape[-2] // 2, alpha, kappa), require_number("beta", beta)
     # The weight of the centre is huge and negative for a small alpha: with gaps to the central
     # point, and s their weighted sum, it cancels from the weighted covariance by hand, which is
     # `sum_i w_i g_i g_i' + (beta - alpha^2) s s'`.
@@ -120,8 +121,6 @@ def spread_of(num_features: int, alpha: float, kappa: float) -> float:
     Raises:
         InvalidArgumentError: not positive.
     """
-    if not (alpha > 0 and num_features + kappa > 0):
-        raise InvalidArgumentError(
-            f"sigma points need alpha > 0 and kappa > -{num_features}, got {alpha} and {kappa}"
-        )
-    return alpha**2 * (num_features + kappa)
+    alpha = require_number("alpha", alpha, above=0)
+    kappa = require_number("kappa", kappa, above=-num_features)
+    return require_number("alpha^2 (D + kappa)", alpha * alpha * (num_features + kappa), above=0)

@@ -103,6 +103,7 @@ def climb(
             index = (~leaving).nonzero().squeeze(-1)
             active, starts, stats = active[index], chosen(starts, index), stats.chosen(index)
             ascent.chosen(index)
+            passes.chosen(index)
             if reseed is not None:
                 reseed.chosen(index)
         events = ascent.move(starts, stats, leaps=annealed)

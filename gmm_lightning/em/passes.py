@@ -62,6 +62,9 @@ class Passes:
             pooled=self.pooled,
         )
 
+    def chosen(self, index: Tensor) -> None:
+        """Go on with some of the starts: here they all read the same rows."""
+
     def _alike(self, starts: GMMLayer) -> list[Tensor]:
         """Numbers of the starts, grouped by the precision that they need."""
         number = starts.batch_shape[0]

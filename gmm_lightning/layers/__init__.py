@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from gmm_lightning.layers.classifier import Calibration, MixtureClassifier
+from gmm_lightning.layers.density_head import DensityHead
 from gmm_lightning.layers.gmm import GMMLayer
 from gmm_lightning.layers.sampling_head import SamplingHead
 from gmm_lightning.layers.standardize import Standardize
 
-__all__ = ["GMMLayer", "SamplingHead", "Standardize"]
+__all__ = [
+    "Calibration",
+    "DensityHead",
+    "GMMLayer",
+    "MixtureClassifier",
+    "SamplingHead",
+    "Standardize",
+]

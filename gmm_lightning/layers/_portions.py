@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from gmm_lightning.errors import InvalidArgumentError
 
-# Numbers of whitened differences at once: rows x mixtures x K x D.
-AT_ONCE = 1 << 20
+# Numbers of whitened differences at once, rows x mixtures x K x D: on a CPU they stay in the
+# second-level cache, elsewhere there is more room.
+AT_ONCE, MORE = 1 << 18, 128
 
 
 def in_portions(
@@ -29,16 +30,21 @@ def in_portions(
         )
     lead = x.dim() - 1 - batch_dims
     rows = x.shape[:lead].numel() if lead > 0 else 0
-    if rows * per_row <= AT_ONCE:
+    if rows * per_row <= at_once(x.device):
         return answer(x)
     if torch.is_grad_enabled() and (
         x.requires_grad or any(p.requires_grad for p in layer.parameters())
     ):
         return answer(x)
     flat = x.reshape(-1, *x.shape[lead:])
-    parts = [answer(part) for part in flat.split(max(1, AT_ONCE // per_row))]
+    parts = [answer(part) for part in flat.split(max(1, at_once(x.device) // per_row))]
     joined = torch.cat(parts)
     return joined.reshape(*x.shape[:lead], *joined.shape[1:])
+
+
+def at_once(device: torch.device) -> int:
+    """Numbers that are worked on at once."""
+    return AT_ONCE if device.type == "cpu" else MORE * AT_ONCE
 
 
 def recorded() -> bool:

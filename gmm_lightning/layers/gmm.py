@@ -13,13 +13,15 @@ from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.distributions.missing import log_joint_given
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.layers._description import describe
 from gmm_lightning.layers._portions import in_portions
 from gmm_lightning.layers.mixture import MixtureModule
 from gmm_lightning.layers.parameters import constrained
+from gmm_lightning.layers.pretrained import Pretrained
 from gmm_lightning.priors import Prior, PriorSpec, as_priors
 
 
-class GMMLayer(MixtureModule):
+class GMMLayer(Pretrained, MixtureModule):
     """`p(x) = sum_k pi_k N(x | mu_k, Sigma_k)` with trainable weights, means and covariances.
 
     Three parameters: `mixture_logits` `(*B, K)`, `means` `(*B, K, D)` and `raw_scale`
@@ -285,6 +287,15 @@ class GMMLayer(MixtureModule):
         return rows.mean(0) + self.log_prior() / (num_samples or rows.shape[0])
 
     # -- description ------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """What rebuilds the layer, as primitives: registry names and plain values."""
+        return describe(
+            self,
+            num_features=self.num_features,
+            num_components=self.num_components,
+            batch_shape=list(self.batch_shape),
+        )
 
     def extra_repr(self) -> str:
         """Sizes and family."""

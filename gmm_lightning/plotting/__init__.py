@@ -7,6 +7,7 @@ servers and notebooks alike.
 
 from __future__ import annotations
 
+from gmm_lightning.plotting.calibration import plot_calibration
 from gmm_lightning.plotting.convergence import plot_convergence
 from gmm_lightning.plotting.density import plot_density
 from gmm_lightning.plotting.error_ellipses import plot_error_ellipses
@@ -24,6 +25,7 @@ __all__ = [
     "confidence_ellipse_std_devs",
     "dynamic_figsize",
     "palette",
+    "plot_calibration",
     "plot_convergence",
     "plot_density",
     "plot_error_ellipses",

@@ -59,7 +59,7 @@ def draw_ellipses(
     faint, inner = min(0.8, 4.0 / max(1, len(strength))), min(radii, default=0.0)
     for j, k in enumerate(map(int, parts.index)):
         for radius in sorted(radii, reverse=True):
-            width, height, angle = ellipse(parts.covariances[j], radius)
+            width, height, angle = ellipse(parts, j, radius)
             center = (float(parts.means[j, 0]), float(parts.means[j, 1]))
             patch = Ellipse(center, width, height, angle=angle, linewidth=linewidth, zorder=2)
             patch.set_facecolor((colors[k], fill * float(strength[j])))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
+from reprlib import repr as short
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
 from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.distributions.confidence import ellipse_of
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._rows import to_array
 
@@ -47,22 +51,30 @@ class MixtureLike(Protocol):
 
 @dataclass(frozen=True)
 class Components:
-    """The components that can be drawn; `index` says which of the K they are."""
+    """The components that can be drawn; `index` says which of the K they are.
+
+    Factors F, of covariances `F F'`, have as many rows as there are coordinates.
+    """
 
     index: NDArray[np.intp]
     weights: NDArray[np.float64]
     means: NDArray[np.float64]
-    covariances: NDArray[np.float64]
+    factors: NDArray[np.float64]
+
+    @cached_property
+    def covariances(self) -> NDArray[np.float64]:
+        """`F F'`, one for each component."""
+        return self.factors @ np.swapaxes(self.factors, -1, -2)
 
     def project(self, origin: NDArray[np.float64], axes: NDArray[np.float64]) -> Components:
         """The marginal components in coordinates along the orthonormal `axes` (D, d)."""
         means = (self.means - origin) @ axes
-        return Components(self.index, self.weights, means, axes.T @ self.covariances @ axes)
+        return Components(self.index, self.weights, means, axes.T @ self.factors)
 
     def where(self, mask: NDArray[np.bool_]) -> Components:
         """Some of the components."""
         return Components(
-            self.index[mask], self.weights[mask], self.means[mask], self.covariances[mask]
+            self.index[mask], self.weights[mask], self.means[mask], self.factors[mask]
         )
 
 
@@ -70,8 +82,10 @@ def components(mixture: MixtureLike) -> Components:
     """Weights, means and covariances of the components whose parameters are all finite.
 
     Raises:
-        InvalidArgumentError: `mixture` is a batch of mixtures.
+        InvalidArgumentError: `mixture` is a batch of mixtures, or none.
     """
+    if not all(hasattr(mixture, name) for name in ("weights", "means", "scale_tril")):
+        raise InvalidArgumentError(f"expected a mixture, or a layer with one, got {short(mixture)}")
     weights = to_array(mixture.weights)
     if weights.ndim != 1:
         raise InvalidArgumentError(
@@ -82,11 +96,11 @@ def components(mixture: MixtureLike) -> Components:
     # Squaring may overflow, which is one more way of not being drawable, not a reason to warn.
     with np.errstate(over="ignore", invalid="ignore"):
         covariances = tril @ np.swapaxes(tril, -1, -2)
-    covariances = np.broadcast_to(covariances, (*means.shape, means.shape[-1]))
     finite = (
         np.isfinite(weights) & np.isfinite(means).all(-1) & np.isfinite(covariances).all((1, 2))
     )
-    return Components(np.flatnonzero(finite), weights[finite], means[finite], covariances[finite])
+    tril = np.broadcast_to(tril, (*means.shape, means.shape[-1]))
+    return Components(np.flatnonzero(finite), weights[finite], means[finite], tril[finite])
 
 
 def principal_plane(
@@ -171,12 +185,12 @@ def responsibilities_of(
     return full
 
 
-def ellipse(covariance: NDArray[np.float64], std: float) -> tuple[float, float, float]:
-    """Width, height and angle in degrees of the ellipse `std` standard deviations from the mean.
+def ellipse(parts: Components, j: int, std: float) -> tuple[float, float, float]:
+    """Width, height and angle in degrees of component j, `std` standard deviations from its mean.
 
     The width lies along the axis of largest variance: `2 std sqrt(lambda_1)`.
     """
-    variances, vectors = np.linalg.eigh(covariance)
-    # Rounding may leave a flat component with a variance just below zero.
-    width, height = 2.0 * std * np.sqrt(np.maximum(variances[::-1], 0.0))
-    return float(width), float(height), float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
+    center, factor = torch.from_numpy(parts.means[j]), torch.from_numpy(parts.factors[j])
+    found = ellipse_of(center, factor, std)
+    width, height = (2 * found.semi_axes).tolist()
+    return width, height, math.degrees(found.angle)

@@ -51,7 +51,9 @@ def given_or_natural(
         pairs = np.asarray(limits, dtype=np.float64).reshape(size, 2)
     except (TypeError, ValueError):
         pairs = np.full((size, 2), np.nan)
-    if not (np.isfinite(pairs).all() and (pairs[:, 0] < pairs[:, 1]).all()):
+    with np.errstate(over="ignore"):
+        widths = pairs[:, 1] - pairs[:, 0]
+    if not (np.isfinite(widths).all() and (widths > 0).all()):
         expected = ", ".join(["(low, high)"] * size)
         raise InvalidArgumentError(
             f"expected limits ({expected}) of finite numbers with low < high, got {limits!r}"

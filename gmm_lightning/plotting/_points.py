@@ -80,12 +80,18 @@ def class_handles(classes: NDArray[Any]) -> list[Line2D]:
     ]
 
 
-def add_legend(ax: Axes, handles: Sequence[Any]) -> None:
-    """A legend beside the axes, where it can hide no data, if the figure makes room for it."""
+def add_legend(ax: Axes, handles: Sequence[Any], *, inside: bool = False) -> None:
+    """A legend beside the axes, where it can hide no data, if the figure makes room for it.
+
+    Args:
+        ax: Axes that it belongs to.
+        handles: Its entries.
+        inside: Whether to put it in the emptiest corner of the axes instead: for long entries.
+    """
     if not handles:
         return
     figure = ax.get_figure(root=True)
-    if figure is not None and figure.get_layout_engine() is not None:
+    if not inside and figure is not None and figure.get_layout_engine() is not None:
         ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     else:
         ax.legend(handles=handles, loc="best", framealpha=0.9, fontsize="small")

@@ -12,7 +12,7 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_count", "finite_rows", "rows_and_labels", "thin", "to_array"]
+__all__ = ["finite_rows", "rows_and_labels", "thin", "to_array"]
 
 
 def rows_and_labels(
@@ -53,12 +53,6 @@ def thin(num_rows: int, max_points: int) -> NDArray[np.intp]:
     """Positions of at most `max_points` rows, evenly spaced."""
     count = min(num_rows, max_points)
     return np.linspace(0, num_rows - 1, count).round().astype(np.intp)
-
-
-def check_count(name: str, value: Any, least: int = 0) -> None:
-    """Raise unless a number of things is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise InvalidArgumentError(f"expected an integer {name} >= {least}, got {value!r}")
 
 
 def to_array(value: torch.Tensor | ArrayLike) -> NDArray[np.float64]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
-from scipy.special import gammaincc, gammainccinv
+
+from gmm_lightning.distributions.chi import radius_beyond
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,10 +41,7 @@ def draw_shells(
         full: The number of features, D; in fewer coordinates shells are seen from the side.
     """
     low, high = region.radii(full)
-    closed = math.isfinite(high)
-    # gammaincc(D / 2, r^2 / 2) is the mass of a Gaussian beyond the radius r.
-    beyond = _OPEN_SHARE * gammaincc(0.5 * full, 0.5 * low * low)
-    reach = high if closed else math.sqrt(2.0 * gammainccinv(0.5 * full, beyond))
+    reach = high if math.isfinite(high) else radius_beyond(low, _OPEN_SHARE, full)
     # Seen from the side a shell is as full as a ball.
     low = low if parts.means.shape[-1] == full else 0.0
     for j in np.flatnonzero(parts.weights > 0):

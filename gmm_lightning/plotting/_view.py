@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass
+from reprlib import repr as short
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,8 +104,9 @@ def feature_names(num_features: int, columns: Sequence[str] | None) -> tuple[str
     """
     if columns is None:
         return tuple(f"feature {i}" for i in range(num_features))
-    if isinstance(columns, str) or len(columns) != num_features:
-        count = 1 if isinstance(columns, str) else len(columns)
+    if isinstance(columns, str) or not isinstance(columns, Sized) or len(columns) != num_features:
+        known = isinstance(columns, Sized) and not isinstance(columns, str)
+        count = len(columns) if known else short(columns)
         raise InvalidArgumentError(
             f"expected {num_features} column names, got {count}; give one for each feature"
         )
@@ -117,7 +120,7 @@ def as_dims(num_features: int, dims: Dims, columns: Sequence[str] | None) -> tup
         InvalidArgumentError: An unknown name, a position out of range, or a repeated one.
     """
     found = []
-    for dim in [dims] if isinstance(dims, int | str | np.integer) else list(dims):
+    for dim in list(dims) if isinstance(dims, Iterable) and not isinstance(dims, str) else [dims]:
         if isinstance(dim, str):
             names = [] if columns is None else [str(name) for name in columns]
             if dim not in names:

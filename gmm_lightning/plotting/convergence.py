@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._rows import to_array
-from gmm_lightning.plotting.figures import new_axes
+from gmm_lightning.plotting.figures import axes_or_new
 from gmm_lightning.plotting.palette import palette
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def plot_convergence(
         ('iteration', [1, 2, 3, 4])
     """
     values = _values(history)
-    ax = new_axes() if ax is None else ax
+    ax = axes_or_new(ax)
     num_iterations, num_lines = values.shape
     iterations = np.arange(1, num_iterations + 1)
     single = num_lines == 1
@@ -85,8 +85,9 @@ def plot_convergence(
 
 
 def _values(history: History) -> NDArray[np.float64]:
-    whole = isinstance(history, torch.Tensor | np.ndarray)
-    values = to_array(history) if whole else np.array([to_array(value) for value in history])
+    # A list may hold a tensor for each iteration, on any device.
+    listed = isinstance(history, list | tuple)
+    values = to_array(np.array([to_array(v) for v in history]) if listed else cast(Any, history))
     if values.ndim not in (1, 2):
         raise InvalidArgumentError(
             f"expected a history of shape (T,) or (T, R), got {values.shape}; flatten the batch"

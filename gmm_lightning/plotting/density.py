@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from matplotlib.colors import BoundaryNorm
+from matplotlib.ticker import MaxNLocator
 
 from gmm_lightning.distributions import grad_log_prob
+from gmm_lightning.distributions.checks import require_integer
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._curves import draw_curves, draw_histogram, fine_grid
 from gmm_lightning.plotting._geometry import components, density_of
 from gmm_lightning.plotting._limits import given_or_natural, grid_of
 from gmm_lightning.plotting._points import draw_points
-from gmm_lightning.plotting._rows import check_count, finite_rows
+from gmm_lightning.plotting._rows import finite_rows
 from gmm_lightning.plotting._view import feature_view
-from gmm_lightning.plotting.figures import INK, new_axes
+from gmm_lightning.plotting.figures import INK, axes_or_new
 from gmm_lightning.plotting.palette import palette
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ _QUANTITIES = {
     "gradient_norm": "norm of the gradient of log p",
 }
 _ARROWS = 22
+_MOST_TICKS = 12
 
 
 def plot_density(
@@ -106,14 +109,14 @@ def plot_density(
     if quantity not in _QUANTITIES:
         known = ", ".join(_QUANTITIES)
         raise InvalidArgumentError(f"unknown quantity {quantity!r}; known are: {known}")
-    check_count("resolution", resolution, least=2)
-    check_count("max_points", max_points)
+    require_integer("resolution", resolution, least=2)
+    require_integer("max_points", max_points, least=0)
     view = feature_view(num_features, dims, columns)
     parts, rows = view.parts(whole), view.rows(finite_rows(x, num_features))
     density = density_of(parts)[0]
     window = given_or_natural(limits, parts, rows)
 
-    ax = new_axes() if ax is None else ax
+    ax = axes_or_new(ax)
     if view.size == 1:
         if quantity == "density":
             draw_histogram(ax, rows[:, 0])
@@ -126,6 +129,7 @@ def plot_density(
         along, points = grid_of(window, resolution)
         values = _values(density, points, quantity).reshape(resolution, resolution)
         edges = _levels(levels, values, quantity)
+        given = not isinstance(levels, int | np.integer)
         # Dark is dense, or steep. Given levels need not reach the ends of what there is.
         filled = ax.contourf(
             *along,
@@ -133,7 +137,7 @@ def plot_density(
             levels=edges,
             cmap=_CMAPS[quantity],
             norm=BoundaryNorm(edges, max(256, len(edges))),
-            extend="both" if not isinstance(levels, int) else "neither",
+            extend="both" if given else "neither",
         )
         if quantity == "density":
             ax.contour(*along, values, levels=edges, colors="white", linewidths=0.5, alpha=0.6)
@@ -142,7 +146,15 @@ def plot_density(
         draw_points(ax, rows, colors="#D55E00", max_points=max_points, zorder=3, alpha=0.85)
         ax.set(xlim=window[0], ylim=window[1])
         if colorbar and ax.figure is not None:
-            bar = ax.figure.colorbar(filled, ax=ax, label=_QUANTITIES[quantity], format="%.3g")
+            # Ticks at round values, not at the edges of the bands, unless those were given.
+            bar = ax.figure.colorbar(
+                filled,
+                ax=ax,
+                label=_QUANTITIES[quantity],
+                spacing="proportional",
+                ticks=edges if given and len(edges) <= _MOST_TICKS else MaxNLocator(7),
+            )
+            bar.minorticks_off()
             bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     ax.set_xlabel(view.names[0])
     one = "density" if quantity == "density" else "|d log p / dx|"
@@ -162,7 +174,13 @@ def _values(density: MixtureOfGaussians, points: NDArray[np.float64], quantity: 
         else torch.linalg.vector_norm(grad_log_prob(density, part), dim=-1)
         for part in torch.from_numpy(points).split(_portion(density))
     ]
-    return torch.cat(found).numpy()
+    values = torch.cat(found)
+    if not bool(values.isfinite().all()):
+        raise InvalidArgumentError(
+            "the limits reach so far from every component that float64 holds no density there; "
+            "give closer ones"
+        )
+    return values.numpy()
 
 
 def _portion(density: MixtureOfGaussians) -> int:
@@ -173,7 +191,7 @@ def _levels(
     levels: int | Sequence[float], values: NDArray[np.float64], quantity: str
 ) -> NDArray[np.float64]:
     if isinstance(levels, int | np.integer):
-        check_count("levels", levels, least=1)
+        require_integer("levels", levels, least=1)
         low, high = float(values.min()), float(values.max())
         steps = np.linspace(0.0, 1.0, int(levels) + 1)
         # Where nothing changes a band of no height would be refused.

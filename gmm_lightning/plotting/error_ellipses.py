@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.colors import is_color_like
 from matplotlib.patches import Ellipse
 
+from gmm_lightning.distributions.checks import require_number
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._ellipses import draw_means
 from gmm_lightning.plotting._geometry import components, ellipse
 from gmm_lightning.plotting._view import feature_view
-from gmm_lightning.plotting.figures import new_axes
+from gmm_lightning.plotting.figures import axes_or_new
 from gmm_lightning.plotting.palette import palette
 from gmm_lightning.plotting.radii import radii_and_names
 
@@ -79,16 +81,15 @@ def plot_error_ellipses(
     view = feature_view(
         whole.means.shape[-1], dims, columns, allowed=(2,), otherwise="use plot_pairs"
     )
-    if not 0.0 < alpha <= 1.0:
-        raise InvalidArgumentError(f"expected alpha in (0, 1], got {alpha}")
+    alpha = require_number("alpha", alpha, above=0, most=1)
     num_components = mixture.weights.shape[-1]
     shades = _shades(colors, num_components)
     parts = view.parts(whole)
-    ax = new_axes() if ax is None else ax
-    for j in np.flatnonzero(parts.weights > 0):
+    ax = axes_or_new(ax)
+    for j in map(int, np.flatnonzero(parts.weights > 0)):
         color = shades[int(parts.index[j])]
         for radius in sorted(radii, reverse=True):
-            width, height, angle = ellipse(parts.covariances[j], radius)
+            width, height, angle = ellipse(parts, j, radius)
             center = (float(parts.means[j, 0]), float(parts.means[j, 1]))
             patch = Ellipse(center, width, height, angle=angle, linewidth=0, zorder=2)
             patch.set_facecolor((color, alpha))
@@ -104,7 +105,9 @@ def plot_error_ellipses(
 def _shades(colors: str | Sequence[str] | None, num_components: int) -> tuple[str, ...]:
     if colors is None:
         return palette(num_components)
-    given = [colors] if isinstance(colors, str) else list(colors)
+    given: list[Any] = [colors]
+    if isinstance(colors, Iterable) and not isinstance(colors, str):
+        given = list(colors)
     if not given or not all(is_color_like(color) for color in given):
         raise InvalidArgumentError(f"expected one or more colours, got {colors!r}")
     return tuple(given[k % len(given)] for k in range(num_components))

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
+from reprlib import repr as short
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from gmm_lightning.distributions.checks import require_integer, require_number
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._rows import check_count
 
 if TYPE_CHECKING:
     import os
 
-    from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
     from numpy.typing import NDArray
 
-__all__ = ["dynamic_figsize", "new_axes", "new_grid", "save_figure"]
+__all__ = ["axes_or_new", "dynamic_figsize", "new_axes", "new_grid", "save_figure"]
 
 INK = "#333333"
 PAPER_GREY = "#8C8C8C"
@@ -38,6 +38,17 @@ def new_axes(figsize: tuple[float, float] = (6.4, 4.8)) -> Axes:
     """
     ax: Axes = new_grid(1, 1, figsize)[0, 0]
     return ax
+
+
+def axes_or_new(ax: Axes | None, figsize: tuple[float, float] = (6.4, 4.8)) -> Axes:
+    """The axes that a user gives, or those of a new figure.
+
+    Raises:
+        InvalidArgumentError: Something else than axes.
+    """
+    if ax is not None and not isinstance(ax, Axes):
+        raise InvalidArgumentError(f"expected matplotlib axes as ax, got {short(ax)}")
+    return new_axes(figsize) if ax is None else ax
 
 
 def new_grid(rows: int, cols: int, figsize: tuple[float, float]) -> NDArray[Any]:
@@ -70,13 +81,10 @@ def dynamic_figsize(
         >>> dynamic_figsize(2, 3)
         (21.0, 9.0)
     """
-    check_count("rows", rows, least=1)
-    check_count("cols", cols, least=1)
-    if not (0 < base_width < math.inf and 0 < base_height < math.inf):
-        raise InvalidArgumentError(
-            f"expected a positive base_width and base_height, got {base_width} and {base_height}"
-        )
-    return float(cols * base_width), float(rows * base_height)
+    require_integer("rows", rows, least=1)
+    require_integer("cols", cols, least=1)
+    width = require_number("base_width", base_width, above=0)
+    return cols * width, rows * require_number("base_height", base_height, above=0)
 
 
 def save_figure(ax_or_fig: Axes | Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:
@@ -93,7 +101,8 @@ def save_figure(ax_or_fig: Axes | Figure, path: str | os.PathLike[str], *, dpi: 
         The path written to.
 
     Raises:
-        InvalidArgumentError: The axes no longer belong to a figure.
+        InvalidArgumentError: The axes no longer belong to a figure, a suffix that is no format, or
+            a resolution that is not positive.
 
     Example:
         >>> import pathlib, tempfile
@@ -103,8 +112,15 @@ def save_figure(ax_or_fig: Axes | Figure, path: str | os.PathLike[str], *, dpi: 
         ...     path.stat().st_size > 0
         True
     """
-    figure = ax_or_fig if isinstance(ax_or_fig, Figure) else _root_figure(ax_or_fig.figure)
-    path = Path(path)
+    figure = ax_or_fig
+    if not isinstance(figure, Figure):
+        figure = _root_figure(getattr(ax_or_fig, "figure", None))
+    path, formats = Path(path), sorted(figure.canvas.get_supported_filetypes())
+    if path.suffix.removeprefix(".") not in formats:
+        raise InvalidArgumentError(
+            f"{path}: expected a name that ends in one of .{', .'.join(formats)}"
+        )
+    require_number("dpi", dpi, above=0)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=dpi)
     return path

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence, Sized
+from reprlib import repr as short
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 
+from gmm_lightning.distributions.checks import require_integer
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.plotting._rows import check_count, to_array
-from gmm_lightning.plotting.figures import INK, new_axes
+from gmm_lightning.plotting._rows import to_array
+from gmm_lightning.plotting.figures import INK, axes_or_new
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike, NDArray
 
@@ -67,11 +69,12 @@ def plot_images(
     tiles = _tiles(to_array(images), shape)
     count, height, width = tiles.shape
     if num_cols is not None:
-        check_count("num_cols", num_cols, least=1)
-    if names is not None and len(names) != count:
-        raise InvalidArgumentError(
-            f"expected one name for each of {count} images, got {len(names)}"
-        )
+        require_integer("num_cols", num_cols, least=1)
+    if names is not None and not (isinstance(names, Sized) and len(names) == count):
+        got = len(names) if isinstance(names, Sized) else short(names)
+        raise InvalidArgumentError(f"expected one name for each of {count} images, got {got}")
+    if cmap not in colormaps:
+        raise InvalidArgumentError(f"unknown cmap {cmap!r}; matplotlib.colormaps lists all names")
     cols = min(count, num_cols or math.ceil(math.sqrt(count * height / width)))
     rows = math.ceil(count / cols)
     # A gap in pixels, with a line of text in it where there are names.
@@ -84,7 +87,7 @@ def plot_images(
         sheet[top : top + height, left : left + width] = tile
 
     inch = min(0.75, 10.0 / cols)
-    ax = new_axes(_figsize(sheet.shape, inch / step_x, title)) if ax is None else ax
+    ax = axes_or_new(ax, _figsize(sheet.shape, inch / step_x, title))
     low, high = _limits(limits, sheet)
     masked = np.ma.masked_invalid(sheet)
     ax.imshow(masked, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
@@ -114,8 +117,10 @@ def _tiles(images: NDArray[np.float64], shape: tuple[int, int] | None) -> NDArra
         raise InvalidArgumentError(
             f"expected images of shape (N, pixels) or (N, height, width), got {images.shape}"
         )
+    if not isinstance(shape, Sequence) or len(shape) != 2:
+        raise InvalidArgumentError(f"expected shape=(height, width), got {short(shape)}")
     for name, size in zip(("height", "width"), shape, strict=True):
-        check_count(name, size, least=1)
+        require_integer(name, size, least=1)
     given = images[0].size if len(images) else shape[0] * shape[1]
     if shape[0] * shape[1] != given:
         raise InvalidArgumentError(
@@ -131,10 +136,10 @@ def _tiles(images: NDArray[np.float64], shape: tuple[int, int] | None) -> NDArra
 
 def _limits(limits: tuple[float, float] | None, sheet: NDArray[np.float64]) -> tuple[float, float]:
     if limits is not None:
-        low, high = limits
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        ends = to_array(limits)
+        if ends.shape != (2,) or not (np.isfinite(ends).all() and ends[0] < ends[1]):
             raise InvalidArgumentError(f"expected limits low < high, got {limits}")
-        return low, high
+        return float(ends[0]), float(ends[1])
     finite = sheet[np.isfinite(sheet)]
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
 

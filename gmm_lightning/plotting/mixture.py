@@ -9,15 +9,16 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
+from gmm_lightning.distributions.checks import require_integer
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._curves import draw_curves, draw_histogram
 from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means, draw_radius_names
 from gmm_lightning.plotting._geometry import components
 from gmm_lightning.plotting._marks import draw_initial_means, draw_mismatches, mismatches_of
 from gmm_lightning.plotting._points import add_legend, class_colors, class_handles, draw_points
-from gmm_lightning.plotting._rows import check_count, finite_rows, rows_and_labels
+from gmm_lightning.plotting._rows import finite_rows, rows_and_labels
 from gmm_lightning.plotting._view import feature_names, feature_view, principal_view
-from gmm_lightning.plotting.figures import INK, PAPER_GREY, new_axes
+from gmm_lightning.plotting.figures import INK, PAPER_GREY, axes_or_new
 from gmm_lightning.plotting.palette import palette
 from gmm_lightning.plotting.radii import radii_and_names
 
@@ -105,7 +106,7 @@ def plot_mixture(
     num_features, num_components = whole.means.shape[-1], mixture.weights.shape[-1]
     feature_names(num_features, columns)
     radii, radius_names = radii_and_names(stds, masses)
-    check_count("max_points", max_points)
+    require_integer("max_points", max_points, least=0)
     predicted = _asks_for_prediction(labels)
     points, classes = rows_and_labels(x, None if predicted else labels, num_features)
     if mismatches and classes is None:
@@ -122,7 +123,7 @@ def plot_mixture(
     starts = view.rows(finite_rows(initial_means, num_features))
     parts, rows = view.parts(whole), view.rows(points)
 
-    ax = new_axes() if ax is None else ax
+    ax = axes_or_new(ax)
     shades = palette(num_components) if classes is None else (INK,) * num_components
     if view.size == 1:
         used = None if best is None else [shades[k] for k in np.unique(best)]

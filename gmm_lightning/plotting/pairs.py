@@ -9,13 +9,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from gmm_lightning.distributions.checks import require_integer
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._curves import draw_curves, draw_histogram
 from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
 from gmm_lightning.plotting._geometry import components
 from gmm_lightning.plotting._limits import natural_limits
 from gmm_lightning.plotting._points import add_legend, class_colors, class_handles, draw_points
-from gmm_lightning.plotting._rows import check_count, rows_and_labels
+from gmm_lightning.plotting._rows import rows_and_labels
 from gmm_lightning.plotting._view import as_dims, feature_names, feature_view
 from gmm_lightning.plotting.figures import INK, PAPER_GREY, new_grid
 from gmm_lightning.plotting.palette import palette
@@ -89,7 +90,7 @@ def plot_pairs(
     names = feature_names(num_features, columns)
     shown = range(num_features) if dims is None else as_dims(num_features, dims, columns)
     radii, _ = radii_and_names(stds, masses)
-    check_count("max_points", max_points)
+    require_integer("max_points", max_points, least=0)
     points, classes = rows_and_labels(x, labels, num_features)
     if len(shown) == 0:
         raise InvalidArgumentError("expected at least one feature in dims, got none")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.distributions.checks import require_integer
 
 __all__ = ["palette"]
 
@@ -31,8 +31,7 @@ def palette(num_colors: int) -> tuple[str, ...]:
         >>> palette(3)
         ('#0072B2', '#D55E00', '#009E73')
     """
-    if num_colors < 0:
-        raise InvalidArgumentError(f"expected a number of colours >= 0, got {num_colors}")
+    num_colors = require_integer("num_colors", num_colors, least=0)
     dark = [_blend(hue, towards=0, amount=0.45) for hue in _HUES]
     light = [_blend(hue, towards=255, amount=0.45) for hue in _HUES]
     colors = [*_HUES, *dark, *light]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import gammaincinv
 
+from gmm_lightning.distributions.checks import require_integer
+from gmm_lightning.distributions.chi import radius_of_mass
 from gmm_lightning.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -40,9 +41,7 @@ def confidence_ellipse_std_devs(
         raise InvalidArgumentError(
             f"expected masses strictly between 0 and 1, got {tuple(masses)}; write 0.9 for 90 %"
         )
-    if isinstance(df, bool) or not isinstance(df, int | np.integer) or df < 1:
-        raise InvalidArgumentError(f"expected an integer df >= 1, got {df!r}")
-    return [float(np.sqrt(2.0 * gammaincinv(0.5 * df, mass))) for mass in masses]
+    return radius_of_mass(masses, require_integer("df", df, least=1)).tolist()
 
 
 def radii_and_names(

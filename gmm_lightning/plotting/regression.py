@@ -9,13 +9,14 @@ import torch
 from matplotlib.patches import Patch
 
 from gmm_lightning.distributions import regress
+from gmm_lightning.distributions.checks import require_integer
 from gmm_lightning.plotting._ellipses import draw_ellipses
 from gmm_lightning.plotting._geometry import components, density_of
 from gmm_lightning.plotting._limits import natural_limits
 from gmm_lightning.plotting._points import add_legend, draw_points
-from gmm_lightning.plotting._rows import check_count, finite_rows
+from gmm_lightning.plotting._rows import finite_rows
 from gmm_lightning.plotting._view import feature_view
-from gmm_lightning.plotting.figures import INK, new_axes
+from gmm_lightning.plotting.figures import INK, axes_or_new
 from gmm_lightning.plotting.palette import palette
 from gmm_lightning.plotting.radii import radii_and_names
 
@@ -97,8 +98,8 @@ def plot_regression(
         otherwise="take the marginal of the input and the output",
     )
     radii, names = radii_and_names(stds, None)
-    check_count("resolution", resolution, least=2)
-    check_count("max_points", max_points)
+    require_integer("resolution", resolution, least=2)
+    require_integer("max_points", max_points, least=0)
     parts, rows = view.parts(whole), view.rows(finite_rows(x, num_features))
     density, _ = density_of(parts)
     window = natural_limits(parts, rows)
@@ -107,7 +108,7 @@ def plot_regression(
     assert spread is not None
     center, std = mean[:, 0].numpy(), spread[:, 0, 0].sqrt().numpy()
 
-    ax = new_axes() if ax is None else ax
+    ax = axes_or_new(ax)
     shade = palette(1)[0]
     draw_points(ax, rows, max_points=max_points)
     opacity = 0.28 / max(1, len(radii))
@@ -133,5 +134,5 @@ def plot_regression(
     ax.set(xlim=window[0], xlabel=view.names[0], ylabel=view.names[1])
     if title is not None:
         ax.set_title(title)
-    add_legend(ax, [line, *reversed(bands)])
+    add_legend(ax, [line, *reversed(bands)], inside=True)
     return ax

@@ -9,15 +9,16 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
+from gmm_lightning.distributions.checks import require_integer
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._curves import fine_grid
 from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
 from gmm_lightning.plotting._geometry import components, density_of, responsibilities_of
 from gmm_lightning.plotting._limits import grid_of, natural_limits
 from gmm_lightning.plotting._points import add_legend, draw_points
-from gmm_lightning.plotting._rows import check_count, finite_rows, thin
+from gmm_lightning.plotting._rows import finite_rows, thin
 from gmm_lightning.plotting._view import feature_names, feature_view
-from gmm_lightning.plotting.figures import INK, new_axes
+from gmm_lightning.plotting.figures import INK, axes_or_new
 from gmm_lightning.plotting.palette import palette
 
 if TYPE_CHECKING:
@@ -92,12 +93,12 @@ def plot_responsibilities(
     parts = components(mixture)
     num_features, num_components = parts.means.shape[-1], mixture.weights.shape[-1]
     feature_names(num_features, columns)
-    check_count("max_points", max_points)
+    require_integer("max_points", max_points, least=0)
     density_of(parts)  # which refuses a mixture that has none
     if kind not in _KINDS:
         raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(_KINDS)}")
     if component is not None:
-        check_count("component", component)
+        require_integer("component", component, least=0)
         if component >= num_components:
             raise InvalidArgumentError(
                 f"expected a component in [0, {num_components}), got {component}"
@@ -107,7 +108,7 @@ def plot_responsibilities(
     points = finite_rows(x, num_features)
     points = points[thin(len(points), max_points)]
     if kind == "rows":
-        ax = new_axes((8.0, 3.2)) if ax is None else ax
+        ax = axes_or_new(ax, (8.0, 3.2))
         _draw_bars(ax, responsibilities_of(parts, points, num_components), component)
     else:
         view = feature_view(num_features, dims, columns, otherwise="use kind='rows'")
@@ -117,7 +118,7 @@ def plot_responsibilities(
                 "whose probabilities are no function of fewer; pass both, or take the marginal of "
                 "the mixture first"
             )
-        ax = new_axes() if ax is None else ax
+        ax = axes_or_new(ax)
         at, shown = view.parts(parts), view.rows(points)
         # dims may have reordered two features: the probabilities belong to the original order.
         if view.size == 1:

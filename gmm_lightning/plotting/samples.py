@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from matplotlib.colors import to_rgb
 
+from gmm_lightning.distributions.checks import require_integer
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._curves import draw_curves, draw_histogram
 from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
@@ -15,9 +16,9 @@ from gmm_lightning.plotting._geometry import components, density_of, responsibil
 from gmm_lightning.plotting._limits import natural_limits
 from gmm_lightning.plotting._points import draw_points
 from gmm_lightning.plotting._regions import check_region, draw_region, finite_part
-from gmm_lightning.plotting._rows import check_count, rows_and_labels
+from gmm_lightning.plotting._rows import rows_and_labels
 from gmm_lightning.plotting._view import feature_view
-from gmm_lightning.plotting.figures import new_axes
+from gmm_lightning.plotting.figures import axes_or_new
 from gmm_lightning.plotting.palette import palette
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def plot_samples(
     whole = components(mixture)
     num_features, num_components = whole.means.shape[-1], mixture.weights.shape[-1]
     view = feature_view(num_features, dims, columns, otherwise="draw the samples with plot_pairs")
-    check_count("max_points", max_points)
+    require_integer("max_points", max_points, least=0)
     chosen = view.features or ()
     if within is not None:
         check_region(within, num_features, chosen)
@@ -102,7 +103,7 @@ def plot_samples(
     parts, rows = view.parts(whole), view.rows(points)
     window = _window(parts, rows, within, chosen)
 
-    ax = new_axes() if ax is None else ax
+    ax = axes_or_new(ax)
     shades = palette(num_components)
     if view.size == 1:
         draw_histogram(ax, rows[:, 0], drawn, [shades[k] for k in np.unique(drawn)])
@@ -139,7 +140,7 @@ def _samples(
         if len(points) == 0:
             return points, np.empty(0, dtype=np.intp)
         return points, responsibilities_of(parts, points, num_components).argmax(axis=1)
-    check_count("number of samples", x)
+    require_integer("the number of samples", x, least=0)
     if component is not None:
         raise InvalidArgumentError("component= goes with the samples; draw them first")
     density, index = density_of(parts)

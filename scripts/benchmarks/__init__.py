@@ -9,6 +9,7 @@ SUBJECTS = {
     "memory": "memory",
     "log_prob": "density",
     "gradient": "gradient",
+    "head": "head",
     "draws": "draws",
     "restarts": "restarts",
     "acceleration": "acceleration",
@@ -20,4 +21,4 @@ SUBJECTS = {
     "crossover": "crossover",
 }
 # Those that also run on a GPU, against peers written in torch.
-ON_CUDA = ("iteration", "log_prob", "gradient", "draws")
+ON_CUDA = ("iteration", "log_prob", "gradient", "head", "draws")

@@ -24,6 +24,7 @@ MODULES = {
     "torchgmm": "torchgmm.bayes.gmm",
     "tgmm": "tgmm",
     "pomegranate": "pomegranate.gmm",
+    "zuko": "zuko.mixtures",
 }
 
 

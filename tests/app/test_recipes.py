@@ -136,6 +136,17 @@ def test_mistakes_are_one_sentence(arguments: list[str], said: str, tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_written_to_is_told_first(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "pictures"
+    script_path = str(ROOT / "scripts" / "example.py")
+    out = script(script_path, "one_gaussian", f"output={folder}", cwd=tmp_path)
+    assert out.returncode == 1
+    assert out.stdout == ""
+    assert len(out.stderr.strip().splitlines()) == 1
+    assert str(folder) in out.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "option", "said"),
     [

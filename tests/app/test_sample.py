@@ -181,7 +181,7 @@ def test_outputs_are_never_overwritten_unasked(
         ("component=abc", "component must be an integer >= 0, got 'abc'"),
         ("temperature=0", "temperature must be a finite number > 0, got 0"),
         ("temperature=-1", "temperature must be a finite number > 0, got -1"),
-        ("temperature=abc", "temperature must be a number, got 'abc'"),
+        ("temperature=abc", "temperature must be a finite number > 0, got 'abc'"),
         ("seed=abc", "seed must be an integer >= 0, got 'abc'"),
         ("seed=-1", "seed must be an integer >= 0, got -1"),
         ("seed=1.5", "seed must be an integer >= 0, got 1.5"),

@@ -214,6 +214,48 @@ def test_pictures(trained: Path, asked: Asked, tmp_path: Path, words: list[str])
     assert picture.stat().st_size > 5000
 
 
+def test_a_picture_says_what_it_shows(
+    trained: Path, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("gmm_lightning.plotting.save_figure", lambda ax, path: drawn.append(ax))
+    words = [f"run={trained}", "n=20", f"picture={tmp_path}/a.png"]
+    ball = ["within=ball", f"within.center={CENTRE}", "within.radius=500"]
+    sample(asked("sample", *words, *ball, "columns=[mass,temp]"))
+    assert (drawn[0].get_xlabel(), drawn[0].get_ylabel()) == ("mass", "temp")
+    assert [type(p).__name__ for p in drawn[0].patches].count("Circle") == 1
+    assert drawn[0].get_title().startswith("things: 20 draws\nwithin Ball(center=(6000.0, ")
+    half = ["within=half_space", "within.normal=[1,0]", "within.offset=5500"]
+    sample(asked("sample", *words, "condition={width: 0.0021}", *half))
+    assert (drawn[1].get_xlabel(), drawn[1].get_ylabel()) == ("mass", "temp")
+    assert "\ngiven width = 0.0021\nwithin HalfSpace(" in drawn[1].get_title()
+    sample(asked("sample", *words, "columns=2"))
+    assert (drawn[2].get_xlabel(), drawn[2].get_ylabel()) == ("temp", "density")
+    # Of three columns, the two in which the components lie apart.
+    plain = Plain.read(trained)
+    mean = plain.weights @ plain.means
+    between = plain.weights @ np.square(plain.means - mean)
+    within = plain.weights @ np.diagonal(plain.covariances, axis1=1, axis2=2)
+    telling = sorted(np.argsort(within / (between + within))[:2])
+    sample(asked("sample", *words))
+    shown = [drawn[3].get_xlabel(), drawn[3].get_ylabel()]
+    assert shown == [COLUMNS[i] for i in telling]
+
+
+def test_a_condition_far_outside_warns_in_one_line(
+    trained: Path, asked: Asked, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain = Plain.read(trained)
+    for value, far in ((0.002, False), (0.021, True)):
+        words = [f"run={trained}", "n=5", f"output={tmp_path}/{far}.csv"]
+        sample(asked("sample", *words, f"condition={{width: {value}}}"))
+        warned = capfd.readouterr().err
+        assert len(warned.splitlines()) == far
+        if far:
+            radius = np.abs(value - plain.means[:, 1]) / np.sqrt(plain.covariances[:, 1, 1])
+            assert f"{radius.min():.3g} standard deviations" in warned
+
+
 # -- the files, and mistakes --------------------------------------------------------------------
 
 
@@ -238,13 +280,20 @@ def test_there_is_a_file_for_every_region(asked: Asked) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        ("columns=width", "columns are those of a picture: add picture=new.png"),
+        ("picture=a.png columns=nope", "the run has no column nope; it has mass, width, temp"),
+        ("picture=a.png columns=2.5", "the run has no column 2.5; it has mass, width, temp"),
+        ("picture=a.png columns=[0,1,2]", "columns must name one or two columns to show"),
+        ("picture=a.png columns=[]", "columns must name one or two columns to show"),
+        ("picture=a.png columns=[0,mass]", "columns must name one or two columns to show"),
+        ("picture=a.png columns=0 condition={mass:6000}", "columns names mass, which condition"),
         ("condition={wdith:1}", "the run has no column wdith; it has mass, width, temp"),
         ("condition={3:1}", "the run has no column 3; it has mass, width, temp"),
         ("condition={-1:1}", "the run has no column -1; it has"),
-        ("condition={width:abc}", "condition must give width a finite number, got 'abc'"),
-        ("condition={width:nan}", "condition must give width a finite number, got nan"),
-        ("condition={width:true}", "condition must give width a finite number, got True"),
-        ("condition={width:null}", "condition must give width a finite number, got None"),
+        ("condition={width:abc}", "the condition on width must be a finite number, got 'abc'"),
+        ("condition={width:nan}", "the condition on width must be a finite number, got nan"),
+        ("condition={width:true}", "the condition on width must be a finite number, got True"),
+        ("condition={width:null}", "the condition on width must be a finite number, got None"),
         ("condition={width:1,1:2}", "condition names the column width twice"),
         ("condition={0:1,1:2,2:3}", "condition gives every column a value"),
         ("condition=3", "condition must give columns their values"),

@@ -298,5 +298,5 @@ def test_relaxed_draws_become_draws(generator: torch.Generator) -> None:
     x = relaxed(mixture, torch.Size([40_000]), 1e-3, generator)
     torch.testing.assert_close(x.mean(0), mixture.mean, rtol=0, atol=0.05)
     assert all(g.abs().sum() > 0 for g in torch.autograd.grad(x.square().mean(), (logits, means)))
-    with pytest.raises(InvalidArgumentError, match="temperature > 0, got 0"):
+    with pytest.raises(InvalidArgumentError, match="relaxed must be a finite number > 0, got 0"):
         relaxed(mixture, torch.Size([1]), 0, generator)

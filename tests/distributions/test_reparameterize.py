@@ -135,9 +135,9 @@ def test_soft_choices_become_choices(generator: torch.Generator) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"relaxed": 0}, "relaxed must be a temperature > 0, got 0"),
-        ({"relaxed": float("nan")}, "temperature > 0, got nan"),
-        ({"relaxed": True}, "temperature > 0, got True"),
+        ({"relaxed": 0}, "relaxed must be a finite number > 0, got 0"),
+        ({"relaxed": float("nan")}, "relaxed must be a finite number > 0, got nan"),
+        ({"relaxed": True}, "relaxed must be a finite number > 0, got True"),
         ({"relaxed": 0.5, "component": 1}, "they take no component"),
         ({"relaxed": 0.5, "quasi": True}, "they take no component, quasi or antithetic"),
         ({"temperature": 0.0}, "temperature must be a finite number > 0"),

@@ -68,7 +68,7 @@ def test_one_component_alone() -> None:
     assert isinstance(one, MVN)
     assert_allclose(one.covariance, C.covariances[1])
     for k in (-1, 3):
-        with pytest.raises(InvalidArgumentError, match=r"in \[0, 3\), got"):
+        with pytest.raises(InvalidArgumentError, match=r"component_idx must be"):
             gmm().extract_mvn(k)
 
 
@@ -308,15 +308,15 @@ def test_refuses_without_parameters(use: Callable[[GMM], Any]) -> None:
     ("use", "words"),
     [
         (lambda: GMM(2).from_samples(C.x, init_params="best"), "known are: random, kmeans"),
-        (lambda: GMM(0).from_samples(C.x), "n_components must be >= 1"),
+        (lambda: GMM(0).from_samples(C.x), "n_components must be an integer >= 1"),
         (lambda: GMM(2, means=np.zeros((3, 3))).from_samples(C.x), "expected priors"),
         (lambda: GMM(2, means=np.zeros((2, 2))).from_samples(C.x), "expected priors"),
         (lambda: GMM(2, C.priors, C.means, C.covariances).sample(1), "expected 2 components"),
         (lambda: gmm(C._replace(priors=-C.priors)).sample(1), "priors must be"),
         (lambda: gmm().condition([0], [[0.0], [1.0]]), "one row of known"),
         (lambda: gmm().predict([0, 1, 2], C.x), "between 1 and 2 of 3 features"),
-        (lambda: gmr.covariance_initialization(C.x, 0), "n_components must be >= 1"),
-        (lambda: gmr.kmeansplusplus_initialization(C.x, 0), "n_components must be >= 1"),
+        (lambda: gmr.covariance_initialization(C.x, 0), "n_components must be an integer >= 1"),
+        (lambda: gmr.kmeansplusplus_initialization(C.x, 0), "n_components must be an integer >= 1"),
     ],
 )
 def test_refuses_what_does_not_fit(use: Callable[[], Any], words: str) -> None:
@@ -339,6 +339,35 @@ def test_refuses_what_does_not_fit(use: Callable[[], Any], words: str) -> None:
 def test_refuses_rows(use: Callable[[], Any], words: str) -> None:
     with pytest.raises(InvalidDataError, match=words):
         use()
+
+
+@pytest.mark.parametrize("value", ["a", None, np.nan, -1, np.inf])
+def test_refuses_what_is_no_number(value: Any) -> None:
+    flat = gmm(case(5, d=2))
+    for use in (
+        lambda: flat.to_ellipses(value),
+        lambda: flat.apply_oracle_approximating_shrinkage(value),
+        lambda: flat.from_samples(case(5, d=2).x, n_iter=value),
+        lambda: flat.from_samples(case(5, d=2).x, R_diff=value),
+        lambda: flat.is_in_confidence_region(flat.means, value),
+        lambda: flat.extract_mvn(value),
+        lambda: gmr.invert_indices(value, [0]),
+        lambda: gmr.regression_coefficients(value, [0], [1]),
+        lambda: gmr.condition(value, np.eye(2), [0], [1], [1.0]),
+        lambda: gmr.plot_error_ellipses(value, flat),
+        lambda: GMM(value).from_samples(flat.means),
+    ):
+        with pytest.raises((InvalidArgumentError, InvalidDataError)):
+            use()
+
+
+def test_rows_beyond_all_components_are_refused() -> None:
+    for use in (
+        lambda: gmm().predict([0], [[1e200]]),
+        lambda: gmm().to_responsibilities([[1e200, 0.0, 0.0]]),
+    ):
+        with pytest.raises(InvalidDataError, match="far from every component"):
+            use()
 
 
 def test_the_numeric_cases() -> None:

@@ -1,4 +1,4 @@
-"""The door against gmr itself, where that is installed: `pip install gmr==2.0.3`."""
+"""The door against gmr itself: the version that people come from."""
 
 from __future__ import annotations
 

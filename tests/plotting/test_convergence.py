@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.plotting import palette, plot_convergence, save_figure
 
 HISTORY = [-4.8, -4.3, -4.2, -4.19]
@@ -87,6 +88,18 @@ def test_save_refuses_axes_without_a_figure(tmp_path: Path) -> None:
     ax.remove()
     with pytest.raises(InvalidArgumentError, match="removed"):
         save_figure(ax, tmp_path / "fit.png")
+    for path, dpi, said in (("fit.foo", 150, "ends in one of .*png"), ("fit.png", -1, "dpi")):
+        with pytest.raises(InvalidArgumentError, match=said):
+            save_figure(plot_convergence(HISTORY), tmp_path / path, dpi=dpi)
+    with pytest.raises(InvalidArgumentError, match="belong to a figure"):
+        save_figure("a", tmp_path / "fit.png")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("history", ["a", None, 3.0])
+def test_refuses_what_is_no_history(history: Any) -> None:
+    with pytest.raises((InvalidArgumentError, InvalidDataError)):
+        plot_convergence(history)
 
 
 def test_palette_is_distinct_then_cycles() -> None:

@@ -115,12 +115,12 @@ def test_the_window_holds_the_rows_and_three_deviations() -> None:
         ({"quantity": "score"}, "unknown quantity 'score'; known are: density, gradient_norm"),
         ({"levels": [1.0]}, "at least two increasing"),
         ({"levels": [2.0, 1.0]}, "at least two increasing"),
-        ({"levels": 0}, "levels >= 1"),
+        ({"levels": 0}, "levels must be an integer >= 1"),
         ({"levels": "many"}, "at least two increasing"),
         ({"limits": (0.0, 1.0)}, r"limits \(\(low, high\), \(low, high\)\)"),
         ({"limits": ((0.0, 0.0), (0.0, 1.0))}, "low < high"),
-        ({"resolution": 1}, "resolution >= 2"),
-        ({"resolution": 10.5}, "integer resolution"),
+        ({"resolution": 1}, "resolution must be an integer >= 2"),
+        ({"resolution": 10.5}, "resolution must be an integer"),
     ],
 )
 def test_refuses_what_does_not_fit(arguments: dict[str, Any], message: str) -> None:
@@ -146,7 +146,7 @@ def test_error_ellipses_are_nested_and_have_the_given_opacity(make: Any) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"alpha": 0.0}, r"alpha in \(0, 1\]"),
+        ({"alpha": 0.0}, r"alpha must be a finite number > 0 and <= 1"),
         ({"colors": ["no such colour"]}, "colours"),
         ({"colors": []}, "one or more colours"),
         ({"stds": -1.0}, "positive numbers in stds"),
@@ -162,3 +162,26 @@ def test_error_ellipses_refuse_what_does_not_fit(arguments: dict[str, Any], mess
 def test_error_ellipses_of_one_feature_are_refused_without_useless_advice() -> None:
     with pytest.raises(InvalidArgumentError, match="got 1; there is no second one"):
         plot_error_ellipses(standard(1))
+
+
+@pytest.mark.parametrize("limit", [1e308, 1e200])
+def test_limits_beyond_all_density_are_refused(limit: float) -> None:
+    for quantity in ("density", "gradient_norm"):
+        with pytest.raises(InvalidArgumentError, match="limits"):
+            plot_density(standard(2), limits=((-limit, limit),) * 2, quantity=quantity)
+    with pytest.raises(InvalidArgumentError, match="limits"):
+        plot_density(standard(1), limits=((-1e308, 1e308),))
+
+
+def test_the_colour_bar_has_round_ticks_or_the_levels_that_were_given() -> None:
+    ax = plot_density(standard(2), limits=WINDOW)
+    assert ax.figure is not None
+    ax.figure.canvas.draw()
+    low, high = ax.figure.axes[1].get_ylim()
+    ticks = np.array([t for t in ax.figure.axes[1].get_yticks() if low <= t <= high])
+    assert len(ticks) >= 3
+    np.testing.assert_array_equal(ticks, ticks.round(1))
+    given = plot_density(standard(2), limits=WINDOW, levels=[2.0, 3.3, 7.1])
+    assert given.figure is not None
+    given.figure.canvas.draw()
+    assert given.figure.axes[1].get_yticks().tolist() == [2.0, 3.3, 7.1]

@@ -143,6 +143,8 @@ def test_many_features_need_a_choice_and_names_serve_for_it(plot: Plot, make: An
     ("arguments", "message"),
     [
         ({"columns": ["a"]}, "expected 2 column names, got 1"),
+        ({"columns": 3}, "expected 2 column names, got 3"),
+        ({"dims": 2.5}, r"integers in \[0, 2\) or column names, got 2.5"),
         ({"dims": (0, 2)}, r"integers in \[0, 2\) or column names, got 2"),
         ({"dims": (1, 1)}, r"different features in dims, got \(1, 1\)"),
         ({"dims": (0, 1.0)}, "got 1.0"),
@@ -166,8 +168,21 @@ def test_refuses_rows_that_do_not_fit(plot: Plot, make: Any) -> None:
         plot(make(2, 2), torch.zeros(4, 3))
     with pytest.raises(InvalidDataError, match="array of numbers"):
         plot(make(2, 2), [["a", "b"]])
-    with pytest.raises(InvalidArgumentError, match="max_points >= 0, got -1"):
+    with pytest.raises(InvalidArgumentError, match="max_points must be an integer >= 0, got -1"):
         plot(make(2, 2), ROWS, max_points=-1)
+
+
+@every_plot
+@pytest.mark.parametrize("nothing", ["a", None, 3.0])
+def test_refuses_what_is_no_mixture_and_what_are_no_axes(
+    plot: Plot, make: Any, nothing: Any
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="expected a mixture, or a layer with one, got"):
+        plot(nothing)
+    if nothing is not None:
+        where = "axes" if plot is pictures.plot_pairs else "ax"
+        with pytest.raises(InvalidArgumentError, match="axes"):
+            plot(make(2, 2), **{where: nothing})
 
 
 @every_plot_of_rows

@@ -66,7 +66,7 @@ def test_the_whole_is_about_square() -> None:
         (np.zeros((3, 10)), {"shape": (3, 3)}, "3 x 3 pixels for each image, got 10"),
         (np.zeros(9), {}, r"got \(9,\)"),
         (np.zeros((2, 4)), {"names": ["a"]}, "each of 2 images, got 1"),
-        (np.zeros((2, 4)), {"num_cols": 0}, "num_cols >= 1"),
+        (np.zeros((2, 4)), {"num_cols": 0}, "num_cols must be an integer >= 1"),
         (np.zeros((2, 4)), {"limits": (1.0, 1.0)}, "low < high"),
     ],
 )
@@ -87,7 +87,7 @@ def test_figure_sizes_grow_with_the_panels() -> None:
     assert dynamic_figsize(2, 3) == (21.0, 9.0)
     assert dynamic_figsize(1, 2, base_width=3, base_height=2) == (6.0, 2.0)
     for bad in ((0, 1), (1, 2.5), (1, True)):
-        with pytest.raises(InvalidArgumentError, match=r"integer (rows|cols) >= 1"):
+        with pytest.raises(InvalidArgumentError, match=r"(rows|cols) must be an integer >= 1"):
             dynamic_figsize(*bad)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgumentError, match="positive base_width"):
+    with pytest.raises(InvalidArgumentError, match="base_width must be a finite number > 0"):
         dynamic_figsize(1, 1, base_width=0.0)

@@ -152,7 +152,7 @@ def test_masses_to_deviations() -> None:
     np.testing.assert_allclose(found, np.sqrt(chi2.ppf([0.3, 0.95, 0.999], 5)), rtol=1e-12)
     assert confidence_ellipse_std_devs(0.95) == pytest.approx([2.447746830680816], rel=1e-12)
     for df in (0, 1.5, True):
-        with pytest.raises(InvalidArgumentError, match="integer df >= 1"):
+        with pytest.raises(InvalidArgumentError, match="df must be an integer >= 1"):
             confidence_ellipse_std_devs(0.5, df=df)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="numbers in confidence levels"):
         confidence_ellipse_std_devs("many")  # type: ignore[arg-type]

@@ -226,7 +226,7 @@ def test_inputs_are_not_changed_and_need_not_be_tensors() -> None:
         ({"labels": [0, 1]}, "labels alone"),
         ({"columns": ["a"]}, "expected 2 column names, got 1"),
         ({"stds": (1.0, -1.0)}, "positive numbers in stds"),
-        ({"max_points": -1}, "max_points >= 0"),
+        ({"max_points": -1}, "max_points must be an integer >= 0"),
     ],
 )
 def test_refuses_what_does_not_fit(arguments: dict, message: str) -> None:

@@ -47,6 +47,10 @@ def test_one_gaussian_has_a_straight_line_and_a_constant_band() -> None:
         f"\N{PLUS-MINUS SIGN} 1{sigma}",
         f"\N{PLUS-MINUS SIGN} 3{sigma}",
     ]
+    # Its entries are long: beside the axes it would take a third of the picture.
+    ax.figure.canvas.draw()  # type: ignore[union-attr]
+    assert ax.bbox.x0 < legend.get_window_extent().x0
+    assert legend.get_window_extent().x1 < ax.bbox.x1
 
 
 def test_the_band_of_a_mixture_has_the_moments_of_the_conditional_density(make: Any) -> None:

@@ -122,7 +122,7 @@ def test_a_line_without_a_density_is_refused() -> None:
         (2, {"kind": "bars"}, "unknown kind 'bars'; known are: map, rows"),
         (2, {"kind": "rows"}, "rows x for kind='rows'"),
         (2, {"component": 3}, r"component in \[0, 3\), got 3"),
-        (2, {"component": True}, "integer component"),
+        (2, {"component": True}, "component must be an integer"),
         (4, {}, "got 4; pass dims=.*kind='rows'"),
         (4, {"dims": (0, 1)}, "rows x and two features"),
         (4, {"dims": (0,), "x": np.zeros((2, 4))}, "rows x and two features"),

@@ -188,7 +188,9 @@ def test_refuses_what_does_not_fit(make: Any) -> None:
         plot_samples(make(2, 2), within="ball")
     with pytest.raises(InvalidArgumentError, match="must have 2 entries, got 3"):
         plot_samples(make(2, 2), within=Ball([0.0, 0.0, 0.0], 1.0))
-    with pytest.raises(InvalidArgumentError, match="number of samples >= 0, got -1"):
+    with pytest.raises(
+        InvalidArgumentError, match="number of samples must be an integer >= 0, got -1"
+    ):
         plot_samples(make(2, 2), -1)
     with pytest.raises(InvalidArgumentError, match=r"got 3; pass dims=.*plot_pairs"):
         plot_samples(make(2, 3))

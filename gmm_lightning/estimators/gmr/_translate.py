@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,15 @@ class Converted:
 
 
 def floats_of(value: ArrayLike) -> Floats:
-    """A copy, so that neither side sees what the other one does to its array later."""
-    return np.array(np.asarray(value), dtype=np.float64)
+    """A copy, so that neither side sees what the other one does to its array later.
+
+    Raises:
+        InvalidDataError: not an array of numbers.
+    """
+    try:
+        return np.array(np.asarray(value), dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InvalidDataError(f"expected an array of numbers, got {short(value)}") from None
 
 
 def floats_or_none(value: ArrayLike | None) -> Floats | None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.gmr._translate import mixture_of, require_given
 
 FACTORS = tuple(np.linspace(0.25, 2.0, 8).tolist())
@@ -84,7 +85,11 @@ def draw(
     """Draw a mixture, and leave the names of the axes as they are."""
     # Matplotlib takes a while to import, and nothing else here needs it.
     from gmm_lightning.plotting import plot_error_ellipses
+    from gmm_lightning.plotting.figures import axes_or_new
 
+    if ax is None:
+        raise InvalidArgumentError("expected matplotlib axes to draw on, got None")
+    ax = axes_or_new(ax)
     names = [ax.get_xlabel(), ax.get_ylabel()]
-    stds = [float(factor) for factor in factors]
+    stds = list(factors) if isinstance(factors, Iterable) else [factors]
     plot_error_ellipses(mixture, ax=ax, stds=stds, colors=colors, alpha=alpha, columns=names)

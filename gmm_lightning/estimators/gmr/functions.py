@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gmm_lightning.distributions import condition as condition_mixture
+from gmm_lightning.distributions.checks import require_integer
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.gmr._translate import (
     Floats,
     factor_of,
+    floats_of,
     mixture_of,
     rows_of,
     tensor_of,
@@ -23,7 +25,7 @@ def invert_indices(n_features: int, indices: ArrayLike) -> NDArray[np.intp]:
         >>> invert_indices(4, [2, 0])
         array([1, 3])
     """
-    left = np.ones(n_features, dtype=bool)
+    left = np.ones(require_integer("n_features", n_features, least=1), dtype=bool)
     left[integers_of(indices, n_features)] = False
     return np.flatnonzero(left)
 
@@ -43,11 +45,11 @@ def regression_coefficients(
         >>> regression_coefficients([[2.0, 1.0], [1.0, 4.0]], [0], [1])
         array([[0.25]])
     """
-    dense = np.asarray(covariance, dtype=np.float64)
+    dense = square_of(covariance)
     known = integers_of(i_in, len(dense))
     if cov_12 is None:
         cov_12 = dense[np.ix_(integers_of(i_out, len(dense)), known)]
-    across = np.asarray(cov_12, dtype=np.float64)
+    across = floats_of(cov_12)
     return across @ np.linalg.pinv(dense[np.ix_(known, known)], hermitian=True)
 
 
@@ -76,11 +78,14 @@ def condition(
         >>> condition([0.0, 1.0], [[2.0, 1.0], [1.0, 4.0]], [0], [1], [3.0])
         (array([0.5]), array([[1.75]]))
     """
-    centre = np.asarray(mean, dtype=np.float64)
+    centre, dense = floats_of(mean), square_of(covariance)
+    if centre.shape != dense.shape[:1]:
+        raise InvalidArgumentError(
+            f"expected a mean of {len(dense)} features, got shape {centre.shape}"
+        )
     known = integers_of(i_in, len(centre))
     order = np.concatenate([known, integers_of(i_out, len(centre))])
-    centre = centre[order]
-    dense = np.asarray(covariance, dtype=np.float64)[np.ix_(order, order)]
+    centre, dense = centre[order], dense[np.ix_(order, order)]
     values = rows_of(X, len(known))
     require_known(dense[None, : len(known), : len(known)])
     joint = mixture_of([1.0], centre[None], dense[None], definite=False)
@@ -90,6 +95,20 @@ def condition(
     spread = condition_mixture(joint, first, joint.means[0, first]).component_covariances[0]
     means = law.means[:, 0].numpy()
     return (means if np.ndim(X) == 2 else means[0]), spread.numpy()
+
+
+def square_of(covariance: ArrayLike) -> Floats:
+    """A matrix `(n_features, n_features)`.
+
+    Raises:
+        InvalidArgumentError: another shape.
+    """
+    dense = floats_of(covariance)
+    if dense.ndim != 2 or dense.shape[0] != dense.shape[1]:
+        raise InvalidArgumentError(
+            f"expected a covariance of shape (n_features, n_features), got {dense.shape}"
+        )
+    return dense
 
 
 def require_known(blocks: ArrayLike) -> None:

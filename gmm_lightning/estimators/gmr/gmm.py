@@ -15,10 +15,13 @@ from gmm_lightning.distributions import (
     regress,
 )
 from gmm_lightning.distributions import condition as condition_mixture
+from gmm_lightning.distributions.checks import require_integer, require_number
+from gmm_lightning.distributions.conditioning import require_reached
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.gmr._translate import (
     Converted,
     Floats,
+    floats_of,
     floats_or_none,
     generator_of,
     mixture_of,
@@ -33,7 +36,6 @@ from gmm_lightning.estimators.gmr.initialization import (
     covariance_initialization,
     kmeansplusplus_initialization,
     random_initialization,
-    require_positive,
 )
 from gmm_lightning.estimators.gmr.mvn import MVN
 from gmm_lightning.estimators.gmr.utils import check_random_state
@@ -117,14 +119,17 @@ class GMM:
             oracle_approximating_shrinkage: shrink the covariances in each M-step.
 
         Raises:
-            InvalidArgumentError: an unknown start, or parameters that do not fit.
+            InvalidArgumentError: an unknown start, a rule to stop that is none, or parameters that
+                do not fit.
             InvalidDataError: unusable rows, or fewer than components.
         """
         if init_params not in INITS:
             raise InvalidArgumentError(
                 f"unknown init_params {init_params!r}; known are: {', '.join(INITS)}"
             )
-        require_positive(self.n_components)
+        require_integer("n_components", self.n_components, least=1)
+        require_integer("n_iter", n_iter, least=0)
+        require_number("R_diff", R_diff, least=0)
         x = training_rows(X)
         start = self._start(x, kmeans=init_params == INITS[1])
         mixture_of(*start)
@@ -167,12 +172,22 @@ class GMM:
         Args:
             n_samples_eff: rows that each was estimated from: a number or `(n_components,)`.
 
+        Raises:
+            InvalidArgumentError: numbers of rows that are not positive, or not one per component.
+
         References:
             Y. Chen, A. Wiesel, Y. C. Eldar, A. O. Hero (2010), Shrinkage algorithms for MMSE
             covariance estimation, IEEE Transactions on Signal Processing 58.
         """
         self._require_given()
-        self.covariances = shrunk(self.means, self.covariances, np.asarray(n_samples_eff, float))
+        counts = floats_of(n_samples_eff)
+        fits = counts.shape in ((), (1,), (len(self.means),)) and np.isfinite(counts).all()
+        if not (fits and (counts > 0).all()):
+            raise InvalidArgumentError(
+                f"n_samples_eff must be a number > 0, or one for each of {len(self.means)} "
+                f"components, got {n_samples_eff!r}"
+            )
+        self.covariances = shrunk(self.means, self.covariances, counts)
 
     # -- draws ------------------------------------------------------------------------------
 
@@ -210,9 +225,16 @@ class GMM:
         return found if np.ndim(x) == 2 else bool(found[0])
 
     def to_responsibilities(self, X: ArrayLike) -> Floats:
-        """`p(k | x)`, `(n_samples, n_components)`."""
+        """`p(k | x)`, `(n_samples, n_components)`.
+
+        Raises:
+            InvalidDataError: a row without density under any component.
+        """
         mixture = self._mixture()
-        return mixture.responsibilities(rows_of(X, mixture.num_features)).numpy()
+        x = rows_of(X, mixture.num_features)
+        log_joint = mixture.log_joint(x)
+        require_reached(log_joint, x)
+        return log_joint.softmax(-1).numpy()
 
     def to_probability_density(self, X: ArrayLike) -> Floats:
         """Densities of rows, `(n_samples,)`."""
@@ -286,7 +308,7 @@ class GMM:
             InvalidArgumentError: an index outside `[0, n_components)`.
         """
         self._require_given()
-        if not 0 <= component_idx < self.n_components:
+        if require_integer("component_idx", component_idx, least=0) >= self.n_components:
             raise InvalidArgumentError(
                 f"component_idx must be in [0, {self.n_components}), got {component_idx}"
             )

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.distributions.checks import require_integer
+from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.estimators.gmr._translate import Floats, generator_of, training_rows
 from gmm_lightning.estimators.gmr.utils import check_random_state
 from gmm_lightning.initializers.kmeans_plus_plus import Rows, plus_plus_centres
@@ -78,7 +79,7 @@ def covariance_initialization(X: ArrayLike, n_components: int) -> Floats:
         >>> covariance_initialization([[0.0], [1.0], [5.0]], 2)[0]
         array([[2.77777778]])
     """
-    require_positive(n_components)
+    n_components = require_integer("n_components", n_components, least=1)
     x = np.sort(training_rows(X), axis=0)
     n, d = x.shape
     if n < 2:
@@ -96,16 +97,6 @@ def require_enough(x: Floats, n_components: int) -> None:
         InvalidArgumentError: `n_components` below 1.
         InvalidDataError: fewer rows than components.
     """
-    require_positive(n_components)
+    require_integer("n_components", n_components, least=1)
     if n_components > len(x):
         raise InvalidDataError(f"expected at least {n_components} rows, got {len(x)}")
-
-
-def require_positive(n_components: int) -> None:
-    """Refuse numbers of components below 1.
-
-    Raises:
-        InvalidArgumentError: saying what came.
-    """
-    if n_components < 1:
-        raise InvalidArgumentError(f"n_components must be >= 1, got {n_components}")

@@ -183,9 +183,13 @@ class MVN:
     # -- shape ------------------------------------------------------------------------------
 
     def to_ellipse(self, factor: float = 1.0) -> tuple[float, float, float]:
-        """Angle in radians and both semi-axes, the longer one first, at so many deviations."""
-        found = ellipses(self._mixture(definite=False))[0]
-        width, height = (factor * found.semi_axes).tolist()
+        """Angle in radians and both semi-axes, the longer one first, at so many deviations.
+
+        Raises:
+            InvalidArgumentError: a factor that is not positive, or another number of features.
+        """
+        found = ellipses(self._mixture(definite=False), factor)[0]
+        width, height = found.semi_axes.tolist()
         return found.angle, width, height
 
     def sigma_points(self, alpha: float = 1e-3, kappa: float = 0.0) -> Floats:

@@ -1,0 +1,91 @@
+"""The picture of `gmm-sample`: the rows, the components and the region, in one or two columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gmm_lightning.app.drawing import law_given, position
+from gmm_lightning.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gmm_lightning.app.runs import StoredRun
+    from gmm_lightning.distributions import MixtureOfGaussians
+
+# Characters of a line of the title.
+LINE = 72
+
+
+def shown_columns(asked: Any, columns: Sequence[str], given: Mapping[int, float]) -> list[int]:
+    """Positions of the columns that a picture is asked to show; none, and it chooses.
+
+    Raises:
+        InvalidArgumentError: no such column, one that has a given value, or not one or two.
+    """
+    if asked is None:
+        return []
+    keys = list(asked) if isinstance(asked, Sequence) and not isinstance(asked, str) else [asked]
+    at = [position(key, columns) for key in keys]
+    if len(at) not in (1, 2) or len(set(at)) < len(at):
+        raise InvalidArgumentError(f"columns must name one or two columns to show, got {keys}")
+    for i in at:
+        if i in given:
+            raise InvalidArgumentError(f"columns names {columns[i]}, which condition gives a value")
+    return at
+
+
+def save_picture(
+    stored: StoredRun,
+    rows: Tensor,
+    component: Tensor,
+    given: Mapping[int, float],
+    within: Any,
+    shown: Sequence[int],
+    path: str,
+) -> str:
+    """Draw rows over the mixture that they come from, in the units of the data.
+
+    Args:
+        stored: the run.
+        rows: `(n, D)`.
+        component: that each was drawn from, `(n,)`.
+        given: values of columns; the mixture is that of the others, and so is the region.
+        within: the region, or None.
+        shown: columns to show; none: where there are more than two, those that tell most.
+        path: of the picture.
+    """
+    from gmm_lightning.plotting import plot_samples, save_figure
+
+    law = law_given(stored, given)
+    rest = [i for i in range(len(stored.columns)) if i not in given]
+    dims = [rest.index(i) for i in shown] or telling(law)
+    axes = plot_samples(
+        law,
+        rows[:, rest],
+        component=component,
+        within=within,
+        dims=dims,
+        columns=[stored.columns[i] for i in rest],
+    )
+    title = f"{stored.module.data.get('name', 'data')}: {len(rows)} draws"
+    conditions = ", ".join(f"{stored.columns[i]} = {value:g}" for i, value in given.items())
+    more = [cut(f"given {conditions}")] if given else []
+    more += [] if within is None else [cut(f"within {within}")]
+    axes.set_title("\n".join([title, *more]), fontsize="medium")
+    return str(save_figure(axes, path))
+
+
+def telling(law: MixtureOfGaussians) -> list[int]:
+    """The two features, of which the largest shares of the variance lie between the components."""
+    if law.num_features <= 2:
+        return list(range(law.num_features))
+    within = (law.weights.unsqueeze(-1) * law.scale_tril.square().sum(-1)).sum(-2)
+    share = within / law.variance
+    return sorted(share.argsort(stable=True)[:2].tolist())
+
+
+def cut(line: str) -> str:
+    """A line that fits above the axes."""
+    return line if len(line) <= LINE else f"{line[: LINE - 3]}..."

@@ -1,0 +1,90 @@
+"""Numbers that users give: what counts as one, and refusals that say what came."""
+
+from __future__ import annotations
+
+import math
+import operator
+from reprlib import repr as short
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmm_lightning.errors import InvalidArgumentError
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number that a float can hold, and not NaN; a boolean is none."""
+    if isinstance(value, bool | np.bool_ | str | bytes) or getattr(value, "ndim", 0):
+        return False
+    try:
+        return not math.isnan(float(value))
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return False
+
+
+def require_number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+) -> float:
+    """A finite number in a range, as a float.
+
+    Args:
+        name: what it is called in the message.
+        value: what came.
+        above: the number must be larger.
+        least: it must not be smaller.
+        most: it must not be larger.
+
+    Raises:
+        InvalidArgumentError: anything else.
+
+    Example:
+        >>> require_number("tol", 1, least=0)
+        1.0
+    """
+    number = float(value) if is_number(value) else math.nan
+    limits = {">": (above, operator.gt), ">=": (least, operator.ge), "<=": (most, operator.le)}
+    asked = {sign: (end, holds) for sign, (end, holds) in limits.items() if end is not None}
+    if not (math.isfinite(number) and all(holds(number, end) for end, holds in asked.values())):
+        bounds = " and ".join(f"{sign} {end:g}" for sign, (end, _) in asked.items())
+        expected = f"a finite number {bounds}".rstrip()
+        raise InvalidArgumentError(f"{name} must be {expected}, got {short(value)}")
+    return number
+
+
+def require_integer(name: str, value: Any, *, least: int) -> int:
+    """An integer of at least a given size, from anything that is one.
+
+    Raises:
+        InvalidArgumentError: anything else, a boolean included.
+
+    Example:
+        >>> require_integer("num_samples", 10, least=2)
+        10
+    """
+    try:
+        number = least - 1 if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = least - 1
+    # More than this no index can hold.
+    if not least <= number < 2**63:
+        raise InvalidArgumentError(f"{name} must be an integer >= {least}, got {short(value)}")
+    return number
+
+
+def require_numbers(name: str, value: Any, like: Tensor) -> Tensor:
+    """Numbers of any shape as a tensor, of the dtype and on the device of another.
+
+    Raises:
+        InvalidArgumentError: anything else.
+    """
+    try:
+        return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise InvalidArgumentError(f"expected {name} as numbers, got {short(value)}") from None

@@ -1,0 +1,118 @@
+"""What both directions share: a mixture in full precision, and a layer from its parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.layers import GMMLayer
+
+Source = GMMLayer | MixtureOfGaussians
+
+
+def require_mixture(source: object) -> None:
+    """Raise unless this is a layer or a mixture.
+
+    Raises:
+        InvalidArgumentError: saying what came.
+    """
+    if not isinstance(source, GMMLayer | MixtureOfGaussians):
+        raise InvalidArgumentError(
+            f"expected a GMMLayer or a MixtureOfGaussians, got {type(source).__name__}"
+        )
+
+
+def require_no_evidence(source: Source, system: str) -> None:
+    """Raise for a layer whose density is more than that of its mixture.
+
+    Raises:
+        InvalidArgumentError: the layer has evidence.
+    """
+    if isinstance(source, GMMLayer) and source.evidence is not None:
+        raise InvalidArgumentError(
+            f"{system} has no place for the layer's evidence: set layer.evidence = None first"
+        )
+
+
+def in_full(source: Source) -> MixtureOfGaussians:
+    """The mixture in float64 on the CPU, without a graph.
+
+    The constrained parameters of a layer are computed in float64 from its raw ones, so that a
+    float32 layer loses nothing on the way.
+
+    Raises:
+        InvalidArgumentError: neither a layer nor a mixture.
+    """
+    require_mixture(source)
+
+    def wide(value: Tensor) -> Tensor:
+        return value.detach().cpu().to(torch.float64)
+
+    family = source.covariance
+    scale = (
+        family.scale(wide(source.raw_scale)) if isinstance(source, GMMLayer) else wide(source.scale)
+    )
+    return MixtureOfGaussians(wide(source.mixture_logits), wide(source.means), scale, family)
+
+
+def single(source: Source, system: str) -> MixtureOfGaussians:
+    """The mixture in float64, for a system that knows one mixture and nothing beside it.
+
+    Raises:
+        InvalidArgumentError: a batch of mixtures, or a layer with evidence.
+    """
+    mixture = in_full(source)
+    if mixture.batch_shape:
+        raise InvalidArgumentError(
+            f"{system} holds one mixture, this is a batch of shape {tuple(mixture.batch_shape)}: "
+            "convert them one by one"
+        )
+    require_no_evidence(source, system)
+    return mixture
+
+
+def tensors_of(system: str, **parts: ArrayLike | None) -> list[Tensor]:
+    """Arrays of another system as tensors that share nothing with them.
+
+    Raises:
+        InvalidArgumentError: one is None, which is how that system says that it is not fitted.
+    """
+    missing = [name for name, value in parts.items() if value is None]
+    if missing:
+        raise InvalidArgumentError(
+            f"the mixture of {system} has no {', '.join(missing)}: fit it first"
+        )
+    return [torch.from_numpy(np.array(value)) for value in parts.values()]
+
+
+@torch.no_grad()
+def layer_of(
+    weights: Tensor, means: Tensor, scale: Tensor, covariance: str | Covariance
+) -> GMMLayer:
+    """A layer with exactly these means, and weights and scale to the last digit of a logarithm.
+
+    Raises:
+        InvalidArgumentError: shapes that do not fit each other.
+    """
+    *batch, num_components, num_features = means.shape
+    layer = GMMLayer(
+        num_features,
+        num_components,
+        covariance,
+        batch_shape=tuple(batch),
+        device=means.device,
+        dtype=means.dtype,
+    )
+    if weights.shape != means.shape[:-1] or scale.shape != layer.raw_scale.shape:
+        raise InvalidArgumentError(
+            f"means of shape {tuple(means.shape)} need weights of shape {tuple(means.shape[:-1])} "
+            f"and a scale of shape {tuple(layer.raw_scale.shape)}, got {tuple(weights.shape)} and "
+            f"{tuple(scale.shape)}"
+        )
+    layer.write(weights, means, scale)
+    return layer

@@ -1,0 +1,154 @@
+"""A layer as a module of sums and products alone, which every run-time can carry out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gmm_lightning.distributions.density import LOG_2PI
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.interop._parts import Source, in_full
+from gmm_lightning.linalg import full_precision
+
+SUMMARIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "log_prob": lambda log_joint: log_joint.logsumexp(-1),
+    "responsibilities": lambda log_joint: log_joint.softmax(-1),
+    "predict": lambda log_joint: log_joint.argmax(-1),
+}
+
+
+class BakedMixture(nn.Module):
+    """`log pi_k N(x | mu_k, Sigma_k) = c_k - |W_k (x - mu_k)|^2 / 2` with constants as buffers.
+
+    `W_k = L_k^-1` and `c_k = log pi_k - log|Sigma_k| / 2 - D log(2 pi) / 2` are computed once, in
+    float64. Rows are centred before the product, so that a mixture far from the origin keeps its
+    digits; what rounding to a narrower dtype takes from the means is kept in `shift`.
+
+    Shape:
+        x `(*S, *B, D)` gives `(*S, *B)`, or `(*S, *B, K)` for responsibilities.
+
+    Args:
+        source: the layer or mixture; its parameters are copied.
+        output: what `forward` returns: `log_prob`, `responsibilities` or `predict`.
+        dtype: of the buffers; None: that of the source.
+
+    Raises:
+        InvalidArgumentError: another output, or a source that is not a mixture.
+    """
+
+    means: Tensor
+    inverse: Tensor
+    constant: Tensor
+    shift: Tensor | None
+
+    def __init__(
+        self, source: Source, output: str = "log_prob", *, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        if output not in SUMMARIES:
+            raise InvalidArgumentError(
+                f"output must be one of {', '.join(SUMMARIES)}, got {output!r}"
+            )
+        mixture = in_full(source)
+        self.output, self.batch_dims = output, len(mixture.batch_shape)
+        kind = (source.means.device, dtype or source.means.dtype)
+        means = mixture.means.to(kind[1])
+        d = mixture.num_features
+        # Whitening is linear in the rows, whatever the family: unit rows give its columns.
+        units = torch.eye(d, dtype=torch.float64, device=mixture.means.device)
+        units = units.reshape(d, *[1] * (self.batch_dims + 1), d)
+        inverse = mixture.covariance.whiten(mixture.scale, units).movedim(0, -1)
+        self.diagonal = not bool((inverse - inverse.diagonal(dim1=-2, dim2=-1).diag_embed()).any())
+        if self.diagonal:
+            inverse = inverse.diagonal(dim1=-2, dim2=-1)
+        half_log_det = mixture.covariance.half_log_det(mixture.scale, d)
+        constant = mixture.log_weights - half_log_det - 0.5 * d * LOG_2PI
+        shift = mixture.covariance.whiten(mixture.scale, mixture.means - means.double())
+        self.register_buffer("means", means.to(*kind))
+        self.register_buffer("inverse", inverse.contiguous().to(*kind))
+        self.register_buffer("constant", constant.to(*kind))
+        self.register_buffer("shift", shift.to(*kind) if bool(shift.any()) else None)
+        self.evidence = copy.deepcopy(getattr(source, "evidence", None))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What `output` says."""
+        return SUMMARIES[self.output](self.log_joint(x))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """`log p(x)`, `(*S, *B)`."""
+        return SUMMARIES["log_prob"](self.log_joint(x))
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """`p(k | x)`, `(*S, *B, K)`."""
+        return SUMMARIES["responsibilities"](self.log_joint(x))
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The most probable component, `(*S, *B)`."""
+        return SUMMARIES["predict"](self.log_joint(x))
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """`log pi_k + log N(x | mu_k, Sigma_k)`, plus the evidence: `(*S, *B, K)`.
+
+        Raises:
+            InvalidArgumentError: rows of another width.
+        """
+        if x.dim() == 0 or x.shape[-1] != self.means.shape[-1]:
+            raise InvalidArgumentError(
+                f"expected rows with {self.means.shape[-1]} features in the last axis, got an "
+                f"array of shape {tuple(x.shape)}"
+            )
+        with full_precision(x.device):
+            white = self._times_inverse(x.to(self.means.dtype).unsqueeze(-2) - self.means)
+            if self.shift is not None:
+                white = white - self.shift
+            log_joint = self.constant - 0.5 * white.square().sum(-1)
+        return log_joint if self.evidence is None else log_joint + self.evidence(x)
+
+    def _times_inverse(self, diff: Tensor) -> Tensor:
+        if self.diagonal:
+            return diff * self.inverse
+        # One product per component, with all rows as one matrix.
+        own = diff.shape[diff.dim() - 2 - self.batch_dims :]
+        rows = diff.reshape(-1, *own).movedim(0, -2)
+        return (rows @ self.inverse.mT).movedim(-2, 0).reshape(diff.shape)
+
+    def extra_repr(self) -> str:
+        """Sizes and output."""
+        *batch, k, d = self.means.shape
+        shape = f", batch_shape={tuple(batch)}" if batch else ""
+        return f"num_features={d}, num_components={k}, output={self.output!r}{shape}"
+
+
+def export_module(
+    layer: Source, output: str = "log_prob", *, dtype: torch.dtype | None = None
+) -> BakedMixture:
+    """A module with the layer's parameters baked in, for `torch.export` and ONNX.
+
+    Triangular solves do not convert to ONNX: this module multiplies by inverse factors. It holds
+    no parameters, and later changes of the layer do not reach it. The layer's evidence goes with
+    it as a submodule.
+
+    Args:
+        layer: a layer or a `MixtureOfGaussians`, of any family and batch shape.
+        output: `log_prob`, `responsibilities` or `predict`.
+        dtype: of the module; None: that of the layer. A float64 layer as a float32 module loses
+            only what rounding the rows loses.
+
+    Raises:
+        InvalidArgumentError: another output, or something that is not a mixture.
+
+    Example:
+        >>> from gmm_lightning.interop import export_module
+        >>> module = export_module(GMMLayer(num_features=2, num_components=3), "predict")
+        >>> rows = torch.export.Dim("rows")
+        >>> program = torch.export.export(module, (torch.zeros(4, 2),), dynamic_shapes=({0: rows},))
+        >>> program.module()(torch.zeros(7, 2)).shape
+        torch.Size([7])
+
+        To ONNX: `torch.onnx.export(module, (torch.zeros(4, 2),), "mixture.onnx", dynamo=True,
+        dynamic_shapes=({0: rows},))`.
+    """
+    return BakedMixture(layer, output, dtype=dtype).eval()

@@ -1,0 +1,297 @@
+"""Losses and regularisers for a mixture inside a deep model, differentiable in everything.
+
+They take a mixture, such as a head returns, or a layer for its `distribution()`; every covariance
+family and every batch shape. All are in nats.
+
+Example:
+    >>> from gmm_lightning import GMMLayer
+    >>> from gmm_lightning.losses import kl_to_mixture, negative_log_likelihood
+    >>> prior = GMMLayer(num_features=2, num_components=3)
+    >>> loss = negative_log_likelihood(prior, torch.randn(8, 2))
+    >>> loss = loss + kl_to_mixture(torch.zeros(8, 2), torch.ones(8, 2), prior).mean()
+    >>> loss.backward()
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning.distributions.checks import require_integer, require_number
+from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity, takes_layers
+from gmm_lightning.em.rows import check_finite
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.linalg import at_least_float32, full_precision
+
+__all__ = [
+    "count_nonfinite",
+    "covariance_penalty",
+    "dagmm_energy",
+    "kl_to_components",
+    "kl_to_mixture",
+    "negative_log_likelihood",
+    "responsibility_entropy",
+]
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+# -- likelihood -----------------------------------------------------------------------------
+
+
+@takes_layers
+def negative_log_likelihood(
+    mixture: MixtureDensity, x: Tensor, reduction: str = "mean", *, skip_nonfinite: bool = False
+) -> Tensor:
+    """`-log p(x)`, as a loss.
+
+    Args:
+        mixture: p, such as a head returns for a batch of rows.
+        x: rows `(*S, *B, D)`.
+        reduction: `mean` or `sum` over all rows, or `none`: `(*S, *B)`.
+        skip_nonfinite: leave out rows with NaN or infinite entries instead of refusing them;
+            `count_nonfinite(x)` says how many. A mean is over the other rows, `none` has 0 there,
+            and no gradient comes from them. A batch without any other row has the loss 0.
+
+    Raises:
+        InvalidArgumentError: rows of another width, or an unknown reduction.
+        InvalidDataError: rows that are not finite, by number, unless they are skipped (or the
+            call is being compiled or exported: then they are not looked for).
+
+    Example:
+        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+        >>> x = torch.tensor([[0.0], [float("nan")]])
+        >>> negative_log_likelihood(mixture, x, skip_nonfinite=True), count_nonfinite(x)
+        (tensor(0.9189), tensor(1))
+    """
+    if reduction not in REDUCTIONS:
+        raise InvalidArgumentError(
+            f"unknown reduction {reduction!r}; known are: {', '.join(REDUCTIONS)}"
+        )
+    mixture.check_rows(x)
+    if not skip_nonfinite:
+        if not torch.compiler.is_compiling():
+            check_finite(x.detach().reshape(-1, x.shape[-1]))
+        loss = -mixture.log_prob(x)
+        rows = max(1, loss.numel())
+        return reduced(loss, loss.new_tensor(float(rows)), reduction)
+    # A value in their place, before anything is computed, keeps NaN out of the gradient.
+    kept = torch.isfinite(x).all(-1)
+    loss = -mixture.log_prob(torch.where(kept.unsqueeze(-1), x, torch.zeros_like(x)))
+    kept = kept.expand_as(loss)
+    loss = torch.where(kept, loss, torch.zeros_like(loss))
+    return reduced(loss, kept.sum().clamp(min=1).to(loss), reduction)
+
+
+def reduced(loss: Tensor, rows: Tensor, reduction: str) -> Tensor:
+    """All rows, their sum, or their mean over so many."""
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else loss.sum() / rows
+
+
+def count_nonfinite(x: Tensor) -> Tensor:
+    """How many rows `(*S, D)` have NaN or infinite entries: an integer tensor `()`."""
+    return (~torch.isfinite(x).all(-1)).sum()
+
+
+# -- anomaly --------------------------------------------------------------------------------
+
+
+@takes_layers
+def dagmm_energy(mixture: MixtureDensity, z: Tensor, penalty: float = 0.05) -> Tensor:
+    """Mean energy of latent codes and the penalty that keeps covariances from vanishing, `(*B)`.
+
+        mean_n -log p(z_n) + penalty * sum_k sum_d 1 / Sigma_kdd
+
+    Args:
+        mixture: p.
+        z: codes `(*S, *B, D)`; the mean is over S.
+        penalty: lambda. Zong et al. weigh the energy by 0.1 and the penalty by 0.005 in their
+            whole loss: in proportion, 0.05 here.
+
+    Raises:
+        InvalidArgumentError: codes of another width, or a penalty that is negative.
+
+    References:
+        B. Zong et al. (2018), Deep autoencoding Gaussian mixture model for unsupervised anomaly
+        detection, ICLR.
+
+    Example:
+        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
+        >>> dagmm_energy(mixture, torch.zeros(5, 2), penalty=0.5)
+        tensor(2.8379)
+    """
+    penalty = require_number("penalty", penalty, least=0)
+    energy = over_rows(-mixture.log_prob(z), mixture)
+    return energy + penalty * covariance_penalty(mixture)
+
+
+@takes_layers
+def covariance_penalty(mixture: MixtureDensity) -> Tensor:
+    """`sum_k sum_d 1 / Sigma_kdd`, `(*B)`; a shared covariance counts once per component."""
+    return mixture.scale_tril.square().sum(-1).reciprocal().sum((-2, -1))
+
+
+# -- variational autoencoders ---------------------------------------------------------------
+
+
+@takes_layers
+def kl_to_mixture(
+    mean: Tensor,
+    scale: Tensor,
+    mixture: MixtureDensity,
+    *,
+    num_samples: int | None = None,
+    responsibilities: Tensor | None = None,
+    generator: Generator | None = None,
+) -> Tensor:
+    """`KL(q || p)` of a diagonal Gaussian q to a mixture p, `(*S, *B)`: a bound, or an estimate.
+
+    With `KL_k = KL(q || N_k)` and any responsibilities `gamma_k` of the components,
+
+        KL(q || p) <= sum_k gamma_k (KL_k + log gamma_k - log pi_k)
+
+    is the regulariser of VaDE, in closed form. It is least at `gamma_k ~ pi_k exp(-KL_k)`, where
+    it is `-log sum_k pi_k exp(-KL_k)`; for a mixture of one it is exact. From draws of q, the
+    estimate is unbiased, with gradients through the draws; the entropy of q is exact.
+
+    Args:
+        mean: of q, `(*S, *B, D)`.
+        scale: standard deviations of q, positive, of the same shape.
+        mixture: p.
+        num_samples: None: the bound; a number: an estimate from so many draws, of which
+            neighbours mirror each other about the mean.
+        responsibilities: of the bound, `(*S, *B, K)`, positive with sum 1, such as
+            `p.responsibilities(z)` at a draw z of q as in VaDE; None: those of the least bound.
+        generator: of the draws.
+
+    Raises:
+        InvalidArgumentError: shapes that do not fit, fewer draws than 1, or responsibilities for
+            an estimate from draws.
+
+    References:
+        Z. Jiang et al. (2017), Variational deep embedding: an unsupervised and generative
+        approach to clustering, IJCAI.
+        J. R. Hershey, P. A. Olsen (2007), Approximating the Kullback Leibler divergence between
+        Gaussian mixture models, ICASSP.
+
+    Example:
+        >>> mixture = MixtureOfGaussians(torch.zeros(2), torch.tensor([[-1.0], [1.0]]),
+        ...                              torch.ones(2, 1, 1))
+        >>> kl_to_mixture(torch.tensor([[1.0], [0.0]]), torch.ones(2, 1), mixture)
+        tensor([0.5662, 0.5000])
+    """
+    if num_samples is not None:
+        if responsibilities is not None:
+            raise InvalidArgumentError(
+                "responsibilities belong to the bound: leave them out with num_samples"
+            )
+        return kl_from_draws(mean, scale, mixture, num_samples, generator)
+    each = kl_to_components(mean, scale, mixture)
+    if responsibilities is None:
+        return -(mixture.log_weights - each).logsumexp(-1)
+    if responsibilities.shape != each.shape:
+        raise InvalidArgumentError(
+            f"expected responsibilities of shape {tuple(each.shape)}, got "
+            f"{tuple(responsibilities.shape)}"
+        )
+    gamma = responsibilities.to(each)
+    # One that is 0 adds nothing, and has no logarithm.
+    log_gamma = torch.where(gamma > 0, gamma, 1.0).log()
+    surprise = torch.where(gamma > 0, mixture.log_weights, 0.0)
+    return (gamma * (each + log_gamma - surprise)).sum(-1)
+
+
+@takes_layers
+def kl_to_components(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> Tensor:
+    """`KL(q || N_k)` of a diagonal Gaussian to every component, `(*S, *B, K)`, exactly.
+
+    Args:
+        mean: of q, `(*S, *B, D)`.
+        scale: standard deviations of q, of the same shape.
+        mixture: the components.
+
+    Raises:
+        InvalidArgumentError: shapes that do not fit.
+    """
+    mean, scale = posterior(mean, scale, mixture)
+    family, d = mixture.covariance, mixture.num_features
+    with full_precision(mean.device):
+        white = mixture.whiten(mean)
+        # Columns of L^-1: their squares add up to the diagonal of the precision.
+        axes = torch.eye(d, dtype=mean.dtype, device=mean.device)
+        axes = axes.reshape(d, *[1] * len(mixture.batch_shape), 1, d).expand(
+            d, *mixture.means.shape
+        )
+        precision = family.whiten(mixture.scale, axes).square().sum(-1).movedim(0, -1)
+        trace = (scale.square().unsqueeze(-2) * precision).sum(-1)
+        square = trace + white.square().sum(-1) - d
+        log_ratio = family.half_log_det(mixture.scale, d) - scale.log().sum(-1, keepdim=True)
+        return 0.5 * square + log_ratio
+
+
+def kl_from_draws(
+    mean: Tensor,
+    scale: Tensor,
+    mixture: MixtureDensity,
+    num_samples: int,
+    generator: Generator | None,
+) -> Tensor:
+    """`-H(q) - E_q[log p]`, `(*S, *B)`, from reparameterised draws in mirrored pairs."""
+    num_samples = require_integer("num_samples", num_samples, least=1)
+    mean, scale = posterior(mean, scale, mixture)
+    half = torch.empty((num_samples + 1) // 2, *mean.shape, dtype=mean.dtype, device=mean.device)
+    half.normal_(generator=generator)
+    noise = torch.cat([half, -half])[:num_samples]
+    cross = mixture.log_prob(mean + scale * noise).mean(0)
+    entropy = scale.log().sum(-1) + 0.5 * mixture.num_features * (LOG_2PI + 1)
+    return -entropy - cross
+
+
+def posterior(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
+    """Mean and scale in the mixture's dtype.
+
+    Raises:
+        InvalidArgumentError: shapes that do not fit each other or the mixture.
+    """
+    if mean.shape != scale.shape:
+        raise InvalidArgumentError(
+            f"the posterior's mean and scale must have the same shape, got {tuple(mean.shape)} "
+            f"and {tuple(scale.shape)}"
+        )
+    mixture.check_rows(mean)
+    return at_least_float32(mean).to(mixture.means), at_least_float32(scale).to(mixture.means)
+
+
+# -- responsibilities -----------------------------------------------------------------------
+
+
+@takes_layers
+def responsibility_entropy(mixture: MixtureDensity, x: Tensor) -> Tensor:
+    """`mean_n -sum_k r_nk log r_nk`, `(*B)`, between 0 and log K.
+
+    Added to a loss it makes rows choose one component; subtracted, it keeps all of them in use.
+
+    Args:
+        mixture: whose components are chosen from.
+        x: rows `(*S, *B, D)`; the mean is over S.
+
+    Raises:
+        InvalidArgumentError: rows of another width.
+
+    Example:
+        >>> mixture = MixtureOfGaussians(torch.zeros(2), torch.tensor([[-1.0], [1.0]]),
+        ...                              torch.ones(2, 1, 1))
+        >>> responsibility_entropy(mixture, torch.zeros(3, 1))
+        tensor(0.6931)
+    """
+    log_r = mixture.log_responsibilities(x)
+    # A component of weight 0 has no logarithm, and adds nothing.
+    log_r = log_r.clamp(min=torch.finfo(log_r.dtype).min)
+    return over_rows(-(log_r.exp() * log_r).sum(-1), mixture)
+
+
+def over_rows(values: Tensor, mixture: MixtureDensity) -> Tensor:
+    """The mean of `(*S, *B)` over S."""
+    return values.reshape(-1, *mixture.batch_shape).mean(0)

@@ -1,0 +1,36 @@
+"""Scores of anomaly in the form that torchmetrics ranks without loss."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from gmm_lightning.linalg import accumulator_dtype
+
+
+def anomaly_score(log_prob: Tensor) -> Tensor:
+    """The surprise `s = -log p` squeezed into [0, 1], in the same order.
+
+        (1 + sign(s) t / (1 + t)) / 2,   t = log(1 + |s|)
+
+    torchmetrics takes values outside [0, 1] for logits and passes them, batch by batch, through a
+    sigmoid, which is 1 for every surprise above 40: an area under the curve of `-log p` itself is
+    wrong without a word. These values it takes as they are, and in float64 they keep surprises
+    apart that differ in the tenth digit, however large they are.
+
+    Args:
+        log_prob: `log p(x)` of rows, of any shape.
+
+    Example:
+        >>> from torchmetrics.classification import BinaryAUROC
+        >>> from gmm_lightning.metrics import anomaly_score
+        >>> log_prob, unusual = torch.tensor([-90.0, -80.0, -300.0]), torch.tensor([0, 0, 1])
+        >>> auroc = BinaryAUROC()
+        >>> auroc.update(anomaly_score(log_prob), unusual)
+        >>> auroc.compute()
+        tensor(1.)
+    """
+    surprise = -log_prob.to(accumulator_dtype(log_prob.device))
+    size = surprise.abs().log1p()
+    # t / (1 + t), for an infinite one too.
+    share = size.reciprocal().add(1).reciprocal()
+    return 0.5 + 0.5 * surprise.sign() * share

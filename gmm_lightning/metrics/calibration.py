@@ -1,0 +1,173 @@
+"""Whether what came falls where the forecasts said: the law of the PIT values.
+
+Values of `probability_integral_transform(mixture, y)` are uniform in [0, 1] if the forecasts are
+right. For the calibration of class probabilities, torchmetrics has
+`torchmetrics.classification.CalibrationError`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.distributions.checks import require_integer, require_number
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.metrics._sums import Mean, Sums, refuse, rows_of, weight_of
+
+NORMS = ("l1", "l2", "max")
+
+
+class PITHistogram(Sums):
+    """How many PIT values fall into each of equally wide bins of [0, 1].
+
+    Flat: calibrated. A hump: forecasts too wide; a trough: too narrow; a slope: biased. Draw it
+    with `plot_calibration(counts=metric.compute())`.
+
+    Args:
+        num_bins: at least 2.
+        options: of `torchmetrics.Metric`.
+
+    Raises:
+        InvalidArgumentError: fewer than 2 bins.
+
+    References:
+        A. P. Dawid (1984), Statistical theory: the prequential approach, JRSS A 147.
+
+    Example:
+        >>> from gmm_lightning.metrics import PITHistogram
+        >>> metric = PITHistogram(num_bins=4)
+        >>> metric.update(torch.tensor([[0.1], [0.2], [0.6], [1.0]]))
+        >>> metric.compute().tolist()
+        [2.0, 0.0, 1.0, 1.0]
+    """
+
+    is_differentiable = False
+    counts: Tensor
+
+    def __init__(self, num_bins: int = 20, **options: Any) -> None:
+        super().__init__(**options)
+        self.num_bins = require_integer("num_bins", num_bins, least=2)
+        self.add_sum("counts", self.num_bins)
+
+    def update(self, pit: Tensor, weight: Tensor | None = None) -> None:
+        """Add rows.
+
+        Args:
+            pit: `(*S, D)`, as from `probability_integral_transform`; all D count.
+            weight: of each row, broadcasts to `(*S,)`.
+
+        Raises:
+            InvalidArgumentError: weights that do not fit.
+            InvalidDataError: values outside [0, 1], with their rows.
+        """
+        pit, weight = probabilities(pit, weight)
+        bins = (pit * self.num_bins).long().clamp(max=self.num_bins - 1)
+        each = weight.unsqueeze(-1).expand_as(pit)
+        more = torch.bincount(bins.flatten(), each.flatten(), minlength=self.num_bins)
+        self.counts = self.counts + more
+
+    def compute(self) -> Tensor:
+        """The total weight in each bin, `(num_bins,)`."""
+        return self.counts
+
+
+class CalibrationError(PITHistogram):
+    """How far the distribution function of the PIT values is from that of the uniform law.
+
+    Over the inner edges `e_j = j / num_bins` of the bins, with F their observed distribution:
+
+        l1:  mean_j |F(e_j) - e_j|      the area between the two
+        l2:  sqrt(mean_j (F(e_j) - e_j)^2)
+        max: max_j |F(e_j) - e_j|       the distance of Kolmogorov, up to the width of a bin
+
+    Lower is better, but not 0: n values of a calibrated forecast have an `l1` of about
+    `0.31 / sqrt(n)`.
+
+    Args:
+        num_bins: at least 2.
+        norm: `l1`, `l2` or `max`.
+        options: of `torchmetrics.Metric`.
+
+    Raises:
+        InvalidArgumentError: fewer than 2 bins, or an unknown norm.
+
+    References:
+        V. Kuleshov, N. Fenner, S. Ermon (2018), Accurate uncertainties for deep learning using
+        calibrated regression, ICML.
+
+    Example:
+        >>> from gmm_lightning.metrics import CalibrationError
+        >>> metric = CalibrationError(num_bins=4, norm="max")
+        >>> metric.update(torch.tensor([[0.1], [0.2], [0.6], [1.0]]))
+        >>> metric.compute().item()
+        0.25
+    """
+
+    higher_is_better = False
+
+    def __init__(self, num_bins: int = 20, norm: str = "l1", **options: Any) -> None:
+        super().__init__(num_bins, **options)
+        if norm not in NORMS:
+            raise InvalidArgumentError(f"unknown norm {norm!r}; known are: {', '.join(NORMS)}")
+        self.norm = norm
+
+    def compute(self) -> Tensor:
+        """See the class; NaN before any row."""
+        share = self.counts.cumsum(0) / self.counts.sum()
+        edge = torch.arange(1, self.num_bins).to(share) / self.num_bins
+        gap = (share[:-1] - edge).abs()
+        if self.norm == "max":
+            return gap.max()
+        return gap.mean() if self.norm == "l1" else gap.square().mean().sqrt()
+
+
+class Coverage(Mean):
+    """The share of values that the central intervals of a given mass hold: best when it is that.
+
+    `y` is in the interval that leaves `(1 - mass) / 2` on either side exactly when its PIT value
+    u has `|u - 1/2| <= mass / 2`. For several features: that of each given those before it.
+
+    Args:
+        mass: of the intervals, above 0 and at most 1.
+        options: of `torchmetrics.Metric`.
+
+    Raises:
+        InvalidArgumentError: no such mass.
+
+    Example:
+        >>> from gmm_lightning.metrics import Coverage
+        >>> metric = Coverage(0.9)
+        >>> metric.update(torch.tensor([[0.01], [0.2], [0.6], [0.94]]))
+        >>> metric.compute().item()
+        0.75
+    """
+
+    is_differentiable = False
+
+    def __init__(self, mass: float = 0.9, **options: Any) -> None:
+        mass = require_number("mass", mass, above=0, most=1)
+        # A name for each mass: see `Sums` on collections.
+        super().__init__(f"inside_{mass}".replace(".", "_"), **options)
+        self.mass = mass
+
+    def update(self, pit: Tensor, weight: Tensor | None = None) -> None:
+        """Add rows: as for `PITHistogram.update`."""
+        pit, weight = probabilities(pit, weight)
+        inside = (pit - 0.5).abs() <= 0.5 * self.mass
+        self.add(inside.to(pit.dtype).mean(-1), weight)
+
+
+def probabilities(pit: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """PIT values `(*S, D)` and weights `(*S,)`; values of weight 0 become 0.
+
+    Raises:
+        InvalidArgumentError: see `PITHistogram.update`.
+        InvalidDataError: see there.
+    """
+    pit = rows_of(pit, "pit")
+    weight = weight_of(pit[..., 0], weight)
+    pit = torch.where(weight.unsqueeze(-1) > 0, pit, 0.0)
+    refuse(~((pit >= 0) & (pit <= 1)).all(-1), "pit is not in [0, 1]")
+    return pit, weight

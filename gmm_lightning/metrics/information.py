@@ -1,0 +1,174 @@
+"""The criteria of `gmm_lightning.criteria`, summed over batches and processes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.criteria import aic, bic, icl
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.metrics._sums import Sums, rows_of, weighted
+
+
+class Model(Protocol):
+    """A layer, or anything else that counts its parameters."""
+
+    @property
+    def num_free_parameters(self) -> int:
+        """P."""
+        ...
+
+
+class Criterion(Sums):
+    """The total log-likelihood of a model with so many parameters: lower is better.
+
+    Args:
+        model: the number of free parameters, or a layer that knows it.
+        options: of `torchmetrics.Metric`.
+
+    Raises:
+        InvalidArgumentError: no number of parameters.
+    """
+
+    higher_is_better = False
+    log_likelihood: Tensor
+    num_samples: Tensor
+
+    def __init__(self, model: int | Model, **options: Any) -> None:
+        super().__init__(**options)
+        count = getattr(model, "num_free_parameters", model)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise InvalidArgumentError(
+                f"expected a number of free parameters >= 0 or a layer, got {model!r}"
+            )
+        self.num_free_parameters = count
+        self.add_sum("log_likelihood")
+        self.add_sum("num_samples")
+
+    def add(self, log_prob: Tensor, weight: Tensor | None) -> None:
+        """Add rows: as for `LogLikelihood.update`."""
+        log_prob, weight = weighted(log_prob, weight, "log_prob")
+        self.log_likelihood = self.log_likelihood + (weight * log_prob).sum()
+        self.num_samples = self.num_samples + weight.sum()
+
+
+class BIC(Criterion):
+    """`-2 log L + p log n`, the Bayesian information criterion of all rows.
+
+    `n` is their number, or their total weight.
+
+    Args:
+        model: the number of free parameters p, or a layer.
+        options: of `torchmetrics.Metric`.
+
+    References:
+        See `gmm_lightning.criteria.bic`.
+
+    Example:
+        >>> from gmm_lightning.metrics import BIC
+        >>> metric = BIC(GMMLayer(2, 3))
+        >>> metric.update(torch.full((100,), -4.0))
+        >>> round(metric.compute().item(), 3)
+        878.288
+    """
+
+    def update(self, log_prob: Tensor, weight: Tensor | None = None) -> None:
+        """Add rows: as for `LogLikelihood.update`."""
+        self.add(log_prob, weight)
+
+    def compute(self) -> Tensor:
+        """See the class.
+
+        Raises:
+            InvalidArgumentError: no rows at all.
+        """
+        return bic(self.log_likelihood, self.num_free_parameters, float(self.num_samples))
+
+
+class AIC(Criterion):
+    """`-2 log L + 2 p`, Akaike's information criterion of all rows.
+
+    Args:
+        model: the number of free parameters p, or a layer.
+        options: of `torchmetrics.Metric`.
+
+    References:
+        See `gmm_lightning.criteria.aic`.
+
+    Example:
+        >>> from gmm_lightning.metrics import AIC
+        >>> metric = AIC(17)
+        >>> metric.update(torch.full((100,), -4.0))
+        >>> metric.compute().item()
+        834.0
+    """
+
+    def update(self, log_prob: Tensor, weight: Tensor | None = None) -> None:
+        """Add rows: as for `LogLikelihood.update`."""
+        self.add(log_prob, weight)
+
+    def compute(self) -> Tensor:
+        """See the class."""
+        return aic(self.log_likelihood, self.num_free_parameters)
+
+
+class ICL(Criterion):
+    """`BIC + 2 sum_n H(r_n)`, the integrated completed likelihood of all rows.
+
+    Args:
+        model: the number of free parameters p, or a layer.
+        options: of `torchmetrics.Metric`.
+
+    References:
+        See `gmm_lightning.criteria.icl`.
+
+    Example:
+        >>> from gmm_lightning.metrics import ICL
+        >>> metric, layer = ICL(17), GMMLayer(2, 3)
+        >>> metric.update(layer.log_joint(torch.randn(100, 2)))
+        >>> metric.compute() > 0
+        tensor(True)
+    """
+
+    entropy: Tensor
+
+    def __init__(self, model: int | Model, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.add_sum("entropy")
+
+    def update(self, log_joint: Tensor, weight: Tensor | None = None) -> None:
+        """Add rows.
+
+        Args:
+            log_joint: `log pi_k + log p(x | k)`, `(*S, K)`: `layer.log_joint(x)`.
+            weight: of each row, broadcasts to `(*S,)`.
+
+        Raises:
+            InvalidArgumentError: weights that do not fit, or no axis of components.
+            InvalidDataError: NaN, with the rows.
+        """
+        log_joint = rows_of(log_joint, "log_joint")
+        log_prob, entropy = log_prob_and_entropy(log_joint)
+        self.add(log_prob, weight)
+        entropy, weight = weighted(entropy, weight, "entropy")
+        self.entropy = self.entropy + (weight * entropy).sum()
+
+    def compute(self) -> Tensor:
+        """See the class.
+
+        Raises:
+            InvalidArgumentError: no rows at all.
+        """
+        rows = float(self.num_samples)
+        return icl(self.log_likelihood, self.num_free_parameters, rows, self.entropy)
+
+
+def log_prob_and_entropy(log_joint: Tensor) -> tuple[Tensor, Tensor]:
+    """`log p(x)` and the entropy of the responsibilities, `(*S,)` each."""
+    log_resp = log_joint.log_softmax(-1)
+    # What has no responsibility has no logarithm to weigh, and neither has a row without density.
+    spent = torch.where(log_resp > -math.inf, log_resp, 0.0)
+    return log_joint.logsumexp(-1), -(log_resp.exp().nan_to_num() * spent).sum(-1)

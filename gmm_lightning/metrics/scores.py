@@ -1,0 +1,97 @@
+"""Proper scores of predicted mixtures against what came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Generator, Tensor
+
+from gmm_lightning.distributions import MixtureDensity, crps, energy_score
+from gmm_lightning.distributions.checks import require_integer
+from gmm_lightning.metrics._sums import Mean
+
+
+class CRPS(Mean):
+    """The mean continuous ranked probability score, in the unit of the target: lower is better.
+
+    See `gmm_lightning.distributions.crps` for the closed form.
+
+    Args:
+        options: of `torchmetrics.Metric`.
+
+    Example:
+        >>> from gmm_lightning.metrics import CRPS
+        >>> metric = CRPS()
+        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+        >>> metric.update(mixture, torch.tensor([[0.0], [3.0]]))
+        >>> round(metric.compute().item(), 4)
+        1.3351
+    """
+
+    higher_is_better = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("crps", **options)
+
+    def update(self, mixture: MixtureDensity, target: Tensor, weight: Tensor | None = None) -> None:
+        """Add rows.
+
+        Args:
+            mixture: the forecasts, of one feature: one mixture per row as a head gives them, one
+                for all, or a layer.
+            target: what came, `(*S, *B, 1)`.
+            weight: of each row, broadcasts to `(*S, *B)`.
+
+        Raises:
+            InvalidArgumentError: several features, or shapes that do not fit.
+            InvalidDataError: NaN, with the rows.
+        """
+        self.add(crps(mixture, target), weight)
+
+
+class EnergyScore(Mean):
+    """The mean energy score, from draws: lower is better. With one feature it is the CRPS.
+
+    See `gmm_lightning.distributions.energy_score`. Each update draws anew, so two passes differ
+    by the error of the draws, of the order of `sigma / sqrt(num_draws * rows)`.
+
+    Args:
+        num_draws: for each row, at least 2.
+        generator: of the draws, on the device of the mixtures; None for the global one.
+        options: of `torchmetrics.Metric`.
+
+    Raises:
+        InvalidArgumentError: fewer than 2 draws.
+
+    Example:
+        >>> from gmm_lightning.metrics import EnergyScore
+        >>> metric = EnergyScore(generator=torch.Generator().manual_seed(0))
+        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
+        >>> metric.update(mixture, torch.zeros(100, 2))
+        >>> 0.3 < metric.compute() < 0.4
+        tensor(True)
+    """
+
+    higher_is_better = False
+
+    def __init__(
+        self, num_draws: int = 100, generator: Generator | None = None, **options: Any
+    ) -> None:
+        super().__init__("energy_score", **options)
+        self.num_draws = require_integer("num_draws", num_draws, least=2)
+        self.generator = generator
+
+    def update(self, mixture: MixtureDensity, target: Tensor, weight: Tensor | None = None) -> None:
+        """Add rows.
+
+        Args:
+            mixture: the forecasts: one mixture per row as a head gives them, one for all, or a
+                layer.
+            target: what came, `(*S, *B, D)`.
+            weight: of each row, broadcasts to `(*S, *B)`.
+
+        Raises:
+            InvalidArgumentError: shapes that do not fit.
+            InvalidDataError: NaN, with the rows.
+        """
+        self.add(energy_score(mixture, target, self.num_draws, self.generator), weight)

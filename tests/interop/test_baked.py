@@ -1,0 +1,256 @@
+"""Modules with baked parameters: the layer's own answers, in every form that torch exports to."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from helpers import FAMILIES, random_layer, rows
+from torch import Tensor, nn
+
+from gmm_lightning import GMMLayer, MixtureOfGaussians
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.interop import export_module
+from gmm_lightning.interop.baked import SUMMARIES
+
+pytestmark = pytest.mark.usefixtures("double")
+
+OUTPUTS = ("log_prob", "responsibilities", "predict")
+assert tuple(SUMMARIES) == OUTPUTS
+DYNAMIC = {0: torch.export.Dim("rows")}
+over_families = pytest.mark.parametrize("family", FAMILIES)
+over_batches = pytest.mark.parametrize("batch", [(), (3,)], ids=str)
+
+
+def exported(module: nn.Module, x: Tensor) -> Any:
+    return torch.export.export(module, (x,), dynamic_shapes=(DYNAMIC,)).module()
+
+
+@over_batches
+@over_families
+def test_the_same_answers_as_the_layer(
+    family: str, batch: tuple[int, ...], generator: torch.Generator
+) -> None:
+    layer = random_layer(family, generator=generator, batch=batch, num_features=3)
+    x = rows(40, 3, generator, batch).reshape(8, 5, *batch, 3)
+    for output in OUTPUTS:
+        module = export_module(layer, output)
+        expected = getattr(layer, output)(x)
+        assert not list(module.parameters())
+        torch.testing.assert_close(module(x), expected, rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(getattr(module, output)(x), module(x), rtol=0, atol=0)
+        mixture = export_module(layer.distribution(), output)
+        torch.testing.assert_close(mixture(x), module(x), rtol=0, atol=0)
+        assert module(x[:0]).shape == expected[:0].shape
+        torch.testing.assert_close(module(x[0, 0]), expected[0, 0], rtol=1e-13, atol=1e-13)
+
+
+@over_families
+def test_float32_keeps_the_digits_of_rows_far_from_the_origin(
+    family: str, generator: torch.Generator
+) -> None:
+    """Rows that float32 holds, of a float64 mixture whose means it does not hold."""
+    layer = random_layer(family, generator=generator, num_features=3)
+    layer.set_parameters(means=layer.means + 12345.678)
+    x = (rows(200, 3, generator) + 12345.678).float()
+    expected = layer(x.double())
+    module = export_module(layer, dtype=torch.float32)
+    answer = module(x)
+    assert answer.dtype == torch.float32
+    torch.testing.assert_close(answer.double(), expected, rtol=2e-6, atol=2e-6)
+    # Without centring in two steps, the digits that float32 has left there are 1e-3.
+    module.shift = None
+    assert (module(x).double() - expected).abs().max() > 1e-4
+
+
+def test_float32_keeps_the_digits_of_a_flat_covariance(generator: torch.Generator) -> None:
+    """A condition number of 1e8: inverses of float32 matrices would have no digit left."""
+    angle = torch.linalg.qr(torch.randn(4, 4, generator=generator)).Q
+    spread = torch.logspace(-4, 4, 4)
+    matrix = angle @ torch.diag(spread) @ angle.T
+    layer = GMMLayer.from_parameters(
+        torch.ones(1), torch.zeros(1, 4), 0.5 * (matrix + matrix.T)[None]
+    )
+    x = (torch.randn(100, 4, generator=generator) * spread.sqrt() @ angle.T).float()
+    expected = layer(x.double())
+    module = export_module(layer, dtype=torch.float32)
+    # Rounding the inverse factor and the product: some eps / sqrt(smallest variance) each.
+    torch.testing.assert_close(module(x).double(), expected, rtol=0, atol=0.2)
+    error = (module(x).double() - expected).abs().max()
+    assert error < 3 * (layer.float()(x).double() - expected).abs().max() + 1e-5
+
+
+def test_evidence_goes_with_the_module(generator: torch.Generator) -> None:
+    layer = random_layer("diag", generator=generator)
+    layer.evidence = nn.Linear(2, 3)
+    x = rows(5, 2, generator)
+    module = export_module(layer)
+    torch.testing.assert_close(module(x), layer(x), rtol=1e-13, atol=1e-13)
+    nn.init.zeros_(layer.evidence.weight)
+    assert not torch.allclose(module(x), layer(x))
+
+
+def test_autocast_does_not_reach_the_product(generator: torch.Generator) -> None:
+    module = export_module(random_layer("full", generator=generator), dtype=torch.float32)
+    x = rows(5, 2, generator).float()
+    with torch.autocast(x.device.type, torch.bfloat16):
+        inside = module(x)
+    assert torch.equal(inside, module(x))
+
+
+def test_the_state_loads_as_plain_tensors(generator: torch.Generator) -> None:
+    first, second = (export_module(random_layer("full", generator=generator)) for _ in range(2))
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    second.load_state_dict(torch.load(buffer, weights_only=True))
+    x = rows(5, 2, generator)
+    assert torch.equal(first(x), second(x))
+
+
+def test_one_component_of_one_feature() -> None:
+    mixture = MixtureOfGaussians(torch.zeros(1), torch.ones(1, 1), 2 * torch.ones(1, 1, 1))
+    x = torch.linspace(-3, 3, 7)[:, None]
+    found = export_module(mixture)(x)
+    torch.testing.assert_close(found, mixture.log_prob(x), rtol=1e-14, atol=1e-14)
+
+
+def test_bad_arguments_say_what_was_expected() -> None:
+    layer = GMMLayer(2, 3)
+    with pytest.raises(InvalidArgumentError, match="log_prob, responsibilities, predict"):
+        export_module(layer, "score")
+    with pytest.raises(InvalidArgumentError, match="MixtureOfGaussians, got Linear"):
+        export_module(nn.Linear(2, 2))  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="2 features"):
+        export_module(layer)(torch.zeros(5, 3))
+    assert "output='predict'" in repr(export_module(layer, "predict"))
+
+
+# -- torch.export and torch.compile ---------------------------------------------------------------
+
+
+class Everything(nn.Module):
+    """All answers of several mixtures as one graph."""
+
+    def __init__(self, parts: list[Any]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [answer for part in self.parts for answer in every_answer(part, x)]
+
+
+def every_answer(part: Any, x: Tensor) -> list[Tensor]:
+    return [getattr(part, output)(x) for output in OUTPUTS]
+
+
+@over_batches
+def test_torch_export_with_any_number_of_rows(
+    batch: tuple[int, ...], generator: torch.Generator
+) -> None:
+    class Densities(nn.Module):
+        """Every family as one graph: the exporter's set-up is paid for once."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList([*layers, *map(export_module, layers)])
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            return [part(x) for part in self.parts]
+
+    layers = [random_layer(f, generator=generator, batch=batch) for f in FAMILIES]
+    few, many = rows(4, 2, generator, batch), rows(30, 2, generator, batch)
+    expected = 2 * [layer(many) for layer in layers]
+    for found, wanted in zip(exported(Densities(), few)(many), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-13)
+
+
+def test_torch_export_of_every_output(generator: torch.Generator) -> None:
+    layer = random_layer("full", generator=generator)
+    few, many = rows(4, 2, generator), rows(30, 2, generator)
+    program = exported(Everything([layer]), few)
+    modules = [exported(export_module(layer, output), few) for output in OUTPUTS]
+    found = [*program(many), *(module(many) for module in modules)]
+    for value, wanted in zip(found, 2 * every_answer(layer, many), strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-13, atol=1e-13)
+
+
+def test_an_exported_program_is_a_file(generator: torch.Generator) -> None:
+    module = export_module(random_layer("full", generator=generator))
+    few, many = rows(4, 2, generator), rows(30, 2, generator)
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(module, (few,), dynamic_shapes=(DYNAMIC,)), buffer)
+    buffer.seek(0)
+    program: Any = torch.export.load(buffer).module()
+    torch.testing.assert_close(program(many), module(many), rtol=0, atol=0)
+
+
+@over_families
+def test_one_graph_for_torch_compile(family: str, generator: torch.Generator) -> None:
+    torch.compiler.reset()
+    layer = random_layer(family, generator=generator)
+    x = rows(9, 2, generator)
+    both = Everything([layer, export_module(layer)])
+    compiled = torch.compile(both, fullgraph=True, backend="eager")
+    for found, wanted in zip(compiled(x), both(x), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.slow
+# Torch 2.13 on itself: script_method, _prims_common.check.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_inductor(output: str, generator: torch.Generator) -> None:
+    torch.compiler.reset()
+    layer = random_layer("full", generator=generator)
+    x = rows(9, 2, generator)
+    expected = getattr(layer, output)(x)
+    for answer in (getattr(layer, output), export_module(layer, output)):
+        compiled = torch.compile(answer, fullgraph=True)
+        torch.testing.assert_close(compiled(x), expected, rtol=1e-12, atol=1e-12)
+
+
+# -- ONNX -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("batch", "dtype"), [((), torch.float64), ((3,), torch.float32)], ids=str)
+def test_onnx_of_every_family(
+    batch: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    from onnx_sessions import answers
+
+    class Answers(nn.Module):
+        """Every output of every module, their common part once."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList(export_module(layer, dtype=dtype) for layer in layers)
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            joints = [part.log_joint(x) for part in self.parts]
+            return [summarize(joint) for joint in joints for summarize in SUMMARIES.values()]
+
+    layers = [random_layer(f, generator=generator, batch=batch) for f in FAMILIES]
+    few, many = rows(4, 2, generator, batch), rows(200, 2, generator, batch)
+    many[:5] *= 1000  # Densities that exp alone would round to zero.
+    found = answers(Answers().eval(), (few.to(dtype),), (many.to(dtype),))
+    for value, wanted in zip(found, Everything(layers)(many), strict=True):
+        assert value.shape == wanted.shape
+        torch.testing.assert_close(value.to(wanted.dtype), wanted.cpu(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", OUTPUTS)
+@over_batches
+@over_families
+def test_onnx_of_every_output(
+    family: str, batch: tuple[int, ...], output: str, generator: torch.Generator
+) -> None:
+    from onnx_sessions import answers
+
+    layer = random_layer(family, generator=generator, batch=batch)
+    few, many = rows(4, 2, generator, batch), rows(200, 2, generator, batch)
+    (found,) = answers(export_module(layer, output), (few,), (many,))
+    torch.testing.assert_close(found, getattr(layer, output)(many).cpu(), rtol=1e-5, atol=1e-5)
