@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from gmm_lightning.training.checkpoint import PassCheckpoint
+from gmm_lightning.training.codes import codes, fit_codes
 from gmm_lightning.training.data import ArrayDataModule
 from gmm_lightning.training.em import EMCallback
+from gmm_lightning.training.floor import FloorCallback
 from gmm_lightning.training.initialize import InitializeCallback
 from gmm_lightning.training.interrupt import GracefulStop
 from gmm_lightning.training.module import GMMModule
@@ -16,6 +18,7 @@ from gmm_lightning.training.tensorboard import MixtureLogger
 __all__ = [
     "ArrayDataModule",
     "EMCallback",
+    "FloorCallback",
     "GMMModule",
     "GracefulStop",
     "InitializeCallback",
@@ -24,4 +27,6 @@ __all__ = [
     "PassProgress",
     "StepwiseEMCallback",
     "StreamDataModule",
+    "codes",
+    "fit_codes",
 ]

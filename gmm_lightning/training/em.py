@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from gmm_lightning.em import Annealing, Collapse, e_step
 from gmm_lightning.em.annealing import as_annealing, posterior_at
@@ -20,10 +19,11 @@ from gmm_lightning.em.posterior import Posterior
 from gmm_lightning.em.reseed import CANDIDATES, Reseeder
 from gmm_lightning.em.starts import packed, unpack
 from gmm_lightning.em.steps import emptied, without_weight
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.statistics import SufficientStatistics
 from gmm_lightning.training.module import GMMModule
+from gmm_lightning.training.observed import Observed, finite_rows, never_called, tell_dropped
 from gmm_lightning.training.target import require_exact_shards, require_whole, target_layer
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,9 @@ class EMCallback(L.Callback):
     Args:
         target: None for a `GMMModule`; for any other LightningModule the dotted path of the
             `GMMLayer` inside it, for instance `"model.density"`. The layer then learns from the
-            rows it is called with in training, and its parameters are frozen for the optimizer.
+            rows it is called with in training, each counted once, and its parameters are frozen
+            for the optimizer, which may be given all of them. `InitializeCallback` with the same
+            target finds a start.
         acceleration: `squarem` or `anderson`: leap along the path of EM. A leap that lowers the
             objective is taken back, which costs a pass.
         annealing: begin with flat responsibilities: an `Annealing`, or its first inverse
@@ -48,15 +50,20 @@ class EMCallback(L.Callback):
         collapse: what to do with a component that loses its volume or its rows: `floor`,
             `reseed` or `raise`, as in `fit_em`.
         seed: of the rows at which components are reseeded.
+        skip_nonfinite: for a target: leave out rows with NaN or infinity, and count them, instead
+            of ending the fit. They still reach the loss.
 
     Attributes:
         history: the objective of each pass, before its M-step, in nats per row.
         events: components that had to be repaired.
         counts: rows that each component held in the last pass.
+        skipped: rows that were left out, over all processes and passes.
 
     Raises:
         InvalidArgumentError: at the start of a fit, for a target that is not a `GMMLayer`, a
             precision or strategy that EM cannot use, or a loader that pads its shards.
+        InvalidDataError: rows that are not finite (by number in their batch), or a pass that has
+            no others.
         CollapseError: under `collapse="raise"`.
     """
 
@@ -69,7 +76,13 @@ class EMCallback(L.Callback):
         hard: bool = False,
         collapse: str = "floor",
         seed: int = 0,
+        skip_nonfinite: bool = False,
     ) -> None:
+        if skip_nonfinite and target is None:
+            raise InvalidArgumentError(
+                "skip_nonfinite is for a target inside a model; the rows of a GMMModule are those "
+                "of its data module: drop them there"
+            )
         if collapse not in POLICIES:
             raise InvalidArgumentError(
                 f"unknown collapse policy {collapse!r}; known are: {', '.join(POLICIES)}"
@@ -80,13 +93,15 @@ class EMCallback(L.Callback):
         self.history: list[float] = []
         self.events: list[Collapse] = []
         self.counts: Tensor | None = None
+        self.skip_nonfinite, self.skipped = skip_nonfinite, 0
         self._stats: SufficientStatistics | None = None
         self._rows, self._weight = torch.zeros(0), None
         self._logged: dict[str, float] = {}
         self._latest: list[Collapse] = []
-        self._hook: RemovableHandle | None = None
-        self._frozen: list[torch.nn.Parameter] = []
+        self._observed: Observed | None = None
         self._next_batch, self._whole = 0, False
+        # Rows left out: by this process since the last reduction, by all of them in this pass.
+        self._dropped = self._left_out = 0
         self._reseeder = Reseeder(torch.zeros(0), torch.Generator().manual_seed(seed))
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -96,20 +111,23 @@ class EMCallback(L.Callback):
         require_whole(trainer)
         layer = self.layer(pl_module)
         if self.target is not None:
-            # The reducer would wait for gradients that never come.
-            self._frozen = [p for p in layer.parameters() if p.requires_grad]
-            for parameter in self._frozen:
-                parameter.requires_grad = False
-            self._hook = layer.register_forward_pre_hook(self._collect, with_kwargs=True)
+            self._observed = Observed(layer, self._collect)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Undo what `setup` did to a target layer."""
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-        for parameter in self._frozen:
-            parameter.requires_grad = True
-        self._frozen = []
+        self.release()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """The same where a fit ends early, and `teardown` is not called."""
+        self.release()
+
+    def release(self) -> None:
+        """Let go of a target layer: its parameters are the optimizer's again."""
+        if self._observed is not None:
+            self._observed.release()
+            self._observed = None
 
     def layer(self, pl_module: L.LightningModule) -> GMMLayer:
         """The layer that this callback trains.
@@ -132,19 +150,26 @@ class EMCallback(L.Callback):
     ) -> None:
         """Begin a new sum with the first batch; a pass joined later has none."""
         if batch_idx == 0:
-            self._stats = None
+            self._stats, self._dropped, self._left_out = None, 0, 0
         self._whole = batch_idx == 0 or (self._whole and batch_idx == self._next_batch)
         self._next_batch = batch_idx + 1
         if isinstance(pl_module, GMMModule):
             pl_module.posterior = self.posterior()
 
-    def _collect(
-        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        if module.training and isinstance(module, GMMLayer):
-            x = (args[0] if args else kwargs["x"]).detach()
-            self._rows = x.reshape(-1, *x.shape[x.dim() - 1 - len(module.batch_shape) :])
-            self._add(e_step(module, x, posterior=self.posterior()))
+    def _collect(self, layer: GMMLayer, rows: Tensor) -> None:
+        if not layer.training:
+            return
+        if self.skip_nonfinite:
+            rows, dropped = finite_rows(rows)
+            self._dropped += dropped
+        self._rows = rows
+        try:
+            self._add(e_step(layer, rows, posterior=self.posterior()))
+        except InvalidDataError as error:
+            raise InvalidDataError(
+                f"{self.name}, batch {self._next_batch - 1}, of the rows that the layer is called "
+                f"with: {error}; skip_nonfinite=True leaves out those with NaN or infinity"
+            ) from error
 
     def _add(self, stats: SufficientStatistics) -> None:
         self._stats = stats if self._stats is None else self._stats + stats
@@ -164,8 +189,9 @@ class EMCallback(L.Callback):
             self._rows, self._weight = outputs["rows"], outputs["weight"]
         if not (trainer.is_last_batch and self._whole):
             return
-        stats = self.reduced(trainer)
         layer = self.layer(pl_module)
+        stats = self.reduced(trainer, layer)
+        self.require_rows(stats)
         self.counts = stats.counts
         objective = self.ascent.judge(layer, stats)
         if objective is None:
@@ -174,21 +200,41 @@ class EMCallback(L.Callback):
         else:
             self.advance(trainer, pl_module, stats, objective)
         if objective is None or not self.tells_convergence:
-            keep_going(trainer)
+            keep_going(trainer, None if self.target is None else set(self._logged))
 
-    def reduced(self, trainer: L.Trainer) -> SufficientStatistics:
-        """What was added since the last call, over all processes.
+    @property
+    def name(self) -> str:
+        """How messages call this callback."""
+        return f"{type(self).__name__}(target={self.target!r})"
+
+    def reduced(self, trainer: L.Trainer, layer: GMMLayer) -> SufficientStatistics:
+        """What was added since the last call, over all processes."""
+        stats, self._stats = self._stats, None
+        if stats is None:
+            stats = e_step(layer, layer.means.new_empty(0, *layer.batch_shape, layer.num_features))
+        mine = torch.cat([stats.pack(), stats.counts.new_full((1,), self._dropped)])
+        sums = trainer.strategy.reduce(mine, reduce_op="sum")
+        self._dropped, dropped = 0, int(sums[-1])
+        self.skipped += dropped
+        self._left_out += dropped
+        return stats.unpack(sums[:-1])
+
+    def require_rows(self, stats: SufficientStatistics) -> None:
+        """Refuse a pass in which a target was given no rows.
 
         Raises:
-            InvalidArgumentError: nothing was.
+            InvalidDataError: all of them were left out.
+            InvalidArgumentError: the layer was not called.
         """
-        if self._stats is None:
-            raise InvalidArgumentError(
-                f"{type(self).__name__}(target={self.target!r}) saw no rows in a whole pass: the "
-                "layer was not called. Call it as layer(x); layer.log_prob(x) runs no hooks"
+        if self.target is None or int(stats.num_samples):
+            return
+        if self._left_out:
+            raise InvalidDataError(
+                f"{self.name}: all {self._left_out} rows of a pass have NaN or infinity: the "
+                "network has diverged. Lower the learning rate, clip gradients, and look for NaN "
+                "in the data"
             )
-        stats, self._stats = self._stats, None
-        return stats.unpack(trainer.strategy.reduce(stats.pack(), reduce_op="sum"))
+        raise never_called(self.name)
 
     def advance(
         self,
@@ -203,11 +249,8 @@ class EMCallback(L.Callback):
         reseeds = self.collapse == "reseed"
         first = emptied(without_weight(layer), stats) if reseeds and not self.history else []
         found = first + self.ascent.move(layer, stats, leaps=self.annealed(passes=1))
-        if found and self.collapse == "raise":
-            raise refusal(found[0])
-        if found and reseeds:
-            found = self.reseeded(trainer, pl_module, found)
-        self.report(numbered(found, len(self.history)), trainer)
+        found = self.mended(trainer, pl_module, numbered(found, len(self.history)))
+        self.report(found, trainer)
         self.history.append(float(objective.mean()))
         mean = float((stats.log_likelihood / stats.total_weight).mean())
         self._logged = {
@@ -215,7 +258,15 @@ class EMCallback(L.Callback):
             f"train/{'classification_' if self.hard else ''}log_likelihood": mean,
             "train/objective": self.history[-1],
         }
+        self.tell_skipped(trainer)
         self.log_values(pl_module, self._logged)
+
+    def tell_skipped(self, trainer: L.Trainer) -> None:
+        """Say and log what was left out of the pass."""
+        if self.skip_nonfinite:
+            self._logged["train/skipped_rows"] = float(self._left_out)
+            if trainer.is_global_zero:
+                tell_dropped(self._left_out, f"{self.name}, pass {len(self.history)}")
 
     def annealed(self, *, passes: int) -> bool:
         """Whether so many passes before this one were of plain EM already, or none was asked."""
@@ -229,6 +280,20 @@ class EMCallback(L.Callback):
         """
         moved = any(event.action == "reseeded" for event in self._latest)
         return self.annealed(passes=2) and self.ascent.plain and not moved
+
+    def mended(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, found: list[Collapse]
+    ) -> list[Collapse]:
+        """Treat collapsed components by the policy.
+
+        Raises:
+            CollapseError: it is to raise.
+        """
+        if found and self.collapse == "raise":
+            raise refusal(found[0])
+        if found and self.collapse == "reseed":
+            return self.reseeded(trainer, pl_module, found)
+        return found
 
     def reseeded(
         self, trainer: L.Trainer, pl_module: L.LightningModule, found: list[Collapse]
@@ -272,6 +337,7 @@ class EMCallback(L.Callback):
         return {
             "history": list(self.history),
             "events": [asdict(event) for event in self.events],
+            "skipped": self.skipped,
             "latest": [asdict(event) for event in self._latest],
             "logged": dict(self._logged),
             "ascent": self.ascent.state_dict(),
@@ -283,14 +349,21 @@ class EMCallback(L.Callback):
         self.history = list(state_dict["history"])
         self.events = [Collapse(**event) for event in state_dict["events"]]
         self._latest = [Collapse(**event) for event in state_dict["latest"]]
+        self.skipped = state_dict["skipped"]
         self._logged = dict(state_dict["logged"])
         self.ascent.load_state_dict(state_dict["ascent"])
         self._reseeder.load_state_dict(state_dict["reseeder"])
 
 
-def keep_going(trainer: L.Trainer) -> None:
-    """Let early stopping judge the next pass by this one, whatever it gained."""
-    stopping = trainer.early_stopping_callback
-    if stopping is not None:
-        stopping.wait_count = 0
-        stopping.best_score = torch.full_like(stopping.best_score, -torch.inf)
+def keep_going(trainer: L.Trainer, watched: set[str] | None) -> None:
+    """Let early stopping judge the next pass by this one, whatever it gained.
+
+    Args:
+        trainer: its early stopping.
+        watched: only what looks at these values; None: all, since all of it follows from EM.
+    """
+    for stopping in trainer.early_stopping_callbacks:
+        if watched is None or stopping.monitor in watched:
+            worst = -torch.inf if stopping.mode == "max" else torch.inf
+            stopping.wait_count = 0
+            stopping.best_score = torch.full_like(stopping.best_score, worst)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from gmm_lightning.em import fit_em
 from gmm_lightning.em.source import Source
 from gmm_lightning.em.start import initialize, resolve_from
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.layers import GMMLayer
+from gmm_lightning.training.base import RowsDataModule
+from gmm_lightning.training.codes import codes
 from gmm_lightning.training.loader import as_batch
 from gmm_lightning.training.module import GMMModule
+from gmm_lightning.training.observed import finite_rows, tell_dropped
 from gmm_lightning.training.parts import Portion
+from gmm_lightning.training.target import target_layer
 
 
 class TrainingRows:
@@ -45,6 +52,10 @@ class InitializeCallback(L.Callback):
     depend on the number of processes, and DDP hands out the parameters of the first one. A
     resumed fit is left alone.
 
+    For a layer inside a model it reads what the untrained network makes of the training set,
+    as `codes` does, when training starts: each process its part, and all of them take the
+    parameters of the first one.
+
     Args:
         initializer: a name, an instance, labels or responsibilities, or None to keep the
             layer's parameters and only resolve units and priors.
@@ -52,9 +63,13 @@ class InitializeCallback(L.Callback):
         num_restarts: starts tried; each is followed for a few EM passes, and the one with the
             best objective is kept (Biernacki, Celeux, Govaert 2003).
         trial_passes: EM passes of each start when there are several.
+        target: None for a `GMMModule`; else the dotted path of a `GMMLayer`, as for `EMCallback`.
+        step: with a target: the method that is given the batches, as for `codes`.
+        skip_nonfinite: with a target: leave out codes with NaN or infinity, and say how many.
 
     Raises:
-        InvalidArgumentError: the module is not a `GMMModule`, or there is no data module.
+        InvalidArgumentError: there is no layer at the target, it is never called, or a
+            `GMMModule` has no data module.
         InvalidDataError: the data cannot be used.
     """
 
@@ -64,6 +79,10 @@ class InitializeCallback(L.Callback):
         seed: int = 0,
         num_restarts: int = 1,
         trial_passes: int = 10,
+        *,
+        target: str | None = None,
+        step: str = "training_step",
+        skip_nonfinite: bool = False,
     ) -> None:
         if num_restarts < 1 or trial_passes < 0:
             raise InvalidArgumentError(
@@ -72,15 +91,19 @@ class InitializeCallback(L.Callback):
             )
         self.initializer, self.seed = initializer, seed
         self.num_restarts, self.trial_passes = num_restarts, trial_passes
+        self.target, self.step, self.skip_nonfinite = target, step, skip_nonfinite
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Initialise, once per fit."""
         if stage != "fit" or trainer.ckpt_path is not None:
             return
+        if self.target is not None:
+            target_layer(pl_module, self.target, type(self).__name__)
+            return
         if not isinstance(pl_module, GMMModule):
             raise InvalidArgumentError(
                 f"InitializeCallback starts a GMMModule, got {type(pl_module).__name__}; for a "
-                "layer inside a network, fit it on codes with fit_em before training"
+                'layer inside a network give its path, for instance target="model.density"'
             )
         datamodule = getattr(trainer, "datamodule", None)
         if datamodule is None:
@@ -91,7 +114,25 @@ class InitializeCallback(L.Callback):
         # The parameters are to be drawn in the precision they will have.
         trainer.precision_plugin.convert_module(pl_module)
         pl_module.take_units(datamodule)
-        layer, rows = pl_module.layer, TrainingRows(pl_module, datamodule)
+        self.start(pl_module.layer, TrainingRows(pl_module, datamodule))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Initialise a layer inside a model, whose network is in its place by now."""
+        if self.target is None or trainer.ckpt_path is not None:
+            return
+        layer = target_layer(pl_module, self.target, type(self).__name__)
+        rows = codes(pl_module, training_batches(trainer), self.target, step=self.step)
+        if trainer.world_size > 1:
+            rows = torch.cat(gather_all_tensors(rows))
+        if self.skip_nonfinite:
+            rows, dropped = finite_rows(rows)
+            if trainer.is_global_zero:
+                tell_dropped(dropped, f"InitializeCallback(target={self.target!r})")
+        self.start(layer, rows)
+        layer.load_state_dict(trainer.strategy.broadcast(layer.state_dict()))
+
+    def start(self, layer: GMMLayer, rows: Any) -> None:
+        """Priors and parameters of a layer from all rows."""
         generator = torch.Generator().manual_seed(self.seed)
         if self.num_restarts > 1:
             fit_em(
@@ -108,3 +149,22 @@ class InitializeCallback(L.Callback):
         resolve_from(layer, source)
         if self.initializer is not None:
             initialize(layer, source, self.initializer, generator)
+
+
+def training_batches(trainer: L.Trainer) -> Iterator[Any]:
+    """This process's batches of one pass: in order where the data module can.
+
+    Raises:
+        InvalidArgumentError: there are several training loaders.
+    """
+    datamodule = getattr(trainer, "datamodule", None)
+    if isinstance(datamodule, RowsDataModule):
+        return iter(datamodule.predict_dataloader())
+    loader: Any = trainer.train_dataloader
+    if isinstance(loader, dict | list | tuple):
+        raise InvalidArgumentError(
+            "InitializeCallback(target=...) reads one training loader, and there are "
+            f"{len(loader)}; call fit_codes before trainer.fit"
+        )
+    count = trainer.num_training_batches
+    return islice(loader, None if count == float("inf") else int(count))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import lightning as L
+from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.training.module import GMMModule
@@ -20,13 +24,30 @@ def target_layer(pl_module: L.LightningModule, target: str | None, callback: str
     """
     if target is None and isinstance(pl_module, GMMModule):
         return pl_module.layer
-    found = {name: m for name, m in pl_module.named_modules() if isinstance(m, GMMLayer)}
-    if target not in found:
-        raise InvalidArgumentError(
-            f"{callback}(target={target!r}) names no GMMLayer of "
-            f"{type(pl_module).__name__}; found are: {', '.join(found) or 'none'}"
-        )
-    return found[target]
+    # A layer may have several names.
+    modules = dict(pl_module.named_modules(remove_duplicate=False))
+    found = {name: module for name, module in modules.items() if isinstance(module, GMMLayer)}
+    if target in found:
+        return found[target]
+    there = modules.get(target or "")
+    reason = ""
+    if target and there is not None:
+        reason = f", where a {type(there).__name__} stands"
+        if gives_mixtures(there):
+            reason += (
+                ": the mixture that a head gives changes with its features, so there are no "
+                "parameters that EM could set; a head is trained by gradient, without this callback"
+            )
+    raise InvalidArgumentError(
+        f"{callback}(target={target!r}) names no GMMLayer of {type(pl_module).__name__}{reason}; "
+        f"found are: {', '.join(found) or 'none'}"
+    )
+
+
+def gives_mixtures(module: nn.Module) -> bool:
+    """Whether a module turns features into mixtures: a density head."""
+    given = inspect.signature(type(module).forward).return_annotation
+    return given in (MixtureOfGaussians, MixtureOfGaussians.__name__)
 
 
 def require_whole(trainer: L.Trainer) -> None:
@@ -58,8 +79,15 @@ def require_exact_shards(trainer: L.Trainer) -> None:
     if not isinstance(loader, DataLoader):
         return
     samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
-    if any(isinstance(sampler, DistributedSampler) for sampler in samplers):
+    if any(isinstance(sampler, DistributedSampler) and repeats(sampler) for sampler in samplers):
         raise InvalidArgumentError(
             "this DataLoader was given a distributed sampler, which repeats rows to make "
-            "shards equal, so EM would not be exact: use ArrayDataModule, which shards exactly"
+            "shards equal, so EM would not be exact: use ArrayDataModule, which shards exactly, or "
+            "DistributedSampler(dataset, drop_last=True) with "
+            "Trainer(use_distributed_sampler=False)"
         )
+
+
+def repeats(sampler: DistributedSampler[object]) -> bool:
+    """Whether shards of equal length need rows twice."""
+    return not sampler.drop_last and sampler.total_size > len(sampler.dataset)  # pyright: ignore[reportArgumentType]

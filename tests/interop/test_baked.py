@@ -146,7 +146,7 @@ def every_answer(part: Any, x: Tensor) -> list[Tensor]:
     return [getattr(part, output)(x) for output in OUTPUTS]
 
 
-@over_batches
+@pytest.mark.parametrize("batch", [(), pytest.param((3,), marks=pytest.mark.slow)], ids=str)
 def test_torch_export_with_any_number_of_rows(
     batch: tuple[int, ...], generator: torch.Generator
 ) -> None:
@@ -215,7 +215,11 @@ def test_inductor(output: str, generator: torch.Generator) -> None:
 # -- ONNX -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("batch", "dtype"), [((), torch.float64), ((3,), torch.float32)], ids=str)
+@pytest.mark.parametrize(
+    ("batch", "dtype"),
+    [((), torch.float64), pytest.param((3,), torch.float32, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_onnx_of_every_family(
     batch: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
 ) -> None:

@@ -1,0 +1,171 @@
+"""The rows that a layer inside a model is called with, and a fit of the layer to them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from gmm_lightning.em import EMResult, fit_em
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.layers import GMMLayer
+from gmm_lightning.training.observed import Observed, finite_rows, never_called, tell_dropped
+from gmm_lightning.training.target import target_layer
+
+
+def codes(
+    module: L.LightningModule, loader: Iterable[Any], target: str, *, step: str = "training_step"
+) -> Tensor:
+    """What a `GMMLayer` inside a model is called with, batch after batch of a loader.
+
+    The module runs its own step, in evaluation mode and without gradients. Nothing is logged,
+    and random states and modes are afterwards what they were.
+
+    Args:
+        module: any LightningModule, attached to a trainer or not.
+        loader: batches as the module's step takes them.
+        target: dotted path of the layer, for instance `"model.density"`.
+        step: name of the method that is given `(batch, batch_idx)`, or the batch alone where it
+            takes one argument. It must call the layer as `layer(z)`.
+
+    Returns:
+        Rows `(N, *B, D)` on the layer's device.
+
+    Raises:
+        InvalidArgumentError: there is no layer at the target, no such method, or it never calls
+            the layer.
+
+    Example:
+        >>> from gmm_lightning.training import codes
+        >>> class Model(L.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.encoder, self.density = torch.nn.Linear(5, 2), GMMLayer(2, 3)
+        ...     def training_step(self, batch):
+        ...         return -self.density(self.encoder(batch)).mean()
+        >>> codes(Model(), torch.randn(10, 4, 5), "density").shape
+        torch.Size([40, 2])
+    """
+    layer = target_layer(module, target, "codes")
+    method = getattr(module, step, None)
+    if not callable(method):
+        raise InvalidArgumentError(f"{type(module).__name__} has no method {step!r}")
+    alone = len(inspect.signature(method).parameters) == 1
+    parts: list[Tensor] = []
+
+    def keep(layer: GMMLayer, rows: Tensor) -> None:
+        # A copy: some networks overwrite their codes in place.
+        parts.append(rows.to(layer.means, copy=True))
+
+    observed = Observed(layer, keep, frozen=False)
+    with aside(module):
+        try:
+            for number, batch in enumerate(loader):
+                method(
+                    *((prepared(module, batch),) if alone else (prepared(module, batch), number))
+                )
+        finally:
+            observed.release()
+    if not parts:
+        raise never_called(f"{type(module).__name__}.{step} with target={target!r}")
+    batch_shape = layer.batch_shape
+    return torch.cat([part.expand(len(part), *batch_shape, part.shape[-1]) for part in parts])
+
+
+def fit_codes(
+    module: L.LightningModule,
+    loader: Iterable[Any],
+    target: str,
+    *,
+    step: str = "training_step",
+    skip_nonfinite: bool = False,
+    **options: Any,
+) -> EMResult:
+    """Fit a `GMMLayer` inside a model by EM, in place, to its `codes` of a whole loader.
+
+    The network stays as it is. Before a fit this is where joint training starts from; after
+    one it is the mixture of the codes that the network has arrived at.
+
+    Args:
+        module: any LightningModule.
+        loader: batches as the module's step takes them.
+        target: dotted path of the layer.
+        step: as for `codes`.
+        skip_nonfinite: leave rows with NaN or infinity out, and say how many.
+        options: of `fit_em`: `initializer`, `tol`, `num_restarts`, `collapse`, ...
+
+    Raises:
+        InvalidDataError: codes that are not finite (by number), or too few.
+
+    Example:
+        >>> from gmm_lightning.training import fit_codes
+        >>> class Model(L.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.encoder, self.density = torch.nn.Linear(5, 2), GMMLayer(2, 3)
+        ...     def training_step(self, batch):
+        ...         return -self.density(self.encoder(batch)).mean()
+        >>> result = fit_codes(Model(), torch.randn(10, 4, 5), "density", num_restarts=3)
+        >>> result.num_restarts
+        3
+    """
+    rows = codes(module, loader, target, step=step)
+    if skip_nonfinite:
+        rows, dropped = finite_rows(rows)
+        tell_dropped(dropped, f"fit_codes(target={target!r})")
+    return fit_em(target_layer(module, target, "fit_codes"), rows, **options)
+
+
+def trainer_of(module: L.LightningModule) -> L.Trainer | None:
+    """The trainer that a module is or was trained by."""
+    try:
+        return module.trainer
+    except RuntimeError:
+        return None
+
+
+def prepared(module: L.LightningModule, batch: Any) -> Any:
+    """A batch as a trainer hands it to a step: in its precision, on the module's device."""
+    trainer = trainer_of(module)
+    if trainer is None:
+        batch = module.on_before_batch_transfer(batch, 0)
+        batch = module.transfer_batch_to_device(batch, module.device, 0)
+        return module.on_after_batch_transfer(batch, 0)
+    batch = module.on_before_batch_transfer(trainer.precision_plugin.convert_input(batch), 0)
+    return trainer.strategy.batch_to_device(batch, module.device)
+
+
+@contextmanager
+def aside(module: L.LightningModule) -> Iterator[None]:
+    """Evaluation mode without gradients and logs; random states, modes and metrics are restored."""
+    modes = {part: part.training for part in module.modules()}
+    metrics = [m for m in modes if isinstance(m, Metric) and not m.update_called]
+    trainer, device = trainer_of(module), module.device
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        devices = [device] if device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices))
+        if trainer is not None:
+            stack.enter_context(trainer.precision_plugin.forward_context())
+        # Outside of a trainer's loop the module's own would warn or refuse.
+        for name in ("log", "log_dict"):
+            setattr(module, name, ignored)
+            stack.callback(delattr, module, name)
+        module.eval()
+        try:
+            yield
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+            for metric in metrics:
+                metric.reset()
+
+
+def ignored(*args: Any, **kwargs: Any) -> None:
+    """A log that keeps nothing."""
