@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -20,7 +19,7 @@ from gmm_lightning.layers._portions import recorded
 from gmm_lightning.layers.parameters import projected_scale
 from gmm_lightning.layers.pretrained import Pretrained
 from gmm_lightning.linalg import full_precision
-from gmm_lightning.priors import Prior, PriorSpec, as_priors
+from gmm_lightning.priors import Prior, PriorSpec, bound
 from gmm_lightning.statistics import DataMoments
 
 
@@ -121,15 +120,7 @@ class DensityHead(Pretrained):
         # The raw form of covariances whose standard deviations are the units.
         self.register_buffer("log_unit", torch.zeros((1, *shape[1:]), **made))
         self.num_skipped = 0
-        self.priors = nn.ModuleDict()
-        for slot, prior in as_priors(priors).items():
-            own = copy.deepcopy(prior)
-            if not own.serves(self.covariance):
-                raise InvalidArgumentError(
-                    f"the prior {own.name!r} does not serve the covariance {self.covariance.name!r}"
-                )
-            own.bind(num_components, num_features, self.covariance, ())
-            self.priors[slot] = own.to(**made)
+        self.priors = bound(priors, num_components, num_features, self.covariance).to(**made)
         self.reset_parameters()
 
     @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -18,7 +17,7 @@ from gmm_lightning.layers._portions import in_portions
 from gmm_lightning.layers.mixture import MixtureModule
 from gmm_lightning.layers.parameters import constrained
 from gmm_lightning.layers.pretrained import Pretrained
-from gmm_lightning.priors import Prior, PriorSpec, as_priors
+from gmm_lightning.priors import Prior, PriorSpec, bound
 
 
 class GMMLayer(Pretrained, MixtureModule):
@@ -90,15 +89,8 @@ class GMMLayer(Pretrained, MixtureModule):
         self.mixture_logits = nn.Parameter(torch.empty(*batch_shape, num_components, **made))
         self.means = nn.Parameter(torch.empty(*batch_shape, num_components, num_features, **made))
         self.raw_scale = nn.Parameter(torch.empty(*batch_shape, *shape, **made))
-        self.priors = nn.ModuleDict()
-        for slot, prior in as_priors(priors).items():
-            own = copy.deepcopy(prior)
-            if not own.serves(self.covariance):
-                raise InvalidArgumentError(
-                    f"the prior {own.name!r} does not serve the covariance {self.covariance.name!r}"
-                )
-            own.bind(num_components, num_features, self.covariance, self.batch_shape)
-            self.priors[slot] = own.to(**made)
+        own = bound(priors, num_components, num_features, self.covariance, self.batch_shape)
+        self.priors = own.to(**made)
         self.evidence: nn.Module | None = None
         self.projections = nn.ModuleList()
         self.reset_parameters()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 
+from torch import nn
+
 from gmm_lightning._plugins import Registry
+from gmm_lightning.covariances import Covariance
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.priors.base import Prior
 from gmm_lightning.priors.dirichlet import Dirichlet
@@ -53,6 +57,30 @@ def as_priors(spec: PriorSpec) -> dict[str, Prior]:
     return chosen
 
 
+def bound(
+    spec: PriorSpec,
+    num_components: int,
+    num_features: int,
+    covariance: Covariance,
+    batch_shape: tuple[int, ...] = (),
+) -> nn.ModuleDict:
+    """Copies of priors by slot, with hyper-parameters of full shape: what a module holds.
+
+    Raises:
+        InvalidArgumentError: as `as_priors`, or a prior that does not serve the family.
+    """
+    priors = nn.ModuleDict()
+    for slot, prior in as_priors(spec).items():
+        own = copy.deepcopy(prior)
+        if not own.serves(covariance):
+            raise InvalidArgumentError(
+                f"the prior {own.name!r} does not serve the covariance {covariance.name!r}"
+            )
+        own.bind(num_components, num_features, covariance, batch_shape)
+        priors[slot] = own
+    return priors
+
+
 __all__ = [
     "Dirichlet",
     "InverseWishart",
@@ -60,5 +88,6 @@ __all__ = [
     "NormalMeans",
     "Prior",
     "as_priors",
+    "bound",
     "registry",
 ]
