@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.checks import require_integer, require_number
+from gmm_lightning.distributions.checks import require_integer, require_number, require_numbers
 from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity, takes_layers
 from gmm_lightning.em.rows import check_finite
 from gmm_lightning.errors import InvalidArgumentError
@@ -191,12 +191,11 @@ def kl_to_mixture(
     each = kl_to_components(mean, scale, mixture)
     if responsibilities is None:
         return -(mixture.log_weights - each).logsumexp(-1)
-    if responsibilities.shape != each.shape:
+    gamma = require_numbers("responsibilities", responsibilities, each)
+    if gamma.shape != each.shape:
         raise InvalidArgumentError(
-            f"expected responsibilities of shape {tuple(each.shape)}, got "
-            f"{tuple(responsibilities.shape)}"
+            f"expected responsibilities of shape {tuple(each.shape)}, got {tuple(gamma.shape)}"
         )
-    gamma = responsibilities.to(each)
     # One that is 0 adds nothing, and has no logarithm.
     log_gamma = torch.where(gamma > 0, gamma, 1.0).log()
     surprise = torch.where(gamma > 0, mixture.log_weights, 0.0)
@@ -255,12 +254,13 @@ def posterior(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> tuple[Ten
     Raises:
         InvalidArgumentError: shapes that do not fit each other or the mixture.
     """
+    mixture.check_rows(mean)
+    mixture.check_rows(scale)
     if mean.shape != scale.shape:
         raise InvalidArgumentError(
             f"the posterior's mean and scale must have the same shape, got {tuple(mean.shape)} "
             f"and {tuple(scale.shape)}"
         )
-    mixture.check_rows(mean)
     return at_least_float32(mean).to(mixture.means), at_least_float32(scale).to(mixture.means)
 
 

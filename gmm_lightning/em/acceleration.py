@@ -71,7 +71,8 @@ class Squarem(Accelerator):
         if not self._kept:
             self._kept = [before]
             return None
-        (start,), self._kept = self._kept, []
+        # To its device: what a checkpoint holds is read onto the CPU.
+        start, self._kept = self._kept[0].to(before), []
         r = before - start
         v = after - 2 * before + start
         length = torch.linalg.vector_norm(r / unit, dim=-1, keepdim=True)
@@ -113,7 +114,7 @@ class Anderson(Accelerator):
         self._kept = [*self._kept, latest][-(self.memory + 1) :]
         if len(self._kept) < 2:
             return None
-        past = torch.stack(self._kept, -3).double()
+        past = torch.stack([kept.to(latest) for kept in self._kept], -3).double()
         dx, df = past.diff(dim=-3).unbind(-2)
         scaled = df / unit.double().unsqueeze(-2)
         gram = scaled @ scaled.mT

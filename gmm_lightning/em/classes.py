@@ -70,7 +70,8 @@ def fit_classifier(
     give the same too, but read every row once per class.
 
     Args:
-        classifier: its mixtures are fitted, with their priors, and its class priors are set.
+        classifier: its mixtures are fitted, with their priors, its class priors are set, and its
+            temperature, which was of other mixtures, is 1 again.
         x: rows `(N, D)`, a tensor or array in memory.
         y: their labels `(N,)`, among `classifier.classes`.
         initializer: a name or an instance; None to start from the present parameters.
@@ -129,6 +130,7 @@ def fit_classifier(
         for mine, theirs in zip(layer.priors.buffers(), part.priors.buffers(), strict=True):
             mine[index] = theirs
     unpack(layer, table)
+    classifier.temperature.fill_(1.0)
     if bar is not None:
         bar.close()
     return ClassifierResult(

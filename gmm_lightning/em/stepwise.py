@@ -124,10 +124,13 @@ class StepwiseEM:
         return {"num_batches": self.num_batches, "seen": self._seen, "running": running}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self.num_batches, self._seen = state["num_batches"], state["seen"]
-        running = state["running"]
-        self._running = None if running is None else SufficientStatistics(**running)
+        """Go on where `state_dict` was taken, on the device of the layer."""
+        device, seen, running = self.layer.means.device, state["seen"], state["running"]
+        self.num_batches = state["num_batches"]
+        self._seen = None if seen is None else seen.to(device)
+        if running is not None:
+            running = SufficientStatistics(**{k: value.to(device) for k, value in running.items()})
+        self._running = running
 
 
 def per_weight(stats: SufficientStatistics) -> SufficientStatistics:

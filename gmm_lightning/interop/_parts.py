@@ -80,14 +80,20 @@ def tensors_of(system: str, **parts: ArrayLike | None) -> list[Tensor]:
     """Arrays of another system as tensors that share nothing with them.
 
     Raises:
-        InvalidArgumentError: one is None, which is how that system says that it is not fitted.
+        InvalidArgumentError: one is None, which is how that system says that it is not fitted, or
+            no array of numbers.
     """
     missing = [name for name, value in parts.items() if value is None]
     if missing:
         raise InvalidArgumentError(
             f"the mixture of {system} has no {', '.join(missing)}: fit it first"
         )
-    return [torch.from_numpy(np.array(value)) for value in parts.values()]
+    try:
+        return [torch.from_numpy(np.array(value)) for value in parts.values()]
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"{', '.join(parts)} of {system} must be arrays of numbers: {error}"
+        ) from None
 
 
 @torch.no_grad()

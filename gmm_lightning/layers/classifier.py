@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning.distributions.checks import require_number
+from gmm_lightning.distributions.checks import require_number, require_numbers
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers._portions import recorded
 from gmm_lightning.layers.gmm import GMMLayer
@@ -108,7 +108,7 @@ class MixtureClassifier(nn.Module):
         Raises:
             InvalidArgumentError: another shape, negative or infinite numbers, or a sum of zero.
         """
-        given = torch.as_tensor(priors).to(self.class_logits)
+        given = require_numbers("class priors", priors, self.class_logits)
         fits = given.shape == self.class_logits.shape
         if not fits or not bool((torch.isfinite(given) & (given >= 0)).all() & (given.sum() > 0)):
             raise InvalidArgumentError(

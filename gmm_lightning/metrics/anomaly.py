@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gmm_lightning.linalg import accumulator_dtype
+from gmm_lightning.metrics._sums import numbers, refuse
 
 
 def anomaly_score(log_prob: Tensor) -> Tensor:
@@ -20,6 +20,10 @@ def anomaly_score(log_prob: Tensor) -> Tensor:
     Args:
         log_prob: `log p(x)` of rows, of any shape.
 
+    Raises:
+        InvalidArgumentError: no tensor of numbers.
+        InvalidDataError: NaN, with the rows: torchmetrics would take the whole batch for logits.
+
     Example:
         >>> from torchmetrics.classification import BinaryAUROC
         >>> from gmm_lightning.metrics import anomaly_score
@@ -29,7 +33,8 @@ def anomaly_score(log_prob: Tensor) -> Tensor:
         >>> auroc.compute()
         tensor(1.)
     """
-    surprise = -log_prob.to(accumulator_dtype(log_prob.device))
+    surprise = -numbers(log_prob, "log_prob")
+    refuse(surprise.isnan(), "log_prob is NaN")
     size = surprise.abs().log1p()
     # t / (1 + t), for an infinite one too.
     share = size.reciprocal().add(1).reciprocal()

@@ -73,12 +73,13 @@ class EffectiveComponents(Sums):
         2.0
     """
 
-    counts: Tensor
+    component_counts: Tensor
 
     def __init__(self, num_components: int, **options: Any) -> None:
         super().__init__(**options)
         self.num_components = require_integer("num_components", num_components, least=1)
-        self.add_sum("counts", self.num_components)
+        # Not `counts`: see `Sums` on collections.
+        self.add_sum("component_counts", self.num_components)
 
     def update(self, responsibilities: Tensor, weight: Tensor | None = None) -> None:
         """Add rows: as for `ResponsibilityEntropy.update`.
@@ -93,11 +94,12 @@ class EffectiveComponents(Sums):
                 f"expected responsibilities of {self.num_components} components, got shape "
                 f"{tuple(resp.shape)}"
             )
-        self.counts = self.counts + (weight.unsqueeze(-1) * resp).flatten(0, -2).sum(0)
+        more = (weight.unsqueeze(-1) * resp).flatten(0, -2).sum(0)
+        self.component_counts = self.component_counts + more
 
     def compute(self) -> Tensor:
         """See the class; NaN before any row."""
-        return entropy(self.counts / self.counts.sum()).exp()
+        return entropy(self.component_counts / self.component_counts.sum()).exp()
 
 
 def shares(responsibilities: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:

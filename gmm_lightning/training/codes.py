@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -137,7 +138,10 @@ def prepared(module: L.LightningModule, batch: Any) -> Any:
         batch = module.on_before_batch_transfer(batch, 0)
         batch = module.transfer_batch_to_device(batch, module.device, 0)
         return module.on_after_batch_transfer(batch, 0)
-    batch = module.on_before_batch_transfer(trainer.precision_plugin.convert_input(batch), 0)
+    batch = trainer.precision_plugin.convert_input(batch)
+    datamodule = getattr(trainer, "datamodule", None)
+    own = datamodule is not None and is_overridden("on_before_batch_transfer", datamodule)
+    batch = (datamodule if own else module).on_before_batch_transfer(batch, 0)
     return trainer.strategy.batch_to_device(batch, module.device)
 
 
@@ -145,7 +149,7 @@ def prepared(module: L.LightningModule, batch: Any) -> Any:
 def aside(module: L.LightningModule) -> Iterator[None]:
     """Evaluation mode without gradients and logs; random states, modes and metrics are restored."""
     modes = {part: part.training for part in module.modules()}
-    metrics = [m for m in modes if isinstance(m, Metric) and not m.update_called]
+    metrics = [(part, attributes(part)) for part in modes if isinstance(part, Metric)]
     trainer, device = trainer_of(module), module.device
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -163,8 +167,17 @@ def aside(module: L.LightningModule) -> Iterator[None]:
         finally:
             for part, mode in modes.items():
                 part.training = mode
-            for metric in metrics:
-                metric.reset()
+            for metric, kept in metrics:
+                vars(metric).update(kept)
+
+
+def attributes(metric: Metric) -> dict[str, Any]:
+    """Everything that a metric holds, its states as copies: updates write into tensors and lists."""
+    states = {
+        name: list(state) if isinstance(state, list) else state.detach().clone()
+        for name, state in metric.metric_state.items()
+    }
+    return vars(metric) | states
 
 
 def ignored(*args: Any, **kwargs: Any) -> None:

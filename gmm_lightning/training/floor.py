@@ -9,12 +9,13 @@ import lightning as L
 import torch
 
 from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.distributions.checks import require_number
 from gmm_lightning.em import Collapse
 from gmm_lightning.em.ascent import numbered
 from gmm_lightning.em.collapse import fresh
 from gmm_lightning.em.starts import parameters
 from gmm_lightning.em.steps import describe
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.training.target import target_layer
@@ -47,9 +48,7 @@ class FloorCallback(L.Callback):
     """
 
     def __init__(self, target: str | None = None, *, least: float = 1e-6) -> None:
-        if not 0 < least < float("inf"):
-            raise InvalidArgumentError(f"least must be a number > 0, got {least}")
-        self.target, self.least = target, least
+        self.target, self.least = target, require_number("least", least, above=0)
         self.events: list[Collapse] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from gmm_lightning.distributions.checks import require_integer
 from gmm_lightning.em import fit_em
 from gmm_lightning.em.source import Source
 from gmm_lightning.em.start import initialize, resolve_from
@@ -84,13 +85,9 @@ class InitializeCallback(L.Callback):
         step: str = "training_step",
         skip_nonfinite: bool = False,
     ) -> None:
-        if num_restarts < 1 or trial_passes < 0:
-            raise InvalidArgumentError(
-                "InitializeCallback needs num_restarts >= 1 and trial_passes >= 0, got "
-                f"{num_restarts} and {trial_passes}"
-            )
         self.initializer, self.seed = initializer, seed
-        self.num_restarts, self.trial_passes = num_restarts, trial_passes
+        self.num_restarts = require_integer("num_restarts", num_restarts, least=1)
+        self.trial_passes = require_integer("trial_passes", trial_passes, least=0)
         self.target, self.step, self.skip_nonfinite = target, step, skip_nonfinite
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -123,9 +123,10 @@ class StepwiseEMCallback(EMCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """The running statistics beside the history."""
-        assert self._stream is not None
-        # What was loaded is taken up with the next batch.
-        stream = self._stream.state_dict() if self._stored is None else self._stored
+        # What was loaded is taken up with the next batch; without a fit there is nothing.
+        stream = self._stored
+        if stream is None and self._stream is not None:
+            stream = self._stream.state_dict()
         return super().state_dict() | {"stream": stream, "rows_of_pass": self._rows_of_pass}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
