@@ -70,7 +70,7 @@ def negative_log_likelihood(
         )
     mixture.check_rows(x)
     if not skip_nonfinite:
-        if not torch.compiler.is_compiling():
+        if looked_at():
             check_finite(x.detach().reshape(-1, x.shape[-1]))
         loss = -mixture.log_prob(x)
         rows = max(1, loss.numel())
@@ -81,6 +81,11 @@ def negative_log_likelihood(
     kept = kept.expand_as(loss)
     loss = torch.where(kept, loss, torch.zeros_like(loss))
     return reduced(loss, kept.sum().clamp(min=1).to(loss), reduction)
+
+
+def looked_at() -> bool:
+    """Whether values can be looked at: not in a graph that is compiled or exported."""
+    return not torch.compiler.is_compiling()
 
 
 def reduced(loss: Tensor, rows: Tensor, reduction: str) -> Tensor:
@@ -167,8 +172,8 @@ def kl_to_mixture(
         generator: of the draws.
 
     Raises:
-        InvalidArgumentError: shapes that do not fit, fewer draws than 1, or responsibilities for
-            an estimate from draws.
+        InvalidArgumentError: shapes that do not fit, a scale that is not positive, fewer draws
+            than 1, responsibilities for an estimate from draws, or some that do not sum to 1.
 
     References:
         Z. Jiang et al. (2017), Variational deep embedding: an unsupervised and generative
@@ -196,6 +201,9 @@ def kl_to_mixture(
         raise InvalidArgumentError(
             f"expected responsibilities of shape {tuple(each.shape)}, got {tuple(gamma.shape)}"
         )
+    total = gamma.detach().sum(-1)
+    if looked_at() and not bool(((gamma >= 0).all(-1) & ((total - 1).abs() < 1e-3)).all()):
+        raise InvalidArgumentError("responsibilities must be >= 0 with sum 1 for every row")
     # One that is 0 adds nothing, and has no logarithm.
     log_gamma = torch.where(gamma > 0, gamma, 1.0).log()
     surprise = torch.where(gamma > 0, mixture.log_weights, 0.0)
@@ -261,6 +269,8 @@ def posterior(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> tuple[Ten
             f"the posterior's mean and scale must have the same shape, got {tuple(mean.shape)} "
             f"and {tuple(scale.shape)}"
         )
+    if looked_at() and not bool((scale > 0).all()):
+        raise InvalidArgumentError("the posterior's scale must be > 0 everywhere")
     return at_least_float32(mean).to(mixture.means), at_least_float32(scale).to(mixture.means)
 
 

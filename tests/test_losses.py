@@ -322,6 +322,9 @@ X, ONE = torch.zeros(4, 2), torch.ones(4, 2)
         (lambda p: kl_to_mixture(X, ONE[:2], p), r"same shape, got \(4, 2\) and \(2, 2\)"),
         (lambda p: kl_to_mixture(X[:, :1], ONE[:, :1], p), "2 features"),
         (lambda p: kl_to_mixture(X, ONE, p, num_samples=0), "num_samples must be"),
+        (lambda p: kl_to_mixture([0.0, 0.0], ONE, p), "rows as a tensor, got list"),
+        (lambda p: kl_to_mixture(X, [1.0, 1.0], p), "rows as a tensor, got list"),
+        (lambda p: kl_to_mixture(X, ONE, p, responsibilities="p"), "responsibilities as numbers"),
         (
             lambda p: kl_to_mixture(X, ONE, p, responsibilities=torch.ones(4, 2)),
             r"\(4, 3\), got \(4, 2\)",
@@ -338,3 +341,14 @@ def test_refusals(call: object, said: str) -> None:
     with pytest.raises(InvalidArgumentError, match=said) as caught:
         call(GMMLayer(2, 3))
     assert isinstance(caught.value, GMMError)
+
+
+def test_responsibilities_and_scales_are_checked() -> None:
+    mixture = MixtureOfGaussians(torch.zeros(3), torch.zeros(3, 2), torch.eye(2).repeat(3, 1, 1))
+    mean, scale = torch.zeros(5, 2), torch.ones(5, 2)
+    for wrong in (torch.ones(5, 3), -torch.ones(5, 3)):
+        with pytest.raises(InvalidArgumentError, match="with sum 1 for every row"):
+            kl_to_mixture(mean, scale, mixture, responsibilities=wrong)
+    for sign in (0.0, -1.0):
+        with pytest.raises(InvalidArgumentError, match="scale must be > 0"):
+            kl_to_mixture(mean, sign * scale, mixture)

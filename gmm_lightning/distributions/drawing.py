@@ -129,6 +129,9 @@ def drawn(
         raise InvalidArgumentError(f"temperature {temperature} is too high for {weights.dtype}")
     z = options.component
     z = None if z is None else given_components(z, shape, weights)
+    if shape.numel() == 0:
+        empty = torch.zeros(shape, dtype=torch.long, device=weights.device)
+        return weights.new_empty(*shape, mixture.num_features), empty
     if options.within is not None:
         return sample_within(options.within, mixture, shape, z, temperature, generator)
     if (options.quasi or options.antithetic) and shape.numel() > 0:

@@ -30,6 +30,8 @@ def reparameterized(
     if softness is not None:
         return relaxed(law, full_shape(law, sample_shape), softness, generator)
     x, z = drawn(mixture, sample_shape, options, generator)
+    if x.numel() == 0:
+        return x
     return implicit(law, x) if options.component is None else pathwise(law, x, z)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ class ClassifierResult:
         num_skipped: rows left out as they were not finite.
     """
 
-    classes: dict[Any, EMResult]
+    classes: dict[Any, EMResult] = field(repr=False)
     num_skipped: int
 
     @property
@@ -106,16 +106,19 @@ def fit_classifier(
         >>> result.classes["right"].converged, classifier.class_priors
         (True, tensor([0.5000, 0.5000], grad_fn=<SoftmaxBackward0>))
     """
+    if not isinstance(classifier, MixtureClassifier):
+        raise InvalidArgumentError(
+            f"expected a MixtureClassifier, got {type(classifier).__name__}; wrap the layer: "
+            "MixtureClassifier(layer)"
+        )
     check_options(max_iter, tol, num_restarts, "floor")
     check_start(initializer, num_restarts)
     layer = classifier.layer
     if layer.evidence is not None:
         raise InvalidArgumentError("fit_classifier takes no layer with evidence: use fit_em")
     labelled = Labelled.read(classifier, x, y, sample_weight, skip_nonfinite=skip_nonfinite)
-    if class_priors is not None:
-        classifier.set_class_priors(class_priors)
-    else:
-        classifier.set_class_priors(torch.stack([w.sum() for w in labelled.weights]))
+    shares = torch.stack([w.sum() for w in labelled.weights])
+    class_logits = classifier.log_shares(shares if class_priors is None else class_priors)
     fit = Fit(initializer, Rules(max_iter, tol, prune=False), chunk_size, num_restarts, generator)
     bar = class_bar(classifier.num_classes * num_restarts) if progress else None
     table, results = packed(layer), dict[int, EMResult]()
@@ -130,6 +133,8 @@ def fit_classifier(
         for mine, theirs in zip(layer.priors.buffers(), part.priors.buffers(), strict=True):
             mine[index] = theirs
     unpack(layer, table)
+    with torch.no_grad():
+        classifier.class_logits.copy_(class_logits)
     classifier.temperature.fill_(1.0)
     if bar is not None:
         bar.close()
@@ -163,9 +168,11 @@ class Labelled:
         """
         one = empty_like(classifier.layer, ())
         rows, weight = as_rows(one, x), as_weights(one, sample_weight, x)
-        codes = classifier.encode(y).reshape(-1).to(rows.device)
-        if len(codes) != len(rows):
-            raise InvalidDataError(f"{len(rows)} rows need as many labels, got {len(codes)}")
+        codes = classifier.encode(y).to(rows.device)
+        if codes.shape != rows.shape[:1]:
+            raise InvalidDataError(
+                f"{len(rows)} rows need as many labels, got labels of shape {tuple(codes.shape)}"
+            )
         weight = torch.ones(len(rows)).to(one.means) if weight is None else weight
         weight = weight.to(rows.device)
         skipped = 0

@@ -89,7 +89,11 @@ def tensors_of(system: str, **parts: ArrayLike | None) -> list[Tensor]:
             f"the mixture of {system} has no {', '.join(missing)}: fit it first"
         )
     try:
-        return [torch.from_numpy(np.array(value)) for value in parts.values()]
+        tensors = [torch.from_numpy(np.array(value)) for value in parts.values()]
+        for name, value in zip(parts, tensors, strict=True):
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name} is not finite")
+        return tensors
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(
             f"{', '.join(parts)} of {system} must be arrays of numbers: {error}"
@@ -103,7 +107,7 @@ def layer_of(
     """A layer with exactly these means, and weights and scale to the last digit of a logarithm.
 
     Raises:
-        InvalidArgumentError: shapes that do not fit each other.
+        InvalidArgumentError: shapes that do not fit each other, or negative weights.
     """
     *batch, num_components, num_features = means.shape
     layer = GMMLayer(
@@ -120,5 +124,7 @@ def layer_of(
             f"and a scale of shape {tuple(layer.raw_scale.shape)}, got {tuple(weights.shape)} and "
             f"{tuple(scale.shape)}"
         )
+    if not bool((weights >= 0).all() & (weights.sum(-1) > 0).all()):
+        raise InvalidArgumentError(f"weights must be >= 0 and not all 0, got {weights.tolist()}")
     layer.write(weights, means, scale)
     return layer

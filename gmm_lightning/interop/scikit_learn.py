@@ -47,6 +47,15 @@ def from_sklearn(mixture: Any) -> GMMLayer:
     weights, means, covariances = tensors_of("scikit-learn", **parts)
     family = as_covariance(kind)
     compact = covariances.unsqueeze(0) if family.tied else covariances
+    dense = means.new_zeros(family.groups(len(means)), means.shape[-1], means.shape[-1])
+    expected = family.project(dense).shape
+    if compact.shape != expected:
+        raise InvalidArgumentError(
+            f"covariances_ of covariance_type {kind!r} do not fit means_ of shape "
+            f"{tuple(means.shape)}, got shape {tuple(covariances.shape)}"
+        )
+    if compact.dim() == 3 and not torch.allclose(compact, compact.mT):
+        raise InvalidArgumentError("covariances_ must be symmetric")
     dof = compact.new_ones(family.groups(len(means)))
     return layer_of(weights, means, family.estimate(compact, dof), family)
 

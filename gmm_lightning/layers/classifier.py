@@ -14,6 +14,7 @@ from gmm_lightning.distributions.checks import require_number, require_numbers
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers._portions import recorded
 from gmm_lightning.layers.gmm import GMMLayer
+from gmm_lightning.layers.parameters import prior_rows
 from gmm_lightning.linalg import accumulator_dtype
 
 # How far a calibration may flatten or sharpen: rows that are all right would sharpen for ever.
@@ -72,6 +73,8 @@ class MixtureClassifier(nn.Module):
 
     def __init__(self, layer: GMMLayer, classes: Iterable[Hashable] | None = None) -> None:
         super().__init__()
+        if not isinstance(layer, GMMLayer):
+            raise InvalidArgumentError(f"a classifier needs a GMMLayer, got {layer!r}")
         if len(layer.batch_shape) != 1:
             raise InvalidArgumentError(
                 "a classifier needs a layer with one mixture per class, batch_shape=(C,), got "
@@ -108,6 +111,10 @@ class MixtureClassifier(nn.Module):
         Raises:
             InvalidArgumentError: another shape, negative or infinite numbers, or a sum of zero.
         """
+        self.class_logits.copy_(self.log_shares(priors))
+
+    def log_shares(self, priors: Tensor) -> Tensor:
+        """The logarithms that `set_class_priors` writes."""
         given = require_numbers("class priors", priors, self.class_logits)
         fits = given.shape == self.class_logits.shape
         if not fits or not bool((torch.isfinite(given) & (given >= 0)).all() & (given.sum() > 0)):
@@ -116,8 +123,7 @@ class MixtureClassifier(nn.Module):
                 f"{given.tolist()}"
             )
         # As for the weights of a layer: the logarithm of 0 would spoil a gradient later.
-        share = (given / given.sum()).clamp(min=torch.finfo(given.dtype).tiny)
-        self.class_logits.copy_(share.log())
+        return (given / given.sum()).clamp(min=torch.finfo(given.dtype).tiny).log()
 
     # -- densities --------------------------------------------------------------------------
 
@@ -157,6 +163,16 @@ class MixtureClassifier(nn.Module):
         """The most probable class of each row, as an index of `classes`: `(*S)`."""
         return self.log_joint(x).argmax(-1)
 
+    def decode(self, indices: Tensor) -> list[Any]:
+        """The labels that indices `(N,)`, such as those of `predict`, stand for.
+
+        Example:
+            >>> classifier = MixtureClassifier(GMMLayer(2, 1, batch_shape=(2,)), ("no", "yes"))
+            >>> classifier.decode(torch.tensor([1, 0, 1]))
+            ['yes', 'no', 'yes']
+        """
+        return [self.classes[index] for index in indices.tolist()]
+
     # -- training ---------------------------------------------------------------------------
 
     def objective(
@@ -193,7 +209,7 @@ class MixtureClassifier(nn.Module):
         joint = self.log_joint(x)
         own = joint.gather(-1, self.labels_of(x, y).unsqueeze(-1)).squeeze(-1)
         value = (own - (1 - generative) * joint.logsumexp(-1)).mean()
-        return value + self.layer.log_prior().sum() / (num_samples or max(1, own.numel()))
+        return value + self.layer.log_prior().sum() / prior_rows(num_samples, own.numel())
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, y: Any) -> Calibration:

@@ -15,7 +15,7 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers._description import describe
 from gmm_lightning.layers._portions import in_portions
 from gmm_lightning.layers.mixture import MixtureModule
-from gmm_lightning.layers.parameters import constrained
+from gmm_lightning.layers.parameters import constrained, prior_rows
 from gmm_lightning.layers.pretrained import Pretrained
 from gmm_lightning.priors import Prior, PriorSpec, bound
 
@@ -276,7 +276,7 @@ class GMMLayer(Pretrained, MixtureModule):
         """
         log_prob = self.log_prob(x)
         rows = log_prob.reshape(-1, *self.batch_shape)
-        return rows.mean(0) + self.log_prior() / (num_samples or rows.shape[0])
+        return rows.mean(0) + self.log_prior() / prior_rows(num_samples, rows.shape[0])
 
     # -- description ------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import torch
 from torch import Size, Tensor
 
 from gmm_lightning.covariances import Covariance
+from gmm_lightning.distributions.checks import require_number
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype
 
@@ -55,6 +56,17 @@ def constrained(
         )
     by = layer.weights.to(dense) if share is None else share
     return share, centres, projected_scale(layer.covariance, dense, by)
+
+
+def prior_rows(num_samples: float | None, rows: int) -> float:
+    """What a log-prior is divided by: the rows of the training set, or those at hand.
+
+    Raises:
+        InvalidArgumentError: a number that is not positive.
+    """
+    if num_samples is None:
+        return max(1, rows)
+    return require_number("num_samples", num_samples, above=0)
 
 
 def checked(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Self, TypeVar
 
 import torch
@@ -62,7 +64,14 @@ class Pretrained(nn.Module):
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise InvalidArgumentError(f"expected a folder, {folder} is a file")
-        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / CONFIG).is_dir() or (folder / TENSORS).is_dir():
+            raise InvalidArgumentError(f"{CONFIG} and {TENSORS} in {folder} must not be folders")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise InvalidArgumentError(f"cannot write into {folder}: {error.strerror}") from error
         written = {name: folder / f"{name}.partial" for name in (TENSORS, CONFIG)}
         try:
             safetensors.save_file(tensors, written[TENSORS], {"format": "pt"})
@@ -84,8 +93,10 @@ class Pretrained(nn.Module):
         """
         safetensors = imported()
         folder = Path(folder)
-        module = untrained(cls, read_config(folder / CONFIG, cls.__name__))
+        description = read_config(folder / CONFIG, cls.__name__)
         path = require_file(folder / TENSORS)
+        require_size(description, path)
+        module = untrained(cls, description)
         try:
             tensors = safetensors.load_file(path)
         except Exception as error:
@@ -153,7 +164,7 @@ def read_config(path: Path, name: str) -> Any:
     require_file(path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is truncated or not JSON: {error}") from error
     if not isinstance(config, dict) or not {"name", "version", "config"} <= config.keys():
         raise CheckpointError(f"{path} was not written by save_pretrained of this library")
@@ -171,6 +182,23 @@ def require_file(path: Path) -> Path:
     if not path.is_file():
         raise CheckpointError(f"there is no {path.name} in {path.parent}")
     return path
+
+
+def require_size(description: Any, path: Path) -> None:
+    """Raise when a file is too small for the means of what is described: before they are made.
+
+    Raises:
+        CheckpointError: it is.
+    """
+    get = description.get if isinstance(description, dict) else {}.get
+    batch = get("batch_shape") or []
+    sizes = [
+        get("num_components"),
+        get("num_features"),
+        *(batch if isinstance(batch, list) else []),
+    ]
+    if all(isinstance(size, int) for size in sizes) and math.prod(sizes) > path.stat().st_size:
+        raise CheckpointError(f"{path} is truncated: {CONFIG} describes more than it holds")
 
 
 def kinds(tensors: dict[str, Tensor]) -> dict[str, str]:

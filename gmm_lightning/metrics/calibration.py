@@ -167,6 +167,10 @@ def probabilities(pit: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         InvalidDataError: see there.
     """
     pit = rows_of(pit, "pit")
+    if pit.dim() == 1:
+        raise InvalidArgumentError(
+            f"expected pit (*S, D), got shape {tuple(pit.shape)}; write pit[:, None]"
+        )
     weight = weight_of(pit[..., 0], weight)
     pit = torch.where(weight.unsqueeze(-1) > 0, pit, 0.0)
     refuse(~((pit >= 0) & (pit <= 1)).all(-1), "pit is not in [0, 1]")

@@ -77,8 +77,10 @@ class EnergyScore(Mean):
     def __init__(
         self, num_draws: int = 100, generator: Generator | None = None, **options: Any
     ) -> None:
-        super().__init__("energy_score", **options)
-        self.num_draws = require_integer("num_draws", num_draws, least=2)
+        num_draws = require_integer("num_draws", num_draws, least=2)
+        # A name for each number: see `Sums` on collections.
+        super().__init__(f"energy_score_{num_draws}", **options)
+        self.num_draws = num_draws
         self.generator = generator
 
     def update(self, mixture: MixtureDensity, target: Tensor, weight: Tensor | None = None) -> None:

@@ -178,6 +178,14 @@ def test_class_priors_that_are_given(generator: torch.Generator) -> None:
     assert not bool((classifier.predict(x) == 2).any())
 
 
+def test_a_fit_undoes_a_calibration_of_other_mixtures(generator: torch.Generator) -> None:
+    x, y = labelled(generator)
+    classifier = MixtureClassifier(GMMLayer(2, 2, batch_shape=(4,)))
+    classifier.temperature.fill_(7.0)
+    fit_classifier(classifier, x, y, max_iter=1, generator=generator)
+    assert float(classifier.temperature) == 1
+
+
 def test_rows_that_are_not_finite(generator: torch.Generator) -> None:
     x, y = labelled(generator)
     broken = x.clone()
@@ -270,7 +278,7 @@ def test_groups_of_similar_size() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"y": [0] * 9}, InvalidDataError, "10 rows need as many labels, got 9"),
+        ({"y": [0] * 9}, InvalidDataError, "10 rows need as many labels, got labels of shape"),
         ({"y": [0] * 8 + [-1] * 2}, InvalidDataError, r"-1 in row\(s\) 8, 9; leave out"),
         ({"y": [0.0] * 9 + [math.nan]}, InvalidDataError, r"nan in row\(s\) 9"),
         ({"y": [0] * 8 + [1] * 2}, InvalidDataError, "class 1 has 2 rows.*num_components=3"),
@@ -304,3 +312,12 @@ def test_a_layer_with_evidence_is_refused() -> None:
     layer.evidence = torch.nn.Identity()
     with pytest.raises(InvalidArgumentError, match="evidence"):
         fit_classifier(MixtureClassifier(layer), torch.randn(4, 2), [0, 0, 1, 1])
+
+
+def test_labels_of_another_shape_and_a_layer_alone() -> None:
+    layer = GMMLayer(2, 1, batch_shape=(2,))
+    classifier = MixtureClassifier(layer)
+    with pytest.raises(InvalidDataError, match=r"labels of shape \(3, 2\)"):
+        fit_classifier(classifier, torch.randn(6, 2), torch.arange(6).reshape(3, 2) % 2)
+    with pytest.raises(InvalidArgumentError, match=r"wrap the layer: MixtureClassifier\(layer\)"):
+        fit_classifier(layer, torch.randn(6, 2), torch.arange(6) % 2)  # pyright: ignore

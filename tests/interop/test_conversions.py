@@ -245,6 +245,9 @@ def test_what_looks_like_gmr(generator: torch.Generator) -> None:
         from_gmr(SimpleNamespace(**parts | {"priors": [0.5, 0.5]}))
     with pytest.raises(InvalidArgumentError, match="positive definite"):
         from_gmr(SimpleNamespace(**parts | {"covariances": np.zeros((3, 2, 2))}))
+    for other in ([[0.0], [1.0, 2.0]], [["a"]]):
+        with pytest.raises(InvalidArgumentError, match="of gmr must be arrays of numbers"):
+            from_gmr(SimpleNamespace(**parts | {"means": other}))
     with pytest.raises(InvalidArgumentError, match="no priors, means, covariances"):
         from_gmr(object())
 
@@ -261,3 +264,19 @@ def test_other_libraries_wait_until_they_are_needed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("weights_", [-0.5, 1.5], "weights must be >= 0"),
+        ("means_", [[float("nan"), 0.0], [1.0, 1.0]], "means_ is not finite"),
+        ("covariances_", [[[2.0, 1.0], [0.0, 2.0]]] * 2, "covariances_ must be symmetric"),
+        ("covariances_", [[1.0, 1.0], [1.0, 1.0]], r"do not fit means_ of shape \(2, 2\)"),
+    ],
+)
+def test_broken_models_of_scikit_learn(name: str, value: Any, said: str) -> None:
+    mixture = to_sklearn(GMMLayer(2, 2))
+    setattr(mixture, name, np.array(value))
+    with pytest.raises(InvalidArgumentError, match=said):
+        from_sklearn(mixture)

@@ -335,6 +335,7 @@ def test_classes_are_as_many_as_mixtures(classes: str) -> None:
         (lambda c: c.objective(torch.zeros(1, 2), [0], generative=2.0), "generative"),
         (lambda c: c.set_class_priors(torch.zeros(3)), "not all 0"),
         (lambda c: c.set_class_priors(torch.ones(2)), "3 finite numbers"),
+        (lambda c: c.set_class_priors("many"), "class priors as numbers, got 'many'"),
         (lambda c: c.set_class_priors(torch.tensor([1.0, math.nan, 1.0])), "3 finite numbers"),
     ],
 )
@@ -348,3 +349,20 @@ def test_it_describes_itself() -> None:
     assert "classes='a', 'b', 'c'" in repr(classifier)
     many = MixtureClassifier(GMMLayer(2, 2, batch_shape=(12,)))
     assert "9 and 2 more" in repr(many)
+
+
+@pytest.mark.parametrize("number", [0, -50, float("nan"), True])
+def test_the_prior_is_divided_by_a_number_of_rows(number: Any) -> None:
+    layer = GMMLayer(2, 3, priors="dirichlet", batch_shape=(2,))
+    classifier = MixtureClassifier(layer)
+    with pytest.raises(InvalidArgumentError, match="num_samples must be a finite number > 0"):
+        classifier.objective(
+            torch.zeros(4, 2), torch.zeros(4, dtype=torch.long), num_samples=number
+        )
+    with pytest.raises(InvalidArgumentError, match="num_samples must be a finite number > 0"):
+        layer.objective(torch.zeros(4, 1, 2), num_samples=number)
+
+
+def test_a_classifier_needs_a_layer() -> None:
+    with pytest.raises(InvalidArgumentError, match="needs a GMMLayer, got 'x'"):
+        MixtureClassifier("x")  # pyright: ignore[reportArgumentType]

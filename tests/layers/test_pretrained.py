@@ -162,7 +162,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 def test_a_truncated_file(folder: Path, name: str, keep: int) -> None:
     path = folder / name
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=f"{name} is truncated or not"):
+    with pytest.raises(CheckpointError, match=f"{name} is truncated"):
         GMMLayer.from_pretrained(folder)
 
 
@@ -193,7 +193,6 @@ def test_a_foreign_file(folder: Path) -> None:
         {"dtype": []},
         {"batch_shape": "abc"},
         {"num_features": 2.0},
-        {"num_components": 10**15},
         {"num_components": -1},
     ],
     ids=str,
@@ -294,3 +293,30 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
         GMMLayer(2, 3).save_pretrained(tmp_path / "layer")
     with pytest.raises(CheckpointError, match=r"there is no config\.json"):
         GMMLayer.from_pretrained(tmp_path / "layer")
+
+
+@pytest.mark.parametrize("change", [{"num_components": 10**15}, {"batch_shape": [10**6]}], ids=str)
+def test_sizes_that_the_tensors_do_not_have_are_never_made(
+    folder: Path, change: dict[str, Any]
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["config"] |= change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="describes more than it holds"):
+        GMMLayer.from_pretrained(folder)
+
+
+def test_a_description_without_end(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 200_000)
+    with pytest.raises(CheckpointError, match="truncated or not JSON"):
+        GMMLayer.from_pretrained(folder)
+
+
+def test_places_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidArgumentError, match="cannot write into"):
+        GMMLayer(2, 3).save_pretrained(tmp_path / "file" / "below")
+    (tmp_path / "taken" / "config.json").mkdir(parents=True)
+    with pytest.raises(InvalidArgumentError, match="must not be folders"):
+        GMMLayer(2, 3).save_pretrained(tmp_path / "taken")
+    assert not (tmp_path / "taken" / "model.safetensors").exists()

@@ -348,6 +348,20 @@ def test_refuses_values(metric: Sums, given: Any, error: type[Exception], words:
         metric.update(torch.tensor(given))
 
 
+def test_a_collection_keeps_apart_what_began_alike() -> None:
+    # Nothing yet: torchmetrics takes metrics whose states have one name and one value for one.
+    found = MetricCollection([metrics.PITHistogram(K), metrics.EffectiveComponents(K)])
+    found.update(pit=torch.empty(0, 1), responsibilities=torch.empty(0, K))
+    one = torch.eye(K)[torch.zeros(5, dtype=torch.long)]
+    found.update(pit=torch.rand(5, 1), responsibilities=one)
+    assert found.compute()["EffectiveComponents"].item() == 1
+
+
+def test_anomalies_that_are_no_number_are_refused() -> None:
+    with pytest.raises(InvalidDataError, match="log_prob is NaN in rows 1"):
+        metrics.anomaly_score(torch.tensor([-90.0, torch.nan, -300.0]))
+
+
 def test_long_lists_of_rows_are_cut() -> None:
     with pytest.raises(InvalidDataError, match="in rows 0, 1, 2, 3, 4 and 95 more"):
         metrics.LogLikelihood().update(torch.full((100,), torch.nan))

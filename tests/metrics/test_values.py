@@ -10,10 +10,12 @@ from metric_cases import K, Rows
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
+from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAUROC
 
-from gmm_lightning import GMMLayer
+from gmm_lightning import GMMLayer, MixtureOfGaussians
 from gmm_lightning.distributions import crps, interval
+from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.metrics import (
     AIC,
     BIC,
@@ -208,3 +210,16 @@ def test_anomaly_scores_keep_the_order_of_any_surprise() -> None:
     assert score[0] == 1
     assert score[-1] == 0
     assert anomaly_score(log_prob.float()).dtype == torch.float64
+
+
+def test_pit_values_have_an_axis_for_features() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"write pit\[:, None\]"):
+        Coverage(0.5).update(torch.full((9,), 0.99))
+
+
+def test_scores_from_other_numbers_of_draws_do_not_share_states() -> None:
+    mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
+    both = MetricCollection({"few": EnergyScore(2), "many": EnergyScore(200)})
+    both.update(mixture=mixture, target=torch.zeros(4, 2), weight=torch.zeros(4))
+    both.update(mixture=mixture, target=torch.zeros(4, 2))
+    assert len(both.compute_groups) == 2
