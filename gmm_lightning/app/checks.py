@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gmm_lightning.app.configs import require_trusted
+from gmm_lightning.distributions.checks import require_integer, require_number
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 if TYPE_CHECKING:
@@ -22,14 +23,14 @@ def check_fit(config: DictConfig) -> None:
     sgd = config.fit.get("sgd") or {}
     parts = [("fit", config.fit), *([("fit.sgd", sgd)] if sgd else [])]
     for part, values in parts:
-        require_number(f"{part}.tol", values.tol)
+        require_number(f"{part}.tol", values.tol, least=0)
         require_integer(f"{part}.max_iter", values.max_iter, least=1)
         if "patience" in values:
             require_integer(f"{part}.patience", values.patience, least=0)
         if "batch_size" in values:
             require_integer(f"{part}.batch_size", values.batch_size, least=1)
         if values.get("clip") is not None:
-            require_number(f"{part}.clip", values.clip)
+            require_number(f"{part}.clip", values.clip, least=0)
     require_integer("fit.num_restarts", config.fit.num_restarts, least=1)
     require_integer("seed", config.seed, least=0)
 
@@ -54,26 +55,6 @@ def check_optimizer(config: DictConfig) -> None:
         # torch divides by them after the first pass.
         if name in (config.model.scheduler or {}):
             require_integer(f"model.scheduler.{name}", config.model.scheduler[name], least=1)
-
-
-def require_number(name: str, value: object) -> None:
-    """Refuse what is not a number >= 0.
-
-    Raises:
-        InvalidArgumentError: naming the setting and what came.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise InvalidArgumentError(f"{name} must be a number >= 0, got {value!r}")
-
-
-def require_integer(name: str, value: object, *, least: int) -> None:
-    """Refuse what is not an integer of at least a given size.
-
-    Raises:
-        InvalidArgumentError: naming the setting and what came.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
-        raise InvalidArgumentError(f"{name} must be an integer >= {least}, got {value!r}")
 
 
 def require_path(name: str, value: object) -> None:

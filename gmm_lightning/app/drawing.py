@@ -69,7 +69,8 @@ def draw_options(config: DictConfig) -> dict[str, Any]:
     """
     from hydra.utils import instantiate
 
-    from gmm_lightning.app.checks import require_flag, require_integer
+    from gmm_lightning.app.checks import require_flag
+    from gmm_lightning.distributions.checks import require_integer
     from gmm_lightning.distributions.drawing import DrawOptions
 
     if config.component is not None:

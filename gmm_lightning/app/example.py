@@ -16,9 +16,16 @@ def main() -> None:
     """Entry point of `scripts/example.py` and of the command `gmm-example`."""
     first = sys.argv[1] if len(sys.argv) > 1 else "="
     if "=" not in first and not first.startswith("-"):
-        # `gmm-example moons` says which recipe as `recipe=moons` does.
-        sys.argv[1] = f"recipe={first}"
+        # `gmm-example moons most=10` says the same as `recipe=moons recipe.most=10`.
+        sys.argv[1:] = [f"recipe={first}", *map(in_recipe, sys.argv[2:])]
     run("example", example)
+
+
+def in_recipe(word: str) -> str:
+    """An option of the recipe by its full name; words of the command itself stay."""
+    key = word.partition("=")[0]
+    own = not key.isidentifier() or key in ("output", "recipe") or "=" not in word
+    return word if own else f"recipe.{word}"
 
 
 def example(config: DictConfig) -> None:
@@ -62,7 +69,7 @@ def require_options(recipe: Callable[..., None], options: dict[str, Any]) -> Non
     Raises:
         InvalidArgumentError: naming the option, what it takes and what came.
     """
-    from gmm_lightning.app.checks import require_integer, require_number
+    from gmm_lightning.distributions.checks import require_integer, require_number
     from gmm_lightning.errors import InvalidArgumentError
 
     hints = get_type_hints(recipe)
@@ -74,7 +81,7 @@ def require_options(recipe: Callable[..., None], options: dict[str, Any]) -> Non
         if hint is int:
             require_integer(f"recipe.{name}", value, least=0 if name == "seed" else 1)
         elif hint is float:
-            require_number(f"recipe.{name}", value)
+            require_number(f"recipe.{name}", value, least=0)
             if name.endswith("fraction") and not 0 < value < 1:
                 raise InvalidArgumentError(f"recipe.{name} must be between 0 and 1, got {value}")
 

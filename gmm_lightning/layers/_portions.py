@@ -48,10 +48,6 @@ def at_once(device: torch.device) -> int:
 
 
 def recorded() -> bool:
-    """Whether operations are noted down to be run again with other rows, or changed by torch.func.
-
-    Then values are not to be looked at, and every operation is to be one of torch's own.
-    """
+    """Whether operations are noted down to be run again with other rows."""
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    changed = torch._C._are_functorch_transforms_active()  # pyright: ignore[reportAttributeAccessIssue]
-    return torch.compiler.is_compiling() or tracing or changed
+    return torch.compiler.is_compiling() or tracing

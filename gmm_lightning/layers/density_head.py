@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.distributions.checks import require_integer, require_number
 from gmm_lightning.distributions.density import LOG_2PI
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers._chunked import ChunkedRows, rows_at_once
@@ -52,7 +53,7 @@ class DensityHead(Pretrained):
         dtype: their dtype, float32 or float64.
 
     Attributes:
-        num_skipped: rows that `loss` has left out so far.
+        num_skipped: rows that `loss` has left out so far, in this process; no checkpoint holds it.
 
     Raises:
         InvalidArgumentError: a size below 1, a range or a temperature out of its range, an unknown
@@ -90,23 +91,14 @@ class DensityHead(Pretrained):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        sizes = {
-            "in_features": in_features,
-            "num_features": num_features,
-            "num_components": num_components,
-        }
-        for name, size in sizes.items():
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise InvalidArgumentError(f"{name} must be an integer >= 1, got {size!r}")
+        self.in_features = require_integer("in_features", in_features, least=1)
+        self.num_features = require_integer("num_features", num_features, least=1)
+        self.num_components = require_integer("num_components", num_components, least=1)
+        self.scale_range = require_number("scale_range", scale_range, above=1)
+        self.temperature = require_number("temperature", temperature, above=0)
+        self.shared_scale = shared_scale
         if dtype not in (None, torch.float32, torch.float64):
             raise InvalidArgumentError(f"dtype must be float32 or float64, got {dtype}")
-        if not (is_real(scale_range) and 1 < scale_range < math.inf):
-            raise InvalidArgumentError(f"scale_range must be a number > 1, got {scale_range!r}")
-        if not (is_real(temperature) and 0 < temperature < math.inf):
-            raise InvalidArgumentError(f"temperature must be a number > 0, got {temperature!r}")
-        self.in_features, self.num_features = in_features, num_features
-        self.num_components, self.shared_scale = num_components, shared_scale
-        self.scale_range, self.temperature = float(scale_range), float(temperature)
         self.covariance = as_covariance(covariance).predicted()
         made: dict[str, Any] = {"device": device, "dtype": dtype or torch.get_default_dtype()}
         shape = self.covariance.shape(num_components, num_features)
@@ -320,7 +312,8 @@ class DensityHead(Pretrained):
             num_samples: rows of the training set, when these are a mini-batch of it; None: the
                 rows here.
             skip_nonfinite: leave out rows with a feature or target that is not finite, and count
-                them in `num_skipped`. The loss of no rows is 0.
+                them in `num_skipped`. The loss of no rows is 0. A network that turned NaN into
+                such features has NaN gradients all the same: leave these rows out before it.
 
         Raises:
             InvalidArgumentError: shapes that do not fit each other.
@@ -378,11 +371,6 @@ class DensityHead(Pretrained):
             f"in_features={self.in_features}, num_features={self.num_features}, "
             f"num_components={self.num_components}, covariance={self.covariance.name!r}{shared}"
         )
-
-
-def is_real(value: Any) -> bool:
-    """A number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def came(value: Any) -> str:

@@ -139,9 +139,9 @@ def prepared(module: L.LightningModule, batch: Any) -> Any:
         batch = module.transfer_batch_to_device(batch, module.device, 0)
         return module.on_after_batch_transfer(batch, 0)
     batch = trainer.precision_plugin.convert_input(batch)
-    datamodule = getattr(trainer, "datamodule", None)
-    own = datamodule is not None and is_overridden("on_before_batch_transfer", datamodule)
-    batch = (datamodule if own else module).on_before_batch_transfer(batch, 0)
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    source = datamodule if is_overridden("on_before_batch_transfer", datamodule) else module
+    batch = source.on_before_batch_transfer(batch, 0)
     return trainer.strategy.batch_to_device(batch, module.device)
 
 
@@ -172,7 +172,7 @@ def aside(module: L.LightningModule) -> Iterator[None]:
 
 
 def attributes(metric: Metric) -> dict[str, Any]:
-    """Everything that a metric holds, its states as copies: updates write into tensors and lists."""
+    """What a metric holds, its states as copies: updates write into tensors and lists."""
     states = {
         name: list(state) if isinstance(state, list) else state.detach().clone()
         for name, state in metric.metric_state.items()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import asdict
 from typing import Any
 
 import lightning as L
@@ -13,20 +11,15 @@ from torch import Tensor
 from gmm_lightning.em import Annealing, Collapse, e_step
 from gmm_lightning.em.annealing import as_annealing, posterior_at
 from gmm_lightning.em.ascent import Ascent, numbered
-from gmm_lightning.em.collapse import fresh, refusal
-from gmm_lightning.em.fit import POLICIES
 from gmm_lightning.em.posterior import Posterior
-from gmm_lightning.em.reseed import CANDIDATES, Reseeder
-from gmm_lightning.em.starts import packed, unpack
 from gmm_lightning.em.steps import emptied, without_weight
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.statistics import SufficientStatistics
+from gmm_lightning.training.mending import Mender
 from gmm_lightning.training.module import GMMModule
 from gmm_lightning.training.observed import Observed, finite_rows, never_called, tell_dropped
 from gmm_lightning.training.target import require_exact_shards, require_whole, target_layer
-
-log = logging.getLogger(__name__)
 
 
 class EMCallback(L.Callback):
@@ -83,26 +76,24 @@ class EMCallback(L.Callback):
                 "skip_nonfinite is for a target inside a model; the rows of a GMMModule are those "
                 "of its data module: drop them there"
             )
-        if collapse not in POLICIES:
-            raise InvalidArgumentError(
-                f"unknown collapse policy {collapse!r}; known are: {', '.join(POLICIES)}"
-            )
         self.target, self.annealing = target, as_annealing(annealing)
-        self.hard, self.collapse = hard, collapse
+        self.hard, self.mender = hard, Mender(collapse, seed)
         self.ascent = Ascent(acceleration)
         self.history: list[float] = []
-        self.events: list[Collapse] = []
         self.counts: Tensor | None = None
         self.skip_nonfinite, self.skipped = skip_nonfinite, 0
         self._stats: SufficientStatistics | None = None
         self._rows, self._weight = torch.zeros(0), None
         self._logged: dict[str, float] = {}
-        self._latest: list[Collapse] = []
         self._observed: Observed | None = None
-        self._next_batch, self._whole = 0, False
+        self._next_batch, self._whole, self._backward = 0, False, False
         # Rows left out: by this process since the last reduction, by all of them in this pass.
         self._dropped = self._left_out = 0
-        self._reseeder = Reseeder(torch.zeros(0), torch.Generator().manual_seed(seed))
+
+    @property
+    def events(self) -> list[Collapse]:
+        """See the class."""
+        return self.mender.events
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the layer and check that this fit can be exact."""
@@ -152,12 +143,22 @@ class EMCallback(L.Callback):
         if batch_idx == 0:
             self._stats, self._dropped, self._left_out = None, 0, 0
         self._whole = batch_idx == 0 or (self._whole and batch_idx == self._next_batch)
-        self._next_batch = batch_idx + 1
+        self._next_batch, self._backward = batch_idx + 1, False
         if isinstance(pl_module, GMMModule):
             pl_module.posterior = self.posterior()
 
+    def on_before_backward(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
+    ) -> None:
+        """Look away: activation checkpointing runs rows through the layer once more."""
+        self._backward = True
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look again: a step may go backwards several times."""
+        self._backward = False
+
     def _collect(self, layer: GMMLayer, rows: Tensor) -> None:
-        if not layer.training:
+        if self._backward or not layer.training:
             return
         if self.skip_nonfinite:
             rows, dropped = finite_rows(rows)
@@ -246,11 +247,10 @@ class EMCallback(L.Callback):
         """The M-step of an accepted pass, and what is said of both."""
         layer = self.layer(pl_module)
         # What the start left without rows is not reported by any M-step.
-        reseeds = self.collapse == "reseed"
+        reseeds = self.mender.policy == "reseed"
         first = emptied(without_weight(layer), stats) if reseeds and not self.history else []
         found = first + self.ascent.move(layer, stats, leaps=self.annealed(passes=1))
-        found = self.mended(trainer, pl_module, numbered(found, len(self.history)))
-        self.report(found, trainer)
+        self.mended(trainer, pl_module, numbered(found, len(self.history)))
         self.history.append(float(objective.mean()))
         mean = float((stats.log_likelihood / stats.total_weight).mean())
         self._logged = {
@@ -278,40 +278,19 @@ class EMCallback(L.Callback):
 
         Not while it anneals, after a leap, or where a component was moved.
         """
-        moved = any(event.action == "reseeded" for event in self._latest)
-        return self.annealed(passes=2) and self.ascent.plain and not moved
+        return self.annealed(passes=2) and self.ascent.plain and not self.mender.moved
 
     def mended(
         self, trainer: L.Trainer, pl_module: L.LightningModule, found: list[Collapse]
     ) -> list[Collapse]:
-        """Treat collapsed components by the policy.
+        """Treat collapsed components by the policy, and keep and log what was done.
 
         Raises:
             CollapseError: it is to raise.
         """
-        if found and self.collapse == "raise":
-            raise refusal(found[0])
-        if found and self.collapse == "reseed":
-            return self.reseeded(trainer, pl_module, found)
-        return found
-
-    def reseeded(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, found: list[Collapse]
-    ) -> list[Collapse]:
-        """Move collapsed components to poorly explained rows, alike in all processes."""
+        units = pl_module.standardize if isinstance(pl_module, GMMModule) else torch.nn.Identity()
         layer = self.layer(pl_module)
-        if len(self._rows) and trainer.is_global_zero:
-            step = -(-len(self._rows) // CANDIDATES)
-            rows, weight = self._rows[::step], self._weight
-            units = (
-                pl_module.standardize if isinstance(pl_module, GMMModule) else torch.nn.Identity()
-            )
-            self._reseeder.rows = units(rows)
-            self._reseeder.weight = None if weight is None else weight[::step].to(rows.device)
-            found = self._reseeder(layer, found)
-        parameters, found = trainer.strategy.broadcast((packed(layer), found))
-        unpack(layer, parameters.to(layer.means.device))
-        return found
+        return self.mender(trainer, layer, found, self._rows, self._weight, units)
 
     def log_values(self, pl_module: L.LightningModule, values: dict[str, float]) -> None:
         """Log the pass, in the user's units where the module has them."""
@@ -324,35 +303,22 @@ class EMCallback(L.Callback):
             shown["train/nll"] = -shown["train/log_likelihood"]
         pl_module.log_pass(shown, prog_bar=True)
 
-    def report(self, found: list[Collapse], trainer: L.Trainer) -> None:
-        """Keep and log what had to be repaired, once over all processes and passes."""
-        events, self._latest = fresh(found, self._latest), found
-        self.events += events
-        for event in events:
-            if trainer.is_global_zero:
-                log.warning("%s", event)
-
     def state_dict(self) -> dict[str, Any]:
         """The history, the repairs, and where a leap started from."""
         return {
             "history": list(self.history),
-            "events": [asdict(event) for event in self.events],
             "skipped": self.skipped,
-            "latest": [asdict(event) for event in self._latest],
             "logged": dict(self._logged),
             "ascent": self.ascent.state_dict(),
-            "reseeder": self._reseeder.state_dict(),
-        }
+        } | self.mender.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.history = list(state_dict["history"])
-        self.events = [Collapse(**event) for event in state_dict["events"]]
-        self._latest = [Collapse(**event) for event in state_dict["latest"]]
         self.skipped = state_dict["skipped"]
         self._logged = dict(state_dict["logged"])
         self.ascent.load_state_dict(state_dict["ascent"])
-        self._reseeder.load_state_dict(state_dict["reseeder"])
+        self.mender.load_state_dict(state_dict)
 
 
 def keep_going(trainer: L.Trainer, watched: set[str] | None) -> None:

@@ -38,9 +38,6 @@ class Observed:
         self._hook = layer.register_forward_pre_hook(self._called, with_kwargs=True)
 
     def _called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # Activation checkpointing calls it once more, with the same rows, on the way back.
-        if torch._C._current_graph_task_id() != -1:  # pyright: ignore[reportAttributeAccessIssue]
-            return
         x = args[0] if args else kwargs["x"]
         self.receive(self.layer, as_rows(self.layer, x.detach()))
 

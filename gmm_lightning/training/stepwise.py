@@ -53,6 +53,8 @@ class StepwiseEMCallback(EMCallback):
         skip_nonfinite: bool = False,
     ) -> None:
         super().__init__(target, collapse=collapse, seed=seed, skip_nonfinite=skip_nonfinite)
+        # Small batches ask for the same repair again and again.
+        self.mender.once = True
         self.exponent, self.offset = exponent, offset
         self._stream: StepwiseEM | None = None
         self._stored: dict[str, Any] | None = None
@@ -91,18 +93,12 @@ class StepwiseEMCallback(EMCallback):
         elif isinstance(pl_module, GMMModule) and len(layer.priors):
             stream.num_samples = float(pl_module.num_samples)
         found = self.mended(trainer, pl_module, numbered(stream.update(stats), stream.num_batches))
-        self.report(found, trainer)
         forget(stream, layer, [event for event in found if event.action == "reseeded"])
         self.counts = stats.counts
         self._sums = self.sums(stats) + (0 if self._sums is None or batch_idx == 0 else self._sums)
         if trainer.is_last_batch:
             self.require_rows(replace(stats, num_samples=self._sums[1].max()))
             self.close_pass(trainer, pl_module)
-
-    def report(self, found: list[Collapse], trainer: L.Trainer) -> None:
-        """Keep and log repairs; one that small batches ask for again and again only once."""
-        self._latest = [event for event in self.events if event.action != "reseeded"]
-        super().report(found, trainer)
 
     def sums(self, stats: SufficientStatistics) -> Tensor:
         """Log-likelihood and weight of a batch."""

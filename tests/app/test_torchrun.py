@@ -61,4 +61,4 @@ def test_a_mistake_under_torchrun_is_one_sentence(tmp_path: Path) -> None:
     done = script(*LAUNCH, train, *WORDS, "trainer=ddp", "fit.tol=-1", cwd=tmp_path)
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("gmm-train: ")]
-    assert set(said) == {"gmm-train: fit.tol must be a number >= 0, got -1"}
+    assert set(said) == {"gmm-train: fit.tol must be a finite number >= 0, got -1"}

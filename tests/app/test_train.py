@@ -227,7 +227,7 @@ def test_a_dry_run_writes_nothing(composed: Compose, tmp_path: Path) -> None:
 
 
 def test_an_error_is_typed(composed: Compose) -> None:
-    with pytest.raises(GMMError, match=r"fit\.tol must be a number >= 0, got -1"):
+    with pytest.raises(GMMError, match=r"fit\.tol must be a finite number >= 0, got -1"):
         train(composed(*ONE_PASS, "fit.tol=-1"))
 
 

@@ -357,3 +357,18 @@ def test_leaps_do_not_depend_on_units(family: str, kind: str) -> None:
         places.append(layer.means.detach() / unit)
     assert passes[0] == passes[1]
     assert torch.allclose(*places, rtol=1e-6, atol=1e-6)
+
+
+@over_kinds
+def test_what_was_read_from_a_file_goes_to_the_device_of_the_layer(kind: str) -> None:
+    stored, leaps = Ascent(kind).accelerator, Ascent(kind).accelerator
+    assert stored is not None
+    assert leaps is not None
+    before, after = torch.randn(2, 7, device="cpu"), torch.randn(2, 7, device="cpu")
+    stored.advance(before, after, torch.ones_like(before))
+    leaps.load_state_dict(stored.state_dict())
+    # Operations refuse tensors on the meta device beside others on the CPU.
+    there = [value.to("meta") for value in (before, after, torch.ones_like(before))]
+    leap = leaps.advance(*there)
+    assert leap is not None
+    assert leap.device.type == "meta"

@@ -279,3 +279,14 @@ def test_refuses_rows_and_stays_as_it_was(generator: Generator) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, parameters(layer), strict=True))
     assert stream.num_batches == state["num_batches"]
     assert torch.equal(running(stream).counts, state["running"]["counts"])
+
+
+def test_what_was_read_from_a_file_goes_to_the_device_of_the_layer(generator: Generator) -> None:
+    layer = random_layer("full", generator=generator)
+    stream = StepwiseEM(layer)
+    stream.partial_fit(rows(20, 2, generator))
+    again = StepwiseEM(GMMLayer(2, 3, device="meta"))
+    again.load_state_dict(stream.state_dict())
+    state = again.state_dict()
+    assert {value.device.type for value in (state["seen"], *state["running"].values())} == {"meta"}
+    assert {value.dtype for value in state["running"].values()} == {torch.float64}

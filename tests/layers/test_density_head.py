@@ -347,9 +347,9 @@ def test_sizes(arguments: tuple[Any, ...], said: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"scale_range": 1.0}, "scale_range must be a number > 1, got 1.0"),
-        ({"scale_range": "a"}, "scale_range must be a number > 1, got 'a'"),
-        ({"temperature": 0.0}, "temperature must be a number > 0, got 0.0"),
+        ({"scale_range": 1.0}, "scale_range must be a finite number > 1, got 1.0"),
+        ({"scale_range": "a"}, "scale_range must be a finite number > 1, got 'a'"),
+        ({"temperature": 0.0}, "temperature must be a finite number > 0, got 0.0"),
         ({"dtype": torch.float16}, "dtype must be float32 or float64"),
     ],
 )

@@ -247,7 +247,10 @@ def test_a_temperature_near_zero_of_the_soft_choice_gives_the_law(
         ({"reparameterize": "soft"}, "must be False, 'implicit' or 'relaxed', got 'soft'"),
         ({"reparameterize": "gumbel"}, "'implicit' or 'relaxed', got 'gumbel'"),
         ({"reparameterize": "implicit", "within": Shell()}, "within a region have no gradients"),
-        ({"reparameterize": "relaxed", "relaxation": 0.0}, "relaxed must be a finite number > 0, got 0.0"),
+        (
+            {"reparameterize": "relaxed", "relaxation": 0.0},
+            "relaxed must be a finite number > 0, got 0.0",
+        ),
         ({"reparameterize": "relaxed", "component": 1}, "take no component"),
         ({"reparameterize": "relaxed", "antithetic": True}, "take no component, quasi or anti"),
         ({"seed": -1}, "seed must be None or an integer >= 0, got -1"),

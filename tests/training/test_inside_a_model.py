@@ -12,6 +12,7 @@ import torch
 from helpers import finite
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from torchmetrics import MeanMetric
 from trainers import distance, same, state, trainer
@@ -262,6 +263,52 @@ def test_codes_are_what_the_layer_is_called_with(rows: Tensor) -> None:
     torch.testing.assert_close(found, module.encoder(rows).detach(), rtol=0, atol=1e-14)
     codes(module, [(rows,)], "density")
     assert not module.training
+
+
+def test_codes_leave_what_metrics_have_seen(rows: Tensor) -> None:
+    module = model()
+    module.loss.update(torch.tensor(5.0))
+    fit_codes(module, [(rows,)], "density", max_iter=1)
+    assert module.loss.update_count == 1
+    assert float(module.loss.compute()) == 5
+
+
+def test_codes_of_a_data_module_that_changes_batches(rows: Tensor) -> None:
+    class Doubled(ArrayDataModule):
+        def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return [2 * batch[0], *batch[1:]]
+
+    class Look(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            assert isinstance(pl_module, Autoencoder)
+            self.found = codes(pl_module, [(rows,)], "density")
+            pl_module.eval()
+            self.expected = pl_module.encoder(2 * rows).detach()
+            pl_module.train()
+
+    look = Look()
+    trainer(look, max_epochs=1).fit(model(), datamodule=Doubled(rows))
+    torch.testing.assert_close(look.found, look.expected, rtol=0, atol=1e-14)
+
+
+@BY_EM
+def test_rows_that_are_run_through_again_on_the_way_back_count_once(rows: Tensor, way: str) -> None:
+    class Saving(Autoencoder):
+        def objective(self, x: Tensor) -> Tensor:
+            return -checkpoint(self.density, self.encoder(x), use_reentrant=False).mean()
+
+    callback = by(way)
+    train(Saving(), rows, callback, epochs=1)
+    assert isinstance(callback, EMCallback)
+    total = callback._rows_of_pass if way == "stepwise" else callback.counts.sum()  # pyright: ignore
+    assert float(total) == pytest.approx(len(rows))
+
+
+def test_a_stream_that_never_ran_has_a_state() -> None:
+    callback = StepwiseEMCallback(target="density")
+    again = StepwiseEMCallback(target="density")
+    again.load_state_dict(callback.state_dict())
+    assert again.state_dict()["stream"] is None
 
 
 def test_codes_of_any_step(rows: Tensor) -> None:
@@ -656,7 +703,7 @@ def test_the_floor_of_a_component_is_reported_once(rows: Tensor) -> None:
     again.load_state_dict(floor.state_dict())
     assert again.events == floor.events
     assert torch.linalg.eigvalsh(module.density.covariance_matrix).min() > 1.21 - 1e-9
-    with pytest.raises(InvalidArgumentError, match="least must be a number > 0, got 0"):
+    with pytest.raises(InvalidArgumentError, match="least must be a finite number > 0, got 0"):
         FloorCallback(least=0)
 
 
