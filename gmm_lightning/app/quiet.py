@@ -7,6 +7,7 @@ import warnings
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
@@ -17,9 +18,10 @@ def train_quietly(
     epochs: int,
     *callbacks: L.Callback,
     batch_size: int | None = None,
+    logger: Logger | None = None,
     seed: int = 0,
 ) -> None:
-    """Train on the processor, with nothing printed or written, and random states left alone.
+    """Train on the processor, with nothing printed, and random states left alone.
 
     Args:
         module: what is trained.
@@ -27,6 +29,7 @@ def train_quietly(
         epochs: passes.
         callbacks: of the trainer.
         batch_size: None: all rows at once, one step a pass.
+        logger: of what the module logs.
         seed: of the order of the rows and of what the module draws.
     """
     told = logging.getLogger("lightning.pytorch")
@@ -42,7 +45,7 @@ def train_quietly(
                 devices=1,
                 max_epochs=epochs,
                 callbacks=list(callbacks),
-                logger=False,
+                logger=logger or False,
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,

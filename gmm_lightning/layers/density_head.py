@@ -17,9 +17,9 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers._chunked import ChunkedRows, rows_at_once
 from gmm_lightning.layers._description import describe
 from gmm_lightning.layers._portions import recorded
-from gmm_lightning.layers.parameters import projected_scale
+from gmm_lightning.layers.parameters import prior_rows, projected_scale
 from gmm_lightning.layers.pretrained import Pretrained
-from gmm_lightning.linalg import full_precision
+from gmm_lightning.linalg import at_least_float32, full_precision
 from gmm_lightning.priors import Prior, PriorSpec, bound
 from gmm_lightning.statistics import DataMoments
 
@@ -237,9 +237,9 @@ class DensityHead(Pretrained):
 
         Of their raw entries, logarithms are shifted later on, and others multiply a unit.
         """
-        k = self.num_components
-        gain = [self.unit.new_ones(k), self.unit.repeat(k)]
-        shift = [self.unit.new_zeros(k), self.loc.repeat(k)]
+        k, unit, loc = self.num_components, at_least_float32(self.unit), self.loc
+        gain = [unit.new_ones(k), unit.repeat(k)]
+        shift = [unit.new_zeros(k), loc.to(unit).repeat(k)]
         if self.raw_scale is None:
             gain.append(self._raw_units().flatten())
             shift.append(torch.zeros_like(gain[-1]))
@@ -248,9 +248,8 @@ class DensityHead(Pretrained):
         return weight, self.linear.bias * every + torch.cat(shift)
 
     def _raw_units(self) -> Tensor:
-        return self.covariance.raw_units(
-            self.unit * math.sqrt(self.temperature), self.num_components
-        )
+        unit = at_least_float32(self.unit) * math.sqrt(self.temperature)
+        return self.covariance.raw_units(unit, self.num_components)
 
     def _mixture(self, result: Tensor) -> MixtureOfGaussians:
         """The mixture that the linear map's result, in the user's units, stands for."""
@@ -330,7 +329,7 @@ class DensityHead(Pretrained):
         if len(self.priors):
             mixture = self(h)
             log_prob = mixture.log_prob(y.to(mixture.means.dtype))
-            penalty = self.log_prior(mixture).mean() / (num_samples or rows)
+            penalty = self.log_prior(mixture).mean() / prior_rows(num_samples, rows)
         else:
             log_prob, penalty = self.log_prob(h, y), 0.0
         if not recorded() and not bool(torch.isfinite(log_prob).all()):
@@ -405,6 +404,7 @@ def unusable(h: Tensor, y: Tensor, log_prob: Tensor) -> InvalidDataError:
             )
     found = (~torch.isfinite(log_prob).reshape(-1)).nonzero().squeeze(-1)
     return InvalidDataError(
-        f"row {int(found[0])} has log-density {log_prob.reshape(-1)[found[0]].item()}: its target "
-        "is out of reach of the numbers; standardise the targets or call initialize_from"
+        f"row {int(found[0])} has log-density {log_prob.reshape(-1)[found[0]].item()}: its "
+        "features or its target are out of reach of the numbers; standardise them, or call "
+        "initialize_from for the targets"
     )

@@ -109,7 +109,7 @@ class Prior(nn.Module, ABC):
             ]
             raise UnresolvedPriorError(
                 f"the prior {self.name!r} has no value yet for {', '.join(missing)}: fit the "
-                "layer, call resolve_priors(layer, x), or give the values"
+                "layer, call resolve_priors(layer, x), initialize_from a head, or give the values"
             )
 
     def config(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from gmm_lightning.statistics import SufficientStatistics
 from gmm_lightning.training.mending import Mender
 from gmm_lightning.training.module import GMMModule
 from gmm_lightning.training.observed import Observed, finite_rows, never_called, tell_dropped
-from gmm_lightning.training.target import require_exact_shards, require_whole, target_layer
+from gmm_lightning.training.target import keyed, require_exact_shards, require_whole, target_layer
 
 
 class EMCallback(L.Callback):
@@ -91,6 +91,11 @@ class EMCallback(L.Callback):
         self._dropped = self._left_out = 0
 
     @property
+    def state_key(self) -> str:
+        """A place of its own in the checkpoint for each target."""
+        return keyed(self, self.target)
+
+    @property
     def events(self) -> list[Collapse]:
         """See the class."""
         return self.mender.events
@@ -133,8 +138,13 @@ class EMCallback(L.Callback):
         return posterior_at(len(self.history), self.annealing, hard=self.hard)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse a loader whose shards repeat rows."""
+        """Refuse a loader whose shards repeat rows, and a model with nothing to optimise."""
         require_exact_shards(trainer)
+        if self.target is not None and not any(p.requires_grad for p in pl_module.parameters()):
+            raise InvalidArgumentError(
+                f"EM trains {self.target!r} and the optimizer has nothing else to train: fit the "
+                f"mixture alone, by fit_codes(module, loader, {self.target!r})"
+            )
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -18,7 +18,7 @@ from gmm_lightning.em.steps import describe
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import accumulator_dtype
-from gmm_lightning.training.target import target_layer
+from gmm_lightning.training.target import keyed, target_layer
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,11 @@ class FloorCallback(L.Callback):
     def __init__(self, target: str | None = None, *, least: float = 1e-6) -> None:
         self.target, self.least = target, require_number("least", least, above=0)
         self.events: list[Collapse] = []
+
+    @property
+    def state_key(self) -> str:
+        """A place of its own in the checkpoint for each target."""
+        return keyed(self, self.target)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the layer."""

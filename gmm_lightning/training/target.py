@@ -16,6 +16,12 @@ from gmm_lightning.training.module import GMMModule
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
 
+def keyed(callback: L.Callback, target: str | None) -> str:
+    """The name of a callback's state in a checkpoint: several may train parts of one model."""
+    name = type(callback).__qualname__
+    return name if target is None else f"{name}({target})"
+
+
 def target_layer(pl_module: L.LightningModule, target: str | None, callback: str) -> GMMLayer:
     """The layer of a `GMMModule`, or the one at a dotted path in any other module.
 

@@ -379,3 +379,22 @@ def test_sources_name_both_sides(generator: Generator) -> None:
         head.initialize_from(GMMLayer(2, 3))
     with pytest.raises(InvalidArgumentError, match="expected a GMMLayer or a mixture, got 'x'"):
         head.initialize_from("x")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@over_families
+def test_half_precision_is_computed_in_float32(family: str, dtype: torch.dtype) -> None:
+    head = made(family).to(dtype)
+    h, y = torch.randn(5, IN, dtype=dtype), torch.randn(5, D, dtype=dtype)
+    values = head.log_prob(h, y)
+    assert values.dtype == torch.float32
+    assert torch.allclose(values, head(h).log_prob(y), rtol=1e-5)
+    head.loss(h, y).backward()
+    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in head.parameters())
+
+
+def test_an_empty_batch_has_draws() -> None:
+    head = made("full")
+    for mixture in (head(torch.zeros(0, IN)), head(torch.zeros(2, 0, IN))):
+        assert mixture.sample((3,)).shape == (3, *mixture.batch_shape, D)
+        assert mixture.rsample((3,)).shape == (3, *mixture.batch_shape, D)

@@ -765,3 +765,37 @@ def test_bad_batches_leave_every_parameter_finite(way: str, covariance: str) -> 
 def test_ten_thousand_bad_batches(way: str, covariance: str) -> None:
     _, callback = survive(way, 10_000, covariance)
     assert len(callback.events) <= 6
+
+
+class Two(Autoencoder):
+    """A model with a mixture of its codes and one of its rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = GMMLayer(4, 2, "diag")
+
+    def objective(self, x: Tensor) -> Tensor:
+        return super().objective(x) - 0.0 * self.rows(x).mean()
+
+
+def test_two_mixtures_of_one_model(rows: Tensor, tmp_path: Path) -> None:
+    module = Two()
+    before = state(module)
+    both = [StepwiseEMCallback(target=name) for name in ("density", "rows")]
+    run = train(module, rows, *both)
+    assert all(
+        bool((state(module)[f"{n}.means"] != before[f"{n}.means"]).any())
+        for n in ("density", "rows")
+    )
+    run.save_checkpoint(tmp_path / "both.ckpt")
+    stored = torch.load(tmp_path / "both.ckpt", weights_only=True)["callbacks"]
+    assert {"StepwiseEMCallback(density)", "StepwiseEMCallback(rows)"} <= stored.keys()
+
+
+@BY_EM
+def test_nothing_is_left_for_the_optimizer(rows: Tensor, way: str) -> None:
+    module = model()
+    module.encoder.requires_grad_(False)
+    module.decoder.requires_grad_(False)
+    with pytest.raises(InvalidArgumentError, match=r"fit_codes\(module, loader, 'density'\)"):
+        train(module, rows, by(way))
