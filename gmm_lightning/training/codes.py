@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from gmm_lightning.em import EMResult, fit_em
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.training.observed import Observed, finite_rows, never_called, tell_dropped
 from gmm_lightning.training.target import target_layer
@@ -39,8 +39,9 @@ def codes(
         Rows `(N, *B, D)` on the layer's device.
 
     Raises:
-        InvalidArgumentError: there is no layer at the target, no such method, or it never calls
-            the layer.
+        InvalidArgumentError: there is no layer at the target, no such method, one that optimises
+            by hand, or one that never calls the layer.
+        InvalidDataError: the loader is empty.
 
     Example:
         >>> from gmm_lightning.training import codes
@@ -57,8 +58,14 @@ def codes(
     method = getattr(module, step, None)
     if not callable(method):
         raise InvalidArgumentError(f"{type(module).__name__} has no method {step!r}")
-    alone = len(inspect.signature(method).parameters) == 1
+    if step == "training_step" and not module.automatic_optimization:
+        raise InvalidArgumentError(
+            f"the training_step of {type(module).__name__} optimises by hand: give step= the name "
+            "of a method that only calls the layer"
+        )
+    alone = takes_one(method)
     parts: list[Tensor] = []
+    number_of_batches = 0
 
     def keep(layer: GMMLayer, rows: Tensor) -> None:
         # A copy: some networks overwrite their codes in place.
@@ -68,11 +75,13 @@ def codes(
     with aside(module):
         try:
             for number, batch in enumerate(loader):
-                method(
-                    *((prepared(module, batch),) if alone else (prepared(module, batch), number))
-                )
+                given = prepared(module, batch)
+                method(given) if alone else method(given, number)
+                number_of_batches = number + 1
         finally:
             observed.release()
+    if number_of_batches == 0:
+        raise InvalidDataError("the loader gave no batches; a generator gives them only once")
     if not parts:
         raise never_called(f"{type(module).__name__}.{step} with target={target!r}")
     batch_shape = layer.batch_shape
@@ -121,6 +130,15 @@ def fit_codes(
         rows, dropped = finite_rows(rows)
         tell_dropped(dropped, f"fit_codes(target={target!r})")
     return fit_em(target_layer(module, target, "fit_codes"), rows, **options)
+
+
+def takes_one(method: Callable[..., Any]) -> bool:
+    """Whether a step takes the batch alone."""
+    kinds = [parameter.kind for parameter in inspect.signature(method).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return False
+    named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(kind in named for kind in kinds) == 1
 
 
 def trainer_of(module: L.LightningModule) -> L.Trainer | None:

@@ -799,3 +799,29 @@ def test_nothing_is_left_for_the_optimizer(rows: Tensor, way: str) -> None:
     module.decoder.requires_grad_(False)
     with pytest.raises(InvalidArgumentError, match=r"fit_codes\(module, loader, 'density'\)"):
         train(module, rows, by(way))
+
+
+class Wrapped(Autoencoder):
+    def training_step(self, *args: Any) -> Tensor:  # pyright: ignore
+        assert len(args) == 2
+        return super().training_step(*args)
+
+
+class Loose(Autoencoder):
+    def training_step(self, batch: Any, **options: Any) -> Tensor:  # pyright: ignore
+        return super().training_step(batch, 0)
+
+
+@pytest.mark.parametrize("kind", [Wrapped, Loose])
+def test_steps_of_other_signatures(rows: Tensor, kind: type[Autoencoder]) -> None:
+    assert codes(kind(), [(rows,)], "density").shape == (len(rows), 2)
+
+
+def test_loaders_and_steps_that_give_no_codes(rows: Tensor) -> None:
+    with pytest.raises(InvalidDataError, match="the loader gave no batches"):
+        fit_codes(model(), [], "density")
+    module = model()
+    module.automatic_optimization = False
+    with pytest.raises(InvalidArgumentError, match="optimises by hand: give step="):
+        fit_codes(module, [(rows,)], "density")
+    assert codes(module, [rows], "density", step="objective").shape == (len(rows), 2)
