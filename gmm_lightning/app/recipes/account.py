@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,13 @@ class Account:
         """Say where the pictures are."""
         for path in self.pictures:
             self.say(f"picture: {path}")
+
+
+def spread(values: Iterable[float], form: str = ".3f") -> str:
+    """Mean and standard deviation over several runs."""
+    runs = [float(value) for value in values]
+    deviation = statistics.stdev(runs) if len(runs) > 1 else 0.0
+    return f"{statistics.fmean(runs):{form}} ± {deviation:{form}}"
 
 
 def shown(cell: Cell) -> str:

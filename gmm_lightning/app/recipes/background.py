@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
-
 import torch
 from torch import Generator, Tensor
 
 from gmm_lightning.app.checks import require_path
 from gmm_lightning.app.frames import read_frames
 from gmm_lightning.app.movement import USUAL, Options, Verdict, best_limit, judged, quality
-from gmm_lightning.app.recipes.account import Account
+from gmm_lightning.app.recipes.account import Account, spread
 from gmm_lightning.app.scenes import scene
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting.figures import new_grid
@@ -123,12 +120,6 @@ def tell_clip(account: Account, clip: Tensor, options: Options) -> None:
     for number, mask in enumerate(masks.numpy()):
         imsave(folder / f"{number:05d}.png", mask, cmap="gray", vmin=0, vmax=1)
     account.say(f"masks: {folder}")
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation, three digits."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.3g} ± {deviation:.2g}"
 
 
 def draw(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import warnings
 from collections.abc import Sequence
 from time import perf_counter
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from gmm_lightning.app.recipes.account import Account
+from gmm_lightning.app.recipes.account import Account, spread
 from gmm_lightning.distributions import regress
 from gmm_lightning.em import fit_em
 from gmm_lightning.errors import InvalidArgumentError
@@ -200,12 +199,6 @@ def k_means(colours: Tensor, k: int, seed: int) -> tuple[float, float, Tensor]:
 def psnr(colours: Tensor, flat: Tensor) -> float:
     """`-10 log10` of the mean square error, in dB; white is 1."""
     return -10 * math.log10(float((colours - flat).double().square().mean()))
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.2f} ± {deviation:.2f}"
 
 
 @torch.no_grad()
