@@ -30,8 +30,9 @@ def reparameterized(
     if softness is not None:
         return relaxed(law, full_shape(law, sample_shape), softness, generator)
     x, z = drawn(mixture, sample_shape, options, generator)
-    if x.numel() == 0:
-        return x
+    if 0 in mixture.batch_shape:
+        # No mixture, no draw: only the graph is kept.
+        return x + law.means.sum()
     return implicit(law, x) if options.component is None else pathwise(law, x, z)
 
 
