@@ -208,7 +208,7 @@ def latent_anomaly(
     account.table(
         ("AUROC", *areas),
         [
-            (method, *(spread(each[i].mean(-1)) for each in areas.values()))
+            (method, *(spread(each[i].mean(-1).tolist()) for each in areas.values()))
             for i, method in enumerate(METHODS)
         ],
     )

@@ -264,7 +264,7 @@ def vade_digits(
     shares = torch.tensor(rows, dtype=torch.float64)
     account.table(
         ("", "rows in their digit"),
-        [(method, spread(shares[:, i])) for i, method in enumerate(METHODS)],
+        [(method, spread(shares[:, i].tolist())) for i, method in enumerate(METHODS)],
     )
     account.say(f"tensorboard --logdir {account.folder / 'tensorboard'}")
 
