@@ -20,7 +20,7 @@ from gmm_lightning.layers._portions import recorded
 from gmm_lightning.layers.parameters import prior_rows, projected_scale
 from gmm_lightning.layers.pretrained import Pretrained
 from gmm_lightning.linalg import at_least_float32, full_precision
-from gmm_lightning.priors import Prior, PriorSpec, bound
+from gmm_lightning.priors import Prior, PriorSpec, bound, listed, total_log_prob
 from gmm_lightning.statistics import DataMoments
 
 
@@ -185,7 +185,7 @@ class DensityHead(Pretrained):
     @property
     def all_priors(self) -> list[Prior]:
         """The head's own copies of its priors."""
-        return [prior for prior in self.priors.values() if isinstance(prior, Prior)]
+        return listed(self.priors)
 
     # -- the mixture ------------------------------------------------------------------------
 
@@ -290,10 +290,7 @@ class DensityHead(Pretrained):
         Raises:
             UnresolvedPriorError: a prior waits for `initialize_from`.
         """
-        total = torch.zeros_like(mixture.mixture_logits[..., 0])
-        for prior in self.all_priors:
-            total = total + prior.log_prob(mixture)
-        return total
+        return total_log_prob(self.priors, mixture)
 
     def loss(
         self,

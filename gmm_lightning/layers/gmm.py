@@ -17,7 +17,7 @@ from gmm_lightning.layers._portions import in_portions
 from gmm_lightning.layers.mixture import MixtureModule
 from gmm_lightning.layers.parameters import constrained, prior_rows
 from gmm_lightning.layers.pretrained import Pretrained
-from gmm_lightning.priors import Prior, PriorSpec, bound
+from gmm_lightning.priors import Prior, PriorSpec, bound, listed, total_log_prob
 
 
 class GMMLayer(Pretrained, MixtureModule):
@@ -150,7 +150,7 @@ class GMMLayer(Pretrained, MixtureModule):
     @property
     def all_priors(self) -> list[Prior]:
         """The layer's own copies of its priors."""
-        return [prior for prior in self.priors.values() if isinstance(prior, Prior)]
+        return listed(self.priors)
 
     # -- parameters -------------------------------------------------------------------------
 
@@ -261,10 +261,7 @@ class GMMLayer(Pretrained, MixtureModule):
         Raises:
             UnresolvedPriorError: a prior waits for data that it has not seen.
         """
-        total = torch.zeros(self.batch_shape, dtype=self.means.dtype, device=self.means.device)
-        for prior in self.all_priors:
-            total = total + prior.log_prob(self.distribution())
-        return total
+        return total_log_prob(self.priors, self.distribution())
 
     def objective(self, x: Tensor, num_samples: int | None = None) -> Tensor:
         """`mean log p(x) + log_prior() / num_samples`, `(*B)`, in nats per row.

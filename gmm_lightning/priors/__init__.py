@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from gmm_lightning._plugins import Registry
 from gmm_lightning.covariances import Covariance
+from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.priors.base import Prior
 from gmm_lightning.priors.dirichlet import Dirichlet
@@ -81,6 +83,23 @@ def bound(
     return priors
 
 
+def listed(priors: nn.ModuleDict) -> list[Prior]:
+    """The priors that a module holds."""
+    return [prior for prior in priors.values() if isinstance(prior, Prior)]
+
+
+def total_log_prob(priors: nn.ModuleDict, mixture: MixtureOfGaussians) -> Tensor:
+    """The sum of their log densities at the parameters of a mixture, `(*B)`; 0 without any.
+
+    Raises:
+        UnresolvedPriorError: a prior waits for data that it has not seen.
+    """
+    total = torch.zeros_like(mixture.mixture_logits[..., 0])
+    for prior in listed(priors):
+        total = total + prior.log_prob(mixture)
+    return total
+
+
 __all__ = [
     "Dirichlet",
     "InverseWishart",
@@ -89,5 +108,7 @@ __all__ = [
     "Prior",
     "as_priors",
     "bound",
+    "listed",
     "registry",
+    "total_log_prob",
 ]

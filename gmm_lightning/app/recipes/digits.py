@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from gmm_lightning.app.recipes._scikit_learn import load_with_scikit_learn
 from gmm_lightning.app.recipes.account import Account
 from gmm_lightning.criteria import bic
 from gmm_lightning.em import fit_em
@@ -37,13 +38,7 @@ def digits(
     References:
         E. Alpaydin, C. Kaynak (1998), Optical recognition of handwritten digits, UCI.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise InvalidArgumentError(
-            "the digits come with scikit-learn: pip install scikit-learn"
-        ) from error
-    x = torch.as_tensor(load_digits(return_X_y=True)[0], dtype=torch.float64)
+    x, _ = load_with_scikit_learn("digits", "the digits", torch.float64)
     if num_axes > x.shape[1]:
         raise InvalidArgumentError(f"num_axes must be at most {x.shape[1]}, got {num_axes}")
     mean = x.mean(0)

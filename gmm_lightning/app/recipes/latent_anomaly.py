@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import BinaryAUROC, BinaryROC
 
 from gmm_lightning.app.quiet import train_quietly
+from gmm_lightning.app.recipes._scikit_learn import load_with_scikit_learn
 from gmm_lightning.app.recipes.account import Account, spread
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
@@ -226,20 +227,8 @@ def load_sets() -> dict[str, tuple[Tensor, Tensor]]:
         W. H. Wolberg, O. L. Mangasarian, W. N. Street (1995), Breast cancer Wisconsin
         (diagnostic), UCI.
     """
-    try:
-        from sklearn.datasets import load_breast_cancer, load_digits
-    except ImportError as error:
-        raise InvalidArgumentError(
-            "digits and breast_cancer come with scikit-learn: pip install scikit-learn"
-        ) from error
-    sets = {
-        "digits": load_digits(return_X_y=True),
-        "breast_cancer": load_breast_cancer(return_X_y=True),
-    }
-    return {
-        name: (torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(kinds))
-        for name, (x, kinds) in sets.items()
-    }
+    names = ("digits", "breast_cancer")
+    return {name: load_with_scikit_learn(name, " and ".join(names)) for name in names}
 
 
 def split(x: Tensor, unusual: Tensor, held_fraction: float, seed: int) -> Task:

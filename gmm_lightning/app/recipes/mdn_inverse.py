@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from gmm_lightning.app.recipes._scikit_learn import load_with_scikit_learn
 from gmm_lightning.app.recipes.account import Account, spread
 from gmm_lightning.datasets import load
 from gmm_lightning.distributions import MixtureOfGaussians, probability_integral_transform
@@ -243,14 +244,8 @@ def diabetes() -> tuple[Tensor, Tensor, str, str]:
     Raises:
         InvalidArgumentError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_diabetes
-    except ImportError as error:
-        raise InvalidArgumentError(
-            "the diabetes data come with scikit-learn: pip install scikit-learn"
-        ) from error
-    x, y = (torch.as_tensor(a, dtype=torch.float32) for a in load_diabetes(return_X_y=True))
-    return x, y.unsqueeze(-1), "ten measurements", "progression"
+    x, y = load_with_scikit_learn("diabetes", "the diabetes data")
+    return x, y.float().unsqueeze(-1), "ten measurements", "progression"
 
 
 # -- training -------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor, nn
 
 from gmm_lightning.app.quiet import train_quietly
+from gmm_lightning.app.recipes._scikit_learn import load_with_scikit_learn
 from gmm_lightning.app.recipes.account import Account, spread
 from gmm_lightning.em import fit_em
 from gmm_lightning.errors import InvalidArgumentError
@@ -214,14 +215,8 @@ def vade_digits(
     References:
         E. Alpaydin, C. Kaynak (1998), Optical recognition of handwritten digits, UCI.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise InvalidArgumentError(
-            "the digits come with scikit-learn: pip install scikit-learn"
-        ) from error
-    pixels, digits = load_digits(return_X_y=True)
-    x, labels = torch.as_tensor(pixels, dtype=torch.float32) / 16, torch.as_tensor(digits)
+    pixels, labels = load_with_scikit_learn("digits", "the digits")
+    x = pixels / 16
     if num_codes >= x.shape[1]:
         raise InvalidArgumentError(f"num_codes must be below {x.shape[1]}, got {num_codes}")
     rows: list[list[float]] = []
