@@ -154,7 +154,7 @@ class Moments:
             mass=counts,
             means=stats.shift + gap,
             scatter=stats.second - correction,
-            dof=covariance.pool(counts),
+            dof=covariance.sum_tied(counts),
         )
 
     def data_variance(self, covariance: Covariance) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ def make_priors(label: str, *, given: bool = False) -> list[Prior]:
 def served(family: str, label: str, fit: str = "em") -> bool:
     """Whether all priors of a label serve a family and a kind of fit."""
     return all(
-        fit in prior.fits and prior.serves(covariances.create(family))
+        fit in prior.fits and prior.supports(covariances.create(family))
         for prior in make_priors(label)
     )
 

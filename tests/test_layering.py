@@ -20,6 +20,8 @@ NAME = PACKAGE.name
 # Section 2 of the design, from the ground up. `errors` is what everything may raise.
 ORDER: dict[str, int] = {
     "errors": 0,
+    "_validation": 0,
+    "_chunking": 0,
     "_plugins": 0,
     "linalg": 0,
     "covariances": 0,

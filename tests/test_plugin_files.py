@@ -58,7 +58,7 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.priors.base import Hyper, Prior
+from gmm_lightning.priors.base import Hyperparameter, Prior
 from gmm_lightning.statistics import Moments
 
 
@@ -69,7 +69,7 @@ class ToyPrior(Prior):
     slot: ClassVar[str] = "weights"
     rows: Tensor
 
-    def __init__(self, rows: Hyper = 1.0) -> None:
+    def __init__(self, rows: Hyperparameter = 1.0) -> None:
         super().__init__(rows=rows)
 
     def bind(

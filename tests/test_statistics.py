@@ -67,7 +67,7 @@ def test_moments_about_the_means(family: str, generator: torch.Generator) -> Non
     scatter = layer.covariance.outer(resp, x.unsqueeze(1) - means)
     assert torch.allclose(moments.means, means, rtol=1e-11, atol=1e-11)
     assert torch.allclose(moments.scatter, scatter, rtol=1e-10, atol=1e-10)
-    assert torch.equal(moments.dof, layer.covariance.pool(moments.counts))
+    assert torch.equal(moments.dof, layer.covariance.sum_tied(moments.counts))
 
 
 def test_moments_of_the_whole(generator: torch.Generator) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.app.configs import require_trusted
-from gmm_lightning.distributions.checks import require_integer, require_number
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ def given_columns(condition: Any, columns: Sequence[str]) -> dict[int, float]:
     """
     from omegaconf import OmegaConf
 
-    from gmm_lightning.distributions.checks import require_number
+    from gmm_lightning._validation import require_number
 
     plain = OmegaConf.to_container(condition) if OmegaConf.is_config(condition) else condition
     if plain is None:
@@ -69,8 +69,8 @@ def draw_options(config: DictConfig) -> dict[str, Any]:
     """
     from hydra.utils import instantiate
 
+    from gmm_lightning._validation import require_integer
     from gmm_lightning.app.checks import require_flag
-    from gmm_lightning.distributions.checks import require_integer
     from gmm_lightning.distributions.drawing import DrawOptions
 
     if config.component is not None:

@@ -33,11 +33,11 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     import torch
     from hydra.utils import instantiate
 
+    from gmm_lightning._validation import require_integer
     from gmm_lightning.app.checks import require_flag
     from gmm_lightning.app.judge import coverage, judge
     from gmm_lightning.app.report import write_json
     from gmm_lightning.app.runs import load_run
-    from gmm_lightning.distributions.checks import require_integer
     from gmm_lightning.errors import InvalidArgumentError
 
     require_flag("overwrite", config.overwrite)

@@ -69,7 +69,7 @@ def require_options(recipe: Callable[..., None], options: dict[str, Any]) -> Non
     Raises:
         InvalidArgumentError: naming the option, what it takes and what came.
     """
-    from gmm_lightning.distributions.checks import require_integer, require_number
+    from gmm_lightning._validation import require_integer, require_number
     from gmm_lightning.errors import InvalidArgumentError
 
     hints = get_type_hints(recipe)

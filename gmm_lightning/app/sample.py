@@ -77,8 +77,8 @@ def check_outputs(config: DictConfig) -> None:
     """
     from pathlib import Path
 
+    from gmm_lightning._validation import require_integer
     from gmm_lightning.app.checks import require_flag, require_path
-    from gmm_lightning.distributions.checks import require_integer
     from gmm_lightning.errors import InvalidArgumentError
 
     for name in ("run", "output", "picture"):

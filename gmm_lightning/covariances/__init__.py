@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gmm_lightning._plugins import Registry
-from gmm_lightning.covariances._features import Features, Frame
+from gmm_lightning.covariances._features import Features, StandardizedCoordinates
 from gmm_lightning.covariances.base import Covariance
 from gmm_lightning.covariances.diag import DiagCovariance
 from gmm_lightning.covariances.full import FullCovariance
@@ -29,9 +29,9 @@ __all__ = [
     "Covariance",
     "DiagCovariance",
     "Features",
-    "Frame",
     "FullCovariance",
     "SphericalCovariance",
+    "StandardizedCoordinates",
     "TiedCovariance",
     "TiedDiagCovariance",
     "TiedSphericalCovariance",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances._features import Features, Linear, Products
+from gmm_lightning.covariances._features import Features, QuadraticFeatures, TiedFeatures
 from gmm_lightning.covariances.base import Covariance
 from gmm_lightning.errors import CollapseError
 from gmm_lightning.linalg import raw_from_tril, symmetrize, tril_from_raw
@@ -31,7 +31,7 @@ class Dense(Covariance, ABC):
     def raw(self, scale: Tensor) -> Tensor:
         return raw_from_tril(scale)
 
-    def raw_units(self, unit: Tensor, num_components: int) -> Tensor:
+    def raw_entry_scales(self, unit: Tensor, num_components: int) -> Tensor:
         # An entry below the diagonal has the unit of its row.
         d = unit.shape[-1]
         rows = unit[..., None, :, None].expand(*unit.shape[:-1], *self.shape(num_components, d))
@@ -52,5 +52,5 @@ class Dense(Covariance, ABC):
         return self.groups(num_components) * num_features * (num_features + 1) // 2
 
     def features(self, num_features: int) -> Features | None:
-        terms = Products(num_features)
-        return Linear(terms) if self.tied else terms
+        terms = QuadraticFeatures(num_features)
+        return TiedFeatures(terms) if self.tied else terms

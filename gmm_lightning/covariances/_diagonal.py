@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances._features import Features, Linear, Squares
+from gmm_lightning.covariances._features import DiagonalFeatures, Features, TiedFeatures
 from gmm_lightning.covariances.base import Covariance
 
 
@@ -40,13 +40,15 @@ class Diagonal(Covariance, ABC):
     def whiten(self, scale: Tensor, diff: Tensor) -> Tensor:
         return diff / scale
 
-    def colour(self, scale: Tensor, noise: Tensor) -> Tensor:
+    def unwhiten(self, scale: Tensor, noise: Tensor) -> Tensor:
         return scale * noise
 
     def half_log_det(self, scale: Tensor, num_features: int) -> Tensor:
         return scale.log().sum(-1)
 
-    def trace_solve(self, scale: Tensor, projected: Tensor, num_features: int) -> Tensor:
+    def trace_precision_product(
+        self, scale: Tensor, projected: Tensor, num_features: int
+    ) -> Tensor:
         return (projected / scale.square()).sum(-1)
 
     def marginal(self, scale: Tensor, kept: Tensor, num_features: int) -> Tensor:
@@ -58,8 +60,8 @@ class Diagonal(Covariance, ABC):
         return scale[..., given], scale[..., rest], None
 
     def features(self, num_features: int) -> Features:
-        terms = Squares(num_features)
-        return Linear(terms) if self.tied else terms
+        terms = DiagonalFeatures(num_features)
+        return TiedFeatures(terms) if self.tied else terms
 
     def outer(self, weights: Tensor, diff: Tensor) -> Tensor:
         second = (weights.unsqueeze(-1) * diff.square()).sum(0)
@@ -71,7 +73,7 @@ class Diagonal(Covariance, ABC):
     def variances(self, scatter: Tensor, num_features: int) -> Tensor:
         return scatter
 
-    def bound(
+    def variance_floor(
         self,
         scatter: Tensor,
         dof: Tensor,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Frame:
+class StandardizedCoordinates:
     """Coordinates `z = A (x - centre)`, in which all rows together have about unit variance.
 
     Shape:
@@ -38,7 +38,7 @@ def applied(matrix: Tensor, diff: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Natural:
+class NaturalParameters:
     """`log N(x | mu, Sigma) = quadratic . q(z) + linear . z - square / 2 - log|Sigma| / 2 + const`.
 
     Shape:
@@ -97,7 +97,9 @@ class Features(ABC):
         return variance
 
     @abstractmethod
-    def natural(self, scale: Tensor, gap: Tensor, frame: Frame) -> Natural:
+    def natural(
+        self, scale: Tensor, gap: Tensor, frame: StandardizedCoordinates
+    ) -> NaturalParameters:
         """Natural parameters of components `gap` away from the frame's centre."""
 
     @abstractmethod
@@ -105,11 +107,11 @@ class Features(ABC):
         """What writes q(z) into `terms` `(P, Q, n)`; z `(P, D + num_scratch, n)` has the rows."""
 
     @abstractmethod
-    def second(self, sums: Tensor, frame: Frame) -> Tensor:
+    def second(self, sums: Tensor, frame: StandardizedCoordinates) -> Tensor:
         """Sums of q(z) `(P, M, Q)` as second moments about the centre, in the family's form."""
 
 
-class Products(Features):
+class QuadraticFeatures(Features):
     """All products `z_i z_j`: dense covariances, scale `(P, M, D, D)` lower factors.
 
     The frame whitens by the covariance of the whole mixture, so what correlation all components
@@ -146,7 +148,9 @@ class Products(Features):
         inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
         return inverse * forward.unsqueeze(-2), factor * unit.unsqueeze(-1)
 
-    def natural(self, scale: Tensor, gap: Tensor, frame: Frame) -> Natural:
+    def natural(
+        self, scale: Tensor, gap: Tensor, frame: StandardizedCoordinates
+    ) -> NaturalParameters:
         both = torch.cat([frame.back.unsqueeze(1).expand_as(scale), gap.unsqueeze(-1)], -1)
         white = torch.linalg.solve_triangular(scale, both, upper=False)
         axes, offset = white[..., :-1], white[..., -1:]
@@ -155,7 +159,7 @@ class Products(Features):
         reach = (spread + frame.into(gap).square()).sqrt()
         cancelling = precision * reach.unsqueeze(-1) * reach.unsqueeze(-2)
         once = torch.where(self.first == self.other, -0.5, -1.0).to(scale)
-        return Natural(
+        return NaturalParameters(
             quadratic=precision[..., self.first, self.other] * once,
             linear=(axes.mT @ offset).squeeze(-1),
             square=square,
@@ -180,7 +184,7 @@ class Products(Features):
 
         return fill
 
-    def second(self, sums: Tensor, frame: Frame) -> Tensor:
+    def second(self, sums: Tensor, frame: StandardizedCoordinates) -> Tensor:
         d = self.num_features
         matrix = sums.new_zeros(*sums.shape[:-1], d, d)
         matrix[..., self.first, self.other] = sums
@@ -189,7 +193,7 @@ class Products(Features):
         return back @ matrix @ back.mT
 
 
-class Squares(Features):
+class DiagonalFeatures(Features):
     """The squares `z_d^2`: diagonal covariances, scale `(P, M, D)` standard deviations."""
 
     def __init__(self, num_features: int) -> None:
@@ -199,12 +203,14 @@ class Squares(Features):
     def variances(self, scale: Tensor) -> Tensor:
         return scale.square()
 
-    def natural(self, scale: Tensor, gap: Tensor, frame: Frame) -> Natural:
+    def natural(
+        self, scale: Tensor, gap: Tensor, frame: StandardizedCoordinates
+    ) -> NaturalParameters:
         precision = (frame.back.unsqueeze(-2) / scale).square()
         offset = frame.into(gap)
         square = (precision * offset.square()).sum(-1)
         reach = precision * (1 / precision + offset.square())
-        return Natural(
+        return NaturalParameters(
             quadratic=-0.5 * precision,
             linear=precision * offset,
             square=square,
@@ -217,11 +223,11 @@ class Squares(Features):
 
         return fill
 
-    def second(self, sums: Tensor, frame: Frame) -> Tensor:
+    def second(self, sums: Tensor, frame: StandardizedCoordinates) -> Tensor:
         return sums * frame.back.square().unsqueeze(-2)
 
 
-class SquaredLength(Features):
+class SphericalFeatures(Features):
     """The squared length `|z|^2`: round covariances, scale `(P, M)` standard deviations."""
 
     def __init__(self, num_features: int) -> None:
@@ -234,11 +240,13 @@ class SquaredLength(Features):
     def unit(self, variance: Tensor) -> Tensor:
         return variance.mean(-1, keepdim=True).expand_as(variance)
 
-    def natural(self, scale: Tensor, gap: Tensor, frame: Frame) -> Natural:
+    def natural(
+        self, scale: Tensor, gap: Tensor, frame: StandardizedCoordinates
+    ) -> NaturalParameters:
         precision = (frame.back[..., :1] / scale).square()
         offset = frame.into(gap)
         square = precision * offset.square().sum(-1)
-        return Natural(
+        return NaturalParameters(
             quadratic=-0.5 * precision.unsqueeze(-1),
             linear=precision.unsqueeze(-1) * offset,
             square=square,
@@ -254,11 +262,11 @@ class SquaredLength(Features):
 
         return fill
 
-    def second(self, sums: Tensor, frame: Frame) -> Tensor:
+    def second(self, sums: Tensor, frame: StandardizedCoordinates) -> Tensor:
         return sums.squeeze(-1) * frame.back[..., :1].square() / self.num_features
 
 
-class Linear(Features):
+class TiedFeatures(Features):
     """No second-order terms at all: they are the same for components that share a covariance.
 
     In the responsibilities they cancel, and their sum over rows does not depend on them.
@@ -279,12 +287,14 @@ class Linear(Features):
     def axes(self, weights: Tensor, gap: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         return self.form.axes(weights, gap, scale)
 
-    def natural(self, scale: Tensor, gap: Tensor, frame: Frame) -> Natural:
+    def natural(
+        self, scale: Tensor, gap: Tensor, frame: StandardizedCoordinates
+    ) -> NaturalParameters:
         full = self.form.natural(scale, gap, frame)
-        return Natural(full.quadratic[..., :0], full.linear, full.square, full.magnitude)
+        return NaturalParameters(full.quadratic[..., :0], full.linear, full.square, full.magnitude)
 
     def filler(self, z: Tensor, terms: Tensor) -> Callable[[], None]:
         return lambda: None
 
-    def second(self, sums: Tensor, frame: Frame) -> Tensor:
+    def second(self, sums: Tensor, frame: StandardizedCoordinates) -> Tensor:
         raise NotImplementedError("a shared covariance pools the moments of all rows")

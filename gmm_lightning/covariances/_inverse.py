@@ -38,7 +38,7 @@ class InverseDense(Dense, ABC):
     def raw(self, scale: Tensor) -> Tensor:
         return scale
 
-    def raw_units(self, unit: Tensor, num_components: int) -> Tensor:
+    def raw_entry_scales(self, unit: Tensor, num_components: int) -> Tensor:
         # An entry below the diagonal multiplies the feature of its column.
         columns = torch.tril_indices(unit.shape[-1], unit.shape[-1], -1, device=unit.device)[1]
         entries = torch.cat([torch.ones_like(unit), 1 / unit[..., columns]], -1)
@@ -82,7 +82,9 @@ class InverseDense(Dense, ABC):
     def half_log_det(self, scale: Tensor, num_features: int) -> Tensor:
         return scale[..., :num_features].sum(-1)
 
-    def trace_solve(self, scale: Tensor, projected: Tensor, num_features: int) -> Tensor:
+    def trace_precision_product(
+        self, scale: Tensor, projected: Tensor, num_features: int
+    ) -> Tensor:
         inverse = self.inverse_tril(scale, num_features)
         return ((inverse @ projected) * inverse).sum((-2, -1))
 

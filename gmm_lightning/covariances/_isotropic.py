@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances._features import Features, Linear, SquaredLength
+from gmm_lightning.covariances._features import Features, SphericalFeatures, TiedFeatures
 from gmm_lightning.covariances.base import Covariance
 
 
@@ -44,13 +44,15 @@ class Isotropic(Covariance, ABC):
     def whiten(self, scale: Tensor, diff: Tensor) -> Tensor:
         return diff / scale.unsqueeze(-1)
 
-    def colour(self, scale: Tensor, noise: Tensor) -> Tensor:
+    def unwhiten(self, scale: Tensor, noise: Tensor) -> Tensor:
         return scale.unsqueeze(-1) * noise
 
     def half_log_det(self, scale: Tensor, num_features: int) -> Tensor:
         return num_features * scale.log()
 
-    def trace_solve(self, scale: Tensor, projected: Tensor, num_features: int) -> Tensor:
+    def trace_precision_product(
+        self, scale: Tensor, projected: Tensor, num_features: int
+    ) -> Tensor:
         return num_features * projected / scale.square()
 
     def marginal(self, scale: Tensor, kept: Tensor, num_features: int) -> Tensor:
@@ -62,8 +64,8 @@ class Isotropic(Covariance, ABC):
         return scale, scale, None
 
     def features(self, num_features: int) -> Features:
-        terms = SquaredLength(num_features)
-        return Linear(terms) if self.tied else terms
+        terms = SphericalFeatures(num_features)
+        return TiedFeatures(terms) if self.tied else terms
 
     def outer(self, weights: Tensor, diff: Tensor) -> Tensor:
         second = (weights * diff.square().mean(-1)).sum(0)
@@ -75,7 +77,7 @@ class Isotropic(Covariance, ABC):
     def variances(self, scatter: Tensor, num_features: int) -> Tensor:
         return scatter.unsqueeze(-1).expand(*scatter.shape, num_features)
 
-    def bound(
+    def variance_floor(
         self,
         scatter: Tensor,
         dof: Tensor,

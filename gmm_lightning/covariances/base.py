@@ -71,7 +71,7 @@ class Covariance(ABC):
     def num_free_parameters(self, num_components: int, num_features: int) -> int:
         """Number of free parameters in all covariances together."""
 
-    def raw_units(self, unit: Tensor, num_components: int) -> Tensor:
+    def raw_entry_scales(self, unit: Tensor, num_components: int) -> Tensor:
         """What each raw entry is measured in, `(*B, G, ...)`, for features in units `(*B, D)`.
 
         One where the entry is a logarithm: steps in the parameters are compared in these units.
@@ -98,7 +98,7 @@ class Covariance(ABC):
         # float32, as is the number below in ONNX.
         twice = torch.full((num_features,), 2.0, dtype=torch.float32, device=raw.device)
         groups = raw.shape[-len(self.shape(1, num_features))]
-        return torch.where(self.raw_units(twice, groups) == 1, change(raw, *others), raw)
+        return torch.where(self.raw_entry_scales(twice, groups) == 1, change(raw, *others), raw)
 
     def whiten_raw(
         self, change: Callable[..., Tensor], diff: Tensor, raw: Tensor, *others: Tensor
@@ -117,7 +117,7 @@ class Covariance(ABC):
         """G, the number of distinct covariances."""
         return 1 if self.tied else num_components
 
-    def pool(self, per_component: Tensor) -> Tensor:
+    def sum_tied(self, per_component: Tensor) -> Tensor:
         """Sum `(*B, K)` to `(*B, G)`: degrees of freedom and counts per distinct covariance."""
         return per_component.sum(-1, keepdim=True) if self.tied else per_component
 
@@ -136,7 +136,7 @@ class Covariance(ABC):
         """`L^-1 d` for differences `(*S, *B, K, D)`: unit variances where the model is right."""
         return solve_rows(self.scale_tril(scale, diff.shape[-1]), diff)
 
-    def colour(self, scale: Tensor, noise: Tensor) -> Tensor:
+    def unwhiten(self, scale: Tensor, noise: Tensor) -> Tensor:
         """`L z`, one factor per row: scale `(*R, ...)` and noise `(*R, D)`."""
         factor = self.scale_tril(scale, noise.shape[-1])
         return (factor @ noise.unsqueeze(-1)).squeeze(-1)
@@ -146,7 +146,9 @@ class Covariance(ABC):
         factor = self.scale_tril(scale, num_features)
         return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
-    def trace_solve(self, scale: Tensor, projected: Tensor, num_features: int) -> Tensor:
+    def trace_precision_product(
+        self, scale: Tensor, projected: Tensor, num_features: int
+    ) -> Tensor:
         """`tr(P Sigma^-1)`, `(*B, G)`, for a matrix P in the form that `project` returns."""
         factor = self.scale_tril(scale, num_features)
         half = torch.linalg.solve_triangular(factor, projected.expand_as(factor), upper=False)
@@ -206,7 +208,7 @@ class Covariance(ABC):
         """Diagonal of a scatter per feature, `(*B, G, D)`."""
         return scatter.diagonal(dim1=-2, dim2=-1)
 
-    def bound(
+    def variance_floor(
         self,
         scatter: Tensor,
         dof: Tensor,

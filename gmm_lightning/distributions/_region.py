@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmm_lightning.distributions.checks import is_number
+from gmm_lightning._validation import is_number
 from gmm_lightning.distributions.envelopes import Envelope, Part
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype

@@ -158,7 +158,7 @@ class Tilted(Envelope):
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """See `Envelope.draw`."""
-        y = self.part.colour(self.part.noise(rows, generator))
+        y = self.part.unwhiten(self.part.noise(rows, generator))
         missing = self.square - (y - self.center).square().sum(-1)
         return turned_back(self.mean, self.turn, y), -0.5 * self.tilt * missing
 

@@ -46,7 +46,7 @@ class Intervals(Envelope):
         which = torch.arange(d, device=self.part.mean.device).repeat(rows)
         z = self.laws.draw(which, generator).view(rows, d)
         # A thin interval far from the mean ends between two floats.
-        return self.part.colour(z).clamp(*self.ends), z.new_zeros(rows)
+        return self.part.unwhiten(z).clamp(*self.ends), z.new_zeros(rows)
 
 
 class Centred(Envelope):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gmm_lightning.distributions.checks import require_numbers
+from gmm_lightning._validation import require_numbers
 from gmm_lightning.distributions.density import M, MixtureDensity, takes_layers
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import full_precision

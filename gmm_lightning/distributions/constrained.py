@@ -14,7 +14,7 @@ from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions._region import Located, Radial
 from gmm_lightning.distributions.density import MixtureDensity
 from gmm_lightning.distributions.envelopes import Part, draw_jointly
-from gmm_lightning.distributions.sampling import choose_components, colour_rows
+from gmm_lightning.distributions.sampling import choose_components, unwhiten_rows
 from gmm_lightning.distributions.truncated import truncated_chi
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype, full_precision
@@ -106,12 +106,12 @@ def sample_radial(
     noise *= (length / noise.norm(dim=-1)).unsqueeze(-1)
     if mixture.means.dim() > 2:
         noise *= mixture.spread
-        return colour_rows(mixture.covariance, mixture.means, mixture.scale, z, noise), z
+        return unwhiten_rows(mixture.covariance, mixture.means, mixture.scale, z, noise), z
     # Without a batch, one product for all rows of a component.
     drawn, flat, which = torch.empty_like(noise).view(-1, d), noise.view(-1, d), z.reshape(-1)
     for one in which.unique().tolist():
         mine = (which == one).nonzero().squeeze(-1)
-        drawn[mine] = parts_of(mixture, [one])[0].colour(flat[mine])
+        drawn[mine] = parts_of(mixture, [one])[0].unwhiten(flat[mine])
     return drawn.view(*shape, d), z
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import register_kl
 
-from gmm_lightning.distributions.checks import require_integer
+from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity, takes_layers
 from gmm_lightning.distributions.drawing import DrawOptions, drawn
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError

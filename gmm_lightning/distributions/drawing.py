@@ -10,8 +10,8 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Generator, Size, Tensor
 
+from gmm_lightning._validation import require_number
 from gmm_lightning.distributions._region import Located, Radial
-from gmm_lightning.distributions.checks import require_number
 from gmm_lightning.distributions.constrained import require_finite, sample_within
 from gmm_lightning.distributions.density import MixtureDensity
 from gmm_lightning.distributions.quasi import check_dimension, even_draws
@@ -19,8 +19,8 @@ from gmm_lightning.distributions.sampling import (
     as_index,
     check_range,
     choose_components,
-    colour_rows,
     given_components,
+    unwhiten_rows,
 )
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import full_precision
@@ -144,4 +144,4 @@ def drawn(
         noise = weights.new_empty(*shape, mixture.num_features)
         noise.normal_(std=math.sqrt(temperature), generator=generator)
     with full_precision(noise.device):
-        return colour_rows(mixture.covariance, mixture.means, mixture.scale, z, noise), z
+        return unwhiten_rows(mixture.covariance, mixture.means, mixture.scale, z, noise), z

@@ -39,7 +39,7 @@ class Part:
         """Whether the features are independent."""
         return self.factor.dim() == 1
 
-    def colour(self, noise: Tensor) -> Tensor:
+    def unwhiten(self, noise: Tensor) -> Tensor:
         """`mu + F z` for rows `(n, D)`."""
         if self.is_diagonal:
             return self.mean + noise * self.factor
@@ -84,7 +84,7 @@ class Whole(Envelope):
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """See `Envelope.draw`."""
-        x = self.part.colour(self.part.noise(rows, generator))
+        x = self.part.unwhiten(self.part.noise(rows, generator))
         return x, x.new_zeros(rows)
 
 
@@ -109,7 +109,7 @@ class Beyond(Envelope):
         only = torch.zeros(rows, dtype=torch.long, device=z.device)
         t = self.along.draw(only, generator)
         z = z + (t - z @ self.direction).unsqueeze(-1) * self.direction
-        return self.part.colour(z), z.new_zeros(rows)
+        return self.part.unwhiten(z), z.new_zeros(rows)
 
 
 def draw_jointly(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gmm_lightning.distributions.checks import require_integer, require_number
+from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.distributions.density import MixtureDensity, takes_layers
 from gmm_lightning.linalg import full_precision, solve_rows
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import is_number, require_integer, require_number
 from gmm_lightning.distributions._region import (
     Located,
     Row,
@@ -19,7 +20,6 @@ from gmm_lightning.distributions._region import (
 )
 from gmm_lightning.distributions.balls import ball_envelopes
 from gmm_lightning.distributions.boxes import box_envelope
-from gmm_lightning.distributions.checks import is_number, require_integer, require_number
 from gmm_lightning.distributions.envelopes import Beyond, Envelope, Part, Whole
 from gmm_lightning.errors import InvalidArgumentError
 

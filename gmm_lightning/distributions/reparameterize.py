@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-from gmm_lightning.distributions.checks import require_integer, require_number
+from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.distributions.density import LOG_2PI, M, MixtureDensity, takes_layers
 from gmm_lightning.distributions.drawing import DrawOptions, SampleShape, drawn, full_shape
 from gmm_lightning.distributions.sampling import choose_components

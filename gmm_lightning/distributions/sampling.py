@@ -61,7 +61,7 @@ def given_components(component: int | Tensor, shape: Size, weights: Tensor) -> T
         ) from None
 
 
-def colour_rows(
+def unwhiten_rows(
     family: Covariance, means: Tensor, scale: Tensor, component: Tensor, noise: Tensor
 ) -> Tensor:
     """`mu_z + L_z noise` row by row, with the factors gathered in bounded portions.
@@ -81,5 +81,5 @@ def colour_rows(
     coloured = torch.empty_like(centre)
     portions = (values.split(size) for values in (which, noise.reshape(-1, d), coloured))
     for index, rows, place in zip(*portions, strict=True):
-        place.copy_(family.colour(table[index], rows))
+        place.copy_(family.unwhiten(table[index], rows))
     return (centre + coloured).reshape(noise.shape)

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.checks import require_integer
+from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions.density import MixtureDensity, takes_layers
 from gmm_lightning.distributions.drawing import DrawOptions, drawn
 from gmm_lightning.distributions.reparameterize import conditional_cdfs, reparameterized

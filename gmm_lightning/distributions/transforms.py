@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gmm_lightning.distributions.checks import require_integer, require_number, require_numbers
+from gmm_lightning._validation import require_integer, require_number, require_numbers
 from gmm_lightning.distributions.density import M, MixtureDensity, takes_layers
 from gmm_lightning.distributions.divergences import log_overlaps, require_alike
 from gmm_lightning.errors import InvalidArgumentError

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import require_number
 from gmm_lightning.covariances import FullCovariance
-from gmm_lightning.distributions.checks import require_number
 from gmm_lightning.distributions.density import MixtureDensity, takes_layers
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError

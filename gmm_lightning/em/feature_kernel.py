@@ -145,7 +145,9 @@ def assembled(
         scale = family.scale(layer.raw_scale.detach().to(sums))
         form = family.project(sums.new_zeros(d, d)).shape
         second = (second + sums.new_zeros(())).expand(*shape[:-2], 1, *form)
-        log_likelihood = log_likelihood - 0.5 * family.trace_solve(scale, second, d).sum(-1)
+        log_likelihood = log_likelihood - 0.5 * family.trace_precision_product(
+            scale, second, d
+        ).sum(-1)
     else:
         second = plan.features.second(terms, plan.frame)
         second = second.reshape(*shape[:-1], *second.shape[2:])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances import Features, Frame
+from gmm_lightning.covariances import Features, StandardizedCoordinates
 from gmm_lightning.distributions.density import LOG_2PI
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import accumulator_dtype
@@ -30,7 +30,7 @@ class Plan:
     """
 
     features: Features
-    frame: Frame
+    frame: StandardizedCoordinates
     natural: Tensor
     shared: bool
 
@@ -64,7 +64,7 @@ def make_plan(layer: GMMLayer, *, shared: bool) -> Plan | None:
         # The centre is a number of the dtype, so that subtracting it is exact where it matters.
         centre = centre.to(dtype).to(wide)
         gap = means - centre.unsqueeze(-2)
-        frame = Frame(centre, *features.axes(weights, gap, scale))
+        frame = StandardizedCoordinates(centre, *features.axes(weights, gap, scale))
         natural = features.natural(scale, gap, frame)
         if not bool((natural.magnitude <= LARGEST[dtype]).all()):
             continue

@@ -44,7 +44,7 @@ class Shrinkage(nn.Module):
     def forward(self, moments: Moments, covariance: Covariance) -> Moments:
         """Moments with shrunk scatter."""
         d = moments.means.shape[-1]
-        counts = covariance.pool(moments.counts)
+        counts = covariance.sum_tied(moments.counts)
         safe = moments.dof.clamp(min=torch.finfo(moments.dof.dtype).tiny)
         share, scale = share_of(self.kind, moments.scatter / like(safe, moments.scatter), counts, d)
         identity = torch.eye(d, dtype=scale.dtype, device=scale.device)

@@ -197,7 +197,7 @@ def assigned_statistics(
         moments = Moments.from_statistics(stats, family)
         means = moments.means
         within = family.variances(moments.scatter, starts.num_features)
-        within = within / family.pool(stats.counts).clamp(min=1e-300).unsqueeze(-1)
+        within = within / family.sum_tied(stats.counts).clamp(min=1e-300).unsqueeze(-1)
         between = (means - whole.means).square()
         if bool((between <= LARGEST[wide] * within).all()):
             return stats

@@ -92,7 +92,7 @@ def packed_units(layer: GMMLayer) -> Tensor:
     parts = (
         torch.ones_like(layer.mixture_logits),
         unit.unsqueeze(-2).expand(layer.means.shape),
-        layer.covariance.raw_units(unit, layer.num_components),
+        layer.covariance.raw_entry_scales(unit, layer.num_components),
     )
     return torch.cat([part.reshape(*layer.batch_shape, -1) for part in parts], -1)
 

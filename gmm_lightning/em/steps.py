@@ -132,11 +132,13 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[Collapse]:
     scatter, smallest = moments.scatter, torch.full_like(moments.dof, torch.inf)
     if family.relative_floor > 0:
         eps = torch.finfo(layer.means.dtype).eps
-        bound = family.bound(scatter, moments.dof, spread.variance, eps)
+        bound = family.variance_floor(scatter, moments.dof, spread.variance, eps)
         scatter, smallest = family.floor(scatter, moments.dof, bound)
         if bool(torch.isfinite(smallest).any()):
             present = layer.scale.detach()
-            bound = family.bound(moments.scatter, moments.dof, spread.variance, eps, present)
+            bound = family.variance_floor(
+                moments.scatter, moments.dof, spread.variance, eps, present
+            )
             scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
         smallest = smallest * (bound / spread.variance.unsqueeze(-2)).amin(-1)
     if family.reg_covar > 0:
@@ -156,7 +158,7 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[Collapse]:
     newly_empty = empty & ~without_weight(layer)
     layer.write(moments.mass, moments.means, scale)
     return [
-        *describe(torch.isfinite(smallest), family.pool(stats.counts), smallest, "floored"),
+        *describe(torch.isfinite(smallest), family.sum_tied(stats.counts), smallest, "floored"),
         *emptied(newly_empty, stats),
     ]
 
@@ -186,7 +188,7 @@ def without_rows(
         mass=counts,
         means=torch.where(empty.unsqueeze(-1), stats.shift.to(moments.means), moments.means),
         scatter=scatter,
-        dof=family.pool(counts),
+        dof=family.sum_tied(counts),
     )
 
 

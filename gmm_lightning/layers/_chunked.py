@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gmm_lightning.layers._portions import at_once
+from gmm_lightning._chunking import rows_per_chunk
 
 PerRow = Callable[[Tensor, Tensor], Tensor]
 
 
 def rows_at_once(width: int, device: torch.device) -> int:
     """Rows of a chunk."""
-    return max(64, at_once(device) // width)
+    return max(64, rows_per_chunk(width, torch.empty((), device=device)))
 
 
 class ChunkedRows(torch.autograd.Function):

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning.distributions.checks import require_number, require_numbers
+from gmm_lightning._chunking import is_tracing
+from gmm_lightning._validation import require_number, require_numbers
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.layers._portions import recorded
 from gmm_lightning.layers.gmm import GMMLayer
 from gmm_lightning.layers.parameters import prior_rows
 from gmm_lightning.linalg import accumulator_dtype
@@ -271,7 +271,7 @@ class MixtureClassifier(nn.Module):
         device = self.class_logits.device
         if isinstance(y, Tensor):
             whole = not y.is_floating_point() and self.classes == tuple(range(self.num_classes))
-            if whole and (recorded() or not bool(((y < 0) | (y >= self.num_classes)).any())):
+            if whole and (is_tracing() or not bool(((y < 0) | (y >= self.num_classes)).any())):
                 return y.to(device, torch.long)
             y = y.detach().cpu().numpy()
         array = np.asarray(y)

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gmm_lightning._chunking import is_tracing
+from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.distributions.checks import require_integer, require_number
 from gmm_lightning.distributions.density import LOG_2PI
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers._chunked import ChunkedRows, rows_at_once
 from gmm_lightning.layers._description import describe
-from gmm_lightning.layers._portions import recorded
 from gmm_lightning.layers.parameters import prior_rows, projected_scale
 from gmm_lightning.layers.pretrained import Pretrained
 from gmm_lightning.linalg import at_least_float32, full_precision
-from gmm_lightning.priors import Prior, PriorSpec, bound, listed, total_log_prob
+from gmm_lightning.priors import Prior, PriorSpec, bind_priors, list_priors, sum_log_prob
 from gmm_lightning.statistics import DataMoments
 
 
@@ -112,7 +112,7 @@ class DensityHead(Pretrained):
         # The raw form of covariances whose standard deviations are the units.
         self.register_buffer("log_unit", torch.zeros((1, *shape[1:]), **made))
         self.num_skipped = 0
-        self.priors = bound(priors, num_components, num_features, self.covariance).to(**made)
+        self.priors = bind_priors(priors, num_components, num_features, self.covariance).to(**made)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -168,7 +168,7 @@ class DensityHead(Pretrained):
         family = self.covariance
         scale = projected_scale(family, mixture.component_covariances, mixture.weights)
         raw = family.raw(scale) - self.log_unit.to(scale)
-        raw = raw / family.raw_units(unit, self.num_components)
+        raw = raw / family.raw_entry_scales(unit, self.num_components)
         raw = family.on_logs(self._unbound, self.num_features, raw)
         means = (mixture.means - loc) / unit
         parts = [mixture.log_weights, means.flatten()]
@@ -185,7 +185,7 @@ class DensityHead(Pretrained):
     @property
     def all_priors(self) -> list[Prior]:
         """The head's own copies of its priors."""
-        return listed(self.priors)
+        return list_priors(self.priors)
 
     # -- the mixture ------------------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class DensityHead(Pretrained):
             weight, bias = self._in_user_units()
             h, y = h.to(weight.dtype), y.to(weight.dtype)
             lead = h.shape[:-1]
-            whole = recorded() or self.raw_scale is not None
+            whole = is_tracing() or self.raw_scale is not None
             if whole or lead.numel() <= rows_at_once(len(bias), h.device):
                 return self._value(functional.linear(h, weight, bias), y)
             rows, targets = h.reshape(-1, h.shape[-1]), y.reshape(-1, y.shape[-1])
@@ -249,7 +249,7 @@ class DensityHead(Pretrained):
 
     def _raw_units(self) -> Tensor:
         unit = at_least_float32(self.unit) * math.sqrt(self.temperature)
-        return self.covariance.raw_units(unit, self.num_components)
+        return self.covariance.raw_entry_scales(unit, self.num_components)
 
     def _mixture(self, result: Tensor) -> MixtureOfGaussians:
         """The mixture that the linear map's result, in the user's units, stands for."""
@@ -290,7 +290,7 @@ class DensityHead(Pretrained):
         Raises:
             UnresolvedPriorError: a prior waits for `initialize_from`.
         """
-        return total_log_prob(self.priors, mixture)
+        return sum_log_prob(self.priors, mixture)
 
     def loss(
         self,
@@ -329,7 +329,7 @@ class DensityHead(Pretrained):
             penalty = self.log_prior(mixture).mean() / prior_rows(num_samples, rows)
         else:
             log_prob, penalty = self.log_prob(h, y), 0.0
-        if not recorded() and not bool(torch.isfinite(log_prob).all()):
+        if not is_tracing() and not bool(torch.isfinite(log_prob).all()):
             raise unusable(h, y, log_prob)
         return -log_prob.mean() - penalty
 

@@ -8,16 +8,16 @@ from typing import Any, Self
 import torch
 from torch import Size, Tensor, nn
 
+from gmm_lightning._chunking import map_chunks
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.distributions.missing import log_joint_given
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers._description import describe
-from gmm_lightning.layers._portions import in_portions
 from gmm_lightning.layers.mixture import MixtureModule
 from gmm_lightning.layers.parameters import constrained, prior_rows
 from gmm_lightning.layers.pretrained import Pretrained
-from gmm_lightning.priors import Prior, PriorSpec, bound, listed, total_log_prob
+from gmm_lightning.priors import Prior, PriorSpec, bind_priors, list_priors, sum_log_prob
 
 
 class GMMLayer(Pretrained, MixtureModule):
@@ -89,7 +89,7 @@ class GMMLayer(Pretrained, MixtureModule):
         self.mixture_logits = nn.Parameter(torch.empty(*batch_shape, num_components, **made))
         self.means = nn.Parameter(torch.empty(*batch_shape, num_components, num_features, **made))
         self.raw_scale = nn.Parameter(torch.empty(*batch_shape, *shape, **made))
-        own = bound(priors, num_components, num_features, self.covariance, self.batch_shape)
+        own = bind_priors(priors, num_components, num_features, self.covariance, self.batch_shape)
         self.priors = own.to(**made)
         self.evidence: nn.Module | None = None
         self.projections = nn.ModuleList()
@@ -150,7 +150,7 @@ class GMMLayer(Pretrained, MixtureModule):
     @property
     def all_priors(self) -> list[Prior]:
         """The layer's own copies of its priors."""
-        return listed(self.priors)
+        return list_priors(self.priors)
 
     # -- parameters -------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ class GMMLayer(Pretrained, MixtureModule):
             x: the rows.
             missing: as for `MixtureOfGaussians.log_prob`: None, or `marginalize`.
         """
-        return self._answer(x, lambda log_joint: log_joint.logsumexp(-1), missing)
+        return self._reduce_joint(x, lambda log_joint: log_joint.logsumexp(-1), missing)
 
     def forward(self, x: Tensor) -> Tensor:
         """`log_prob`."""
@@ -233,25 +233,27 @@ class GMMLayer(Pretrained, MixtureModule):
 
     def log_responsibilities(self, x: Tensor) -> Tensor:
         """`log p(k | x)`: `(*S, *B, K)`."""
-        return self._answer(x, lambda log_joint: log_joint.log_softmax(-1))
+        return self._reduce_joint(x, lambda log_joint: log_joint.log_softmax(-1))
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """`p(k | x)`: `(*S, *B, K)`."""
-        return self._answer(x, lambda log_joint: log_joint.softmax(-1))
+        return self._reduce_joint(x, lambda log_joint: log_joint.softmax(-1))
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable component of each row: `(*S, *B)`."""
-        return self._answer(x, lambda log_joint: log_joint.argmax(-1))
+        return self._reduce_joint(x, lambda log_joint: log_joint.argmax(-1))
 
-    def _answer(
-        self, x: Tensor, summary: Callable[[Tensor], Tensor], missing: str | None = None
+    def _reduce_joint(
+        self, x: Tensor, reduce: Callable[[Tensor], Tensor], missing: str | None = None
     ) -> Tensor:
-        """A summary of the log joint density that never needs all of it at once."""
-
-        def answer(part: Tensor) -> Tensor:
-            return summary(self.log_joint(part, missing))
-
-        return in_portions(self, x, len(self.batch_shape), self.means.numel(), answer)
+        """`reduce(log_joint(x))` without all log joint densities in memory at once."""
+        return map_chunks(
+            lambda rows: reduce(self.log_joint(rows, missing)),
+            x,
+            batch_dims=len(self.batch_shape),
+            numbers_per_row=self.means.numel(),
+            module=self,
+        )
 
     # -- objective --------------------------------------------------------------------------
 
@@ -261,7 +263,7 @@ class GMMLayer(Pretrained, MixtureModule):
         Raises:
             UnresolvedPriorError: a prior waits for data that it has not seen.
         """
-        return total_log_prob(self.priors, self.distribution())
+        return sum_log_prob(self.priors, self.distribution())
 
     def objective(self, x: Tensor, num_samples: int | None = None) -> Tensor:
         """`mean log p(x) + log_prior() / num_samples`, `(*B)`, in nats per row.

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Size, Tensor
 
+from gmm_lightning._validation import require_number
 from gmm_lightning.covariances import Covariance
-from gmm_lightning.distributions.checks import require_number
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype
 
@@ -95,4 +95,4 @@ def projected_scale(family: Covariance, dense: Tensor, weights: Tensor) -> Tenso
     scatter = share[(..., *[None] * (projected.dim() - share.dim()))] * projected
     if family.tied:
         scatter = scatter.sum(weights.dim() - 1, keepdim=True)
-    return family.estimate(scatter, family.pool(share))
+    return family.estimate(scatter, family.sum_tied(share))

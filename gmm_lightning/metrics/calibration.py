@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmm_lightning.distributions.checks import require_integer, require_number
+from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.metrics._sums import Mean, Sums, refuse, rows_of, weight_of
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Generator, Tensor
 
+from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import MixtureDensity, crps, energy_score
-from gmm_lightning.distributions.checks import require_integer
 from gmm_lightning.metrics._sums import Mean
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gmm_lightning.distributions.checks import require_integer, require_number
+from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.plotting._rows import to_array
 from gmm_lightning.plotting.figures import INK, PAPER_GREY, new_axes

@@ -9,8 +9,8 @@ import torch
 from matplotlib.colors import BoundaryNorm
 from matplotlib.ticker import MaxNLocator
 
+from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import grad_log_prob
-from gmm_lightning.distributions.checks import require_integer
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._curves import draw_curves, draw_histogram, fine_grid
 from gmm_lightning.plotting._geometry import components, density_of

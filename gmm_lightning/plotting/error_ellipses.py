@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import is_color_like
 from matplotlib.patches import Ellipse
 
-from gmm_lightning.distributions.checks import require_number
+from gmm_lightning._validation import require_number
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._ellipses import draw_means
 from gmm_lightning.plotting._geometry import components, ellipse

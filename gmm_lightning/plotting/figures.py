@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from gmm_lightning.distributions.checks import require_integer, require_number
+from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.errors import InvalidArgumentError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 
-from gmm_lightning.distributions.checks import require_integer
+from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.plotting._rows import to_array
 from gmm_lightning.plotting.figures import INK, axes_or_new

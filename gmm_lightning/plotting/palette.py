@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gmm_lightning.distributions.checks import require_integer
+from gmm_lightning._validation import require_integer
 
 __all__ = ["palette"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from matplotlib.patches import Patch
 
+from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import regress
-from gmm_lightning.distributions.checks import require_integer
 from gmm_lightning.plotting._ellipses import draw_ellipses
 from gmm_lightning.plotting._geometry import components, density_of
 from gmm_lightning.plotting._limits import natural_limits

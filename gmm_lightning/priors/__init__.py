@@ -59,7 +59,7 @@ def as_priors(spec: PriorSpec) -> dict[str, Prior]:
     return chosen
 
 
-def bound(
+def bind_priors(
     spec: PriorSpec,
     num_components: int,
     num_features: int,
@@ -74,7 +74,7 @@ def bound(
     priors = nn.ModuleDict()
     for slot, prior in as_priors(spec).items():
         own = copy.deepcopy(prior)
-        if not own.serves(covariance):
+        if not own.supports(covariance):
             raise InvalidArgumentError(
                 f"the prior {own.name!r} does not serve the covariance {covariance.name!r}"
             )
@@ -83,19 +83,19 @@ def bound(
     return priors
 
 
-def listed(priors: nn.ModuleDict) -> list[Prior]:
+def list_priors(priors: nn.ModuleDict) -> list[Prior]:
     """The priors that a module holds."""
     return [prior for prior in priors.values() if isinstance(prior, Prior)]
 
 
-def total_log_prob(priors: nn.ModuleDict, mixture: MixtureOfGaussians) -> Tensor:
+def sum_log_prob(priors: nn.ModuleDict, mixture: MixtureOfGaussians) -> Tensor:
     """The sum of their log densities at the parameters of a mixture, `(*B)`; 0 without any.
 
     Raises:
         UnresolvedPriorError: a prior waits for data that it has not seen.
     """
     total = torch.zeros_like(mixture.mixture_logits[..., 0])
-    for prior in listed(priors):
+    for prior in list_priors(priors):
         total = total + prior.log_prob(mixture)
     return total
 
@@ -107,8 +107,8 @@ __all__ = [
     "NormalMeans",
     "Prior",
     "as_priors",
-    "bound",
-    "listed",
+    "bind_priors",
+    "list_priors",
     "registry",
-    "total_log_prob",
+    "sum_log_prob",
 ]

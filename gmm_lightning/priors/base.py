@@ -14,7 +14,7 @@ from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, UnresolvedPriorError
 from gmm_lightning.statistics import DataMoments, Moments
 
-Hyper = float | Sequence[Any] | Tensor | None
+Hyperparameter = float | Sequence[Any] | Tensor | None
 
 
 class Prior(nn.Module, ABC):
@@ -37,14 +37,14 @@ class Prior(nn.Module, ABC):
     slot: ClassVar[str]
     fits: ClassVar[frozenset[str]] = frozenset({"em", "gradient"})
 
-    def __init__(self, **hyper: Hyper) -> None:
+    def __init__(self, **hyper: Hyperparameter) -> None:
         super().__init__()
         self._given: dict[str, Tensor | None] = {
             name: None if value is None else torch.as_tensor(value, dtype=torch.float64)
             for name, value in hyper.items()
         }
 
-    def serves(self, covariance: Covariance) -> bool:
+    def supports(self, covariance: Covariance) -> bool:
         """Whether the prior is defined for a family; every one by default."""
         return True
 
@@ -84,7 +84,7 @@ class Prior(nn.Module, ABC):
             ) from None
         self.register_buffer(name, value.clone())
 
-    def _fill(self, name: str, value: Tensor) -> None:
+    def _set_default(self, name: str, value: Tensor) -> None:
         """Write a resolved default, unless the user gave a value."""
         if self._given[name] is None:
             buffer = self.get_buffer(name)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.priors.base import Hyper, Prior, require_positive
+from gmm_lightning.priors.base import Hyperparameter, Prior, require_positive
 from gmm_lightning.statistics import Moments
 
 # Below this weight a sparse prior (concentration < 1) no longer grows.
@@ -42,7 +42,7 @@ class Dirichlet(Prior):
     slot: ClassVar[str] = "weights"
     concentration: Tensor
 
-    def __init__(self, concentration: Hyper = None) -> None:
+    def __init__(self, concentration: Hyperparameter = None) -> None:
         super().__init__(concentration=concentration)
         require_positive(self.name, "concentration", self._given["concentration"])
 

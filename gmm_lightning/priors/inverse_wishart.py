@@ -11,7 +11,7 @@ from torch import Tensor
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.priors.base import Hyper, Prior
+from gmm_lightning.priors.base import Hyperparameter, Prior
 from gmm_lightning.statistics import DataMoments, Moments
 
 
@@ -45,7 +45,7 @@ class InverseWishart(Prior):
     df: Tensor
     scale_matrix: Tensor
 
-    def __init__(self, df: Hyper = None, scale_matrix: Hyper = None) -> None:
+    def __init__(self, df: Hyperparameter = None, scale_matrix: Hyperparameter = None) -> None:
         super().__init__(df=df, scale_matrix=scale_matrix)
         psi = self._given["scale_matrix"]
         if psi is not None:
@@ -95,13 +95,15 @@ class InverseWishart(Prior):
 
     def resolve(self, data: DataMoments, num_components: int) -> None:
         num_features = data.mean.shape[-1]
-        self._fill("scale_matrix", data.covariance / num_components ** (2 / num_features))
+        self._set_default("scale_matrix", data.covariance / num_components ** (2 / num_features))
 
     def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
         self.require_resolved()
         family, scale, d = mixture.covariance, mixture.scale, mixture.num_features
         log_det = (self.df + d + 1) * family.half_log_det(scale, d)
-        return -(log_det + 0.5 * family.trace_solve(scale, self.scale_matrix, d)).sum(-1)
+        return -(log_det + 0.5 * family.trace_precision_product(scale, self.scale_matrix, d)).sum(
+            -1
+        )
 
     def update(self, moments: Moments, covariance: Covariance) -> Moments:
         self.require_resolved()

@@ -11,7 +11,7 @@ from torch import Tensor
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.priors.base import Hyper, Prior, require_positive
+from gmm_lightning.priors.base import Hyperparameter, Prior, require_positive
 from gmm_lightning.statistics import DataMoments, Moments
 
 
@@ -45,7 +45,7 @@ class NormalMeans(Prior):
     loc: Tensor
     mean_precision: Tensor
 
-    def __init__(self, loc: Hyper = None, mean_precision: Hyper = None) -> None:
+    def __init__(self, loc: Hyperparameter = None, mean_precision: Hyperparameter = None) -> None:
         super().__init__(loc=loc, mean_precision=mean_precision)
         require_positive(self.name, "mean_precision", self._given["mean_precision"])
         given = self._given["loc"]
@@ -65,7 +65,7 @@ class NormalMeans(Prior):
         self._register("mean_precision", (*batch_shape, num_components), default=0.01)
 
     def resolve(self, data: DataMoments, num_components: int) -> None:
-        self._fill("loc", data.mean.unsqueeze(-2))
+        self._set_default("loc", data.mean.unsqueeze(-2))
 
     def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
         self.require_resolved()
@@ -83,5 +83,5 @@ class NormalMeans(Prior):
             moments,
             means=moments.means + (kappa / (kappa + n)).unsqueeze(-1) * gap,
             scatter=moments.scatter + pseudo,
-            dof=moments.dof + covariance.pool(torch.ones_like(n)),
+            dof=moments.dof + covariance.sum_tied(torch.ones_like(n)),
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.priors.base import Hyper, Prior
+from gmm_lightning.priors.base import Hyperparameter, Prior
 from gmm_lightning.priors.inverse_wishart import InverseWishart
 from gmm_lightning.priors.normal import NormalMeans
 from gmm_lightning.statistics import DataMoments, Moments
@@ -48,10 +48,10 @@ class NormalInverseWishart(Prior):
 
     def __init__(
         self,
-        loc: Hyper = None,
-        mean_precision: Hyper = None,
-        df: Hyper = None,
-        scale_matrix: Hyper = None,
+        loc: Hyperparameter = None,
+        mean_precision: Hyperparameter = None,
+        df: Hyperparameter = None,
+        scale_matrix: Hyperparameter = None,
     ) -> None:
         super().__init__()
         self.on_means = NormalMeans(loc, mean_precision)

@@ -8,8 +8,8 @@ from typing import Any
 import lightning as L
 import torch
 
+from gmm_lightning._validation import require_number
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.distributions.checks import require_number
 from gmm_lightning.em import Collapse
 from gmm_lightning.em.ascent import numbered
 from gmm_lightning.em.collapse import fresh
@@ -102,7 +102,7 @@ def raise_to_floor(layer: GMMLayer, least: float = 1e-6) -> list[Collapse]:
     scatter = family.project(family.covariance_matrix(scale, d))
     dof = scatter.new_ones(*layer.batch_shape, family.groups(layer.num_components))
     eps = torch.finfo(layer.means.dtype).eps
-    bound = family.bound(scatter, dof, mixture.variance, eps).clamp(min=least**2)
+    bound = family.variance_floor(scatter, dof, mixture.variance, eps).clamp(min=least**2)
     raised, smallest = family.floor(scatter, dof, bound)
     low = torch.isfinite(smallest)
     if not bool(low.any()):
@@ -111,4 +111,4 @@ def raise_to_floor(layer: GMMLayer, least: float = 1e-6) -> list[Collapse]:
     low_scale = low[(..., *[None] * (scale.dim() - low.dim()))]
     layer.write(None, None, torch.where(low_scale, estimate, scale))
     relative = smallest * (bound / mixture.variance.unsqueeze(-2)).amin(-1)
-    return describe(low, family.pool(mixture.weights), relative, "floored")
+    return describe(low, family.sum_tied(mixture.weights), relative, "floored")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from gmm_lightning.distributions.checks import require_integer
+from gmm_lightning._validation import require_integer
 from gmm_lightning.em import fit_em
 from gmm_lightning.em.source import Source
 from gmm_lightning.em.start import initialize, resolve_from

@@ -39,8 +39,8 @@ def test_raw_is_the_inverse_of_scale(family: str, generator: torch.Generator) ->
 def test_groups_and_pool(family: str) -> None:
     one = as_covariance(family)
     counts = torch.tensor([[1.0, 2.0, 4.0], [1.0, 0.0, 1.0]])
-    assert one.pool(counts).shape == (2, one.groups(K))
-    assert torch.equal(one.pool(counts).sum(-1), counts.sum(-1))
+    assert one.sum_tied(counts).shape == (2, one.groups(K))
+    assert torch.equal(one.sum_tied(counts).sum(-1), counts.sum(-1))
     assert one.shape(K, D)[0] == one.groups(K) == (1 if one.tied else K)
 
 
@@ -67,13 +67,15 @@ def test_density_parts_equal_dense_algebra(
     trace = torch.linalg.solve(dense, other @ other.mT).diagonal(dim1=-2, dim2=-1).sum(-1)
     if type(one).project is not Covariance.project:
         # A structured family sees the part of the matrix that has its structure.
-        trace = one.trace_solve(scale, one.project((other @ other.mT).expand_as(dense)), D)
+        trace = one.trace_precision_product(
+            scale, one.project((other @ other.mT).expand_as(dense)), D
+        )
         ones = torch.ones(*batch, one.groups(K))
         restored = one.covariance_matrix(one.estimate(projected, ones), D)
         assert torch.allclose(
             torch.linalg.solve(dense, restored).diagonal(dim1=-2, dim2=-1).sum(-1), trace, **close
         )
-    assert torch.allclose(one.trace_solve(scale, projected, D), trace, **close)
+    assert torch.allclose(one.trace_precision_product(scale, projected, D), trace, **close)
 
 
 @over_families
@@ -81,7 +83,7 @@ def test_colour_undoes_whiten(family: str, generator: torch.Generator) -> None:
     one = as_covariance(family)
     scale = random_scale(one, generator)
     noise = torch.randn(one.groups(K), D, generator=generator, device=generator.device)
-    coloured = one.colour(scale, noise)
+    coloured = one.unwhiten(scale, noise)
     back = one.whiten(scale, coloured.unsqueeze(0))[0]
     assert torch.allclose(back, noise, rtol=rounding(1e-12), atol=rounding(1e-12))
 
@@ -112,16 +114,18 @@ def test_estimate_is_a_maximum(family: str, generator: torch.Generator) -> None:
     one = as_covariance(family)
     draw = torch.randn(9, K, D, dtype=torch.float64)
     scatter = one.outer(torch.ones(9, K), draw)
-    dof = one.pool(torch.tensor([3.0, 4.0, 5.0]))
+    dof = one.sum_tied(torch.tensor([3.0, 4.0, 5.0]))
     scale = one.estimate(scatter, dof)
     raw = one.raw(scale).requires_grad_()
     value = one.scale(raw)
-    objective = -dof * one.half_log_det(value, D) - 0.5 * one.trace_solve(value, scatter, D)
+    objective = -dof * one.half_log_det(value, D) - 0.5 * one.trace_precision_product(
+        value, scatter, D
+    )
     (slope,) = torch.autograd.grad(objective.sum(), raw)
     # A stationary point to rounding of sums of order ten.
     assert slope.abs().max() < 1e-11
     worse = one.scale(raw.detach() + 0.01)
-    other = -dof * one.half_log_det(worse, D) - 0.5 * one.trace_solve(worse, scatter, D)
+    other = -dof * one.half_log_det(worse, D) - 0.5 * one.trace_precision_product(worse, scatter, D)
     assert (other < objective).all()
 
 

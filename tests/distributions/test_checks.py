@@ -13,6 +13,7 @@ from laws import LEVEL
 from scipy import stats
 from scipy.stats import chi, chi2
 
+from gmm_lightning._validation import is_number, require_integer, require_number
 from gmm_lightning.distributions import (
     Ball,
     Box,
@@ -35,7 +36,6 @@ from gmm_lightning.distributions import (
     sigma_points,
     unscented,
 )
-from gmm_lightning.distributions.checks import is_number, require_integer, require_number
 from gmm_lightning.distributions.chi import radius_beyond, radius_of_mass
 from gmm_lightning.errors import GMMError, InvalidArgumentError, InvalidDataError
 

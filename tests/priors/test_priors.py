@@ -354,7 +354,7 @@ class Picky(Prior):
 
     name, slot, fits = "picky", "weights", frozenset({"gradient"})
 
-    def serves(self, covariance: Covariance) -> bool:
+    def supports(self, covariance: Covariance) -> bool:
         return not covariance.tied
 
     def bind(self, *sizes: Any) -> None:

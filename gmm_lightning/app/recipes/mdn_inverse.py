@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.app.recipes._scikit_learn import load_with_scikit_learn
 from gmm_lightning.app.recipes.account import Account, spread
 from gmm_lightning.datasets import load
 from gmm_lightning.distributions import MixtureOfGaussians, probability_integral_transform
-from gmm_lightning.distributions.checks import require_integer, require_number
 from gmm_lightning.em import fit_em
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import DensityHead, GMMLayer

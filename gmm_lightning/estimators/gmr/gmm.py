@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.distributions import (
     Confidence,
     MixtureOfGaussians,
@@ -15,7 +16,6 @@ from gmm_lightning.distributions import (
     regress,
 )
 from gmm_lightning.distributions import condition as condition_mixture
-from gmm_lightning.distributions.checks import require_integer, require_number
 from gmm_lightning.distributions.conditioning import require_reached
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.gmr._translate import (

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from gmm_lightning.distributions.checks import require_integer
+from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.estimators.gmr._translate import Floats, generator_of, training_rows
 from gmm_lightning.estimators.gmr.utils import check_random_state

@@ -1,9 +1,10 @@
-"""Numbers that users give: what counts as one, and refusals that say what came."""
+"""Checks of arguments, and messages that say what was expected and what was given."""
 
 from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from reprlib import repr as short
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 
 def is_number(value: Any) -> bool:
@@ -36,7 +37,7 @@ def require_number(
 
     Args:
         name: what it is called in the message.
-        value: what came.
+        value: what was given.
         above: the number must be larger.
         least: it must not be smaller.
         most: it must not be larger.
@@ -88,3 +89,68 @@ def require_numbers(name: str, value: Any, like: Tensor) -> Tensor:
         return torch.as_tensor(value, dtype=like.dtype, device=like.device)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise InvalidArgumentError(f"expected {name} as numbers, got {short(value)}") from None
+
+
+def require_choice(name: str, value: Any, known: Iterable[str], *, also: str = "") -> str:
+    """One of some words.
+
+    Args:
+        name: what the word stands for.
+        value: what was given.
+        known: the words, in the order to list them.
+        also: what else could have been given, for the message.
+
+    Raises:
+        InvalidArgumentError: anything else; the message lists the words.
+
+    Example:
+        >>> require_choice("policy", "floor", ("floor", "raise"))
+        'floor'
+    """
+    words = list(known)
+    if not isinstance(value, str) or value not in words:
+        raise InvalidArgumentError(
+            f"unknown {name} {short(value)}; known are: {', '.join(words)}{also}"
+        )
+    return value
+
+
+def format_list(values: Iterable[Any], limit: int = 10) -> str:
+    """The first few values, and how many more there are.
+
+    Example:
+        >>> format_list(range(12))
+        '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
+    """
+    listed = [str(value) for value in values]
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
+
+
+def format_rows(bad: Tensor, first_row: int = 0) -> str:
+    """The numbers of the rows of a mask `(N, ...)` with a True, for a message.
+
+    Args:
+        bad: the mask.
+        first_row: number of its first row.
+
+    Example:
+        >>> format_rows(torch.tensor([False, True, True]), first_row=10)
+        '11, 12'
+    """
+    rows = bad.reshape(bad.shape[0], -1).any(-1).nonzero().squeeze(-1)
+    return format_list((rows + first_row).tolist())
+
+
+def require_weights(weight: Tensor, name: str = "sample_weight", first_row: int = 0) -> Tensor:
+    """Weights of rows `(N, ...)`, finite and not negative.
+
+    Raises:
+        InvalidDataError: naming the rows where they are not.
+    """
+    bad = ~torch.isfinite(weight) | (weight < 0)
+    if bool(bad.any()):
+        raise InvalidDataError(
+            f"{name} must be finite and >= 0; it is not in row(s) {format_rows(bad, first_row)}"
+        )
+    return weight

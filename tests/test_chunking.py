@@ -1,4 +1,4 @@
-"""Answers to large inputs, portion by portion: the same numbers, and graphs left whole."""
+"""Answers to large inputs, chunk by chunk: the same numbers, and graphs left whole."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import torch
 from helpers import BATCHES, FAMILIES, random_layer, rows
 from torch import Generator, Tensor, nn
 
-from gmm_lightning import GMMLayer
-from gmm_lightning.layers import _portions
-from gmm_lightning.layers._portions import in_portions
+from gmm_lightning import GMMLayer, _chunking
+from gmm_lightning._chunking import map_chunks
 
 pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)
@@ -27,8 +26,8 @@ ANSWERS: dict[str, Callable[[GMMLayer, Tensor], Tensor]] = {
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Portions of a few rows; notes how many rows each call sees."""
-    monkeypatch.setattr(_portions, "AT_ONCE", 50)
+    """Chunks of a few rows; notes how many rows each call sees."""
+    monkeypatch.setattr(_chunking, "CACHE_BYTES", 50 * 8)
     seen: list[int] = []
     whole = GMMLayer.log_joint
 
@@ -43,7 +42,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("batch", BATCHES, ids=str)
 @over_families
-def test_portions_are_the_whole(
+def test_chunks_are_the_whole(
     family: str, batch: tuple[int, ...], answer: str, generator: Generator, small: list[int]
 ) -> None:
     layer = random_layer(family, batch=batch, generator=generator)
@@ -117,7 +116,7 @@ def test_what_is_compiled_or_exported_is_whole(
     layer = random_layer(family, generator=generator)
     x = rows(60, 2, generator)
     expected = layer(x).detach()
-    monkeypatch.setattr(_portions, "AT_ONCE", 50)
+    monkeypatch.setattr(_chunking, "CACHE_BYTES", 50 * 8)
     with torch.no_grad():
         compiled = torch.compile(layer, fullgraph=True, backend="eager", dynamic=True)
         assert torch.allclose(compiled(x), expected, rtol=1e-13)
@@ -135,7 +134,7 @@ def test_vectorised_maps_pass_through(generator: Generator, small: list[int]) ->
         assert torch.allclose(torch.vmap(layer)(x), layer(x), rtol=1e-13)
 
 
-def test_a_portion_is_a_row_at_least(generator: Generator) -> None:
+def test_a_chunk_has_at_least_one_row(generator: Generator) -> None:
     layer, calls = nn.Linear(1, 1), []
 
     def answer(part: Tensor) -> Tensor:
@@ -144,6 +143,8 @@ def test_a_portion_is_a_row_at_least(generator: Generator) -> None:
 
     x = torch.arange(12.0).reshape(6, 2)
     with torch.no_grad():
-        found = in_portions(layer, x, 0, 10 * _portions.AT_ONCE, answer)
+        found = map_chunks(
+            answer, x, batch_dims=0, numbers_per_row=_chunking.CACHE_BYTES, module=layer
+        )
     assert torch.equal(found, x[:, 0])
     assert calls == [1] * 6

@@ -1,0 +1,81 @@
+"""How many rows to work on at once: one budget for the whole package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gmm_lightning.errors import InvalidArgumentError
+
+# Intermediate results of a chunk stay in the second-level cache of a CPU core; a GPU wants
+# large launches instead. Where only memory matters, as many bytes as MEMORY_BYTES may be taken
+# beside the answer.
+CACHE_BYTES, GPU_BYTES, MEMORY_BYTES = 3 << 19, 1 << 27, 1 << 25
+
+
+def rows_per_chunk(numbers_per_row: int, like: Tensor, *, in_cache: bool = True) -> int:
+    """Rows whose intermediate results fit into the budget, at least 1.
+
+    Args:
+        numbers_per_row: how many numbers of the dtype of `like` a row needs.
+        like: gives dtype and device.
+        in_cache: True: stay in the cache; False: only bound the memory.
+
+    Example:
+        >>> rows_per_chunk(64, torch.zeros((), dtype=torch.float64))
+        3072
+    """
+    cached = CACHE_BYTES if like.device.type == "cpu" else GPU_BYTES
+    budget = cached if in_cache else max(cached, MEMORY_BYTES)
+    return max(1, budget // (like.element_size() * max(1, numbers_per_row)))
+
+
+def map_chunks(
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    batch_dims: int,
+    numbers_per_row: int,
+    module: nn.Module,
+) -> Tensor:
+    """`function(x)` for rows `(*S, *B, D)`, a chunk of S at a time where that saves memory.
+
+    Only shapes decide. A graph that is traced, compiled or exported is left whole, and so are
+    rows whose gradients would keep every chunk alive anyway.
+
+    Args:
+        function: works on rows `(n, *B, D)` and returns one result per row.
+        x: the rows.
+        batch_dims: length of B.
+        numbers_per_row: how many intermediate numbers a row needs.
+        module: whose parameters may ask for gradients.
+
+    Raises:
+        InvalidArgumentError: x is not a tensor.
+    """
+    # Reading a size would fix it in a traced graph.
+    if is_tracing():
+        return function(x)
+    if not isinstance(x, Tensor):
+        raise InvalidArgumentError(
+            f"expected rows as a tensor, got {type(x).__name__}; write torch.as_tensor(x)"
+        )
+    lead = x.dim() - 1 - batch_dims
+    num_rows = x.shape[:lead].numel() if lead > 0 else 0
+    size = rows_per_chunk(numbers_per_row, next(module.parameters(), x))
+    if num_rows <= size:
+        return function(x)
+    if torch.is_grad_enabled() and (
+        x.requires_grad or any(p.requires_grad for p in module.parameters())
+    ):
+        return function(x)
+    joined = torch.cat([function(part) for part in x.reshape(-1, *x.shape[lead:]).split(size)])
+    return joined.reshape(*x.shape[:lead], *joined.shape[1:])
+
+
+def is_tracing() -> bool:
+    """Whether operations are being recorded to run again with other rows."""
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return torch.compiler.is_compiling() or tracing
