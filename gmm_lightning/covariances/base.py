@@ -65,7 +65,10 @@ class Covariance(ABC):
 
     @abstractmethod
     def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
-        """Scale of the covariance that maximises `-(dof log|S| + tr(scatter S^-1)) / 2`."""
+        """Scale of the covariance that maximises `-(dof log|S| + tr(scatter S^-1)) / 2`.
+
+        Of a singular scatter, whose raw parameter is not finite, it may hold anything.
+        """
 
     @abstractmethod
     def num_free_parameters(self, num_components: int, num_features: int) -> int:

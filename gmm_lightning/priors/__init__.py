@@ -79,6 +79,8 @@ def bind_priors(
                 f"the prior {own.name!r} does not serve the covariance {covariance.name!r}"
             )
         own.bind(num_components, num_features, covariance, batch_shape)
+        for module in own.modules():
+            module._batch_dims = len(batch_shape)  # pyright: ignore
         priors[slot] = own
     return priors
 

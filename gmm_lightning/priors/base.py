@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -70,6 +71,19 @@ class Prior(nn.Module, ABC):
 
     def resolve(self, data: DataMoments, num_components: int) -> None:
         """Fill the hyper-parameters that follow from the data."""
+
+    def select(self, index: Tensor) -> Prior:
+        """The same prior for some mixtures of its batch, along the flattened batch."""
+        own = copy.copy(self)
+        own.__dict__ = dict(self.__dict__)
+        own._batch_dims = 1
+        own._buffers = {
+            name: b.reshape(-1, *b.shape[self._batch_dims :])[index]
+            for name, b in self._buffers.items()
+            if b is not None
+        }
+        own._modules = {name: m.select(index) for name, m in self._modules.items()}
+        return own
 
     def _register(self, name: str, shape: tuple[int, ...], default: float = float("nan")) -> None:
         """Register a buffer of full shape, from the given value or a default."""

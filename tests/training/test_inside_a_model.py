@@ -25,7 +25,7 @@ from gmm_lightning.layers import DensityHead
 from gmm_lightning.training import (
     ArrayDataModule,
     EMCallback,
-    FloorCallback,
+    CovarianceFloorCallback,
     InitializeCallback,
     StepwiseEMCallback,
     codes,
@@ -95,7 +95,7 @@ def train(
 
 def by(way: str, **options: Any) -> L.Callback:
     """The callback that trains, or guards, the mixture."""
-    made = {"em": EMCallback, "stepwise": StepwiseEMCallback, "gradient": FloorCallback}
+    made = {"em": EMCallback, "stepwise": StepwiseEMCallback, "gradient": CovarianceFloorCallback}
     return made[way](target="density", **options)
 
 
@@ -589,7 +589,7 @@ def test_the_rows_of_a_gmm_module_are_its_data_modules() -> None:
 
 
 @pytest.mark.parametrize(
-    "callback", [EMCallback, StepwiseEMCallback, FloorCallback, InitializeCallback]
+    "callback", [EMCallback, StepwiseEMCallback, CovarianceFloorCallback, InitializeCallback]
 )
 def test_a_target_that_is_no_layer(rows: Tensor, callback: Any) -> None:
     module = model()
@@ -694,24 +694,24 @@ def test_without_the_floor_a_component_on_one_spot_underflows(floor: bool) -> No
 
 
 def test_the_floor_of_a_component_is_reported_once(rows: Tensor) -> None:
-    module, floor = model(), FloorCallback(target="density", least=1.1)
+    module, floor = model(), CovarianceFloorCallback(target="density", least=1.1)
     train(module, rows, floor, epochs=3)
     assert [event.component for event in sorted(floor.events, key=lambda e: e.component)] == [
         (k,) for k in range(3)
     ]
-    again = FloorCallback(target="density")
+    again = CovarianceFloorCallback(target="density")
     again.load_state_dict(floor.state_dict())
     assert again.events == floor.events
     assert torch.linalg.eigvalsh(module.density.covariance_matrix).min() > 1.21 - 1e-9
     with pytest.raises(InvalidArgumentError, match="least must be a finite number > 0, got 0"):
-        FloorCallback(least=0)
+        CovarianceFloorCallback(least=0)
 
 
 def test_a_mixture_that_diverged_is_reported(rows: Tensor) -> None:
     module = model()
     module.density.means.register_hook(lambda grad: grad * torch.nan)
     with pytest.raises(InvalidDataError, match=r"not finite after step 1.*clip gradients"):
-        train(module, rows, FloorCallback(target="density"))
+        train(module, rows, CovarianceFloorCallback(target="density"))
 
 
 # -- anything at all --------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from gmm_lightning.metrics import anomaly_score
 from gmm_lightning.plotting import plot_mixture
 from gmm_lightning.plotting.figures import new_grid
 from gmm_lightning.plotting.palette import palette
-from gmm_lightning.training import FloorCallback, fit_codes
+from gmm_lightning.training import CovarianceFloorCallback, fit_codes
 
 OURS, START = "autoencoder with a mixture", "the same before joint training"
 ERROR = "reconstruction error alone"
@@ -248,7 +248,7 @@ def compared(model: Autoencoder, task: Task, epochs: int, seed: int) -> dict[str
         rows = [(task.train,)] * DRAWS
         fit_codes(model, rows, "density", step="code_step", tol=1e-2, generator=generator)
     start, _ = model.scores(task.test)
-    train_quietly(model, task.train, epochs, FloorCallback("density"), seed=seed)
+    train_quietly(model, task.train, epochs, CovarianceFloorCallback("density"), seed=seed)
     ours, error = model.scores(task.test)
     k = model.density.num_components
     theirs = [raw_scores(task, k, reg_covar, seed) for reg_covar in (1e-6, 1.0)]

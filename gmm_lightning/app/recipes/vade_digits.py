@@ -20,7 +20,7 @@ from gmm_lightning.layers import GMMLayer
 from gmm_lightning.losses import kl_to_mixture
 from gmm_lightning.plotting import plot_images, plot_mixture
 from gmm_lightning.plotting.figures import new_grid
-from gmm_lightning.training import FloorCallback, fit_codes
+from gmm_lightning.training import CovarianceFloorCallback, fit_codes
 
 OURS, START = "autoencoder with a mixture prior", "the same before joint training"
 PLAIN, THEIRS, MEANS = "fit_em on pixels", "GaussianMixture on pixels", "k-means on pixels"
@@ -238,7 +238,7 @@ def vade_digits(
             model,
             x,
             epochs,
-            FloorCallback("prior"),
+            CovarianceFloorCallback("prior"),
             DigitsLogger(x, labels, picture_every),
             batch_size=batch_size,
             # One run is enough to watch.

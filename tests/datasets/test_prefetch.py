@@ -8,17 +8,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from gmm_lightning.training.prefetch import ahead
+from gmm_lightning.datasets._prefetch import prefetch
 
 
 def threads() -> int:
-    return sum(thread.name == "read ahead" for thread in threading.enumerate())
+    return sum(thread.name.startswith("prefetch") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
 @pytest.mark.parametrize("n", [0, 1, 2, 10])
 def test_the_same_items_in_order(n: int, depth: int) -> None:
-    assert list(ahead(range(n), depth)) == list(range(n))
+    assert list(prefetch(range(n), depth)) == list(range(n))
     assert threads() == 0
 
 
@@ -30,7 +30,7 @@ def test_it_begins_with_the_first_item_and_keeps_its_distance() -> None:
             made.append(i)
             yield i
 
-    iterator = ahead(items(), depth=2)
+    iterator = prefetch(items(), depth=2)
     assert made == []
     assert next(iterator) == 0
     deadline = time.monotonic() + 10
@@ -48,7 +48,7 @@ def test_an_error_comes_after_the_items_before_it() -> None:
         yield 2
         raise ValueError("third")
 
-    iterator = ahead(items())
+    iterator = prefetch(items())
     assert [next(iterator), next(iterator)] == [1, 2]
     with pytest.raises(ValueError, match="third"):
         next(iterator)
@@ -57,7 +57,7 @@ def test_an_error_comes_after_the_items_before_it() -> None:
 
 @pytest.mark.parametrize("taken", [1, 3])
 def test_a_dropped_iterator_ends_its_thread(taken: int) -> None:
-    iterator = ahead(iter(range(1000)))
+    iterator = prefetch(iter(range(1000)))
     for _ in range(taken):
         next(iterator)
     assert threads() == 1
