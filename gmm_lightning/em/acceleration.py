@@ -39,10 +39,8 @@ class Accelerator(ABC):
 
     def restart(self, disturbed: Tensor) -> None:
         """Forget the steps of some mixtures `(M,)`, whose path has been left."""
-        if bool(disturbed.all()):
-            self._kept, self._age = [], None
-        elif self._age is not None:
-            self._age = torch.where(disturbed, 0, self._age)
+        if self._age is not None:
+            self._age = torch.where(disturbed.to(self._age.device), 0, self._age)
 
     def select(self, index: Tensor) -> None:
         """Keep some mixtures."""
@@ -83,16 +81,19 @@ class Squarem(Accelerator):
     def propose(self, before: Tensor, after: Tensor, unit: Tensor) -> tuple[Tensor, Tensor] | None:
         """Extrapolate after every second step."""
         age = self._count(before)
-        if not self._kept:
-            self._kept = [before]
+        # Each mixture is in the first or in the second step of a cycle of its own.
+        kept = self._kept[0].to(before) if self._kept else before
+        start = torch.where((age == 1).unsqueeze(-1), before, kept)
+        is_second = age == 2
+        self._kept, self._age = [start], torch.where(is_second, 0, age)
+        if not bool(is_second.any()):
             return None
-        start, self._kept, self._age = self._kept[0].to(before), [], None
         r = before - start
         v = after - 2 * before + start
         length = torch.linalg.vector_norm(r / unit, dim=-1, keepdim=True)
         bend = torch.linalg.vector_norm(v / unit, dim=-1, keepdim=True)
         a = torch.where(bend > 0, length / bend, 1.0).clamp(min=1.0)
-        return torch.where(a > 1, start + 2 * a * r + a.square() * v, after), age >= 2
+        return torch.where(a > 1, start + 2 * a * r + a.square() * v, after), is_second
 
 
 class Anderson(Accelerator):
@@ -161,6 +162,6 @@ def as_accelerator(spec: str | Accelerator | None) -> Accelerator | None:
         return None
     if isinstance(spec, Accelerator):
         own = copy.copy(spec)
-        own.restart(torch.ones(1, dtype=torch.bool))
+        own.load_state_dict({"kept": [], "age": None})
         return own
     return _ACCELERATORS[require_choice("acceleration", spec, _ACCELERATORS, also=", or None")]()

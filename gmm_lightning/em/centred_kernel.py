@@ -52,15 +52,16 @@ def weighted_chunks(
             yield WeightedChunk(rows, resp, log_prob)
 
 
-def single_component_chunks(batches: Iterable[Batch], shift: Tensor) -> Iterator[WeightedChunk]:
-    """Every row in one component, for statistics about a float64 shift `(C, 1, D)`."""
-    num_cells = len(shift)
+def single_component_chunks(
+    batches: Iterable[Batch], model: MixtureModel, shift: Tensor
+) -> Iterator[WeightedChunk]:
+    """Every row in one component, for statistics about a float64 shift `(M, 1, D)`."""
     for batch in batches:
         for chunk in batch.split(rows_per_chunk(shift.numel(), shift)):
-            x = chunk.x.to(shift).reshape(chunk.num_rows, -1, shift.shape[-1])
-            weight = x.new_ones(chunk.num_rows, num_cells)
+            x = model.per_mixture(chunk.x.to(shift))
+            weight = x.new_ones(x.shape[:-1])
             if chunk.weight is not None:
-                weight = chunk.weight.to(x).reshape(weight.shape)
+                weight = model.per_mixture(chunk.weight.to(x))
             yield WeightedChunk(x, weight.unsqueeze(-1), weight)
 
 

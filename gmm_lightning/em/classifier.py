@@ -210,7 +210,8 @@ class _ClassGroup:
         """The mixtures of these classes as a batch `(C,)`."""
         model = MixtureModel.from_layer(layer).select(self.classes.repeat(num_restarts))
         cells = torch.arange(len(self.classes), device=model.cells.device).repeat(num_restarts)
-        return replace(model, batch_shape=Size([len(self.classes)]), cells=cells)
+        batch_shape = Size([len(self.classes)])
+        return replace(model, batch_shape=batch_shape, cells=cells, couples_batch=False)
 
 
 @dataclass(frozen=True)

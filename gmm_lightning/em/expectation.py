@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.centred_kernel import (
     centred_statistics,
     single_component_chunks,
@@ -77,7 +76,7 @@ class EStep:
         self._workspace = Workspace(chunk_size)
         self._pooled: SufficientStatistics | None = None
         if model.family.tied and source.in_memory:
-            self._pooled = pooled_statistics(source, model)
+            self._pooled = pooled_statistics(source, model.single_restart())
 
     @torch.no_grad()
     def __call__(
@@ -141,25 +140,21 @@ class EStep:
 
 @torch.no_grad()
 def pooled_statistics(source: RowSource, model: MixtureModel) -> SufficientStatistics:
-    """Statistics of one component that holds every row, about the weighted mean.
+    """Statistics `(M, ...)` of one component that holds every row, about the weighted mean.
 
     Two readings: the first finds the mean, which the second takes its differences from, so
     that neither an offset nor a row of weight 0 costs digits.
-
-    Returns:
-        Statistics `(C, ...)`, one entry for each mixture of the layer's batch.
     """
     device = model.cells.device
-    first = next(batch.x[0] for batch in source if batch.num_rows)
-    shift = first.to(device, accumulator_dtype(device)).expand(*model.batch_shape, -1)
-    shift = shift.reshape(-1, 1, source.num_features)
-    about_first = pooled_statistics_about(source, model.family, shift)
+    first = next(batch.x[:1] for batch in source if batch.num_rows)
+    shift = model.per_mixture(first.to(device, accumulator_dtype(device)))[0].unsqueeze(1)
+    about_first = pooled_statistics_about(source, model, shift)
     mean = shift + about_first.first / about_first.counts.unsqueeze(-1)
-    return pooled_statistics_about(source, model.family, mean)
+    return pooled_statistics_about(source, model, mean)
 
 
 def pooled_statistics_about(
-    batches: Iterable[Batch], family: Covariance, shift: Tensor
+    batches: Iterable[Batch], model: MixtureModel, shift: Tensor
 ) -> SufficientStatistics:
-    """Statistics of one component that holds every row, about a shift `(C, 1, D)`."""
-    return centred_statistics(family, shift, single_component_chunks(batches, shift))
+    """Statistics of one component that holds every row, about a shift `(M, 1, D)`."""
+    return centred_statistics(model.family, shift, single_component_chunks(batches, model, shift))

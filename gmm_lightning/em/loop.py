@@ -68,7 +68,8 @@ class EMState:
 
     def record(self, objective: Tensor, stats: SufficientStatistics) -> None:
         """Keep the numbers of an accepted E-step."""
-        everything = self.history[-1].clone() if self.history else objective.cpu().clone()
+        before = self.history[-1] if self.history else torch.full_like(self.log_likelihood, torch.nan)
+        everything = before.clone()
         everything[self.active] = objective.cpu()
         self.history.append(everything)
         self.num_steps[self.active] = self.iteration
@@ -214,7 +215,7 @@ def _whole_restarts(
     model: MixtureModel, mask: Tensor, combine: Callable[[Tensor, int], Tensor]
 ) -> Tensor:
     """A mask that treats the mixtures of a restart alike where a projection ties them."""
-    if not model.projections:
+    if model.runs_independently:
         return mask
     size = model.batch_shape.numel()
     return combine(mask.view(-1, size), 1).repeat_interleave(size)

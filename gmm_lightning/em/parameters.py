@@ -91,6 +91,8 @@ class MixtureModel:
         projections: constraints of the M-step, in order.
         batch_shape: B of the layer.
         cells: `(M,)`, which mixture of the flattened batch each entry of the leading axis is.
+        couples_batch: whether a projection sees the mixtures of a restart together, in the
+            layer's batch shape; False: any of them, as a batch `(M,)`.
     """
 
     family: Covariance
@@ -99,6 +101,7 @@ class MixtureModel:
     projections: Sequence[nn.Module]
     batch_shape: Size
     cells: Tensor
+    couples_batch: bool = True
 
     @classmethod
     def from_layer(cls, layer: GMMLayer, num_restarts: int = 1) -> Self:
@@ -120,6 +123,10 @@ class MixtureModel:
         priors = [prior.select(index) for prior in self.priors] if self.batch_shape else self.priors
         return replace(self, cells=self.cells[index], priors=priors)
 
+    def single_restart(self) -> MixtureModel:
+        """The model of one restart of each mixture."""
+        return self.select(torch.arange(self.batch_shape.numel(), device=self.cells.device))
+
     def without_evidence(self) -> MixtureModel:
         """The model of the rows alone."""
         return replace(self, evidence=None)
@@ -127,7 +134,7 @@ class MixtureModel:
     @property
     def runs_independently(self) -> bool:
         """Whether mixtures of one restart can be fitted apart from each other."""
-        return not self.projections
+        return not (self.projections and self.couples_batch)
 
     def per_mixture(self, values: Tensor) -> Tensor:
         """Values of rows `(n, *B, ...)` for each entry of the leading axis, `(n, M, ...)`.
@@ -179,7 +186,9 @@ class MixtureModel:
         """Moments with the priors' pseudo-observations, then constrained by the projections."""
         for prior in self.priors:
             moments = prior.update(moments, self.family)
-        if not self.projections:
+        if self.runs_independently:
+            for projection in self.projections:
+                moments = projection(moments, self.family)
             return moments
         # A projection is written for the batch of its layer: one restart at a time.
         size, batch = self.batch_shape.numel(), tuple(self.batch_shape)

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from gmm_lightning import GMMLayer, fit_em, resolve_priors
-from gmm_lightning.em.source import Source, is_array
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.rows import Batch, as_source
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -154,29 +154,50 @@ def test_weights_go_with_rows_in_memory(generator: torch.Generator) -> None:
         fit_em(GMMLayer(2, 3), list(x.split(8)), sample_weight=torch.ones(30))
 
 
-def test_what_is_an_array() -> None:
+def test_what_is_rows_in_memory() -> None:
     t = torch.zeros(3, 2)
-    for array in (t, t.numpy(), t.tolist(), [t[0], t[1]], [], [[1, 2]], (1.0, 2.0)):
-        assert is_array(array)
-    for batches in ([t], (t, t), [t.numpy()], [(t,)], [[t, t]], "ab", {1: 2}, DataLoader(t)):
-        assert not is_array(batches)
+    for array in (t, t.numpy(), t.tolist(), [t[0], t[1]], [[1, 2]], Batch(t)):
+        assert as_source(array, num_features=2).in_memory
+    for batches in ([t], (t, t), [t.numpy()], [(t,)], [Batch(t)], DataLoader(t)):
+        assert not as_source(batches, num_features=2).in_memory
 
 
-def test_a_sample_keeps_order_and_weights(generator: torch.Generator) -> None:
+def test_a_sample_keeps_order_and_all_that_belongs_to_rows(generator: torch.Generator) -> None:
     x = torch.arange(40.0)[:, None]
-    weight = torch.arange(40.0) + 1
-    layer = GMMLayer(1, 2)
-    sample, own = Source(layer, x, weight).sample(10, generator)
-    assert sample.shape == (10, 1)
-    assert torch.equal(own, sample[:, 0] + 1)
-    assert (sample[:, 0].diff() > 0).all()
-    whole, none = Source(layer, list(x.split(7))).sample(40, generator)
-    assert torch.equal(whole, x)
-    assert none is None
+    batch = Batch(x, x[:, 0] + 1, torch.arange(40), {"error": -x})
+    for given in (batch, list(batch.split(7))):
+        sample = as_source(given, num_features=1).sample(10, generator)
+        assert sample.x.shape == (10, 1)
+        assert torch.equal(sample.weight, sample.x[:, 0] + 1)
+        assert torch.equal(sample.labels, sample.x[:, 0].long())
+        assert torch.equal(sample.extra["error"], -sample.x)
+        assert (sample.x[:, 0].diff() > 0).all()
+    whole = as_source(list(x.split(7)), num_features=1).sample(40, generator)
+    assert torch.equal(whole.x, x)
+    assert whole.weight is None
+
+
+def test_batches_of_which_some_have_weights() -> None:
+    x = torch.arange(6.0)[:, None]
+    parts = [Batch(x[:2]), Batch(x[2:], torch.tensor([1.0, 0.0, 2.0, 0.5]))]
+    source = as_source(parts, num_features=1)
+    assert source.total_weight == 5.5
+    assert source.sample(6, None).weight.tolist() == [1.0, 1.0, 1.0, 0.0, 2.0, 0.5]
+
+
+def test_rows_from_any_row_on(generator: torch.Generator) -> None:
+    x = rows(50, 2, generator)
+    for given in (x, list(x.split(8))):
+        source = as_source(given, num_features=2)
+        assert torch.equal(torch.cat([b.x for b in source.read(7, 41, 5)]), x[7:41])
+        assert max(b.num_rows for b in source.read(7, 41, 5)) == 5
+        assert torch.equal(source.every(7), x[::7])
+        assert len(source.some(11)) <= 11
+        assert source.empty().x.shape == (0, 2)
 
 
 def test_rows_stay_where_they_are() -> None:
     x = torch.zeros(6, 2)
-    source = Source(GMMLayer(2, 2), x)
-    chunk: Tensor = next(iter(source))[0]
-    assert chunk.data_ptr() == x.data_ptr()
+    batch = next(iter(as_source(x, num_features=2)))
+    assert batch.x.data_ptr() == x.data_ptr()
+    assert next(batch.split(4)).x.data_ptr() == x.data_ptr()
