@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import FAMILIES, parameters, rows
-from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from gmm_lightning import GMMLayer, fit_em, resolve_priors

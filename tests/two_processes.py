@@ -19,11 +19,11 @@ from gmm_lightning import GMMLayer
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.training import (
     ArrayDataModule,
-    EMCallback,
     CovarianceFloorCallback,
+    EMCallback,
+    EpochCheckpoint,
     GMMModule,
     InitializeCallback,
-    EpochCheckpoint,
     StepwiseEMCallback,
     StreamDataModule,
 )

@@ -30,12 +30,12 @@ def parts(run: Path) -> dict[str, tuple[Rows, Any]]:
     data = ArrayDataModule.file(
         run.parents[1] / "things.csv", label="kind", val_fraction=0.1, test_fraction=0.2
     )
-    assert data.val_rows is not None
-    assert data.test_rows is not None
+    assert data.val.x is not None
+    assert data.test.x is not None
     return {
-        "train": (data.train_rows.numpy(), data.train_labels),
-        "val": (data.val_rows.numpy(), data.val_labels),
-        "test": (data.test_rows.numpy(), data.test_labels),
+        "train": (data.train.x.numpy(), data.train.labels),
+        "val": (data.val.x.numpy(), data.val.labels),
+        "test": (data.test.x.numpy(), data.test.labels),
     }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from trainers import fitted, same, state
 
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.training import EMCallback, GMMModule, EpochCheckpoint
+from gmm_lightning.training import EMCallback, EpochCheckpoint, GMMModule
 
 PASSES = 6
 

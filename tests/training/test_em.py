@@ -14,8 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Tenso
 from trainers import adam, distance, fitted, same, state, trainer
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
-from gmm_lightning.em.source import Source
-from gmm_lightning.em.start import initialize, resolve_from
+from gmm_lightning.em import initialize_layer
 from gmm_lightning.errors import CollapseError, InvalidArgumentError
 from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, InitializeCallback
 
@@ -31,9 +30,7 @@ SAME_FOLDER = pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def started(x: Tensor, covariance: str = "full", priors: Any = None) -> GMMLayer:
     """A layer where `InitializeCallback` leaves it."""
     layer = GMMLayer(x.shape[-1], 3, covariance, priors)
-    source = Source(layer, x)
-    resolve_from(layer, source)
-    initialize(layer, source, "kmeans", torch.Generator().manual_seed(0))
+    initialize_layer(layer, x, generator=torch.Generator().manual_seed(0))
     return layer
 
 

@@ -20,11 +20,11 @@ from gmm_lightning.training import (
     EMCallback,
     GMMModule,
     InitializeCallback,
+    RowLoader,
     StreamDataModule,
 )
 from gmm_lightning.training import stream as module
 from gmm_lightning.training.loader import shard
-from gmm_lightning.training.stream import StreamLoader
 
 KINDS = ("npy", "npz", "csv", "parquet", "folder")
 
@@ -122,11 +122,9 @@ def numbered(folder: Path, n: int) -> Path:
     return folder / "n.npy"
 
 
-def loaders(
-    path: Path, world: int, batch_size: int, epoch: int | None = None
-) -> list[StreamLoader]:
+def loaders(path: Path, world: int, batch_size: int, epoch: int | None = None) -> list[RowLoader]:
     return [
-        StreamLoader(
+        RowLoader(
             open_rows(path),
             batch_size,
             rank=rank,

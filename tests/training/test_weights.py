@@ -20,7 +20,7 @@ from gmm_lightning.training import (
     InitializeCallback,
     StreamDataModule,
 )
-from gmm_lightning.training.loader import SliceLoader
+from gmm_lightning.training.loader import RowLoader
 
 # Sums over 101 rows in another order, through a few passes of EM or steps of Adam.
 CLOSE = 1e-10
@@ -125,7 +125,7 @@ def test_parts_keep_the_weights_of_their_rows(x: Tensor) -> None:
 
 @pytest.mark.parametrize("epoch", [None, 3])
 def test_batches_carry_the_weights_of_their_rows(x: Tensor, epoch: int | None) -> None:
-    loader = SliceLoader(
+    loader = RowLoader(
         x, 10, weight=x[:, 1], rank=1, world_size=2, epoch=None if epoch is None else lambda: epoch
     )
     for batch in loader:
