@@ -24,6 +24,9 @@ try:
 except ImportError as error:
     raise SystemExit("digits.py needs scikit-learn: pip install scikit-learn") from error
 
+# The most images that one panel of a figure shows.
+MAX_IMAGES = 1024
+
 
 def main(argv: Sequence[str] | None = None) -> Reporter:
     """Fit mixtures to the digits and draw new ones."""
@@ -37,11 +40,13 @@ def main(argv: Sequence[str] | None = None) -> Reporter:
     )
     parser.add_argument(
         "--num-components",
-        type=integer(1, num_rows),
+        type=integer(1, MAX_IMAGES),
         default=30,
         help="Gaussians of the mixture",
     )
-    parser.add_argument("--num-draws", type=integer(1), default=30, help="new digits to draw")
+    parser.add_argument(
+        "--num-draws", type=integer(1, MAX_IMAGES), default=30, help="new digits to draw"
+    )
     options = parser.parse_args(argv)
     report = Reporter(options.output)
 

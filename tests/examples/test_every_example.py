@@ -14,8 +14,6 @@ import pytest
 from example_runs import FOLDER, SCRIPTS, SMALL_RUNS, Finished, run_small
 from trainers import ROOT, script
 
-import gmm_lightning
-
 PNG = b"\x89PNG"
 MODULES = sorted(FOLDER.glob("*.py"))
 NEED_SKLEARN = [
@@ -103,9 +101,11 @@ def test_a_script_fails_in_a_sentence(tmp_path: Path) -> None:
         ("moons --most 3", "unrecognized arguments: --most 3"),
         ("imputation --missing-fraction 1.5", "expected a number between 0 and 1, got '1.5'"),
         ("imputation --missing-fraction 0", "expected a number between 0 and 1, got '0'"),
+        ("imputation --missing-fraction 0.0001", "--missing-fraction leaves a column complete"),
         ("labelled --data faithful", "invalid choice: 'faithful'"),
         ("regression --num-folds 1", "expected an integer in [2, 272], got '1'"),
         ("digits --num-axes 65", "expected an integer in [1, 64], got '65'"),
+        ("digits --num-draws 1025", "expected an integer in [1, 1024], got '1025'"),
         ("vade_digits --num-latents 64", "expected an integer in [1, 63], got '64'"),
         ("mdn_inverse --tasks geyser", "invalid choice: 'geyser'"),
         ("mdn_inverse --num-folds 1", "expected an integer in [2, 50], got '1'"),
@@ -194,4 +194,3 @@ def test_examples_use_exported_names_alone(path: Path) -> None:
 def test_the_rule_of_imports_is_applied() -> None:
     names = [pair for path in MODULES for pair in package_imports(ast.parse(path.read_text()))]
     assert ("gmm_lightning", "GMMLayer") in names
-    assert "_HOMES" not in gmm_lightning.__all__
