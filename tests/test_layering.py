@@ -49,8 +49,7 @@ ROOMS: dict[str, set[str]] = {
     "lightning": {"training", "app"},
     "pytorch_lightning": set(),
     "torchmetrics": {"metrics", "training", "app"},
-    # Its data sets and its mixtures are what examples compare with.
-    "sklearn": {"estimators", "interop", "app.recipes"},
+    "sklearn": {"estimators", "interop"},
     "gmr": {"interop"},
     "pyro": {"bayes"},
     "matplotlib": {"plotting", "training", "app"},
