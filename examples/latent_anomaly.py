@@ -29,7 +29,7 @@ from command_line import example_parser, integer, positive_number
 from gmm_lightning import GMMLayer
 from gmm_lightning.metrics import anomaly_score
 from gmm_lightning.plotting import palette, plot_mixture
-from gmm_lightning.training import FloorCallback, fit_codes
+from gmm_lightning.training import CovarianceFloorCallback, fit_latents
 from reporting import Reporter, mean_and_std, new_axes
 from silent_training import train_silently
 
@@ -222,7 +222,7 @@ class Autoencoder(L.LightningModule):
         return latents + self.noise * torch.randn_like(latents)
 
     def density_step(self, batch: tuple[Tensor]) -> Tensor:
-        """Call the mixture as training does: `fit_codes` collects what it is called with."""
+        """Call the mixture as training does: `fit_latents` collects what it is called with."""
         log_prob: Tensor = self.density(self.add_noise(self.encode(batch[0])[0]))
         return log_prob
 
@@ -269,9 +269,9 @@ def detect(data: DataSet, anomaly: int, epochs: int, beta: float, seed: int) -> 
         torch.manual_seed(seed)
         batches = [(split.train,)] * NUM_NOISE_DRAWS
         generator = torch.Generator().manual_seed(seed)
-        fit_codes(model, batches, "density", step="density_step", tol=1e-2, generator=generator)
+        fit_latents(model, batches, "density", step="density_step", tol=1e-2, generator=generator)
     before, _ = model.scores(split.test)
-    train_silently(model, split.train, epochs, FloorCallback("density"), seed=seed)
+    train_silently(model, split.train, epochs, CovarianceFloorCallback("density"), seed=seed)
     joint, error = model.scores(split.test)
     raw, raw_smooth = (raw_scores(split, k, reg_covar, seed) for reg_covar in (1e-6, 1.0))
     scores = (joint, before, error, raw, raw_smooth)

@@ -27,7 +27,7 @@ from command_line import example_parser, integer, positive_number
 from gmm_lightning import GMMLayer, fit_em
 from gmm_lightning.losses import kl_to_mixture
 from gmm_lightning.plotting import plot_images, plot_mixture
-from gmm_lightning.training import FloorCallback, fit_codes
+from gmm_lightning.training import CovarianceFloorCallback, fit_latents
 from reporting import Reporter, mean_and_std, new_axes
 from silent_training import train_silently
 
@@ -87,13 +87,13 @@ def main(argv: Sequence[str] | None = None, *, figure_epochs: int = FIGURE_EPOCH
             "tol": 1e-4,
             "generator": generator,
         }
-        fit_codes(model, [(x,)], "prior", step="prior_step", **em)
+        fit_latents(model, [(x,)], "prior", step="prior_step", **em)
         before = model.predict(x)
         train_silently(
             model,
             x,
             options.epochs,
-            FloorCallback("prior"),
+            CovarianceFloorCallback("prior"),
             DigitsLogger(x, labels, figure_epochs),
             batch_size=BATCH_SIZE,
             logger=logger,
@@ -199,7 +199,7 @@ class MixtureAutoencoder(L.LightningModule):
         return rows
 
     def prior_step(self, batch: tuple[Tensor]) -> Tensor:
-        """Call the prior with the means of the latents, which `fit_codes` fits it to."""
+        """Call the prior with the means of the latents, which `fit_latents` fits it to."""
         log_prob: Tensor = self.prior(self.encode(batch[0])[0])
         return log_prob
 

@@ -65,7 +65,7 @@ def feature_statistics(
                 num_samples += n
                 x = (chunk.x if transform is None else transform(chunk.x)).to(parameters.means)
                 into = workspace.buffers(plan, n)
-                flat = x.reshape(n, -1) if groups == 1 else model.per_mixture(x)
+                flat = _columns(model, x, groups)
                 weight = None
                 if chunk.weight is not None:
                     weight = model.per_mixture(chunk.weight.to(x))
@@ -88,6 +88,13 @@ def feature_statistics(
         second = pooled.about(_centres(plan, parameters)[:, :1], model.family).second
     sums = sums.reshape(groups, length, columns)
     return _to_statistics(model, parameters, plan, sums, second, log_likelihood, num_samples)
+
+
+def _columns(model: MixtureModel, x: Tensor, groups: int) -> Tensor:
+    """Rows `(n, P, D)` of each group; the axis of a single one is left out."""
+    is_shared = x.shape[1:-1].numel() == 1
+    rows = x.reshape(len(x), 1, -1) if groups == 1 and is_shared else model.per_mixture(x)
+    return rows.squeeze(1) if groups == 1 else rows
 
 
 def _squeeze_group(values: Tensor) -> Tensor:

@@ -145,8 +145,9 @@ class ResponsibilitySchedule:
                 "hard=True gives every row to one component whatever the temperature, so "
                 f"annealing={annealing} would do nothing: leave one of them out"
             )
-        known = annealing is None or isinstance(annealing, Annealing)
-        return cls(hard, annealing if known else Annealing(annealing))
+        if isinstance(annealing, float | int):
+            annealing = Annealing(annealing)
+        return cls(hard, annealing)
 
     def at(self, iteration: int, max_iter: int | None = None) -> Responsibilities:
         """The responsibilities of the E-step after `iteration` M-steps.

@@ -127,8 +127,7 @@ class CollapseHandler:
             repair = self.policy.handle(
                 model, parameters, collapsed, counts, Candidates(some, self._generator)
             )
-        moved, reseeded, failed = trainer.strategy.broadcast(tuple(repair))
-        return Repair(MixtureParameters(*moved), reseeded, failed)
+        return trainer.strategy.broadcast(repair)
 
     def state_dict(self) -> dict[str, Any]:
         """What was repaired, as tensors and primitives."""

@@ -35,7 +35,7 @@ def finite(metrics: dict[str, Any]) -> bool:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the picture, which takes longer than the fit and is drawn in other tests."""
-    monkeypatch.setattr(report, "draw", lambda *_: None)
+    monkeypatch.setattr(report, "draw_mixture", lambda *_: None)
     monkeypatch.setattr(report, "save_figure", lambda *_: None)
 
 

@@ -360,13 +360,13 @@ def test_arguments_that_do_not_fit(tmp_path: Path) -> None:
     stream = open_rows(path)
     for arguments in ((-1, 2), (3, 2), (0, 6), (0, 5, 0)):
         with pytest.raises(InvalidArgumentError, match="expected 0 <= start <= stop <= 5"):
-            stream.blocks(*arguments)
+            stream.read(*arguments)
 
 
 def test_many_shards_do_not_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gmm_lightning.datasets import stream as module
 
-    monkeypatch.setattr(module, "HELD", 2)
+    monkeypatch.setattr(module, "_MAX_HELD", 2)
     stream = open_rows(shards(tmp_path, numbers()))
     first, again = stream._shards[0].reopen(), stream._shards[0].reopen()
     assert first is not again

@@ -14,6 +14,7 @@ from gmm_lightning import GMMLayer, MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.interop import export_module
 from gmm_lightning.interop.baked import SUMMARIES
+from gmm_lightning.rows import Batch
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -82,9 +83,16 @@ def test_float32_keeps_the_digits_of_a_flat_covariance(generator: torch.Generato
     assert error < 3 * (layer.float()(x).double() - expected).abs().max() + 1e-5
 
 
+class Linear(nn.Linear):
+    """Evidence of the values of a row."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        return super().forward(batch.x)
+
+
 def test_evidence_goes_with_the_module(generator: torch.Generator) -> None:
     layer = random_layer("diag", generator=generator)
-    layer.evidence = nn.Linear(2, 3)
+    layer.evidence = Linear(2, 3)
     x = rows(5, 2, generator)
     module = export_module(layer)
     torch.testing.assert_close(module(x), layer(x), rtol=1e-13, atol=1e-13)

@@ -21,7 +21,7 @@ def test_without_validation_nothing_is_copied() -> None:
     x = rows()
     data = ArrayDataModule(x)
     assert data.train.x.data_ptr() == x.data_ptr()
-    assert data.val.x is None
+    assert data.val is None
     assert data.val_dataloader() == []
     assert (data.num_train_rows, data.num_features) == (40, 3)
     array = np.zeros((4, 2))
@@ -32,7 +32,7 @@ def test_without_validation_nothing_is_copied() -> None:
 def test_the_split_is_a_partition_in_order(fraction: float, num_val: int) -> None:
     labels = torch.arange(40)
     data = ArrayDataModule(rows(), labels=labels, val_fraction=fraction, seed=1)
-    assert data.val.x is not None
+    assert data.val is not None
     assert data.train.labels is not None
     assert (data.val.num_rows, data.num_train_rows) == (num_val, 40 - num_val)
     val, train = (data.val.x[:, 0] / 3).long(), (data.train.x[:, 0] / 3).long()
@@ -57,7 +57,7 @@ def test_loaders_read_what_they_say(standardize: bool) -> None:
     data = ArrayDataModule(
         rows(), val_fraction=0.25, batch_size=7, shuffle=True, standardize=standardize
     )
-    assert data.val.x is not None
+    assert data.val is not None
     train = torch.cat([batch.x for batch in data.train_dataloader()])
     assert not torch.equal(train, data.train.x)
     assert torch.equal(train.sort(0).values, data.train.x)

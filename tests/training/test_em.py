@@ -127,7 +127,7 @@ def test_a_checkpoint_at_the_end_of_a_pass_holds_its_m_step(x: Tensor, tmp_path:
 def test_validation_is_at_the_parameters_of_this_pass(x: Tensor) -> None:
     module, run = fitted(x, max_epochs=2, data={"val_fraction": 0.3, "batch_size": 9})
     data = run.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-    expected = module.log_prob(data.val_rows).mean().item()
+    expected = module.log_prob(data.val.x).mean().item()
     assert float(run.callback_metrics["val/log_likelihood"]) == pytest.approx(expected, rel=1e-13)
 
 

@@ -27,7 +27,7 @@ def test_a_file_becomes_rows_names_and_labels(path: Path) -> None:
     assert data.train.x[:, 1].tolist() == [10.0 * i for i in range(20)]
     assert data.train.labels is not None
     assert data.train.labels.tolist() == [i % 3 for i in range(20)]
-    assert (data.val.x, data.val.labels, data.test.x, data.test.labels) == (None,) * 4
+    assert (data.val, data.test) == (None, None)
     assert data.standardize
     assert ArrayDataModule.file(str(path), columns=["v"]).columns == ("v",)
     assert ArrayDataModule.file(path).train.labels is None
@@ -35,8 +35,8 @@ def test_a_file_becomes_rows_names_and_labels(path: Path) -> None:
 
 def test_three_parts_of_one_file(path: Path) -> None:
     data = ArrayDataModule.file(path, label=2, val_fraction=0.2, test_fraction=0.3, seed=3)
-    assert data.val.x is not None
-    assert data.test.x is not None
+    assert data.val is not None
+    assert data.test is not None
     parts = (data.train.x, data.val.x, data.test.x)
     assert [len(part) for part in parts] == [10, 4, 6]
     assert sorted(torch.cat(parts)[:, 0].tolist()) == list(range(20))
@@ -56,17 +56,17 @@ def test_a_test_set_leaves_the_validation_set_as_it_was(fraction: float) -> None
     order = torch.randperm(40, generator=torch.Generator().manual_seed(5))
     drawn = order[: round(40 * fraction)].sort().values.tolist()
     for module in (without, data):
-        assert module.val.x is not None
+        assert module.val is not None
         assert module.val.x[:, 0].tolist() == drawn
-    assert without.test.x is None
-    assert data.test.x is not None
+    assert without.test is None
+    assert data.test is not None
     assert data.test.num_rows == 8
 
 
 def test_only_a_test_set() -> None:
     data = ArrayDataModule(torch.zeros(10, 1), test_fraction=0.2)
-    assert data.val.x is None
-    assert data.test.x is not None
+    assert data.val is None
+    assert data.test is not None
     assert (data.num_train_rows, data.test.num_rows, data.test.labels) == (8, 2, None)
 
 
@@ -78,11 +78,11 @@ def test_files_of_their_own_for_validation_and_test(path: Path) -> None:
     data = ArrayDataModule.file(path, label=-1, val_path=val, test_path=str(test), **options)
     assert data.num_train_rows == 20
     assert data.classes == ("a", "b", "c", "z")
-    assert data.val.x is not None
+    assert data.val is not None
     assert data.val.x.tolist() == [[8, 7], [10, 9]]
     assert data.val.labels is not None
     assert data.val.labels.tolist() == [1, 3]
-    assert data.test.x is not None
+    assert data.test is not None
     assert data.test.x.tolist() == [[1, 2]]
     # One of the two, and a share for the other.
     data = ArrayDataModule.file(path, label="kind", val_path=val, test_fraction=0.5)
@@ -103,7 +103,7 @@ def test_arrays_in_files(tmp_path: Path) -> None:
     data = ArrayDataModule.file(tmp_path / "b.npz", label="y", val_path=tmp_path / "b.npz")
     assert data.classes == ("0", "1")
     assert (data.train.x.numpy() == x).all()
-    assert data.val.x is not None
+    assert data.val is not None
     assert (data.val.x.numpy() == x).all()
 
 

@@ -116,7 +116,7 @@ def test_what_is_logged_and_in_which_units(x: Tensor, fit: str) -> None:
 @pytest.mark.parametrize("fit", ["em", "sgd"])
 def test_validation_counts_rows_not_batches(x: Tensor, fit: str) -> None:
     module, this = fitted(x, fit, data={"val_fraction": 0.3, "batch_size": 7})
-    rows = this.datamodule.val_rows  # pyright: ignore[reportAttributeAccessIssue]
+    rows = this.datamodule.val.x  # pyright: ignore[reportAttributeAccessIssue]
     expected = module.log_prob(rows).mean().detach()
     torch.testing.assert_close(
         this.callback_metrics["val/log_likelihood"], expected, rtol=1e-13, atol=0
