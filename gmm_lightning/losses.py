@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning._validation import require_integer, require_number, require_numbers
-from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity, takes_layers
+from gmm_lightning.distributions import LOG_2PI, MixtureDensity, takes_layers
 from gmm_lightning.em.rows import check_finite
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import at_least_float32, full_precision

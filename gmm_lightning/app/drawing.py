@@ -71,7 +71,7 @@ def draw_options(config: DictConfig) -> dict[str, Any]:
 
     from gmm_lightning._validation import require_integer
     from gmm_lightning.app.checks import require_flag
-    from gmm_lightning.distributions.drawing import DrawOptions
+    from gmm_lightning.distributions import DrawOptions
 
     if config.component is not None:
         require_integer("component", config.component, least=0)
@@ -97,7 +97,7 @@ def extrapolation(stored: StoredRun, given: Mapping[int, float]) -> str | None:
     """A warning where given values lie further out than one in a million rows, or None."""
     import torch
 
-    from gmm_lightning.distributions.chi import radius_of_mass
+    from gmm_lightning.distributions import radius_of_mass
 
     if not given:
         return None

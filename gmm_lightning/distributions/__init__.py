@@ -17,65 +17,87 @@ Functions take a mixture, or a layer for its `distribution()`.
 
 from __future__ import annotations
 
-from gmm_lightning.distributions.conditioning import condition, marginal, regress
-from gmm_lightning.distributions.confidence import (
-    Ellipse,
-    confidence_radius,
-    ellipses,
-    in_confidence_region,
-    squared_mahalanobis,
-)
-from gmm_lightning.distributions.density import MixtureDensity
-from gmm_lightning.distributions.divergences import (
+from gmm_lightning.distributions._chi import radius_beyond, radius_of_mass
+from gmm_lightning.distributions.algebra import (
     Estimate,
+    affine,
     cauchy_schwarz_divergence,
+    convolve,
     entropy,
     entropy_bounds,
+    from_sigma_points,
     kl_divergence,
     kl_variational,
     l2_distance,
     log_inner_product,
-)
-from gmm_lightning.distributions.missing import impute, log_prob_of_present
-from gmm_lightning.distributions.mixture import MixtureOfGaussians
-from gmm_lightning.distributions.modes import grad_log_prob, modes
-from gmm_lightning.distributions.regions import Ball, Box, HalfSpace, Where
-from gmm_lightning.distributions.reparameterize import implicit, relaxed, score_function
-from gmm_lightning.distributions.scores import (
-    crps,
-    energy_score,
-    probability_integral_transform,
-)
-from gmm_lightning.distributions.shells import Confidence, Shell
-from gmm_lightning.distributions.transforms import (
-    affine,
-    convolve,
     moment_match,
     product,
     prune,
     reduce,
+    sigma_points,
+    unscented,
 )
-from gmm_lightning.distributions.univariate import cdf, interval, quantile
-from gmm_lightning.distributions.unscented import from_sigma_points, sigma_points, unscented
+from gmm_lightning.distributions.density import (
+    LOG_2PI,
+    DrawOptions,
+    MixtureDensity,
+    SampleShape,
+    check_reparameterized,
+    drawn,
+    implicit,
+    relaxed,
+    reparameterized,
+    score_function,
+    takes_layers,
+)
+from gmm_lightning.distributions.inference import (
+    Ellipse,
+    cdf,
+    condition,
+    confidence_radius,
+    ellipse_of,
+    ellipses,
+    grad_log_prob,
+    impute,
+    in_confidence_region,
+    interval,
+    log_joint_given,
+    log_prob_of_present,
+    marginal,
+    modes,
+    quantile,
+    regress,
+    require_reached,
+    squared_mahalanobis,
+)
+from gmm_lightning.distributions.mixture import MixtureOfGaussians
+from gmm_lightning.distributions.scoring import crps, energy_score, probability_integral_transform
+from gmm_lightning.distributions.truncation import Ball, Box, Confidence, HalfSpace, Shell, Where
 
 __all__ = [
+    "LOG_2PI",
     "Ball",
     "Box",
     "Confidence",
+    "DrawOptions",
     "Ellipse",
     "Estimate",
     "HalfSpace",
     "MixtureDensity",
     "MixtureOfGaussians",
+    "SampleShape",
     "Shell",
     "Where",
     "affine",
     "cauchy_schwarz_divergence",
     "cdf",
+    "check_reparameterized",
     "condition",
     "confidence_radius",
     "convolve",
     "crps",
+    "drawn",
+    "ellipse_of",
     "ellipses",
     "energy_score",
     "entropy",
@@ -90,6 +112,7 @@ __all__ = [
     "kl_variational",
     "l2_distance",
     "log_inner_product",
+    "log_joint_given",
     "log_prob_of_present",
     "marginal",
     "modes",
@@ -98,11 +121,16 @@ __all__ = [
     "product",
     "prune",
     "quantile",
+    "radius_beyond",
+    "radius_of_mass",
     "reduce",
     "regress",
     "relaxed",
+    "reparameterized",
+    "require_reached",
     "score_function",
     "sigma_points",
     "squared_mahalanobis",
+    "takes_layers",
     "unscented",
 ]

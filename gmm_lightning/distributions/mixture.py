@@ -6,13 +6,21 @@ from typing import Any, ClassVar, Self
 
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.conditioning import Indices, Values, condition, marginal
-from gmm_lightning.distributions.density import MixtureDensity
-from gmm_lightning.distributions.drawing import DrawOptions, SampleShape, drawn
-from gmm_lightning.distributions.missing import log_joint_given
-from gmm_lightning.distributions.modes import grad_log_prob
-from gmm_lightning.distributions.reparameterize import reparameterized
-from gmm_lightning.distributions.transforms import moment_match
+from gmm_lightning.distributions.density import (
+    DrawOptions,
+    MixtureDensity,
+    SampleShape,
+    drawn,
+    reparameterized,
+)
+from gmm_lightning.distributions.inference import (
+    Indices,
+    Values,
+    condition,
+    grad_log_prob,
+    log_joint_given,
+    marginal,
+)
 
 
 class MixtureOfGaussians(MixtureDensity):
@@ -229,16 +237,3 @@ class MixtureOfGaussians(MixtureDensity):
                     [1.2000]])
         """
         return condition(self, indices, values)
-
-    def moment_match(self) -> Self:
-        """One Gaussian with the mean and the covariance of the whole, as a mixture of one.
-
-        Of all Gaussians it is the nearest in `KL(p || q)`.
-
-        Example:
-            >>> mixture = MixtureOfGaussians(torch.zeros(2), torch.tensor([[-2.0], [2.0]]),
-            ...                              torch.ones(2, 1, 1))
-            >>> mixture.moment_match().component_covariances
-            tensor([[[5.0000]]])
-        """
-        return moment_match(self)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.covariances import Features, StandardizedCoordinates
-from gmm_lightning.distributions.density import LOG_2PI
+from gmm_lightning.distributions import LOG_2PI
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import accumulator_dtype
 

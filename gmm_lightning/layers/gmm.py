@@ -10,8 +10,7 @@ from torch import Size, Tensor, nn
 
 from gmm_lightning._chunking import map_chunks
 from gmm_lightning.covariances import Covariance, as_covariance
-from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.distributions.missing import log_joint_given
+from gmm_lightning.distributions import MixtureOfGaussians, log_joint_given
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers._description import describe
 from gmm_lightning.layers.mixture import MixtureModule

@@ -8,9 +8,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.distributions.drawing import DrawOptions, SampleShape, drawn
-from gmm_lightning.distributions.reparameterize import check_reparameterized, reparameterized
+from gmm_lightning.distributions import (
+    DrawOptions,
+    MixtureOfGaussians,
+    SampleShape,
+    check_reparameterized,
+    drawn,
+    reparameterized,
+)
 from gmm_lightning.errors import InvalidArgumentError
 
 GRADIENTS = ("implicit", "relaxed")

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.distributions.confidence import ellipse_of
+from gmm_lightning.distributions import MixtureOfGaussians, ellipse_of
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._rows import to_array
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
-from gmm_lightning.distributions.chi import radius_beyond
+from gmm_lightning.distributions import radius_beyond
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

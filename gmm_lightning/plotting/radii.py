@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gmm_lightning._validation import require_integer
-from gmm_lightning.distributions.chi import radius_of_mass
+from gmm_lightning.distributions import radius_of_mass
 from gmm_lightning.errors import InvalidArgumentError
 
 if TYPE_CHECKING:

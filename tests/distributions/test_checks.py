@@ -30,13 +30,14 @@ from gmm_lightning.distributions import (
     kl_divergence,
     modes,
     prune,
+    radius_beyond,
+    radius_of_mass,
     reduce,
     regress,
     score_function,
     sigma_points,
     unscented,
 )
-from gmm_lightning.distributions.chi import radius_beyond, radius_of_mass
 from gmm_lightning.errors import GMMError, InvalidArgumentError, InvalidDataError
 
 NOT_NUMBERS = ["a", None, math.nan, True, [1.0], 10**400, 1j, torch.ones(1)]

@@ -75,7 +75,7 @@ def test_regression_is_the_moments_of_the_conditional(
     mixture = mixture_of(family, generator)
     x = torch.randn(7, 2, generator=generator)
     law = condition(mixture, [1, 3], x)
-    monkeypatch.setattr("gmm_lightning.distributions.conditioning.AT_ONCE", 30)
+    monkeypatch.setattr("gmm_lightning.distributions.inference.conditioning.AT_ONCE", 30)
     mean, spread = regress(mixture, [1, 3], x)
     torch.testing.assert_close(mean, law.mean, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(spread, law.covariance_matrix, rtol=1e-12, atol=1e-12)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from laws import mixture_of
 
-from gmm_lightning.distributions import Ball, Box, Confidence, HalfSpace, Shell, Where, boxes
-from gmm_lightning.distributions.tilting import Tilt
+from gmm_lightning.distributions import Ball, Box, Confidence, HalfSpace, Shell, Where
+from gmm_lightning.distributions.truncation import boxes
+from gmm_lightning.distributions.truncation.tilting import Tilt
 from gmm_lightning.errors import GMMError, InvalidArgumentError, RegionError
 
 INF, NAN = math.inf, math.nan

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import BATCHES, FAMILIES, random_layer
 
-from gmm_lightning.distributions import sampling
+from gmm_lightning.distributions import _ancestral
 from gmm_lightning.errors import InvalidArgumentError
 
 over_families = pytest.mark.parametrize("family", FAMILIES)
@@ -83,7 +83,7 @@ def test_portions_do_not_change_the_draws(
 ) -> None:
     layer = random_layer(family, batch=batch, generator=generator)
     whole = layer.sample(31, generator=torch.Generator(generator.device).manual_seed(3))
-    monkeypatch.setattr(sampling, "GATHER_LIMIT", 20)
+    monkeypatch.setattr(_ancestral, "GATHER_LIMIT", 20)
     parts = layer.sample(31, generator=torch.Generator(generator.device).manual_seed(3))
     assert torch.equal(whole, parts)
 

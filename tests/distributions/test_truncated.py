@@ -10,8 +10,8 @@ import torch
 from laws import distribution_function, follows
 from scipy import special
 
-from gmm_lightning.distributions.logconcave import Tangents, touching_points
-from gmm_lightning.distributions.truncated import (
+from gmm_lightning.distributions.truncation.logconcave import Tangents, touching_points
+from gmm_lightning.distributions.truncation.truncated import (
     log_interval,
     one_normal_each,
     truncated_chi,

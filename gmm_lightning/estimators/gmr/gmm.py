@@ -14,9 +14,9 @@ from gmm_lightning.distributions import (
     MixtureOfGaussians,
     in_confidence_region,
     regress,
+    require_reached,
 )
 from gmm_lightning.distributions import condition as condition_mixture
-from gmm_lightning.distributions.conditioning import require_reached
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.gmr._translate import (
     Converted,

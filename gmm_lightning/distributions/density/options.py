@@ -1,29 +1,17 @@
-"""Draws from a mixture: what can be asked of them, checked once, and the draws themselves."""
+"""How rows are drawn: options of `sample` and `rsample`, checked once."""
 
 from __future__ import annotations
 
-import math
-import operator
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
-from torch import Generator, Size, Tensor
+from torch import Size, Tensor
 
 from gmm_lightning._validation import require_number
-from gmm_lightning.distributions._region import Located, Radial
-from gmm_lightning.distributions.constrained import require_finite, sample_within
-from gmm_lightning.distributions.density import MixtureDensity
-from gmm_lightning.distributions.quasi import check_dimension, even_draws
-from gmm_lightning.distributions.sampling import (
-    as_index,
-    check_range,
-    choose_components,
-    given_components,
-    unwhiten_rows,
-)
+from gmm_lightning.distributions.density.quasi import check_dimension
+from gmm_lightning.distributions.truncation import Located, Radial
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import full_precision
 
 SampleShape = tuple[int, ...] | Size | int
 
@@ -93,55 +81,39 @@ class DrawOptions:
             check_dimension(num_features)
 
 
-def full_shape(mixture: MixtureDensity, sample_shape: SampleShape) -> Size:
-    """`(*S, *B)` for draws of a given number or shape.
+def as_index(component: int | Tensor) -> Tensor:
+    """Component indices as a tensor of integers.
 
     Raises:
-        InvalidArgumentError: a negative number of rows.
+        InvalidArgumentError: anything but integers.
     """
-    single = isinstance(sample_shape, SupportsIndex)
     try:
-        rows = Size([operator.index(sample_shape)] if single else sample_shape)
-    except (TypeError, ValueError):
+        index = torch.as_tensor(component)
+    except (TypeError, ValueError, RuntimeError):
+        index = torch.zeros(())
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise InvalidArgumentError(f"component must be an integer index, got {component!r}")
+    return index.long()
+
+
+def check_range(index: Tensor, num_components: int) -> None:
+    """Raise unless all indices are in `[0, K)`."""
+    if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < num_components):
+        few = index.tolist() if index.numel() <= 10 else f"{int(index.min())} to {int(index.max())}"
+        raise InvalidArgumentError(f"component must be in [0, {num_components}), got {few}")
+
+
+def given_components(component: int | Tensor, shape: Size, weights: Tensor) -> Tensor:
+    """The asked-for component indices, checked and expanded to shape `(*S, *B)`.
+
+    Raises:
+        InvalidArgumentError: not integers, out of range, or of a shape that does not broadcast.
+    """
+    index = as_index(component).to(weights.device)
+    check_range(index, weights.shape[-1])
+    try:
+        return index.expand(shape)
+    except RuntimeError:
         raise InvalidArgumentError(
-            f"sample_shape must be a number of rows or a tuple of numbers, got {sample_shape!r}"
+            f"component must broadcast to {tuple(shape)}, got shape {tuple(index.shape)}"
         ) from None
-    if any(n < 0 for n in rows):
-        raise InvalidArgumentError(f"sample_shape must not be negative, got {tuple(rows)}")
-    return Size([*rows, *mixture.batch_shape])
-
-
-@torch.no_grad()
-def drawn(
-    mixture: MixtureDensity,
-    sample_shape: SampleShape,
-    options: DrawOptions,
-    generator: Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Rows `(*S, *B, D)` and their components `(*S, *B)`: see `MixtureOfGaussians.sample`."""
-    shape = full_shape(mixture, sample_shape)
-    require_finite(mixture)
-    temperature = float(options.temperature)
-    # From the largest on: a tiny temperature leaves the most probable component alone.
-    logits = mixture.mixture_logits - mixture.mixture_logits.amax(-1, keepdim=True)
-    weights = (logits / temperature).softmax(-1)
-    if not math.sqrt(temperature) < torch.finfo(weights.dtype).max:
-        raise InvalidArgumentError(f"temperature {temperature} is too high for {weights.dtype}")
-    z = options.component
-    z = None if z is None else given_components(z, shape, weights)
-    if shape.numel() == 0:
-        empty = torch.zeros(shape, dtype=torch.long, device=weights.device)
-        return weights.new_empty(*shape, mixture.num_features), empty
-    if options.within is not None:
-        return sample_within(options.within, mixture, shape, z, temperature, generator)
-    if (options.quasi or options.antithetic) and shape.numel() > 0:
-        z, noise = even_draws(
-            weights, z, shape, mixture.num_features, quasi=options.quasi, generator=generator
-        )
-        noise *= math.sqrt(temperature)
-    else:
-        z = choose_components(weights, shape, generator) if z is None else z
-        noise = weights.new_empty(*shape, mixture.num_features)
-        noise.normal_(std=math.sqrt(temperature), generator=generator)
-    with full_precision(noise.device):
-        return unwhiten_rows(mixture.covariance, mixture.means, mixture.scale, z, noise), z

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gmm_lightning.distributions.truncated import log_interval
+from gmm_lightning.distributions.truncation.truncated import log_interval
 
 # Added to the bound: what the maximisation may have missed, in nats.
 SLACK = 1e-6

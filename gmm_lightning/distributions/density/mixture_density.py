@@ -21,7 +21,7 @@ from torch.distributions import (
 
 from gmm_lightning.covariances import Covariance, FullCovariance
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
-from gmm_lightning.linalg import at_least_float32, full_precision
+from gmm_lightning.linalg import at_least_float32, factor_of_rows, full_precision
 
 LOG_2PI = 1.8378770664093453
 P = ParamSpec("P")
@@ -210,6 +210,27 @@ class MixtureDensity(Distribution):
         gap = self.means - self.mean.unsqueeze(-2)
         between = gap.unsqueeze(-1) * gap.unsqueeze(-2)
         return (weights * (self.component_covariances + between)).sum(-3)
+
+    def moment_match(self) -> Self:
+        """One Gaussian with the mean and the covariance of the whole, as a mixture of one.
+
+        Of all Gaussians it is the nearest in `KL(p || q)`.
+
+        Example:
+            >>> mixture = MixtureOfGaussians(torch.zeros(2), torch.tensor([[-2.0], [2.0]]),
+            ...                              torch.ones(2, 1, 1))
+            >>> mixture.moment_match().component_covariances
+            tensor([[[5.0000]]])
+        """
+        gap = self.means - self.mean.unsqueeze(-2)
+        # Rows of a square root: the covariance itself would lose half of the digits.
+        rows = torch.cat([self.scale_tril, gap.unsqueeze(-1)], -1)
+        # Not the root of the weights, which has no slope where one is 0.
+        rows = (0.5 * self.log_weights).exp()[..., None, None] * rows
+        with full_precision(rows.device):
+            factor = factor_of_rows(rows.movedim(-3, -2).flatten(-2))
+        logits = torch.zeros_like(self.mixture_logits[..., :1])
+        return self.new(logits, self.mean.unsqueeze(-2), factor.unsqueeze(-3))
 
     # -- what has no closed form ------------------------------------------------------------
 

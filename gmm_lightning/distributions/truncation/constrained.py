@@ -11,72 +11,21 @@ import torch
 from torch import Generator, Size, Tensor
 
 from gmm_lightning.covariances import Covariance
-from gmm_lightning.distributions._region import Located, Radial
-from gmm_lightning.distributions.density import MixtureDensity
-from gmm_lightning.distributions.envelopes import Part, draw_jointly
-from gmm_lightning.distributions.sampling import choose_components, unwhiten_rows
-from gmm_lightning.distributions.truncated import truncated_chi
+from gmm_lightning.distributions._ancestral import choose_components, unwhiten_rows
+from gmm_lightning.distributions.truncation.envelopes import Part
+from gmm_lightning.distributions.truncation.region import Located, Radial
+from gmm_lightning.distributions.truncation.rejection import draw_jointly
+from gmm_lightning.distributions.truncation.truncated import truncated_chi
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import accumulator_dtype, full_precision
+from gmm_lightning.linalg import full_precision
 
 
-def sample_within(
-    region: Radial | Located,
-    mixture: MixtureDensity,
-    shape: Size,
-    component: Tensor | None,
-    temperature: float,
-    generator: Generator | None,
-) -> tuple[Tensor, Tensor]:
-    """Rows `(*S, *B, D)` of the tempered mixture given the region, and components `(*S, *B)`.
+class TemperedMixture(NamedTuple):
+    """Parameters of a mixture in double precision, with covariances `(spread L)(spread L)'`.
 
-    Args:
-        region: what the draws are given.
-        mixture: whose logits are divided, and covariances multiplied, by the temperature.
-        shape: `(*S, *B)`.
-        component: those to draw from, of that shape, or None.
-        temperature: above 0.
-        generator: source of randomness.
-
-    Raises:
-        InvalidArgumentError: a region for rows of another width.
-        RegionError: too little of the mixture lies in the region.
+    Shape:
+        log_weights `(*B, K)`, means `(*B, K, D)`, scale `(*B, G, ...)`.
     """
-    d = mixture.means.shape[-1]
-    region.check(d)
-    if math.prod(shape) == 0:
-        empty = mixture.means.new_zeros(*shape, d)
-        return empty, torch.zeros(shape, dtype=torch.long, device=empty.device)
-    wide = accumulator_dtype(mixture.means.device)
-    tempered = Tempered(
-        mixture.covariance,
-        (mixture.mixture_logits.to(wide) / temperature).log_softmax(-1),
-        mixture.means.to(wide),
-        mixture.scale.to(wide),
-        math.sqrt(temperature),
-    )
-    with full_precision(mixture.means.device):
-        if isinstance(region, Radial):
-            x, z = sample_radial(region, tempered, shape, component, generator)
-        else:
-            dtype = mixture.means.dtype
-            x, z = sample_located(region, tempered, shape, component, dtype, generator)
-    return x.to(mixture.means.dtype), z
-
-
-def require_finite(mixture: MixtureDensity) -> None:
-    """Refuse to draw from parameters that are none; a weight of 0 is one.
-
-    Raises:
-        InvalidArgumentError: one of them is not finite.
-    """
-    finite = (bool(values.isfinite().all()) for values in (mixture.means, mixture.scale))
-    if not all(finite) or bool(mixture.log_weights.isnan().any()):
-        raise InvalidArgumentError("the parameters of the mixture must be finite, and are not")
-
-
-class Tempered(NamedTuple):
-    """A mixture's parameters in double precision, with covariances `(spread L)(spread L)'`."""
 
     covariance: Covariance
     log_weights: Tensor
@@ -85,9 +34,40 @@ class Tempered(NamedTuple):
     spread: float
 
 
+def sample_within(
+    region: Radial | Located,
+    mixture: TemperedMixture,
+    shape: Size,
+    component: Tensor | None,
+    dtype: torch.dtype,
+    generator: Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Rows `(*S, *B, D)` of a mixture given a region, and their components `(*S, *B)`.
+
+    Args:
+        region: what the draws are given.
+        mixture: what is drawn from.
+        shape: `(*S, *B)`, of at least one row.
+        component: those to draw from, of that shape, or None.
+        dtype: of the rows.
+        generator: source of randomness.
+
+    Raises:
+        InvalidArgumentError: a region for rows of another width.
+        RegionError: too little of the mixture lies in the region.
+    """
+    region.check(mixture.means.shape[-1])
+    with full_precision(mixture.means.device):
+        if isinstance(region, Radial):
+            x, z = sample_radial(region, mixture, shape, component, generator)
+        else:
+            x, z = sample_located(region, mixture, shape, component, dtype, generator)
+    return x.to(dtype), z
+
+
 def sample_radial(
     region: Radial,
-    mixture: Tempered,
+    mixture: TemperedMixture,
     shape: Size,
     component: Tensor | None,
     generator: Generator | None,
@@ -117,7 +97,7 @@ def sample_radial(
 
 def sample_located(
     region: Located,
-    mixture: Tempered,
+    mixture: TemperedMixture,
     shape: Size,
     component: Tensor | None,
     dtype: torch.dtype,
@@ -156,7 +136,7 @@ def sample_located(
     return x.reshape(*shape, d), z.reshape(shape)
 
 
-def parts_of(mixture: Tempered, pairs: Sequence[int]) -> list[Part]:
+def parts_of(mixture: TemperedMixture, pairs: Sequence[int]) -> list[Part]:
     """Components `cell * K + k`, cell in the batch; the zeros of a factor tell a diagonal one."""
     *batch, k, d = mixture.means.shape
     means = mixture.means.reshape(-1, d)

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.special import log_ndtr, ndtr
 
-from gmm_lightning.distributions.logconcave import FALLS, Tangents, touching_points
+from gmm_lightning.distributions.truncation.logconcave import FALLS, Tangents, touching_points
 
 LOG_SQRT_2PI = 0.9189385332046727
 SQRT_HALF = 0.7071067811865476

@@ -11,16 +11,10 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import is_number, require_integer, require_number
-from gmm_lightning.distributions._region import (
-    Located,
-    Row,
-    as_row,
-    as_rows,
-    check_width,
-)
-from gmm_lightning.distributions.balls import ball_envelopes
-from gmm_lightning.distributions.boxes import box_envelope
-from gmm_lightning.distributions.envelopes import Beyond, Envelope, Part, Whole
+from gmm_lightning.distributions.truncation.balls import ball_envelopes
+from gmm_lightning.distributions.truncation.boxes import box_envelope
+from gmm_lightning.distributions.truncation.envelopes import Beyond, Envelope, Part, Whole
+from gmm_lightning.distributions.truncation.region import Located, Row, as_row, as_rows, check_width
 from gmm_lightning.errors import InvalidArgumentError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gmm_lightning.distributions._region import Radial, check_range
-from gmm_lightning.distributions.chi import radius_of_mass
+from gmm_lightning.distributions._chi import radius_of_mass
+from gmm_lightning.distributions.truncation.region import Radial, check_range
 
 
 @dataclass(frozen=True)

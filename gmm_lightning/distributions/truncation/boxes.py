@@ -7,9 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.envelopes import Envelope, Part
-from gmm_lightning.distributions.tilting import Tilt, order_of_integration, tilted
-from gmm_lightning.distributions.truncated import log_interval, one_normal_each, truncated_normals
+from gmm_lightning.distributions.truncation.envelopes import Envelope, Part
+from gmm_lightning.distributions.truncation.tilting import Tilt, order_of_integration, tilted
+from gmm_lightning.distributions.truncation.truncated import (
+    log_interval,
+    one_normal_each,
+    truncated_normals,
+)
 from gmm_lightning.linalg import factor_of_rows
 
 

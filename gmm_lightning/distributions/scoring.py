@@ -12,10 +12,15 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning._validation import require_integer
-from gmm_lightning.distributions.density import MixtureDensity, takes_layers
-from gmm_lightning.distributions.drawing import DrawOptions, drawn
-from gmm_lightning.distributions.reparameterize import conditional_cdfs, reparameterized
-from gmm_lightning.distributions.univariate import require_one_feature
+from gmm_lightning.distributions.density import (
+    DrawOptions,
+    MixtureDensity,
+    conditional_cdfs,
+    drawn,
+    reparameterized,
+    takes_layers,
+)
+from gmm_lightning.distributions.inference import require_one_feature
 
 
 @takes_layers

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr, ndtri
 
-from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity, takes_layers
-from gmm_lightning.distributions.reparameterize import normal_cdf
+from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity, normal_cdf, takes_layers
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype
 

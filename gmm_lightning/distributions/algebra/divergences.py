@@ -9,8 +9,13 @@ from torch import Generator, Tensor
 from torch.distributions import register_kl
 
 from gmm_lightning._validation import require_integer
-from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity, takes_layers
-from gmm_lightning.distributions.drawing import DrawOptions, drawn
+from gmm_lightning.distributions.density import (
+    LOG_2PI,
+    DrawOptions,
+    MixtureDensity,
+    drawn,
+    takes_layers,
+)
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
 from gmm_lightning.linalg import full_precision
 

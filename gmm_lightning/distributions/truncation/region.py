@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import is_number
-from gmm_lightning.distributions.envelopes import Envelope, Part
+from gmm_lightning.distributions.truncation.envelopes import Envelope, Part
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype
 

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.conditioning import condition, marginal
-from gmm_lightning.distributions.density import M, MixtureDensity, takes_layers
-from gmm_lightning.distributions.drawing import DrawOptions, drawn
-from gmm_lightning.distributions.modes import modes
+from gmm_lightning.distributions.density import DrawOptions, M, MixtureDensity, drawn, takes_layers
+from gmm_lightning.distributions.inference.conditioning import condition, marginal
+from gmm_lightning.distributions.inference.modes import modes
 from gmm_lightning.errors import InvalidArgumentError
 
 KINDS = ("mean", "mode", "draw")

@@ -1,19 +1,15 @@
-"""Exact draws from a mixture within a region: envelopes of known mass, and joint acceptance."""
+"""Rejection sampling from a mixture within a region, jointly over components."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
-from torch.special import log_ndtr
 
-from gmm_lightning.distributions.logconcave import accept
-from gmm_lightning.distributions.truncated import truncated_normals
+from gmm_lightning.distributions.truncation.envelopes import Envelope
+from gmm_lightning.distributions.truncation.logconcave import accept
 from gmm_lightning.errors import RegionError
 
 # Numbers proposed at once: bounds the memory of a round.
@@ -21,95 +17,6 @@ PORTION = 1 << 21
 
 # Numbers that may be refused before a region is given up.
 REFUSED_NUMBERS = 20_000_000
-
-
-@dataclass(frozen=True)
-class Part:
-    """A component `N(mu, F F')`, where a factor `(D,)` stands for a diagonal matrix.
-
-    Shape:
-        mean `(D,)`, factor `(D, D)` or `(D,)`.
-    """
-
-    mean: Tensor
-    factor: Tensor
-
-    @property
-    def is_diagonal(self) -> bool:
-        """Whether the features are independent."""
-        return self.factor.dim() == 1
-
-    def unwhiten(self, noise: Tensor) -> Tensor:
-        """`mu + F z` for rows `(n, D)`."""
-        if self.is_diagonal:
-            return self.mean + noise * self.factor
-        return torch.addmm(self.mean, noise, self.factor.mT)
-
-    def pull(self, normal: Tensor) -> Tensor:
-        """`F' a`: a direction as the noise sees it, `(D,)`."""
-        return self.factor * normal if self.is_diagonal else self.factor.mT @ normal
-
-    def noise(self, rows: int, generator: Generator | None) -> Tensor:
-        """Standard normals, `(n, D)`."""
-        shape = (rows, len(self.mean))
-        like = self.mean
-        return torch.randn(shape, dtype=like.dtype, device=like.device, generator=generator)
-
-
-class Envelope(ABC):
-    """A law to propose from, with `exp(log_mass) q(x) >= N(x | mu, Sigma)` within the region.
-
-    Attributes:
-        name: for messages.
-        log_mass: `log M`, a number.
-        cost: of a proposal, relative to some normals.
-    """
-
-    name: ClassVar[str]
-    cost: ClassVar[int] = 1
-    log_mass: float
-
-    @abstractmethod
-    def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """Rows `(n, D)` from q and, within the region, `log N(x) - log M - log q(x)`, `(n,)`."""
-
-
-@dataclass(frozen=True)
-class Whole(Envelope):
-    """The component itself."""
-
-    part: Part
-    name: ClassVar[str] = "the component itself"
-    log_mass: float = 0.0
-
-    def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """See `Envelope.draw`."""
-        x = self.part.unwhiten(self.part.noise(rows, generator))
-        return x, x.new_zeros(rows)
-
-
-class Beyond(Envelope):
-    """The component beyond a plane: `e'z >= depth` for a unit vector e, z the component's noise.
-
-    The mass is `Phi(-depth)`; along e the noise is a truncated normal, across e it is free.
-    """
-
-    name: ClassVar[str] = "the component beyond a plane"
-
-    def __init__(self, part: Part, direction: Tensor, depth: Tensor) -> None:
-        self.part, self.direction = part, direction
-        self.log_mass = float(log_ndtr(-depth))
-        self.along = truncated_normals(
-            depth.reshape(1), torch.full_like(depth.reshape(1), math.inf)
-        )
-
-    def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """See `Envelope.draw`."""
-        z = self.part.noise(rows, generator)
-        only = torch.zeros(rows, dtype=torch.long, device=z.device)
-        t = self.along.draw(only, generator)
-        z = z + (t - z @ self.direction).unsqueeze(-1) * self.direction
-        return self.part.unwhiten(z), z.new_zeros(rows)
 
 
 def draw_jointly(

@@ -9,9 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning._validation import require_integer, require_number, require_numbers
-from gmm_lightning.distributions.chi import radius_of_mass
-from gmm_lightning.distributions.density import MixtureDensity, takes_layers
-from gmm_lightning.distributions.drawing import DrawOptions, drawn
+from gmm_lightning.distributions._chi import radius_of_mass
+from gmm_lightning.distributions.density import DrawOptions, MixtureDensity, drawn, takes_layers
 from gmm_lightning.errors import InvalidArgumentError
 
 KINDS = ("component", "density")

@@ -9,9 +9,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.boxes import Intervals
-from gmm_lightning.distributions.envelopes import Beyond, Envelope, Part, Whole
-from gmm_lightning.distributions.logconcave import Tangents, touching_points
+from gmm_lightning.distributions.truncation.boxes import Intervals
+from gmm_lightning.distributions.truncation.envelopes import Beyond, Envelope, Part, Whole
+from gmm_lightning.distributions.truncation.logconcave import Tangents, touching_points
 
 BISECTIONS = 60
 
