@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning._validation import require_integer, require_number, require_numbers
-from gmm_lightning.distributions import LOG_2PI, MixtureDensity, takes_layers
+from gmm_lightning.distributions import LOG_2PI, MixtureDensity, as_mixture
 from gmm_lightning.em.rows import check_finite
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import at_least_float32, full_precision
@@ -39,7 +39,6 @@ REDUCTIONS = ("mean", "sum", "none")
 # -- likelihood -----------------------------------------------------------------------------
 
 
-@takes_layers
 def negative_log_likelihood(
     mixture: MixtureDensity, x: Tensor, reduction: str = "mean", *, skip_nonfinite: bool = False
 ) -> Tensor:
@@ -64,6 +63,7 @@ def negative_log_likelihood(
         >>> negative_log_likelihood(mixture, x, skip_nonfinite=True), count_nonfinite(x)
         (tensor(0.9189), tensor(1))
     """
+    mixture = as_mixture(mixture)
     if reduction not in REDUCTIONS:
         raise InvalidArgumentError(
             f"unknown reduction {reduction!r}; known are: {', '.join(REDUCTIONS)}"
@@ -103,7 +103,6 @@ def count_nonfinite(x: Tensor) -> Tensor:
 # -- anomaly --------------------------------------------------------------------------------
 
 
-@takes_layers
 def dagmm_energy(mixture: MixtureDensity, z: Tensor, penalty: float = 0.05) -> Tensor:
     """Mean energy of latent codes and the penalty that keeps covariances from vanishing, `(*B)`.
 
@@ -127,21 +126,21 @@ def dagmm_energy(mixture: MixtureDensity, z: Tensor, penalty: float = 0.05) -> T
         >>> dagmm_energy(mixture, torch.zeros(5, 2), penalty=0.5)
         tensor(2.8379)
     """
+    mixture = as_mixture(mixture)
     penalty = require_number("penalty", penalty, least=0)
     energy = over_rows(-mixture.log_prob(z), mixture)
     return energy + penalty * covariance_penalty(mixture)
 
 
-@takes_layers
 def covariance_penalty(mixture: MixtureDensity) -> Tensor:
     """`sum_k sum_d 1 / Sigma_kdd`, `(*B)`; a shared covariance counts once per component."""
+    mixture = as_mixture(mixture)
     return mixture.scale_tril.square().sum(-1).reciprocal().sum((-2, -1))
 
 
 # -- variational autoencoders ---------------------------------------------------------------
 
 
-@takes_layers
 def kl_to_mixture(
     mean: Tensor,
     scale: Tensor,
@@ -187,6 +186,7 @@ def kl_to_mixture(
         >>> kl_to_mixture(torch.tensor([[1.0], [0.0]]), torch.ones(2, 1), mixture)
         tensor([0.5662, 0.5000])
     """
+    mixture = as_mixture(mixture)
     if num_samples is not None:
         if responsibilities is not None:
             raise InvalidArgumentError(
@@ -210,7 +210,6 @@ def kl_to_mixture(
     return (gamma * (each + log_gamma - surprise)).sum(-1)
 
 
-@takes_layers
 def kl_to_components(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> Tensor:
     """`KL(q || N_k)` of a diagonal Gaussian to every component, `(*S, *B, K)`, exactly.
 
@@ -222,6 +221,7 @@ def kl_to_components(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> Te
     Raises:
         InvalidArgumentError: shapes that do not fit.
     """
+    mixture = as_mixture(mixture)
     mean, scale = posterior(mean, scale, mixture)
     family, d = mixture.covariance, mixture.num_features
     with full_precision(mean.device):
@@ -277,7 +277,6 @@ def posterior(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> tuple[Ten
 # -- responsibilities -----------------------------------------------------------------------
 
 
-@takes_layers
 def responsibility_entropy(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`mean_n -sum_k r_nk log r_nk`, `(*B)`, between 0 and log K.
 
@@ -296,6 +295,7 @@ def responsibility_entropy(mixture: MixtureDensity, x: Tensor) -> Tensor:
         >>> responsibility_entropy(mixture, torch.zeros(3, 1))
         tensor(0.6931)
     """
+    mixture = as_mixture(mixture)
     log_r = mixture.log_responsibilities(x)
     # A component of weight 0 has no logarithm, and adds nothing.
     log_r = log_r.clamp(min=torch.finfo(log_r.dtype).min)

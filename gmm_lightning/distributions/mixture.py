@@ -18,9 +18,12 @@ from gmm_lightning.distributions.inference import (
     Values,
     condition,
     grad_log_prob,
-    log_joint_given,
+    log_joint_observed,
     marginal,
 )
+from gmm_lightning.errors import InvalidArgumentError
+
+_MARGINALIZE = "marginalize"
 
 
 class MixtureOfGaussians(MixtureDensity):
@@ -58,6 +61,19 @@ class MixtureOfGaussians(MixtureDensity):
 
     # -- density ----------------------------------------------------------------------------
 
+    def log_joint(self, x: Tensor, missing: str | None = None) -> Tensor:
+        """`log pi_k + log N(x | mu_k, Sigma_k)`: `(*S, *B, D)` -> `(*S, *B, K)`.
+
+        Args:
+            x: the rows.
+            missing: as for `log_prob`.
+        """
+        if missing is None:
+            return super().log_joint(x)
+        if missing != _MARGINALIZE:
+            raise InvalidArgumentError(f"missing must be None or {_MARGINALIZE!r}, got {missing!r}")
+        return log_joint_observed(self, x)
+
     def log_prob(self, value: Tensor, missing: str | None = None) -> Tensor:
         """`log p(x)`: `(*S, *B, D)` -> `(*S, *B)`.
 
@@ -75,7 +91,7 @@ class MixtureOfGaussians(MixtureDensity):
             >>> mixture.log_prob(torch.tensor([0.0, float("nan")]), missing="marginalize")
             tensor(-0.9189)
         """
-        return log_joint_given(self, value, missing).logsumexp(-1)
+        return self.log_joint(value, missing).logsumexp(-1)
 
     def grad_log_prob(self, x: Tensor) -> Tensor:
         """`d log p / dx = sum_k r_k(x) Sigma_k^-1 (mu_k - x)`, `(*S, *B, D)`, the score.

@@ -15,15 +15,14 @@ from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions.density import (
     DrawOptions,
     MixtureDensity,
+    as_mixture,
     conditional_cdfs,
     drawn,
     reparameterized,
-    takes_layers,
 )
 from gmm_lightning.distributions.inference import require_one_feature
 
 
-@takes_layers
 def crps(mixture: MixtureDensity, y: Tensor) -> Tensor:
     """The continuous ranked probability score `int (F(x) - 1[x >= y])^2 dx`, in closed form.
 
@@ -53,6 +52,7 @@ def crps(mixture: MixtureDensity, y: Tensor) -> Tensor:
         >>> crps(mixture, torch.tensor([[0.0], [3.0]]))
         tensor([0.2337, 2.4366])
     """
+    mixture = as_mixture(mixture)
     require_one_feature(mixture, "crps")
     mixture.check_rows(y)
     means, scale = mixture.means.squeeze(-1), mixture.scale_tril[..., 0, 0]
@@ -73,7 +73,6 @@ def mean_absolute(mean: Tensor, scale: Tensor) -> Tensor:
     )
 
 
-@takes_layers
 def probability_integral_transform(mixture: MixtureDensity, y: Tensor) -> Tensor:
     """`u_d = P(Y_d <= y_d | y_1 .. y_d-1)`: independent and uniform if y is from the mixture.
 
@@ -100,11 +99,11 @@ def probability_integral_transform(mixture: MixtureDensity, y: Tensor) -> Tensor
         tensor([[0.5000, 0.5000],
                 [0.8413, 0.5000]])
     """
+    mixture = as_mixture(mixture)
     mixture.check_rows(y)
     return conditional_cdfs(mixture, y)[0].clamp(0.0, 1.0)
 
 
-@takes_layers
 def energy_score(
     mixture: MixtureDensity,
     y: Tensor,
@@ -138,6 +137,7 @@ def energy_score(
         >>> bool(near < 0.6), bool(far > 7.0)
         (True, True)
     """
+    mixture = as_mixture(mixture)
     num_draws = require_integer("num_draws", num_draws, least=2)
     mixture.check_rows(y)
     rows = torch.broadcast_shapes(y.shape[:-1], mixture.batch_shape)

@@ -13,8 +13,8 @@ from gmm_lightning.distributions.density import (
     LOG_2PI,
     DrawOptions,
     MixtureDensity,
+    as_mixture,
     drawn,
-    takes_layers,
 )
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
 from gmm_lightning.linalg import full_precision
@@ -32,7 +32,6 @@ class Estimate(NamedTuple):
     standard_error: Tensor
 
 
-@takes_layers
 def entropy(
     mixture: MixtureDensity, num_samples: int = 10_000, generator: Generator | None = None
 ) -> Estimate:
@@ -49,11 +48,11 @@ def entropy(
         >>> bool((estimate.value - 1.4189).abs() < 6 * estimate.standard_error)
         True
     """
+    mixture = as_mixture(mixture)
     x = draws_of(mixture, num_samples, generator)
     return averaged(-mixture.log_prob(x))
 
 
-@takes_layers
 def entropy_bounds(mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
     """A lower and an upper bound of the entropy, `(*B)` each, in closed form.
 
@@ -64,6 +63,7 @@ def entropy_bounds(mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
         M. F. Huber et al. (2008), On entropy approximation for Gaussian mixture random vectors,
         IEEE Multisensor Fusion and Integration.
     """
+    mixture = as_mixture(mixture)
     weights = mixture.weights
     lower = log_overlaps(mixture, mixture) + mixture.log_weights.unsqueeze(-2)
     half = mixture.covariance.half_log_det(mixture.scale, mixture.num_features)
@@ -74,7 +74,6 @@ def entropy_bounds(mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
     return -(weights * lower.logsumexp(-1)).sum(-1), upper
 
 
-@takes_layers
 def kl_divergence(
     p: MixtureDensity,
     q: MixtureDensity,
@@ -86,13 +85,13 @@ def kl_divergence(
     Raises:
         InvalidArgumentError: another number of features, or fewer than 2 draws.
     """
+    p, q = as_mixture(p, "p"), as_mixture(q, "q")
     require_alike(p, q)
     p = p.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
     x = draws_of(p, num_samples, generator)
     return averaged(p.log_prob(x) - q.log_prob(x))
 
 
-@takes_layers
 def kl_variational(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """The variational approximation of `KL(p || q)`, `(*B)`, in closed form.
 
@@ -102,6 +101,7 @@ def kl_variational(p: MixtureDensity, q: MixtureDensity) -> Tensor:
         J. R. Hershey, P. A. Olsen (2007), Approximating the Kullback Leibler divergence between
         Gaussian mixture models, ICASSP.
     """
+    p, q = as_mixture(p, "p"), as_mixture(q, "q")
     require_alike(p, q)
     own = (p.log_weights.unsqueeze(-2) - component_kl(p, p)).logsumexp(-1)
     other = (q.log_weights.unsqueeze(-2) - component_kl(p, q)).logsumexp(-1)
@@ -120,17 +120,17 @@ def component_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     return 0.5 * (square - p.num_features) - log_ratio
 
 
-@takes_layers
 def log_inner_product(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`log int p(x) q(x) dx`, `(*B)`."""
+    p, q = as_mixture(p, "p"), as_mixture(q, "q")
     require_alike(p, q)
     both = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2)
     return (both + log_overlaps(p, q)).flatten(-2).logsumexp(-1)
 
 
-@takes_layers
 def l2_distance(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`sqrt(int (p(x) - q(x))^2 dx)`, `(*B)`, in closed form."""
+    p, q = as_mixture(p, "p"), as_mixture(q, "q")
     logs = log_inner_product(p, p), log_inner_product(q, q), log_inner_product(p, q)
     logs = torch.broadcast_tensors(*logs)
     # Densities in many dimensions are small or large beyond a dtype: in units of the largest.
@@ -142,7 +142,6 @@ def l2_distance(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     return torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0) * (0.5 * top).exp()
 
 
-@takes_layers
 def cauchy_schwarz_divergence(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`-log(<p, q> / sqrt(<p, p> <q, q>))`, `(*B)`, in closed form: 0 only for equal densities.
 
@@ -150,6 +149,7 @@ def cauchy_schwarz_divergence(p: MixtureDensity, q: MixtureDensity) -> Tensor:
         K. Kampa, E. Hasanbelliu, J. C. Principe (2011), Closed-form Cauchy-Schwarz PDF
         divergence for mixture of Gaussians, IJCNN.
     """
+    p, q = as_mixture(p, "p"), as_mixture(q, "q")
     own = 0.5 * (log_inner_product(p, p) + log_inner_product(q, q))
     return own - log_inner_product(p, q)
 

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_integer, require_number
-from gmm_lightning.distributions.density import M, MixtureDensity, takes_layers
+from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype, symmetrize
 
 
-@takes_layers
 def prune(mixture: M, min_weight: float) -> M:
     """Without the components whose weight is below a bound; the others keep their proportions.
 
@@ -22,6 +21,7 @@ def prune(mixture: M, min_weight: float) -> M:
     Raises:
         InvalidArgumentError: a batch of mixtures, or a bound outside [0, 1].
     """
+    mixture = as_mixture(mixture)
     require_single(mixture)
     min_weight = require_number("min_weight", min_weight, least=0, most=1)
     weights = mixture.weights.detach()
@@ -29,7 +29,6 @@ def prune(mixture: M, min_weight: float) -> M:
     return mixture.new(mixture.mixture_logits[kept], mixture.means[kept], mixture.scale_tril[kept])
 
 
-@takes_layers
 def reduce(mixture: M, num_components: int) -> M:
     """Fewer components by merging pairs, which keeps mean and covariance of the whole.
 
@@ -47,6 +46,7 @@ def reduce(mixture: M, num_components: int) -> M:
         A. R. Runnalls (2007), Kullback-Leibler approach to Gaussian mixture reduction, IEEE
         Transactions on Aerospace and Electronic Systems 43.
     """
+    mixture = as_mixture(mixture)
     require_single(mixture)
     num_components = require_integer("num_components", num_components, least=1)
     # Means far apart: what they add to a covariance takes more digits than the covariances.
@@ -71,9 +71,9 @@ def reduce(mixture: M, num_components: int) -> M:
     return mixture.new(w.log().to(mixture.means), m.to(mixture.means), factor.to(mixture.means))
 
 
-@takes_layers
 def moment_match(mixture: M) -> M:
     """One Gaussian instead of the whole: see `MixtureOfGaussians.moment_match`."""
+    mixture = as_mixture(mixture)
     return mixture.moment_match()
 
 

@@ -7,12 +7,11 @@ from torch import Tensor
 
 from gmm_lightning._validation import require_numbers
 from gmm_lightning.distributions.algebra.divergences import log_overlaps, require_alike
-from gmm_lightning.distributions.density import M, MixtureDensity, takes_layers
+from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import factor_of_rows, full_precision, symmetrize
 
 
-@takes_layers
 def affine(mixture: M, matrix: Tensor, offset: Tensor | float = 0.0) -> M:
     """The law of `A x + b`: means `A mu_k + b`, covariances `A Sigma_k A'`.
 
@@ -29,6 +28,7 @@ def affine(mixture: M, matrix: Tensor, offset: Tensor | float = 0.0) -> M:
         >>> affine(mixture, torch.tensor([[1.0, 1.0]])).component_covariances
         tensor([[[2.0000]]])
     """
+    mixture = as_mixture(mixture)
     matrix = require_numbers("a matrix", matrix, mixture.means)
     b = require_numbers("an offset", offset, mixture.means)
     d, batch = mixture.num_features, tuple(mixture.batch_shape)
@@ -59,13 +59,13 @@ def affine(mixture: M, matrix: Tensor, offset: Tensor | float = 0.0) -> M:
     return mixture.new(mixture.mixture_logits, means + b.unsqueeze(-2), factor)
 
 
-@takes_layers
 def convolve(p: M, q: MixtureDensity) -> M:
     """The law of `x + y` for independent x of p and y of q: K L components.
 
     Raises:
         InvalidArgumentError: another number of features.
     """
+    p, q = as_mixture(p, "p"), as_mixture(q, "q")
     require_alike(p, q)
     logits = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2)
     means = p.means.unsqueeze(-2) + q.means.unsqueeze(-3)
@@ -74,7 +74,6 @@ def convolve(p: M, q: MixtureDensity) -> M:
     return p.new(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))
 
 
-@takes_layers
 def product(p: M, q: MixtureDensity) -> M:
     """The density in proportion to `p(x) q(x)`: fusion of independent beliefs, K L components.
 
@@ -88,6 +87,7 @@ def product(p: M, q: MixtureDensity) -> M:
     References:
         K. B. Petersen, M. S. Pedersen (2012), The Matrix Cookbook, section 8.1.8.
     """
+    p, q = as_mixture(p, "p"), as_mixture(q, "q")
     require_alike(p, q)
     dtype = torch.promote_types(p.means.dtype, q.means.dtype)
     a, b = p.scale_tril.to(dtype).unsqueeze(-3), q.scale_tril.to(dtype).unsqueeze(-4)

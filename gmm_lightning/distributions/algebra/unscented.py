@@ -9,13 +9,12 @@ from torch import Tensor
 
 from gmm_lightning._validation import require_number
 from gmm_lightning.covariances import FullCovariance
-from gmm_lightning.distributions.density import MixtureDensity, takes_layers
+from gmm_lightning.distributions.density import MixtureDensity, as_mixture
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype, symmetrize
 
 
-@takes_layers
 def sigma_points(mixture: MixtureDensity, alpha: float = 1e-3, kappa: float = 0.0) -> Tensor:
     """Points `(*B, K, 2 D + 1, D)` that carry mean and covariance of each component.
 
@@ -34,6 +33,7 @@ def sigma_points(mixture: MixtureDensity, alpha: float = 1e-3, kappa: float = 0.
         S. J. Julier, J. K. Uhlmann (2004), Unscented filtering and nonlinear estimation,
         Proceedings of the IEEE 92.
     """
+    mixture = as_mixture(mixture)
     spread = spread_of(mixture.num_features, alpha, kappa) ** 0.5
     steps = spread * mixture.scale_tril.mT
     centre = mixture.means.unsqueeze(-2)
@@ -82,7 +82,6 @@ def from_sigma_points(
     return MixtureOfGaussians(mixture_logits, points[..., 0, :] + shift, factor, FullCovariance())
 
 
-@takes_layers
 def unscented(
     mixture: MixtureDensity,
     function: Callable[[Tensor], Tensor],
@@ -106,6 +105,7 @@ def unscented(
         >>> polar.means.shape
         torch.Size([1, 1])
     """
+    mixture = as_mixture(mixture)
     # Points lie close together for a small alpha: their differences need float64.
     dtype, wide = mixture.means.dtype, accumulator_dtype(mixture.means.device)
     logits = mixture.mixture_logits.to(wide)

@@ -8,7 +8,7 @@ from gmm_lightning.distributions.density.mixture_density import (
     LOG_2PI,
     M,
     MixtureDensity,
-    takes_layers,
+    as_mixture,
 )
 from gmm_lightning.distributions.density.options import DrawOptions, SampleShape
 from gmm_lightning.distributions.density.reparameterization import (
@@ -24,6 +24,7 @@ __all__ = [
     "M",
     "MixtureDensity",
     "SampleShape",
+    "as_mixture",
     "check_reparameterized",
     "conditional_cdfs",
     "drawn",
@@ -32,5 +33,4 @@ __all__ = [
     "relaxed",
     "reparameterized",
     "score_function",
-    "takes_layers",
 ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gmm_lightning.distributions.density.mixture_density import LOG_2PI, MixtureDensity
+from gmm_lightning.distributions.density.mixture_density import LOG_2PI, MixtureDensity, as_mixture
 from gmm_lightning.linalg import full_precision
 
 
@@ -30,6 +30,7 @@ def implicit(mixture: MixtureDensity, x: Tensor) -> Tensor:
         arXiv 1607.05690.
         M. Figurnov, S. Mohamed, A. Mnih (2018), Implicit reparameterization gradients, NeurIPS.
     """
+    mixture = as_mixture(mixture)
     x = x.detach()
     with full_precision(x.device):
         factor = mixture.scale_tril

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from functools import wraps
-from inspect import signature
 from reprlib import repr as short
-from typing import Any, ClassVar, ParamSpec, Self, SupportsIndex, TypeVar
+from typing import Any, ClassVar, Self, SupportsIndex, TypeVar, cast
 
 import torch
 from torch import Size, Tensor
@@ -24,37 +21,6 @@ from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
 from gmm_lightning.linalg import at_least_float32, factor_of_rows, full_precision
 
 LOG_2PI = 1.8378770664093453
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def takes_layers(function: Callable[P, R]) -> Callable[P, R]:
-    """A function of mixtures that takes a layer for its `distribution()` as well.
-
-    Anything else in the place of a mixture is an `InvalidArgumentError`.
-    """
-    call: Callable[..., R] = function
-    names = [*signature(function).parameters]
-    kinds = {name: function.__annotations__.get(name) for name in names}
-
-    def given(name: str, value: Any) -> Any:
-        if kinds.get(name) not in ("M", MixtureDensity.__name__):
-            return value
-        make = getattr(value, "distribution", None)
-        mixture = make() if callable(make) else value
-        if not isinstance(mixture, MixtureDensity):
-            raise InvalidArgumentError(
-                f"{name} must be a mixture or a layer with one, got {short(value)}"
-            )
-        return mixture
-
-    @wraps(function)
-    def with_layers(*args: P.args, **kwargs: P.kwargs) -> R:
-        placed = [given(name, value) for name, value in zip(names, args, strict=False)]
-        named = {name: given(name, value) for name, value in kwargs.items()}
-        return call(*placed, *args[len(names) :], **named)
-
-    return with_layers
 
 
 class MixtureDensity(Distribution):
@@ -319,3 +285,27 @@ class MixtureDensity(Distribution):
 
 
 M = TypeVar("M", bound=MixtureDensity)
+
+
+def as_mixture(value: M, name: str = "mixture") -> M:
+    """The mixture itself, or the one that a layer's `distribution()` returns.
+
+    Args:
+        value: a mixture, or a layer with one.
+        name: of the argument, for the message.
+
+    Raises:
+        InvalidArgumentError: anything else.
+
+    Example:
+        >>> from gmm_lightning import GMMLayer
+        >>> as_mixture(GMMLayer(num_features=2, num_components=3))
+        MixtureOfGaussians(num_components=3, num_features=2, covariance='full')
+    """
+    make = getattr(value, "distribution", None)
+    mixture = make() if callable(make) else value
+    if not isinstance(mixture, MixtureDensity):
+        raise InvalidArgumentError(
+            f"{name} must be a mixture or a layer with one, got {short(value)}"
+        )
+    return cast("M", mixture)

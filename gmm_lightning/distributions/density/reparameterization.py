@@ -12,7 +12,7 @@ from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.distributions._ancestral import choose_components
 from gmm_lightning.distributions.density.drawing import drawn, full_shape
 from gmm_lightning.distributions.density.implicit import implicit
-from gmm_lightning.distributions.density.mixture_density import M, MixtureDensity, takes_layers
+from gmm_lightning.distributions.density.mixture_density import M, MixtureDensity, as_mixture
 from gmm_lightning.distributions.density.options import DrawOptions, SampleShape
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import full_precision, multiply_rows
@@ -101,6 +101,7 @@ def relaxed(
     References:
         E. Jang, S. Gu, B. Poole (2017), Categorical reparameterization with Gumbel-softmax, ICLR.
     """
+    mixture = as_mixture(mixture)
     temperature = require_number("relaxed", temperature, above=0)
     like = mixture.means
     noise = torch.empty(*shape, mixture.num_components, dtype=like.dtype, device=like.device)
@@ -114,7 +115,6 @@ def relaxed(
     return mixed(mixture, e, choice)
 
 
-@takes_layers
 def score_function(
     mixture: MixtureDensity,
     function: Callable[[Tensor], Tensor],
@@ -147,6 +147,7 @@ def score_function(
         >>> logits.grad.shape
         torch.Size([2])
     """
+    mixture = as_mixture(mixture)
     num_samples = require_integer("num_samples", num_samples, least=2)
     batch = mixture.batch_shape
     z = choose_components(mixture.weights.detach(), torch.Size([num_samples, *batch]), generator)

@@ -20,7 +20,7 @@ from gmm_lightning.distributions.inference.confidence import (
 )
 from gmm_lightning.distributions.inference.missing import (
     impute,
-    log_joint_given,
+    log_joint_observed,
     log_prob_of_present,
 )
 from gmm_lightning.distributions.inference.modes import grad_log_prob, modes
@@ -44,7 +44,7 @@ __all__ = [
     "impute",
     "in_confidence_region",
     "interval",
-    "log_joint_given",
+    "log_joint_observed",
     "log_prob_of_present",
     "marginal",
     "modes",

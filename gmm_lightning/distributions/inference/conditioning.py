@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_numbers
-from gmm_lightning.distributions.density import M, MixtureDensity, takes_layers
+from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import full_precision
 
@@ -56,9 +56,9 @@ def rest_of(mixture: MixtureDensity, index: Tensor) -> Tensor:
     return left.nonzero().squeeze(-1)
 
 
-@takes_layers
 def marginal(mixture: M, indices: Indices) -> M:
     """The mixture of some features alone: see `MixtureOfGaussians.marginal`."""
+    mixture = as_mixture(mixture)
     index = as_indices(mixture, indices)
     family, d = mixture.covariance, mixture.num_features
     with full_precision(mixture.means.device):
@@ -66,9 +66,9 @@ def marginal(mixture: M, indices: Indices) -> M:
     return mixture.new(mixture.mixture_logits, mixture.means[..., index], scale, family)
 
 
-@takes_layers
 def condition(mixture: M, indices: Indices, values: Values) -> M:
     """The mixture of the other features: see `MixtureOfGaussians.condition`."""
+    mixture = as_mixture(mixture)
     index = as_indices(mixture, indices, proper=True)
     values = as_values(mixture, index, values)
     rest = rest_of(mixture, index).to(mixture.means.device)
@@ -134,7 +134,6 @@ def require_reached(log_joint: Tensor, values: Tensor) -> None:
         )
 
 
-@takes_layers
 def regress(
     mixture: MixtureDensity, indices: Indices, values: Values, *, covariance: bool = True
 ) -> tuple[Tensor, Tensor | None]:
@@ -169,6 +168,7 @@ def regress(
         >>> mean.shape, spread.shape
         (torch.Size([100, 2]), torch.Size([100, 2, 2]))
     """
+    mixture = as_mixture(mixture)
     index = as_indices(mixture, indices, proper=True)
     values = as_values(mixture, index, values)
     lead = values.dim() - 1 - len(mixture.batch_shape)

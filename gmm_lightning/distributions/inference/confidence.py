@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from gmm_lightning._validation import require_integer, require_number, require_numbers
 from gmm_lightning.distributions._chi import radius_of_mass
-from gmm_lightning.distributions.density import DrawOptions, MixtureDensity, drawn, takes_layers
+from gmm_lightning.distributions.density import DrawOptions, MixtureDensity, as_mixture, drawn
 from gmm_lightning.errors import InvalidArgumentError
 
 KINDS = ("component", "density")
@@ -54,13 +54,12 @@ def confidence_radius(probability: float | Tensor, num_features: int) -> Tensor:
     return radius.to(torch.get_default_dtype()).reshape(p.shape)
 
 
-@takes_layers
 def squared_mahalanobis(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`(x - mu_k)' Sigma_k^-1 (x - mu_k)`, `(*S, *B, K)`."""
+    mixture = as_mixture(mixture)
     return mixture.whiten(x).square().sum(-1)
 
 
-@takes_layers
 def in_confidence_region(
     mixture: MixtureDensity,
     x: Tensor,
@@ -89,6 +88,7 @@ def in_confidence_region(
         R. J. Hyndman (1996), Computing and graphing highest density regions, The American
         Statistician 50.
     """
+    mixture = as_mixture(mixture)
     probability = require_number("probability", probability, least=0, most=1)
     if kind == "component":
         square = float(radius_of_mass(probability, mixture.num_features)) ** 2
@@ -103,7 +103,6 @@ def in_confidence_region(
     return mixture.log_prob(x) >= (edge if at > 0 else torch.full_like(edge, -math.inf))
 
 
-@takes_layers
 def ellipses(mixture: MixtureDensity, std: float = 1.0) -> list[Ellipse]:
     """The components of a single mixture in the plane, as ellipses of so many deviations.
 
@@ -114,6 +113,7 @@ def ellipses(mixture: MixtureDensity, std: float = 1.0) -> list[Ellipse]:
     Raises:
         InvalidArgumentError: other numbers of features, a batch, or a radius that is not positive.
     """
+    mixture = as_mixture(mixture)
     if mixture.num_features != 2 or mixture.batch_shape:
         raise InvalidArgumentError(
             f"ellipses are of a single mixture of 2 features, got {mixture.num_features} features "

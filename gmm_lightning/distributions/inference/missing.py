@@ -7,13 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.density import DrawOptions, M, MixtureDensity, drawn, takes_layers
+from gmm_lightning.distributions.density import DrawOptions, M, MixtureDensity, as_mixture, drawn
 from gmm_lightning.distributions.inference.conditioning import condition, marginal
 from gmm_lightning.distributions.inference.modes import modes
 from gmm_lightning.errors import InvalidArgumentError
 
 KINDS = ("mean", "mode", "draw")
-MARGINALIZE = "marginalize"
 
 
 def patterns(x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -26,25 +25,7 @@ def patterns(x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield (which == number).nonzero().squeeze(-1), kind
 
 
-def log_joint_given(mixture: MixtureDensity, x: Tensor, missing: str | None) -> Tensor:
-    """`log_joint` of rows as they are, or of the entries that they have: `(*S, *B, K)`.
-
-    Args:
-        mixture: the mixture.
-        x: rows `(*S, *B, D)`.
-        missing: None, and a NaN stays one without being looked for; or `marginalize`.
-
-    Raises:
-        InvalidArgumentError: another word, or rows of another width.
-    """
-    if missing is None:
-        return mixture.log_joint(x)
-    if missing != MARGINALIZE:
-        raise InvalidArgumentError(f"missing must be None or {MARGINALIZE!r}, got {missing!r}")
-    return log_joint_of_present(mixture, x)
-
-
-def log_joint_of_present(mixture: MixtureDensity, x: Tensor) -> Tensor:
+def log_joint_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`log pi_k + log N` of the entries that are not NaN: `(*S, *B, D)` -> `(*S, *B, K)`.
 
     A row without any entry has `log pi_k`. Rows that miss the same entries go together.
@@ -68,7 +49,6 @@ def log_joint_of_present(mixture: MixtureDensity, x: Tensor) -> Tensor:
     return result.reshape(*shape, k)
 
 
-@takes_layers
 def log_prob_of_present(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`log p` of the entries that are not NaN, integrated over the others: `(*S, *B)`.
 
@@ -84,7 +64,8 @@ def log_prob_of_present(mixture: MixtureDensity, x: Tensor) -> Tensor:
     References:
         R. J. A. Little, D. B. Rubin (2019), Statistical Analysis with Missing Data, chapter 11.
     """
-    return log_joint_of_present(mixture, x).logsumexp(-1)
+    mixture = as_mixture(mixture)
+    return log_joint_observed(mixture, x).logsumexp(-1)
 
 
 def of_cells(mixture: M, cells: Tensor) -> M:
@@ -95,7 +76,6 @@ def of_cells(mixture: M, cells: Tensor) -> M:
     return mixture.new(logits, means, scale, mixture.covariance)
 
 
-@takes_layers
 def impute(
     mixture: MixtureDensity,
     x: Tensor,
@@ -120,6 +100,7 @@ def impute(
         >>> impute(mixture, torch.tensor([[3.0, float("nan")]]))
         tensor([[3., 1.]])
     """
+    mixture = as_mixture(mixture)
     if kind not in KINDS:
         raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(KINDS)}")
     rows = as_rows(mixture, x)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_integer, require_number
-from gmm_lightning.distributions.density import MixtureDensity, takes_layers
+from gmm_lightning.distributions.density import MixtureDensity, as_mixture
 from gmm_lightning.linalg import full_precision, solve_rows
 
 
@@ -15,13 +15,13 @@ def precision_of(mixture: MixtureDensity) -> Tensor:
     return torch.cholesky_inverse(mixture.scale_tril)
 
 
-@takes_layers
 def grad_log_prob(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`d log p / dx = sum_k r_k(x) Sigma_k^-1 (mu_k - x)`, `(*S, *B, D)`, the score.
 
     Differentiable itself, in x and the parameters. Like the responsibilities it is NaN for a row
     whose squared distances all overflow.
     """
+    mixture = as_mixture(mixture)
     x = x.to(mixture.means.dtype)
     resp = mixture.responsibilities(x)
     with full_precision(x.device):
@@ -29,7 +29,6 @@ def grad_log_prob(mixture: MixtureDensity, x: Tensor) -> Tensor:
     return -(resp.unsqueeze(-1) * push).sum(-2)
 
 
-@takes_layers
 @torch.no_grad()
 def modes(mixture: MixtureDensity, max_iter: int = 1000, tol: float = 1e-10) -> Tensor:
     """Where the mean-shift iteration from each mean ends, `(*B, K, D)`.
@@ -57,6 +56,7 @@ def modes(mixture: MixtureDensity, max_iter: int = 1000, tol: float = 1e-10) -> 
         >>> modes(mixture).abs().max() < 1e-4
         tensor(True)
     """
+    mixture = as_mixture(mixture)
     max_iter = require_integer("max_iter", max_iter, least=1)
     tol = require_number("tol", tol, least=0)
     precision = precision_of(mixture)

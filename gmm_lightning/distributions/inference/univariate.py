@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr, ndtri
 
-from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity, normal_cdf, takes_layers
+from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity, as_mixture, normal_cdf
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype
 
@@ -18,7 +18,6 @@ Probability = float | Tensor
 MAX_STEPS = 256
 
 
-@takes_layers
 def cdf(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`F(x) = sum_k pi_k Phi((x - mu_k) / s_k)`, differentiable in x and the parameters.
 
@@ -38,12 +37,12 @@ def cdf(mixture: MixtureDensity, x: Tensor) -> Tensor:
         >>> cdf(mixture, torch.tensor([[0.0], [1.0]]))
         tensor([0.5000, 0.7386])
     """
+    mixture = as_mixture(mixture)
     require_one_feature(mixture, "cdf")
     z = mixture.whiten(x).squeeze(-1)
     return (mixture.weights * normal_cdf(z)).sum(-1).clamp(max=1.0)
 
 
-@takes_layers
 def quantile(mixture: MixtureDensity, p: Probability) -> Tensor:
     """`x` with `F(x) = p`, to rounding also far out in the tails: -inf for 0, inf for 1.
 
@@ -69,6 +68,7 @@ def quantile(mixture: MixtureDensity, p: Probability) -> Tensor:
         tensor([[-1.8495],
                 [ 1.8495]])
     """
+    mixture = as_mixture(mixture)
     require_one_feature(mixture, "quantile")
     wide = accumulator_dtype(mixture.means.device)
     p = probabilities(mixture, p)
@@ -132,7 +132,6 @@ def log_cdf_and_slope(
     return log_cdf, (log_pdf - log_cdf).exp()
 
 
-@takes_layers
 def interval(mixture: MixtureDensity, mass: Probability) -> tuple[Tensor, Tensor]:
     """The central interval of a given mass: its ends leave `(1 - mass) / 2` on either side.
 
@@ -151,6 +150,7 @@ def interval(mixture: MixtureDensity, mass: Probability) -> tuple[Tensor, Tensor
         >>> interval(mixture, 0.95)
         (tensor([-1.9600]), tensor([1.9600]))
     """
+    mixture = as_mixture(mixture)
     require_one_feature(mixture, "interval")
     mass = probabilities(mixture, mass)
     return quantile(mixture, 0.5 - 0.5 * mass), quantile(mixture, 0.5 + 0.5 * mass)
