@@ -97,14 +97,14 @@ def extrapolation(stored: StoredRun, given: Mapping[int, float]) -> str | None:
     """A warning where given values lie further out than one in a million rows, or None."""
     import torch
 
-    from gmm_lightning.distributions import radius_of_mass
+    from gmm_lightning.distributions import chi_quantile
 
     if not given:
         return None
     with torch.no_grad():
         law = stored.module.distribution().marginal(list(given))
         radius = float(law.mahalanobis(law.means.new_tensor(list(given.values()))).min())
-    if radius <= float(radius_of_mass(1 - 1e-6, len(given))):
+    if radius <= float(chi_quantile(1 - 1e-6, len(given))):
         return None
     return (
         f"the condition lies {radius:.3g} standard deviations (Mahalanobis) from the nearest "

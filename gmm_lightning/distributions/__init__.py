@@ -17,7 +17,7 @@ Functions take a mixture, or a layer for its `distribution()`.
 
 from __future__ import annotations
 
-from gmm_lightning.distributions._chi import radius_beyond, radius_of_mass
+from gmm_lightning.distributions._chi import chi_quantile
 from gmm_lightning.distributions.algebra import (
     Estimate,
     affine,
@@ -71,7 +71,17 @@ from gmm_lightning.distributions.inference import (
 )
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
 from gmm_lightning.distributions.scoring import crps, energy_score, probability_integral_transform
-from gmm_lightning.distributions.truncation import Ball, Box, Confidence, HalfSpace, Shell, Where
+from gmm_lightning.distributions.truncation import (
+    Ball,
+    Box,
+    Confidence,
+    EuclideanRegion,
+    HalfSpace,
+    MahalanobisRegion,
+    Region,
+    Shell,
+    Where,
+)
 
 __all__ = [
     "LOG_2PI",
@@ -81,9 +91,12 @@ __all__ = [
     "DrawOptions",
     "Ellipse",
     "Estimate",
+    "EuclideanRegion",
     "HalfSpace",
+    "MahalanobisRegion",
     "MixtureDensity",
     "MixtureOfGaussians",
+    "Region",
     "SampleShape",
     "Shell",
     "Where",
@@ -92,6 +105,7 @@ __all__ = [
     "cauchy_schwarz_divergence",
     "cdf",
     "check_reparameterized",
+    "chi_quantile",
     "condition",
     "confidence_radius",
     "convolve",
@@ -120,8 +134,6 @@ __all__ = [
     "product",
     "prune",
     "quantile",
-    "radius_beyond",
-    "radius_of_mass",
     "reduce",
     "regress",
     "relaxed",

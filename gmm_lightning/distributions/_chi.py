@@ -1,4 +1,4 @@
-"""The length of a standard normal row: which radius holds a mass, and what lies beyond one."""
+"""Quantiles of the chi distribution, the length of a standard normal row."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincc, gammainccinv, gammaincinv
 
 
-def radius_of_mass(mass: ArrayLike, num_features: int) -> NDArray[np.float64]:
+def chi_quantile(mass: ArrayLike, num_features: int) -> NDArray[np.float64]:
     """The Mahalanobis radius inside which a Gaussian of D features has each of some masses.
 
-    `r^2` is the quantile of the chi-square law with D degrees of freedom.
+    `r^2` is the quantile of the chi-square distribution with D degrees of freedom.
 
     Args:
         mass: in [0, 1]; 1 gives infinity.
         num_features: D.
 
     Example:
-        >>> radius_of_mass([0.5, 0.95], 2).round(4)
+        >>> chi_quantile([0.5, 0.95], 2).round(4)
         array([1.1774, 2.4477])
     """
     p, half = np.asarray(mass, dtype=np.float64), 0.5 * num_features
@@ -28,16 +28,17 @@ def radius_of_mass(mass: ArrayLike, num_features: int) -> NDArray[np.float64]:
     return np.sqrt(2 * square)
 
 
-def radius_beyond(radius: float, share: float, num_features: int) -> float:
+def chi_tail_quantile(radius: float, share: float, num_features: int) -> float:
     """The radius that leaves outside a share of the mass that another radius leaves outside.
 
     Example:
-        >>> round(radius_beyond(0.0, 0.05, 2), 4)
+        >>> from gmm_lightning.distributions._chi import chi_tail_quantile
+        >>> round(chi_tail_quantile(0.0, 0.05, 2), 4)
         2.4477
     """
     half = 0.5 * num_features
     left = share * float(gammaincc(half, 0.5 * radius**2))
     if left > np.finfo(np.float64).tiny:
         return math.sqrt(2 * float(gammainccinv(half, left)))
-    # So far out that the mass is no number, the law falls like exp(-r^2 / 2).
+    # So far out that the mass is no number, the density falls like exp(-r^2 / 2).
     return math.sqrt(radius**2 - 2 * math.log(share))

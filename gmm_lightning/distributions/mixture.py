@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from torch import Generator, Tensor
 
@@ -21,6 +21,7 @@ from gmm_lightning.distributions.inference import (
     log_joint_observed,
     marginal,
 )
+from gmm_lightning.distributions.truncation import Region
 from gmm_lightning.errors import InvalidArgumentError
 
 _MARGINALIZE = "marginalize"
@@ -123,7 +124,7 @@ class MixtureOfGaussians(MixtureDensity):
         *,
         component: int | Tensor | None = None,
         return_component: bool = False,
-        within: Any = None,
+        within: Region | None = None,
         temperature: float = 1.0,
         quasi: bool = False,
         antithetic: bool = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gmm_lightning._validation import require_integer
-from gmm_lightning.distributions import radius_of_mass
+from gmm_lightning.distributions import chi_quantile
 from gmm_lightning.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def confidence_ellipse_std_devs(
         raise InvalidArgumentError(
             f"expected masses strictly between 0 and 1, got {tuple(masses)}; write 0.9 for 90 %"
         )
-    return radius_of_mass(masses, require_integer("df", df, least=1)).tolist()
+    return chi_quantile(masses, require_integer("df", df, least=1)).tolist()
 
 
 def radii_and_names(

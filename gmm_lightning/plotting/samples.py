@@ -15,7 +15,7 @@ from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
 from gmm_lightning.plotting._geometry import components, density_of, responsibilities_of
 from gmm_lightning.plotting._limits import natural_limits
 from gmm_lightning.plotting._points import draw_points
-from gmm_lightning.plotting._regions import check_region, draw_region, finite_part
+from gmm_lightning.plotting._regions import draw_region, finite_ends, shadow
 from gmm_lightning.plotting._rows import rows_and_labels
 from gmm_lightning.plotting._view import feature_view
 from gmm_lightning.plotting.figures import axes_or_new
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike, NDArray
 
+    from gmm_lightning.distributions import Region
     from gmm_lightning.plotting._geometry import Components, MixtureLike
     from gmm_lightning.plotting._limits import Limits
     from gmm_lightning.plotting._view import Dims
@@ -40,7 +41,7 @@ def plot_samples(
     *,
     ax: Axes | None = None,
     component: torch.Tensor | ArrayLike | None = None,
-    within: Any = None,
+    within: Region | None = None,
     generator: torch.Generator | None = None,
     dims: Dims | None = None,
     columns: Sequence[str] | None = None,
@@ -96,12 +97,10 @@ def plot_samples(
     num_features, num_components = whole.means.shape[-1], mixture.weights.shape[-1]
     view = feature_view(num_features, dims, columns, otherwise="draw the samples with plot_pairs")
     require_integer("max_points", max_points, least=0)
-    chosen = view.features or ()
-    if within is not None:
-        check_region(within, num_features, chosen)
+    region = None if within is None else shadow(within, num_features, view.features or ())
     points, drawn = _samples(whole, x, component, within, generator)
     parts, rows = view.parts(whole), view.rows(points)
-    window = _window(parts, rows, within, chosen)
+    window = _window(parts, rows, region)
 
     ax = axes_or_new(ax)
     shades = palette(num_components)
@@ -114,8 +113,8 @@ def plot_samples(
         draw_ellipses(ax, parts, (1.0, 2.0), shades, fill=0.0, linewidth=0.8)
         draw_means(ax, parts, shades, badge=True)
         ax.set_ylim(window[1])
-    if within is not None:
-        draw_region(ax, within, parts, shades, window, chosen, num_features)
+    if region is not None:
+        draw_region(ax, region, parts, shades, window, num_features)
     ax.set_xlim(window[0])
     ax.set_xlabel(view.names[0])
     ax.set_ylabel("density" if view.size == 1 else view.names[1])
@@ -128,7 +127,7 @@ def _samples(
     parts: Components,
     x: torch.Tensor | ArrayLike | int,
     component: torch.Tensor | ArrayLike | None,
-    within: Any,
+    within: Region | None,
     generator: torch.Generator | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """The samples (N, D) and which of the K components they belong to (N,)."""
@@ -150,18 +149,12 @@ def _samples(
     return drawn[0].numpy(), index[drawn[1].numpy()]
 
 
-def _window(
-    parts: Components, rows: NDArray[np.float64], within: Any, dims: tuple[int, ...]
-) -> Limits:
+def _window(parts: Components, rows: NDArray[np.float64], region: Region | None) -> Limits:
     """The samples, the components, and the bounded part of the region."""
-    if within is None:
-        return natural_limits(parts, rows)
-    low, high = finite_part(within, dims)
-    ends = np.stack([low, high])
-    known = np.isfinite(ends).all(axis=0)
-    # A row in the middle of everything adds nothing where the region has no end.
-    inside = parts.means.mean(axis=0) if len(parts.means) else np.zeros(len(dims))
-    return natural_limits(parts, np.concatenate([rows, np.where(known, ends, inside)]))
+    if region is not None:
+        inside = parts.means.mean(axis=0) if len(parts.means) else np.zeros(rows.shape[1])
+        rows = np.concatenate([rows, finite_ends(region, inside)])
+    return natural_limits(parts, rows)
 
 
 def _checked(drawn: NDArray[Any], num_components: int) -> NDArray[np.intp]:

@@ -30,14 +30,13 @@ from gmm_lightning.distributions import (
     kl_divergence,
     modes,
     prune,
-    radius_beyond,
-    radius_of_mass,
     reduce,
     regress,
     score_function,
     sigma_points,
     unscented,
 )
+from gmm_lightning.distributions._chi import chi_quantile, chi_tail_quantile
 from gmm_lightning.errors import GMMError, InvalidArgumentError, InvalidDataError
 
 NOT_NUMBERS = ["a", None, math.nan, True, [1.0], 10**400, 1j, torch.ones(1)]
@@ -243,15 +242,15 @@ def test_the_radius_of_a_mass(num_features: int) -> None:
     masses = [0.0, 1e-300, 1e-10, 0.3, 0.95, 1 - 1e-12, 1.0]
     law = chi(num_features)
     wanted = [law.ppf(p) if p < 0.5 else law.isf(1 - p) for p in masses]
-    np.testing.assert_allclose(radius_of_mass(masses, num_features), wanted, rtol=1e-9)
+    np.testing.assert_allclose(chi_quantile(masses, num_features), wanted, rtol=1e-9)
 
 
 @pytest.mark.parametrize("num_features", [1, 2, 10])
 def test_what_lies_beyond_a_radius(num_features: int) -> None:
     law = chi2(num_features)
     for radius in (0.0, 2.0, 8.0, 20.0):
-        found = radius_beyond(radius, 0.01, num_features)
+        found = chi_tail_quantile(radius, 0.01, num_features)
         assert law.logsf(found**2) - law.logsf(radius**2) == pytest.approx(math.log(0.01), rel=1e-6)
     # Exact in the plane, and close elsewhere.
-    far = radius_beyond(60.0, 0.01, num_features)
+    far = chi_tail_quantile(60.0, 0.01, num_features)
     assert far == pytest.approx(math.sqrt(3600 - 2 * math.log(0.01)), rel=1e-12)

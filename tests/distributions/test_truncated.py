@@ -10,11 +10,11 @@ import torch
 from laws import distribution_function, follows
 from scipy import special
 
-from gmm_lightning.distributions.truncation.logconcave import Tangents, touching_points
+from gmm_lightning.distributions.truncation.hull import PiecewiseExponentialHull, tangent_points
 from gmm_lightning.distributions.truncation.truncated import (
-    log_interval,
-    one_normal_each,
-    truncated_chi,
+    log_interval_mass,
+    sample_truncated_chi,
+    sample_truncated_normals,
     truncated_normals,
 )
 
@@ -40,16 +40,16 @@ INF = math.inf
     ],
 )
 def test_log_interval(low: float, high: float, value: float) -> None:
-    found = log_interval(torch.tensor([low]), torch.tensor([high]))
+    found = log_interval_mass(torch.tensor([low]), torch.tensor([high]))
     torch.testing.assert_close(found, torch.tensor([value]), rtol=1e-14, atol=1e-14)
-    mirrored = log_interval(torch.tensor([-high]), torch.tensor([-low]))
+    mirrored = log_interval_mass(torch.tensor([-high]), torch.tensor([-low]))
     torch.testing.assert_close(found, mirrored, rtol=1e-15, atol=1e-15)
 
 
 def test_log_interval_adds_up() -> None:
     cuts = torch.cat([torch.linspace(-9, 9, 1801), torch.tensor([INF])])
-    parts = log_interval(cuts[:-1], cuts[1:])
-    whole = log_interval(torch.tensor([-9.0]), torch.tensor([INF]))
+    parts = log_interval_mass(cuts[:-1], cuts[1:])
+    whole = log_interval_mass(torch.tensor([-9.0]), torch.tensor([INF]))
     torch.testing.assert_close(parts.logsumexp(0, keepdim=True), whole, rtol=0, atol=1e-14)
 
 
@@ -81,7 +81,7 @@ def test_truncated_normals(low: float, high: float, generator: torch.Generator) 
 def test_truncated_normals_far_out_are_exponential(generator: torch.Generator) -> None:
     low = torch.full((1,), 1e8, device=generator.device)
     law = truncated_normals(low, torch.full_like(low, INF))
-    t = law.tangents.draw(torch.zeros(ROWS, dtype=torch.long, device=low.device), generator)
+    t = law.hull.draw(torch.zeros(ROWS, dtype=torch.long, device=low.device), generator)
     follows(t * 1e8, lambda v: -np.expm1(-v))
 
 
@@ -89,7 +89,7 @@ def test_each_row_has_its_own_interval(generator: torch.Generator) -> None:
     low = torch.linspace(-50, 50, ROWS, device=generator.device)
     x = truncated_normals(low, low + 0.5).draw(torch.arange(ROWS, device=low.device), generator)
     assert ((x >= low) & (x <= low + 0.5)).all()
-    inside = log_interval(low, x) - log_interval(low, low + 0.5)
+    inside = log_interval_mass(low, x) - log_interval_mass(low, low + 0.5)
     follows(inside.exp(), lambda u: u.clip(0, 1))
 
 
@@ -99,15 +99,17 @@ def test_one_in_each_interval(generator: torch.Generator) -> None:
     for width in (INF, 20.0, 0.5, 1e-3, 1e-4, 1e-9):
         low = torch.linspace(-50, 50, ROWS, device=device)
         wide = torch.full_like(low, width)
-        x = one_normal_each(low, low + wide, wide, generator)
+        x = sample_truncated_normals(low, low + wide, wide, generator)
         assert torch.isfinite(x).all()
         assert ((x >= low) & (x <= low + wide)).all()
         # Rounding of the rows themselves: a share of a thin interval, at most.
-        inside = (log_interval(low, x, x - low) - log_interval(low, low + wide, wide)).exp()
+        inside = (
+            log_interval_mass(low, x, x - low) - log_interval_mass(low, low + wide, wide)
+        ).exp()
         if width > 1e-6:
             follows(inside, lambda u: u.clip(0, 1))
         # The mirror image by itself, and the middle alone.
-        mirrored = one_normal_each(-low - wide, -low, wide, generator)
+        mirrored = sample_truncated_normals(-low - wide, -low, wide, generator)
         assert ((mirrored >= -low - wide) & (mirrored <= -low)).all()
         near = low.abs() < 5
         if width > 1e-6:
@@ -124,7 +126,7 @@ def test_one_in_each_interval(generator: torch.Generator) -> None:
 )
 def test_truncated_chi(d: int, low: float, high: float, generator: torch.Generator) -> None:
     like = torch.zeros(1, device=generator.device)
-    r = truncated_chi(ROWS, d, low, high, like, generator)
+    r = sample_truncated_chi(ROWS, d, low, high, like, generator)
     assert ((r >= low) & (r <= high)).all()
     end = min(high, max(low, d**0.5) + 20.0)
 
@@ -137,7 +139,7 @@ def test_truncated_chi(d: int, low: float, high: float, generator: torch.Generat
 def test_a_thin_shell_is_uniform(generator: torch.Generator) -> None:
     # Over a width of 1e-9 the density at a radius of 100 varies by 1e-7 of itself.
     like = torch.zeros(1, device=generator.device)
-    r = truncated_chi(ROWS, 10, 100.0, 100.0 + 1e-9, like, generator)
+    r = sample_truncated_chi(ROWS, 10, 100.0, 100.0 + 1e-9, like, generator)
     follows((r - 100.0) * 1e9, lambda u: u.clip(0, 1))
 
 
@@ -157,8 +159,8 @@ def test_the_envelope_is_tight(d: int, width: float) -> None:
             return (d - 1) / (mode + t) - mode - t
 
         ends = low - mode, low + width - mode
-        touch = touching_points(log_density, slope, *ends)
-        tangents = Tangents.of(log_density, slope, touch, *ends)
+        touch = tangent_points(log_density, slope, *ends)
+        tangents = PiecewiseExponentialHull.of(log_density, slope, touch, *ends)
         _, log_accept = tangents.propose(torch.zeros(20_000, dtype=torch.long), None)
         assert (log_accept <= 1e-12).all()
         assert log_accept.exp().mean() > 0.8

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Size, Tensor
 
 from gmm_lightning._validation import require_number
 from gmm_lightning.distributions.density.quasi import check_dimension
-from gmm_lightning.distributions.truncation import Located, Radial
+from gmm_lightning.distributions.truncation import Region
 from gmm_lightning.errors import InvalidArgumentError
 
 SampleShape = tuple[int, ...] | Size | int
@@ -33,7 +32,7 @@ class DrawOptions:
     """
 
     component: int | Tensor | None = None
-    within: Any = None
+    within: Region | None = None
     temperature: float = 1.0
     quasi: bool = False
     antithetic: bool = False
@@ -50,7 +49,7 @@ class DrawOptions:
                     f"{name} must be True or False, got {getattr(self, name)!r}"
                 )
         if self.within is not None:
-            if not isinstance(self.within, Radial | Located):
+            if not isinstance(self.within, Region):
                 raise InvalidArgumentError(
                     "within must be a region (Shell, Confidence, Ball, Box, HalfSpace or Where), "
                     f"got {self.within!r}"

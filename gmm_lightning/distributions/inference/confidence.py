@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning._validation import require_integer, require_number, require_numbers
-from gmm_lightning.distributions._chi import radius_of_mass
+from gmm_lightning.distributions._chi import chi_quantile
 from gmm_lightning.distributions.density import DrawOptions, MixtureDensity, as_mixture, drawn
 from gmm_lightning.errors import InvalidArgumentError
 
@@ -50,7 +50,7 @@ def confidence_radius(probability: float | Tensor, num_features: int) -> Tensor:
     if not bool(((p >= 0) & (p <= 1)).all()):
         raise InvalidArgumentError(f"a probability must be in [0, 1], got {p.tolist()}")
     num_features = require_integer("num_features", num_features, least=1)
-    radius = torch.as_tensor(radius_of_mass(p.numpy(), num_features))
+    radius = torch.as_tensor(chi_quantile(p.numpy(), num_features))
     return radius.to(torch.get_default_dtype()).reshape(p.shape)
 
 
@@ -91,7 +91,7 @@ def in_confidence_region(
     mixture = as_mixture(mixture)
     probability = require_number("probability", probability, least=0, most=1)
     if kind == "component":
-        square = float(radius_of_mass(probability, mixture.num_features)) ** 2
+        square = float(chi_quantile(probability, mixture.num_features)) ** 2
         return squared_mahalanobis(mixture, x).amin(-1) <= square
     if kind != "density":
         raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(KINDS)}")

@@ -41,18 +41,21 @@ References:
 
 from __future__ import annotations
 
-from gmm_lightning.distributions.truncation.constrained import TemperedMixture, sample_within
-from gmm_lightning.distributions.truncation.region import Located, Radial
-from gmm_lightning.distributions.truncation.regions import Ball, Box, HalfSpace, Where
-from gmm_lightning.distributions.truncation.shells import Confidence, Shell
+from gmm_lightning.distributions.truncation.ball import Ball
+from gmm_lightning.distributions.truncation.box import Box
+from gmm_lightning.distributions.truncation.euclidean import EuclideanRegion, Where
+from gmm_lightning.distributions.truncation.half_space import HalfSpace
+from gmm_lightning.distributions.truncation.sampling import Region, TemperedMixture, sample_within
+from gmm_lightning.distributions.truncation.shells import Confidence, MahalanobisRegion, Shell
 
 __all__ = [
     "Ball",
     "Box",
     "Confidence",
+    "EuclideanRegion",
     "HalfSpace",
-    "Located",
-    "Radial",
+    "MahalanobisRegion",
+    "Region",
     "Shell",
     "TemperedMixture",
     "Where",

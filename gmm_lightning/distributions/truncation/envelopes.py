@@ -15,7 +15,7 @@ from gmm_lightning.distributions.truncation.truncated import truncated_normals
 
 
 @dataclass(frozen=True)
-class Part:
+class GaussianComponent:
     """A component `N(mu, F F')`, where a factor `(D,)` stands for a diagonal matrix.
 
     Shape:
@@ -66,20 +66,20 @@ class Envelope(ABC):
 
 
 @dataclass(frozen=True)
-class Whole(Envelope):
+class Unrestricted(Envelope):
     """The component itself."""
 
-    part: Part
+    component: GaussianComponent
     name: ClassVar[str] = "the component itself"
     log_mass: float = 0.0
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """See `Envelope.draw`."""
-        x = self.part.unwhiten(self.part.noise(rows, generator))
+        x = self.component.unwhiten(self.component.noise(rows, generator))
         return x, x.new_zeros(rows)
 
 
-class Beyond(Envelope):
+class HalfSpaceEnvelope(Envelope):
     """The component beyond a plane: `e'z >= depth` for a unit vector e, z the component's noise.
 
     The mass is `Phi(-depth)`; along e the noise is a truncated normal, across e it is free.
@@ -87,8 +87,8 @@ class Beyond(Envelope):
 
     name: ClassVar[str] = "the component beyond a plane"
 
-    def __init__(self, part: Part, direction: Tensor, depth: Tensor) -> None:
-        self.part, self.direction = part, direction
+    def __init__(self, component: GaussianComponent, direction: Tensor, depth: Tensor) -> None:
+        self.component, self.direction = component, direction
         self.log_mass = float(log_ndtr(-depth))
         self.along = truncated_normals(
             depth.reshape(1), torch.full_like(depth.reshape(1), math.inf)
@@ -96,8 +96,8 @@ class Beyond(Envelope):
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """See `Envelope.draw`."""
-        z = self.part.noise(rows, generator)
+        z = self.component.noise(rows, generator)
         only = torch.zeros(rows, dtype=torch.long, device=z.device)
         t = self.along.draw(only, generator)
         z = z + (t - z @ self.direction).unsqueeze(-1) * self.direction
-        return self.part.unwhiten(z), z.new_zeros(rows)
+        return self.component.unwhiten(z), z.new_zeros(rows)

@@ -9,17 +9,17 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning.distributions.truncation.envelopes import Envelope
-from gmm_lightning.distributions.truncation.logconcave import accept
+from gmm_lightning.distributions.truncation.hull import accept
 from gmm_lightning.errors import RegionError
 
 # Numbers proposed at once: bounds the memory of a round.
-PORTION = 1 << 21
+_MAX_PROPOSED = 1 << 21
 
 # Numbers that may be refused before a region is given up.
-REFUSED_NUMBERS = 20_000_000
+_MAX_REFUSED = 20_000_000
 
 
-def draw_jointly(
+def rejection_sample(
     envelopes: Sequence[Envelope],
     log_weights: Tensor,
     shape: tuple[int, int],
@@ -59,14 +59,14 @@ def draw_jointly(
     shares = masses.softmax(-1)
     budget = max_refused
     if budget is None:
-        budget = REFUSED_NUMBERS // (d * max(e.cost for e in envelopes)) + 100 * rows
+        budget = _MAX_REFUSED // (d * max(e.cost for e in envelopes)) + 100 * rows
     kept: list[tuple[Tensor, Tensor]] = []
     found = tried = 0
     while found < rows:
         rate = (found + 1) / (tried + 1)
-        size = min(math.ceil(1.1 * (rows - found) / rate) + 32, PORTION // max(d, 16) + 1)
+        size = min(math.ceil(1.1 * (rows - found) / rate) + 32, _MAX_PROPOSED // max(d, 16) + 1)
         z = torch.multinomial(shares, size, replacement=True, generator=generator)
-        x, log_accept = propose(envelopes, z, generator)
+        x, log_accept = _propose(envelopes, z, generator)
         x = x.to(dtype)
         keep = accept(log_accept, generator)
         keep &= contains(x)
@@ -76,12 +76,12 @@ def draw_jointly(
         hope = tried / (found + 3 * math.sqrt(found) + 3)
         foreseen = tried - found if max_refused is not None else max(tried - found, rows * hope)
         if found < rows and foreseen > budget:
-            raise RegionError(refusal(envelopes, shares, total, found, tried, dtype))
+            raise RegionError(_rejection_message(envelopes, shares, total, found, tried, dtype))
     x, z = (torch.cat(parts)[:rows] for parts in zip(*kept, strict=True))
     return x, z
 
 
-def propose(
+def _propose(
     envelopes: Sequence[Envelope], component: Tensor, generator: Generator | None
 ) -> tuple[Tensor, Tensor]:
     """A row from the envelope of each component `(n,)`, in their order, and its log acceptance."""
@@ -93,7 +93,7 @@ def propose(
     return x[place], log_accept[place]
 
 
-def refusal(
+def _rejection_message(
     envelopes: Sequence[Envelope],
     shares: Tensor,
     log_total: float,

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
-from gmm_lightning.distributions._chi import radius_of_mass
-from gmm_lightning.distributions.truncation.region import Radial, check_range
+from gmm_lightning._validation import is_number
+from gmm_lightning.distributions._chi import chi_quantile, chi_tail_quantile
+from gmm_lightning.errors import InvalidArgumentError
+
+
+class MahalanobisRegion(ABC):
+    """A range of Mahalanobis radii about the component that a row is drawn from."""
+
+    def check(self, num_features: int) -> None:  # noqa: B027 (nothing to check)
+        """Raise unless rows of this width can lie in the region; by default all can."""
+
+    @abstractmethod
+    def radii(self, num_features: int) -> tuple[float, float]:
+        """Least and largest radius."""
+
+    def reach(self, num_features: int, outside: float = 0.01) -> float:
+        """The largest radius, or, where it is infinite, one that leaves a share of rows outside."""
+        low, high = self.radii(num_features)
+        return high if math.isfinite(high) else chi_tail_quantile(low, outside, num_features)
 
 
 @dataclass(frozen=True)
-class Shell(Radial):
+class Shell(MahalanobisRegion):
     """Mahalanobis radii between two: `low <= |L_k^-1 (x - mu_k)| <= high`, k the drawn component.
 
     Every component has the same mass in its shell, so their shares stay `pi_k`.
@@ -34,15 +53,15 @@ class Shell(Radial):
     high: float = math.inf
 
     def __post_init__(self) -> None:
-        check_range("the radii of a shell", self.low, self.high, math.inf)
+        _check_range("the radii of a shell", self.low, self.high, math.inf)
 
     def radii(self, num_features: int) -> tuple[float, float]:
-        """See `Radial.radii`."""
+        """See `MahalanobisRegion.radii`."""
         return float(self.low), float(self.high)
 
 
 @dataclass(frozen=True)
-class Confidence(Radial):
+class Confidence(MahalanobisRegion):
     """The shell between two quantiles of the radius: `low <= F(r^2) <= high`.
 
     F is the chi-square distribution function with D degrees of freedom: `Confidence(0, 0.9)`
@@ -67,9 +86,22 @@ class Confidence(Radial):
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        check_range("the probabilities of a confidence range", self.low, self.high, 1.0)
+        _check_range("the probabilities of a confidence range", self.low, self.high, 1.0)
 
     def radii(self, num_features: int) -> tuple[float, float]:
-        """See `Radial.radii`."""
-        low, high = radius_of_mass([float(self.low), float(self.high)], num_features).tolist()
+        """See `MahalanobisRegion.radii`."""
+        low, high = chi_quantile([float(self.low), float(self.high)], num_features).tolist()
         return low, high
+
+
+def _check_range(name: str, low: Any, high: Any, largest: float) -> None:
+    """Raise unless `0 <= low < high <= largest`."""
+    if not (is_number(low) and is_number(high) and 0 <= low <= largest and 0 <= high <= largest):
+        upper = "0" if math.isinf(largest) else f"0 and at most {largest:g}"
+        raise InvalidArgumentError(
+            f"{name} must be numbers of at least {upper}, got {low!r} and {high!r}"
+        )
+    if not low < high:
+        raise InvalidArgumentError(
+            f"{name} must leave something between them, low < high, got {low!r} and {high!r}"
+        )

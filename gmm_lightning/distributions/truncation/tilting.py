@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gmm_lightning.distributions.truncation.truncated import log_interval
+from gmm_lightning.distributions.truncation.truncated import log_interval_mass
 
 # Added to the bound: what the maximisation may have missed, in nats.
-SLACK = 1e-6
+_SLACK = 1e-6
 # A gradient this small promises it, over a hundred units in every direction.
-LEVEL = 1e-8
-MAX_STEPS = 200
+_LEVEL = 1e-8
+_MAX_STEPS = 200
 
 
 class Tilt(NamedTuple):
@@ -41,9 +41,9 @@ def order_of_integration(factor: Tensor, low: Tensor, high: Tensor) -> Tensor:
         rest = order[j:]
         scale = rows[rest].square().sum(-1).sqrt().clamp(min=1e-8 * float(spread.max().sqrt()))
         a, b = (low[rest] - mean[rest]) / scale, (high[rest] - mean[rest]) / scale
-        log_mass = log_interval(a, b, (high - low)[rest] / scale)
+        log_mass = log_interval_mass(a, b, (high - low)[rest] / scale)
         best = int(torch.nan_to_num(log_mass, nan=-math.inf).argmin())
-        centre = expected(a[best : best + 1], b[best : best + 1], log_mass[best : best + 1])
+        centre = _truncated_mean(a[best : best + 1], b[best : best + 1], log_mass[best : best + 1])
         order[[j, j + best]] = order[[j + best, j]]
         axis = rows[order[j]] / scale[best]
         share = rows[order[j:]] @ axis
@@ -52,20 +52,20 @@ def order_of_integration(factor: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return order
 
 
-def edges(low: Tensor, high: Tensor, log_mass: Tensor) -> tuple[Tensor, Tensor]:
+def _end_densities(low: Tensor, high: Tensor, log_mass: Tensor) -> tuple[Tensor, Tensor]:
     """Densities at both ends of a standard normal truncated to `[low, high]`."""
     log_root = 0.5 * math.log(2 * math.pi)
     at_low = (-0.5 * low.square() - log_mass - log_root).exp()
     return at_low, (-0.5 * high.square() - log_mass - log_root).exp()
 
 
-def expected(low: Tensor, high: Tensor, log_mass: Tensor) -> Tensor:
+def _truncated_mean(low: Tensor, high: Tensor, log_mass: Tensor) -> Tensor:
     """Its mean."""
-    at_low, at_high = edges(low, high, log_mass)
+    at_low, at_high = _end_densities(low, high, log_mass)
     return at_low - at_high
 
 
-class Ratio:
+class _LogRatio:
     """`psi(z, t) = sum_j log P_j(z, t) + t_j^2 / 2 - z_j t_j`: convex in t, concave in z.
 
     P_j is the mass of the interval of coordinate j for a proposal `N(t_j, 1)` after z_1 .. z_j-1:
@@ -86,14 +86,14 @@ class Ratio:
     def value(self, z: Tensor, t: Tensor) -> float:
         """`psi`."""
         z, t, low, high = self.ends(z, t)
-        return float((log_interval(low, high, self.width) + t * (0.5 * t - z)).sum())
+        return float((log_interval_mass(low, high, self.width) + t * (0.5 * t - z)).sum())
 
     def derivatives(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient in (z, t), `(2 D - 2,)`, and Hessian."""
         n = self.free
         z, t, low, high = self.ends(z, t)
-        log_mass = log_interval(low, high, self.width)
-        at_low, at_high = edges(low, high, log_mass)
+        log_mass = log_interval_mass(low, high, self.width)
+        at_low, at_high = _end_densities(low, high, log_mass)
         mean = at_low - at_high
         gradient = torch.cat([(self.strict.mT @ mean - t)[:n], (t - z + mean)[:n]])
         low, high = (torch.where(end.isfinite(), end, 0.0) for end in (low, high))
@@ -107,30 +107,30 @@ class Ratio:
         )
 
 
-def tilted(strict: Tensor, low: Tensor, high: Tensor, width: Tensor) -> Tilt:
+def minimax_tilt(strict: Tensor, low: Tensor, high: Tensor, width: Tensor) -> Tilt:
     """The tilt whose largest ratio is smallest, by Newton's method on the saddle point.
 
     Whatever tilt the search ends with, the bound is that tilt's: the ratio is concave in z, and
     it is maximised to convergence. Without a tilt the bound is 0, so the answer is never above.
     """
-    ratio = Ratio(strict, low, high, width)
+    ratio = _LogRatio(strict, low, high, width)
     n, zeros = ratio.free, low.new_zeros(2 * (len(low) - 1))
-    for start in (newton(ratio, zeros, slice(0, 2 * n)), zeros):
+    for start in (_solve_newton(ratio, zeros, slice(0, 2 * n)), zeros):
         tilt = start[n:]
-        best = newton(ratio, start, slice(0, n))[:n]
+        best = _solve_newton(ratio, start, slice(0, n))[:n]
         gradient = ratio.derivatives(best, tilt)[0][:n]
-        bound = ratio.value(best, tilt) + SLACK
-        if float(gradient.abs().max()) < LEVEL and bound < 0:
+        bound = ratio.value(best, tilt) + _SLACK
+        if float(gradient.abs().max()) < _LEVEL and bound < 0:
             return Tilt(torch.cat([tilt, tilt.new_zeros(1)]), bound)
     return Tilt(torch.zeros_like(low), 0.0)
 
 
-def newton(ratio: Ratio, start: Tensor, free: slice) -> Tensor:
+def _solve_newton(ratio: _LogRatio, start: Tensor, free: slice) -> Tensor:
     """Solve for a zero of the gradient in the entries `free`, with steps that shorten it."""
     n, point = ratio.free, start.clone()
     gradient, hessian = ratio.derivatives(point[:n], point[n:])
     size = float(gradient[free].norm())
-    for _ in range(MAX_STEPS):
+    for _ in range(_MAX_STEPS):
         if not size > 1e-12:
             break
         step = torch.zeros_like(point)

@@ -10,20 +10,24 @@ import torch
 from torch import Generator, Tensor
 from torch.special import log_ndtr, ndtr
 
-from gmm_lightning.distributions.truncation.logconcave import FALLS, Tangents, touching_points
+from gmm_lightning.distributions.truncation.hull import (
+    TANGENT_DEPTHS,
+    PiecewiseExponentialHull,
+    tangent_points,
+)
 
 LOG_SQRT_2PI = 0.9189385332046727
 SQRT_HALF = 0.7071067811865476
 
 
 @cache
-def gauss_legendre() -> tuple[list[float], list[float]]:
+def _gauss_legendre() -> tuple[list[float], list[float]]:
     """Nodes and weights on [0, 1] that integrate what is smooth there to rounding."""
     nodes, weights = np.polynomial.legendre.leggauss(16)
     return (0.5 * (nodes + 1)).tolist(), (0.5 * weights).tolist()
 
 
-def log_interval(low: Tensor, high: Tensor, width: Tensor | None = None) -> Tensor:
+def log_interval_mass(low: Tensor, high: Tensor, width: Tensor | None = None) -> Tensor:
     """`log(Phi(high) - Phi(low))` to full relative precision, in the tails and for thin intervals.
 
     Args:
@@ -49,7 +53,7 @@ def log_interval(low: Tensor, high: Tensor, width: Tensor | None = None) -> Tens
     if thin.any():
         near, start, w = near[thin], (a - near)[thin], width[thin]
         total = torch.zeros_like(w)
-        for node, weight in zip(*gauss_legendre(), strict=True):
+        for node, weight in zip(*_gauss_legendre(), strict=True):
             t = start + node * w
             total = total + weight * (-t * (near + 0.5 * t)).exp()
         value[thin] = w.log() + total.log() - 0.5 * near.square() - LOG_SQRT_2PI
@@ -62,7 +66,7 @@ def truncated_normals(low: Tensor, high: Tensor, width: Tensor | None = None) ->
     flip = low + high < 0
     a, b = torch.where(flip, -high, low), torch.where(flip, -low, high)
     near = a.clamp(min=0)
-    falls = near.new_tensor(FALLS)
+    falls = near.new_tensor(TANGENT_DEPTHS)
     right = 2 * falls / (near.unsqueeze(-1) + (near.square().unsqueeze(-1) + 2 * falls).sqrt())
     left = torch.where(near.unsqueeze(-1) > 0, 0.0, -(2 * falls.flip(0)).sqrt())
     start = a - near
@@ -77,22 +81,24 @@ def truncated_normals(low: Tensor, high: Tensor, width: Tensor | None = None) ->
     def slope(t: Tensor, which: Tensor) -> Tensor:
         return -near[which] - t
 
-    return TruncatedNormals(Tangents.of(log_density, slope, touch, start, stop), near, sign)
+    return TruncatedNormals(
+        PiecewiseExponentialHull.of(log_density, slope, touch, start, stop), near, sign
+    )
 
 
 class TruncatedNormals:
     """What `truncated_normals` made: draw from it."""
 
-    def __init__(self, tangents: Tangents, near: Tensor, sign: Tensor) -> None:
-        self.tangents, self.near, self.sign = tangents, near, sign
+    def __init__(self, hull: PiecewiseExponentialHull, near: Tensor, sign: Tensor) -> None:
+        self.hull, self.near, self.sign = hull, near, sign
 
     def draw(self, which: Tensor, generator: Generator | None) -> Tensor:
         """One draw from interval `which` per row."""
-        t = self.tangents.draw(which, generator)
+        t = self.hull.draw(which, generator)
         return self.sign[which] * (self.near[which] + t)
 
 
-def one_normal_each(
+def sample_truncated_normals(
     low: Tensor, high: Tensor, width: Tensor, generator: Generator | None
 ) -> Tensor:
     """A standard normal in every interval `[low, high]`, `(E,)`, exact at any distance from zero.
@@ -116,7 +122,7 @@ def one_normal_each(
     return z
 
 
-def truncated_chi(
+def sample_truncated_chi(
     rows: int,
     num_features: int,
     low: float,
@@ -152,7 +158,7 @@ def truncated_chi(
         return value + power / (mode + t) if power else value
 
     start, stop = low - mode, high - mode
-    touch = touching_points(log_density, slope, start, stop)
-    tangents = Tangents.of(log_density, slope, touch, start, stop)
+    touch = tangent_points(log_density, slope, start, stop)
+    hull = PiecewiseExponentialHull.of(log_density, slope, touch, start, stop)
     one = torch.zeros(rows, dtype=torch.long, device=like.device)
-    return mode + tangents.draw(one, generator)
+    return mode + hull.draw(one, generator)

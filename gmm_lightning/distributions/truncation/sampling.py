@@ -12,12 +12,15 @@ from torch import Generator, Size, Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions._ancestral import choose_components, unwhiten_rows
-from gmm_lightning.distributions.truncation.envelopes import Part
-from gmm_lightning.distributions.truncation.region import Located, Radial
-from gmm_lightning.distributions.truncation.rejection import draw_jointly
-from gmm_lightning.distributions.truncation.truncated import truncated_chi
+from gmm_lightning.distributions.truncation.envelopes import GaussianComponent
+from gmm_lightning.distributions.truncation.euclidean import EuclideanRegion
+from gmm_lightning.distributions.truncation.rejection import rejection_sample
+from gmm_lightning.distributions.truncation.shells import MahalanobisRegion
+from gmm_lightning.distributions.truncation.truncated import sample_truncated_chi
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import full_precision
+
+Region = EuclideanRegion | MahalanobisRegion
 
 
 class TemperedMixture(NamedTuple):
@@ -35,7 +38,7 @@ class TemperedMixture(NamedTuple):
 
 
 def sample_within(
-    region: Radial | Located,
+    region: Region,
     mixture: TemperedMixture,
     shape: Size,
     component: Tensor | None,
@@ -58,15 +61,15 @@ def sample_within(
     """
     region.check(mixture.means.shape[-1])
     with full_precision(mixture.means.device):
-        if isinstance(region, Radial):
-            x, z = sample_radial(region, mixture, shape, component, generator)
+        if isinstance(region, MahalanobisRegion):
+            x, z = _sample_mahalanobis(region, mixture, shape, component, generator)
         else:
-            x, z = sample_located(region, mixture, shape, component, dtype, generator)
+            x, z = _sample_euclidean(region, mixture, shape, component, dtype, generator)
     return x.to(dtype), z
 
 
-def sample_radial(
-    region: Radial,
+def _sample_mahalanobis(
+    region: MahalanobisRegion,
     mixture: TemperedMixture,
     shape: Size,
     component: Tensor | None,
@@ -82,7 +85,7 @@ def sample_radial(
         z = choose_components(mixture.log_weights.exp(), shape, generator)
     like = mixture.means
     noise = torch.randn(*shape, d, dtype=like.dtype, device=like.device, generator=generator)
-    length = truncated_chi(math.prod(shape), d, low, high, like, generator).view(shape)
+    length = sample_truncated_chi(math.prod(shape), d, low, high, like, generator).view(shape)
     noise *= (length / noise.norm(dim=-1)).unsqueeze(-1)
     if mixture.means.dim() > 2:
         noise *= mixture.spread
@@ -91,12 +94,12 @@ def sample_radial(
     drawn, flat, which = torch.empty_like(noise).view(-1, d), noise.view(-1, d), z.reshape(-1)
     for one in which.unique().tolist():
         mine = (which == one).nonzero().squeeze(-1)
-        drawn[mine] = parts_of(mixture, [one])[0].unwhiten(flat[mine])
+        drawn[mine] = _components_of(mixture, [one])[0].unwhiten(flat[mine])
     return drawn.view(*shape, d), z
 
 
-def sample_located(
-    region: Located,
+def _sample_euclidean(
+    region: EuclideanRegion,
     mixture: TemperedMixture,
     shape: Size,
     component: Tensor | None,
@@ -111,7 +114,7 @@ def sample_located(
     asked = None if component is None else component.reshape(z.shape)
     log_weights = mixture.log_weights.reshape(cells, k)
     draw = partial(
-        draw_jointly,
+        rejection_sample,
         contains=region.contains,
         dtype=dtype,
         max_refused=region.max_refused,
@@ -121,7 +124,7 @@ def sample_located(
     if asked is not None:
         pairs = (pairs[::k] + asked).unique()
     listed = pairs.tolist()
-    envelopes = dict(zip(listed, region.envelopes(parts_of(mixture, listed)), strict=True))
+    envelopes = dict(zip(listed, region.envelopes(_components_of(mixture, listed)), strict=True))
     for cell in range(cells):
         if asked is None:
             own = [envelopes[cell * k + one] for one in range(k)]
@@ -136,7 +139,7 @@ def sample_located(
     return x.reshape(*shape, d), z.reshape(shape)
 
 
-def parts_of(mixture: TemperedMixture, pairs: Sequence[int]) -> list[Part]:
+def _components_of(mixture: TemperedMixture, pairs: Sequence[int]) -> list[GaussianComponent]:
     """Components `cell * K + k`, cell in the batch; the zeros of a factor tell a diagonal one."""
     *batch, k, d = mixture.means.shape
     means = mixture.means.reshape(-1, d)
@@ -149,4 +152,4 @@ def parts_of(mixture: TemperedMixture, pairs: Sequence[int]) -> list[Part]:
         factor = mixture.spread * mixture.covariance.scale_tril(scale[row : row + 1], d)[0]
         diagonal = not bool(factor.tril(-1).any())
         factors[row] = factor.diagonal().clone() if diagonal else factor
-    return [Part(means[pair], factors[row]) for pair, row in rows.items()]
+    return [GaussianComponent(means[pair], factors[row]) for pair, row in rows.items()]

@@ -7,53 +7,56 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.truncation.envelopes import Envelope, Part
-from gmm_lightning.distributions.truncation.tilting import Tilt, order_of_integration, tilted
+from gmm_lightning.distributions.truncation.envelopes import Envelope, GaussianComponent
+from gmm_lightning.distributions.truncation.tilting import Tilt, minimax_tilt, order_of_integration
 from gmm_lightning.distributions.truncation.truncated import (
-    log_interval,
-    one_normal_each,
+    log_interval_mass,
+    sample_truncated_normals,
     truncated_normals,
 )
 from gmm_lightning.linalg import factor_of_rows
 
 
-def box_envelope(part: Part, lower: Tensor, upper: Tensor) -> Envelope:
+def box_envelope(component: GaussianComponent, lower: Tensor, upper: Tensor) -> Envelope:
     """The envelope of a component in a box with ends `(D,)`: of those there are, the tightest."""
-    if part.is_diagonal:
-        return Intervals(part, lower, upper)
+    if component.is_diagonal:
+        return IndependentEnvelope(component, lower, upper)
     found: list[Envelope] = []
     if bool((upper - lower).isfinite().all()):
-        centred = Centred(part, lower, upper)
+        centred = BoxCentreEnvelope(component, lower, upper)
         if centred.keeps_digits:
             found.append(centred)
             if centred.largest_loss < 0.1:
                 return centred
-    found.append(Sequence(part, lower, upper))
+    found.append(SequentialEnvelope(component, lower, upper))
     return min(found, key=lambda envelope: envelope.log_mass)
 
 
-class Intervals(Envelope):
+class IndependentEnvelope(Envelope):
     """Independent features: a product of truncated normals, whose mass is the probability."""
 
     name: ClassVar[str] = "the component within the box"
 
-    def __init__(self, part: Part, lower: Tensor, upper: Tensor) -> None:
-        self.part, self.ends = part, (lower, upper)
-        low, high = (lower - part.mean) / part.factor, (upper - part.mean) / part.factor
-        width = (upper - lower) / part.factor
-        self.log_mass = float(log_interval(low, high, width).sum())
+    def __init__(self, component: GaussianComponent, lower: Tensor, upper: Tensor) -> None:
+        self.component, self.ends = component, (lower, upper)
+        low, high = (
+            (lower - component.mean) / component.factor,
+            (upper - component.mean) / component.factor,
+        )
+        width = (upper - lower) / component.factor
+        self.log_mass = float(log_interval_mass(low, high, width).sum())
         self.laws = truncated_normals(low, high, width)
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """See `Envelope.draw`."""
-        d = len(self.part.mean)
-        which = torch.arange(d, device=self.part.mean.device).repeat(rows)
+        d = len(self.component.mean)
+        which = torch.arange(d, device=self.component.mean.device).repeat(rows)
         z = self.laws.draw(which, generator).view(rows, d)
         # A thin interval far from the mean ends between two floats.
-        return self.part.unwhiten(z).clamp(*self.ends), z.new_zeros(rows)
+        return self.component.unwhiten(z).clamp(*self.ends), z.new_zeros(rows)
 
 
-class Centred(Envelope):
+class BoxCentreEnvelope(Envelope):
     """Dependent features in a small box: independent ones around its centre c, that bound them.
 
     With `x = c + y`, g the slope at c and p the smallest eigenvalue of the precision P,
@@ -65,14 +68,14 @@ class Centred(Envelope):
 
     name: ClassVar[str] = "independent features around the centre of the box"
 
-    def __init__(self, part: Part, lower: Tensor, upper: Tensor) -> None:
+    def __init__(self, component: GaussianComponent, lower: Tensor, upper: Tensor) -> None:
         self.center = 0.5 * (lower + upper)
-        self.factor = part.factor
+        self.factor = component.factor
         white = torch.linalg.solve_triangular(
-            part.factor, (self.center - part.mean)[:, None], upper=False
+            component.factor, (self.center - component.mean)[:, None], upper=False
         )
-        slope = torch.linalg.solve_triangular(part.factor.mT, white, upper=True).squeeze(-1)
-        spread = torch.linalg.svdvals(part.factor)
+        slope = torch.linalg.solve_triangular(component.factor.mT, white, upper=True).squeeze(-1)
+        spread = torch.linalg.svdvals(component.factor)
         p = spread[0] ** -2
         self.p = float(p)
         self.largest_loss = float((upper - lower).square().sum() / spread[-1].square()) / 8
@@ -82,8 +85,10 @@ class Centred(Envelope):
         self.keeps_digits = bool(terms.sum() < 1e6) and bool(
             (move.abs() < 1e9 * (upper - lower)).all()
         )
-        self.inner = Intervals(Part(self.center - move, p.rsqrt().expand_as(move)), lower, upper)
-        log_det = part.factor.diagonal().log().sum() + 0.5 * len(move) * p.log()
+        self.inner = IndependentEnvelope(
+            GaussianComponent(self.center - move, p.rsqrt().expand_as(move)), lower, upper
+        )
+        log_det = component.factor.diagonal().log().sum() + 0.5 * len(move) * p.log()
         self.log_mass = self.inner.log_mass + float(
             terms.sum() - log_det - 0.5 * white.square().sum()
         )
@@ -96,7 +101,7 @@ class Centred(Envelope):
         return x, 0.5 * (self.p * y.square().sum(-1) - white.square().sum(0))
 
 
-class Sequence(Envelope):
+class SequentialEnvelope(Envelope):
     """Dependent features: one truncated normal after the other, tilted by the saddle point.
 
     With `x - mu = diag(s) (I + A) z`, A strictly lower triangular, z_j given its predecessors is
@@ -111,9 +116,9 @@ class Sequence(Envelope):
     name: ClassVar[str] = "minimax tilting"
     cost: ClassVar[int] = 20
 
-    def __init__(self, part: Part, lower: Tensor, upper: Tensor) -> None:
-        low, high = (lower - part.mean).cpu(), (upper - part.mean).cpu()
-        factor = part.factor.cpu()
+    def __init__(self, component: GaussianComponent, lower: Tensor, upper: Tensor) -> None:
+        low, high = (lower - component.mean).cpu(), (upper - component.mean).cpu()
+        factor = component.factor.cpu()
         order = order_of_integration(factor, low, high)
         # From the rows of the factor: the covariance itself would lose half of the digits.
         factor = factor_of_rows(factor[order])
@@ -121,13 +126,13 @@ class Sequence(Envelope):
         strict = (factor / scale.unsqueeze(-1)).tril(-1)
         low, high = low[order] / scale, high[order] / scale
         width = (upper - lower).cpu()[order] / scale
-        device = part.mean.device
-        tilt: Tilt = tilted(strict, low, high, width)
+        device = component.mean.device
+        tilt: Tilt = minimax_tilt(strict, low, high, width)
         self.log_mass = tilt.log_bound
         self.tilt = tilt.values.to(device)
         self.strict = strict.to(device)
         self.low, self.high, self.width = low.to(device), high.to(device), width.to(device)
-        self.mean = part.mean
+        self.mean = component.mean
         self.spread = scale.to(device)
         self.place = order.argsort().to(device)
 
@@ -142,7 +147,7 @@ class Sequence(Envelope):
             offset, tilt = shift[:, j] + self.tilt[j], self.tilt[j]
             low, high = self.low[j] - offset, self.high[j] - offset
             width = self.width[j].expand(rows)
-            z[:, j] = tilt + one_normal_each(low, high, width, generator)
-            log_ratio += log_interval(low, high, width) + tilt * (0.5 * tilt - z[:, j])
+            z[:, j] = tilt + sample_truncated_normals(low, high, width, generator)
+            log_ratio += log_interval_mass(low, high, width) + tilt * (0.5 * tilt - z[:, j])
         x = ((z + shift) * self.spread)[:, self.place]
         return self.mean + x, log_ratio - self.log_mass

@@ -9,14 +9,19 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.truncation.boxes import Intervals
-from gmm_lightning.distributions.truncation.envelopes import Beyond, Envelope, Part, Whole
-from gmm_lightning.distributions.truncation.logconcave import Tangents, touching_points
+from gmm_lightning.distributions.truncation.box_envelopes import IndependentEnvelope
+from gmm_lightning.distributions.truncation.envelopes import (
+    Envelope,
+    GaussianComponent,
+    HalfSpaceEnvelope,
+    Unrestricted,
+)
+from gmm_lightning.distributions.truncation.hull import PiecewiseExponentialHull, tangent_points
 
-BISECTIONS = 60
+_BISECTIONS = 60
 
 
-class Axes(NamedTuple):
+class _PrincipalAxes(NamedTuple):
     """Components in the axes of their ellipsoids, with their means at the origin.
 
     Attributes:
@@ -36,45 +41,55 @@ class Axes(NamedTuple):
     turns: list[Tensor | None]
 
 
-def ball_envelopes(parts: Sequence[Part], center: Tensor, radius: float) -> list[Envelope]:
+def ball_envelopes(
+    components: Sequence[GaussianComponent], center: Tensor, radius: float
+) -> list[Envelope]:
     """The envelope of the least mass for each component."""
     if len(center) == 1:
         end = torch.full_like(center, radius)
-        around = (Part(part.mean - center, part.factor.reshape(1)) for part in parts)
-        return [Turned(center, None, Intervals(part, -end, end)) for part in around]
-    axes = principal_axes(parts, center, radius)
+        around = (
+            GaussianComponent(component.mean - center, component.factor.reshape(1))
+            for component in components
+        )
+        return [
+            RotatedEnvelope(center, None, IndependentEnvelope(component, -end, end))
+            for component in around
+        ]
+    axes = _principal_axes(components, center, radius)
     # A tilt takes the square of the radius, and gains nothing where that is no number.
-    tilts = Tilts(axes, radius) if 1e-100 < radius < 1e100 else None
-    discs = Discs(axes, radius)
+    tilts = _ExponentialTilts(axes, radius) if 1e-100 < radius < 1e100 else None
+    slices = _Slices(axes, radius)
     chosen: list[Envelope] = []
-    for k, part in enumerate(parts):
-        own = Part(part.mean, axes.variance[k].sqrt())
-        found: list[Envelope] = [Disc(center, discs, axes, k)]
+    for k, component in enumerate(components):
+        own = GaussianComponent(component.mean, axes.variance[k].sqrt())
+        found: list[Envelope] = [SliceEnvelope(center, slices, axes, k)]
         if tilts is not None:
-            found.append(Tilted(part.mean, tilts, axes, k))
+            found.append(TiltedEnvelope(component.mean, tilts, axes, k))
         toward = axes.nearest[k] / own.factor
         depth = toward.norm()
         if float(depth) > 0:
-            turned = Part(torch.zeros_like(part.mean), own.factor)
-            plane = Beyond(turned, toward / depth, depth)
-            found.append(Turned(part.mean, axes.turns[k], plane))
+            turned = GaussianComponent(torch.zeros_like(component.mean), own.factor)
+            plane = HalfSpaceEnvelope(turned, toward / depth, depth)
+            found.append(RotatedEnvelope(component.mean, axes.turns[k], plane))
         else:
-            found.append(Whole(part))
+            found.append(Unrestricted(component))
         chosen.append(min(found, key=lambda envelope: envelope.log_mass))
     return chosen
 
 
-def principal_axes(parts: Sequence[Part], center: Tensor, radius: float) -> Axes:
+def _principal_axes(
+    components: Sequence[GaussianComponent], center: Tensor, radius: float
+) -> _PrincipalAxes:
     """Rotate each component, and find where the ball comes closest to it."""
     variances, centers, turns = [], [], []
-    for part in parts:
-        gap = center - part.mean
-        if part.is_diagonal:
-            variances.append(part.factor.square())
+    for component in components:
+        gap = center - component.mean
+        if component.is_diagonal:
+            variances.append(component.factor.square())
             centers.append(gap)
             turns.append(None)
         else:
-            turn, spread, _ = torch.linalg.svd(part.factor)
+            turn, spread, _ = torch.linalg.svd(component.factor)
             variances.append(spread.square())
             centers.append(gap @ turn)
             turns.append(turn)
@@ -84,24 +99,24 @@ def principal_axes(parts: Sequence[Part], center: Tensor, radius: float) -> Axes
     # In units of R, and root by root, so that no ball is too small or too large for a float.
     excess = (a.norm(dim=-1) / radius - 1).clamp(min=0)
     low, high = excess / e.amax(-1), excess / e.amin(-1)
-    for _ in range(BISECTIONS):
+    for _ in range(_BISECTIONS):
         middle = low.sqrt() * high.sqrt()
         outside = (a / radius / (1 + middle.unsqueeze(-1) * e)).norm(dim=-1) > 1
         low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
     pull = low.sqrt() * high.sqrt()
     le = pull.unsqueeze(-1) * e
-    return Axes(e, a, a * le / (1 + le), a / (1 + le), pull, turns)
+    return _PrincipalAxes(e, a, a * le / (1 + le), a / (1 + le), pull, turns)
 
 
-def turned_back(origin: Tensor, turn: Tensor | None, y: Tensor) -> Tensor:
+def _rotate_back(origin: Tensor, turn: Tensor | None, y: Tensor) -> Tensor:
     """Rows in the axes of the component, from some origin on, to rows of the data."""
     return origin + (y if turn is None else y @ turn.mT)
 
 
-class Turned(Envelope):
+class RotatedEnvelope(Envelope):
     """An envelope in the axes of a component, turned back."""
 
-    name: ClassVar[str] = Beyond.name
+    name: ClassVar[str] = HalfSpaceEnvelope.name
 
     def __init__(self, mean: Tensor, turn: Tensor | None, inner: Envelope) -> None:
         self.mean, self.turn, self.inner = mean, turn, inner
@@ -110,10 +125,10 @@ class Turned(Envelope):
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """See `Envelope.draw`."""
         y, log_accept = self.inner.draw(rows, generator)
-        return turned_back(self.mean, self.turn, y), log_accept
+        return _rotate_back(self.mean, self.turn, y), log_accept
 
 
-class Tilts:
+class _ExponentialTilts:
     """The best `l >= 0` in `1 <= exp(l (R^2 - |y - a|^2) / 2)`, which holds within the ball.
 
     Under the factor a Gaussian stays one, of precision `P + l I`, and its mass is
@@ -125,13 +140,13 @@ class Tilts:
     the probability: a twentieth in a hundred dimensions.
     """
 
-    def __init__(self, axes: Axes, radius: float) -> None:
+    def __init__(self, axes: _PrincipalAxes, radius: float) -> None:
         e, a = axes.variance, axes.center
         square, d = radius**2, e.shape[-1]
         far = a.norm(dim=-1)
         high = torch.maximum(torch.full_like(far, 2 * d / square), 2 * far / radius / e.amin(-1))
         least = low = high * 1e-16
-        for _ in range(BISECTIONS):
+        for _ in range(_BISECTIONS):
             middle = (low * high).sqrt()
             tilted = 1 + middle.unsqueeze(-1) * e
             wide = (e / tilted + (a / tilted).square()).sum(-1) > square
@@ -145,25 +160,27 @@ class Tilts:
         self.square = square
 
 
-class Tilted(Envelope):
-    """Component k under the best of `Tilts`."""
+class TiltedEnvelope(Envelope):
+    """Component k under the best of `_ExponentialTilts`."""
 
     name: ClassVar[str] = "a Gaussian drawn to the centre of the ball"
 
-    def __init__(self, mean: Tensor, tilts: Tilts, axes: Axes, k: int) -> None:
+    def __init__(
+        self, mean: Tensor, tilts: _ExponentialTilts, axes: _PrincipalAxes, k: int
+    ) -> None:
         self.mean, self.turn, self.center = mean, axes.turns[k], axes.center[k]
-        self.part = Part(tilts.mean[k], tilts.spread[k])
+        self.component = GaussianComponent(tilts.mean[k], tilts.spread[k])
         self.tilt, self.square = tilts.tilt[k], tilts.square
         self.log_mass = float(tilts.log_mass[k])
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """See `Envelope.draw`."""
-        y = self.part.unwhiten(self.part.noise(rows, generator))
+        y = self.component.unwhiten(self.component.noise(rows, generator))
         missing = self.square - (y - self.center).square().sum(-1)
-        return turned_back(self.mean, self.turn, y), -0.5 * self.tilt * missing
+        return _rotate_back(self.mean, self.turn, y), -0.5 * self.tilt * missing
 
 
-class Discs:
+class _Slices:
     """The ball as a pile of discs, tilted along the normal at its nearest point y0.
 
     With `y = y0 + w` and s the depth of y below the plane that touches the ball there,
@@ -175,7 +192,7 @@ class Discs:
     depth has `h(t) = m log t + m log(1 - t) - G t` with `m = (D - 1) / 2`, `G = 2 R |g|`.
     """
 
-    def __init__(self, axes: Axes, radius: float) -> None:
+    def __init__(self, axes: _PrincipalAxes, radius: float) -> None:
         d, m = axes.variance.shape[-1], 0.5 * (axes.variance.shape[-1] - 1)
         steep = 2 * (radius * axes.pull) * radius
         mode = 2 * m / (steep + 2 * m + (steep.square() + 4 * m**2).sqrt())
@@ -188,43 +205,43 @@ class Discs:
             at = mode[which] + t
             return m / at - m / (1 - at) - steep[which]
 
-        touch = touching_points(log_density, slope, -mode, 1 - mode)
-        self.tangents = Tangents.of(log_density, slope, touch, -mode, 1 - mode)
+        touch = tangent_points(log_density, slope, -mode, 1 - mode)
+        self.hull = PiecewiseExponentialHull.of(log_density, slope, touch, -mode, 1 - mode)
         self.mode, self.radius, self.num_features = mode, radius, d
         height = m * (mode * (1 - mode)).log() - steep * mode
         disc = m * math.log(math.pi) - math.lgamma(m + 1)
-        volume = d * math.log(2 * radius) + disc + height + self.tangents.log_mass
+        volume = d * math.log(2 * radius) + disc + height + self.hull.log_mass
         square = (axes.nearest.square() / axes.variance).sum(-1)
         peak = -0.5 * (square + (2 * math.pi * axes.variance).log().sum(-1))
         self.log_mass = peak + volume
 
 
-class Disc(Envelope):
+class SliceEnvelope(Envelope):
     """Component k within its pile of discs."""
 
     name: ClassVar[str] = "the ball, tilted towards the component"
 
-    def __init__(self, center: Tensor, discs: Discs, axes: Axes, k: int) -> None:
-        self.center, self.turn, self.k, self.discs = center, axes.turns[k], k, discs
+    def __init__(self, center: Tensor, slices: _Slices, axes: _PrincipalAxes, k: int) -> None:
+        self.center, self.turn, self.k, self.slices = center, axes.turns[k], k, slices
         self.variance, self.from_nearest = axes.variance[k], axes.inward[k]
         inward = self.from_nearest if float(axes.pull[k]) > 0 else torch.ones_like(center)
         inward = inward / inward.abs().max()
         self.inward = inward / inward.norm()
-        self.log_mass = float(discs.log_mass[k])
+        self.log_mass = float(slices.log_mass[k])
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """See `Envelope.draw`."""
-        radius, like = self.discs.radius, self.center
+        radius, like = self.slices.radius, self.center
         which = torch.full((rows,), self.k, dtype=torch.long, device=like.device)
-        t, log_accept = self.discs.tangents.propose(which, generator)
-        t = self.discs.mode[self.k] + t
+        t, log_accept = self.slices.hull.propose(which, generator)
+        t = self.slices.mode[self.k] + t
         # From the centre of the ball on: what is added to it may be smaller than its last digit.
         y = radius * (2 * t - 1).unsqueeze(-1) * self.inward
-        d = self.discs.num_features
+        d = self.slices.num_features
         z = torch.randn(rows, d, dtype=like.dtype, device=like.device, generator=generator)
         z = z - (z @ self.inward).unsqueeze(-1) * self.inward
         u = torch.rand(rows, dtype=like.dtype, device=like.device, generator=generator)
         size = 2 * radius * (t * (1 - t)).sqrt() * u ** (1 / (d - 1))
         y = y + (size / z.norm(dim=-1)).unsqueeze(-1) * z
         bend = ((y + self.from_nearest).square() / self.variance).sum(-1)
-        return turned_back(self.center, self.turn, y), log_accept - 0.5 * bend
+        return _rotate_back(self.center, self.turn, y), log_accept - 0.5 * bend

@@ -13,14 +13,14 @@ Function = Callable[[Tensor, Tensor], Tensor]
 
 # Where the density has fallen by these logarithms below its mode, a tangent touches. The values
 # give a half normal the least envelope with two tangents beside the mode's: 0.956 is accepted.
-FALLS = (0.33743414, 1.77361949)
+TANGENT_DEPTHS = (0.33743414, 1.77361949)
 
 # Far more than a share of acceptance above 0.8 will ever need.
-MAX_ROUNDS = 200
+_MAX_ROUNDS = 200
 
 
 @dataclass(frozen=True)
-class Tangents:
+class PiecewiseExponentialHull:
     """An upper bound of densities `exp(h(t))` on `[low, high]`: the least of some tangents of h.
 
     A tangent of a concave function lies above it everywhere, so the bound holds wherever the
@@ -47,8 +47,8 @@ class Tangents:
     @staticmethod
     def of(
         log_density: Function, slope: Function, touch: Tensor, low: Tensor, high: Tensor
-    ) -> Tangents:
-        """The bound of h on `[low, high]`, `(E,)`, from tangents at `touch`, `(E, m)`.
+    ) -> PiecewiseExponentialHull:
+        """The bound of h on `[low, high]`, `(E,)`, from hull at `touch`, `(E, m)`.
 
         An end may be infinite where h has touching points with a slope towards it.
         """
@@ -56,9 +56,9 @@ class Tangents:
         h, d = log_density(touch, which), slope(touch, which)
         step, bend = touch.diff(dim=-1), -d.diff(dim=-1)
         # The tangents at t and t + s meet at t + (h(t+s) - h(t) - d(t+s) s) / (d(t) - d(t+s)).
-        part = (h.diff(dim=-1) - d[:, 1:] * step) / bend
-        part = torch.where((part >= 0) & (part <= step), part, 0.5 * step)
-        knots = touch[:, :-1] + part
+        offset = (h.diff(dim=-1) - d[:, 1:] * step) / bend
+        offset = torch.where((offset >= 0) & (offset <= step), offset, 0.5 * step)
+        knots = touch[:, :-1] + offset
         left = torch.cat([low.unsqueeze(-1), knots], -1)
         right = torch.cat([knots, high.unsqueeze(-1)], -1)
         summit = torch.where(d > 0, right, left)
@@ -69,7 +69,9 @@ class Tangents:
         log_area = h + d * (summit - touch) + area
         share = log_area.softmax(-1).cumsum(-1)
         share = share / share[:, -1:]
-        return Tangents(log_density, touch, h, d, left, right, share, log_area.logsumexp(-1))
+        return PiecewiseExponentialHull(
+            log_density, touch, h, d, left, right, share, log_area.logsumexp(-1)
+        )
 
     def propose(self, which: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """A draw from the bound of density `which` for each row, and its `log` acceptance."""
@@ -93,7 +95,7 @@ class Tangents:
         """A draw from density `which` for each row, exactly."""
         drawn = torch.empty(len(which), dtype=self.touch.dtype, device=which.device)
         open_rows = torch.arange(len(which), device=which.device)
-        for _ in range(MAX_ROUNDS):
+        for _ in range(_MAX_ROUNDS):
             if len(open_rows) == 0:
                 return drawn
             t, log_accept = self.propose(which[open_rows], generator)
@@ -117,8 +119,8 @@ def accept(log_probability: Tensor, generator: Generator | None) -> Tensor:
     return u.log() < log_probability
 
 
-def touching_points(log_density: Function, slope: Function, low: Tensor, high: Tensor) -> Tensor:
-    """Where h has fallen by `FALLS` on either side of its mode 0, and 0 itself, `(E, 2 J + 1)`.
+def tangent_points(log_density: Function, slope: Function, low: Tensor, high: Tensor) -> Tensor:
+    """Where h lies `TANGENT_DEPTHS` below its maximum at 0, on either side, and 0: `(E, 2 J + 1)`.
 
     Args:
         log_density: h with `h(0) = 0`, its maximum on the interval, and `h'' <= -1`.
@@ -127,8 +129,8 @@ def touching_points(log_density: Function, slope: Function, low: Tensor, high: T
         high: right ends, >= 0, `(E,)`.
     """
     which = torch.arange(len(low), device=low.device).unsqueeze(-1)
-    side = low.new_tensor([-1.0, 1.0]).repeat_interleave(len(FALLS)).unsqueeze(0)
-    falls = low.new_tensor([*reversed(FALLS), *FALLS]).unsqueeze(0)
+    side = low.new_tensor([-1.0, 1.0]).repeat_interleave(len(TANGENT_DEPTHS)).unsqueeze(0)
+    falls = low.new_tensor([*reversed(TANGENT_DEPTHS), *TANGENT_DEPTHS]).unsqueeze(0)
     end = torch.where(side > 0, high.unsqueeze(-1), -low.unsqueeze(-1))
     rate = (-side * slope(torch.zeros_like(end), which)).clamp(min=0)
     # h(t) <= -rate |t| - t^2 / 2, so the fall is reached before this point.
@@ -139,5 +141,5 @@ def touching_points(log_density: Function, slope: Function, low: Tensor, high: T
         beyond = log_density(side * middle, which) < -falls
         outer, inner = torch.where(beyond, middle, outer), torch.where(beyond, inner, middle)
     points = side * inner
-    left, right = points.split(len(FALLS), dim=-1)
+    left, right = points.split(len(TANGENT_DEPTHS), dim=-1)
     return torch.cat([left, torch.zeros_like(left[:, :1]), right], -1)
