@@ -8,7 +8,14 @@ import time
 import torch
 
 from gmm_lightning.app.recipes.account import Account
-from gmm_lightning.distributions import Ball, Box, Confidence, HalfSpace, MixtureOfGaussians, Shell
+from gmm_lightning.distributions import (
+    Ball,
+    Box,
+    Confidence,
+    HalfSpace,
+    MixtureOfGaussians,
+    Shell,
+)
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.plotting import plot_samples
 from gmm_lightning.plotting.figures import dynamic_figsize, new_grid
