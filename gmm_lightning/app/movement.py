@@ -132,7 +132,7 @@ def backgrounds(mixture: MixtureOfGaussians, fraction: float) -> MixtureOfGaussi
     # The first of them always is one.
     kept = torch.zeros_like(weights, dtype=torch.bool).scatter(-1, order, before < fraction)
     logits = torch.where(kept, weights.log(), -torch.inf)
-    return mixture.new(logits, mixture.means, mixture.scale, mixture.covariance)
+    return mixture.with_parameters(logits, mixture.means, mixture.scale, mixture.covariance)
 
 
 def of_running_gaussian(x: Tensor, noise: float, rate: float = 0.05) -> Verdict:

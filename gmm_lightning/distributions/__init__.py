@@ -1,16 +1,16 @@
-"""The distribution that a layer returns, and what can be computed with it.
+"""The distribution that layers and heads return, and functions of it, in five rooms.
 
-- Cut: `marginal`, `condition`, `regress`, and for missing entries `impute`, `log_prob_of_present`.
-- Draw: `MixtureOfGaussians.sample` and `rsample`, within `Shell`, `Confidence`, `Ball`, `Box`,
-  `HalfSpace`, `Where`; `implicit`, `relaxed`, `score_function` for gradients.
-- Compare: `entropy`, `entropy_bounds`, `kl_divergence`, `kl_variational`, `l2_distance`,
+- `density`: `MixtureOfGaussians.log_prob`, `sample`, `rsample`; gradients of expectations by
+  `implicit_reparameterization`, `gumbel_softmax_sample`, `score_function`.
+- `truncation`: the regions `Shell`, `Confidence`, `Ball`, `Box`, `HalfSpace`, `Where`, and
+  `EuclideanRegion` and `MahalanobisRegion` to write another.
+- `inference`: `marginal`, `condition`, `regress`; `impute`, `log_prob_observed` for missing
+  entries; `cdf`, `quantile`, `interval`; `modes`, `grad_log_prob`; `confidence_radius`,
+  `in_confidence_region`, `ellipses`, `squared_mahalanobis`.
+- `algebra`: `affine`, `convolve`, `product`, `unscented`; `prune`, `reduce`, `moment_match`;
+  `entropy`, `entropy_bounds`, `kl_divergence`, `kl_variational`, `l2_distance`,
   `cauchy_schwarz_divergence`, `log_inner_product`.
-- Find: `modes`, `grad_log_prob`, `confidence_radius`, `in_confidence_region`, `ellipses`,
-  `squared_mahalanobis`.
-- Judge a forecast: `cdf`, `quantile`, `interval`, `crps`, `probability_integral_transform`,
-  `energy_score`.
-- Transform: `affine`, `convolve`, `product`, `unscented`, `sigma_points`, `from_sigma_points`.
-- Shrink: `prune`, `reduce`, `MixtureOfGaussians.moment_match`.
+- `scoring`: `crps`, `energy_score`, `probability_integral_transform`.
 
 Functions take a mixture, or a layer for its `distribution()`.
 """
@@ -43,11 +43,11 @@ from gmm_lightning.distributions.density import (
     MixtureDensity,
     SampleShape,
     as_mixture,
-    check_reparameterized,
-    drawn,
-    implicit,
-    relaxed,
-    reparameterized,
+    check_reparameterization,
+    draw_reparameterized,
+    draw_samples,
+    gumbel_softmax_sample,
+    implicit_reparameterization,
     score_function,
 )
 from gmm_lightning.distributions.inference import (
@@ -55,18 +55,18 @@ from gmm_lightning.distributions.inference import (
     cdf,
     condition,
     confidence_radius,
-    ellipse_of,
+    covariance_ellipse,
     ellipses,
     grad_log_prob,
     impute,
     in_confidence_region,
     interval,
-    log_prob_of_present,
+    log_prob_observed,
     marginal,
     modes,
     quantile,
     regress,
-    require_reached,
+    require_positive_density,
     squared_mahalanobis,
 )
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
@@ -104,21 +104,23 @@ __all__ = [
     "as_mixture",
     "cauchy_schwarz_divergence",
     "cdf",
-    "check_reparameterized",
+    "check_reparameterization",
     "chi_quantile",
     "condition",
     "confidence_radius",
     "convolve",
+    "covariance_ellipse",
     "crps",
-    "drawn",
-    "ellipse_of",
+    "draw_reparameterized",
+    "draw_samples",
     "ellipses",
     "energy_score",
     "entropy",
     "entropy_bounds",
     "from_sigma_points",
     "grad_log_prob",
-    "implicit",
+    "gumbel_softmax_sample",
+    "implicit_reparameterization",
     "impute",
     "in_confidence_region",
     "interval",
@@ -126,7 +128,7 @@ __all__ = [
     "kl_variational",
     "l2_distance",
     "log_inner_product",
-    "log_prob_of_present",
+    "log_prob_observed",
     "marginal",
     "modes",
     "moment_match",
@@ -136,9 +138,7 @@ __all__ = [
     "quantile",
     "reduce",
     "regress",
-    "relaxed",
-    "reparameterized",
-    "require_reached",
+    "require_positive_density",
     "score_function",
     "sigma_points",
     "squared_mahalanobis",

@@ -1,4 +1,4 @@
-"""Ancestral sampling: a component per row, then a coloured standard normal."""
+"""Ancestral sampling: a component per row, then a normal with its mean and covariance."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import math
 import torch
 from torch import Generator, Size, Tensor
 
+from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.covariances import Covariance
-
-# Numbers gathered at once, so that n dense factors never stand in memory together.
-GATHER_LIMIT = 1 << 22
 
 
 def choose_components(weights: Tensor, shape: Size, generator: Generator | None) -> Tensor:
-    """Component indices of shape `(*S, *B)`, drawn from weights `(*B, K)`."""
+    """Component indices of shape `(*S, *B)`, drawn with weights `(*B, K)`."""
     if math.prod(shape) == 0:
         return torch.zeros(shape, dtype=torch.long, device=weights.device)
     table = weights.reshape(-1, weights.shape[-1])
@@ -25,7 +23,7 @@ def choose_components(weights: Tensor, shape: Size, generator: Generator | None)
 def unwhiten_rows(
     family: Covariance, means: Tensor, scale: Tensor, component: Tensor, noise: Tensor
 ) -> Tensor:
-    """`mu_z + L_z noise` row by row, with the factors gathered in bounded portions.
+    """`mu_z + L_z noise` row by row, with the factors gathered in chunks.
 
     Shape:
         means `(*B, K, D)`, scale `(*B, G, ...)`, component `(*S, *B)`, noise `(*S, *B, D)`.
@@ -37,10 +35,10 @@ def unwhiten_rows(
     which = (cell * groups + (component if groups > 1 else 0)).reshape(-1)
     table = scale.reshape(-1, *scale.shape[len(batch) + 1 :])
     centre = means.reshape(-1, d)[(cell * k + component).reshape(-1)]
-    size = max(1, GATHER_LIMIT // max(1, table[0].numel()))
-    # Filled in place: small results kept between large portions would splinter the heap.
-    coloured = torch.empty_like(centre)
-    portions = (values.split(size) for values in (which, noise.reshape(-1, d), coloured))
-    for index, rows, place in zip(*portions, strict=True):
+    size = rows_per_chunk(table[0].numel(), scale, in_cache=False)
+    # Filled in place: small results kept between large chunks would splinter the heap.
+    correlated = torch.empty_like(centre)
+    chunks = (values.split(size) for values in (which, noise.reshape(-1, d), correlated))
+    for index, rows, place in zip(*chunks, strict=True):
         place.copy_(family.unwhiten(table[index], rows))
-    return (centre + coloured).reshape(noise.shape)
+    return (centre + correlated).reshape(noise.shape)

@@ -1,7 +1,7 @@
-"""How a forecast is judged by the value that came.
+"""Scoring of forecasts: proper scores, and the probability integral transform.
 
-By where it falls: the probability integral transform is uniform if the forecasts are right. And by
-proper scores, which no other forecast than the right one makes smaller on average.
+The expectation of a proper score is least for the true distribution. The probability integral
+transform of observations is uniform for calibrated forecasts.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from gmm_lightning.distributions.density import (
     MixtureDensity,
     as_mixture,
     conditional_cdfs,
-    drawn,
-    reparameterized,
+    draw_reparameterized,
+    draw_samples,
 )
 from gmm_lightning.distributions.inference import require_one_feature
 
@@ -29,15 +29,15 @@ def crps(mixture: MixtureDensity, y: Tensor) -> Tensor:
         sum_k w_k A(y - mu_k, s_k) - sum_kl w_k w_l A(mu_k - mu_l, sqrt(s_k^2 + s_l^2)) / 2,
         A(m, s) = E|N(m, s^2)| = 2 s phi(m / s) + m (2 Phi(m / s) - 1)
 
-    Lower is better, in the unit of y: for a forecast without spread it is the absolute error.
-    Differentiable, so it may be trained on.
+    Lower is better, in the unit of y; for a point mass it is the absolute error. Differentiable,
+    and so a loss.
 
     Shape:
         y `(*S, *B, 1)` gives `(*S, *B)`.
 
     Args:
         mixture: of one feature.
-        y: what was observed.
+        y: the observations.
 
     Raises:
         InvalidArgumentError: several features, or rows of another shape.
@@ -57,15 +57,15 @@ def crps(mixture: MixtureDensity, y: Tensor) -> Tensor:
     mixture.check_rows(y)
     means, scale = mixture.means.squeeze(-1), mixture.scale_tril[..., 0, 0]
     weights = mixture.weights
-    miss = mean_absolute(y.to(means.dtype) - means, scale)
+    miss = _mean_absolute(y.to(means.dtype) - means, scale)
     apart = means.unsqueeze(-1) - means.unsqueeze(-2)
     both = torch.hypot(scale.unsqueeze(-1), scale.unsqueeze(-2))
     pairs = weights.unsqueeze(-1) * weights.unsqueeze(-2)
-    spread = (pairs * mean_absolute(apart, both)).sum((-2, -1))
+    spread = (pairs * _mean_absolute(apart, both)).sum((-2, -1))
     return (weights * miss).sum(-1) - 0.5 * spread
 
 
-def mean_absolute(mean: Tensor, scale: Tensor) -> Tensor:
+def _mean_absolute(mean: Tensor, scale: Tensor) -> Tensor:
     """`E|X|` of `N(m, s^2)`."""
     z = mean / scale
     return scale * math.sqrt(2 / math.pi) * (-0.5 * z.square()).exp() + mean * torch.erf(
@@ -74,17 +74,17 @@ def mean_absolute(mean: Tensor, scale: Tensor) -> Tensor:
 
 
 def probability_integral_transform(mixture: MixtureDensity, y: Tensor) -> Tensor:
-    """`u_d = P(Y_d <= y_d | y_1 .. y_d-1)`: independent and uniform if y is from the mixture.
+    """`u_d = P(Y_d <= y_d | y_1 .. y_d-1)`: independent and uniform for y of the mixture.
 
-    For one feature it is the distribution function; for several the transform of Rosenblatt, in
-    the order of the features. Differentiable in y and the parameters.
+    For one feature it is the distribution function; for several the Rosenblatt transform, in the
+    order of the features. Differentiable in y and the parameters.
 
     Shape:
         y `(*S, *B, D)` gives `(*S, *B, D)`.
 
     Args:
         mixture: the forecast.
-        y: what was observed.
+        y: the observations.
 
     Raises:
         InvalidArgumentError: rows of another shape.
@@ -110,22 +110,22 @@ def energy_score(
     num_draws: int = 100,
     generator: Generator | None = None,
 ) -> Tensor:
-    """`E|X - y| - E|X - X'| / 2` with Euclidean lengths, from draws: the CRPS of rows.
+    """The energy score `E|X - y| - E|X - X'| / 2`, the multivariate CRPS, by Monte Carlo.
 
-    Unbiased: each row has its own draws, of which each is compared with y and with the next one.
-    Lower is better. Parameters with gradients get them through the draws, as from `rsample`.
+    Unbiased: each row has its own samples, of which each is compared with y and with the next.
+    Lower is better. Gradients of the parameters flow through the samples, as from `rsample`.
 
     Shape:
-        y `(*S, *B, D)` gives `(*S, *B)`, by way of draws `(num_draws, *S, *B, D)`.
+        y `(*S, *B, D)` gives `(*S, *B)`, from samples `(num_draws, *S, *B, D)`.
 
     Args:
         mixture: the forecast, of any number of features.
-        y: what was observed.
-        num_draws: for each row, at least 2.
-        generator: of the draws.
+        y: the observations.
+        num_draws: samples for each row, at least 2.
+        generator: source of randomness.
 
     Raises:
-        InvalidArgumentError: fewer than 2 draws, or rows of another shape.
+        InvalidArgumentError: fewer than 2 samples, or rows of another shape.
 
     References:
         T. Gneiting, A. E. Raftery (2007), Strictly proper scoring rules, prediction, and
@@ -147,8 +147,8 @@ def energy_score(
     if torch.is_grad_enabled() and any(
         p.requires_grad for p in (own.mixture_logits, own.means, own.scale)
     ):
-        x = reparameterized(own, shape, DrawOptions(), None, generator)
+        x = draw_reparameterized(own, shape, DrawOptions(), None, generator)
     else:
-        x, _ = drawn(own, shape, DrawOptions(), generator)
+        x, _ = draw_samples(own, shape, DrawOptions(), generator)
     miss = (x - y.to(x.dtype)).norm(dim=-1).mean(0)
     return miss - 0.5 * (x - x.roll(1, 0)).norm(dim=-1).mean(0)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from gmm_lightning.distributions import MixtureOfGaussians, ellipse_of
+from gmm_lightning.distributions import MixtureOfGaussians, covariance_ellipse
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._rows import to_array
 
@@ -190,6 +190,6 @@ def ellipse(parts: Components, j: int, std: float) -> tuple[float, float, float]
     The width lies along the axis of largest variance: `2 std sqrt(lambda_1)`.
     """
     center, factor = torch.from_numpy(parts.means[j]), torch.from_numpy(parts.factors[j])
-    found = ellipse_of(center, factor, std)
+    found = covariance_ellipse(center, factor, std)
     width, height = (2 * found.semi_axes).tolist()
     return width, height, math.degrees(found.angle)

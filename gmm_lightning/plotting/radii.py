@@ -21,8 +21,8 @@ def confidence_ellipse_std_devs(
 ) -> list[float]:
     """The Mahalanobis radii inside which a Gaussian of `df` features has the given masses.
 
-    `r^2` is the quantile of the chi-square law: two standard deviations hold 95 % of the mass on a
-    line, but 86 % in the plane.
+    `r^2` is the quantile of the chi-square distribution: two standard deviations hold 95 %
+    of the mass on a line, but 86 % in the plane.
 
     Args:
         confidence_levels: Masses in (0, 1), or one of them.

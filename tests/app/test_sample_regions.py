@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import get_object
-from laws import LEVEL
 from omegaconf import DictConfig
 from scipy import stats
+from support.goodness_of_fit import LEVEL
 from things import COLUMNS, Plain, Rows
 
 from gmm_lightning import distributions
@@ -169,8 +169,8 @@ def test_the_other_columns_given_some(
         assert stats.chisquare(counts[kept], counts[kept].sum() * share).pvalue > LEVEL
     for k in np.flatnonzero(counts > 100):
         for column, at in enumerate(rest):
-            law = stats.norm(means[k, column], math.sqrt(covariances[k, column, column]))
-            assert stats.kstest(x[z == k, at], law.cdf).pvalue > LEVEL
+            reference = stats.norm(means[k, column], math.sqrt(covariances[k, column, column]))
+            assert stats.kstest(x[z == k, at], reference.cdf).pvalue > LEVEL
 
 
 def test_a_condition_and_a_region_of_the_rest(drawn: Callable[..., tuple[Rows, Rows]]) -> None:

@@ -14,7 +14,7 @@ from gmm_lightning import GMMLayer, MixtureOfGaussians, distributions, losses
 from gmm_lightning.distributions import (
     affine,
     convolve,
-    log_prob_of_present,
+    log_prob_observed,
     moment_match,
     product,
     prune,
@@ -126,7 +126,7 @@ def test_missing_entries_are_integrated_out(
     gone = torch.rand(x.shape, generator=generator, device=x.device) < 0.4
     x[gone] = torch.nan
     found = mixture.log_prob(x, missing="marginalize")
-    assert torch.equal(found, log_prob_of_present(mixture, x))
+    assert torch.equal(found, log_prob_observed(mixture, x))
     assert found.shape == x.shape[:-1]
     # Row by row with the marginal of its own mixture.
     for cell in torch.cartesian_prod(*(torch.arange(n) for n in x.shape[:-1])).view(
@@ -171,7 +171,7 @@ def test_missing_is_asked_for_by_its_word(generator: torch.Generator) -> None:
 # -- layers and what is no mixture --------------------------------------------------------------
 
 # What layers and commands draw by has its options checked, and is given a mixture.
-GIVEN = ("drawn", "reparameterized")
+GIVEN = ("draw_samples", "draw_reparameterized")
 OF_MIXTURES = {
     name: call
     for module in (distributions, losses)

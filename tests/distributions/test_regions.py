@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from laws import mixture_of
+from support.goodness_of_fit import mixture_of
 
 from gmm_lightning.distributions import (
     Ball,
@@ -122,7 +122,7 @@ def test_regions_are_values() -> None:
 
 
 def test_confidence_has_as_many_degrees_of_freedom_as_features() -> None:
-    # Quantiles of the radius from tables of the chi-square law.
+    # Quantiles of the radius from tables of the chi-square distribution.
     for d, p, radius in [
         (1, 0.95, 1.95996),
         (2, 0.5, 1.17741),

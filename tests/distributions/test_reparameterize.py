@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import BATCHES, FAMILIES, random_layer
-from laws import same_law
+from support.goodness_of_fit import assert_same_distribution
 from torch import Tensor
 
 from gmm_lightning import MixtureOfGaussians
@@ -127,7 +127,7 @@ def test_soft_choices_become_choices(generator: torch.Generator) -> None:
     own = parameters(generator)
     mixture = MixtureOfGaussians(own[0], own[1], own[2].tril())
     soft = mixture.rsample(20_000, relaxed=1e-3, generator=generator)
-    same_law(soft.detach(), mixture.sample(20_000, generator=generator))
+    assert_same_distribution(soft.detach(), mixture.sample(20_000, generator=generator))
     grads = torch.autograd.grad(mixture.rsample(100, relaxed=0.5, generator=generator).sum(), own)
     assert all(torch.isfinite(g).all() and g.abs().sum() > 0 for g in grads)
 

@@ -1,4 +1,4 @@
-"""One-dimensional laws on an interval, against numerical integration."""
+"""One-dimensional distributions on an interval, against numerical integration."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from laws import distribution_function, follows
 from scipy import special
+from support.goodness_of_fit import assert_follows, distribution_function
 
 from gmm_lightning.distributions.truncation.hull import PiecewiseExponentialHull, tangent_points
 from gmm_lightning.distributions.truncation.truncated import (
@@ -70,19 +70,19 @@ def test_log_interval_adds_up() -> None:
     ],
 )
 def test_truncated_normals(low: float, high: float, generator: torch.Generator) -> None:
-    law = truncated_normals(*torch.tensor([[low], [high]], device=generator.device))
-    x = law.draw(torch.zeros(ROWS, dtype=torch.long, device=generator.device), generator)
+    normals = truncated_normals(*torch.tensor([[low], [high]], device=generator.device))
+    x = normals.draw(torch.zeros(ROWS, dtype=torch.long, device=generator.device), generator)
     assert ((x >= low) & (x <= high)).all()
     near = low if low > 0 else high if high < 0 else 0.0
     ends = max(low, near - 60.0), min(high, near + 60.0)
-    follows(x, distribution_function(lambda t: -0.5 * (t - near) * (t + near), *ends))
+    assert_follows(x, distribution_function(lambda t: -0.5 * (t - near) * (t + near), *ends))
 
 
 def test_truncated_normals_far_out_are_exponential(generator: torch.Generator) -> None:
     low = torch.full((1,), 1e8, device=generator.device)
-    law = truncated_normals(low, torch.full_like(low, INF))
-    t = law.hull.draw(torch.zeros(ROWS, dtype=torch.long, device=low.device), generator)
-    follows(t * 1e8, lambda v: -np.expm1(-v))
+    normals = truncated_normals(low, torch.full_like(low, INF))
+    t = normals.hull.draw(torch.zeros(ROWS, dtype=torch.long, device=low.device), generator)
+    assert_follows(t * 1e8, lambda v: -np.expm1(-v))
 
 
 def test_each_row_has_its_own_interval(generator: torch.Generator) -> None:
@@ -90,11 +90,11 @@ def test_each_row_has_its_own_interval(generator: torch.Generator) -> None:
     x = truncated_normals(low, low + 0.5).draw(torch.arange(ROWS, device=low.device), generator)
     assert ((x >= low) & (x <= low + 0.5)).all()
     inside = log_interval_mass(low, x) - log_interval_mass(low, low + 0.5)
-    follows(inside.exp(), lambda u: u.clip(0, 1))
+    assert_follows(inside.exp(), lambda u: u.clip(0, 1))
 
 
 def test_one_in_each_interval(generator: torch.Generator) -> None:
-    """The same law, whichever way an interval goes: near and wide, thin, far, or open."""
+    """The same distribution, whichever way an interval goes: near and wide, thin, far, or open."""
     device = generator.device
     for width in (INF, 20.0, 0.5, 1e-3, 1e-4, 1e-9):
         low = torch.linspace(-50, 50, ROWS, device=device)
@@ -107,13 +107,13 @@ def test_one_in_each_interval(generator: torch.Generator) -> None:
             log_interval_mass(low, x, x - low) - log_interval_mass(low, low + wide, wide)
         ).exp()
         if width > 1e-6:
-            follows(inside, lambda u: u.clip(0, 1))
+            assert_follows(inside, lambda u: u.clip(0, 1))
         # The mirror image by itself, and the middle alone.
         mirrored = sample_truncated_normals(-low - wide, -low, wide, generator)
         assert ((mirrored >= -low - wide) & (mirrored <= -low)).all()
         near = low.abs() < 5
         if width > 1e-6:
-            follows(inside[near], lambda u: u.clip(0, 1))
+            assert_follows(inside[near], lambda u: u.clip(0, 1))
 
 
 # -- lengths ------------------------------------------------------------------------------------
@@ -133,14 +133,14 @@ def test_truncated_chi(d: int, low: float, high: float, generator: torch.Generat
     def log_density(t: np.ndarray) -> np.ndarray:
         return special.xlogy(d - 1, t) - 0.5 * t**2
 
-    follows(r, distribution_function(log_density, low, end))
+    assert_follows(r, distribution_function(log_density, low, end))
 
 
 def test_a_thin_shell_is_uniform(generator: torch.Generator) -> None:
     # Over a width of 1e-9 the density at a radius of 100 varies by 1e-7 of itself.
     like = torch.zeros(1, device=generator.device)
     r = sample_truncated_chi(ROWS, 10, 100.0, 100.0 + 1e-9, like, generator)
-    follows((r - 100.0) * 1e9, lambda u: u.clip(0, 1))
+    assert_follows((r - 100.0) * 1e9, lambda u: u.clip(0, 1))
 
 
 @pytest.mark.parametrize("d", [2, 3, 10, 1000])
@@ -167,6 +167,6 @@ def test_the_envelope_is_tight(d: int, width: float) -> None:
 
 
 def test_parameters_that_are_not_numbers_end_in_an_error() -> None:
-    law = truncated_normals(torch.tensor([math.nan]), torch.tensor([1.0]))
+    normals = truncated_normals(torch.tensor([math.nan]), torch.tensor([1.0]))
     with pytest.raises(ArithmeticError, match="not finite"):
-        law.draw(torch.zeros(3, dtype=torch.long), None)
+        normals.draw(torch.zeros(3, dtype=torch.long), None)

@@ -1,4 +1,4 @@
-"""Entropies of mixtures and distances between them: closed forms, bounds, and estimates."""
+"""Entropy and divergences: closed forms, bounds, and Monte Carlo estimates."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from gmm_lightning.distributions.density import (
     DrawOptions,
     MixtureDensity,
     as_mixture,
-    drawn,
+    draw_samples,
 )
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
 from gmm_lightning.linalg import full_precision
 
 
 class Estimate(NamedTuple):
-    """A Monte-Carlo estimate, `(*B)` each.
+    """A Monte Carlo estimate, `(*B)` each.
 
     Attributes:
-        value: the mean over draws.
-        standard_error: its standard deviation.
+        value: the mean over samples.
+        standard_error: the standard deviation of that mean.
     """
 
     value: Tensor
@@ -35,12 +35,12 @@ class Estimate(NamedTuple):
 def entropy(
     mixture: MixtureDensity, num_samples: int = 10_000, generator: Generator | None = None
 ) -> Estimate:
-    """Differential entropy `-E[log p(x)]` in nats, from draws.
+    """Differential entropy `-E[log p(x)]` in nats, by Monte Carlo.
 
     Args:
         mixture: p.
-        num_samples: draws, at least 2.
-        generator: of the draws.
+        num_samples: at least 2.
+        generator: source of randomness.
 
     Example:
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
@@ -49,8 +49,8 @@ def entropy(
         True
     """
     mixture = as_mixture(mixture)
-    x = draws_of(mixture, num_samples, generator)
-    return averaged(-mixture.log_prob(x))
+    x = _draws(mixture, num_samples, generator)
+    return _monte_carlo_estimate(-mixture.log_prob(x))
 
 
 def entropy_bounds(mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
@@ -65,10 +65,10 @@ def entropy_bounds(mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
     """
     mixture = as_mixture(mixture)
     weights = mixture.weights
-    lower = log_overlaps(mixture, mixture) + mixture.log_weights.unsqueeze(-2)
+    lower = log_expected_likelihood(mixture, mixture) + mixture.log_weights.unsqueeze(-2)
     half = mixture.covariance.half_log_det(mixture.scale, mixture.num_features)
     each = half.expand_as(weights) + 0.5 * mixture.num_features * (LOG_2PI + 1)
-    # A weight of 0 adds nothing, and has no logarithm.
+    # `0 log 0 = 0`.
     surprise = torch.where(weights > 0, mixture.log_weights, 0.0)
     upper = (weights * (each - surprise)).sum(-1)
     return -(weights * lower.logsumexp(-1)).sum(-1), upper
@@ -80,16 +80,16 @@ def kl_divergence(
     num_samples: int = 10_000,
     generator: Generator | None = None,
 ) -> Estimate:
-    """`KL(p || q) = E_p[log p(x) - log q(x)]` in nats, from draws of p.
+    """`KL(p || q) = E_p[log p(x) - log q(x)]` in nats, by Monte Carlo.
 
     Raises:
-        InvalidArgumentError: another number of features, or fewer than 2 draws.
+        InvalidArgumentError: another number of features, or fewer than 2 samples.
     """
     p, q = as_mixture(p, "p"), as_mixture(q, "q")
-    require_alike(p, q)
+    require_same_features(p, q)
     p = p.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
-    x = draws_of(p, num_samples, generator)
-    return averaged(p.log_prob(x) - q.log_prob(x))
+    x = _draws(p, num_samples, generator)
+    return _monte_carlo_estimate(p.log_prob(x) - q.log_prob(x))
 
 
 def kl_variational(p: MixtureDensity, q: MixtureDensity) -> Tensor:
@@ -102,19 +102,19 @@ def kl_variational(p: MixtureDensity, q: MixtureDensity) -> Tensor:
         Gaussian mixture models, ICASSP.
     """
     p, q = as_mixture(p, "p"), as_mixture(q, "q")
-    require_alike(p, q)
-    own = (p.log_weights.unsqueeze(-2) - component_kl(p, p)).logsumexp(-1)
-    other = (q.log_weights.unsqueeze(-2) - component_kl(p, q)).logsumexp(-1)
+    require_same_features(p, q)
+    own = (p.log_weights.unsqueeze(-2) - _component_kl(p, p)).logsumexp(-1)
+    other = (q.log_weights.unsqueeze(-2) - _component_kl(p, q)).logsumexp(-1)
     return (p.weights * (own - other)).sum(-1)
 
 
-def component_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
+def _component_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`KL(p_i || q_j)` between components, `(*B, K, L)`."""
     a, b = p.scale_tril.unsqueeze(-3), q.scale_tril.unsqueeze(-4)
     with full_precision(a.device):
-        ratio = torch.linalg.solve_triangular(b.expand(pairs(a, b)), a, upper=False)
+        ratio = torch.linalg.solve_triangular(b.expand(_pair_shape(a, b)), a, upper=False)
         gap = (p.means.unsqueeze(-2) - q.means.unsqueeze(-3)).unsqueeze(-1)
-        white = torch.linalg.solve_triangular(b.expand(pairs(a, b)), gap, upper=False)
+        white = torch.linalg.solve_triangular(b.expand(_pair_shape(a, b)), gap, upper=False)
     log_ratio = ratio.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     square = ratio.square().sum((-2, -1)) + white.square().sum((-2, -1))
     return 0.5 * (square - p.num_features) - log_ratio
@@ -123,9 +123,9 @@ def component_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
 def log_inner_product(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`log int p(x) q(x) dx`, `(*B)`."""
     p, q = as_mixture(p, "p"), as_mixture(q, "q")
-    require_alike(p, q)
+    require_same_features(p, q)
     both = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2)
-    return (both + log_overlaps(p, q)).flatten(-2).logsumexp(-1)
+    return (both + log_expected_likelihood(p, q)).flatten(-2).logsumexp(-1)
 
 
 def l2_distance(p: MixtureDensity, q: MixtureDensity) -> Tensor:
@@ -133,13 +133,13 @@ def l2_distance(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     p, q = as_mixture(p, "p"), as_mixture(q, "q")
     logs = log_inner_product(p, p), log_inner_product(q, q), log_inner_product(p, q)
     logs = torch.broadcast_tensors(*logs)
-    # Densities in many dimensions are small or large beyond a dtype: in units of the largest.
+    # In units of the largest: densities in many dimensions overflow or underflow.
     top = torch.stack(logs).detach().amax(0)
     pp, qq, pq = ((log - top).exp() for log in logs)
     square = pp + qq - 2 * pq
-    # The root has no slope at 0, where both are equal.
-    apart = square > 0
-    return torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0) * (0.5 * top).exp()
+    # The square root has no derivative at 0, where both densities are equal.
+    positive = square > 0
+    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0) * (0.5 * top).exp()
 
 
 def cauchy_schwarz_divergence(p: MixtureDensity, q: MixtureDensity) -> Tensor:
@@ -154,31 +154,31 @@ def cauchy_schwarz_divergence(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     return own - log_inner_product(p, q)
 
 
-def log_overlaps(p: MixtureDensity, q: MixtureDensity) -> Tensor:
-    """`log N(mu_i | nu_j, Sigma_i + Omega_j)`, `(*B, K, L)`: overlap integrals of components."""
-    together = p.component_covariances.unsqueeze(-3) + q.component_covariances.unsqueeze(-4)
+def log_expected_likelihood(p: MixtureDensity, q: MixtureDensity) -> Tensor:
+    """Expected likelihoods of components, `log N(mu_i | nu_j, Sigma_i + Omega_j)`, `(*B, K, L)`."""
+    total = p.component_covariances.unsqueeze(-3) + q.component_covariances.unsqueeze(-4)
     gap = (p.means.unsqueeze(-2) - q.means.unsqueeze(-3)).unsqueeze(-1)
     with full_precision(gap.device):
-        factor = torch.linalg.cholesky(together)
+        factor = torch.linalg.cholesky(total)
         white = torch.linalg.solve_triangular(factor, gap, upper=False)
     log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return -0.5 * (white.square().sum((-2, -1)) + log_det + p.num_features * LOG_2PI)
 
 
-def pairs(a: Tensor, b: Tensor) -> torch.Size:
-    """The shape of matrices for every pair of components."""
+def _pair_shape(a: Tensor, b: Tensor) -> torch.Size:
+    """The broadcast shape of matrices for all pairs of components."""
     return torch.broadcast_shapes(a.shape, b.shape)
 
 
-def draws_of(mixture: MixtureDensity, num_samples: int, generator: Generator | None) -> Tensor:
-    """Draws `(n, *B, D)` for an estimate."""
+def _draws(mixture: MixtureDensity, num_samples: int, generator: Generator | None) -> Tensor:
+    """Samples `(n, *B, D)` for an estimate."""
     rows = require_integer("num_samples", num_samples, least=2)
-    return drawn(mixture, rows, DrawOptions(), generator)[0]
+    return draw_samples(mixture, rows, DrawOptions(), generator)[0]
 
 
 @register_kl(MixtureDensity, MixtureDensity)
-def no_closed_form(p: MixtureDensity, q: MixtureDensity) -> Tensor:
-    """What `torch.distributions.kl_divergence` calls.
+def _no_closed_form_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
+    """The implementation of `torch.distributions.kl_divergence`, which has no closed form.
 
     Raises:
         NoClosedFormError: naming the functions that estimate it.
@@ -190,16 +190,16 @@ def no_closed_form(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     )
 
 
-def averaged(values: Tensor) -> Estimate:
-    """Mean and standard error over draws `(n, *B)`."""
+def _monte_carlo_estimate(values: Tensor) -> Estimate:
+    """Mean and standard error over samples `(n, *B)`."""
     return Estimate(values.mean(0), values.std(0) / len(values) ** 0.5)
 
 
-def require_alike(p: MixtureDensity, q: MixtureDensity) -> None:
-    """Refuse mixtures over different spaces.
+def require_same_features(p: MixtureDensity, q: MixtureDensity) -> None:
+    """Raise unless two mixtures have as many features, and batches that broadcast.
 
     Raises:
-        InvalidArgumentError: naming both numbers of features, or both batch shapes.
+        InvalidArgumentError: with both numbers of features, or both batch shapes.
     """
     if p.num_features != q.num_features:
         raise InvalidArgumentError(

@@ -1,4 +1,4 @@
-"""Mixtures of fewer components."""
+"""Mixture reduction: pruning, merging, and moment matching."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ from gmm_lightning.linalg import accumulator_dtype, symmetrize
 
 
 def prune(mixture: M, min_weight: float) -> M:
-    """Without the components whose weight is below a bound; the others keep their proportions.
+    """The mixture without components of low weight; the other weights are renormalised.
 
     Args:
         mixture: a single mixture, of no batch.
-        min_weight: the bound; the heaviest component always stays.
+        min_weight: the lowest weight that stays; the heaviest component always does.
 
     Raises:
-        InvalidArgumentError: a batch of mixtures, or a bound outside [0, 1].
+        InvalidArgumentError: a batch of mixtures, or a weight outside [0, 1].
     """
     mixture = as_mixture(mixture)
-    require_single(mixture)
+    _require_single(mixture)
     min_weight = require_number("min_weight", min_weight, least=0, most=1)
     weights = mixture.weights.detach()
     kept = (weights >= min(min_weight, float(weights.max()))).nonzero().squeeze(-1)
-    return mixture.new(mixture.mixture_logits[kept], mixture.means[kept], mixture.scale_tril[kept])
+    return mixture.with_parameters(
+        mixture.mixture_logits[kept], mixture.means[kept], mixture.scale_tril[kept]
+    )
 
 
 def reduce(mixture: M, num_components: int) -> M:
-    """Fewer components by merging pairs, which keeps mean and covariance of the whole.
+    """A mixture of fewer components, by merging pairs, with the same mean and covariance.
 
-    Each time the pair is merged whose merger costs least by an upper bound of the Kullback-
-    Leibler divergence, `((w_i + w_j) log|S_ij| - w_i log|S_i| - w_j log|S_j|) / 2`.
+    Each step merges the pair with the least upper bound of the Kullback-Leibler divergence,
+    `((w_i + w_j) log|S_ij| - w_i log|S_i| - w_j log|S_j|) / 2`.
 
     Args:
         mixture: a single mixture, of no batch.
-        num_components: how many are left, at least 1.
+        num_components: number of components of the result, at least 1.
 
     Raises:
         InvalidArgumentError: a batch of mixtures, or fewer than one component.
@@ -47,19 +49,19 @@ def reduce(mixture: M, num_components: int) -> M:
         Transactions on Aerospace and Electronic Systems 43.
     """
     mixture = as_mixture(mixture)
-    require_single(mixture)
+    _require_single(mixture)
     num_components = require_integer("num_components", num_components, least=1)
-    # Means far apart: what they add to a covariance takes more digits than the covariances.
+    # The contribution of means far apart takes more digits than the covariances.
     wide = accumulator_dtype(mixture.means.device)
     w, m = mixture.weights.to(wide), mixture.means.to(wide)
     factor = mixture.scale_tril.to(wide)
     c = factor @ factor.mT
-    # Two components without weight would have no mean together.
-    there = w > 0
-    w, m, c = w[there], m[there], c[there]
+    # The mean of two components of weight 0 is undefined.
+    positive = w > 0
+    w, m, c = w[positive], m[positive], c[positive]
     while len(w) > num_components:
         i, j = torch.triu_indices(len(w), len(w), 1, device=w.device)
-        total, mean, spread = merged(w, m, c, i, j)
+        total, mean, spread = _merge_moments(w, m, c, i, j)
         cost = total * torch.logdet(spread) - w[i] * torch.logdet(c[i]) - w[j] * torch.logdet(c[j])
         best = int(cost.detach().argmin())
         a, b = int(i[best]), int(j[best])
@@ -68,17 +70,21 @@ def reduce(mixture: M, num_components: int) -> M:
         m = torch.cat([m[left], mean[best : best + 1]])
         c = torch.cat([c[left], spread[best : best + 1]])
     factor = torch.linalg.cholesky(symmetrize(c))
-    return mixture.new(w.log().to(mixture.means), m.to(mixture.means), factor.to(mixture.means))
+    return mixture.with_parameters(
+        w.log().to(mixture.means), m.to(mixture.means), factor.to(mixture.means)
+    )
 
 
 def moment_match(mixture: M) -> M:
-    """One Gaussian instead of the whole: see `MixtureOfGaussians.moment_match`."""
+    """The Gaussian with the mixture's moments: see `MixtureOfGaussians.moment_match`."""
     mixture = as_mixture(mixture)
     return mixture.moment_match()
 
 
-def merged(w: Tensor, m: Tensor, c: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weight, mean and covariance of pairs of components taken together."""
+def _merge_moments(
+    w: Tensor, m: Tensor, c: Tensor, i: Tensor, j: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight, mean and covariance of merged pairs of components."""
     total = w[i] + w[j]
     share = (w[i] / total).unsqueeze(-1)
     mean = share * m[i] + (1 - share) * m[j]
@@ -88,11 +94,11 @@ def merged(w: Tensor, m: Tensor, c: Tensor, i: Tensor, j: Tensor) -> tuple[Tenso
     return total, mean, share * c[i] + (1 - share) * c[j] + between
 
 
-def require_single(mixture: MixtureDensity) -> None:
-    """Refuse a batch: its mixtures would be left with different numbers of components.
+def _require_single(mixture: MixtureDensity) -> None:
+    """Raise for a batch: its mixtures would end with different numbers of components.
 
     Raises:
-        InvalidArgumentError: saying what came.
+        InvalidArgumentError: with the batch shape.
     """
     if mixture.batch_shape:
         raise InvalidArgumentError(

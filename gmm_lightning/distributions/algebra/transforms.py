@@ -1,4 +1,4 @@
-"""Mixtures from mixtures: affine maps, sums, and products."""
+"""Affine maps of mixtures, convolution, and products of densities."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_numbers
-from gmm_lightning.distributions.algebra.divergences import log_overlaps, require_alike
+from gmm_lightning.distributions.algebra.divergences import (
+    log_expected_likelihood,
+    require_same_features,
+)
 from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import factor_of_rows, full_precision, symmetrize
 
 
 def affine(mixture: M, matrix: Tensor, offset: Tensor | float = 0.0) -> M:
-    """The law of `A x + b`: means `A mu_k + b`, covariances `A Sigma_k A'`.
+    """The distribution of `A x + b`: means `A mu_k + b`, covariances `A Sigma_k A'`.
 
     Args:
         mixture: of x, `(*B, D)`.
@@ -21,7 +24,7 @@ def affine(mixture: M, matrix: Tensor, offset: Tensor | float = 0.0) -> M:
         offset: b, `(*B, M)`.
 
     Raises:
-        InvalidArgumentError: a shape that does not fit, or rows of A that depend on each other.
+        InvalidArgumentError: a shape that does not fit, or linearly dependent rows of A.
 
     Example:
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.ones(1, 2), torch.eye(2)[None])
@@ -49,37 +52,37 @@ def affine(mixture: M, matrix: Tensor, offset: Tensor | float = 0.0) -> M:
     with full_precision(matrix.device):
         factor = factor_of_rows(spread @ mixture.scale_tril)
         means = (spread @ mixture.means.unsqueeze(-1)).squeeze(-1)
-    # Each row against its own length: units are arbitrary.
+    # Relative to the length of each row, as units are arbitrary.
     length = torch.linalg.vector_norm(factor.detach(), dim=-1)
     pivots = factor.detach().diagonal(dim1=-2, dim2=-1)
     if not bool((pivots > d * torch.finfo(factor.dtype).eps * length).all()):
         raise InvalidArgumentError(
             "the rows of the matrix depend on each other, so A x has no density"
         )
-    return mixture.new(mixture.mixture_logits, means + b.unsqueeze(-2), factor)
+    return mixture.with_parameters(mixture.mixture_logits, means + b.unsqueeze(-2), factor)
 
 
 def convolve(p: M, q: MixtureDensity) -> M:
-    """The law of `x + y` for independent x of p and y of q: K L components.
+    """The distribution of `x + y` for independent x of p and y of q: K L components.
 
     Raises:
         InvalidArgumentError: another number of features.
     """
     p, q = as_mixture(p, "p"), as_mixture(q, "q")
-    require_alike(p, q)
+    require_same_features(p, q)
     logits = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2)
     means = p.means.unsqueeze(-2) + q.means.unsqueeze(-3)
     a, b = torch.broadcast_tensors(p.scale_tril.unsqueeze(-3), q.scale_tril.unsqueeze(-4))
     factor = factor_of_rows(torch.cat([a, b], -1))
-    return p.new(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))
+    return p.with_parameters(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))
 
 
 def product(p: M, q: MixtureDensity) -> M:
-    """The density in proportion to `p(x) q(x)`: fusion of independent beliefs, K L components.
+    """The normalised product `p(x) q(x)`, the fusion of independent beliefs: K L components.
 
-    `Sigma = (A^-1 + B^-1)^-1 = A - A (A + B)^-1 A`, of which the factor comes from whitened
-    precisions; the weights are multiplied by the overlaps of the components. How much mass the
-    product has is `log_inner_product(p, q)`.
+    `Sigma = (A^-1 + B^-1)^-1 = A - A (A + B)^-1 A`, factored from whitened precisions; weights
+    are multiplied by the expected likelihoods of the components. The logarithm of the
+    normalising constant is `log_inner_product(p, q)`.
 
     Raises:
         InvalidArgumentError: another number of features.
@@ -88,7 +91,7 @@ def product(p: M, q: MixtureDensity) -> M:
         K. B. Petersen, M. S. Pedersen (2012), The Matrix Cookbook, section 8.1.8.
     """
     p, q = as_mixture(p, "p"), as_mixture(q, "q")
-    require_alike(p, q)
+    require_same_features(p, q)
     dtype = torch.promote_types(p.means.dtype, q.means.dtype)
     a, b = p.scale_tril.to(dtype).unsqueeze(-3), q.scale_tril.to(dtype).unsqueeze(-4)
     a, b = torch.broadcast_tensors(a, b)
@@ -102,5 +105,7 @@ def product(p: M, q: MixtureDensity) -> M:
         white = torch.linalg.solve_triangular(b, gap, upper=False)
         step = a @ torch.cholesky_solve(ratio.mT @ white, inner)
     means = p.means.unsqueeze(-2) + step.squeeze(-1)
-    logits = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2) + log_overlaps(p, q)
-    return p.new(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))
+    logits = (
+        p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2) + log_expected_likelihood(p, q)
+    )
+    return p.with_parameters(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))

@@ -1,4 +1,4 @@
-"""Mixtures through any function, by sigma points."""
+"""The unscented transform: nonlinear functions of mixtures, by sigma points."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from gmm_lightning.linalg import accumulator_dtype, symmetrize
 
 
 def sigma_points(mixture: MixtureDensity, alpha: float = 1e-3, kappa: float = 0.0) -> Tensor:
-    """Points `(*B, K, 2 D + 1, D)` that carry mean and covariance of each component.
+    """Sigma points `(*B, K, 2 D + 1, D)` with the mean and covariance of each component.
 
     With `lambda = alpha^2 (D + kappa) - D`: the mean, and the mean plus and minus each column
     of `sqrt(D + lambda) L`.
 
     Args:
         mixture: the mixture.
-        alpha: how far the points spread, > 0.
-        kappa: more than -D.
+        alpha: spread of the points, > 0.
+        kappa: second spread parameter, > -D.
 
     Raises:
         InvalidArgumentError: a value out of range.
@@ -34,7 +34,7 @@ def sigma_points(mixture: MixtureDensity, alpha: float = 1e-3, kappa: float = 0.
         Proceedings of the IEEE 92.
     """
     mixture = as_mixture(mixture)
-    spread = spread_of(mixture.num_features, alpha, kappa) ** 0.5
+    spread = _scaling(mixture.num_features, alpha, kappa) ** 0.5
     steps = spread * mixture.scale_tril.mT
     centre = mixture.means.unsqueeze(-2)
     return torch.cat([centre, centre + steps, centre - steps], -2)
@@ -51,21 +51,20 @@ def from_sigma_points(
     """The mixture whose components have the moments of sigma points `(*B, K, 2 D + 1, M)`.
 
     Args:
-        points: as from `sigma_points`, after any function of each.
+        points: function values at `sigma_points`.
         mixture_logits: `(*B, K)`.
         alpha: as for `sigma_points`.
-        beta: 2 for a normal law; it enters the weight of the centre.
+        beta: weight of the central point in the covariance; 2 for a normal distribution.
         kappa: as for `sigma_points`.
 
     Raises:
-        InvalidArgumentError: an even number of points, or points that have no covariance of full
-            rank.
+        InvalidArgumentError: an even number of points, or a covariance that is not of full rank.
     """
     if points.dim() < 3 or points.shape[-2] % 2 == 0 or points.shape[-2] < 3:
         raise InvalidArgumentError(
             f"expected 2 D + 1 points per component, got an array of shape {tuple(points.shape)}"
         )
-    total, beta = spread_of(points.shape[-2] // 2, alpha, kappa), require_number("beta", beta)
+    total, beta = _scaling(points.shape[-2] // 2, alpha, kappa), require_number("beta", beta)
     # The weight of the centre is huge and negative for a small alpha: with gaps to the central
     # point, and s their weighted sum, it cancels from the weighted covariance by hand, which is
     # `sum_i w_i g_i g_i' + (beta - alpha^2) s s'`.
@@ -90,7 +89,7 @@ def unscented(
     beta: float = 2.0,
     kappa: float = 0.0,
 ) -> MixtureOfGaussians:
-    """Approximately the law of `f(x)`, component by component; exact where f is affine.
+    """Approximately the distribution of `f(x)`, component by component; exact for affine f.
 
     Args:
         mixture: of x.
@@ -109,13 +108,13 @@ def unscented(
     # Points lie close together for a small alpha: their differences need float64.
     dtype, wide = mixture.means.dtype, accumulator_dtype(mixture.means.device)
     logits = mixture.mixture_logits.to(wide)
-    exact = mixture.new(logits, mixture.means.to(wide), mixture.scale_tril.to(wide))
+    exact = mixture.with_parameters(logits, mixture.means.to(wide), mixture.scale_tril.to(wide))
     points = function(sigma_points(exact, alpha, kappa))
-    law = from_sigma_points(points, logits, alpha=alpha, beta=beta, kappa=kappa)
-    return law.new(logits.to(dtype), law.means.to(dtype), law.scale.to(dtype))
+    image = from_sigma_points(points, logits, alpha=alpha, beta=beta, kappa=kappa)
+    return image.with_parameters(logits.to(dtype), image.means.to(dtype), image.scale.to(dtype))
 
 
-def spread_of(num_features: int, alpha: float, kappa: float) -> float:
+def _scaling(num_features: int, alpha: float, kappa: float) -> float:
     """`D + lambda = alpha^2 (D + kappa)`.
 
     Raises:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from gmm_lightning.distributions.density.drawing import drawn
-from gmm_lightning.distributions.density.implicit import conditional_cdfs, implicit, normal_cdf
+from gmm_lightning.distributions.density.drawing import draw_samples
+from gmm_lightning.distributions.density.implicit import (
+    conditional_cdfs,
+    implicit_reparameterization,
+    normal_cdf,
+)
 from gmm_lightning.distributions.density.mixture_density import (
     LOG_2PI,
     M,
@@ -12,9 +16,9 @@ from gmm_lightning.distributions.density.mixture_density import (
 )
 from gmm_lightning.distributions.density.options import DrawOptions, SampleShape
 from gmm_lightning.distributions.density.reparameterization import (
-    check_reparameterized,
-    relaxed,
-    reparameterized,
+    check_reparameterization,
+    draw_reparameterized,
+    gumbel_softmax_sample,
     score_function,
 )
 
@@ -25,12 +29,12 @@ __all__ = [
     "MixtureDensity",
     "SampleShape",
     "as_mixture",
-    "check_reparameterized",
+    "check_reparameterization",
     "conditional_cdfs",
-    "drawn",
-    "implicit",
+    "draw_reparameterized",
+    "draw_samples",
+    "gumbel_softmax_sample",
+    "implicit_reparameterization",
     "normal_cdf",
-    "relaxed",
-    "reparameterized",
     "score_function",
 ]

@@ -1,4 +1,4 @@
-"""Draws from a mixture: what can be asked of them, checked once, and the draws themselves."""
+"""Samples from a mixture."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Generator, Size, Tensor
 from gmm_lightning.distributions._ancestral import choose_components, unwhiten_rows
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity
 from gmm_lightning.distributions.density.options import DrawOptions, SampleShape, given_components
-from gmm_lightning.distributions.density.quasi import even_draws
+from gmm_lightning.distributions.density.quasi import low_variance_normals
 from gmm_lightning.distributions.truncation import TemperedMixture, sample_within
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype, full_precision
 
 
 def full_shape(mixture: MixtureDensity, sample_shape: SampleShape) -> Size:
-    """`(*S, *B)` for draws of a given number or shape.
+    """The shape `(*S, *B)` of samples from a mixture.
 
     Raises:
-        InvalidArgumentError: a negative number of rows.
+        InvalidArgumentError: sizes that are negative or no integers.
     """
     single = isinstance(sample_shape, SupportsIndex)
     try:
@@ -37,17 +37,17 @@ def full_shape(mixture: MixtureDensity, sample_shape: SampleShape) -> Size:
 
 
 @torch.no_grad()
-def drawn(
+def draw_samples(
     mixture: MixtureDensity,
     sample_shape: SampleShape,
     options: DrawOptions,
     generator: Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Rows `(*S, *B, D)` and their components `(*S, *B)`: see `MixtureOfGaussians.sample`."""
+    """Samples `(*S, *B, D)` and their components `(*S, *B)`: see `MixtureOfGaussians.sample`."""
     shape = full_shape(mixture, sample_shape)
-    require_finite(mixture)
+    _require_finite(mixture)
     temperature = float(options.temperature)
-    # From the largest on: a tiny temperature leaves the most probable component alone.
+    # Relative to the largest: at a tiny temperature only the most probable component is left.
     logits = mixture.mixture_logits - mixture.mixture_logits.amax(-1, keepdim=True)
     weights = (logits / temperature).softmax(-1)
     if not math.sqrt(temperature) < torch.finfo(weights.dtype).max:
@@ -58,10 +58,10 @@ def drawn(
         empty = torch.zeros(shape, dtype=torch.long, device=weights.device)
         return weights.new_empty(*shape, mixture.num_features), empty
     if options.within is not None:
-        tempered = tempered_parameters(mixture, temperature)
+        tempered = _tempered_parameters(mixture, temperature)
         return sample_within(options.within, tempered, shape, z, mixture.means.dtype, generator)
     if options.quasi or options.antithetic:
-        z, noise = even_draws(
+        z, noise = low_variance_normals(
             weights, z, shape, mixture.num_features, quasi=options.quasi, generator=generator
         )
         noise *= math.sqrt(temperature)
@@ -73,8 +73,8 @@ def drawn(
         return unwhiten_rows(mixture.covariance, mixture.means, mixture.scale, z, noise), z
 
 
-def tempered_parameters(mixture: MixtureDensity, temperature: float) -> TemperedMixture:
-    """Logits divided, and covariances multiplied, by the temperature, in the precision of sums."""
+def _tempered_parameters(mixture: MixtureDensity, temperature: float) -> TemperedMixture:
+    """Parameters in the precision of sums: logits over, covariances times the temperature."""
     wide = accumulator_dtype(mixture.means.device)
     return TemperedMixture(
         mixture.covariance,
@@ -85,8 +85,8 @@ def tempered_parameters(mixture: MixtureDensity, temperature: float) -> Tempered
     )
 
 
-def require_finite(mixture: MixtureDensity) -> None:
-    """Refuse to draw from parameters that are not finite; a weight of 0 is allowed.
+def _require_finite(mixture: MixtureDensity) -> None:
+    """Raise unless all parameters are finite; a weight of 0 is allowed.
 
     Raises:
         InvalidArgumentError: one of them is not finite.

@@ -12,18 +12,18 @@ from gmm_lightning.distributions.density.mixture_density import LOG_2PI, Mixture
 from gmm_lightning.linalg import full_precision
 
 
-def implicit(mixture: MixtureDensity, x: Tensor) -> Tensor:
-    """The same draws x `(*S, *B, D)`, with gradients to weights, means and scales.
+def implicit_reparameterization(mixture: MixtureDensity, x: Tensor) -> Tensor:
+    """Samples x `(*S, *B, D)` with gradients to weights, means and scales.
 
-    A draw is where the sequence of conditional distribution functions
+    A sample solves, for uniform u, the sequence of conditional distribution functions
 
         u_d = sum_k w_k(x_<d) Phi((x_d - m_kd) / L_kdd)
 
-    takes given values u, so that with J = du/dx, which is lower triangular,
-    `x - J^-1 (u - stop(u))` has the value of x and its gradient.
+    so that with J = du/dx, which is lower triangular, `x - J^-1 (u - stop(u))` has the value of
+    x and its gradient.
 
     The variance of the gradient for the weights grows fast with the separation of the
-    components: per draw about 0.6 at 2 standard deviations, 16 at 6, 700 at 10.
+    components: per sample about 0.6 at 2 standard deviations, 16 at 6, 700 at 10.
 
     References:
         A. Graves (2016), Stochastic backpropagation through mixture density distributions,
@@ -36,15 +36,15 @@ def implicit(mixture: MixtureDensity, x: Tensor) -> Tensor:
         factor = mixture.scale_tril
         u, weights, z, terms = conditional_cdfs(mixture, x)
         with torch.no_grad():
-            jacobian = jacobian_of(weights, z, terms, factor)
+            jacobian = _cdf_jacobian(weights, z, terms, factor)
         moved = torch.linalg.solve_triangular(jacobian, (u - u.detach()).unsqueeze(-1), upper=False)
     return x - moved.squeeze(-1)
 
 
 def conditional_cdfs(mixture: MixtureDensity, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`u_d = P(X_d <= x_d | x_<d)`, `(*S, *B, D)`, and what it is made of, `(*S, *B, K, D)` each.
+    """`u_d = P(X_d <= x_d | x_<d)`, `(*S, *B, D)`, and its terms, `(*S, *B, K, D)` each.
 
-    That is the components' weights given the features before d, the whitened rows, and the
+    The terms are the components' weights given the features before d, the whitened rows, and the
     components' log densities of feature d given the features before it.
     """
     with full_precision(x.device):
@@ -57,18 +57,18 @@ def conditional_cdfs(mixture: MixtureDensity, x: Tensor) -> tuple[Tensor, Tensor
 
 
 def normal_cdf(z: Tensor) -> Tensor:
-    """`Phi(z)` with all its digits in the lower tail, where torch's `ndtr` is 0 from -8.3 on."""
+    """`Phi(z)` to full precision in the lower tail, where torch's `ndtr` is 0 from -8.3 on."""
     return 0.5 * torch.erfc(-math.sqrt(0.5) * z)
 
 
-def jacobian_of(weights: Tensor, z: Tensor, terms: Tensor, factor: Tensor) -> Tensor:
+def _cdf_jacobian(weights: Tensor, z: Tensor, terms: Tensor, factor: Tensor) -> Tensor:
     """du/dx, `(*S, *B, D, D)`, lower triangular."""
     identity = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
     inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
     pivots = factor.diagonal(dim1=-2, dim2=-1)
     density = weights * (terms + pivots.log()).exp()
     direct = (density.unsqueeze(-1) * inverse).sum(-3)
-    # How the weights of feature d change with the features before it.
+    # Derivatives of the weights of feature d with respect to the features before it.
     slope = -(z.unsqueeze(-1) * inverse)
     slope = pad(slope[..., :-1, :].cumsum(-2), (0, 0, 1, 0))
     mean = (weights.unsqueeze(-1) * slope).sum(-3, keepdim=True)

@@ -1,4 +1,4 @@
-"""The mixture as a density: parameters, log p(x), posterior, moments."""
+"""The density of a mixture: parameters, log p(x), responsibilities, moments."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ LOG_2PI = 1.8378770664093453
 
 
 class MixtureDensity(Distribution):
-    """What all functions of this package take, and `MixtureOfGaussians` gives its methods to.
+    """The base class of `MixtureOfGaussians`, and the type that functions of mixtures take.
 
-    Functions build their results by `new`, so that a mixture comes back as what it was.
+    Functions build their results by `with_parameters`, so that a subclass is preserved.
 
     Args:
         mixture_logits: unnormalised log weights, `(*B, K)`.
@@ -100,7 +100,7 @@ class MixtureDensity(Distribution):
     # -- density ----------------------------------------------------------------------------
 
     def whiten(self, x: Tensor) -> Tensor:
-        """`L_k^-1 (x - mu_k)`: `(*S, *B, D)` -> `(*S, *B, K, D)`, of Mahalanobis length.
+        """`L_k^-1 (x - mu_k)`: `(*S, *B, D)` -> `(*S, *B, K, D)`, whitened residuals.
 
         Raises:
             InvalidArgumentError: rows of another width.
@@ -114,7 +114,7 @@ class MixtureDensity(Distribution):
         """Raise unless rows are of the mixture's width and shape `(*S, *B, D)`.
 
         Raises:
-            InvalidArgumentError: saying what came.
+            InvalidArgumentError: another width, or a batch that does not broadcast.
         """
         if not isinstance(x, Tensor):
             raise InvalidArgumentError(
@@ -178,9 +178,9 @@ class MixtureDensity(Distribution):
         return (weights * (self.component_covariances + between)).sum(-3)
 
     def moment_match(self) -> Self:
-        """One Gaussian with the mean and the covariance of the whole, as a mixture of one.
+        """The Gaussian with the mixture's mean and covariance, as a mixture of one component.
 
-        Of all Gaussians it is the nearest in `KL(p || q)`.
+        It is the Gaussian q that minimises `KL(p || q)`.
 
         Example:
             >>> mixture = MixtureOfGaussians(torch.zeros(2), torch.tensor([[-2.0], [2.0]]),
@@ -196,12 +196,12 @@ class MixtureDensity(Distribution):
         with full_precision(rows.device):
             factor = factor_of_rows(rows.movedim(-3, -2).flatten(-2))
         logits = torch.zeros_like(self.mixture_logits[..., :1])
-        return self.new(logits, self.mean.unsqueeze(-2), factor.unsqueeze(-3))
+        return self.with_parameters(logits, self.mean.unsqueeze(-2), factor.unsqueeze(-3))
 
-    # -- what has no closed form ------------------------------------------------------------
+    # -- no closed form ---------------------------------------------------------------------
 
     def entropy(self) -> Tensor:
-        """No closed form.
+        """Not available in closed form.
 
         Raises:
             NoClosedFormError: naming the estimate and the bounds.
@@ -213,7 +213,7 @@ class MixtureDensity(Distribution):
 
     @property
     def mode(self) -> Tensor:
-        """No closed form.
+        """Not available in closed form.
 
         Raises:
             NoClosedFormError: naming the search.
@@ -225,18 +225,18 @@ class MixtureDensity(Distribution):
 
     # -- other forms ------------------------------------------------------------------------
 
-    def new(
+    def with_parameters(
         self,
         mixture_logits: Tensor,
         means: Tensor,
         scale: Tensor,
         covariance: Covariance | None = None,
     ) -> Self:
-        """Another mixture of the same type; None: with dense lower Cholesky factors."""
+        """A mixture of the same type with other parameters; see the constructor."""
         return type(self)(mixture_logits, means, scale, covariance)
 
     def component(self, k: int) -> Self:
-        """Component k alone, as a mixture of one.
+        """The mixture of component k alone.
 
         Raises:
             InvalidArgumentError: k is not in `[-K, K)`.
@@ -249,7 +249,7 @@ class MixtureDensity(Distribution):
         k %= self.num_components
         axis = len(self.batch_shape)
         scale = self.scale if self.covariance.tied else self.scale.narrow(axis, k, 1)
-        return self.new(
+        return self.with_parameters(
             torch.zeros_like(self.mixture_logits[..., k : k + 1]),
             self.means[..., k : k + 1, :],
             scale,
@@ -259,10 +259,10 @@ class MixtureDensity(Distribution):
     def expand(
         self, batch_shape: Size | list[int] | tuple[int, ...], _instance: None = None
     ) -> Self:
-        """The same mixture over a larger batch, without copying."""
+        """The mixture expanded to a larger batch, without copying."""
         batch = Size(batch_shape)
         own = len(self.batch_shape)
-        return self.new(
+        return self.with_parameters(
             self.mixture_logits.expand(*batch, *self.mixture_logits.shape[own:]),
             self.means.expand(*batch, *self.means.shape[own:]),
             self.scale.expand(*batch, *self.scale.shape[own:]),
@@ -270,7 +270,7 @@ class MixtureDensity(Distribution):
         )
 
     def to_torch(self) -> MixtureSameFamily:
-        """The same density as torch's `MixtureSameFamily` over `MultivariateNormal`."""
+        """Torch's `MixtureSameFamily` over `MultivariateNormal` with the same density."""
         return MixtureSameFamily(
             Categorical(logits=self.mixture_logits),
             MultivariateNormal(self.means, scale_tril=self.scale_tril),

@@ -1,4 +1,4 @@
-"""How rows are drawn: options of `sample` and `rsample`, checked once."""
+"""Options of `sample` and `rsample`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor
 
 from gmm_lightning._validation import require_number
-from gmm_lightning.distributions.density.quasi import check_dimension
+from gmm_lightning.distributions.density.quasi import check_sobol_dimension
 from gmm_lightning.distributions.truncation import Region
 from gmm_lightning.errors import InvalidArgumentError
 
@@ -17,18 +17,17 @@ SampleShape = tuple[int, ...] | Size | int
 
 @dataclass(frozen=True, eq=False)
 class DrawOptions:
-    """How rows are drawn: the options of `MixtureOfGaussians.sample`, checked when they are made.
+    """Options of `MixtureOfGaussians.sample`, checked at construction.
 
     Args:
-        component: draw from this one only: an index or a tensor of indices.
-        within: a region that the draws are given.
+        component: the component to draw from: an index or a tensor of indices.
+        within: a region; draws are conditional on lying in it.
         temperature: divides logits and multiplies covariances.
-        quasi: scrambled Sobol points.
-        antithetic: neighbouring rows mirror each other.
+        quasi: scrambled Sobol points instead of independent rows.
+        antithetic: neighbouring rows are mirror images about their mean.
 
     Raises:
-        InvalidArgumentError: a value that no mixture could be drawn with, or options in each
-            other's way.
+        InvalidArgumentError: a value out of range, or options that exclude each other.
     """
 
     component: int | Tensor | None = None
@@ -39,7 +38,7 @@ class DrawOptions:
 
     def __post_init__(self) -> None:
         if self.component is not None:
-            as_index(self.component)
+            _as_index(self.component)
         if isinstance(self.temperature, Tensor) and self.temperature.requires_grad:
             raise InvalidArgumentError("no gradient flows to the temperature: pass its value")
         require_number("temperature", self.temperature, above=0)
@@ -56,7 +55,7 @@ class DrawOptions:
                 )
             if self.quasi or self.antithetic:
                 raise InvalidArgumentError("draws within a region are independent ones only")
-        if self.antithetic and self.component is not None and as_index(self.component).dim():
+        if self.antithetic and self.component is not None and _as_index(self.component).dim():
             raise InvalidArgumentError(
                 "antithetic rows share a component in pairs: give one component, or none"
             )
@@ -66,21 +65,21 @@ class DrawOptions:
             )
 
     def check(self, num_components: int, num_features: int) -> None:
-        """Raise where a mixture of these sizes cannot be drawn from like this.
+        """Raise where these options do not fit a mixture of given sizes.
 
         Raises:
             InvalidArgumentError: a component out of range, a region for rows of another width,
                 or too many features for quasi-random draws.
         """
         if self.component is not None:
-            check_range(as_index(self.component), num_components)
+            _check_range(_as_index(self.component), num_components)
         if self.within is not None:
             self.within.check(num_features)
         if self.quasi:
-            check_dimension(num_features)
+            check_sobol_dimension(num_features)
 
 
-def as_index(component: int | Tensor) -> Tensor:
+def _as_index(component: int | Tensor) -> Tensor:
     """Component indices as a tensor of integers.
 
     Raises:
@@ -95,7 +94,7 @@ def as_index(component: int | Tensor) -> Tensor:
     return index.long()
 
 
-def check_range(index: Tensor, num_components: int) -> None:
+def _check_range(index: Tensor, num_components: int) -> None:
     """Raise unless all indices are in `[0, K)`."""
     if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < num_components):
         few = index.tolist() if index.numel() <= 10 else f"{int(index.min())} to {int(index.max())}"
@@ -103,13 +102,13 @@ def check_range(index: Tensor, num_components: int) -> None:
 
 
 def given_components(component: int | Tensor, shape: Size, weights: Tensor) -> Tensor:
-    """The asked-for component indices, checked and expanded to shape `(*S, *B)`.
+    """Component indices of the user, checked and expanded to shape `(*S, *B)`.
 
     Raises:
         InvalidArgumentError: not integers, out of range, or of a shape that does not broadcast.
     """
-    index = as_index(component).to(weights.device)
-    check_range(index, weights.shape[-1])
+    index = _as_index(component).to(weights.device)
+    _check_range(index, weights.shape[-1])
     try:
         return index.expand(shape)
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Draws that fill space more evenly than independent ones: quasi-random, and in mirrored pairs."""
+"""Variance reduction: quasi-random samples, and antithetic pairs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gmm_lightning.distributions._ancestral import choose_components
 from gmm_lightning.errors import InvalidArgumentError
 
 # torch's points are multiples of this.
-STEP = 2.0**-30
+_STEP = 2.0**-30
 
 
-def even_draws(
+def low_variance_normals(
     weights: Tensor,
     component: Tensor | None,
     shape: Size,
@@ -24,14 +24,14 @@ def even_draws(
     quasi: bool,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Components of shape `(*S, *B)`, unless they are given, and standard normals `(*S, *B, D)`.
+    """Components `(*S, *B)`, where they are not given, and standard normals `(*S, *B, D)`.
 
     Args:
         weights: `pi_k`, `(*B, K)`.
-        component: those asked for, or None.
+        component: given components, or None.
         shape: `(*S, *B)`.
         num_features: D.
-        quasi: quasi-random points; otherwise mirrored pairs.
+        quasi: quasi-random points; otherwise antithetic pairs.
         generator: source of randomness.
 
     Raises:
@@ -40,25 +40,26 @@ def even_draws(
     batch = weights.shape[:-1]
     rows = math.prod(shape[: len(shape) - len(batch)])
     if quasi:
-        z, noise = quasi_random(weights, rows, num_features, generator)
+        z, noise = _sobol_normals(weights, rows, num_features, generator)
     else:
         z = choose_components(weights, Size([rows, *batch]), generator)
         like = {"dtype": weights.dtype, "device": weights.device}
         noise = torch.randn(rows, *batch, num_features, generator=generator, **like)
-        mirror(z, noise)
+        _antithetic_(z, noise)
     noise = noise.reshape(*shape, num_features)
     return (z.reshape(shape) if component is None else component), noise
 
 
-def quasi_random(
+def _sobol_normals(
     weights: Tensor, rows: int, num_features: int, generator: Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Components `(n, *B)` and standard normals `(n, *B, D)` from scrambled Sobol points.
 
     The first coordinate of a point picks the component, the others become normals through the
-    inverse distribution function. Every row alone has the law of the mixture; together they are
-    spread evenly, most so where n is a power of two: component k then has `n pi_k` rows up to 1.
-    Means of smooth functions converge faster than `1 / sqrt(n)`, and rows are not independent.
+    inverse distribution function. Every row has the distribution of the mixture; rows are
+    dependent and evenly spread, most so where n is a power of two: component k then has `n pi_k`
+    rows up to 1.
+    Means of smooth functions converge faster than `1 / sqrt(n)`.
 
     Args:
         weights: `pi_k`, `(*B, K)`; every mixture of a batch has its own scrambling.
@@ -73,7 +74,7 @@ def quasi_random(
         A. B. Owen (1997), Scrambled net variance for integrals of smooth functions, Annals of
         Statistics 25.
     """
-    check_dimension(num_features)
+    check_sobol_dimension(num_features)
     *batch, k = weights.shape
     device = weights.device
     table = weights.double().reshape(-1, k).cumsum(-1).cpu()
@@ -81,7 +82,7 @@ def quasi_random(
     for edges in table:
         seed = int(torch.randint(2**31 - 1, (), generator=generator, device=device))
         engine = SobolEngine(num_features + 1, scramble=True, seed=seed)
-        points = engine.draw(rows, dtype=torch.float64).cpu() + 0.5 * STEP
+        points = engine.draw(rows, dtype=torch.float64).cpu() + 0.5 * _STEP
         order = torch.randperm(rows, generator=generator, device=device).cpu()
         first, rest = points[order].split([1, num_features], dim=-1)
         z = torch.searchsorted(edges / edges[-1], first.squeeze(-1).contiguous())
@@ -92,15 +93,15 @@ def quasi_random(
     return z.to(device), noise.to(weights)
 
 
-def check_dimension(num_features: int) -> None:
-    """Raise where there is no Sobol sequence for so many features and a component."""
+def check_sobol_dimension(num_features: int) -> None:
+    """Raise where torch has no Sobol sequence of D + 1 dimensions."""
     if num_features + 1 > SobolEngine.MAXDIM:
         raise InvalidArgumentError(
             f"quasi-random draws have at most {SobolEngine.MAXDIM - 1} features, got {num_features}"
         )
 
 
-def mirror(component: Tensor, noise: Tensor) -> None:
+def _antithetic_(component: Tensor, noise: Tensor) -> None:
     """Give rows 2 i + 1 the component of row 2 i and the opposite noise, in place.
 
     Antithetic pairs: means of functions that are nearly linear around a component lose most of

@@ -8,12 +8,12 @@ from gmm_lightning.distributions.inference.conditioning import (
     condition,
     marginal,
     regress,
-    require_reached,
+    require_positive_density,
 )
 from gmm_lightning.distributions.inference.confidence import (
     Ellipse,
     confidence_radius,
-    ellipse_of,
+    covariance_ellipse,
     ellipses,
     in_confidence_region,
     squared_mahalanobis,
@@ -21,7 +21,7 @@ from gmm_lightning.distributions.inference.confidence import (
 from gmm_lightning.distributions.inference.missing import (
     impute,
     log_joint_observed,
-    log_prob_of_present,
+    log_prob_observed,
 )
 from gmm_lightning.distributions.inference.modes import grad_log_prob, modes
 from gmm_lightning.distributions.inference.univariate import (
@@ -38,19 +38,19 @@ __all__ = [
     "cdf",
     "condition",
     "confidence_radius",
-    "ellipse_of",
+    "covariance_ellipse",
     "ellipses",
     "grad_log_prob",
     "impute",
     "in_confidence_region",
     "interval",
     "log_joint_observed",
-    "log_prob_of_present",
+    "log_prob_observed",
     "marginal",
     "modes",
     "quantile",
     "regress",
     "require_one_feature",
-    "require_reached",
+    "require_positive_density",
     "squared_mahalanobis",
 ]

@@ -1,4 +1,4 @@
-"""Some features alone, and some features when others are known."""
+"""Marginal and conditional distributions, and regression."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning._validation import require_numbers
 from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
@@ -16,16 +17,13 @@ from gmm_lightning.linalg import full_precision
 Indices = int | Sequence[int] | Tensor
 Values = float | Sequence[float] | Tensor
 
-# Numbers of conditional covariances at once in a regression: rows x K x R x R.
-AT_ONCE = 1 << 22
 
-
-def as_indices(mixture: MixtureDensity, indices: Indices, *, proper: bool = False) -> Tensor:
-    """Features as a tensor of positions in `[0, D)`.
+def _as_indices(mixture: MixtureDensity, indices: Indices, *, proper: bool = False) -> Tensor:
+    """Positions of features in `[0, D)`, as a tensor.
 
     Raises:
-        InvalidArgumentError: not integers, out of range, repeated, none; or, where a proper part
-            is asked for, all of them.
+        InvalidArgumentError: not integers, out of range, repeated or empty; or all features
+            where a proper subset is required.
     """
     d = mixture.num_features
     try:
@@ -49,47 +47,47 @@ def as_indices(mixture: MixtureDensity, indices: Indices, *, proper: bool = Fals
     return index
 
 
-def rest_of(mixture: MixtureDensity, index: Tensor) -> Tensor:
-    """The other features, in order."""
+def _complement(mixture: MixtureDensity, index: Tensor) -> Tensor:
+    """Positions of the other features, in order."""
     left = torch.ones(mixture.num_features, dtype=torch.bool)
     left[index] = False
     return left.nonzero().squeeze(-1)
 
 
 def marginal(mixture: M, indices: Indices) -> M:
-    """The mixture of some features alone: see `MixtureOfGaussians.marginal`."""
+    """The marginal distribution of some features: see `MixtureOfGaussians.marginal`."""
     mixture = as_mixture(mixture)
-    index = as_indices(mixture, indices)
+    index = _as_indices(mixture, indices)
     family, d = mixture.covariance, mixture.num_features
     with full_precision(mixture.means.device):
         scale = family.marginal(mixture.scale, index.to(mixture.means.device), d)
-    return mixture.new(mixture.mixture_logits, mixture.means[..., index], scale, family)
+    return mixture.with_parameters(mixture.mixture_logits, mixture.means[..., index], scale, family)
 
 
 def condition(mixture: M, indices: Indices, values: Values) -> M:
-    """The mixture of the other features: see `MixtureOfGaussians.condition`."""
+    """The conditional distribution of the others: see `MixtureOfGaussians.condition`."""
     mixture = as_mixture(mixture)
-    index = as_indices(mixture, indices, proper=True)
-    values = as_values(mixture, index, values)
-    rest = rest_of(mixture, index).to(mixture.means.device)
+    index = _as_indices(mixture, indices, proper=True)
+    values = _as_values(mixture, index, values)
+    rest = _complement(mixture, index).to(mixture.means.device)
     index = index.to(mixture.means.device)
     family, d, k = mixture.covariance, mixture.num_features, mixture.num_components
     with full_precision(mixture.means.device):
         known, unknown, slope = family.condition(mixture.scale, index, rest, d)
         means = mixture.means[..., index]
-        given = mixture.new(mixture.mixture_logits, means, known, family)
+        given = mixture.with_parameters(mixture.mixture_logits, means, known, family)
         log_joint = given.log_joint(values)
-        require_reached(log_joint, values)
+        require_positive_density(log_joint, values)
         centre = mixture.means[..., rest].expand(*log_joint.shape, len(rest))
         if slope is not None:
             gap = values.unsqueeze(-2) - means
             centre = centre + (slope @ gap.unsqueeze(-1)).squeeze(-1)
     batch = log_joint.shape[:-1]
     shape = family.shape(k, len(rest))
-    return mixture.new(log_joint, centre, unknown.expand(*batch, *shape), family)
+    return mixture.with_parameters(log_joint, centre, unknown.expand(*batch, *shape), family)
 
 
-def as_values(mixture: MixtureDensity, index: Tensor, values: Values) -> Tensor:
+def _as_values(mixture: MixtureDensity, index: Tensor, values: Values) -> Tensor:
     """Values of the features at `index`, `(*S, *B, I)`, in the mixture's dtype.
 
     Raises:
@@ -113,14 +111,14 @@ def as_values(mixture: MixtureDensity, index: Tensor, values: Values) -> Tensor:
     return values
 
 
-def require_reached(log_joint: Tensor, values: Tensor) -> None:
-    """Refuse values beyond the reach of every component: nothing says how to weigh these.
+def require_positive_density(log_joint: Tensor, values: Tensor) -> None:
+    """Raise where all components have density 0, so that responsibilities are undefined.
 
-    A squared Mahalanobis distance overflows at 1e154 deviations, or 1e19 in float32. NaN goes
-    through. What is traced for a graph is not looked at.
+    A squared Mahalanobis distance overflows at 1e154 standard deviations, or 1e19 in float32. NaN
+    passes, and a graph that is being compiled is not checked.
 
     Raises:
-        InvalidDataError: saying how many there are, and the first.
+        InvalidDataError: with the number of such rows, and the first.
     """
     if torch.compiler.is_compiling():
         return
@@ -142,20 +140,20 @@ def regress(
         E[y | x] = sum_k w_k(x) m_k(x)
         Cov[y | x] = sum_k w_k(x) (C_k + (m_k(x) - E[y | x])(m_k(x) - E[y | x])')
 
-    Rows go portion by portion, so a million of them take the memory of the answer.
+    Rows are processed in chunks, so a million of them take little more memory than the result.
 
     Args:
         mixture: of inputs and outputs together.
         indices: the features that are known.
         values: their values, `(*S, *B, I)`.
-        covariance: whether to return it too.
+        covariance: whether to return the covariance too.
 
     Returns:
         The mean `(*S, *B, R)` and the covariance `(*S, *B, R, R)` of the rest, or None.
 
     Raises:
         InvalidArgumentError: as for `MixtureOfGaussians.condition`.
-        InvalidDataError: as there.
+        InvalidDataError: values where no component has a positive density.
 
     References:
         Z. Ghahramani, M. I. Jordan (1994), Supervised learning from incomplete data via an EM
@@ -169,8 +167,8 @@ def regress(
         (torch.Size([100, 2]), torch.Size([100, 2, 2]))
     """
     mixture = as_mixture(mixture)
-    index = as_indices(mixture, indices, proper=True)
-    values = as_values(mixture, index, values)
+    index = _as_indices(mixture, indices, proper=True)
+    values = _as_values(mixture, index, values)
     lead = values.dim() - 1 - len(mixture.batch_shape)
     rest = mixture.num_features - len(index)
     per_row = mixture.means.shape[:-1].numel() * (rest**2 if covariance else rest)
@@ -179,8 +177,8 @@ def regress(
         return given.mean, given.covariance_matrix if covariance else None
     flat = values.reshape(-1, *values.shape[lead:])
     means, spreads = [], []
-    for part in flat.split(max(1, AT_ONCE // per_row)):
-        given = condition(mixture, index, part)
+    for chunk in flat.split(rows_per_chunk(per_row, mixture.means, in_cache=False)):
+        given = condition(mixture, index, chunk)
         means.append(given.mean)
         if covariance:
             spreads.append(given.covariance_matrix)

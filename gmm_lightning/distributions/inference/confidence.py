@@ -1,4 +1,4 @@
-"""Regions that hold a given share of the mass, with as many degrees of freedom as features."""
+"""Confidence regions and ellipses of components."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning._validation import require_integer, require_number, require_numbers
+from gmm_lightning._validation import (
+    require_choice,
+    require_integer,
+    require_number,
+    require_numbers,
+)
 from gmm_lightning.distributions._chi import chi_quantile
-from gmm_lightning.distributions.density import DrawOptions, MixtureDensity, as_mixture, drawn
+from gmm_lightning.distributions.density import (
+    DrawOptions,
+    MixtureDensity,
+    as_mixture,
+    draw_samples,
+)
 from gmm_lightning.errors import InvalidArgumentError
 
-KINDS = ("component", "density")
+_KINDS = ("component", "density")
 
 
 class Ellipse(NamedTuple):
@@ -33,7 +43,7 @@ class Ellipse(NamedTuple):
 def confidence_radius(probability: float | Tensor, num_features: int) -> Tensor:
     """The Mahalanobis radius inside which a Gaussian has a given mass.
 
-    `r^2` is the quantile of the chi-square law with D degrees of freedom.
+    `r^2` is the quantile of the chi-square distribution with D degrees of freedom.
 
     Args:
         probability: in [0, 1]; 1 gives infinity.
@@ -77,9 +87,9 @@ def in_confidence_region(
         probability: the mass, in [0, 1].
         kind: `component`: within the confidence radius of the closest component, which holds at
             least that mass of each component; `density`: in the highest-density region of the
-            whole mixture, whose edge is a quantile of the density of draws.
-        num_samples: draws for the kind `density`.
-        generator: of these draws.
+            whole mixture, whose edge is a quantile of the density of samples.
+        num_samples: samples for the kind `density`.
+        generator: source of randomness.
 
     Raises:
         InvalidArgumentError: a probability out of range or an unknown kind.
@@ -90,25 +100,23 @@ def in_confidence_region(
     """
     mixture = as_mixture(mixture)
     probability = require_number("probability", probability, least=0, most=1)
-    if kind == "component":
+    if require_choice("kind", kind, _KINDS) == "component":
         square = float(chi_quantile(probability, mixture.num_features)) ** 2
         return squared_mahalanobis(mixture, x).amin(-1) <= square
-    if kind != "density":
-        raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(KINDS)}")
     num_samples = require_integer("num_samples", num_samples, least=1)
-    x_drawn, _ = drawn(mixture, num_samples, DrawOptions(), generator)
-    ordered = mixture.log_prob(x_drawn).sort(0).values
+    samples, _ = draw_samples(mixture, num_samples, DrawOptions(), generator)
+    ordered = mixture.log_prob(samples).sort(0).values
     at = round((1 - probability) * num_samples)
     edge = ordered[at] if at < num_samples else torch.full_like(ordered[0], math.inf)
     return mixture.log_prob(x) >= (edge if at > 0 else torch.full_like(edge, -math.inf))
 
 
 def ellipses(mixture: MixtureDensity, std: float = 1.0) -> list[Ellipse]:
-    """The components of a single mixture in the plane, as ellipses of so many deviations.
+    """The components of a single mixture in the plane, as ellipses at a Mahalanobis radius.
 
     Args:
         mixture: of two features and no batch.
-        std: Mahalanobis radius, > 0; `confidence_radius(p, 2)` for a given mass.
+        std: the radius, > 0; `confidence_radius(p, 2)` for a given mass.
 
     Raises:
         InvalidArgumentError: other numbers of features, a batch, or a radius that is not positive.
@@ -121,11 +129,11 @@ def ellipses(mixture: MixtureDensity, std: float = 1.0) -> list[Ellipse]:
         )
     std = require_number("std", std, above=0)
     pairs = zip(mixture.means.detach(), mixture.scale_tril.detach(), strict=True)
-    return [ellipse_of(center, factor, std) for center, factor in pairs]
+    return [covariance_ellipse(center, factor, std) for center, factor in pairs]
 
 
-def ellipse_of(center: Tensor, factor: Tensor, std: float) -> Ellipse:
-    """The points `c + s F z` with `|z| <= 1`, for a factor `(2, M)` of a covariance `F F'`."""
+def covariance_ellipse(center: Tensor, factor: Tensor, std: float) -> Ellipse:
+    """The ellipse `c + s F z`, `|z| <= 1`, for a factor `(2, M)` of a covariance `F F'`."""
     axes, sizes, _ = torch.linalg.svd(factor, full_matrices=False)
     angle = math.atan2(float(axes[1, 0]), float(axes[0, 0]))
     angle = angle - math.pi if angle > math.pi / 2 else angle

@@ -1,4 +1,4 @@
-"""Rows with missing entries: their density, and what may have stood there."""
+"""Missing entries: the density of the observed ones, and imputation of the others."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.density import DrawOptions, M, MixtureDensity, as_mixture, drawn
+from gmm_lightning._validation import require_choice
+from gmm_lightning.distributions.density import (
+    DrawOptions,
+    M,
+    MixtureDensity,
+    as_mixture,
+    draw_samples,
+)
 from gmm_lightning.distributions.inference.conditioning import condition, marginal
 from gmm_lightning.distributions.inference.modes import modes
 from gmm_lightning.errors import InvalidArgumentError
 
-KINDS = ("mean", "mode", "draw")
+_KINDS = ("mean", "mode", "draw")
 
 
-def patterns(x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Numbers of the rows `(N, D)` that miss the same entries, with which entries they have."""
+def _missingness_patterns(x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each missingness pattern of rows `(N, D)`: their numbers, and a mask of the observed."""
     if len(x) == 0:
         return
-    present = ~torch.isnan(x)
-    kinds, which = torch.unique(present, dim=0, return_inverse=True)
+    observed = ~torch.isnan(x)
+    kinds, which = torch.unique(observed, dim=0, return_inverse=True)
     for number, kind in enumerate(kinds):
         yield (which == number).nonzero().squeeze(-1), kind
 
@@ -28,7 +35,7 @@ def patterns(x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def log_joint_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`log pi_k + log N` of the entries that are not NaN: `(*S, *B, D)` -> `(*S, *B, K)`.
 
-    A row without any entry has `log pi_k`. Rows that miss the same entries go together.
+    A row without entries has `log pi_k`. Rows are grouped by missingness pattern.
 
     Raises:
         InvalidArgumentError: rows of another width.
@@ -40,19 +47,19 @@ def log_joint_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
     cells = cells.reshape(mixture.batch_shape).expand(shape).reshape(-1)
     k = mixture.num_components
     result = mixture.log_weights.expand(*shape, k).reshape(-1, k)
-    for at, present in patterns(rows):
-        if bool(present.any()):
-            index = present.nonzero().squeeze(-1)
+    for at, observed in _missingness_patterns(rows):
+        if bool(observed.any()):
+            index = observed.nonzero().squeeze(-1)
             part = marginal(mixture, index)
-            part = of_cells(part, cells[at]) if mixture.batch_shape else part
+            part = _select_mixtures(part, cells[at]) if mixture.batch_shape else part
             result = result.index_put((at,), part.log_joint(rows[at][:, index]))
     return result.reshape(*shape, k)
 
 
-def log_prob_of_present(mixture: MixtureDensity, x: Tensor) -> Tensor:
+def log_prob_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`log p` of the entries that are not NaN, integrated over the others: `(*S, *B)`.
 
-    A row without any entry has log density 0.
+    A row without entries has log density 0.
 
     Args:
         mixture: the mixture.
@@ -68,12 +75,12 @@ def log_prob_of_present(mixture: MixtureDensity, x: Tensor) -> Tensor:
     return log_joint_observed(mixture, x).logsumexp(-1)
 
 
-def of_cells(mixture: M, cells: Tensor) -> M:
-    """Mixtures of a batch by their numbers `(N,)`, as a batch of N."""
+def _select_mixtures(mixture: M, cells: Tensor) -> M:
+    """The mixtures of a batch at flat positions `(N,)`, as a batch of N."""
     own = len(mixture.batch_shape)
     parts = (mixture.mixture_logits, mixture.means, mixture.scale)
     logits, means, scale = (part.flatten(0, own - 1)[cells] for part in parts)
-    return mixture.new(logits, means, scale, mixture.covariance)
+    return mixture.with_parameters(logits, means, scale, mixture.covariance)
 
 
 def impute(
@@ -82,14 +89,14 @@ def impute(
     kind: str = "mean",
     generator: Generator | None = None,
 ) -> Tensor:
-    """Rows with their missing entries filled in from the law given the entries they have.
+    """Rows with their missing entries imputed from the conditional distribution.
 
     Args:
         mixture: a single mixture.
-        x: rows `(*S, D)`, NaN where an entry is missing; entries that are there stay.
-        kind: `mean`, the best guess in squared error; `mode`, the highest of the conditional
-            density's modes; `draw`, a draw from the conditional law.
-        generator: of the draws.
+        x: rows `(*S, D)`, NaN where an entry is missing; observed entries stay.
+        kind: `mean`, the conditional mean; `mode`, the highest mode of the conditional density;
+            `draw`, a sample from the conditional distribution.
+        generator: source of randomness of `draw`.
 
     Raises:
         InvalidArgumentError: a batch of mixtures, another width, an infinite entry, or an unknown
@@ -101,40 +108,39 @@ def impute(
         tensor([[3., 1.]])
     """
     mixture = as_mixture(mixture)
-    if kind not in KINDS:
-        raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(KINDS)}")
-    rows = as_rows(mixture, x)
+    require_choice("kind", kind, _KINDS)
+    rows = _as_rows(mixture, x)
     if bool(rows.isinf().any()):
-        raise InvalidArgumentError("an infinite entry says nothing of the missing ones")
+        raise InvalidArgumentError("rows to impute must not have infinite entries")
     whole = x.to(torch.promote_types(x.dtype, rows.dtype)).reshape(rows.shape).clone()
-    for at, present in patterns(rows):
-        if bool(present.all()):
+    for at, observed in _missingness_patterns(rows):
+        if bool(observed.all()):
             continue
-        absent = (~present).nonzero().squeeze(-1)
-        known = present.nonzero().squeeze(-1)
+        absent = (~observed).nonzero().squeeze(-1)
+        known = observed.nonzero().squeeze(-1)
         if len(known):
-            law = condition(mixture, known, rows[at][:, known])
+            conditional = condition(mixture, known, rows[at][:, known])
         else:
-            law = mixture.expand((len(at),))
+            conditional = mixture.expand((len(at),))
         if kind == "mean":
-            filled = law.mean
+            filled = conditional.mean
         elif kind == "mode":
-            filled = highest_mode(law)
+            filled = _global_mode(conditional)
         else:
-            filled, _ = drawn(law, (), DrawOptions(), generator)
+            filled, _ = draw_samples(conditional, (), DrawOptions(), generator)
         whole[at.unsqueeze(-1), absent] = filled.to(whole.dtype)
     return whole.reshape(x.shape)
 
 
-def highest_mode(law: MixtureDensity) -> Tensor:
-    """For every mixture of a batch the place of its highest density, `(*B, D)`."""
-    found = modes(law)
-    best = law.log_prob(found.movedim(-2, 0)).argmax(0)
+def _global_mode(conditional: MixtureDensity) -> Tensor:
+    """The highest mode of each mixture of a batch, `(*B, D)`."""
+    found = modes(conditional)
+    best = conditional.log_prob(found.movedim(-2, 0)).argmax(0)
     at = best[..., None, None].expand(*best.shape, 1, found.shape[-1])
     return found.gather(-2, at).squeeze(-2)
 
 
-def as_rows(mixture: MixtureDensity, x: Tensor) -> Tensor:
+def _as_rows(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """Rows `(N, D)` in the mixture's dtype.
 
     Raises:

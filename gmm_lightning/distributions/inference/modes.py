@@ -1,4 +1,4 @@
-"""The places of highest density, and the way to them."""
+"""Modes of the density, and its score."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ from gmm_lightning.distributions.density import MixtureDensity, as_mixture
 from gmm_lightning.linalg import full_precision, solve_rows
 
 
-def precision_of(mixture: MixtureDensity) -> Tensor:
-    """Inverses of the components' covariances, `(*B, K, D, D)`."""
-    return torch.cholesky_inverse(mixture.scale_tril)
-
-
 def grad_log_prob(mixture: MixtureDensity, x: Tensor) -> Tensor:
-    """`d log p / dx = sum_k r_k(x) Sigma_k^-1 (mu_k - x)`, `(*S, *B, D)`, the score.
+    """The score `d log p / dx = sum_k r_k(x) Sigma_k^-1 (mu_k - x)`, `(*S, *B, D)`.
 
-    Differentiable itself, in x and the parameters. Like the responsibilities it is NaN for a row
-    whose squared distances all overflow.
+    Differentiable in x and the parameters. Like the responsibilities it is NaN for a row whose
+    squared distances all overflow.
     """
     mixture = as_mixture(mixture)
     x = x.to(mixture.means.dtype)
@@ -31,17 +26,17 @@ def grad_log_prob(mixture: MixtureDensity, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def modes(mixture: MixtureDensity, max_iter: int = 1000, tol: float = 1e-10) -> Tensor:
-    """Where the mean-shift iteration from each mean ends, `(*B, K, D)`.
+    """Modes of the density, by mean shift from each mean, `(*B, K, D)`.
 
         x <- x + (sum_k r_k(x) P_k)^-1 sum_k r_k(x) P_k (mu_k - x),   P_k = Sigma_k^-1
 
-    Every place is a mode of the density (or, on a set of measure zero, a saddle point); means
-    that share a mode lead to the same place, so there are as many modes as distinct rows.
+    Each fixed point is a mode (or, on a set of measure zero, a saddle point). Means in the basin of
+    one mode give the same point, so there are as many modes as distinct rows.
 
     Args:
         mixture: the mixture.
-        max_iter: iterations at most.
-        tol: stop when no place moves by more, relative to the spread of the mixture.
+        max_iter: maximum number of iterations.
+        tol: stop when no point moves by more, relative to the mixture's standard deviation.
 
     Raises:
         InvalidArgumentError: `max_iter` below 1, or a `tol` below 0.
@@ -59,7 +54,7 @@ def modes(mixture: MixtureDensity, max_iter: int = 1000, tol: float = 1e-10) -> 
     mixture = as_mixture(mixture)
     max_iter = require_integer("max_iter", max_iter, least=1)
     tol = require_number("tol", tol, least=0)
-    precision = precision_of(mixture)
+    precision = torch.cholesky_inverse(mixture.scale_tril)
     spread = mixture.variance.sqrt().amax(-1)
     x = mixture.means.movedim(-2, 0)
     with full_precision(x.device):

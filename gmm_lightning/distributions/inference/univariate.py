@@ -1,4 +1,4 @@
-"""What a mixture of one feature says of its value: distribution function, quantiles, intervals."""
+"""Mixtures of one feature: distribution function, quantiles, central intervals."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from gmm_lightning.linalg import accumulator_dtype
 
 Probability = float | Tensor
 
-# Halving alone goes from the widest bracket of float64 to neighbouring numbers in fewer steps.
-MAX_STEPS = 256
+# Bisection alone takes fewer steps from the widest bracket of float64 to adjacent numbers.
+_MAX_STEPS = 256
 
 
 def cdf(mixture: MixtureDensity, x: Tensor) -> Tensor:
@@ -44,11 +44,11 @@ def cdf(mixture: MixtureDensity, x: Tensor) -> Tensor:
 
 
 def quantile(mixture: MixtureDensity, p: Probability) -> Tensor:
-    """`x` with `F(x) = p`, to rounding also far out in the tails: -inf for 0, inf for 1.
+    """Quantiles `x` with `F(x) = p`, accurate to rounding in the tails: -inf for 0, inf for 1.
 
-    The logarithm of the nearer tail is solved for by Newton's method within a bracket that halves
-    where that would leave it, for all entries at once. The first derivatives are those of the
-    implicit function, `dx = (dp - dF) / f(x)`; there are no second ones.
+    Newton's method on the logarithm of the nearer tail, safeguarded by bisection, for all entries
+    at once. First derivatives are those of the implicit function, `dx = (dp - dF) / f(x)`; second
+    derivatives are not available.
 
     Shape:
         p `(*S, *B)`, or what broadcasts with the batch, gives rows `(*S, *B, 1)`.
@@ -71,19 +71,19 @@ def quantile(mixture: MixtureDensity, p: Probability) -> Tensor:
     mixture = as_mixture(mixture)
     require_one_feature(mixture, "quantile")
     wide = accumulator_dtype(mixture.means.device)
-    p = probabilities(mixture, p)
+    p = _as_probabilities(mixture, p)
     upper = p > 0.5
     tail = torch.where(upper, 1 - p, p)
     inside = tail > 0
     log_tail = torch.where(inside, tail, 0.5).log()
-    # Mirrored, the upper tail of the mixture is the lower one.
+    # The upper tail of the mixture is the lower tail of its mirror image.
     sign = torch.where(upper, -1.0, 1.0).to(wide)
     log_weights = mixture.log_weights.to(wide)
     means = sign.unsqueeze(-1) * mixture.means.squeeze(-1).to(wide)
     scale = mixture.scale_tril[..., 0, 0].to(wide)
     with torch.no_grad():
-        root = solved(log_weights, means, scale, log_tail)
-    log_cdf, slope = log_cdf_and_slope(log_weights, means, scale, root)
+        root = _solve_quantile(log_weights, means, scale, log_tail)
+    log_cdf, slope = _log_cdf_and_slope(log_weights, means, scale, root)
     gap = log_cdf - log_tail
     # Between components so far apart that the density is 0 there is no slope to divide by.
     slope = torch.where(slope > 0, slope, math.inf).detach()
@@ -92,18 +92,17 @@ def quantile(mixture: MixtureDensity, p: Probability) -> Tensor:
     return x.to(mixture.means.dtype).unsqueeze(-1)
 
 
-def solved(log_weights: Tensor, means: Tensor, scale: Tensor, log_p: Tensor) -> Tensor:
-    """`x` with `log F(x) = log p` for lower tails: `(*B, K)` each and `(*T)` give `(*T)`."""
+def _solve_quantile(log_weights: Tensor, means: Tensor, scale: Tensor, log_p: Tensor) -> Tensor:
+    """Roots `x` of `log F(x) = log p` in lower tails: `(*B, K)` each and `(*T)` give `(*T)`."""
     eps = torch.finfo(log_p.dtype).eps
-    # Between the least and the largest quantile of the components; one deviation more for their
-    # own rounding.
+    # The bracket: the components' quantiles, and a standard deviation more for their rounding.
     each = means + scale * ndtri(log_p.exp()).unsqueeze(-1)
     low, high = (each - scale).amin(-1), (each + scale).amax(-1)
     x = (log_weights.exp() * each).sum(-1).clamp(low, high)
     last = high - low
     done = torch.zeros_like(x, dtype=torch.bool)
-    for _ in range(MAX_STEPS):
-        log_cdf, slope = log_cdf_and_slope(log_weights, means, scale, x)
+    for _ in range(_MAX_STEPS):
+        log_cdf, slope = _log_cdf_and_slope(log_weights, means, scale, x)
         gap = log_cdf - log_p
         low, high = torch.where(gap < 0, x, low), torch.where(gap < 0, high, x)
         step = -gap / slope
@@ -115,14 +114,14 @@ def solved(log_weights: Tensor, means: Tensor, scale: Tensor, log_p: Tensor) -> 
         following = torch.where(newton, following, torch.where(met, x, 0.5 * (low + high)))
         last = (following - x).abs()
         x = torch.where(done, x, following)
-        # Far from 0, neighbouring numbers are all that rounding leaves of x.
+        # Far from 0 the bracket ends at adjacent numbers.
         done = done | met | (last <= 2 * eps * x.abs())
         if bool(done.all()):
             break
     return x
 
 
-def log_cdf_and_slope(
+def _log_cdf_and_slope(
     log_weights: Tensor, means: Tensor, scale: Tensor, x: Tensor
 ) -> tuple[Tensor, Tensor]:
     """`log F(x)` and its derivative `f(x) / F(x)`, `(*T)` each."""
@@ -152,12 +151,12 @@ def interval(mixture: MixtureDensity, mass: Probability) -> tuple[Tensor, Tensor
     """
     mixture = as_mixture(mixture)
     require_one_feature(mixture, "interval")
-    mass = probabilities(mixture, mass)
+    mass = _as_probabilities(mixture, mass)
     return quantile(mixture, 0.5 - 0.5 * mass), quantile(mixture, 0.5 + 0.5 * mass)
 
 
 def require_one_feature(mixture: MixtureDensity, name: str) -> None:
-    """Refuse mixtures of several features.
+    """Raise unless the mixture has one feature.
 
     Raises:
         InvalidArgumentError: naming `marginal`.
@@ -169,11 +168,11 @@ def require_one_feature(mixture: MixtureDensity, name: str) -> None:
         )
 
 
-def probabilities(mixture: MixtureDensity, p: Probability) -> Tensor:
+def _as_probabilities(mixture: MixtureDensity, p: Probability) -> Tensor:
     """Probabilities that broadcast with the batch, `(*S, *B)`, in the precision of sums.
 
     Raises:
-        InvalidArgumentError: no numbers in [0, 1], or another shape.
+        InvalidArgumentError: not numbers in [0, 1], or a shape that does not fit.
     """
     device = mixture.means.device
     wide = accumulator_dtype(device)

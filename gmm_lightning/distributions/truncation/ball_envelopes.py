@@ -1,4 +1,4 @@
-"""Gaussians within a ball: three envelopes of known mass, of which the tightest serves."""
+"""Envelopes of a Gaussian in a ball: slices, an exponential tilt, or a half-space."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _PrincipalAxes(NamedTuple):
 def ball_envelopes(
     components: Sequence[GaussianComponent], center: Tensor, radius: float
 ) -> list[Envelope]:
-    """The envelope of the least mass for each component."""
+    """The tightest of three envelopes for each component."""
     if len(center) == 1:
         end = torch.full_like(center, radius)
         around = (
@@ -80,7 +80,7 @@ def ball_envelopes(
 def _principal_axes(
     components: Sequence[GaussianComponent], center: Tensor, radius: float
 ) -> _PrincipalAxes:
-    """Rotate each component, and find where the ball comes closest to it."""
+    """Rotate each component to its axes, and find the point of the ball of highest density."""
     variances, centers, turns = [], [], []
     for component in components:
         gap = center - component.mean
@@ -96,7 +96,7 @@ def _principal_axes(
     e, a = torch.stack(variances), torch.stack(centers)
     # Minimise sum y^2 / e subject to |y - a| <= R: y = a l e / (1 + l e), with the multiplier l
     # between these two, because |y - a|^2 = sum (a / (1 + l e))^2.
-    # In units of R, and root by root, so that no ball is too small or too large for a float.
+    # In units of R, and root by root, so that balls of any size do not overflow.
     excess = (a.norm(dim=-1) / radius - 1).clamp(min=0)
     low, high = excess / e.amax(-1), excess / e.amin(-1)
     for _ in range(_BISECTIONS):
@@ -109,12 +109,12 @@ def _principal_axes(
 
 
 def _rotate_back(origin: Tensor, turn: Tensor | None, y: Tensor) -> Tensor:
-    """Rows in the axes of the component, from some origin on, to rows of the data."""
+    """Rows in the axes of a component, relative to an origin, as rows of the data."""
     return origin + (y if turn is None else y @ turn.mT)
 
 
 class RotatedEnvelope(Envelope):
-    """An envelope in the axes of a component, turned back."""
+    """An envelope in the axes of a component, rotated back."""
 
     name: ClassVar[str] = HalfSpaceEnvelope.name
 
@@ -135,8 +135,8 @@ class _ExponentialTilts:
 
         log M(l) = (l R^2 - sum log(1 + l e) - sum l a^2 / (1 + l e)) / 2,
 
-    convex in l, least where the tilted mean of `|y - a|^2` is `R^2`: Chernoff's bound. What
-    it lacks is of the order of one over the standard deviations of `l |y - a|^2 / 2`, whatever
+    convex in l, least where the tilted mean of `|y - a|^2` is `R^2`: Chernoff's bound. The
+    acceptance is of the order of one over the standard deviation of `l |y - a|^2 / 2`, whatever
     the probability: a twentieth in a hundred dimensions.
     """
 
@@ -151,7 +151,7 @@ class _ExponentialTilts:
             tilted = 1 + middle.unsqueeze(-1) * e
             wide = (e / tilted + (a / tilted).square()).sum(-1) > square
             low, high = torch.where(wide, middle, low), torch.where(wide, high, middle)
-        # Where a tilt gains nothing, the bisection never leaves its lower limit.
+        # Where no tilt is better, the bisection stays at its lower limit.
         self.tilt = torch.where(low > least, low, 0.0)
         le = self.tilt.unsqueeze(-1) * e
         lost = le.log1p() + self.tilt.unsqueeze(-1) * a.square() / (1 + le)
@@ -161,7 +161,7 @@ class _ExponentialTilts:
 
 
 class TiltedEnvelope(Envelope):
-    """Component k under the best of `_ExponentialTilts`."""
+    """Component k under its best exponential tilt."""
 
     name: ClassVar[str] = "a Gaussian drawn to the centre of the ball"
 
@@ -181,14 +181,14 @@ class TiltedEnvelope(Envelope):
 
 
 class _Slices:
-    """The ball as a pile of discs, tilted along the normal at its nearest point y0.
+    """The ball in slices, tilted along the normal at its nearest point y0.
 
     With `y = y0 + w` and s the depth of y below the plane that touches the ball there,
 
         log N(y) = log N(y0) - |g| s - w'Pw / 2,   |g| = lambda R,
 
     so a depth from `(2 R s - s^2)^((D - 1) / 2) exp(-|g| s)`, which is log-concave, and a uniform
-    point of the disc at that depth are accepted with `exp(-w'Pw / 2)`. In units of 2 R the
+    point of the slice at that depth are accepted with `exp(-w'Pw / 2)`. In units of 2 R the
     depth has `h(t) = m log t + m log(1 - t) - G t` with `m = (D - 1) / 2`, `G = 2 R |g|`.
     """
 
@@ -217,7 +217,7 @@ class _Slices:
 
 
 class SliceEnvelope(Envelope):
-    """Component k within its pile of discs."""
+    """Component k in its slices of the ball."""
 
     name: ClassVar[str] = "the ball, tilted towards the component"
 
@@ -235,7 +235,7 @@ class SliceEnvelope(Envelope):
         which = torch.full((rows,), self.k, dtype=torch.long, device=like.device)
         t, log_accept = self.slices.hull.propose(which, generator)
         t = self.slices.mode[self.k] + t
-        # From the centre of the ball on: what is added to it may be smaller than its last digit.
+        # Relative to the centre of the ball, whose last digit may be larger than the radius.
         y = radius * (2 * t - 1).unsqueeze(-1) * self.inward
         d = self.slices.num_features
         z = torch.randn(rows, d, dtype=like.dtype, device=like.device, generator=generator)

@@ -1,4 +1,4 @@
-"""Gaussians within a box: coordinate by coordinate where they are independent, tilted otherwise."""
+"""Envelopes of a Gaussian in a box: a product of truncated normals, or minimax tilting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gmm_lightning.linalg import factor_of_rows
 
 
 def box_envelope(component: GaussianComponent, lower: Tensor, upper: Tensor) -> Envelope:
-    """The envelope of a component in a box with ends `(D,)`: of those there are, the tightest."""
+    """The tightest envelope of a component in a box with ends `(D,)`."""
     if component.is_diagonal:
         return IndependentEnvelope(component, lower, upper)
     found: list[Envelope] = []
@@ -45,13 +45,13 @@ class IndependentEnvelope(Envelope):
         )
         width = (upper - lower) / component.factor
         self.log_mass = float(log_interval_mass(low, high, width).sum())
-        self.laws = truncated_normals(low, high, width)
+        self.normals = truncated_normals(low, high, width)
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """See `Envelope.draw`."""
         d = len(self.component.mean)
         which = torch.arange(d, device=self.component.mean.device).repeat(rows)
-        z = self.laws.draw(which, generator).view(rows, d)
+        z = self.normals.draw(which, generator).view(rows, d)
         # A thin interval far from the mean ends between two floats.
         return self.component.unwhiten(z).clamp(*self.ends), z.new_zeros(rows)
 
@@ -80,7 +80,7 @@ class BoxCentreEnvelope(Envelope):
         self.p = float(p)
         self.largest_loss = float((upper - lower).square().sum() / spread[-1].square()) / 8
         move = slope / p
-        # The terms of the mass cancel: how large they are says how many digits are left.
+        # The terms of the mass cancel: their size decides how many digits are left.
         terms = 0.5 * slope * move
         self.keeps_digits = bool(terms.sum() < 1e6) and bool(
             (move.abs() < 1e9 * (upper - lower)).all()
@@ -106,7 +106,7 @@ class SequentialEnvelope(Envelope):
 
     With `x - mu = diag(s) (I + A) z`, A strictly lower triangular, z_j given its predecessors is
     drawn from `N(tilt_j, 1)` between `(lower_j - mu_j) / s_j - (A z)_j` and the same of the upper
-    end. What the product of their masses and the tilts lacks of its maximum is the acceptance.
+    end. The ratio of the product of their masses and tilts to its maximum is the acceptance.
 
     References:
         Z. I. Botev (2017), The normal law under linear restrictions: simulation and estimation

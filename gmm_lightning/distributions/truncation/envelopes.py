@@ -16,7 +16,7 @@ from gmm_lightning.distributions.truncation.truncated import truncated_normals
 
 @dataclass(frozen=True)
 class GaussianComponent:
-    """A component `N(mu, F F')`, where a factor `(D,)` stands for a diagonal matrix.
+    """A component `N(mu, F F')`, where a vector F `(D,)` stands for a diagonal factor.
 
     Shape:
         mean `(D,)`, factor `(D, D)` or `(D,)`.
@@ -37,7 +37,7 @@ class GaussianComponent:
         return torch.addmm(self.mean, noise, self.factor.mT)
 
     def pull(self, normal: Tensor) -> Tensor:
-        """`F' a`: a direction as the noise sees it, `(D,)`."""
+        """`F' a`: a direction in the coordinates of the noise, `(D,)`."""
         return self.factor * normal if self.is_diagonal else self.factor.mT @ normal
 
     def noise(self, rows: int, generator: Generator | None) -> Tensor:
@@ -48,12 +48,12 @@ class GaussianComponent:
 
 
 class Envelope(ABC):
-    """A law to propose from, with `exp(log_mass) q(x) >= N(x | mu, Sigma)` within the region.
+    """A proposal distribution q with `exp(log_mass) q(x) >= N(x | mu, Sigma)` within the region.
 
     Attributes:
-        name: for messages.
+        name: of the proposal, for messages.
         log_mass: `log M`, a number.
-        cost: of a proposal, relative to some normals.
+        cost: of a proposal, relative to drawing normals.
     """
 
     name: ClassVar[str]
@@ -62,7 +62,7 @@ class Envelope(ABC):
 
     @abstractmethod
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """Rows `(n, D)` from q and, within the region, `log N(x) - log M - log q(x)`, `(n,)`."""
+        """Rows `(n, D)` from q, and their log acceptance `log N(x) - log M - log q(x)`, `(n,)`."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Unrestricted(Envelope):
 
 
 class HalfSpaceEnvelope(Envelope):
-    """The component beyond a plane: `e'z >= depth` for a unit vector e, z the component's noise.
+    """The component in a half-space: `e'z >= depth` for a unit vector e, z the component's noise.
 
     The mass is `Phi(-depth)`; along e the noise is a truncated normal, across e it is free.
     """

@@ -1,4 +1,4 @@
-"""Exact draws from log-concave densities on an interval, many densities at a time."""
+"""Exact samples from log-concave densities on intervals, many densities at a time."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Generator, Tensor
 # A function of points and of the index of the density that each point belongs to.
 Function = Callable[[Tensor, Tensor], Tensor]
 
-# Where the density has fallen by these logarithms below its mode, a tangent touches. The values
-# give a half normal the least envelope with two tangents beside the mode's: 0.956 is accepted.
+# Tangents touch where the log density lies so far below its mode. These values give a half normal
+# the least envelope with two tangents beside the mode's: 0.956 is accepted.
 TANGENT_DEPTHS = (0.33743414, 1.77361949)
 
-# Far more than a share of acceptance above 0.8 will ever need.
+# At an acceptance above 0.8 this many rounds are never needed.
 _MAX_ROUNDS = 200
 
 
 @dataclass(frozen=True)
 class PiecewiseExponentialHull:
-    """An upper bound of densities `exp(h(t))` on `[low, high]`: the least of some tangents of h.
+    """An upper bound of log-concave densities `exp(h(t))`: the least of some tangents of h.
 
     A tangent of a concave function lies above it everywhere, so the bound holds wherever the
     knots between the tangents are; only its tightness depends on them.
@@ -74,7 +74,7 @@ class PiecewiseExponentialHull:
         )
 
     def propose(self, which: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """A draw from the bound of density `which` for each row, and its `log` acceptance."""
+        """A sample from the hull of density `which` for each row, and its log acceptance."""
         u = torch.rand(
             2, len(which), dtype=self.touch.dtype, device=which.device, generator=generator
         )
@@ -92,7 +92,7 @@ class PiecewiseExponentialHull:
         return t, self.log_density(t, which) - bound
 
     def draw(self, which: Tensor, generator: Generator | None) -> Tensor:
-        """A draw from density `which` for each row, exactly."""
+        """A sample from density `which` for each row, by rejection."""
         drawn = torch.empty(len(which), dtype=self.touch.dtype, device=which.device)
         open_rows = torch.arange(len(which), device=which.device)
         for _ in range(_MAX_ROUNDS):
@@ -109,7 +109,7 @@ class PiecewiseExponentialHull:
 
 
 def accept(log_probability: Tensor, generator: Generator | None) -> Tensor:
-    """Coins with these log probabilities of being True."""
+    """Bernoulli samples with given log probabilities."""
     u = torch.rand(
         log_probability.shape,
         dtype=log_probability.dtype,

@@ -12,10 +12,10 @@ from gmm_lightning.distributions.truncation.envelopes import Envelope
 from gmm_lightning.distributions.truncation.hull import accept
 from gmm_lightning.errors import RegionError
 
-# Numbers proposed at once: bounds the memory of a round.
+# Numbers proposed in a round: bounds its memory, and is part of what a seed decides.
 _MAX_PROPOSED = 1 << 21
 
-# Numbers that may be refused before a region is given up.
+# Numbers that may be refused before the search ends with an error.
 _MAX_REFUSED = 20_000_000
 
 
@@ -29,21 +29,21 @@ def rejection_sample(
     max_refused: int | None,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Rows of the mixture given the region, and their components.
+    """Samples of a mixture within a region, and their components.
 
     A component is proposed with probability proportional to `pi_k M_k` and a row from its
     envelope; both are kept with probability `N_k(x) 1(x in region) / (M_k q_k(x))`. What is
-    kept has the density `sum_k pi_k N_k(x) 1(x in region)`, up to its integral, which nobody
-    needs to know: the shares of the components come out exact.
+    kept has the density `sum_k pi_k N_k(x) 1(x in region)` up to its integral, which is not
+    needed: the shares of the components are exact.
 
     Args:
         envelopes: one per component.
         log_weights: `log pi_k`, `(K,)`.
-        shape: `(n, D)`: how many rows, and their width.
-        contains: `(n, D)` to a mask of the rows in the region; sees them in `dtype`.
-        dtype: of the result: a row counts where it lies after rounding.
-        max_refused: proposals that may be refused; None allows some seconds of work, and gives
-            up as soon as it is clear that they will not do.
+        shape: `(n, D)` of the samples.
+        contains: `(n, D)` in `dtype` to a mask of the rows in the region.
+        dtype: of the result; rows are tested after rounding to it.
+        max_refused: proposals that may be refused; None allows some seconds of work, and ends as
+            soon as these are foreseen to be too few.
         generator: source of randomness.
 
     Raises:
@@ -72,9 +72,9 @@ def rejection_sample(
         keep &= contains(x)
         kept.append((x[keep], z[keep]))
         tried, found = tried + size, found + int(keep.sum())
-        # Three standard errors above what was seen: the most that can be hoped for.
-        hope = tried / (found + 3 * math.sqrt(found) + 3)
-        foreseen = tried - found if max_refused is not None else max(tried - found, rows * hope)
+        # An upper bound of the acceptance rate: three standard errors above the estimate.
+        needed = tried / (found + 3 * math.sqrt(found) + 3)
+        foreseen = tried - found if max_refused is not None else max(tried - found, rows * needed)
         if found < rows and foreseen > budget:
             raise RegionError(_rejection_message(envelopes, shares, total, found, tried, dtype))
     x, z = (torch.cat(parts)[:rows] for parts in zip(*kept, strict=True))
@@ -84,7 +84,7 @@ def rejection_sample(
 def _propose(
     envelopes: Sequence[Envelope], component: Tensor, generator: Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """A row from the envelope of each component `(n,)`, in their order, and its log acceptance."""
+    """A row from the envelope of each component `(n,)`, and its log acceptance."""
     order = component.argsort(stable=True)
     counts = torch.bincount(component, minlength=len(envelopes)).tolist()
     drawn = [e.draw(n, generator) for e, n in zip(envelopes, counts, strict=True) if n > 0]
@@ -101,7 +101,7 @@ def _rejection_message(
     tried: int,
     dtype: torch.dtype,
 ) -> str:
-    """What was tried, and how probable the region can still be."""
+    """The message: how many proposals were kept, and an upper bound of the probability."""
     from scipy.special import gammaincinv
 
     # The exact bound for a Poisson count; for none found it is the rule of three.

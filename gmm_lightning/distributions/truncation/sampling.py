@@ -1,4 +1,4 @@
-"""Draws of a mixture given a region, exactly: what `sample(within=...)` does."""
+"""Exact sampling from a mixture within a region."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def sample_within(
     dtype: torch.dtype,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Rows `(*S, *B, D)` of a mixture given a region, and their components `(*S, *B)`.
+    """Samples `(*S, *B, D)` of a mixture within a region, and their components `(*S, *B)`.
 
     Args:
-        region: what the draws are given.
-        mixture: what is drawn from.
+        region: the region.
+        mixture: the tempered mixture.
         shape: `(*S, *B)`, of at least one row.
-        component: those to draw from, of that shape, or None.
+        component: given components, of that shape, or None.
         dtype: of the rows.
         generator: source of randomness.
 
@@ -75,7 +75,7 @@ def _sample_mahalanobis(
     component: Tensor | None,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """`x = mu_z + r L_z u`: the length r from a truncated chi law, the direction u uniform."""
+    """`x = mu_z + r L_z u`: r of a truncated chi distribution, u uniform on the sphere."""
     d = mixture.means.shape[-1]
     low, high = region.radii(d)
     if not low < high:
@@ -106,7 +106,7 @@ def _sample_euclidean(
     dtype: torch.dtype,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Jointly a component and a row of it in the region, mixture after mixture of the batch."""
+    """Component and row jointly by rejection, for each mixture of the batch."""
     *batch, k, d = mixture.means.shape
     cells = math.prod(batch)
     x = mixture.means.new_empty(math.prod(shape) // cells, cells, d, dtype=dtype)
@@ -140,7 +140,7 @@ def _sample_euclidean(
 
 
 def _components_of(mixture: TemperedMixture, pairs: Sequence[int]) -> list[GaussianComponent]:
-    """Components `cell * K + k`, cell in the batch; the zeros of a factor tell a diagonal one."""
+    """Components `cell * K + k`, cell in the batch, with diagonal factors as vectors."""
     *batch, k, d = mixture.means.shape
     means = mixture.means.reshape(-1, d)
     scale = mixture.scale.reshape(-1, *mixture.scale.shape[len(batch) + 1 :])

@@ -1,4 +1,4 @@
-"""The best exponential tilt of a Gaussian in a box: a saddle point, and how tight it is."""
+"""Minimax exponential tilting of a Gaussian in a box: the saddle point and its bound."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from gmm_lightning.distributions.truncation.truncated import log_interval_mass
 
-# Added to the bound: what the maximisation may have missed, in nats.
+# Added to the bound for the error of the maximisation, in nats.
 _SLACK = 1e-6
-# A gradient this small promises it, over a hundred units in every direction.
+# A gradient this small bounds that error over a hundred units in every direction.
 _LEVEL = 1e-8
 _MAX_STEPS = 200
 
@@ -27,7 +27,7 @@ class Tilt(NamedTuple):
 def order_of_integration(factor: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """The features in the order of their restriction, the least probable interval first, `(D,)`.
 
-    Each is judged given the expected values of those before it.
+    Each interval is evaluated given the expected values of the features before it.
 
     References:
         G. J. Gibson, C. A. Glasbey, D. A. Elston (1994), Monte Carlo evaluation of multivariate
@@ -53,14 +53,14 @@ def order_of_integration(factor: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _end_densities(low: Tensor, high: Tensor, log_mass: Tensor) -> tuple[Tensor, Tensor]:
-    """Densities at both ends of a standard normal truncated to `[low, high]`."""
+    """Densities of a standard normal truncated to `[low, high]` at both ends."""
     log_root = 0.5 * math.log(2 * math.pi)
     at_low = (-0.5 * low.square() - log_mass - log_root).exp()
     return at_low, (-0.5 * high.square() - log_mass - log_root).exp()
 
 
 def _truncated_mean(low: Tensor, high: Tensor, log_mass: Tensor) -> Tensor:
-    """Its mean."""
+    """The mean of a standard normal truncated to `[low, high]`."""
     at_low, at_high = _end_densities(low, high, log_mass)
     return at_low - at_high
 
@@ -78,7 +78,7 @@ class _LogRatio:
         self.free = len(low) - 1
 
     def ends(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Both, with the last entry, and the ends of the intervals as the proposals see them."""
+        """Both with their last entry, and the ends of the intervals relative to the proposals."""
         z, t = (torch.cat([v, v.new_zeros(1)]) for v in (z, t))
         offset = t + self.strict @ z
         return z, t, self.low - offset, self.high - offset
@@ -108,10 +108,10 @@ class _LogRatio:
 
 
 def minimax_tilt(strict: Tensor, low: Tensor, high: Tensor, width: Tensor) -> Tilt:
-    """The tilt whose largest ratio is smallest, by Newton's method on the saddle point.
+    """The tilt that minimises the largest log ratio, by Newton's method on the saddle point.
 
-    Whatever tilt the search ends with, the bound is that tilt's: the ratio is concave in z, and
-    it is maximised to convergence. Without a tilt the bound is 0, so the answer is never above.
+    The bound belongs to the tilt that the search ends with, as the log ratio is concave in z and
+    maximised to convergence. Without a tilt the bound is 0, so the result is never above that.
     """
     ratio = _LogRatio(strict, low, high, width)
     n, zeros = ratio.free, low.new_zeros(2 * (len(low) - 1))
@@ -126,7 +126,7 @@ def minimax_tilt(strict: Tensor, low: Tensor, high: Tensor, width: Tensor) -> Ti
 
 
 def _solve_newton(ratio: _LogRatio, start: Tensor, free: slice) -> Tensor:
-    """Solve for a zero of the gradient in the entries `free`, with steps that shorten it."""
+    """A zero of the gradient in the entries `free`, by Newton steps that shorten it."""
     n, point = ratio.free, start.clone()
     gradient, hessian = ratio.derivatives(point[:n], point[n:])
     size = float(gradient[free].norm())
@@ -134,7 +134,7 @@ def _solve_newton(ratio: _LogRatio, start: Tensor, free: slice) -> Tensor:
         if not size > 1e-12:
             break
         step = torch.zeros_like(point)
-        # Concave in z and convex in t: this much more of both, and no direction is flat.
+        # A little more concave in z and convex in t, so that no direction is flat.
         ridge = 1e-11 * (hessian.abs().max() + 1) * point.new_tensor([-1.0, 1.0])
         bent = hessian + ridge.repeat_interleave(n).diag()
         solution, info = torch.linalg.solve_ex(bent[free, free], gradient[free])

@@ -1,4 +1,4 @@
-"""One-dimensional laws cut to an interval: the normal, the chi, and how likely the interval is."""
+"""Truncated normal and chi distributions, and the normal mass of an interval."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def log_interval_mass(low: Tensor, high: Tensor, width: Tensor | None = None) ->
     Args:
         low: left ends, may be -inf.
         high: right ends, above `low`, of the same shape; may be inf.
-        width: `high - low` where it is known better than the difference tells.
+        width: `high - low`, where it is known more accurately than the difference.
     """
     width = high - low if width is None else width
     flip = low + high < 0
@@ -42,13 +42,13 @@ def log_interval_mass(low: Tensor, high: Tensor, width: Tensor | None = None) ->
     # varies by less than a factor e over the interval, which a quadrature then integrates.
     log_a, log_b = log_ndtr(-a), log_ndtr(-b)
     beyond = log_a + torch.log1p(-torch.where(log_a.isfinite(), log_b - log_a, -math.inf).exp())
-    # Two positive terms where zero lies inside: what is missing of 1, or what there is.
+    # Where zero lies inside, both the mass and its complement are sums of positive terms.
     missing = (ndtr(a) + ndtr(-b)).clamp(max=1.0)
     there = 0.5 * (torch.erf(b * SQRT_HALF) - torch.erf(a * SQRT_HALF))
     across = torch.where(missing < 0.5, torch.log1p(-missing), there.log())
     value = torch.where(a > 0, beyond, across)
     near = a.clamp(min=0)
-    # An end that was rounded on its way is off by digits that show in a width below 1e-3.
+    # Rounding of the ends shows in widths below 1e-3.
     thin = ((b - near) * (near + 0.5 * (b - near)) < 1) & ((a > 0) | (width < 1e-3))
     if thin.any():
         near, start, w = near[thin], (a - near)[thin], width[thin]
@@ -87,13 +87,13 @@ def truncated_normals(low: Tensor, high: Tensor, width: Tensor | None = None) ->
 
 
 class TruncatedNormals:
-    """What `truncated_normals` made: draw from it."""
+    """Standard normals on intervals, as `truncated_normals` builds them."""
 
     def __init__(self, hull: PiecewiseExponentialHull, near: Tensor, sign: Tensor) -> None:
         self.hull, self.near, self.sign = hull, near, sign
 
     def draw(self, which: Tensor, generator: Generator | None) -> Tensor:
-        """One draw from interval `which` per row."""
+        """A sample from interval `which` for each row."""
         t = self.hull.draw(which, generator)
         return self.sign[which] * (self.near[which] + t)
 
@@ -101,7 +101,7 @@ class TruncatedNormals:
 def sample_truncated_normals(
     low: Tensor, high: Tensor, width: Tensor, generator: Generator | None
 ) -> Tensor:
-    """A standard normal in every interval `[low, high]`, `(E,)`, exact at any distance from zero.
+    """A standard normal sample from each interval `[low, high]`, `(E,)`, exact at any distance.
 
     Most intervals hold enough mass for the inverse distribution function, from the end that is
     nearer to zero; thin and far ones go by their tangents.
@@ -110,15 +110,15 @@ def sample_truncated_normals(
     a, b = torch.where(flip, -high, low), torch.where(flip, -low, high)
     beyond_a, beyond_b = ndtr(-a), ndtr(-b)
     u = torch.rand(a.shape, dtype=a.dtype, device=a.device, generator=generator)
-    # At 0, which comes once in 2^53, an open interval would end in infinity.
+    # u = 0, once in 2^53, would give an infinity.
     u = u.clamp(min=torch.finfo(u.dtype).tiny)
     z = -torch.special.ndtri(beyond_b + u * (beyond_a - beyond_b))
     z = torch.where(flip, -1, 1) * torch.minimum(torch.maximum(z, a), b)
     # Below a width of 1e-3 the difference of two probabilities loses digits that show.
     hard = ((a > 6) | (width < 1e-3)).nonzero().squeeze(-1)
     if len(hard):
-        laws = truncated_normals(low[hard], high[hard], width[hard])
-        z[hard] = laws.draw(torch.arange(len(hard), device=a.device), generator)
+        normals = truncated_normals(low[hard], high[hard], width[hard])
+        z[hard] = normals.draw(torch.arange(len(hard), device=a.device), generator)
     return z
 
 
@@ -130,7 +130,7 @@ def sample_truncated_chi(
     like: Tensor,
     generator: Generator | None,
 ) -> Tensor:
-    """Lengths of D-dimensional standard normals, given that they lie in `[low, high]`, `(rows,)`.
+    """Samples of the chi distribution with D degrees of freedom within `[low, high]`, `(rows,)`.
 
     With r0 the most likely length in the interval and `r = r0 + t`, up to a constant
 
@@ -139,11 +139,11 @@ def sample_truncated_chi(
     keeps its digits at any D, in shells of any thinness, and at any distance.
 
     Args:
-        rows: how many.
+        rows: number of samples.
         num_features: D.
         low: least length.
         high: largest length, may be infinite.
-        like: a tensor whose dtype and device the answer has.
+        like: gives dtype and device.
         generator: source of randomness.
     """
     power = num_features - 1

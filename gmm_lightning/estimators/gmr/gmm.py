@@ -14,7 +14,7 @@ from gmm_lightning.distributions import (
     MixtureOfGaussians,
     in_confidence_region,
     regress,
-    require_reached,
+    require_positive_density,
 )
 from gmm_lightning.distributions import condition as condition_mixture
 from gmm_lightning.errors import InvalidArgumentError
@@ -233,7 +233,7 @@ class GMM:
         mixture = self._mixture()
         x = rows_of(X, mixture.num_features)
         log_joint = mixture.log_joint(x)
-        require_reached(log_joint, x)
+        require_positive_density(log_joint, x)
         return log_joint.softmax(-1).numpy()
 
     def to_probability_density(self, X: ArrayLike) -> Floats:
@@ -253,12 +253,12 @@ class GMM:
         values = rows_of(x, len(index))
         if len(values) != 1:
             raise InvalidArgumentError(f"expected one row of known features, got {len(values)}")
-        law = condition_mixture(mixture, index, values[0])
+        conditional = condition_mixture(mixture, index, values[0])
         return GMM(
             self.n_components,
-            law.weights.numpy(),
-            law.means.numpy(),
-            law.component_covariances.numpy(),
+            conditional.weights.numpy(),
+            conditional.means.numpy(),
+            conditional.component_covariances.numpy(),
             self.verbose,
             self.random_state,
         )

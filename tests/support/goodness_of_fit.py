@@ -1,4 +1,4 @@
-"""Reference laws by numerical integration, and the tests against them."""
+"""Reference distributions by numerical integration, and the tests against them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gmm_lightning.distributions import MixtureOfGaussians
 
 # Seeds are fixed, so a test passes for good or not at all. About a hundred comparisons at this
 # level would fail one seed in a hundred if the code is right.
-LEVEL = 1e-4
+SIGNIFICANCE = 1e-4
 
 
 def distribution_function(
@@ -33,20 +33,20 @@ def distribution_function(
     return lambda x: np.interp(x, grid, mass / mass[-1])
 
 
-def follows(x: torch.Tensor, function: Callable[[np.ndarray], np.ndarray]) -> None:
+def assert_follows(x: torch.Tensor, function: Callable[[np.ndarray], np.ndarray]) -> None:
     """Kolmogorov-Smirnov against a distribution function."""
     found = stats.kstest(x.double().cpu().numpy(), function)
-    assert found.pvalue > LEVEL, found
+    assert found.pvalue > SIGNIFICANCE, found
 
 
-def same_law(x: torch.Tensor, y: torch.Tensor) -> None:
+def assert_same_distribution(x: torch.Tensor, y: torch.Tensor) -> None:
     """Two-sample Kolmogorov-Smirnov, feature by feature."""
     for a, b in zip(x.double().cpu().T, y.double().cpu().T, strict=True):
         found = stats.ks_2samp(a.numpy(), b.numpy())
-        assert found.pvalue > LEVEL, found
+        assert found.pvalue > SIGNIFICANCE, found
 
 
-def shares_are(z: torch.Tensor, log_share: list[float] | np.ndarray) -> None:
+def assert_shares(z: torch.Tensor, log_share: list[float] | np.ndarray) -> None:
     """Chi-square of component counts against unnormalised log shares."""
     share = np.exp(np.asarray(log_share) - np.max(log_share))
     share /= share.sum()
@@ -58,7 +58,7 @@ def shares_are(z: torch.Tensor, log_share: list[float] | np.ndarray) -> None:
         counts, share = counts[~rare], share[~rare]
     if len(counts) > 1:
         found = stats.chisquare(counts, counts.sum() * share / share.sum())
-        assert found.pvalue > LEVEL, found
+        assert found.pvalue > SIGNIFICANCE, found
 
 
 def mixture_of(
