@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.patches import PathPatch, Polygon
 from matplotlib.path import Path
+from numpy.typing import NDArray
 
 from gmm_lightning.distributions import EuclideanRegion, MahalanobisRegion, Region
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._limits import grid_of
+from gmm_lightning.plotting._components import Components
+from gmm_lightning.plotting._limits import Limits, grid_of
 from gmm_lightning.plotting.figures import INK
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from gmm_lightning.plotting._geometry import Components
-    from gmm_lightning.plotting._limits import Limits
-
-__all__ = ["draw_region", "finite_ends", "shadow"]
 
 _RESOLUTION = 400
 _FILL = 0.10
@@ -125,15 +118,8 @@ def _draw_mask(ax: Axes, region: EuclideanRegion, window: Limits) -> None:
     extent = (*window[0], *window[1])
     ax.imshow(image, extent=extent, origin="lower", aspect="auto", zorder=0.4)
     if mask.any() and not mask.all():
-        ax.contour(
-            *along,
-            mask.astype(float),
-            levels=[0.5],
-            colors=INK,
-            linestyles="--",
-            linewidths=1.1,
-            zorder=0.5,
-        )
+        style: dict[str, Any] = {"colors": INK, "linestyles": "--", "linewidths": 1.1}
+        ax.contour(*along, mask.astype(float), levels=[0.5], zorder=0.5, **style)
 
 
 def _draw_shells(

@@ -1,19 +1,14 @@
-"""How large to draw an ellipse: standard deviations, and masses in their terms."""
+"""Radii of ellipses: standard deviations, or the masses that they hold."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import chi_quantile
 from gmm_lightning.errors import InvalidArgumentError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-__all__ = ["confidence_ellipse_std_devs"]
 
 
 def confidence_ellipse_std_devs(
@@ -47,7 +42,7 @@ def confidence_ellipse_std_devs(
 def radii_and_names(
     stds: float | Sequence[float], masses: float | Sequence[float] | None, df: int = 2
 ) -> tuple[list[float], list[str]]:
-    """Radii in standard deviations, from `masses` where they are given, and what to call them.
+    """Radii in standard deviations, from `masses` where they are given, and their labels.
 
     Raises:
         InvalidArgumentError: A standard deviation that is not positive, or a mass outside (0, 1).

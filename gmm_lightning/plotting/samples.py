@@ -1,38 +1,34 @@
-"""Draws of a mixture, and the region they are given."""
+"""Samples of a mixture, and the region they lie in."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.colors import to_rgb
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike, NDArray
 
 from gmm_lightning._validation import require_integer
+from gmm_lightning.distributions import Region
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._curves import draw_curves, draw_histogram
+from gmm_lightning.plotting._components import (
+    Components,
+    MixtureLike,
+    components,
+    density_of,
+    responsibilities_of,
+)
 from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
-from gmm_lightning.plotting._geometry import components, density_of, responsibilities_of
-from gmm_lightning.plotting._limits import natural_limits
-from gmm_lightning.plotting._points import draw_points
+from gmm_lightning.plotting._limits import Limits, natural_limits
+from gmm_lightning.plotting._line import draw_curves, draw_histogram
+from gmm_lightning.plotting._points import colors_of, draw_points
 from gmm_lightning.plotting._regions import draw_region, finite_ends, shadow
 from gmm_lightning.plotting._rows import rows_and_labels
-from gmm_lightning.plotting._view import feature_view
+from gmm_lightning.plotting._view import Dims, feature_view
 from gmm_lightning.plotting.figures import axes_or_new
 from gmm_lightning.plotting.palette import palette
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike, NDArray
-
-    from gmm_lightning.distributions import Region
-    from gmm_lightning.plotting._geometry import Components, MixtureLike
-    from gmm_lightning.plotting._limits import Limits
-    from gmm_lightning.plotting._view import Dims
-
-__all__ = ["plot_samples"]
 
 
 def plot_samples(
@@ -97,29 +93,25 @@ def plot_samples(
     num_features, num_components = whole.means.shape[-1], mixture.weights.shape[-1]
     view = feature_view(num_features, dims, columns, otherwise="draw the samples with plot_pairs")
     require_integer("max_points", max_points, least=0)
-    region = None if within is None else shadow(within, num_features, view.features or ())
+    region = None if within is None else shadow(within, num_features, view.features)
     points, drawn = _samples(whole, x, component, within, generator)
     parts, rows = view.parts(whole), view.rows(points)
     window = _window(parts, rows, region)
 
     ax = axes_or_new(ax)
     shades = palette(num_components)
-    if view.size == 1:
+    if view.is_line:
         draw_histogram(ax, rows[:, 0], drawn, [shades[k] for k in np.unique(drawn)])
         draw_curves(ax, parts, rows[:, 0], shades, fill=0.0, linewidth=1.4)
     else:
-        colors = np.array([to_rgb(color) for color in shades])[drawn]
-        draw_points(ax, rows, colors=colors, max_points=max_points)
+        draw_points(ax, rows, colors=colors_of(drawn, shades), max_points=max_points)
         draw_ellipses(ax, parts, (1.0, 2.0), shades, fill=0.0, linewidth=0.8)
         draw_means(ax, parts, shades, badge=True)
         ax.set_ylim(window[1])
     if region is not None:
         draw_region(ax, region, parts, shades, window, num_features)
     ax.set_xlim(window[0])
-    ax.set_xlabel(view.names[0])
-    ax.set_ylabel("density" if view.size == 1 else view.names[1])
-    if title is not None:
-        ax.set_title(title)
+    view.label(ax, "density", title)
     return ax
 
 

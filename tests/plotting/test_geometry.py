@@ -11,7 +11,7 @@ from matplotlib.patches import Ellipse
 from torch import Tensor
 
 from gmm_lightning.plotting import plot_mixture
-from gmm_lightning.plotting._geometry import principal_plane
+from gmm_lightning.plotting._components import principal_plane
 
 
 @dataclass

@@ -20,7 +20,7 @@ from gmm_lightning.covariances import FullCovariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting import palette, plot_mixture
-from gmm_lightning.plotting._geometry import principal_plane
+from gmm_lightning.plotting._components import principal_plane
 
 
 @dataclass

@@ -84,8 +84,7 @@ def draw(
 ) -> None:
     """Draw a mixture, and leave the names of the axes as they are."""
     # Matplotlib takes a while to import, and nothing else here needs it.
-    from gmm_lightning.plotting import plot_error_ellipses
-    from gmm_lightning.plotting.figures import axes_or_new
+    from gmm_lightning.plotting import axes_or_new, plot_error_ellipses
 
     if ax is None:
         raise InvalidArgumentError("expected matplotlib axes to draw on, got None")

@@ -1,32 +1,20 @@
-"""What a picture needs to know of a mixture, in plain float64 arrays."""
+"""The components of a mixture as float64 arrays, and densities made of them."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from reprlib import repr as short
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from gmm_lightning.distributions import MixtureOfGaussians, covariance_ellipse
+from gmm_lightning._chunking import rows_per_chunk
+from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._rows import to_array
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-__all__ = [
-    "Components",
-    "MixtureLike",
-    "components",
-    "density_of",
-    "ellipse",
-    "principal_plane",
-    "responsibilities_of",
-]
 
 
 class MixtureLike(Protocol):
@@ -50,9 +38,13 @@ class MixtureLike(Protocol):
 
 @dataclass(frozen=True)
 class Components:
-    """The components that can be drawn; `index` says which of the K they are.
+    """The components with finite parameters, in the d coordinates of a picture.
 
-    Factors F, of covariances `F F'`, have as many rows as there are coordinates.
+    Attributes:
+        index: Their numbers among the K, `(J,)`.
+        weights: `(J,)`.
+        means: `(J, d)`.
+        factors: F `(J, d, D)` of covariances `F F'`, which need not have full rank.
     """
 
     index: NDArray[np.intp]
@@ -62,26 +54,37 @@ class Components:
 
     @cached_property
     def covariances(self) -> NDArray[np.float64]:
-        """`F F'`, one for each component."""
+        """`F F'`, `(J, d, d)`."""
         return self.factors @ np.swapaxes(self.factors, -1, -2)
+
+    @cached_property
+    def ellipses(self) -> list[tuple[float, float, float]]:
+        """Width, height and angle in degrees of each at one standard deviation.
+
+        The width lies along the axis of largest variance: `2 sqrt(lambda_1)`.
+        """
+        axes, lengths, _ = np.linalg.svd(self.factors, full_matrices=False)
+        angles = np.degrees(np.arctan2(axes[:, 1, 0], axes[:, 0, 0]))
+        return np.column_stack([2 * lengths, angles]).tolist()
 
     def project(self, origin: NDArray[np.float64], axes: NDArray[np.float64]) -> Components:
         """The marginal components in coordinates along the orthonormal `axes` (D, d)."""
         means = (self.means - origin) @ axes
         return Components(self.index, self.weights, means, axes.T @ self.factors)
 
-    def where(self, mask: NDArray[np.bool_]) -> Components:
-        """Some of the components."""
+    def with_weight(self) -> Components:
+        """The components of positive weight."""
+        used = self.weights > 0
         return Components(
-            self.index[mask], self.weights[mask], self.means[mask], self.factors[mask]
+            self.index[used], self.weights[used], self.means[used], self.factors[used]
         )
 
 
 def components(mixture: MixtureLike) -> Components:
-    """Weights, means and covariances of the components whose parameters are all finite.
+    """Weights, means and factors of the components whose parameters are all finite.
 
     Raises:
-        InvalidArgumentError: `mixture` is a batch of mixtures, or none.
+        InvalidArgumentError: `mixture` is not a mixture, or a batch of mixtures.
     """
     if not all(hasattr(mixture, name) for name in ("weights", "means", "scale_tril")):
         raise InvalidArgumentError(f"expected a mixture, or a layer with one, got {short(mixture)}")
@@ -92,7 +95,7 @@ def components(mixture: MixtureLike) -> Components:
             "one mixture of the batch at a time, made from its own slice of the parameters"
         )
     means, tril = to_array(mixture.means), to_array(mixture.scale_tril)
-    # Squaring may overflow, which is one more way of not being drawable, not a reason to warn.
+    # Covariances that overflow cannot be drawn either, which is no reason to warn.
     with np.errstate(over="ignore", invalid="ignore"):
         covariances = tril @ np.swapaxes(tril, -1, -2)
     finite = (
@@ -139,25 +142,19 @@ def principal_plane(
 
 
 def density_of(parts: Components) -> tuple[MixtureOfGaussians, NDArray[np.intp]]:
-    """The components that have a density, as a mixture in float64 on the host.
+    """The mixture of the components that have a density, in float64 on the CPU.
 
     Returns:
         The mixture of the components with a positive weight and a covariance of full rank, and
-        which of the K they are.
+        their numbers among the K.
 
     Raises:
         InvalidArgumentError: There is no such component.
     """
-    kept, factors = [], []
-    for j, (weight, covariance) in enumerate(zip(parts.weights, parts.covariances, strict=True)):
-        try:
-            factor = np.linalg.cholesky(covariance)
-        except np.linalg.LinAlgError:
-            continue  # no density: a point, a line, a plane
-        if weight > 0 and (np.diagonal(factor) > 0).all():
-            kept.append(j)
-            factors.append(factor)
-    if not kept:
+    factor, info = torch.linalg.cholesky_ex(torch.from_numpy(parts.covariances))
+    pivots = factor.diagonal(dim1=-2, dim2=-1)
+    kept = (parts.weights > 0) & ((info == 0) & (pivots > 0).all(-1)).numpy()
+    if not kept.any():
         raise InvalidArgumentError(
             "expected a component with positive weight, finite parameters and a covariance of full "
             "rank, got none; such a mixture has no density to draw"
@@ -165,7 +162,7 @@ def density_of(parts: Components) -> tuple[MixtureOfGaussians, NDArray[np.intp]]
     mixture = MixtureOfGaussians(
         torch.from_numpy(np.log(parts.weights[kept])),
         torch.from_numpy(parts.means[kept]),
-        torch.from_numpy(np.array(factors)),
+        factor[torch.from_numpy(kept)],
     )
     return mixture, parts.index[kept]
 
@@ -176,20 +173,8 @@ def responsibilities_of(
     """`p(k | x)` of all K components (N, K), zero for those without a density."""
     mixture, index = density_of(parts)
     full = np.zeros((len(x), num_components))
-    # Portions keep the K x D numbers per row of a million rows out of memory.
-    portion = max(1, (1 << 22) // mixture.means.numel())
-    for start in range(0, len(x), portion):
-        rows = slice(start, start + portion)
-        full[rows, index] = mixture.responsibilities(torch.from_numpy(x[rows])).numpy()
+    chunks = torch.from_numpy(x).split(
+        rows_per_chunk(mixture.means.numel(), mixture.means, in_cache=False)
+    )
+    full[:, index] = torch.cat([mixture.responsibilities(chunk) for chunk in chunks]).numpy()
     return full
-
-
-def ellipse(parts: Components, j: int, std: float) -> tuple[float, float, float]:
-    """Width, height and angle in degrees of component j, `std` standard deviations from its mean.
-
-    The width lies along the axis of largest variance: `2 std sqrt(lambda_1)`.
-    """
-    center, factor = torch.from_numpy(parts.means[j]), torch.from_numpy(parts.factors[j])
-    found = covariance_ellipse(center, factor, std)
-    width, height = (2 * found.semi_axes).tolist()
-    return width, height, math.degrees(found.angle)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
+from gmm_lightning.plotting._components import Components
 from gmm_lightning.plotting.figures import INK, PAPER_GREY
 from gmm_lightning.plotting.palette import palette
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from gmm_lightning.plotting._geometry import Components
-
-__all__ = ["draw_curves", "draw_histogram", "fine_grid"]
 
 
 def draw_histogram(
@@ -82,25 +76,31 @@ def draw_curves(
     if len(parts.index) == 0:
         return
     grid = fine_grid(parts, values)
-    means, stds = parts.means[:, 0], np.sqrt(parts.covariances[:, 0, 0])
+    means, stds = _moments(parts)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        z = (grid - means[:, None]) / stds[:, None]
-        terms = parts.weights[:, None] * np.exp(-0.5 * z * z) / (stds[:, None] * np.sqrt(2 * np.pi))
+        z = (grid - means) / stds
+        terms = parts.weights[:, None] * np.exp(-0.5 * z * z) / (stds * np.sqrt(2 * np.pi))
     terms = np.nan_to_num(terms, nan=0.0, posinf=0.0)  # a point mass has no density to draw
-    thin = 0.72 * linewidth
-    for j, k in enumerate(map(int, parts.index)):
+    style = {"linewidth": 0.72 * linewidth, "linestyle": "--", "zorder": 2}
+    for term, k in zip(terms, map(int, parts.index), strict=True):
         if fill > 0:
-            ax.fill_between(grid, terms[j], color=colors[k], alpha=fill, linewidth=0, zorder=2)
-        ax.plot(grid, terms[j], color=colors[k], linewidth=thin, linestyle="--", zorder=2)
+            ax.fill_between(grid, term, color=colors[k], alpha=fill, linewidth=0, zorder=2)
+        ax.plot(grid, term, color=colors[k], **style)
     ax.plot(grid, terms.sum(axis=0), color=INK, linewidth=linewidth, zorder=3)
     ax.set_ylim(bottom=0.0)
 
 
 def fine_grid(parts: Components, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Points along the line that miss no component, however narrow, and span the values."""
-    means, stds = parts.means[:, 0], np.sqrt(parts.covariances[:, 0, 0])
-    ends = np.concatenate([values, means - 3.5 * stds, means + 3.5 * stds])
-    # A narrow component falls between the points of any even grid, so each brings points its own.
-    own = (means[:, None] + stds[:, None] * np.linspace(-4.0, 4.0, 81)).ravel()
-    grid = np.unique(np.concatenate([np.linspace(ends.min(), ends.max(), 512), own]))
-    return grid[(grid >= ends.min()) & (grid <= ends.max())]
+    means, stds = _moments(parts)
+    ends = np.concatenate([values, (means - 3.5 * stds).ravel(), (means + 3.5 * stds).ravel()])
+    low, high = ends.min(), ends.max()
+    # A narrow component falls between the points of an even grid, so each brings its own.
+    own = (means + stds * np.linspace(-4.0, 4.0, 81)).ravel()
+    grid = np.unique(np.concatenate([np.linspace(low, high, 512), own]))
+    return grid[(grid >= low) & (grid <= high)]
+
+
+def _moments(parts: Components) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means and standard deviations in one coordinate, `(J, 1)` each."""
+    return parts.means, np.sqrt(parts.covariances[:, 0])

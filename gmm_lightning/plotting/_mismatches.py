@@ -1,25 +1,18 @@
-"""What a fit is judged by: the rows it gets wrong, and where it started."""
+"""Rows in a component of another class, and the means where a fit started."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
-from gmm_lightning.plotting._geometry import responsibilities_of
+from gmm_lightning.plotting._components import Components, responsibilities_of
 from gmm_lightning.plotting._rows import thin
 from gmm_lightning.plotting.figures import INK
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from gmm_lightning.plotting._geometry import Components
-
-__all__ = ["draw_initial_means", "draw_mismatches", "mismatches_of"]
 
 
 def mismatches_of(
@@ -51,12 +44,10 @@ def draw_mismatches(ax: Axes, rows: NDArray[np.float64], max_points: int) -> Lin
     style: dict[str, Any] = {"marker": "x", "color": INK, "linestyle": "none"}
     if keep.shape[1] == 1:
         # On a line the rows are a histogram, so the crosses stand along its foot.
-        foot = np.full(len(keep), 0.02)
-        ax.plot(
-            keep[:, 0], foot, transform=ax.get_xaxis_transform(), markersize=4, zorder=4, **style
-        )
+        transform, foot = ax.get_xaxis_transform(), np.full(len(keep), 0.02)
+        ax.plot(keep[:, 0], foot, transform=transform, markersize=4, zorder=4, **style)
     else:
-        ax.scatter(keep[:, 0], keep[:, 1], s=22, c=INK, marker="x", linewidths=0.9, zorder=3)
+        ax.scatter(*keep.T, s=22, c=INK, marker="x", linewidths=0.9, zorder=3)
     return Line2D([], [], label=f"mismatch ({len(rows)})", markersize=5, **style)
 
 
@@ -74,7 +65,7 @@ def draw_initial_means(
     for at, height, color in zip(starts[:, 0], heights, shades, strict=True):
         ax.plot([at], [height], transform=transform, color=color, markersize=5.5, zorder=5, **style)
     if paired and not line:
-        for j, k in enumerate(map(int, parts.index)):
-            path = np.stack([starts[k], parts.means[j]], axis=1)
-            ax.plot(path[0], path[1], color=colors[k], linestyle=":", linewidth=1.3, zorder=3)
+        for k, mean in zip(map(int, parts.index), parts.means, strict=True):
+            path = np.stack([starts[k], mean])
+            ax.plot(*path.T, color=colors[k], linestyle=":", linewidth=1.3, zorder=3)
     return Line2D([], [], label="initial mean", color=INK, markersize=5.5, **style)
