@@ -30,7 +30,6 @@ from gmm_lightning.distributions.algebra import (
     kl_variational,
     l2_distance,
     log_inner_product,
-    moment_match,
     product,
     prune,
     reduce,
@@ -48,6 +47,7 @@ from gmm_lightning.distributions.density import (
     draw_samples,
     gumbel_softmax_sample,
     implicit_reparameterization,
+    moment_match,
     score_function,
 )
 from gmm_lightning.distributions.inference import (

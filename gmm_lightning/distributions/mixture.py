@@ -12,6 +12,7 @@ from gmm_lightning.distributions.density import (
     SampleShape,
     draw_reparameterized,
     draw_samples,
+    moment_match,
 )
 from gmm_lightning.distributions.inference import (
     Indices,
@@ -255,3 +256,16 @@ class MixtureOfGaussians(MixtureDensity):
                     [1.2000]])
         """
         return condition(self, indices, values)
+
+    def moment_match(self) -> Self:
+        """The Gaussian with the mixture's mean and covariance, as a mixture of one component.
+
+        It is the Gaussian q that minimises `KL(p || q)`.
+
+        Example:
+            >>> mixture = MixtureOfGaussians(torch.zeros(2), torch.tensor([[-2.0], [2.0]]),
+            ...                              torch.ones(2, 1, 1))
+            >>> mixture.moment_match().component_covariances
+            tensor([[[5.0000]]])
+        """
+        return moment_match(self)

@@ -12,10 +12,10 @@ from support.goodness_of_fit import assert_follows, distribution_function
 
 from gmm_lightning.distributions.truncation.hull import PiecewiseExponentialHull, tangent_points
 from gmm_lightning.distributions.truncation.truncated import (
+    TruncatedNormals,
     log_interval_mass,
     sample_truncated_chi,
     sample_truncated_normals,
-    truncated_normals,
 )
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -70,7 +70,7 @@ def test_log_interval_adds_up() -> None:
     ],
 )
 def test_truncated_normals(low: float, high: float, generator: torch.Generator) -> None:
-    normals = truncated_normals(*torch.tensor([[low], [high]], device=generator.device))
+    normals = TruncatedNormals(*torch.tensor([[low], [high]], device=generator.device))
     x = normals.draw(torch.zeros(ROWS, dtype=torch.long, device=generator.device), generator)
     assert ((x >= low) & (x <= high)).all()
     near = low if low > 0 else high if high < 0 else 0.0
@@ -80,14 +80,14 @@ def test_truncated_normals(low: float, high: float, generator: torch.Generator) 
 
 def test_truncated_normals_far_out_are_exponential(generator: torch.Generator) -> None:
     low = torch.full((1,), 1e8, device=generator.device)
-    normals = truncated_normals(low, torch.full_like(low, INF))
+    normals = TruncatedNormals(low, torch.full_like(low, INF))
     t = normals.hull.draw(torch.zeros(ROWS, dtype=torch.long, device=low.device), generator)
     assert_follows(t * 1e8, lambda v: -np.expm1(-v))
 
 
 def test_each_row_has_its_own_interval(generator: torch.Generator) -> None:
     low = torch.linspace(-50, 50, ROWS, device=generator.device)
-    x = truncated_normals(low, low + 0.5).draw(torch.arange(ROWS, device=low.device), generator)
+    x = TruncatedNormals(low, low + 0.5).draw(torch.arange(ROWS, device=low.device), generator)
     assert ((x >= low) & (x <= low + 0.5)).all()
     inside = log_interval_mass(low, x) - log_interval_mass(low, low + 0.5)
     assert_follows(inside.exp(), lambda u: u.clip(0, 1))
@@ -167,6 +167,6 @@ def test_the_envelope_is_tight(d: int, width: float) -> None:
 
 
 def test_parameters_that_are_not_numbers_end_in_an_error() -> None:
-    normals = truncated_normals(torch.tensor([math.nan]), torch.tensor([1.0]))
+    normals = TruncatedNormals(torch.tensor([math.nan]), torch.tensor([1.0]))
     with pytest.raises(ArithmeticError, match="not finite"):
         normals.draw(torch.zeros(3, dtype=torch.long), None)

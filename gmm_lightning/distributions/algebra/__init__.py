@@ -12,7 +12,7 @@ from gmm_lightning.distributions.algebra.divergences import (
     l2_distance,
     log_inner_product,
 )
-from gmm_lightning.distributions.algebra.reduction import moment_match, prune, reduce
+from gmm_lightning.distributions.algebra.reduction import prune, reduce
 from gmm_lightning.distributions.algebra.transforms import affine, convolve, product
 from gmm_lightning.distributions.algebra.unscented import from_sigma_points, sigma_points, unscented
 
@@ -28,7 +28,6 @@ __all__ = [
     "kl_variational",
     "l2_distance",
     "log_inner_product",
-    "moment_match",
     "product",
     "prune",
     "reduce",

@@ -1,4 +1,4 @@
-"""Mixture reduction: pruning, merging, and moment matching."""
+"""Mixture reduction: pruning and merging."""
 
 from __future__ import annotations
 
@@ -73,12 +73,6 @@ def reduce(mixture: M, num_components: int) -> M:
     return mixture.with_parameters(
         w.log().to(mixture.means), m.to(mixture.means), factor.to(mixture.means)
     )
-
-
-def moment_match(mixture: M) -> M:
-    """The Gaussian with the mixture's moments: see `MixtureOfGaussians.moment_match`."""
-    mixture = as_mixture(mixture)
-    return mixture.moment_match()
 
 
 def _merge_moments(

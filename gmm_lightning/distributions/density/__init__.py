@@ -14,6 +14,7 @@ from gmm_lightning.distributions.density.mixture_density import (
     MixtureDensity,
     as_mixture,
 )
+from gmm_lightning.distributions.density.moments import moment_match
 from gmm_lightning.distributions.density.options import DrawOptions, SampleShape
 from gmm_lightning.distributions.density.reparameterization import (
     check_reparameterization,
@@ -35,6 +36,7 @@ __all__ = [
     "draw_samples",
     "gumbel_softmax_sample",
     "implicit_reparameterization",
+    "moment_match",
     "normal_cdf",
     "score_function",
 ]

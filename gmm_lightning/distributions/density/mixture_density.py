@@ -18,7 +18,7 @@ from torch.distributions import (
 
 from gmm_lightning.covariances import Covariance, FullCovariance
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
-from gmm_lightning.linalg import at_least_float32, factor_of_rows, full_precision
+from gmm_lightning.linalg import at_least_float32, full_precision
 
 LOG_2PI = 1.8378770664093453
 
@@ -177,35 +177,10 @@ class MixtureDensity(Distribution):
         between = gap.unsqueeze(-1) * gap.unsqueeze(-2)
         return (weights * (self.component_covariances + between)).sum(-3)
 
-    def moment_match(self) -> Self:
-        """The Gaussian with the mixture's mean and covariance, as a mixture of one component.
-
-        It is the Gaussian q that minimises `KL(p || q)`.
-
-        Example:
-            >>> mixture = MixtureOfGaussians(torch.zeros(2), torch.tensor([[-2.0], [2.0]]),
-            ...                              torch.ones(2, 1, 1))
-            >>> mixture.moment_match().component_covariances
-            tensor([[[5.0000]]])
-        """
-        gap = self.means - self.mean.unsqueeze(-2)
-        # Rows of a square root: the covariance itself would lose half of the digits.
-        rows = torch.cat([self.scale_tril, gap.unsqueeze(-1)], -1)
-        # Not the root of the weights, which has no slope where one is 0.
-        rows = (0.5 * self.log_weights).exp()[..., None, None] * rows
-        with full_precision(rows.device):
-            factor = factor_of_rows(rows.movedim(-3, -2).flatten(-2))
-        logits = torch.zeros_like(self.mixture_logits[..., :1])
-        return self.with_parameters(logits, self.mean.unsqueeze(-2), factor.unsqueeze(-3))
-
     # -- no closed form ---------------------------------------------------------------------
 
     def entropy(self) -> Tensor:
-        """Not available in closed form.
-
-        Raises:
-            NoClosedFormError: naming the estimate and the bounds.
-        """
+        """Raise `NoClosedFormError`, which names the estimate and the bounds."""
         raise NoClosedFormError(
             "the entropy of a mixture has no closed form; distributions.entropy(mixture) estimates "
             "it from draws, distributions.entropy_bounds(mixture) encloses it"
@@ -213,11 +188,7 @@ class MixtureDensity(Distribution):
 
     @property
     def mode(self) -> Tensor:
-        """Not available in closed form.
-
-        Raises:
-            NoClosedFormError: naming the search.
-        """
+        """Raise `NoClosedFormError`, which names the search."""
         raise NoClosedFormError(
             "the mode of a mixture has no closed form; distributions.modes(mixture) finds those "
             "that its means lead to, and log_prob says which is the highest"

@@ -12,7 +12,7 @@ from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity, as_mixt
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype
 
-Probability = float | Tensor
+_Probability = float | Tensor
 
 # Bisection alone takes fewer steps from the widest bracket of float64 to adjacent numbers.
 _MAX_STEPS = 256
@@ -43,7 +43,7 @@ def cdf(mixture: MixtureDensity, x: Tensor) -> Tensor:
     return (mixture.weights * normal_cdf(z)).sum(-1).clamp(max=1.0)
 
 
-def quantile(mixture: MixtureDensity, p: Probability) -> Tensor:
+def quantile(mixture: MixtureDensity, p: _Probability) -> Tensor:
     """Quantiles `x` with `F(x) = p`, accurate to rounding in the tails: -inf for 0, inf for 1.
 
     Newton's method on the logarithm of the nearer tail, safeguarded by bisection, for all entries
@@ -131,7 +131,7 @@ def _log_cdf_and_slope(
     return log_cdf, (log_pdf - log_cdf).exp()
 
 
-def interval(mixture: MixtureDensity, mass: Probability) -> tuple[Tensor, Tensor]:
+def interval(mixture: MixtureDensity, mass: _Probability) -> tuple[Tensor, Tensor]:
     """The central interval of a given mass: its ends leave `(1 - mass) / 2` on either side.
 
     Shape:
@@ -168,7 +168,7 @@ def require_one_feature(mixture: MixtureDensity, name: str) -> None:
         )
 
 
-def _as_probabilities(mixture: MixtureDensity, p: Probability) -> Tensor:
+def _as_probabilities(mixture: MixtureDensity, p: _Probability) -> Tensor:
     """Probabilities that broadcast with the batch, `(*S, *B)`, in the precision of sums.
 
     Raises:

@@ -48,11 +48,9 @@ class Ball(EuclideanRegion):
         object.__setattr__(self, "radius", radius)
 
     def check(self, num_features: int) -> None:
-        """See `EuclideanRegion.check`."""
         check_width("the center of the ball", self.center, num_features)
 
     def contains(self, x: Tensor) -> Tensor:
-        """See `EuclideanRegion.contains`."""
         x = as_rows(x, len(self.center))
         # Squares of the smallest and the largest radii are no numbers.
         unit = unit_of(self.radius)
@@ -60,16 +58,13 @@ class Ball(EuclideanRegion):
         return gap.norm(dim=-1) <= self.radius / unit
 
     def envelopes(self, components: Sequence[GaussianComponent]) -> list[Envelope]:
-        """See `EuclideanRegion.envelopes`."""
         center = components[0].mean.new_tensor(self.center)
         return ball_envelopes(components, center, self.radius)
 
     def project(self, dims: Sequence[int], num_features: int) -> Ball:
-        """See `EuclideanRegion.project`."""
         return Ball([float(self.center[i]) for i in dims], self.radius)
 
     def bounds(self, num_features: int) -> tuple[Tensor, Tensor]:
-        """See `EuclideanRegion.bounds`."""
         center = torch.tensor(self.center, dtype=torch.float64, device="cpu")
         return center - self.radius, center + self.radius
 

@@ -52,7 +52,7 @@ def ball_envelopes(
             for component in components
         )
         return [
-            RotatedEnvelope(center, None, IndependentEnvelope(component, -end, end))
+            _RotatedEnvelope(center, None, IndependentEnvelope(component, -end, end))
             for component in around
         ]
     axes = _principal_axes(components, center, radius)
@@ -62,15 +62,15 @@ def ball_envelopes(
     chosen: list[Envelope] = []
     for k, component in enumerate(components):
         own = GaussianComponent(component.mean, axes.variance[k].sqrt())
-        found: list[Envelope] = [SliceEnvelope(center, slices, axes, k)]
+        found: list[Envelope] = [_SliceEnvelope(center, slices, axes, k)]
         if tilts is not None:
-            found.append(TiltedEnvelope(component.mean, tilts, axes, k))
+            found.append(_TiltedEnvelope(component.mean, tilts, axes, k))
         toward = axes.nearest[k] / own.factor
         depth = toward.norm()
         if float(depth) > 0:
             turned = GaussianComponent(torch.zeros_like(component.mean), own.factor)
             plane = HalfSpaceEnvelope(turned, toward / depth, depth)
-            found.append(RotatedEnvelope(component.mean, axes.turns[k], plane))
+            found.append(_RotatedEnvelope(component.mean, axes.turns[k], plane))
         else:
             found.append(Unrestricted(component))
         chosen.append(min(found, key=lambda envelope: envelope.log_mass))
@@ -113,7 +113,7 @@ def _rotate_back(origin: Tensor, turn: Tensor | None, y: Tensor) -> Tensor:
     return origin + (y if turn is None else y @ turn.mT)
 
 
-class RotatedEnvelope(Envelope):
+class _RotatedEnvelope(Envelope):
     """An envelope in the axes of a component, rotated back."""
 
     name: ClassVar[str] = HalfSpaceEnvelope.name
@@ -123,7 +123,6 @@ class RotatedEnvelope(Envelope):
         self.log_mass = inner.log_mass
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """See `Envelope.draw`."""
         y, log_accept = self.inner.draw(rows, generator)
         return _rotate_back(self.mean, self.turn, y), log_accept
 
@@ -160,7 +159,7 @@ class _ExponentialTilts:
         self.square = square
 
 
-class TiltedEnvelope(Envelope):
+class _TiltedEnvelope(Envelope):
     """Component k under its best exponential tilt."""
 
     name: ClassVar[str] = "a Gaussian drawn to the centre of the ball"
@@ -174,7 +173,6 @@ class TiltedEnvelope(Envelope):
         self.log_mass = float(tilts.log_mass[k])
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """See `Envelope.draw`."""
         y = self.component.unwhiten(self.component.noise(rows, generator))
         missing = self.square - (y - self.center).square().sum(-1)
         return _rotate_back(self.mean, self.turn, y), -0.5 * self.tilt * missing
@@ -216,7 +214,7 @@ class _Slices:
         self.log_mass = peak + volume
 
 
-class SliceEnvelope(Envelope):
+class _SliceEnvelope(Envelope):
     """Component k in its slices of the ball."""
 
     name: ClassVar[str] = "the ball, tilted towards the component"
@@ -230,7 +228,6 @@ class SliceEnvelope(Envelope):
         self.log_mass = float(slices.log_mass[k])
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """See `Envelope.draw`."""
         radius, like = self.slices.radius, self.center
         which = torch.full((rows,), self.k, dtype=torch.long, device=like.device)
         t, log_accept = self.slices.hull.propose(which, generator)

@@ -71,14 +71,12 @@ class Box(EuclideanRegion):
         return like.new_tensor(self.lower), like.new_tensor(self.upper)
 
     def check(self, num_features: int) -> None:
-        """See `EuclideanRegion.check`."""
         for name in ("lower", "upper"):
             row = getattr(self, name)
             if len(row) != 1:
                 check_width(f"the {name} end of the box", row, num_features)
 
     def contains(self, x: Tensor) -> Tensor:
-        """See `EuclideanRegion.contains`."""
         x = as_rows(x, None)
         low, high = self._ends(x)
         if max(len(low), len(high)) > 1:
@@ -86,22 +84,18 @@ class Box(EuclideanRegion):
         return ((x >= low) & (x <= high)).all(-1)
 
     def envelopes(self, components: Sequence[GaussianComponent]) -> list[Envelope]:
-        """See `EuclideanRegion.envelopes`."""
         like = components[0].mean
         low, high = (end.expand(len(like)) for end in self._ends(like))
         return [box_envelope(component, low, high) for component in components]
 
     def project(self, dims: Sequence[int], num_features: int) -> Box:
-        """See `EuclideanRegion.project`."""
         low, high = (end[list(dims)].tolist() for end in self.bounds(num_features))
         return Box(low, high)
 
     def bounds(self, num_features: int) -> tuple[Tensor, Tensor]:
-        """See `EuclideanRegion.bounds`."""
         low, high = self._ends(torch.zeros((), dtype=torch.float64, device="cpu"))
         return low.expand(num_features), high.expand(num_features)
 
     def outline(self, window: Tensor) -> Tensor:
-        """See `EuclideanRegion.outline`."""
         low, high = self.bounds(len(window))
         return corners_of(torch.maximum(low, window[:, 0]), torch.minimum(high, window[:, 1]))

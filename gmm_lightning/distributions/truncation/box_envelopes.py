@@ -10,9 +10,9 @@ from torch import Generator, Tensor
 from gmm_lightning.distributions.truncation.envelopes import Envelope, GaussianComponent
 from gmm_lightning.distributions.truncation.tilting import Tilt, minimax_tilt, order_of_integration
 from gmm_lightning.distributions.truncation.truncated import (
+    TruncatedNormals,
     log_interval_mass,
     sample_truncated_normals,
-    truncated_normals,
 )
 from gmm_lightning.linalg import factor_of_rows
 
@@ -23,12 +23,12 @@ def box_envelope(component: GaussianComponent, lower: Tensor, upper: Tensor) -> 
         return IndependentEnvelope(component, lower, upper)
     found: list[Envelope] = []
     if bool((upper - lower).isfinite().all()):
-        centred = BoxCentreEnvelope(component, lower, upper)
+        centred = _BoxCentreEnvelope(component, lower, upper)
         if centred.keeps_digits:
             found.append(centred)
             if centred.largest_loss < 0.1:
                 return centred
-    found.append(SequentialEnvelope(component, lower, upper))
+    found.append(_SequentialEnvelope(component, lower, upper))
     return min(found, key=lambda envelope: envelope.log_mass)
 
 
@@ -45,10 +45,9 @@ class IndependentEnvelope(Envelope):
         )
         width = (upper - lower) / component.factor
         self.log_mass = float(log_interval_mass(low, high, width).sum())
-        self.normals = truncated_normals(low, high, width)
+        self.normals = TruncatedNormals(low, high, width)
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """See `Envelope.draw`."""
         d = len(self.component.mean)
         which = torch.arange(d, device=self.component.mean.device).repeat(rows)
         z = self.normals.draw(which, generator).view(rows, d)
@@ -56,7 +55,7 @@ class IndependentEnvelope(Envelope):
         return self.component.unwhiten(z).clamp(*self.ends), z.new_zeros(rows)
 
 
-class BoxCentreEnvelope(Envelope):
+class _BoxCentreEnvelope(Envelope):
     """Dependent features in a small box: independent ones around its centre c, that bound them.
 
     With `x = c + y`, g the slope at c and p the smallest eigenvalue of the precision P,
@@ -94,14 +93,13 @@ class BoxCentreEnvelope(Envelope):
         )
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """See `Envelope.draw`."""
         x, _ = self.inner.draw(rows, generator)
         y = x - self.center
         white = torch.linalg.solve_triangular(self.factor, y.mT, upper=False)
         return x, 0.5 * (self.p * y.square().sum(-1) - white.square().sum(0))
 
 
-class SequentialEnvelope(Envelope):
+class _SequentialEnvelope(Envelope):
     """Dependent features: one truncated normal after the other, tilted by the saddle point.
 
     With `x - mu = diag(s) (I + A) z`, A strictly lower triangular, z_j given its predecessors is
@@ -137,7 +135,6 @@ class SequentialEnvelope(Envelope):
         self.place = order.argsort().to(device)
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """See `Envelope.draw`."""
         d, like = len(self.mean), self.mean
         z = torch.zeros(rows, d, dtype=like.dtype, device=like.device)
         shift = torch.zeros_like(z)

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.special import log_ndtr
 
-from gmm_lightning.distributions.truncation.truncated import truncated_normals
+from gmm_lightning.distributions.truncation.truncated import TruncatedNormals
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,6 @@ class Unrestricted(Envelope):
     log_mass: float = 0.0
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """See `Envelope.draw`."""
         x = self.component.unwhiten(self.component.noise(rows, generator))
         return x, x.new_zeros(rows)
 
@@ -90,12 +89,9 @@ class HalfSpaceEnvelope(Envelope):
     def __init__(self, component: GaussianComponent, direction: Tensor, depth: Tensor) -> None:
         self.component, self.direction = component, direction
         self.log_mass = float(log_ndtr(-depth))
-        self.along = truncated_normals(
-            depth.reshape(1), torch.full_like(depth.reshape(1), math.inf)
-        )
+        self.along = TruncatedNormals(depth.reshape(1), torch.full_like(depth.reshape(1), math.inf))
 
     def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """See `Envelope.draw`."""
         z = self.component.noise(rows, generator)
         only = torch.zeros(rows, dtype=torch.long, device=z.device)
         t = self.along.draw(only, generator)

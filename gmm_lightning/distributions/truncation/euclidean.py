@@ -120,11 +120,9 @@ class Where(EuclideanRegion):
 
     @property
     def max_refused(self) -> int:
-        """See `EuclideanRegion.max_refused`."""
         return self.max_draws
 
     def contains(self, x: Tensor) -> Tensor:
-        """See `EuclideanRegion.contains`."""
         rows = x.reshape(-1, x.shape[-1])
         mask: Any = self.fn(rows)
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != rows.shape[:1]:

@@ -60,17 +60,14 @@ class HalfSpace(EuclideanRegion):
         return like.new_tensor(self.normal) / unit, self.offset / unit
 
     def check(self, num_features: int) -> None:
-        """See `EuclideanRegion.check`."""
         check_width("the normal of the half-space", self.normal, num_features)
 
     def contains(self, x: Tensor) -> Tensor:
-        """See `EuclideanRegion.contains`."""
         x = as_rows(x, len(self.normal))
         normal, offset = self._plane(x)
         return (x * normal).sum(-1) >= offset
 
     def envelopes(self, components: Sequence[GaussianComponent]) -> list[Envelope]:
-        """See `EuclideanRegion.envelopes`."""
         normal, offset = self._plane(components[0].mean)
         found: list[Envelope] = []
         for component in components:

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 # A function of points and of the index of the density that each point belongs to.
-Function = Callable[[Tensor, Tensor], Tensor]
+_Function = Callable[[Tensor, Tensor], Tensor]
 
 # Tangents touch where the log density lies so far below its mode. These values give a half normal
 # the least envelope with two tangents beside the mode's: 0.956 is accepted.
@@ -35,7 +35,7 @@ class PiecewiseExponentialHull:
         Statistics 41.
     """
 
-    log_density: Function
+    log_density: _Function
     touch: Tensor
     height: Tensor
     slope: Tensor
@@ -46,7 +46,7 @@ class PiecewiseExponentialHull:
 
     @staticmethod
     def of(
-        log_density: Function, slope: Function, touch: Tensor, low: Tensor, high: Tensor
+        log_density: _Function, slope: _Function, touch: Tensor, low: Tensor, high: Tensor
     ) -> PiecewiseExponentialHull:
         """The bound of h on `[low, high]`, `(E,)`, from hull at `touch`, `(E, m)`.
 
@@ -119,7 +119,7 @@ def accept(log_probability: Tensor, generator: Generator | None) -> Tensor:
     return u.log() < log_probability
 
 
-def tangent_points(log_density: Function, slope: Function, low: Tensor, high: Tensor) -> Tensor:
+def tangent_points(log_density: _Function, slope: _Function, low: Tensor, high: Tensor) -> Tensor:
     """Where h lies `TANGENT_DEPTHS` below its maximum at 0, on either side, and 0: `(E, 2 J + 1)`.
 
     Args:

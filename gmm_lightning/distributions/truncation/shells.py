@@ -56,7 +56,6 @@ class Shell(MahalanobisRegion):
         _check_range("the radii of a shell", self.low, self.high, math.inf)
 
     def radii(self, num_features: int) -> tuple[float, float]:
-        """See `MahalanobisRegion.radii`."""
         return float(self.low), float(self.high)
 
 
@@ -89,7 +88,6 @@ class Confidence(MahalanobisRegion):
         _check_range("the probabilities of a confidence range", self.low, self.high, 1.0)
 
     def radii(self, num_features: int) -> tuple[float, float]:
-        """See `MahalanobisRegion.radii`."""
         low, high = chi_quantile([float(self.low), float(self.high)], num_features).tolist()
         return low, high
 

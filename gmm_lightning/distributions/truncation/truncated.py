@@ -16,8 +16,8 @@ from gmm_lightning.distributions.truncation.hull import (
     tangent_points,
 )
 
-LOG_SQRT_2PI = 0.9189385332046727
-SQRT_HALF = 0.7071067811865476
+_LOG_SQRT_2PI = 0.9189385332046727
+_SQRT_HALF = 0.7071067811865476
 
 
 @cache
@@ -44,7 +44,7 @@ def log_interval_mass(low: Tensor, high: Tensor, width: Tensor | None = None) ->
     beyond = log_a + torch.log1p(-torch.where(log_a.isfinite(), log_b - log_a, -math.inf).exp())
     # Where zero lies inside, both the mass and its complement are sums of positive terms.
     missing = (ndtr(a) + ndtr(-b)).clamp(max=1.0)
-    there = 0.5 * (torch.erf(b * SQRT_HALF) - torch.erf(a * SQRT_HALF))
+    there = 0.5 * (torch.erf(b * _SQRT_HALF) - torch.erf(a * _SQRT_HALF))
     across = torch.where(missing < 0.5, torch.log1p(-missing), there.log())
     value = torch.where(a > 0, beyond, across)
     near = a.clamp(min=0)
@@ -56,41 +56,35 @@ def log_interval_mass(low: Tensor, high: Tensor, width: Tensor | None = None) ->
         for node, weight in zip(*_gauss_legendre(), strict=True):
             t = start + node * w
             total = total + weight * (-t * (near + 0.5 * t)).exp()
-        value[thin] = w.log() + total.log() - 0.5 * near.square() - LOG_SQRT_2PI
+        value[thin] = w.log() + total.log() - 0.5 * near.square() - _LOG_SQRT_2PI
     return value
 
 
-def truncated_normals(low: Tensor, high: Tensor, width: Tensor | None = None) -> TruncatedNormals:
-    """Standard normals on intervals `[low, high]`, `(E,)`, exact at any distance from zero."""
-    width = high - low if width is None else width
-    flip = low + high < 0
-    a, b = torch.where(flip, -high, low), torch.where(flip, -low, high)
-    near = a.clamp(min=0)
-    falls = near.new_tensor(TANGENT_DEPTHS)
-    right = 2 * falls / (near.unsqueeze(-1) + (near.square().unsqueeze(-1) + 2 * falls).sqrt())
-    left = torch.where(near.unsqueeze(-1) > 0, 0.0, -(2 * falls.flip(0)).sqrt())
-    start = a - near
-    stop = torch.where(start.isfinite(), start + width, b - near)
-    touch = torch.cat([left, torch.zeros_like(near).unsqueeze(-1), right], -1)
-    touch = torch.minimum(torch.maximum(touch, start.unsqueeze(-1)), stop.unsqueeze(-1))
-    sign = torch.where(flip, -1.0, 1.0).to(near)
-
-    def log_density(t: Tensor, which: Tensor) -> Tensor:
-        return -t * (near[which] + 0.5 * t)
-
-    def slope(t: Tensor, which: Tensor) -> Tensor:
-        return -near[which] - t
-
-    return TruncatedNormals(
-        PiecewiseExponentialHull.of(log_density, slope, touch, start, stop), near, sign
-    )
-
-
 class TruncatedNormals:
-    """Standard normals on intervals, as `truncated_normals` builds them."""
+    """Standard normals on intervals `[low, high]`, `(E,)`, exact at any distance from zero."""
 
-    def __init__(self, hull: PiecewiseExponentialHull, near: Tensor, sign: Tensor) -> None:
-        self.hull, self.near, self.sign = hull, near, sign
+    def __init__(self, low: Tensor, high: Tensor, width: Tensor | None = None) -> None:
+        width = high - low if width is None else width
+        flip = low + high < 0
+        a, b = torch.where(flip, -high, low), torch.where(flip, -low, high)
+        near = a.clamp(min=0)
+        falls = near.new_tensor(TANGENT_DEPTHS)
+        right = 2 * falls / (near.unsqueeze(-1) + (near.square().unsqueeze(-1) + 2 * falls).sqrt())
+        left = torch.where(near.unsqueeze(-1) > 0, 0.0, -(2 * falls.flip(0)).sqrt())
+        start = a - near
+        stop = torch.where(start.isfinite(), start + width, b - near)
+        touch = torch.cat([left, torch.zeros_like(near).unsqueeze(-1), right], -1)
+        touch = torch.minimum(torch.maximum(touch, start.unsqueeze(-1)), stop.unsqueeze(-1))
+        sign = torch.where(flip, -1.0, 1.0).to(near)
+
+        def log_density(t: Tensor, which: Tensor) -> Tensor:
+            return -t * (near[which] + 0.5 * t)
+
+        def slope(t: Tensor, which: Tensor) -> Tensor:
+            return -near[which] - t
+
+        self.near, self.sign = near, sign
+        self.hull = PiecewiseExponentialHull.of(log_density, slope, touch, start, stop)
 
     def draw(self, which: Tensor, generator: Generator | None) -> Tensor:
         """A sample from interval `which` for each row."""
@@ -117,7 +111,7 @@ def sample_truncated_normals(
     # Below a width of 1e-3 the difference of two probabilities loses digits that show.
     hard = ((a > 6) | (width < 1e-3)).nonzero().squeeze(-1)
     if len(hard):
-        normals = truncated_normals(low[hard], high[hard], width[hard])
+        normals = TruncatedNormals(low[hard], high[hard], width[hard])
         z[hard] = normals.draw(torch.arange(len(hard), device=a.device), generator)
     return z
 
