@@ -42,13 +42,7 @@ def draw_ellipses(
 ) -> None:
     """Ellipses at the radii, the largest first; the heavier a component, the more opaque.
 
-    Args:
-        ax: Axes to draw on.
-        parts: Components in two coordinates.
-        radii: In standard deviations.
-        colors: One for each of the K components.
-        fill: Opacity at the heart of the heaviest component; 0 leaves outlines.
-        linewidth: Of the outlines, in points.
+    `fill` is the opacity at the heart of the heaviest component; 0 leaves outlines.
     """
     strength = _relative_weights(parts)
     # Fills of many overlapping components add up to mud, so they share what opacity there is.
@@ -74,14 +68,7 @@ def draw_means(
 ) -> None:
     """A dot at each mean and, unless there are too many, the number of its component.
 
-    Args:
-        ax: Axes to draw on.
-        parts: Components in two coordinates.
-        colors: One for each of the K components.
-        size: Area of a dot in square points.
-        numbers: Whether to write them; they are those of every table.
-        badge: Whether the number stands within a white dot, which shows among points of its own
-            colour.
+    As a badge the number stands within a white dot, to be seen among points of its own colour.
     """
     shades = [colors[int(k)] for k in parts.index]
     if not shades:

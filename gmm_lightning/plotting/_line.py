@@ -21,14 +21,7 @@ def draw_histogram(
     classes: NDArray[Any] | None = None,
     colors: Sequence[str] | None = None,
 ) -> None:
-    """A histogram of total area one, stacked by class.
-
-    Args:
-        ax: Axes to draw on.
-        values: `(N,)`.
-        classes: The class of each value.
-        colors: One for each class, in their order; None for the palette.
-    """
+    """A histogram of total area one, stacked by class."""
     if len(values) == 0:
         return
     groups, shades = [values], [PAPER_GREY]
@@ -63,16 +56,7 @@ def draw_curves(
     fill: float = 0.12,
     linewidth: float = 1.8,
 ) -> None:
-    """The density `sum_k w_k N(x | mu_k, sigma_k^2)` and each weighted term of it.
-
-    Args:
-        ax: Axes to draw on.
-        parts: Components in one coordinate.
-        values: Rows that the curves should span too, `(N,)`.
-        colors: One for each of the K components.
-        fill: Opacity of the areas under the terms.
-        linewidth: Of the total, in points.
-    """
+    """The density `sum_k w_k N(x | mu_k, sigma_k^2)` and each weighted term of it."""
     if len(parts.index) == 0:
         return
     grid = fine_grid(parts, values)

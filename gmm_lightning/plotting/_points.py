@@ -27,16 +27,7 @@ def draw_points(
     size: float = 1.0,
     **scatter: Any,
 ) -> Any:
-    """Draw at most `max_points` rows (N, 2), and return what was drawn, None without rows.
-
-    Args:
-        ax: Axes to draw on.
-        points: The rows.
-        colors: One colour, or one colour or number for each row.
-        max_points: Maximum number of rows to draw, evenly spaced.
-        size: Factor of the size of the dots.
-        scatter: More for `Axes.scatter`.
-    """
+    """Draw at most `max_points` rows (N, 2), and return what was drawn, None without rows."""
     keep = thin(len(points), max_points)
     if len(keep) == 0:
         return None
@@ -75,13 +66,7 @@ def class_handles(classes: NDArray[Any]) -> list[Line2D]:
 
 
 def add_legend(ax: Axes, handles: Sequence[Any], *, inside: bool = False) -> None:
-    """A legend beside the axes, where it can hide no data, if the figure makes room for it.
-
-    Args:
-        ax: Axes that it belongs to.
-        handles: Its entries.
-        inside: Whether to put it in the emptiest corner of the axes instead: for long entries.
-    """
+    """A legend beside the axes, where it can hide no data, if the figure makes room for it."""
     if not handles:
         return
     figure = ax.get_figure(root=True)

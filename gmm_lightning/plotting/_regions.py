@@ -43,12 +43,7 @@ def shadow(region: Region, num_features: int, dims: tuple[int, ...]) -> Region:
 
 
 def finite_ends(region: Region, inside: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Two rows that a window must hold: the ends of a region, and a row `inside` where it has none.
-
-    Args:
-        region: A shadow in the features drawn.
-        inside: A row `(d,)` in the middle of the picture.
-    """
+    """Two rows that a window must hold: the ends of a region, or `inside` where it has none."""
     if not isinstance(region, EuclideanRegion):
         return np.empty((0, len(inside)))
     ends = torch.stack(region.bounds(len(inside))).numpy()
@@ -63,16 +58,7 @@ def draw_region(
     window: Limits,
     num_features: int,
 ) -> None:
-    """Shade where samples may lie and outline it.
-
-    Args:
-        ax: Axes to draw on.
-        region: A shadow in the features drawn.
-        parts: Components in these features.
-        colors: One for each of the K components, for the regions about each.
-        window: Limits of the axes.
-        num_features: D, of the mixture.
-    """
+    """Shade where samples may lie and outline it."""
     if isinstance(region, MahalanobisRegion):
         _draw_shells(ax, region, parts, colors, num_features)
         return

@@ -59,13 +59,6 @@ def feature_view(
 ) -> View:
     """The features named by `dims`; without `dims`, all of them if the picture can hold so many.
 
-    Args:
-        num_features: D.
-        dims: Positions or names of features.
-        columns: Names of the D features.
-        allowed: The numbers of features that the picture can show.
-        otherwise: What else to do with more features, for the message.
-
     Raises:
         InvalidArgumentError: `dims` or `columns` do not fit, or there are too many features.
     """

@@ -17,7 +17,7 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import MixtureLike, components, density_of
 from gmm_lightning.plotting._limits import Limits, given_or_natural, grid_of
 from gmm_lightning.plotting._points import draw_points
-from gmm_lightning.plotting._quantities import QUANTITIES, Quantity
+from gmm_lightning.plotting._quantities import QUANTITIES, Quantity, evaluate
 from gmm_lightning.plotting._rows import finite_rows
 from gmm_lightning.plotting._view import Dims, feature_view
 from gmm_lightning.plotting.figures import axes_or_new
@@ -54,8 +54,7 @@ def plot_density(
         x `(*S, D)`; limits one pair for each feature shown; columns D names.
 
     Args:
-        mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
-            `weights`, `means` and `scale_tril`.
+        mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
         x: Rows to show above the contours, or as a histogram.
         ax: Axes to draw on; None makes a new figure.
         quantity: `density` or `gradient_norm`.
@@ -120,7 +119,7 @@ def _draw_map(
     colorbar: bool,
 ) -> None:
     along, points = grid_of(window, resolution)
-    values = shown.evaluate(points).reshape(resolution, resolution)
+    values = evaluate(shown, points).reshape(resolution, resolution)
     edges = _levels(levels, values, shown.growth)
     given = not isinstance(levels, int | np.integer)
     # Dark is dense, or steep. Given levels need not reach the ends of the values.

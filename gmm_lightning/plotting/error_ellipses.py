@@ -38,8 +38,7 @@ def plot_error_ellipses(
     weight zero are left out.
 
     Args:
-        mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
-            `weights`, `means` and `scale_tril`.
+        mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
         ax: Axes to draw on; None makes a new figure.
         stds: Radii of the ellipses in standard deviations.
         masses: Shares of a component that its ellipses hold, in (0, 1), instead of `stds`.

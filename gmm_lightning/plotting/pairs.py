@@ -50,8 +50,7 @@ def plot_pairs(
         features shown.
 
     Args:
-        mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
-            `weights`, `means` and `scale_tril`.
+        mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
         x: Rows to show.
         axes: Axes to draw on; None makes a new figure.
         labels: A class for each row, as for `plot_mixture`.

@@ -47,8 +47,7 @@ def plot_regression(
         x `(*S, D)`; columns D names.
 
     Args:
-        mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
-            `weights`, `means` and `scale_tril`.
+        mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
         x: Rows to show.
         ax: Axes to draw on; None makes a new figure.
         dims: The input and the output feature, by position or name; the rest are integrated out.

@@ -59,8 +59,7 @@ def plot_responsibilities(
         x `(*S, D)`; columns D names.
 
     Args:
-        mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
-            `weights`, `means` and `scale_tril`.
+        mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
         x: Rows, which only maps of one or two features can do without.
         ax: Axes to draw on; None makes a new figure.
         kind: `map` or `rows`.

@@ -56,8 +56,7 @@ def plot_samples(
         x `(*S, D)`; component `(*S,)`; columns D names.
 
     Args:
-        mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
-            `weights`, `means` and `scale_tril`.
+        mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
         x: The samples, or how many to draw.
         ax: Axes to draw on; None makes a new figure.
         component: The component that each sample was drawn from, which gives its colour; None for

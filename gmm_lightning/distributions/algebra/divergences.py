@@ -178,11 +178,7 @@ def _draws(mixture: MixtureDensity, num_samples: int, generator: Generator | Non
 
 @register_kl(MixtureDensity, MixtureDensity)
 def _no_closed_form_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
-    """The implementation of `torch.distributions.kl_divergence`, which has no closed form.
-
-    Raises:
-        NoClosedFormError: naming the functions that estimate it.
-    """
+    """The implementation of `torch.distributions.kl_divergence`, which has no closed form."""
     raise NoClosedFormError(
         "the Kullback-Leibler divergence of mixtures has no closed form; "
         "distributions.kl_divergence(p, q) estimates it from draws, "
@@ -196,11 +192,7 @@ def _monte_carlo_estimate(values: Tensor) -> Estimate:
 
 
 def require_same_features(p: MixtureDensity, q: MixtureDensity) -> None:
-    """Raise unless two mixtures have as many features, and batches that broadcast.
-
-    Raises:
-        InvalidArgumentError: with both numbers of features, or both batch shapes.
-    """
+    """Raise unless two mixtures have as many features, and batches that broadcast."""
     if p.num_features != q.num_features:
         raise InvalidArgumentError(
             f"expected mixtures of equally many features, got {p.num_features} and {q.num_features}"

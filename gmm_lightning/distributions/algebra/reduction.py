@@ -89,11 +89,7 @@ def _merge_moments(
 
 
 def _require_single(mixture: MixtureDensity) -> None:
-    """Raise for a batch: its mixtures would end with different numbers of components.
-
-    Raises:
-        InvalidArgumentError: with the batch shape.
-    """
+    """Raise for a batch: its mixtures would end with different numbers of components."""
     if mixture.batch_shape:
         raise InvalidArgumentError(
             f"expected a single mixture, got a batch of shape {tuple(mixture.batch_shape)}"

@@ -115,11 +115,7 @@ def unscented(
 
 
 def _scaling(num_features: int, alpha: float, kappa: float) -> float:
-    """`D + lambda = alpha^2 (D + kappa)`.
-
-    Raises:
-        InvalidArgumentError: not positive.
-    """
+    """`D + lambda = alpha^2 (D + kappa)`."""
     alpha = require_number("alpha", alpha, above=0)
     kappa = require_number("kappa", kappa, above=-num_features)
     return require_number("alpha^2 (D + kappa)", alpha * alpha * (num_features + kappa), above=0)

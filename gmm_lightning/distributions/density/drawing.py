@@ -19,11 +19,7 @@ from gmm_lightning.linalg import accumulator_dtype, full_precision
 
 
 def full_shape(mixture: MixtureDensity, sample_shape: SampleShape) -> Size:
-    """The shape `(*S, *B)` of samples from a mixture.
-
-    Raises:
-        InvalidArgumentError: sizes that are negative or no integers.
-    """
+    """The shape `(*S, *B)` of samples from a mixture."""
     single = isinstance(sample_shape, SupportsIndex)
     try:
         rows = Size([operator.index(sample_shape)] if single else sample_shape)
@@ -86,11 +82,7 @@ def _tempered_parameters(mixture: MixtureDensity, temperature: float) -> Tempere
 
 
 def _require_finite(mixture: MixtureDensity) -> None:
-    """Raise unless all parameters are finite; a weight of 0 is allowed.
-
-    Raises:
-        InvalidArgumentError: one of them is not finite.
-    """
+    """Raise unless all parameters are finite; a weight of 0 is allowed."""
     finite = (bool(values.isfinite().all()) for values in (mixture.means, mixture.scale))
     if not all(finite) or bool(mixture.log_weights.isnan().any()):
         raise InvalidArgumentError("the parameters of the mixture must be finite, and are not")

@@ -80,11 +80,7 @@ class DrawOptions:
 
 
 def _as_index(component: int | Tensor) -> Tensor:
-    """Component indices as a tensor of integers.
-
-    Raises:
-        InvalidArgumentError: anything but integers.
-    """
+    """Component indices as a tensor of integers."""
     try:
         index = torch.as_tensor(component)
     except (TypeError, ValueError, RuntimeError):
@@ -102,11 +98,7 @@ def _check_range(index: Tensor, num_components: int) -> None:
 
 
 def given_components(component: int | Tensor, shape: Size, weights: Tensor) -> Tensor:
-    """Component indices of the user, checked and expanded to shape `(*S, *B)`.
-
-    Raises:
-        InvalidArgumentError: not integers, out of range, or of a shape that does not broadcast.
-    """
+    """Component indices of the user, checked and expanded to shape `(*S, *B)`."""
     index = _as_index(component).to(weights.device)
     _check_range(index, weights.shape[-1])
     try:

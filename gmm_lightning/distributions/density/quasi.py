@@ -24,19 +24,7 @@ def low_variance_normals(
     quasi: bool,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Components `(*S, *B)`, where they are not given, and standard normals `(*S, *B, D)`.
-
-    Args:
-        weights: `pi_k`, `(*B, K)`.
-        component: given components, or None.
-        shape: `(*S, *B)`.
-        num_features: D.
-        quasi: quasi-random points; otherwise antithetic pairs.
-        generator: source of randomness.
-
-    Raises:
-        InvalidArgumentError: too many features for quasi-random points.
-    """
+    """Components `(*S, *B)`, where they are not given, and standard normals `(*S, *B, D)`."""
     batch = weights.shape[:-1]
     rows = math.prod(shape[: len(shape) - len(batch)])
     if quasi:
@@ -60,15 +48,6 @@ def _sobol_normals(
     dependent and evenly spread, most so where n is a power of two: component k then has `n pi_k`
     rows up to 1.
     Means of smooth functions converge faster than `1 / sqrt(n)`.
-
-    Args:
-        weights: `pi_k`, `(*B, K)`; every mixture of a batch has its own scrambling.
-        rows: n.
-        num_features: D, at most 21,200.
-        generator: source of the scrambling and of the order of the rows.
-
-    Raises:
-        InvalidArgumentError: too many features.
 
     References:
         A. B. Owen (1997), Scrambled net variance for integrals of smooth functions, Annals of

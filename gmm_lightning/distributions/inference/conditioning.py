@@ -19,12 +19,7 @@ Values = float | Sequence[float] | Tensor
 
 
 def _as_indices(mixture: MixtureDensity, indices: Indices, *, proper: bool = False) -> Tensor:
-    """Positions of features in `[0, D)`, as a tensor.
-
-    Raises:
-        InvalidArgumentError: not integers, out of range, repeated or empty; or all features
-            where a proper subset is required.
-    """
+    """Positions of features in `[0, D)`, as a tensor."""
     d = mixture.num_features
     try:
         index = torch.as_tensor(indices)
@@ -88,11 +83,7 @@ def condition(mixture: M, indices: Indices, values: Values) -> M:
 
 
 def _as_values(mixture: MixtureDensity, index: Tensor, values: Values) -> Tensor:
-    """Values of the features at `index`, `(*S, *B, I)`, in the mixture's dtype.
-
-    Raises:
-        InvalidArgumentError: another number of values, or a batch that does not fit.
-    """
+    """Values of the features at `index`, `(*S, *B, I)`, in the mixture's dtype."""
     values = require_numbers("values", values, mixture.means)
     if values.dim() == 0 and len(index) == 1:
         values = values.unsqueeze(-1)

@@ -141,11 +141,7 @@ def _global_mode(conditional: MixtureDensity) -> Tensor:
 
 
 def _as_rows(mixture: MixtureDensity, x: Tensor) -> Tensor:
-    """Rows `(N, D)` in the mixture's dtype.
-
-    Raises:
-        InvalidArgumentError: a batch of mixtures, or another width.
-    """
+    """Rows `(N, D)` in the mixture's dtype."""
     if mixture.batch_shape:
         raise InvalidArgumentError(
             f"missing entries need a single mixture, got a batch of shape "

@@ -156,11 +156,7 @@ def interval(mixture: MixtureDensity, mass: _Probability) -> tuple[Tensor, Tenso
 
 
 def require_one_feature(mixture: MixtureDensity, name: str) -> None:
-    """Raise unless the mixture has one feature.
-
-    Raises:
-        InvalidArgumentError: naming `marginal`.
-    """
+    """Raise unless the mixture has one feature."""
     if mixture.num_features != 1:
         raise InvalidArgumentError(
             f"{name} is of mixtures of one feature, got {mixture.num_features}; take one of them "
@@ -169,11 +165,7 @@ def require_one_feature(mixture: MixtureDensity, name: str) -> None:
 
 
 def _as_probabilities(mixture: MixtureDensity, p: _Probability) -> Tensor:
-    """Probabilities that broadcast with the batch, `(*S, *B)`, in the precision of sums.
-
-    Raises:
-        InvalidArgumentError: not numbers in [0, 1], or a shape that does not fit.
-    """
+    """Probabilities that broadcast with the batch, `(*S, *B)`, in the precision of sums."""
     device = mixture.means.device
     wide = accumulator_dtype(device)
     try:

@@ -122,11 +122,7 @@ def accept(log_probability: Tensor, generator: Generator | None) -> Tensor:
 def tangent_points(log_density: _Function, slope: _Function, low: Tensor, high: Tensor) -> Tensor:
     """Where h lies `TANGENT_DEPTHS` below its maximum at 0, on either side, and 0: `(E, 2 J + 1)`.
 
-    Args:
-        log_density: h with `h(0) = 0`, its maximum on the interval, and `h'' <= -1`.
-        slope: its derivative.
-        low: left ends, <= 0, `(E,)`.
-        high: right ends, >= 0, `(E,)`.
+    For log densities h with `h(0) = 0`, their maximum on intervals `(E,)` about 0, and `h'' <= -1`.
     """
     which = torch.arange(len(low), device=low.device).unsqueeze(-1)
     side = low.new_tensor([-1.0, 1.0]).repeat_interleave(len(TANGENT_DEPTHS)).unsqueeze(0)

@@ -15,11 +15,7 @@ Row = Sequence[float] | Tensor
 
 
 def as_row(name: str, values: Any, *, finite: bool = True) -> tuple[float, ...]:
-    """Numbers `(D,)` as a tuple: a region can be compared, hashed and stored.
-
-    Raises:
-        InvalidArgumentError: not one row of numbers, or infinite ones where they must not be.
-    """
+    """Numbers `(D,)` as a tuple: a region can be compared, hashed and stored."""
     try:
         plain = values if hasattr(values, "shape") else [float(v) for v in values]
         row = torch.as_tensor(plain, dtype=torch.float64, device="cpu")
@@ -33,21 +29,13 @@ def as_row(name: str, values: Any, *, finite: bool = True) -> tuple[float, ...]:
 
 
 def check_width(name: str, row: Row, num_features: int) -> None:
-    """Raise unless a row has one number per feature.
-
-    Raises:
-        InvalidArgumentError: naming both numbers.
-    """
+    """Raise unless a row has one number per feature."""
     if len(row) != num_features:
         raise InvalidArgumentError(f"{name} must have {num_features} entries, got {len(row)}")
 
 
 def as_rows(x: Tensor, width: int | None) -> Tensor:
-    """Rows in the precision of sums.
-
-    Raises:
-        InvalidArgumentError: another width.
-    """
+    """Rows in the precision of sums."""
     x = torch.as_tensor(x)
     if x.dim() == 0 or (width is not None and x.shape[-1] != width):
         raise InvalidArgumentError(

@@ -47,14 +47,6 @@ def sample_within(
 ) -> tuple[Tensor, Tensor]:
     """Samples `(*S, *B, D)` of a mixture within a region, and their components `(*S, *B)`.
 
-    Args:
-        region: the region.
-        mixture: the tempered mixture.
-        shape: `(*S, *B)`, of at least one row.
-        component: given components, of that shape, or None.
-        dtype: of the rows.
-        generator: source of randomness.
-
     Raises:
         InvalidArgumentError: a region for rows of another width.
         RegionError: too little of the mixture lies in the region.

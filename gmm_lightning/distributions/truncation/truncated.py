@@ -30,10 +30,7 @@ def _gauss_legendre() -> tuple[list[float], list[float]]:
 def log_interval_mass(low: Tensor, high: Tensor, width: Tensor | None = None) -> Tensor:
     """`log(Phi(high) - Phi(low))` to full relative precision, in the tails and for thin intervals.
 
-    Args:
-        low: left ends, may be -inf.
-        high: right ends, above `low`, of the same shape; may be inf.
-        width: `high - low`, where it is known more accurately than the difference.
+    `width` is `high - low` where it is known more accurately than the difference.
     """
     width = high - low if width is None else width
     flip = low + high < 0
@@ -131,14 +128,6 @@ def sample_truncated_chi(
         h(t) = (D - 1) log(1 + t / r0) - r0 t - t^2 / 2
 
     keeps its digits at any D, in shells of any thinness, and at any distance.
-
-    Args:
-        rows: number of samples.
-        num_features: D.
-        low: least length.
-        high: largest length, may be infinite.
-        like: gives dtype and device.
-        generator: source of randomness.
     """
     power = num_features - 1
     mode = like.new_tensor([min(max(math.sqrt(power), low), high)])
