@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import FAMILIES, random_layer
 from scipy import special, stats
+from support.covering import covering
 from support.goodness_of_fit import (
     SIGNIFICANCE,
     assert_follows,
@@ -29,7 +30,7 @@ from gmm_lightning.distributions import (
     Where,
 )
 
-ROWS = 20_000
+ROWS = 10_000
 INF = math.inf
 EVERY = {
     "shell": Shell(1.0, 2.0),
@@ -62,8 +63,14 @@ def radius_of(mixture: MixtureOfGaussians, x: torch.Tensor, z: torch.Tensor) -> 
 
 
 @double
-@pytest.mark.parametrize("d", [1, 2, 10, 100])
-@pytest.mark.parametrize("region", [Shell(0, 1), Shell(2, 5), Shell(40, INF), Confidence(0.95, 1)])
+@pytest.mark.parametrize(
+    ("d", "region"),
+    covering(
+        [1, 2, 10, 100],
+        [Shell(0, 1), Shell(2, 5), Shell(40, INF), Confidence(0.95, 1)],
+        strength=1,
+    ),
+)
 def test_radial(d: int, region: Shell | Confidence, generator: torch.Generator) -> None:
     factors = torch.stack([random_factor(d, generator) for _ in range(2)])
     mixture = mixture_of([0.3, 0.7], [[0.0] * d, [3.0] * d], factors)
@@ -93,8 +100,9 @@ def test_radial(d: int, region: Shell | Confidence, generator: torch.Generator) 
 
 
 @double
-@pytest.mark.parametrize("d", [1, 2, 10, 100])
-@pytest.mark.parametrize("depth", [0.5, 19.0, 30.0, 36.5])
+@pytest.mark.parametrize(
+    ("d", "depth"), covering([1, 2, 10, 100], [0.5, 19.0, 30.0, 36.5], strength=1)
+)
 def test_half_space(d: int, depth: float, generator: torch.Generator) -> None:
     """Depths have probabilities of about 0.3, 1e-80, 1e-200 and 1e-300."""
     factor = random_factor(d, generator)
@@ -216,9 +224,10 @@ def test_ball_between_two_components(generator: torch.Generator) -> None:
 
 
 @double
-@pytest.mark.parametrize("d", [1, 2, 10, 100])
-@pytest.mark.parametrize("radius", [0.01, 0.7, 3.0, 20.0, 300.0])
-@pytest.mark.parametrize("gap", [-1.0, 5.0, 36.0])
+@pytest.mark.parametrize(
+    ("d", "radius", "gap"),
+    covering([1, 2, 10, 100], [0.01, 0.7, 3.0, 20.0, 300.0], [-1.0, 5.0, 36.0]),
+)
 def test_ball_and_round_component(
     d: int, radius: float, gap: float, generator: torch.Generator
 ) -> None:
@@ -254,11 +263,13 @@ def test_ball_and_round_component(
 
 
 @double
-@pytest.mark.parametrize("d", [2, 10])
-@pytest.mark.parametrize(("distance", "radius"), [(0.5, 1.0), (1.5, 1.5), (1.0, 4.0)])
+@pytest.mark.parametrize(
+    ("d", "where"), covering([2, 10], [(0.5, 1.0), (1.5, 1.5), (1.0, 4.0)], strength=1)
+)
 def test_ball_against_brute_force(
-    d: int, distance: float, radius: float, generator: torch.Generator
+    d: int, where: tuple[float, float], generator: torch.Generator
 ) -> None:
+    distance, radius = where
     factors = torch.stack([random_factor(d, generator) for _ in range(3)])
     means = torch.randn(3, d, generator=generator, device=generator.device)
     mixture = MixtureOfGaussians(torch.tensor([0.2, 0.3, 0.5]).log(), means, factors)
@@ -286,8 +297,7 @@ def test_a_component_far_from_the_ball_does_no_harm(generator: torch.Generator) 
 # -- everything together ------------------------------------------------------------------------
 
 
-@over_regions
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "name"), covering(FAMILIES, EVERY, strength=1))
 def test_families_and_batches(family: str, name: str, generator: torch.Generator) -> None:
     layer = random_layer(family, batch=(2, 3), generator=generator)
     region = EVERY[name]

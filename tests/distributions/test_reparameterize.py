@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import BATCHES, FAMILIES, random_layer
+from support.covering import covering
 from support.goodness_of_fit import assert_same_distribution
 from torch import Tensor
 
@@ -69,8 +70,7 @@ def expectation(
 
 
 @double
-@pytest.mark.parametrize("function", CLOSED)
-@pytest.mark.parametrize("how", OPTIONS)
+@pytest.mark.parametrize(("how", "function"), covering(OPTIONS, CLOSED, strength=1))
 def test_against_closed_forms(how: str, function: str, generator: torch.Generator) -> None:
     """Value and gradient, weights included, from twenty independent parts."""
     own, options = parameters(generator), OPTIONS[how]
@@ -92,8 +92,7 @@ def test_against_closed_forms(how: str, function: str, generator: torch.Generato
     assert error.max() < 0.2
 
 
-@pytest.mark.parametrize("batch", BATCHES, ids=str)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "batch"), covering(FAMILIES, BATCHES, strength=1))
 def test_they_are_the_draws_of_sample(
     family: str, batch: tuple, generator: torch.Generator
 ) -> None:

@@ -25,9 +25,10 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def pixels(ax: Axes) -> np.ndarray:
-    canvas: Any = ax.get_figure(root=True).canvas  # type: ignore[union-attr]
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())
+    figure: Any = ax.get_figure(root=True)
+    figure.set_dpi(30)
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())
 
 
 def test_bars_are_the_histogram_and_the_band_that_of_scipy() -> None:
@@ -82,8 +83,12 @@ def test_a_figure_of_its_own_and_no_traces(kind: str) -> None:
 @every_kind
 @pytest.mark.parametrize("values", [[], [np.nan], [0.5], [0.0, 1.0]])
 def test_few_values_or_none(kind: str, values: list[float]) -> None:
-    pixels(plot_calibration(values, kind=kind))
-    pixels(plot_calibration(counts=[0, 0, len(values)], kind=kind))
+    ax = plot_calibration(values, kind=kind)
+    pixels(ax)
+    # A band and a legend only where there are values.
+    assert (ax.get_legend() is not None) == bool(np.isfinite(values).any())
+    of_counts = plot_calibration(counts=[0, 0, len(values)], kind=kind)
+    assert (of_counts.get_legend() is not None) == (len(values) > 0)
 
 
 @every_kind

@@ -12,16 +12,16 @@ the one of the least mass `M_k` serves; the share of proposals that are kept is
 
 - **Half-space** (`envelopes`). In whitened coordinates one direction is a normal truncated to
   `[depth, inf)`, the others are free: `M = Phi(-depth)` is the probability, nothing is refused.
-- **Box** (`boxes`, `tilting`). Independent features are truncated normals. Dependent ones,
+- **Box** (`box_envelopes`, `tilting`). Independent features are truncated normals. Dependent ones,
   `x = mu + L z`, are drawn in sequence, z_j from `N(t_j, 1)` truncated to its interval given
   `z_1 .. z_j-1`. The log likelihood ratio `psi(z, t) = sum_j log P_j(z, t) + t_j^2 / 2 - z_j t_j`
   is concave in z and convex in t; the tilt t at its saddle point has the least largest ratio
   (Botev 2017). In a small box a product of normals about its centre bounds the density.
-- **Ball** (`balls`). `1 <= exp(l (R^2 - |x - c|^2) / 2)` within the ball, for any `l >= 0`: an
-  *exponential tilt* under which a Gaussian stays one, with the least mass at Chernoff's l. Or
-  slices across the normal at the nearest point, whose depth has a log-concave density. Or the
-  half-space that touches the ball there.
-- **One dimension** (`logconcave`, `truncated`). A log-concave density lies under the *piecewise
+- **Ball** (`ball_envelopes`). `1 <= exp(l (R^2 - |x - c|^2) / 2)` within the ball, for any
+  `l >= 0`: an *exponential tilt* under which a Gaussian stays one, with the least mass at
+  Chernoff's l. Or slices across the normal at the nearest point, whose depth has a log-concave
+  density. Or the half-space that touches the ball there.
+- **One dimension** (`hull`, `truncated`). A log-concave density lies under the *piecewise
   exponential hull* of some tangents to its logarithm (Gilks, Wild 1992), which is drawn from by
   inversion: truncated normals at any distance, and slices.
 - **Mahalanobis radii** (`shells`). `x = mu_k + r L_k u` with u uniform on the sphere and r from a

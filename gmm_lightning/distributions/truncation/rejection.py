@@ -72,9 +72,9 @@ def rejection_sample(
         keep &= contains(x)
         kept.append((x[keep], z[keep]))
         tried, found = tried + size, found + int(keep.sum())
-        # An upper bound of the acceptance rate: three standard errors above the estimate.
-        needed = tried / (found + 3 * math.sqrt(found) + 3)
-        foreseen = tried - found if max_refused is not None else max(tried - found, rows * needed)
+        # A lower bound: the acceptance rate may be three standard errors above its estimate.
+        per_row = tried / (found + 3 * math.sqrt(found) + 3)
+        foreseen = tried - found if max_refused is not None else max(tried - found, rows * per_row)
         if found < rows and foreseen > budget:
             raise RegionError(_rejection_message(envelopes, shares, total, found, tried, dtype))
     x, z = (torch.cat(parts)[:rows] for parts in zip(*kept, strict=True))
