@@ -57,7 +57,7 @@ def feature_view(
     allowed: tuple[int, ...] = (1, 2),
     otherwise: str = "draw all pairs with plot_pairs",
 ) -> View:
-    """The features named by `dims`; without `dims`, all of them if the picture can hold so many.
+    """The features named by `dims`; without `dims`, all of them if the picture can hold them.
 
     Raises:
         InvalidArgumentError: `dims` or `columns` do not fit, or there are too many features.

@@ -47,7 +47,7 @@ def plot_samples(
     """Draw samples of a mixture in the colours of their components, and the region they lie in.
 
     The region is shaded: a `Ball`, `Box` or `HalfSpace` with a dashed outline, a `Shell` or
-    `Confidence` about each component in its colour, a `Where` as the mask that its function gives.
+    `Confidence` about each component in its colour, another region as the mask of its `contains`.
     Outlines of the components at one and two standard deviations show what the samples would be
     without the region. With one feature the samples are a histogram, of area one like the density.
     In fewer features than the mixture has, a region is drawn as its shadow.

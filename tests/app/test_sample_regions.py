@@ -14,7 +14,7 @@ import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig
 from scipy import stats
-from support.goodness_of_fit import LEVEL
+from support.goodness_of_fit import SIGNIFICANCE
 from things import COLUMNS, Plain, Rows
 
 from gmm_lightning import distributions
@@ -53,7 +53,7 @@ def rejected(plain: Plain, inside: Callable[[Rows], Any]) -> tuple[Rows, Rows]:
 
 def same(x: Rows, y: Rows) -> None:
     for a, b in zip(x.T, y.T, strict=True):
-        assert stats.ks_2samp(a, b).pvalue > LEVEL
+        assert stats.ks_2samp(a, b).pvalue > SIGNIFICANCE
 
 
 CENTRE = [6000.0, 0.002, -30.0]
@@ -86,7 +86,7 @@ def test_regions_in_the_units_of_the_data(
     counts = [np.bincount(which, minlength=3) for which in (z, expected_z)]
     possible = counts[0] + counts[1] > 0
     table = np.array(counts)[:, possible]
-    assert stats.chi2_contingency(table).pvalue > LEVEL
+    assert stats.chi2_contingency(table).pvalue > SIGNIFICANCE
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_radii_about_the_drawn_component(
     chi, (least, most) = stats.chi2(3), (low**2, high**2)
     share = chi.cdf(most) - chi.cdf(least)
     found = stats.kstest(square, lambda s: (chi.cdf(s) - chi.cdf(least)) / share)
-    assert found.pvalue > LEVEL
+    assert found.pvalue > SIGNIFICANCE
     # Every component has the same mass in its shell.
-    assert stats.chisquare(np.bincount(z, minlength=3), ROWS * plain.weights).pvalue > LEVEL
+    assert stats.chisquare(np.bincount(z, minlength=3), ROWS * plain.weights).pvalue > SIGNIFICANCE
 
 
 def test_a_component_within_a_region(drawn: Callable[..., tuple[Rows, Rows]]) -> None:
@@ -166,11 +166,11 @@ def test_the_other_columns_given_some(
     kept = expected > 5
     if kept.sum() > 1:
         share = expected[kept] / expected[kept].sum()
-        assert stats.chisquare(counts[kept], counts[kept].sum() * share).pvalue > LEVEL
+        assert stats.chisquare(counts[kept], counts[kept].sum() * share).pvalue > SIGNIFICANCE
     for k in np.flatnonzero(counts > 100):
         for column, at in enumerate(rest):
             reference = stats.norm(means[k, column], math.sqrt(covariances[k, column, column]))
-            assert stats.kstest(x[z == k, at], reference.cdf).pvalue > LEVEL
+            assert stats.kstest(x[z == k, at], reference.cdf).pvalue > SIGNIFICANCE
 
 
 def test_a_condition_and_a_region_of_the_rest(drawn: Callable[..., tuple[Rows, Rows]]) -> None:

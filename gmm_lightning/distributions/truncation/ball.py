@@ -69,7 +69,7 @@ class Ball(EuclideanRegion):
         return center - self.radius, center + self.radius
 
     def outline(self, window: Tensor) -> Tensor:
-        """See `EuclideanRegion.outline`: in the plane a polygon that no eye tells from a circle."""
+        """See `EuclideanRegion.outline`: a regular polygon of many sides."""
         low, high = self.bounds(len(self.center))
         if len(low) == 1:
             return torch.stack([low, high])
