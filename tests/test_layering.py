@@ -103,6 +103,14 @@ def subpackage(module: str) -> str:
     return module if is_package else module.rpartition(".")[0]
 
 
+def exported(package: str) -> list[str]:
+    """Names in `__all__`."""
+    for node in trees()[package].body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    return []
+
+
 MODULES = sorted(trees())
 
 
@@ -169,6 +177,16 @@ def test_no_cycles_between_the_rooms_of_a_package() -> None:
             other for other in theirs if not (own.startswith(other) or other.startswith(own))
         )
     assert cycle(graph) == []
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room(m) == "distributions"])
+def test_rooms_take_from_each_other_what_their_faces_show(module: str) -> None:
+    for target, name in imports(module):
+        own, other = subpackage(module), subpackage(target) if target in trees() else ""
+        if room(target) != room(module) or own.startswith(other) or other.startswith(own):
+            continue
+        assert target == other, f"{module} imports {target}, past the face {other}"
+        assert name in exported(target), f"{target} does not show {name}"
 
 
 def test_the_cycle_finder_finds_cycles() -> None:
