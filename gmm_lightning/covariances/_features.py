@@ -115,7 +115,7 @@ class QuadraticFeatures(Features):
 
     The coordinates whiten by the covariance of the whole mixture, so the correlation that all
     components share costs no precision. Terms are ordered by the distance of j from i,
-    cyclically: then one multiplication of z with a window that slides over a repeated z makes them all.
+    cyclically: one multiplication of z with a window that slides over a repeated z makes all.
     """
 
     def __init__(self, num_features: int) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmm_lightning._arrays import as_tensor
 from gmm_lightning.datasets._arrays import ArraySource
 from gmm_lightning.datasets._cells import encode, listed
 from gmm_lightning.datasets._open import chosen_columns, matched, opened
@@ -22,7 +21,7 @@ from gmm_lightning.datasets._prefetch import prefetch
 from gmm_lightning.datasets._shards import Shard, files_of, regrouped
 from gmm_lightning.datasets._source import Block, Source
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.rows import BLOCK_ROWS, Batch, RowSource
+from gmm_lightning.rows import BLOCK_ROWS, Batch, RowSource, as_tensor
 
 __all__ = ["FileRows", "open_rows"]
 

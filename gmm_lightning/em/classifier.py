@@ -10,7 +10,6 @@ import torch
 from torch import Generator, Size, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gmm_lightning._arrays import as_rows, as_weights, check_finite
 from gmm_lightning.em.expectation import EStep, pooled_statistics
 from gmm_lightning.em.fit import require_counts
 from gmm_lightning.em.initialization import initialize
@@ -23,7 +22,7 @@ from gmm_lightning.em.updater import MonotoneUpdater
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.initializers import Given, Initializer
 from gmm_lightning.layers import GMMLayer, MixtureClassifier
-from gmm_lightning.rows import ArrayRows, Batch
+from gmm_lightning.rows import ArrayRows, Batch, as_rows, as_weights, check_finite
 from gmm_lightning.statistics import DataMoments, SufficientStatistics
 
 

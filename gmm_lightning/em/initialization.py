@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning._arrays import as_tensor
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.em.centred_kernel import WeightedChunk, centred_statistics
 from gmm_lightning.em.collapse import CollapseEvent
@@ -23,7 +22,7 @@ from gmm_lightning.initializers import Given, Initializer
 from gmm_lightning.initializers import registry as initializer_registry
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import accumulator_dtype
-from gmm_lightning.rows import Batch, RowSource, as_source
+from gmm_lightning.rows import Batch, RowSource, as_source, as_tensor, is_shared
 from gmm_lightning.statistics import DataMoments, Moments, SufficientStatistics
 
 # An initializer sees a sample of the rows, drawn at random: several times what the means and
@@ -196,7 +195,7 @@ def _assigned_statistics(
     whole = _single_component(model, present.to(wide), rows)
     # Evidence has its say from the first E-step on.
     plain = model.without_evidence()
-    plan = make_plan(plain, whole, rows.num_rows, shared=rows.x.shape[1:-1].numel() == 1)
+    plan = make_plan(plain, whole, rows.num_rows, shared=is_shared(rows.x))
     means = whole.means
     if plan is not None:
         stats = expected_statistics(

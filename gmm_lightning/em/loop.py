@@ -68,7 +68,9 @@ class EMState:
 
     def record(self, objective: Tensor, stats: SufficientStatistics) -> None:
         """Keep the numbers of an accepted E-step."""
-        before = self.history[-1] if self.history else torch.full_like(self.log_likelihood, torch.nan)
+        before = (
+            self.history[-1] if self.history else torch.full_like(self.log_likelihood, torch.nan)
+        )
         everything = before.clone()
         everything[self.active] = objective.cpu()
         self.history.append(everything)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmm_lightning._arrays import as_rows, as_weights, check_finite
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.expectation import expected_statistics
 from gmm_lightning.em.maximization import maximize
@@ -18,7 +17,7 @@ from gmm_lightning.em.responsibilities import Responsibilities, softmax_responsi
 from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.rows import Batch
+from gmm_lightning.rows import Batch, as_rows, as_weights, check_finite, is_shared
 from gmm_lightning.statistics import SufficientStatistics
 
 
@@ -65,11 +64,10 @@ def e_step(
     rows = as_rows(batch.x, layer.num_features, layer.batch_shape)
     weight = as_weights(batch.weight, batch.x, layer.batch_shape)
     model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
-    shared = all(size == 1 for size in rows.shape[1:-1])
     stats = expected_statistics(
         model,
         parameters,
-        make_plan(model, parameters, len(rows), shared=shared),
+        make_plan(model, parameters, len(rows), shared=is_shared(rows)),
         [batch._replace(x=rows, weight=weight)],
         workspace=Workspace(chunk_size),
         responsibilities=responsibilities,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning.distributions.density import LOG_2PI
+from gmm_lightning.distributions import LOG_2PI
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.interop._parts import Source, in_full
 from gmm_lightning.linalg import full_precision

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gmm_lightning.covariances import Covariance
-from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.distributions.density import LOG_2PI
+from gmm_lightning.distributions import LOG_2PI, MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import full_precision
 

@@ -12,8 +12,7 @@ from torch.nn import functional
 from gmm_lightning._chunking import is_tracing
 from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.covariances import Covariance, as_covariance
-from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.distributions.density import LOG_2PI
+from gmm_lightning.distributions import LOG_2PI, MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers._chunked import ChunkedRows, rows_at_once
 from gmm_lightning.layers._description import describe

@@ -11,7 +11,6 @@ from torch import Size, Tensor, nn
 from gmm_lightning._chunking import map_chunks
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.distributions.missing import log_joint_given
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers._description import describe
 from gmm_lightning.layers.mixture import MixtureModule
@@ -214,7 +213,7 @@ class GMMLayer(Pretrained, MixtureModule):
     def log_joint(self, x: Rows, missing: str | None = None) -> Tensor:
         """`log pi_k + log N(x | mu_k, Sigma_k)`, plus the evidence: `(*S, *B, K)`."""
         batch = x if isinstance(x, Batch) else Batch(x)
-        log_joint = log_joint_given(self.distribution(), batch.x, missing)
+        log_joint = self.distribution().log_joint(batch.x, missing)
         return log_joint if self.evidence is None else log_joint + self.evidence(batch)
 
     def log_prob(self, x: Rows, missing: str | None = None) -> Tensor:

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.distributions.drawing import SampleShape
+from gmm_lightning.distributions import MixtureOfGaussians, SampleShape
 
 
 class MixtureModule(nn.Module):

@@ -8,10 +8,9 @@ from typing import Any, Self
 
 from torch import Size
 
-from gmm_lightning._arrays import as_tensor, as_weights, check_finite
 from gmm_lightning.datasets import load, read_tables
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.rows import ArrayRows, Batch
+from gmm_lightning.rows import ArrayRows, Batch, as_tensor, as_weights, check_finite
 from gmm_lightning.training.base import RowsDataModule
 from gmm_lightning.training.split import split_rows
 
@@ -81,7 +80,7 @@ class ArrayDataModule(RowsDataModule):
             if len(index):
                 # Without a split nothing is copied.
                 one = len(index) == whole.num_rows
-                self._set_part(part, whole if one else ArrayRows(whole.batch.at(index)))
+                self.set_part(part, whole if one else ArrayRows(whole.batch.at(index)))
 
     @property
     def train(self) -> Batch:
@@ -183,14 +182,14 @@ class ArrayDataModule(RowsDataModule):
             **options,
         )
         for part, table in zip(beside, others, strict=True):
-            data._set_part(part, ArrayRows(_checked(table.x, table.weight, table.labels)))
+            data.set_part(part, ArrayRows(_checked(table.x, table.weight, table.labels)))
         return data
 
     def part(self, name: str, *, labels: bool = True) -> ArrayRows | None:
         """All rows of `train`, `val` or `test`; None where none were set aside."""
         return self._parts.get(name)
 
-    def _set_part(self, name: str, rows: ArrayRows) -> None:
+    def set_part(self, name: str, rows: ArrayRows) -> None:
         if not rows.total_weight > 0:
             raise InvalidDataError(
                 f"all sample weights of the {_PARTS[name]} are 0, so no row of it counts; give "

@@ -10,12 +10,11 @@ import lightning as L
 import torch
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from gmm_lightning._arrays import finite_rows
 from gmm_lightning._validation import require_integer
 from gmm_lightning.em import fit_em, initialize_layer, resolve_priors
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.rows import Batch
+from gmm_lightning.rows import Batch, finite_rows
 from gmm_lightning.training.base import RowsDataModule
 from gmm_lightning.training.latents import collect_latents
 from gmm_lightning.training.loader import as_global_batch

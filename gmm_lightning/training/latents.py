@@ -13,10 +13,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torchmetrics import Metric
 
-from gmm_lightning._arrays import finite_rows
 from gmm_lightning.em import EMResult, fit_em
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.rows import Batch
+from gmm_lightning.rows import Batch, finite_rows
 from gmm_lightning.training.observer import LayerObserver, not_called_error, warn_dropped
 from gmm_lightning.training.target import target_layer
 

@@ -14,12 +14,11 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gmm_lightning._arrays import check_finite
 from gmm_lightning.em import Responsibilities, e_step, softmax_responsibilities_
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import accumulator_dtype
-from gmm_lightning.rows import Batch
+from gmm_lightning.rows import Batch, check_finite
 from gmm_lightning.statistics import SufficientStatistics, WeightedMoments
 from gmm_lightning.training.checkpoint_io import (
     data_from_checkpoint,

@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from gmm_lightning._arrays import as_rows
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.rows import Batch
+from gmm_lightning.rows import Batch, as_rows
 
 log = logging.getLogger(__name__)
 

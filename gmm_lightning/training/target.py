@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-
 import lightning as L
-from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.layers import GMMLayer
+from gmm_lightning.layers import DensityHead, GMMLayer
 from gmm_lightning.training.module import GMMModule
 
 _PRECISIONS = ("32-true", "64-true", "bf16-mixed")
@@ -39,7 +35,7 @@ def target_layer(pl_module: L.LightningModule, target: str | None, callback: str
     reason = ""
     if target and there is not None:
         reason = f", where a {type(there).__name__} stands"
-        if _gives_mixtures(there):
+        if isinstance(there, DensityHead):
             reason += (
                 ": the mixture that a head gives changes with its features, so there are no "
                 "parameters that EM could set; a head is trained by gradient, without this callback"
@@ -48,12 +44,6 @@ def target_layer(pl_module: L.LightningModule, target: str | None, callback: str
         f"{callback}(target={target!r}) names no GMMLayer of {type(pl_module).__name__}{reason}; "
         f"found are: {', '.join(found) or 'none'}"
     )
-
-
-def _gives_mixtures(module: nn.Module) -> bool:
-    """Whether a module turns features into mixtures: a density head."""
-    given = inspect.signature(type(module).forward).return_annotation
-    return given in (MixtureOfGaussians, MixtureOfGaussians.__name__)
 
 
 def require_unsharded(trainer: L.Trainer) -> None:

@@ -7,6 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from gmm_lightning.em.passes import Passes
+from gmm_lightning.em.source import Source
+from gmm_lightning.em.starts import copies
 
 from benchmarks import rows
 from benchmarks.machine import threads
@@ -14,9 +17,6 @@ from benchmarks.measure import Contender, Timing, interleaved
 from benchmarks.report import Report
 from benchmarks.settings import Settings
 from gmm_lightning import GMMLayer, e_step, m_step
-from gmm_lightning.em.passes import Passes
-from gmm_lightning.em.source import Source
-from gmm_lightning.em.starts import copies
 
 BARE, INSIDE, ROUTE = "bare e_step and m_step", "inside fit_em", "EMCallback"
 

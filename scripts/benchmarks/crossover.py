@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 from unittest.mock import patch
 
+from gmm_lightning.em.posterior import soft
+from gmm_lightning.em.rows import chunks
+
 from benchmarks import rows
 from benchmarks.machine import threads
 from benchmarks.measure import Contender, interleaved
@@ -14,8 +17,6 @@ from gmm_lightning import GMMLayer
 from gmm_lightning.em.centred_kernel import centred_statistics, portions
 from gmm_lightning.em.feature_kernel import feature_statistics
 from gmm_lightning.em.plan import Plan, make_plan
-from gmm_lightning.em.posterior import soft
-from gmm_lightning.em.rows import chunks
 from gmm_lightning.em.workspace import Workspace
 
 WORK = 1e9

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from gmm_lightning.em.passes import Passes
+from gmm_lightning.em.source import Source
+from gmm_lightning.em.starts import copies, packed, unpack
 
 from benchmarks import peers, rows
 from benchmarks.machine import threads
@@ -20,9 +23,6 @@ from benchmarks.measure import (
 from benchmarks.report import Report, times
 from benchmarks.settings import Settings
 from gmm_lightning import GMMLayer, e_step, m_step
-from gmm_lightning.em.passes import Passes
-from gmm_lightning.em.source import Source
-from gmm_lightning.em.starts import copies, packed, unpack
 
 SHARED = ("full", "diag", "spherical", "tied")
 IN_A_FIT, STATELESS, SKLEARN, PLAIN = "in a fit", "e_step + m_step", "scikit-learn", "plain torch"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from gmm_lightning.em.passes import Passes
+from gmm_lightning.em.source import Source
+from gmm_lightning.em.starts import copies
+
 from benchmarks import rows
 from benchmarks.machine import threads
 from benchmarks.measure import Contender, interleaved
 from benchmarks.report import Report
 from benchmarks.settings import Settings
 from gmm_lightning import e_step, m_step
-from gmm_lightning.em.passes import Passes
-from gmm_lightning.em.source import Source
-from gmm_lightning.em.starts import copies
 
 MILLION = 1_000_000
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from gmm_lightning.em.passes import Passes
+from gmm_lightning.em.source import Source
+from gmm_lightning.em.starts import copies
 
 from benchmarks import peers, rows
 from benchmarks.report import Report
 from benchmarks.settings import Settings
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
-from gmm_lightning.em.passes import Passes
-from gmm_lightning.em.source import Source
-from gmm_lightning.em.starts import copies
 
 STEPS = 5
 Labelled = tuple[np.ndarray, np.ndarray]

@@ -100,8 +100,8 @@ def test_other_data_are_matched_by_name(trained: Path, asked: Asked, tmp_path: P
     report = evaluate(asked("evaluate", *given, "data.label=kind"))
     assert list(report) == ["data"]
     check(Plain.read(trained), x, kind, report["data"])
-    # A calibrated model of the same law covers what it says: 5 sigma of 500 rows, and 0.06 for
-    # what 210 rows left to learn.
+    # A calibrated model of the same distribution covers as it predicts: 5 sigma of 500 rows, and
+    # 0.06 for what 210 rows left to learn.
     for mass, share in report["data"]["coverage"].items():
         p = float(mass)
         assert share == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / 500) + 0.06)

@@ -28,10 +28,10 @@ def made(family: str, shared: bool = False, **options: Any) -> DensityHead:
     """A head away from every default: units, offsets, and weights that matter."""
     head = DensityHead(IN, D, K, family, shared_scale=shared, **options)
     scale = 1 + torch.arange(D, dtype=torch.get_default_dtype())
-    law = MixtureOfGaussians(
+    mixture = MixtureOfGaussians(
         torch.zeros(K), torch.randn(K, D) * scale, (0.5 * scale.diag_embed()).expand(K, D, D)
     )
-    head.initialize_from(law)
+    head.initialize_from(mixture)
     with torch.no_grad():
         for parameter in head.parameters():
             parameter += 0.3 * torch.randn_like(parameter)

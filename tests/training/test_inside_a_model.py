@@ -41,7 +41,7 @@ ROUNDING = 1e-11
 
 
 class Autoencoder(L.LightningModule):
-    """What a user writes: a network, a density of its latents, and one optimizer over everything."""
+    """What a user writes: a network, a density of its latents, and one optimizer."""
 
     def __init__(self, covariance: str = "full", priors: Any = None, beta: float = 0.05) -> None:
         super().__init__()

@@ -14,14 +14,14 @@ from gmm_lightning.estimators.gmr._translate import mixture_of, require_given
 FACTORS = tuple(np.linspace(0.25, 2.0, 8).tolist())
 
 
-class Gaussian(Protocol):
+class _Gaussian(Protocol):
     """An `MVN`."""
 
     mean: Any
     covariance: Any
 
 
-class Mixture(Protocol):
+class _Mixture(Protocol):
     """A `GMM`."""
 
     priors: Any
@@ -31,7 +31,7 @@ class Mixture(Protocol):
 
 def plot_error_ellipse(
     ax: Any,
-    mvn: Gaussian,
+    mvn: _Gaussian,
     color: str | None = None,
     alpha: float = 0.25,
     factors: Iterable[float] = FACTORS,
@@ -48,12 +48,12 @@ def plot_error_ellipse(
     require_given(mean=mvn.mean, covariance=mvn.covariance)
     mean, covariance = np.asarray(mvn.mean), np.asarray(mvn.covariance)
     mixture = mixture_of([1.0], mean[None], covariance[None], definite=False)
-    draw(ax, mixture, None if color is None else [color], alpha, factors)
+    _draw(ax, mixture, None if color is None else [color], alpha, factors)
 
 
 def plot_error_ellipses(
     ax: Any,
-    gmm: Mixture,
+    gmm: _Mixture,
     colors: Sequence[str] | None = None,
     alpha: float = 0.25,
     factors: Iterable[float] = FACTORS,
@@ -72,10 +72,10 @@ def plot_error_ellipses(
     """
     require_given(priors=gmm.priors, means=gmm.means, covariances=gmm.covariances)
     mixture = mixture_of(gmm.priors, gmm.means, gmm.covariances, definite=False)
-    draw(ax, mixture, colors, alpha, factors)
+    _draw(ax, mixture, colors, alpha, factors)
 
 
-def draw(
+def _draw(
     ax: Any,
     mixture: MixtureOfGaussians,
     colors: Sequence[str] | None,
@@ -84,8 +84,7 @@ def draw(
 ) -> None:
     """Draw a mixture, and leave the names of the axes as they are."""
     # Matplotlib takes a while to import, and nothing else here needs it.
-    from gmm_lightning.plotting import plot_error_ellipses
-    from gmm_lightning.plotting.figures import axes_or_new
+    from gmm_lightning.plotting import axes_or_new, plot_error_ellipses
 
     if ax is None:
         raise InvalidArgumentError("expected matplotlib axes to draw on, got None")

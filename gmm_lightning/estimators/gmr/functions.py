@@ -45,7 +45,7 @@ def regression_coefficients(
         >>> regression_coefficients([[2.0, 1.0], [1.0, 4.0]], [0], [1])
         array([[0.25]])
     """
-    dense = square_of(covariance)
+    dense = _square_of(covariance)
     known = integers_of(i_in, len(dense))
     if cov_12 is None:
         cov_12 = dense[np.ix_(integers_of(i_out, len(dense)), known)]
@@ -78,7 +78,7 @@ def condition(
         >>> condition([0.0, 1.0], [[2.0, 1.0], [1.0, 4.0]], [0], [1], [3.0])
         (array([0.5]), array([[1.75]]))
     """
-    centre, dense = floats_of(mean), square_of(covariance)
+    centre, dense = floats_of(mean), _square_of(covariance)
     if centre.shape != dense.shape[:1]:
         raise InvalidArgumentError(
             f"expected a mean of {len(dense)} features, got shape {centre.shape}"
@@ -90,14 +90,14 @@ def condition(
     require_known(dense[None, : len(known), : len(known)])
     joint = mixture_of([1.0], centre[None], dense[None], definite=False)
     first = list(range(len(known)))
-    law = condition_mixture(joint, first, values)
+    conditional = condition_mixture(joint, first, values)
     # One row is enough for the covariance, which does not depend on the values.
     spread = condition_mixture(joint, first, joint.means[0, first]).component_covariances[0]
-    means = law.means[:, 0].numpy()
+    means = conditional.means[:, 0].numpy()
     return (means if np.ndim(X) == 2 else means[0]), spread.numpy()
 
 
-def square_of(covariance: ArrayLike) -> Floats:
+def _square_of(covariance: ArrayLike) -> Floats:
     """A matrix `(n_features, n_features)`.
 
     Raises:

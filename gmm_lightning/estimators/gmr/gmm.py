@@ -14,9 +14,9 @@ from gmm_lightning.distributions import (
     MixtureOfGaussians,
     in_confidence_region,
     regress,
+    require_positive_density,
 )
 from gmm_lightning.distributions import condition as condition_mixture
-from gmm_lightning.distributions.conditioning import require_reached
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.gmr._translate import (
     Converted,
@@ -34,8 +34,8 @@ from gmm_lightning.estimators.gmr.fitting import fit, shrunk
 from gmm_lightning.estimators.gmr.functions import integers_of, require_known
 from gmm_lightning.estimators.gmr.initialization import (
     covariance_initialization,
+    initial_parameters,
     kmeansplusplus_initialization,
-    random_initialization,
 )
 from gmm_lightning.estimators.gmr.mvn import MVN
 from gmm_lightning.estimators.gmr.utils import check_random_state
@@ -46,8 +46,6 @@ __all__ = [
     "kmeansplusplus_initialization",
     "plot_error_ellipses",
 ]
-
-INITS = ("random", "kmeans++")
 
 
 class GMM:
@@ -98,8 +96,6 @@ class GMM:
         self.verbose = verbose
         self.random_state = random_state
 
-    # -- estimation -------------------------------------------------------------------------
-
     def from_samples(
         self,
         X: ArrayLike,
@@ -123,15 +119,12 @@ class GMM:
                 do not fit.
             InvalidDataError: unusable rows, or fewer than components.
         """
-        if init_params not in INITS:
-            raise InvalidArgumentError(
-                f"unknown init_params {init_params!r}; known are: {', '.join(INITS)}"
-            )
         require_integer("n_components", self.n_components, least=1)
         require_integer("n_iter", n_iter, least=0)
         require_number("R_diff", R_diff, least=0)
         x = training_rows(X)
-        start = self._start(x, kmeans=init_params == INITS[1])
+        given = (self.priors, self.means, self.covariances)
+        start = initial_parameters(x, self.n_components, given, init_params, self.random_state)
         mixture_of(*start)
         if len(start[1]) != self.n_components:
             raise InvalidArgumentError(
@@ -146,22 +139,6 @@ class GMM:
             verbose=self.verbose,
         )
         return self
-
-    def _start(self, x: Floats, *, kmeans: bool) -> tuple[Floats, Floats, Floats]:
-        k, d = self.n_components, x.shape[1]
-        priors, means, covariances = self.priors, self.means, self.covariances
-        if priors is None:
-            priors = np.full(k, 1.0 / k)
-        if means is None:
-            choose = kmeansplusplus_initialization if kmeans else random_initialization
-            means = choose(x, k, self.random_state)
-        if covariances is None:
-            covariances = np.tile(np.eye(d), (k, 1, 1))
-            if kmeans and len(x) > 1:
-                spread = covariance_initialization(x, k)
-                # A feature that never varies tells nothing apart, whatever its variance.
-                covariances = np.where(spread.max(axis=2, keepdims=True) > 0, spread, covariances)
-        return priors, means, covariances
 
     def apply_oracle_approximating_shrinkage(self, n_samples_eff: ArrayLike) -> None:
         """Pull the covariances towards balls: `(1 - rho) S + rho tr(S)/D I`.
@@ -189,8 +166,6 @@ class GMM:
             )
         self.covariances = shrunk(self.means, self.covariances, counts)
 
-    # -- draws ------------------------------------------------------------------------------
-
     def sample(self, n_samples: int) -> Floats:
         """Draws `(n_samples, n_features)`, those of one component after those of the other."""
         return self._draw(n_samples, None)
@@ -213,8 +188,6 @@ class GMM:
         assert isinstance(x, torch.Tensor)
         return x[component.argsort(stable=True)].numpy()
 
-    # -- density ----------------------------------------------------------------------------
-
     def is_in_confidence_region(self, x: ArrayLike, alpha: float) -> Any:
         """Whether x is in the region of mass alpha of the closest component.
 
@@ -233,7 +206,7 @@ class GMM:
         mixture = self._mixture()
         x = rows_of(X, mixture.num_features)
         log_joint = mixture.log_joint(x)
-        require_reached(log_joint, x)
+        require_positive_density(log_joint, x)
         return log_joint.softmax(-1).numpy()
 
     def to_probability_density(self, X: ArrayLike) -> Floats:
@@ -245,20 +218,18 @@ class GMM:
         mixture = self._mixture()
         return mixture.log_prob(rows_of(X, mixture.num_features)).numpy()
 
-    # -- regression -------------------------------------------------------------------------
-
     def condition(self, indices: ArrayLike, x: ArrayLike) -> GMM:
         """The mixture of the other features when those at `indices` are x, `(n_features_in,)`."""
         mixture, index = self._with_known(indices)
         values = rows_of(x, len(index))
         if len(values) != 1:
             raise InvalidArgumentError(f"expected one row of known features, got {len(values)}")
-        law = condition_mixture(mixture, index, values[0])
+        conditional = condition_mixture(mixture, index, values[0])
         return GMM(
             self.n_components,
-            law.weights.numpy(),
-            law.means.numpy(),
-            law.component_covariances.numpy(),
+            conditional.weights.numpy(),
+            conditional.means.numpy(),
+            conditional.component_covariances.numpy(),
             self.verbose,
             self.random_state,
         )
@@ -286,8 +257,6 @@ class GMM:
             )
         require_known(self.covariances[:, index[:, np.newaxis], index])
         return mixture, index.tolist()
-
-    # -- other forms ------------------------------------------------------------------------
 
     def to_ellipses(self, factor: float = 1.0) -> list[tuple[Floats, tuple[float, float, float]]]:
         """Mean and `(angle, semi-axis, semi-axis)` of each component: see `MVN.to_ellipse`."""

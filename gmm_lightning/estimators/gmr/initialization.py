@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from gmm_lightning._validation import require_integer
+from gmm_lightning._validation import require_choice, require_integer
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.estimators.gmr._translate import Floats, generator_of, training_rows
 from gmm_lightning.estimators.gmr.utils import check_random_state
@@ -40,7 +40,7 @@ def kmeansplusplus_initialization(
         np.float64(9.0)
     """
     x = training_rows(X)
-    require_enough(x, n_components)
+    _require_enough(x, n_components)
     # Distances keep their digits near the origin; one unit for all features keeps their ratios.
     centred = x - x.mean(axis=0)
     centred /= np.abs(centred).max() or 1.0
@@ -51,10 +51,10 @@ def kmeansplusplus_initialization(
     return x[chosen]
 
 
-def random_initialization(X: ArrayLike, n_components: int, random_state: Any = None) -> Floats:
+def _random_initialization(X: ArrayLike, n_components: int, random_state: Any = None) -> Floats:
     """Rows at random, of different values as long as there are any (gmr: with replacement)."""
     x = training_rows(X)
-    require_enough(x, n_components)
+    _require_enough(x, n_components)
     order = check_random_state(random_state).permutation(len(x))
     first = np.sort(np.unique(x[order], axis=0, return_index=True)[1])
     repeated = np.setdiff1d(np.arange(len(x)), first)
@@ -90,7 +90,37 @@ def covariance_initialization(X: ArrayLike, n_components: int) -> Floats:
     return np.tile(np.diag((distance / n_components) ** 2), (n_components, 1, 1)).reshape(-1, d, d)
 
 
-def require_enough(x: Floats, n_components: int) -> None:
+def initial_parameters(
+    x: Floats,
+    n_components: int,
+    given: tuple[Floats | None, Floats | None, Floats | None],
+    init_params: str,
+    random_state: Any,
+) -> tuple[Floats, Floats, Floats]:
+    """Priors, means and covariances to start from: the given ones, and new ones for None.
+
+    Raises:
+        InvalidArgumentError: an unknown `init_params`.
+    """
+    (priors, means, covariances), d = given, x.shape[1]
+    choose = _MEANS[require_choice("init_params", init_params, _MEANS)]
+    if priors is None:
+        priors = np.full(n_components, 1.0 / n_components)
+    if means is None:
+        means = choose(x, n_components, random_state)
+    if covariances is None:
+        covariances = np.tile(np.eye(d), (n_components, 1, 1))
+        if choose is kmeansplusplus_initialization and len(x) > 1:
+            spread = covariance_initialization(x, n_components)
+            # A feature that never varies tells nothing apart, whatever its variance.
+            covariances = np.where(spread.max(axis=2, keepdims=True) > 0, spread, covariances)
+    return priors, means, covariances
+
+
+_MEANS = {"random": _random_initialization, "kmeans++": kmeansplusplus_initialization}
+
+
+def _require_enough(x: Floats, n_components: int) -> None:
     """Refuse more centres than rows.
 
     Raises:
