@@ -190,6 +190,11 @@ class ArrayDataModule(RowsDataModule):
         return self._parts.get(name)
 
     def set_part(self, name: str, rows: ArrayRows) -> None:
+        """Make `rows` the rows of `train`, `val` or `test`.
+
+        Raises:
+            InvalidDataError: all their sample weights are 0.
+        """
         if not rows.total_weight > 0:
             raise InvalidDataError(
                 f"all sample weights of the {_PARTS[name]} are 0, so no row of it counts; give "
