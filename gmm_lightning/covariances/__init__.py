@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gmm_lightning._plugins import Registry
 from gmm_lightning.covariances._features import Features, StandardizedCoordinates
+from gmm_lightning.covariances._precision import PrecisionCholesky, TiedPrecisionCholesky
 from gmm_lightning.covariances.base import Covariance
 from gmm_lightning.covariances.diag import DiagCovariance
 from gmm_lightning.covariances.full import FullCovariance
@@ -30,10 +31,12 @@ __all__ = [
     "DiagCovariance",
     "Features",
     "FullCovariance",
+    "PrecisionCholesky",
     "SphericalCovariance",
     "StandardizedCoordinates",
     "TiedCovariance",
     "TiedDiagCovariance",
+    "TiedPrecisionCholesky",
     "TiedSphericalCovariance",
     "as_covariance",
     "registry",

@@ -25,7 +25,7 @@ from gmm_lightning.distributions.confidence import (
     in_confidence_region,
     squared_mahalanobis,
 )
-from gmm_lightning.distributions.density import MixtureDensity
+from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity
 from gmm_lightning.distributions.divergences import (
     Estimate,
     cauchy_schwarz_divergence,
@@ -59,6 +59,7 @@ from gmm_lightning.distributions.univariate import cdf, interval, quantile
 from gmm_lightning.distributions.unscented import from_sigma_points, sigma_points, unscented
 
 __all__ = [
+    "LOG_2PI",
     "Ball",
     "Box",
     "Confidence",
