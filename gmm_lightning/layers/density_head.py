@@ -20,7 +20,14 @@ from gmm_lightning.layers._head_parametrization import make_parametrization
 from gmm_lightning.layers.parameters import prior_rows
 from gmm_lightning.layers.pretrained import Pretrained
 from gmm_lightning.linalg import full_precision
-from gmm_lightning.priors import Prior, PriorSpec, bind_priors, list_priors, sum_log_prob
+from gmm_lightning.priors import (
+    MixtureShape,
+    Prior,
+    PriorSpec,
+    bind_priors,
+    list_priors,
+    sum_log_prob,
+)
 from gmm_lightning.statistics import DataMoments
 
 
@@ -105,8 +112,8 @@ class DensityHead(Pretrained):
         )
         self.linear = nn.Linear(self.in_features, self.parametrization.num_outputs, **factory)
         self.num_skipped = 0
-        own = bind_priors(priors, num_components, num_features, self.covariance)
-        self.priors = own.to(**factory)
+        sizes = MixtureShape(self.num_components, self.num_features, self.covariance)
+        self.priors = bind_priors(priors, sizes).to(**factory)
         self.reset_parameters()
 
     @torch.no_grad()

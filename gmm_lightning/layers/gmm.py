@@ -17,7 +17,14 @@ from gmm_lightning.layers._description import describe
 from gmm_lightning.layers.mixture import MixtureModule
 from gmm_lightning.layers.parameters import constrained, prior_rows
 from gmm_lightning.layers.pretrained import Pretrained
-from gmm_lightning.priors import Prior, PriorSpec, bind_priors, list_priors, sum_log_prob
+from gmm_lightning.priors import (
+    MixtureShape,
+    Prior,
+    PriorSpec,
+    bind_priors,
+    list_priors,
+    sum_log_prob,
+)
 
 
 class GMMLayer(Pretrained, MixtureModule):
@@ -89,8 +96,8 @@ class GMMLayer(Pretrained, MixtureModule):
         self.mixture_logits = nn.Parameter(torch.empty(*batch_shape, num_components, **made))
         self.means = nn.Parameter(torch.empty(*batch_shape, num_components, num_features, **made))
         self.raw_scale = nn.Parameter(torch.empty(*batch_shape, *shape, **made))
-        own = bind_priors(priors, num_components, num_features, self.covariance, self.batch_shape)
-        self.priors = own.to(**made)
+        sizes = MixtureShape(num_components, num_features, self.covariance, self.batch_shape)
+        self.priors = bind_priors(priors, sizes).to(**made)
         self.evidence: nn.Module | None = None
         self.projections = nn.ModuleList()
         self.reset_parameters()
