@@ -107,8 +107,8 @@ def test_one_graph_for_torch_compile(family: str) -> None:
     h, y = pairs(9, 3)
     density = torch.compile(lambda h, y: model(h).log_prob(y), fullgraph=True, backend="eager")
     torch.testing.assert_close(density(h, y), model(h).log_prob(y), rtol=1e-12, atol=1e-12)
-    baked = torch.compile(export_density(model), fullgraph=True, backend="eager")
-    torch.testing.assert_close(baked(h, y), model(h).log_prob(y), rtol=1e-12, atol=1e-12)
+    frozen = torch.compile(export_density(model), fullgraph=True, backend="eager")
+    torch.testing.assert_close(frozen(h, y), model(h).log_prob(y), rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_flow_through_the_substitution() -> None:
