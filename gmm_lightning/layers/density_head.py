@@ -15,10 +15,10 @@ from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers._chunked import map_linear_chunks
-from gmm_lightning.layers._description import describe
+from gmm_lightning.layers._config import module_to_config
 from gmm_lightning.layers._head_parametrization import make_parametrization
 from gmm_lightning.layers.parameters import prior_rows
-from gmm_lightning.layers.pretrained import Pretrained
+from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.linalg import full_precision
 from gmm_lightning.priors import (
     MixtureShape,
@@ -31,7 +31,7 @@ from gmm_lightning.priors import (
 from gmm_lightning.statistics import DataMoments
 
 
-class DensityHead(Pretrained):
+class DensityHead(PretrainedMixin):
     """`p(y | h) = sum_k pi_k(h) N(y | mu_k(h), Sigma_k(h))`, by one linear map of h.
 
     The map works in units of the targets, which `initialize_from` takes over from a fitted layer;
@@ -263,9 +263,9 @@ class DensityHead(Pretrained):
                 f"{format_value(y)}{hint}"
             )
 
-    def describe(self) -> dict[str, Any]:
+    def to_config(self) -> dict[str, Any]:
         """Constructor arguments as primitives: registry names and plain values."""
-        return describe(
+        return module_to_config(
             self,
             in_features=self.in_features,
             num_features=self.num_features,

@@ -13,10 +13,10 @@ from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.distributions.missing import log_joint_given
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.layers._description import describe
+from gmm_lightning.layers._config import module_to_config
 from gmm_lightning.layers.mixture import MixtureModule
 from gmm_lightning.layers.parameters import constrained, prior_rows
-from gmm_lightning.layers.pretrained import Pretrained
+from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.priors import (
     MixtureShape,
     Prior,
@@ -27,7 +27,7 @@ from gmm_lightning.priors import (
 )
 
 
-class GMMLayer(Pretrained, MixtureModule):
+class GMMLayer(PretrainedMixin, MixtureModule):
     """`p(x) = sum_k pi_k N(x | mu_k, Sigma_k)` with trainable weights, means and covariances.
 
     Three parameters: `mixture_logits` `(*B, K)`, `means` `(*B, K, D)` and `raw_scale`
@@ -286,9 +286,9 @@ class GMMLayer(Pretrained, MixtureModule):
 
     # -- description ------------------------------------------------------------------------
 
-    def describe(self) -> dict[str, Any]:
-        """What rebuilds the layer, as primitives: registry names and plain values."""
-        return describe(
+    def to_config(self) -> dict[str, Any]:
+        """Constructor arguments as primitives: registry names and plain values."""
+        return module_to_config(
             self,
             num_features=self.num_features,
             num_components=self.num_components,

@@ -11,7 +11,6 @@ from torch import nn
 
 from gmm_lightning.errors import CheckpointError
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.layers.config import build_layer
 
 
 def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def layer_from_checkpoint(checkpoint: dict[str, Any]) -> GMMLayer:
     described = checkpoint["gmm_lightning"]
     if not isinstance(described.get("layer"), dict):
         raise CheckpointError("the checkpoint does not describe its layer")
-    return build_layer(described["layer"])
+    return GMMLayer.from_config(described["layer"])
 
 
 def describe_data(datamodule: Any) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from gmm_lightning.em.posterior import Posterior, soft
 from gmm_lightning.em.rows import check_finite
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.layers.config import describe_layer
 from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.training.files import (
     data_from_checkpoint,
@@ -245,7 +244,7 @@ class GMMModule(UserUnits):
         if datamodule is not None:
             self.data = describe_data(datamodule)
         checkpoint["gmm_lightning"] = {
-            "layer": describe_layer(self.layer),
+            "layer": self.layer.to_config(),
             "data": self.data,
             "phase": self.phase,
             "passes_before": self.passes_before,

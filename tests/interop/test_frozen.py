@@ -45,6 +45,32 @@ def test_the_same_answers_as_the_layer(
         torch.testing.assert_close(module(x[0, 0]), expected[0, 0], rtol=1e-13, atol=1e-13)
 
 
+def float32_bound(layer: GMMLayer, x: Tensor) -> Tensor:
+    """Bound `(N,)` on the error of a frozen float32 module of a float64 layer, for float32 rows.
+
+    Forward error analysis (N. J. Higham, Accuracy and Stability of Numerical Algorithms, 3.5), in
+    units u = eps / 2: an entry of z = W (x - mu) has 1 from rounding W, 1 from the difference and
+    D from products and sums, each times |W| |x - mu|, and 2 |z| from the rounded shift. The sum of
+    squares has D + 1, adding the constant, itself rounded, 2 of what is added, and the sum over
+    components some K + 5, with the exponential and the logarithm good to 2. |W| |x - mu| is up to
+    the square root of the condition number times |z|: what rounding the rows costs.
+    """
+    u = torch.finfo(torch.float32).eps / 2
+    k, d = layer.num_components, layer.num_features
+    inverse = torch.linalg.inv(layer.scale_tril.detach()).expand(k, d, d)
+    diff = x.double().unsqueeze(-2) - layer.means.detach()
+    white = torch.einsum("kij,nkj->nki", inverse, diff)
+    sizes = torch.einsum("kij,nkj->nki", inverse.abs(), diff.abs())
+    entries = u * ((d + 2) * sizes + 2 * white.abs())
+    squares = 0.5 * white.square().sum(-1)
+    log_joint = layer.log_joint(x.double()).detach()
+    bound = (white.abs() * entries + 0.5 * entries.square()).sum(-1)
+    bound = bound + u * ((d + 3) * squares + 3 * (log_joint + squares).abs())
+    # The logarithm of the sum moves by no more than the mean of the changes; 1 % for u^2.
+    bound = (log_joint.softmax(-1) * bound).sum(-1)
+    return 1.01 * (bound + (k + 5) * u * (1 + log_joint.logsumexp(-1).abs()))
+
+
 @over_families
 def test_float32_keeps_the_digits_of_rows_far_from_the_origin(
     family: str, generator: torch.Generator
@@ -53,43 +79,29 @@ def test_float32_keeps_the_digits_of_rows_far_from_the_origin(
     layer = random_layer(family, generator=generator, num_features=3)
     layer.set_parameters(means=layer.means + 12345.678)
     x = (rows(200, 3, generator) + 12345.678).float()
-    expected = layer(x.double())
+    expected = layer(x.double()).detach()
     module = export_module(layer, dtype=torch.float32)
     answer = module(x)
     assert answer.dtype == torch.float32
-    torch.testing.assert_close(answer.double(), expected, rtol=2e-6, atol=2e-6)
+    bound = float32_bound(layer, x)
+    assert bool(((answer.double() - expected).abs() <= bound).all())
     # Without centring in two steps, the digits that float32 has left there are 1e-3.
     module.shift = None
-    assert (module(x).double() - expected).abs().max() > 1e-4
+    assert bool(((module(x).double() - expected).abs() > 10 * bound).any())
 
 
 def test_float32_keeps_the_digits_of_a_flat_covariance(generator: torch.Generator) -> None:
     """A condition number of 1e8: inverses of float32 matrices would have no digit left."""
-    d = 4
-    angle = torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
-    spread = torch.logspace(-4, 4, d)
+    angle = torch.linalg.qr(torch.randn(4, 4, generator=generator)).Q
+    spread = torch.logspace(-4, 4, 4)
     matrix = angle @ torch.diag(spread) @ angle.T
     layer = GMMLayer.from_parameters(
-        torch.ones(1), torch.zeros(1, d), 0.5 * (matrix + matrix.T)[None]
+        torch.ones(1), torch.zeros(1, 4), 0.5 * (matrix + matrix.T)[None]
     )
-    x = (torch.randn(100, d, generator=generator) * spread.sqrt() @ angle.T).float()
-    expected = layer(x.double()).detach()
-    error = (export_module(layer, dtype=torch.float32)(x).double() - expected).abs()
-    # Forward error analysis (N. J. Higham, Accuracy and Stability of Numerical Algorithms, 3.5),
-    # in units u: an entry of z = W x has 1 from rounding W and D from its products and sums,
-    # each times |W| |x|; the means are 0, so that differences to them are exact. The sum of
-    # squares has D + 1, and adding the constant, itself rounded, 2 of what is added. |W| |x| is
-    # up to sqrt(1e8) |z| here: whatever rounds x, in float32 or before, costs as much.
-    u = torch.finfo(torch.float32).eps / 2
-    inverse = torch.linalg.inv(layer.scale_tril[0].detach())
-    white = x.double() @ inverse.T
-    entries = (d + 1) * u * x.double().abs() @ inverse.abs().T
-    squares = 0.5 * white.square().sum(-1)
-    constant = (expected + squares).abs()
-    bound = (white.abs() * entries + 0.5 * entries.square()).sum(-1)
-    bound = bound + u * ((d + 3) * squares + 3 * constant)
-    # 1e-3 for what is of second order in u.
-    assert bool((error <= 1.001 * bound).all())
+    x = (torch.randn(100, 4, generator=generator) * spread.sqrt() @ angle.T).float()
+    error = (export_module(layer, dtype=torch.float32)(x).double() - layer(x.double())).abs()
+    bound = float32_bound(layer, x)
+    assert bool((error <= bound).all())
     # The bound says something: the inverse of the float32 matrix is off by eps times 1e8.
     assert float(bound.max()) < 0.02
 
@@ -214,6 +226,10 @@ def test_one_graph_for_torch_compile(family: str, generator: torch.Generator) ->
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "DEFAULT",
+    reason="inductor of torch 2.13 compiles nothing for processors without vector instructions",
+)
 # Torch 2.13 on itself: script_method, _prims_common.check.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("output", OUTPUTS)
