@@ -118,7 +118,7 @@ def fit_classifier(
         raise InvalidArgumentError("fit_classifier takes no layer with evidence: use fit_em")
     labelled = Labelled.read(classifier, x, y, sample_weight, skip_nonfinite=skip_nonfinite)
     shares = torch.stack([w.sum() for w in labelled.weights])
-    class_logits = classifier.log_shares(shares if class_priors is None else class_priors)
+    class_logits = classifier.log_class_priors(shares if class_priors is None else class_priors)
     fit = Fit(initializer, Rules(max_iter, tol, prune=False), chunk_size, num_restarts, generator)
     bar = class_bar(classifier.num_classes * num_restarts) if progress else None
     table, results = packed(layer), dict[int, EMResult]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from gmm_lightning.covariances import (
 )
 from gmm_lightning.distributions import LOG_2PI, MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.layers.parameters import projected_scale
+from gmm_lightning.layers.parameters import project_scale
 from gmm_lightning.linalg import at_least_float32
+from gmm_lightning.priors import MixtureShape
 
 
 class HeadParametrization(nn.Module):
@@ -30,9 +32,7 @@ class HeadParametrization(nn.Module):
     are shifted by those of the units and bounded smoothly, by a hyperbolic tangent.
 
     Args:
-        covariance: the family of the mixtures.
-        num_components: K.
-        num_features: D.
+        sizes: K, D and the family of the mixtures.
         scale_range: standard deviations are at most this many units, and at least one over it.
         shared_scale: the raw covariances are a parameter, the same for all rows.
         device: where parameters and units live.
@@ -55,28 +55,25 @@ class HeadParametrization(nn.Module):
 
     def __init__(
         self,
-        covariance: Covariance,
-        num_components: int,
-        num_features: int,
-        *,
+        sizes: MixtureShape,
         scale_range: float,
+        *,
         shared_scale: bool,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.covariance = covariance
-        self.num_components, self.num_features = num_components, num_features
-        self.shape = covariance.shape(num_components, num_features)
+        k, d = sizes.num_components, sizes.num_features
+        self.covariance, self.num_components, self.num_features = sizes.covariance, k, d
+        self.shape = self.covariance.shape(k, d)
         self._limit = math.log(scale_range)
-        self._mask = _require_log_scale_mask(covariance, num_components, num_features)
+        self._mask = _require_log_scale_mask(self.covariance, k, d)
         self._num_leading = _num_leading(self._mask)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.num_outputs = num_components * (1 + num_features)
-        self.num_outputs += 0 if shared_scale else math.prod(self.shape)
+        self.num_outputs = k * (1 + d) + (0 if shared_scale else math.prod(self.shape))
         self.raw_scale = nn.Parameter(torch.zeros(self.shape, **factory)) if shared_scale else None
-        self.register_buffer("loc", torch.zeros(num_features, **factory))
-        self.register_buffer("unit", torch.ones(num_features, **factory))
+        self.register_buffer("loc", torch.zeros(d, **factory))
+        self.register_buffer("unit", torch.ones(d, **factory))
         self.register_buffer("log_unit", torch.zeros(1, *self.shape[1:], **factory))
 
     # -- outputs to mixtures ----------------------------------------------------------------
@@ -165,7 +162,7 @@ class HeadParametrization(nn.Module):
         loc, unit = self.loc.to(means), self.unit.to(means)
         scatter = family.project(unit.square().diag_embed().unsqueeze(0))
         self.log_unit.copy_(family.raw(family.estimate(scatter, unit.new_ones(1))))
-        scale = projected_scale(family, mixture.component_covariances, mixture.weights)
+        scale = project_scale(family, mixture.component_covariances, mixture.weights)
         raw = self._change_logs(self._unbound, family.raw(scale))
         raw = raw / family.raw_entry_scales(unit, self.num_components)
         parts = [mixture.log_weights, ((means - loc) / unit).flatten()]
@@ -195,12 +192,15 @@ _PREDICTED_AS: dict[type[Covariance], type[PrecisionCholesky]] = {
 }
 
 
-def make_parametrization(covariance: Covariance, *args: Any, **kwargs: Any) -> HeadParametrization:
-    """Parametrization of a head for a family, with the arguments of `HeadParametrization`."""
-    form = _PREDICTED_AS.get(type(covariance))
+def make_parametrization(
+    sizes: MixtureShape, scale_range: float, **options: Any
+) -> HeadParametrization:
+    """Parametrization of a head, with the arguments of `HeadParametrization`."""
+    form = _PREDICTED_AS.get(type(sizes.covariance))
     if form is None:
-        return HeadParametrization(covariance, *args, **kwargs)
-    return _PrecisionParametrization(form(**covariance.config()), *args, **kwargs)
+        return HeadParametrization(sizes, scale_range, **options)
+    sizes = replace(sizes, covariance=form(**sizes.covariance.config()))
+    return _PrecisionParametrization(sizes, scale_range, **options)
 
 
 def _require_log_scale_mask(family: Covariance, num_components: int, num_features: int) -> Tensor:

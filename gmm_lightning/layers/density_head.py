@@ -17,7 +17,7 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers._chunked import map_linear_chunks
 from gmm_lightning.layers._config import module_to_config
 from gmm_lightning.layers._head_parametrization import make_parametrization
-from gmm_lightning.layers.parameters import prior_rows
+from gmm_lightning.layers.parameters import prior_num_samples
 from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.linalg import full_precision
 from gmm_lightning.priors import (
@@ -102,17 +102,12 @@ class DensityHead(PretrainedMixin):
             raise InvalidArgumentError(f"dtype must be float32 or float64, got {dtype}")
         factory: dict[str, Any] = {"device": device, "dtype": dtype or torch.get_default_dtype()}
         self.covariance = as_covariance(covariance)
+        sizes = MixtureShape(self.num_components, self.num_features, self.covariance)
         self.parametrization = make_parametrization(
-            self.covariance,
-            self.num_components,
-            self.num_features,
-            scale_range=self.scale_range,
-            shared_scale=shared_scale,
-            **factory,
+            sizes, self.scale_range, shared_scale=shared_scale, **factory
         )
         self.linear = nn.Linear(self.in_features, self.parametrization.num_outputs, **factory)
         self.num_skipped = 0
-        sizes = MixtureShape(self.num_components, self.num_features, self.covariance)
         self.priors = bind_priors(priors, sizes).to(**factory)
         self.reset_parameters()
 
@@ -130,10 +125,9 @@ class DensityHead(PretrainedMixin):
 
     @torch.no_grad()
     def initialize_from(self, source: Any) -> None:
-        """Set the head to the marginal distribution of the targets, for all features.
+        """Set the head to the marginal distribution of the targets, whatever the features.
 
-        Units, biases and the open values of the priors come from the source; the weights of the
-        linear map become zero.
+        Units, biases and open values of priors come from the source; the weights become zero.
 
         Args:
             source: a `GMMLayer` that was fitted to targets, or a mixture, with D features and K
@@ -181,9 +175,7 @@ class DensityHead(PretrainedMixin):
             return self.parametrization(outputs, self.temperature)
 
     def log_prob(self, h: Tensor, y: Tensor) -> Tensor:
-        """Log densities `log p(y | h)`, `(*S)`: `self(h).log_prob(y)`, faster and in less memory.
-
-        Rows are worked through in chunks that stay in the cache, forwards and backwards.
+        """Log densities `log p(y | h)`, `(*S)`: `self(h).log_prob(y)` in chunks, thus faster.
 
         Raises:
             InvalidArgumentError: shapes that do not fit each other.
@@ -242,7 +234,7 @@ class DensityHead(PretrainedMixin):
         if len(self.priors):
             mixture = self(h)
             log_prob = mixture.log_prob(y.to(mixture.means.dtype))
-            penalty = self.log_prior(mixture).mean() / prior_rows(num_samples, rows)
+            penalty = self.log_prior(mixture).mean() / prior_num_samples(num_samples, rows)
         else:
             log_prob, penalty = self.log_prob(h, y), 0.0
         if not is_tracing() and not bool(torch.isfinite(log_prob).all()):

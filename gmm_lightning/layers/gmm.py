@@ -15,7 +15,7 @@ from gmm_lightning.distributions.missing import log_joint_given
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers._config import module_to_config
 from gmm_lightning.layers.mixture import MixtureModule
-from gmm_lightning.layers.parameters import constrained, prior_rows
+from gmm_lightning.layers.parameters import prior_num_samples, project_parameters
 from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.priors import (
     MixtureShape,
@@ -196,7 +196,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
             InvalidArgumentError: shapes that do not fit, weights that are negative or sum to
                 zero, or covariances that are not symmetric positive definite.
         """
-        self.write(*constrained(self, weights, means, covariance_matrix))
+        self.write(*project_parameters(self.distribution(), weights, means, covariance_matrix))
 
     @torch.no_grad()
     def write(self, weights: Tensor | None, means: Tensor | None, scale: Tensor | None) -> None:
@@ -282,7 +282,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         """
         log_prob = self.log_prob(x)
         rows = log_prob.reshape(-1, *self.batch_shape)
-        return rows.mean(0) + self.log_prior() / prior_rows(num_samples, rows.shape[0])
+        return rows.mean(0) + self.log_prior() / prior_num_samples(num_samples, rows.shape[0])
 
     # -- description ------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""A module that stands for a mixture: what follows from its distribution alone."""
+"""Base of modules that have a mixture as their distribution."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from gmm_lightning.distributions.drawing import SampleShape
 
 
 class MixtureModule(nn.Module):
-    """Dense covariances, draws and the score of whatever `distribution` returns.
-
-    A subclass has parameters and says by `distribution` which mixture they make.
-    """
+    """Dense covariances, draws and the score of the mixture that `distribution` returns."""
 
     def distribution(self) -> MixtureOfGaussians:
-        """The mixture over the module's parameters; gradients flow into them."""
-        raise NotImplementedError(f"{type(self).__name__} has to say which mixture it is")
+        """Mixture over the module's parameters; gradients flow into them."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement distribution")
 
     # -- parameters -------------------------------------------------------------------------
 
@@ -41,7 +38,7 @@ class MixtureModule(nn.Module):
     # -- density ----------------------------------------------------------------------------
 
     def grad_log_prob(self, x: Tensor) -> Tensor:
-        """`d log p / dx`, `(*S, *B, D)`: see `MixtureOfGaussians.grad_log_prob`."""
+        """Score `d log p / dx`, `(*S, *B, D)`: see `MixtureOfGaussians.grad_log_prob`."""
         return self.distribution().grad_log_prob(x)
 
     # -- draws ------------------------------------------------------------------------------

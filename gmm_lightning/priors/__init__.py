@@ -72,7 +72,9 @@ def bind_priors(spec: PriorSpec, shape: MixtureShape) -> nn.ModuleDict:
                 f"the prior {own.name!r} does not support the covariance {shape.covariance.name!r}"
             )
         own.bind(shape)
-        own.batch_shape = tuple(shape.batch_shape)
+        for part in own.modules():
+            if isinstance(part, Prior):
+                part.batch_shape = tuple(shape.batch_shape)
         priors[slot] = own
     return priors
 

@@ -107,20 +107,20 @@ class Prior(nn.Module, ABC):
 
         Its buffers are copies; this prior is left as it is. Without a batch, it is this prior.
         """
-        return self._select(index, self.batch_shape) if self.batch_shape else self
-
-    def _select(self, index: Tensor, batch_shape: tuple[int, ...]) -> Self:
-        n = len(batch_shape)
+        n = len(self.batch_shape)
+        if not n:
+            return self
         selected = copy.copy(self)
         selected.batch_shape = tuple(index.shape)
-        selected._buffers = {
-            name: b if b is None or b.shape[:n] != batch_shape else b.flatten(0, n - 1)[index]
+        buffers = {
+            name: b if b is None or b.shape[:n] != self.batch_shape else b.flatten(0, n - 1)[index]
             for name, b in self._buffers.items()
         }
-        selected._modules = {
-            name: child._select(index, batch_shape) if isinstance(child, Prior) else child
+        modules = {
+            name: child.select(index) if isinstance(child, Prior) else child
             for name, child in self._modules.items()
         }
+        vars(selected).update(_buffers=buffers, _modules=modules)
         return selected
 
     def _register(self, name: str, shape: tuple[int, ...], default: float = float("nan")) -> None:
