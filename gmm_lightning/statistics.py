@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.linalg import accumulator_dtype
 
 
 @dataclass(frozen=True)
@@ -191,3 +192,63 @@ class DataMoments:
         total = stats.total_weight.reshape(*stats.total_weight.shape, 1)
         tail = moments.scatter.dim() - total.dim()
         return cls(moments.means.squeeze(-2), moments.scatter / total[(..., *[None] * tail)])
+
+
+@dataclass(frozen=True)
+class WeightedMoments:
+    """Weight, mean and squared deviations of rows; those of several batches add.
+
+    Deviations are taken about the mean, so that an offset of the values costs no digits.
+
+    Attributes:
+        weight: sum of the weights, `()`.
+        mean: weighted mean, `(*F)`; 0 without rows.
+        squares: weighted sum of squared deviations from the mean, `(*F)`.
+
+    References:
+        T. F. Chan, G. H. Golub, R. J. LeVeque (1983), Algorithms for computing the sample
+        variance, The American Statistician 37.
+
+    Example:
+        >>> first = WeightedMoments.from_rows(torch.tensor([1.0, 3.0]))
+        >>> both = first + WeightedMoments.from_rows(torch.tensor([8.0]), torch.tensor([2.0]))
+        >>> both.weight.item(), both.mean.item(), both.variance.item()
+        (4.0, 5.0, 9.5)
+    """
+
+    weight: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def from_rows(cls, x: Tensor, weight: Tensor | None = None) -> WeightedMoments:
+        """Moments of rows `(N, *F)` with weights `(N,)`, or 1 each, in the dtype of sums."""
+        x = x.detach().to(accumulator_dtype(x.device))
+        weight = x.new_ones(len(x)) if weight is None else weight.to(x)
+        total = weight.sum()
+        share = weight / torch.where(total > 0, total, 1.0)
+        mean = torch.tensordot(share, x, 1)
+        # The mean of the gaps is the rounding error of the mean.
+        gap = x - mean
+        rest = torch.tensordot(share, gap, 1)
+        squares = torch.tensordot(weight, gap.square(), 1) - total * rest.square()
+        return cls(total, mean + rest, squares.clamp(min=0))
+
+    def __add__(self, other: WeightedMoments) -> WeightedMoments:
+        total = self.weight + other.weight
+        share = other.weight / torch.where(total > 0, total, 1.0)
+        gap = other.mean - self.mean
+        between = self.weight * share * gap.square()
+        return WeightedMoments(
+            total, self.mean + share * gap, self.squares + other.squares + between
+        )
+
+    @property
+    def variance(self) -> Tensor:
+        """Weighted mean of the squared deviations, `(*F)`; NaN without rows."""
+        return self.squares / self.weight
+
+    @property
+    def std(self) -> Tensor:
+        """Square root of the variance, `(*F)`."""
+        return self.variance.sqrt()
