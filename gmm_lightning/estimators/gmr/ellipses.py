@@ -1,9 +1,9 @@
-"""Components as stacks of translucent ellipses on matplotlib axes."""
+"""Plots of components as stacks of translucent ellipses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -11,36 +11,21 @@ from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.gmr._translate import mixture_of, require_given
 
-FACTORS = tuple(np.linspace(0.25, 2.0, 8).tolist())
-
-
-class Gaussian(Protocol):
-    """An `MVN`."""
-
-    mean: Any
-    covariance: Any
-
-
-class Mixture(Protocol):
-    """A `GMM`."""
-
-    priors: Any
-    means: Any
-    covariances: Any
+_FACTORS = tuple(np.linspace(0.25, 2.0, 8).tolist())
 
 
 def plot_error_ellipse(
     ax: Any,
-    mvn: Gaussian,
+    mvn: Any,
     color: str | None = None,
     alpha: float = 0.25,
-    factors: Iterable[float] = FACTORS,
+    factors: Iterable[float] = _FACTORS,
 ) -> None:
     """Draw a Gaussian of two features by `gmm_lightning.plotting.plot_error_ellipses`.
 
     Args:
         ax: matplotlib's axes to draw on; their labels stay.
-        mvn: the Gaussian.
+        mvn: the Gaussian, an `MVN`.
         color: None: the first of the palette.
         alpha: opacity of one ellipse; they add up towards the mean.
         factors: numbers of standard deviations.
@@ -48,15 +33,15 @@ def plot_error_ellipse(
     require_given(mean=mvn.mean, covariance=mvn.covariance)
     mean, covariance = np.asarray(mvn.mean), np.asarray(mvn.covariance)
     mixture = mixture_of([1.0], mean[None], covariance[None], definite=False)
-    draw(ax, mixture, None if color is None else [color], alpha, factors)
+    _draw(ax, mixture, None if color is None else [color], alpha, factors)
 
 
 def plot_error_ellipses(
     ax: Any,
-    gmm: Mixture,
+    gmm: Any,
     colors: Sequence[str] | None = None,
     alpha: float = 0.25,
-    factors: Iterable[float] = FACTORS,
+    factors: Iterable[float] = _FACTORS,
 ) -> None:
     """Draw a mixture of two features by `gmm_lightning.plotting.plot_error_ellipses`.
 
@@ -65,24 +50,24 @@ def plot_error_ellipses(
 
     Args:
         ax: matplotlib's axes to draw on; their labels stay.
-        gmm: the mixture.
+        gmm: the mixture, a `GMM`.
         colors: of the components in turn; None: those of the palette.
         alpha: opacity of one ellipse; they add up towards the means.
         factors: numbers of standard deviations.
     """
     require_given(priors=gmm.priors, means=gmm.means, covariances=gmm.covariances)
     mixture = mixture_of(gmm.priors, gmm.means, gmm.covariances, definite=False)
-    draw(ax, mixture, colors, alpha, factors)
+    _draw(ax, mixture, colors, alpha, factors)
 
 
-def draw(
+def _draw(
     ax: Any,
     mixture: MixtureOfGaussians,
     colors: Sequence[str] | None,
     alpha: float,
     factors: Iterable[float],
 ) -> None:
-    """Draw a mixture, and leave the names of the axes as they are."""
+    """Draw a mixture, keeping the labels of the axes."""
     # Matplotlib takes a while to import, and nothing else here needs it.
     from gmm_lightning.plotting import plot_error_ellipses
     from gmm_lightning.plotting.figures import axes_or_new

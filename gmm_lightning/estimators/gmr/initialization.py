@@ -1,4 +1,4 @@
-"""Where EM starts: means far from each other, covariances by the spread of the rows."""
+"""Initial parameters of EM, from the rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gmm_lightning.initializers.kmeans_plus_plus import Rows, plus_plus_centres
 def kmeansplusplus_initialization(
     X: ArrayLike, n_components: int, random_state: Any = None
 ) -> Floats:
-    """Rows that k-means++ draws as centres, `(n_components, n_features)`.
+    """Centres by k-means++, `(n_components, n_features)`, rows of X.
 
     Each is drawn by the squared distance to the *nearest* centre before it (gmr: the farthest),
     the best of a few candidates.
@@ -40,7 +40,7 @@ def kmeansplusplus_initialization(
         np.float64(9.0)
     """
     x = training_rows(X)
-    require_enough(x, n_components)
+    _require_enough(x, n_components)
     # Distances keep their digits near the origin; one unit for all features keeps their ratios.
     centred = x - x.mean(axis=0)
     centred /= np.abs(centred).max() or 1.0
@@ -51,10 +51,10 @@ def kmeansplusplus_initialization(
     return x[chosen]
 
 
-def random_initialization(X: ArrayLike, n_components: int, random_state: Any = None) -> Floats:
-    """Rows at random, of different values as long as there are any (gmr: with replacement)."""
+def _random_initialization(X: ArrayLike, n_components: int, random_state: Any) -> Floats:
+    """Random rows, with different values as long as there are any (gmr: with replacement)."""
     x = training_rows(X)
-    require_enough(x, n_components)
+    _require_enough(x, n_components)
     order = check_random_state(random_state).permutation(len(x))
     first = np.sort(np.unique(x[order], axis=0, return_index=True)[1])
     repeated = np.setdiff1d(np.arange(len(x)), first)
@@ -90,13 +90,31 @@ def covariance_initialization(X: ArrayLike, n_components: int) -> Floats:
     return np.tile(np.diag((distance / n_components) ** 2), (n_components, 1, 1)).reshape(-1, d, d)
 
 
-def require_enough(x: Floats, n_components: int) -> None:
-    """Refuse more centres than rows.
-
-    Raises:
-        InvalidArgumentError: `n_components` below 1.
-        InvalidDataError: fewer rows than components.
-    """
+def _require_enough(x: Floats, n_components: int) -> None:
     require_integer("n_components", n_components, least=1)
     if n_components > len(x):
         raise InvalidDataError(f"expected at least {n_components} rows, got {len(x)}")
+
+
+def initial_parameters(
+    x: Floats,
+    n_components: int,
+    given: tuple[Floats | None, Floats | None, Floats | None],
+    random_state: Any,
+    *,
+    kmeans: bool,
+) -> tuple[Floats, Floats, Floats]:
+    """Priors, means and covariances: those that are given, and initial ones for None."""
+    priors, means, covariances = given
+    if priors is None:
+        priors = np.full(n_components, 1.0 / n_components)
+    if means is None:
+        initialize = kmeansplusplus_initialization if kmeans else _random_initialization
+        means = initialize(x, n_components, random_state)
+    if covariances is None:
+        covariances = np.tile(np.eye(x.shape[1]), (n_components, 1, 1))
+        if kmeans and len(x) > 1:
+            spread = covariance_initialization(x, n_components)
+            # The variance of a constant feature does not matter: 1 keeps it regular.
+            covariances = np.where(spread.max(axis=2, keepdims=True) > 0, spread, covariances)
+    return priors, means, covariances
