@@ -17,7 +17,7 @@ registry: Registry[Covariance] = Registry(__name__, Covariance, "covariance")
 
 
 def as_covariance(spec: str | Covariance) -> Covariance:
-    """A family from its name, or the instance itself.
+    """Family from its name, or the instance itself.
 
     Example:
         >>> as_covariance("diag")

@@ -14,10 +14,14 @@ from gmm_lightning import GMMLayer, fit_em
 from gmm_lightning.em.source import Source
 from gmm_lightning.em.start import as_initializer, assign_rows, standard_units
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.initializers import Given, Initializer, registry
-from gmm_lightning.initializers._rows import Rows
+from gmm_lightning.initializers import (
+    DistanceTable,
+    Given,
+    Initializer,
+    kmeans_plus_plus_seeds,
+    registry,
+)
 from gmm_lightning.initializers.base import draw_rows
-from gmm_lightning.initializers.kmeans_plus_plus import plus_plus_centres
 
 pytestmark = pytest.mark.usefixtures("double")
 over_initializers = pytest.mark.parametrize("name", INITIALIZERS)
@@ -188,7 +192,7 @@ def test_light_rows_are_no_seeds() -> None:
     weight = torch.full((32,), 1e-12)
     weight[:2] = 1.0
     for seed in range(10):
-        centres = plus_plus_centres(Rows(x, weight), 2, 1, seeded(seed))[0]
+        centres = kmeans_plus_plus_seeds(DistanceTable(x, weight), 2, 1, seeded(seed))[0]
         assert sorted(centres[:, 0].tolist()) == [0.0, 1.0]
 
 

@@ -12,7 +12,7 @@ from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.estimators.gmr._translate import Floats, generator_of, training_rows
 from gmm_lightning.estimators.gmr.utils import check_random_state
-from gmm_lightning.initializers.kmeans_plus_plus import Rows, plus_plus_centres
+from gmm_lightning.initializers import DistanceTable, kmeans_plus_plus_seeds
 
 
 def kmeansplusplus_initialization(
@@ -44,9 +44,9 @@ def kmeansplusplus_initialization(
     # Distances keep their digits near the origin; one unit for all features keeps their ratios.
     centred = x - x.mean(axis=0)
     centred /= np.abs(centred).max() or 1.0
-    rows = Rows(torch.from_numpy(centred), torch.ones(len(x), dtype=torch.float64))
+    rows = DistanceTable(torch.from_numpy(centred), torch.ones(len(x), dtype=torch.float64))
     generator = generator_of(check_random_state(random_state))
-    seeds = plus_plus_centres(rows, n_components, 1, generator)[0].numpy()
+    seeds = kmeans_plus_plus_seeds(rows, n_components, 1, generator)[0].numpy()
     chosen = [np.flatnonzero((centred == seed).all(axis=1))[0] for seed in seeds]
     return x[chosen]
 
