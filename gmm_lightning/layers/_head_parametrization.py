@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -68,7 +67,7 @@ class HeadParametrization(nn.Module):
         self.shape = self.covariance.shape(k, d)
         self._limit = math.log(scale_range)
         self._mask = _require_log_scale_mask(self.covariance, k, d)
-        self._num_leading = _num_leading(self._mask)
+        self._all_logs = bool(self._mask.all())
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.num_outputs = k * (1 + d) + (0 if shared_scale else math.prod(self.shape))
         self.raw_scale = nn.Parameter(torch.zeros(self.shape, **factory)) if shared_scale else None
@@ -122,7 +121,7 @@ class HeadParametrization(nn.Module):
         return logits, means.reshape(*lead, k, d), raw
 
     def _scale(self, raw: Tensor) -> Tensor:
-        return self.covariance.scale(self._change_logs(self._bound, raw))
+        return self.covariance.scale(self._where_log(self._bound(raw, self.log_unit), raw))
 
     def _whiten(self, raw: Tensor, diff: Tensor) -> tuple[Tensor, Tensor]:
         """Whitened differences and half log determinants."""
@@ -133,23 +132,12 @@ class HeadParametrization(nn.Module):
     def _entry_scales(self) -> Tensor:
         return self.covariance.raw_entry_scales(at_least_float32(self.unit), self.num_components)
 
-    def _change_logs(self, change: Callable[[Tensor, Tensor], Tensor], raw: Tensor) -> Tensor:
-        """Raw entries `(*S, G, ...)` with `change(logs, log_unit)` in place of the logarithms."""
-        n, width = self._num_leading, raw.shape[-1]
-        if n is None:
-            return torch.where(self._mask.to(raw.device), change(raw, self.log_unit), raw)
-        if n == width:
-            return change(raw, self.log_unit)
-        logs, others = raw.split((n, width - n), -1)
-        return torch.cat([change(logs, self.log_unit[..., :n]), others], -1)
+    def _where_log(self, logs: Tensor, raw: Tensor) -> Tensor:
+        """Entries of `logs` where the raw entries are logarithms, and of `raw` elsewhere."""
+        return logs if self._all_logs else torch.where(self._mask.to(raw.device), logs, raw)
 
     def _bound(self, logs: Tensor, log_unit: Tensor) -> Tensor:
         return log_unit + self._limit * torch.tanh(logs / self._limit)
-
-    def _unbound(self, logs: Tensor, log_unit: Tensor) -> Tensor:
-        # A covariance at the bound would have no gradient.
-        share = (logs - log_unit.to(logs)) / self._limit
-        return self._limit * torch.atanh(share.clamp(-0.99, 0.99))
 
     # -- mixtures to outputs ----------------------------------------------------------------
 
@@ -163,7 +151,10 @@ class HeadParametrization(nn.Module):
         scatter = family.project(unit.square().diag_embed().unsqueeze(0))
         self.log_unit.copy_(family.raw(family.estimate(scatter, unit.new_ones(1))))
         scale = project_scale(family, mixture.component_covariances, mixture.weights)
-        raw = self._change_logs(self._unbound, family.raw(scale))
+        raw = family.raw(scale)
+        # Within 0.99 of the range: a covariance at the bound would have no gradient.
+        share = ((raw - self.log_unit.to(raw)) / self._limit).clamp(-0.99, 0.99)
+        raw = self._where_log(self._limit * torch.atanh(share), raw)
         raw = raw / family.raw_entry_scales(unit, self.num_components)
         parts = [mixture.log_weights, ((means - loc) / unit).flatten()]
         if self.raw_scale is None:
@@ -178,11 +169,18 @@ class _PrecisionParametrization(HeadParametrization):
 
     covariance: PrecisionCholesky
 
+    def _scale(self, raw: Tensor) -> Tensor:
+        return torch.cat(self._bounded_parts(raw), -1)
+
     def _whiten(self, raw: Tensor, diff: Tensor) -> tuple[Tensor, Tensor]:
-        # As in the base class, without a copy of nearly all outputs around the bounded logarithms.
-        logs, below = raw.split((self.num_features, raw.shape[-1] - self.num_features), -1)
-        logs = self._bound(logs, self.log_unit[..., : self.num_features])
+        # Without the scale, which would be a copy of nearly all outputs.
+        logs, below = self._bounded_parts(raw)
         return self.covariance.whiten_parts(logs, below, diff), logs.sum(-1)
+
+    def _bounded_parts(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        d = self.num_features
+        logs, below = raw.split((d, raw.shape[-1] - d), -1)
+        return self._bound(logs, self.log_unit[..., :d]), below
 
 
 # Classes derived from these may have another raw form, and keep it.
@@ -220,11 +218,3 @@ def _require_log_scale_mask(family: Covariance, num_components: int, num_feature
             f"got {mask.dtype} of shape {tuple(mask.shape)}"
         )
     return mask
-
-
-def _num_leading(mask: Tensor) -> int | None:
-    """Number of logarithms that begin every row of raw entries, or None in another order."""
-    rows = mask.reshape(-1, mask.shape[-1])
-    number = int(rows[0].sum())
-    leading = torch.arange(mask.shape[-1], device=mask.device) < number
-    return number if bool((rows == leading).all()) else None
