@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import FAMILIES, HYPER, PRIORS, cases, finite, make_priors, random_layer, rows
+from helpers import FAMILIES, HYPER, PRIORS, finite, make_priors, random_layer, rows
+from support.covering import covering
 from torch import Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step, resolve_priors
@@ -215,8 +216,9 @@ def test_given_values_stay() -> None:
     assert not torch.isnan(niw.scale_matrix).any()
 
 
-@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e12])
-@pytest.mark.parametrize(("family", "prior"), cases())
+@pytest.mark.parametrize(
+    ("family", "prior", "scale"), covering(FAMILIES, PRIORS, [1e-8, 1.0, 1e12])
+)
 def test_default_priors_do_not_know_the_units(
     family: str, prior: str, scale: float, generator: torch.Generator
 ) -> None:
@@ -354,7 +356,9 @@ def test_every_way_to_ask_for_priors() -> None:
 
 # -- batches of mixtures ------------------------------------------------------------------------
 
-over_cases = pytest.mark.parametrize(("family", "prior"), [c for c in cases() if c[1] != "none"])
+over_batches = pytest.mark.parametrize(
+    ("family", "prior", "batch"), covering(FAMILIES, PRIORS[1:], [(3,), (2, 3)])
+)
 
 
 def batch_of(
@@ -385,13 +389,12 @@ def assert_equal_moments(found: Moments, expected: Moments) -> None:
         assert torch.equal(getattr(found, field.name), getattr(expected, field.name)), field.name
 
 
-@pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
-@over_cases
+@over_batches
 def test_a_selected_prior_is_that_of_its_mixtures(
     family: str, prior: str, batch: tuple[int, ...], generator: torch.Generator
 ) -> None:
     layer, moments = batch_of(family, prior, batch, generator)
-    index = torch.tensor([2, 0, 2]) if batch else torch.tensor([0])
+    index = torch.tensor([2, 0, 2])
     before = {name: value.clone() for name, value in layer.state_dict().items()}
 
     def pick(value: Tensor) -> Tensor:
@@ -400,26 +403,30 @@ def test_a_selected_prior_is_that_of_its_mixtures(
     mixture = layer.distribution()
     for whole in layer.all_priors:
         some = whole.select(index)
-        assert (some is whole) == (batch == ())
+        assert some is not whole
         # Bit for bit: the same operations on the same numbers.
         assert torch.equal(some.log_prob(taken(mixture, pick)), pick(whole.log_prob(mixture)))
         expected = taken(whole.update(moments, layer.covariance), pick)
         assert_equal_moments(some.update(taken(moments, pick), layer.covariance), expected)
-        if batch:
-            assert some.batch_shape == (3,)
-            again = some.select(torch.tensor([1]))
-            assert torch.equal(
-                again.log_prob(taken(mixture, lambda v: pick(v)[1:2])),
-                some.log_prob(taken(mixture, pick))[1:2],
-            )
-            for buffer in some.buffers():
-                buffer.zero_()
+        assert some.batch_shape == (3,)
+        again = some.select(torch.tensor([1]))
+        assert torch.equal(
+            again.log_prob(taken(mixture, lambda v: pick(v)[1:2])),
+            some.log_prob(taken(mixture, pick))[1:2],
+        )
+        for buffer in some.buffers():
+            buffer.zero_()
     after = layer.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-@pytest.mark.parametrize("batch", [(), (3,)], ids=str)
-@over_cases
+@over_priors
+def test_the_prior_of_one_mixture_is_selected_as_it_is(prior: str) -> None:
+    (one,) = GMMLayer(2, 3, priors=prior).all_priors
+    assert one.select(torch.tensor([0, 0])) is one
+
+
+@pytest.mark.parametrize(("family", "prior", "batch"), covering(FAMILIES, PRIORS[1:], [(), (3,)]))
 def test_a_prior_broadcasts_over_leading_axes(
     family: str, prior: str, batch: tuple[int, ...], generator: torch.Generator
 ) -> None:
