@@ -1,4 +1,4 @@
-"""Dense covariances by Cholesky factors of their precisions: what networks predict."""
+"""Dense covariances by Cholesky factors of their precisions, as networks predict them."""
 
 from __future__ import annotations
 

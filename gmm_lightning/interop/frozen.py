@@ -33,7 +33,7 @@ class FrozenMixture(nn.Module):
 
     Args:
         source: the layer or mixture; its parameters are copied.
-        output: what `forward` returns: `log_prob`, `responsibilities` or `predict`.
+        output: result of `forward`: `log_prob`, `responsibilities` or `predict`.
         dtype: of the buffers; None: that of the source.
 
     Raises:

@@ -40,9 +40,9 @@ def map_linear_chunks(
 class _LinearChunks(torch.autograd.Function):
     """`map_linear_chunks` with gradients to h, W, b and y.
 
-    The graph of a chunk is run forwards and backwards while it is in the cache; what is kept is
-    the gradient by the outputs, one array `(N, Q)`, as large as what `nn.Linear` alone would
-    keep. A gradient of this gradient is taken through the whole graph instead.
+    The graph of a chunk is run forwards and backwards while it is in the cache. The gradient by
+    the outputs is kept, `(N, Q)`, as large as the outputs of `nn.Linear` alone. Gradients of
+    gradients are taken through the whole graph instead.
     """
 
     @staticmethod

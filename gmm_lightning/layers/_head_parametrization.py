@@ -202,7 +202,7 @@ def make_parametrization(
 
 
 def _require_log_scale_mask(family: Covariance, num_components: int, num_features: int) -> Tensor:
-    # On the CPU also where a module is made without storage: values decide here.
+    # On the CPU also for modules on the meta device: the values of the mask decide.
     with torch.device("cpu"):
         mask = family.log_scale_mask(num_components, num_features)
     if mask is None:

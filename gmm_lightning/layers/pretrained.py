@@ -41,7 +41,7 @@ class PretrainedMixin(nn.Module):
         return module_from_config(cls, config)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write parameters, buffers and the configuration into a folder, which is made.
+        """Write parameters, buffers and the configuration into a folder, creating it.
 
         Files are written under other names and then renamed, so that none is ever incomplete.
 

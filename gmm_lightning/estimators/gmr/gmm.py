@@ -53,7 +53,7 @@ class GMM(Density):
         priors: weights of the components, `(n_components,)`.
         means: `(n_components, n_features)`.
         covariances: `(n_components, n_features, n_features)`.
-        verbose: above 0, fits say when they converge and what they had to repair.
+        verbose: above 0, fits print when they converge, and their collapse events.
         random_state: int, `RandomState`, or None for numpy's global source.
 
     Raises:

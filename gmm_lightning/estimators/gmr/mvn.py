@@ -47,8 +47,8 @@ class MVN(Density):
     """A multivariate normal distribution, in gmr's terms.
 
     Mean and covariance can be read and assigned at any time; nothing is kept that could go stale.
-    A singular covariance serves draws, moments and conditionals; asking it for a density is an
-    error (gmr: `1e-3 I` is added silently, whatever the scale).
+    A singular covariance has samples, moments and conditionals; its density is an error (gmr:
+    `1e-3 I` is added silently, whatever the scale).
 
     Args:
         mean: `(n_features,)`.
