@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.rows import Batch
 
 # Intermediate results of a chunk stay in the second-level cache of a CPU core; a GPU wants
 # large launches instead. Where only memory matters, as many bytes as MEMORY_BYTES may be taken
 # beside the answer.
-CACHE_BYTES, GPU_BYTES, MEMORY_BYTES = 3 << 19, 1 << 27, 1 << 25
+CACHE_BYTES, GPU_BYTES, MEMORY_BYTES = 3 << 19, 1 << 28, 1 << 25
 
 
 def rows_per_chunk(numbers_per_row: int, like: Tensor, *, in_cache: bool = True) -> int:
@@ -33,8 +35,8 @@ def rows_per_chunk(numbers_per_row: int, like: Tensor, *, in_cache: bool = True)
 
 
 def map_chunks(
-    function: Callable[[Tensor], Tensor],
-    x: Tensor,
+    function: Callable[[Any], Tensor],
+    x: Tensor | Batch,
     *,
     batch_dims: int,
     numbers_per_row: int,
@@ -47,7 +49,7 @@ def map_chunks(
 
     Args:
         function: works on rows `(n, *B, D)` and returns one result per row.
-        x: the rows.
+        x: the rows, or a batch of them with what belongs to them.
         batch_dims: length of B.
         numbers_per_row: how many intermediate numbers a row needs.
         module: whose parameters may ask for gradients.
@@ -58,21 +60,23 @@ def map_chunks(
     # Reading a size would fix it in a traced graph.
     if is_tracing():
         return function(x)
-    if not isinstance(x, Tensor):
+    rows = x.x if isinstance(x, Batch) else x
+    if not isinstance(rows, Tensor):
         raise InvalidArgumentError(
-            f"expected rows as a tensor, got {type(x).__name__}; write torch.as_tensor(x)"
+            f"expected rows as a tensor, got {type(rows).__name__}; write torch.as_tensor(x)"
         )
-    lead = x.dim() - 1 - batch_dims
-    num_rows = x.shape[:lead].numel() if lead > 0 else 0
-    size = rows_per_chunk(numbers_per_row, next(module.parameters(), x))
+    lead = rows.dim() - 1 - batch_dims
+    num_rows = rows.shape[:lead].numel() if lead > 0 else 0
+    size = rows_per_chunk(numbers_per_row, next(module.parameters(), rows))
     if num_rows <= size:
         return function(x)
     if torch.is_grad_enabled() and (
-        x.requires_grad or any(p.requires_grad for p in module.parameters())
+        rows.requires_grad or any(p.requires_grad for p in module.parameters())
     ):
         return function(x)
-    joined = torch.cat([function(part) for part in x.reshape(-1, *x.shape[lead:]).split(size)])
-    return joined.reshape(*x.shape[:lead], *joined.shape[1:])
+    flat = x if isinstance(x, Batch) and lead == 1 else rows.reshape(-1, *rows.shape[lead:])
+    joined = torch.cat([function(part) for part in flat.split(size)])
+    return joined.reshape(*rows.shape[:lead], *joined.shape[1:])
 
 
 def is_tracing() -> bool:

@@ -9,6 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+LOG_2PI = 1.8378770664093453
+
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Context without autocast: a bfloat16 matrix product would corrupt log densities."""
@@ -116,3 +118,8 @@ def _apply_by_columns(apply: Callable[[Tensor], Tensor], factor: Tensor, rows: T
 def symmetrize(matrix: Tensor) -> Tensor:
     """Mean of a matrix and its transpose."""
     return 0.5 * (matrix + matrix.mT)
+
+
+def unsqueeze_like(values: Tensor, like: Tensor) -> Tensor:
+    """Values `(*B, G)` with trailing axes, to broadcast against a tensor `(*B, G, ...)`."""
+    return values[(..., *[None] * (like.dim() - values.dim()))]

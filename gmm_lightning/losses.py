@@ -1,7 +1,6 @@
-"""Losses and regularisers for a mixture inside a deep model, differentiable in everything.
+"""Losses and regularisers for mixtures in deep models, in nats, differentiable in all arguments.
 
-They take a mixture, such as a head returns, or a layer for its `distribution()`; every covariance
-family and every batch shape. All are in nats.
+They take a mixture of any family and batch shape, or a layer for its `distribution()`.
 
 Example:
     >>> from gmm_lightning import GMMLayer
@@ -17,11 +16,17 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning._validation import require_integer, require_number, require_numbers
-from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity, takes_layers
-from gmm_lightning.em.rows import check_finite
+from gmm_lightning._chunking import is_tracing
+from gmm_lightning._validation import (
+    require_choice,
+    require_integer,
+    require_number,
+    require_numbers,
+)
+from gmm_lightning.distributions import LOG_2PI, MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import at_least_float32, full_precision
+from gmm_lightning.rows import check_finite
 
 __all__ = [
     "count_nonfinite",
@@ -33,13 +38,9 @@ __all__ = [
     "responsibility_entropy",
 ]
 
-REDUCTIONS = ("mean", "sum", "none")
+_REDUCTIONS = ("mean", "sum", "none")
 
 
-# -- likelihood -----------------------------------------------------------------------------
-
-
-@takes_layers
 def negative_log_likelihood(
     mixture: MixtureDensity, x: Tensor, reduction: str = "mean", *, skip_nonfinite: bool = False
 ) -> Tensor:
@@ -64,32 +65,25 @@ def negative_log_likelihood(
         >>> negative_log_likelihood(mixture, x, skip_nonfinite=True), count_nonfinite(x)
         (tensor(0.9189), tensor(1))
     """
-    if reduction not in REDUCTIONS:
-        raise InvalidArgumentError(
-            f"unknown reduction {reduction!r}; known are: {', '.join(REDUCTIONS)}"
-        )
+    mixture = as_mixture(mixture)
+    require_choice("reduction", reduction, _REDUCTIONS)
     mixture.check_rows(x)
     if not skip_nonfinite:
-        if looked_at():
+        if not is_tracing():
             check_finite(x.detach().reshape(-1, x.shape[-1]))
         loss = -mixture.log_prob(x)
         rows = max(1, loss.numel())
-        return reduced(loss, loss.new_tensor(float(rows)), reduction)
-    # A value in their place, before anything is computed, keeps NaN out of the gradient.
+        return _reduce(loss, loss.new_tensor(float(rows)), reduction)
+    # Replaced before anything is computed, NaN stays out of the gradient.
     kept = torch.isfinite(x).all(-1)
     loss = -mixture.log_prob(torch.where(kept.unsqueeze(-1), x, torch.zeros_like(x)))
     kept = kept.expand_as(loss)
     loss = torch.where(kept, loss, torch.zeros_like(loss))
-    return reduced(loss, kept.sum().clamp(min=1).to(loss), reduction)
+    return _reduce(loss, kept.sum().clamp(min=1).to(loss), reduction)
 
 
-def looked_at() -> bool:
-    """Whether values can be looked at: not in a graph that is compiled or exported."""
-    return not torch.compiler.is_compiling()
-
-
-def reduced(loss: Tensor, rows: Tensor, reduction: str) -> Tensor:
-    """All rows, their sum, or their mean over so many."""
+def _reduce(loss: Tensor, rows: Tensor, reduction: str) -> Tensor:
+    """The losses of all rows, their sum, or their mean over a number of rows."""
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else loss.sum() / rows
@@ -100,12 +94,8 @@ def count_nonfinite(x: Tensor) -> Tensor:
     return (~torch.isfinite(x).all(-1)).sum()
 
 
-# -- anomaly --------------------------------------------------------------------------------
-
-
-@takes_layers
 def dagmm_energy(mixture: MixtureDensity, z: Tensor, penalty: float = 0.05) -> Tensor:
-    """Mean energy of latent codes and the penalty that keeps covariances from vanishing, `(*B)`.
+    """Mean energy of latent codes, and a penalty on small variances, `(*B)`.
 
         mean_n -log p(z_n) + penalty * sum_k sum_d 1 / Sigma_kdd
 
@@ -127,21 +117,18 @@ def dagmm_energy(mixture: MixtureDensity, z: Tensor, penalty: float = 0.05) -> T
         >>> dagmm_energy(mixture, torch.zeros(5, 2), penalty=0.5)
         tensor(2.8379)
     """
+    mixture = as_mixture(mixture)
     penalty = require_number("penalty", penalty, least=0)
-    energy = over_rows(-mixture.log_prob(z), mixture)
+    energy = _mean_over_rows(-mixture.log_prob(z), mixture)
     return energy + penalty * covariance_penalty(mixture)
 
 
-@takes_layers
 def covariance_penalty(mixture: MixtureDensity) -> Tensor:
     """`sum_k sum_d 1 / Sigma_kdd`, `(*B)`; a shared covariance counts once per component."""
+    mixture = as_mixture(mixture)
     return mixture.scale_tril.square().sum(-1).reciprocal().sum((-2, -1))
 
 
-# -- variational autoencoders ---------------------------------------------------------------
-
-
-@takes_layers
 def kl_to_mixture(
     mean: Tensor,
     scale: Tensor,
@@ -158,22 +145,22 @@ def kl_to_mixture(
         KL(q || p) <= sum_k gamma_k (KL_k + log gamma_k - log pi_k)
 
     is the regulariser of VaDE, in closed form. It is least at `gamma_k ~ pi_k exp(-KL_k)`, where
-    it is `-log sum_k pi_k exp(-KL_k)`; for a mixture of one it is exact. From draws of q, the
-    estimate is unbiased, with gradients through the draws; the entropy of q is exact.
+    it is `-log sum_k pi_k exp(-KL_k)`; for a mixture of one it is exact. From samples of q,
+    the estimate is unbiased, with gradients through the samples; the entropy of q is exact.
 
     Args:
         mean: of q, `(*S, *B, D)`.
         scale: standard deviations of q, positive, of the same shape.
         mixture: p.
-        num_samples: None: the bound; a number: an estimate from so many draws, of which
-            neighbours mirror each other about the mean.
+        num_samples: None: the bound; a number: an estimate from as many samples, in
+            antithetic pairs.
         responsibilities: of the bound, `(*S, *B, K)`, positive with sum 1, such as
-            `p.responsibilities(z)` at a draw z of q as in VaDE; None: those of the least bound.
-        generator: of the draws.
+            `p.responsibilities(z)` at a sample z of q as in VaDE; None: those of the least bound.
+        generator: source of randomness.
 
     Raises:
-        InvalidArgumentError: shapes that do not fit, a scale that is not positive, fewer draws
-            than 1, responsibilities for an estimate from draws, or some that do not sum to 1.
+        InvalidArgumentError: shapes that do not fit, a scale that is not positive, fewer
+            samples than 1, responsibilities together with `num_samples`, or that do not sum to 1.
 
     References:
         Z. Jiang et al. (2017), Variational deep embedding: an unsupervised and generative
@@ -187,12 +174,13 @@ def kl_to_mixture(
         >>> kl_to_mixture(torch.tensor([[1.0], [0.0]]), torch.ones(2, 1), mixture)
         tensor([0.5662, 0.5000])
     """
+    mixture = as_mixture(mixture)
     if num_samples is not None:
         if responsibilities is not None:
             raise InvalidArgumentError(
                 "responsibilities belong to the bound: leave them out with num_samples"
             )
-        return kl_from_draws(mean, scale, mixture, num_samples, generator)
+        return _kl_from_samples(mean, scale, mixture, num_samples, generator)
     each = kl_to_components(mean, scale, mixture)
     if responsibilities is None:
         return -(mixture.log_weights - each).logsumexp(-1)
@@ -202,15 +190,14 @@ def kl_to_mixture(
             f"expected responsibilities of shape {tuple(each.shape)}, got {tuple(gamma.shape)}"
         )
     total = gamma.detach().sum(-1)
-    if looked_at() and not bool(((gamma >= 0).all(-1) & ((total - 1).abs() < 1e-3)).all()):
+    if not is_tracing() and not bool(((gamma >= 0).all(-1) & ((total - 1).abs() < 1e-3)).all()):
         raise InvalidArgumentError("responsibilities must be >= 0 with sum 1 for every row")
-    # One that is 0 adds nothing, and has no logarithm.
+    # `0 log 0 = 0`.
     log_gamma = torch.where(gamma > 0, gamma, 1.0).log()
     surprise = torch.where(gamma > 0, mixture.log_weights, 0.0)
     return (gamma * (each + log_gamma - surprise)).sum(-1)
 
 
-@takes_layers
 def kl_to_components(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> Tensor:
     """`KL(q || N_k)` of a diagonal Gaussian to every component, `(*S, *B, K)`, exactly.
 
@@ -222,7 +209,8 @@ def kl_to_components(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> Te
     Raises:
         InvalidArgumentError: shapes that do not fit.
     """
-    mean, scale = posterior(mean, scale, mixture)
+    mixture = as_mixture(mixture)
+    mean, scale = _as_posterior(mean, scale, mixture)
     family, d = mixture.covariance, mixture.num_features
     with full_precision(mean.device):
         white = mixture.whiten(mean)
@@ -238,16 +226,16 @@ def kl_to_components(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> Te
         return 0.5 * square + log_ratio
 
 
-def kl_from_draws(
+def _kl_from_samples(
     mean: Tensor,
     scale: Tensor,
     mixture: MixtureDensity,
     num_samples: int,
     generator: Generator | None,
 ) -> Tensor:
-    """`-H(q) - E_q[log p]`, `(*S, *B)`, from reparameterised draws in mirrored pairs."""
+    """The estimate `-H(q) - E_q[log p]`, `(*S, *B)`, from reparameterised antithetic samples."""
     num_samples = require_integer("num_samples", num_samples, least=1)
-    mean, scale = posterior(mean, scale, mixture)
+    mean, scale = _as_posterior(mean, scale, mixture)
     half = torch.empty((num_samples + 1) // 2, *mean.shape, dtype=mean.dtype, device=mean.device)
     half.normal_(generator=generator)
     noise = torch.cat([half, -half])[:num_samples]
@@ -256,7 +244,7 @@ def kl_from_draws(
     return -entropy - cross
 
 
-def posterior(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
+def _as_posterior(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
     """Mean and scale in the mixture's dtype.
 
     Raises:
@@ -269,15 +257,11 @@ def posterior(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> tuple[Ten
             f"the posterior's mean and scale must have the same shape, got {tuple(mean.shape)} "
             f"and {tuple(scale.shape)}"
         )
-    if looked_at() and not bool((scale > 0).all()):
+    if not is_tracing() and not bool((scale > 0).all()):
         raise InvalidArgumentError("the posterior's scale must be > 0 everywhere")
     return at_least_float32(mean).to(mixture.means), at_least_float32(scale).to(mixture.means)
 
 
-# -- responsibilities -----------------------------------------------------------------------
-
-
-@takes_layers
 def responsibility_entropy(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`mean_n -sum_k r_nk log r_nk`, `(*B)`, between 0 and log K.
 
@@ -296,12 +280,13 @@ def responsibility_entropy(mixture: MixtureDensity, x: Tensor) -> Tensor:
         >>> responsibility_entropy(mixture, torch.zeros(3, 1))
         tensor(0.6931)
     """
+    mixture = as_mixture(mixture)
     log_r = mixture.log_responsibilities(x)
-    # A component of weight 0 has no logarithm, and adds nothing.
+    # `0 log 0 = 0`.
     log_r = log_r.clamp(min=torch.finfo(log_r.dtype).min)
-    return over_rows(-(log_r.exp() * log_r).sum(-1), mixture)
+    return _mean_over_rows(-(log_r.exp() * log_r).sum(-1), mixture)
 
 
-def over_rows(values: Tensor, mixture: MixtureDensity) -> Tensor:
+def _mean_over_rows(values: Tensor, mixture: MixtureDensity) -> Tensor:
     """The mean of `(*S, *B)` over S."""
     return values.reshape(-1, *mixture.batch_shape).mean(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import accumulator_dtype
+from gmm_lightning.linalg import accumulator_dtype, unsqueeze_like
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,43 @@ class SufficientStatistics:
             shift=shift,
         )
 
-    def chosen(self, index: Tensor) -> SufficientStatistics:
+    def map(self, change: Callable[[Tensor], Tensor]) -> SufficientStatistics:
+        """The statistics with every sum and the shift changed, but for `num_samples`."""
+        return replace(self, **{name: change(getattr(self, name)) for name in _PER_MIXTURE})
+
+    def select(self, index: Tensor) -> SufficientStatistics:
         """The statistics of some mixtures along the first axis of a batch."""
-        return replace(self, **{name: getattr(self, name)[index] for name in PER_MIXTURE})
+        return self.map(lambda values: values[index])
+
+    def replace(self, index: Tensor, other: SufficientStatistics) -> SufficientStatistics:
+        """The statistics with those of some mixtures exchanged."""
+        parts = {}
+        for name in _PER_MIXTURE:
+            parts[name] = getattr(self, name).clone()
+            parts[name][index] = getattr(other, name)
+        return replace(self, **parts)
+
+    def reshape(self, batch_shape: tuple[int, ...]) -> SufficientStatistics:
+        """The same mixtures in a batch of another shape."""
+        own = self.log_likelihood.dim()
+        return self.map(lambda values: values.reshape((*batch_shape, *values.shape[own:])))
+
+    @staticmethod
+    def concatenate(parts: Sequence[SufficientStatistics]) -> SufficientStatistics:
+        """Statistics of several batches of mixtures that saw the same rows, as one batch."""
+        joined = {name: torch.cat([getattr(p, name) for p in parts]) for name in _PER_MIXTURE}
+        return replace(parts[0], **joined)
+
+    def scaled(self, factor: Tensor) -> SufficientStatistics:
+        """Statistics of the same rows with every weight multiplied by a factor `(*B)`."""
+        summed = ("counts", "first", "second", "log_likelihood")
+        parts = {name: getattr(self, name) for name in summed}
+        return replace(self, **{name: unsqueeze_like(factor, v) * v for name, v in parts.items()})
+
+    def normalized(self) -> SufficientStatistics:
+        """Statistics with a total weight of 1 where they have any."""
+        weight = self.total_weight
+        return self.scaled(1 / torch.where(weight > 0, weight, 1.0))
 
     @property
     def total_weight(self) -> Tensor:
@@ -107,13 +141,7 @@ class SufficientStatistics:
         return replace(self, **sums)
 
 
-PER_MIXTURE = tuple(f.name for f in fields(SufficientStatistics) if f.name != "num_samples")
-
-
-def stacked(parts: Sequence[SufficientStatistics]) -> SufficientStatistics:
-    """Statistics of several batches of mixtures that saw the same rows, as one batch."""
-    joined = {name: torch.cat([getattr(p, name) for p in parts]) for name in PER_MIXTURE}
-    return replace(parts[0], **joined)
+_PER_MIXTURE = tuple(f.name for f in fields(SufficientStatistics) if f.name != "num_samples")
 
 
 @dataclass(frozen=True)
@@ -158,6 +186,21 @@ class Moments:
             dof=covariance.sum_tied(counts),
         )
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Moments:
+        """The moments with every tensor changed."""
+        return Moments(*(change(getattr(self, f.name)) for f in fields(self)))
+
+    def split(self, size: int) -> list[Moments]:
+        """The moments of `size` mixtures at a time, along the first axis."""
+        starts = range(0, len(self.counts), size)
+        return [self.map(lambda values, i=i: values[i : i + size]) for i in starts]
+
+    @staticmethod
+    def concatenate(parts: Sequence[Moments]) -> Moments:
+        """The moments of several batches of mixtures, along the first axis."""
+        columns = zip(*([getattr(p, f.name) for f in fields(p)] for p in parts), strict=True)
+        return Moments(*(torch.cat(column) for column in columns))
+
     def data_variance(self, covariance: Covariance) -> tuple[Tensor, Tensor]:
         """Mean and variance per feature of all rows together, each `(*B, D)`.
 
@@ -196,43 +239,40 @@ class DataMoments:
 
 @dataclass(frozen=True)
 class WeightedMoments:
-    """Weight, mean and squared deviations of rows; those of several batches add.
-
-    Deviations are taken about the mean, so that an offset of the values costs no digits.
+    """Weighted mean and scatter of values, feature by feature; those of two batches are added.
 
     Attributes:
         weight: sum of the weights, `()`.
-        mean: weighted mean, `(*F)`; 0 without rows.
-        squares: weighted sum of squared deviations from the mean, `(*F)`.
+        mean: weighted mean, `(...)`; 0 without rows.
+        scatter: weighted sum of squared differences to the mean, `(...)`.
 
     References:
-        T. F. Chan, G. H. Golub, R. J. LeVeque (1983), Algorithms for computing the sample
-        variance, The American Statistician 37.
+        T. F. Chan, G. H. Golub, R. J. LeVeque (1979), Updating formulae and a pairwise algorithm
+        for computing sample variances, Stanford STAN-CS-79-773.
 
     Example:
-        >>> first = WeightedMoments.from_rows(torch.tensor([1.0, 3.0]))
-        >>> both = first + WeightedMoments.from_rows(torch.tensor([8.0]), torch.tensor([2.0]))
-        >>> both.weight.item(), both.mean.item(), both.variance.item()
-        (4.0, 5.0, 9.5)
+        >>> x = torch.tensor([1.0, 2.0, 6.0])
+        >>> both = WeightedMoments.of(x[:1]) + WeightedMoments.of(x[1:])
+        >>> float(both.mean), round(float(both.variance), 6)
+        (3.0, 4.666667)
     """
 
     weight: Tensor
     mean: Tensor
-    squares: Tensor
+    scatter: Tensor
 
     @classmethod
-    def from_rows(cls, x: Tensor, weight: Tensor | None = None) -> WeightedMoments:
-        """Moments of rows `(N, *F)` with weights `(N,)`, or 1 each, in the dtype of sums."""
-        x = x.detach().to(accumulator_dtype(x.device))
-        weight = x.new_ones(len(x)) if weight is None else weight.to(x)
-        total = weight.sum()
-        share = weight / torch.where(total > 0, total, 1.0)
+    def of(cls, values: Tensor, weight: Tensor | None = None) -> WeightedMoments:
+        """The moments of values `(n, ...)` with weights `(n,)`, in float64."""
+        x = values.to(accumulator_dtype(values.device))
+        w = x.new_ones(len(x)) if weight is None else weight.to(x)
+        total = w.sum()
+        share = w / torch.where(total > 0, total, 1.0)
         mean = torch.tensordot(share, x, 1)
-        # The mean of the gaps is the rounding error of the mean.
         gap = x - mean
-        rest = torch.tensordot(share, gap, 1)
-        squares = torch.tensordot(weight, gap.square(), 1) - total * rest.square()
-        return cls(total, mean + rest, squares.clamp(min=0))
+        # What rounding left of the mean is in the gaps.
+        mean = mean + torch.tensordot(share, gap, 1)
+        return cls(total, mean, torch.tensordot(w, gap.square_(), 1))
 
     def __add__(self, other: WeightedMoments) -> WeightedMoments:
         total = self.weight + other.weight
@@ -240,15 +280,10 @@ class WeightedMoments:
         gap = other.mean - self.mean
         between = self.weight * share * gap.square()
         return WeightedMoments(
-            total, self.mean + share * gap, self.squares + other.squares + between
+            total, self.mean + share * gap, self.scatter + other.scatter + between
         )
 
     @property
     def variance(self) -> Tensor:
-        """Weighted mean of the squared deviations, `(*F)`; NaN without rows."""
-        return self.squares / self.weight
-
-    @property
-    def std(self) -> Tensor:
-        """Square root of the variance, `(*F)`."""
-        return self.variance.sqrt()
+        """Weighted variance `(...)`; 0 without rows."""
+        return self.scatter / torch.where(self.weight > 0, self.weight, 1.0)

@@ -63,8 +63,8 @@ class Rows:
         return cls(mixture, 2 * torch.randn(n, 1, **like), weight)
 
     def part(self, start: int, stop: int) -> Rows:
-        at, law = slice(start, stop), self.mixture
-        part = MixtureOfGaussians(law.mixture_logits[at], law.means[at], law.scale[at])
+        at, mixture = slice(start, stop), self.mixture
+        part = MixtureOfGaussians(mixture.mixture_logits[at], mixture.means[at], mixture.scale[at])
         return Rows(part, self.target[at], None if self.weight is None else self.weight[at])
 
     def split(self, *sizes: int) -> Iterator[Rows]:

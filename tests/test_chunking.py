@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 
 from gmm_lightning import GMMLayer, _chunking
 from gmm_lightning._chunking import map_chunks
+from gmm_lightning.rows import Batch
 
 pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)
@@ -94,8 +95,8 @@ def test_gradients_see_one_graph(family: str, generator: Generator, small: list[
 class Sign(nn.Module):
     """Evidence by row."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.where(x[..., :1] > 1, 0.0, torch.tensor([0.0, -2.0, -math.inf]))
+    def forward(self, batch: Batch) -> Tensor:
+        return torch.where(batch.x[..., :1] > 1, 0.0, torch.tensor([0.0, -2.0, -math.inf]))
 
 
 def test_evidence_goes_with_its_rows(generator: Generator, small: list[int]) -> None:

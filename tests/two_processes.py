@@ -19,11 +19,11 @@ from gmm_lightning import GMMLayer
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.training import (
     ArrayDataModule,
+    CovarianceFloorCallback,
     EMCallback,
-    FloorCallback,
+    EpochCheckpoint,
     GMMModule,
     InitializeCallback,
-    PassCheckpoint,
     StepwiseEMCallback,
     StreamDataModule,
 )
@@ -64,11 +64,11 @@ def simple(n: int, fit: str, num_components: int = 3, **data: Any) -> Callable[.
 def resumed(fit: str) -> Callable[..., Result]:
     def check(folder: Path, **options: Any) -> Result:
         arguments: dict[str, Any] = {"priors": "niw", "data": {"batch_size": 10}}
-        fitted(rows(51), fit, PassCheckpoint(folder / fit), max_epochs=2, **arguments, **options)
+        fitted(rows(51), fit, EpochCheckpoint(folder / fit), max_epochs=2, **arguments, **options)
         module, run = fitted(
             rows(51),
             fit,
-            PassCheckpoint(folder / fit),
+            EpochCheckpoint(folder / fit),
             max_epochs=4,
             ckpt_path=folder / fit / "last.ckpt",
             **arguments,
@@ -164,7 +164,7 @@ CHECKS: dict[str, Callable[..., Result]] = {
     "inside, em": inside(EMCallback),
     "inside, em, network frozen": inside(EMCallback, frozen=True),
     "inside, stepwise": inside(StepwiseEMCallback),
-    "inside, gradient": inside(FloorCallback),
+    "inside, gradient": inside(CovarianceFloorCallback),
     "em weighted": weighted("em"),
     "sgd weighted": weighted("sgd"),
     "em streamed": streamed(101, "em", columns=["a", "b"], batch_size=20, standardize=True),

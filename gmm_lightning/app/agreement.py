@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 
-class Agreement:
+class LabelAgreement:
     """Counts of (label, component) pairs, added block by block.
 
     Args:
         num_components: K.
 
     Example:
-        >>> pairs = Agreement(2)
+        >>> pairs = LabelAgreement(2)
         >>> pairs.add(torch.tensor([7, 7, 3]), torch.tensor([0, 0, 1]), None)
         >>> pairs.scores()["adjusted_rand_score"]
         1.0

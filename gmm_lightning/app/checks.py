@@ -11,7 +11,7 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from gmm_lightning.training.base import RowsDataModule
+    from gmm_lightning.training import RowsDataModule
 
 
 def check_fit(config: DictConfig) -> None:

@@ -71,7 +71,7 @@ def draw_options(config: DictConfig) -> dict[str, Any]:
 
     from gmm_lightning._validation import require_integer
     from gmm_lightning.app.checks import require_flag
-    from gmm_lightning.distributions.drawing import DrawOptions
+    from gmm_lightning.distributions import DrawOptions
 
     if config.component is not None:
         require_integer("component", config.component, least=0)
@@ -84,27 +84,27 @@ def draw_options(config: DictConfig) -> dict[str, Any]:
     return options
 
 
-def law_given(stored: StoredRun, given: Mapping[int, float]) -> MixtureOfGaussians:
+def conditional_mixture(stored: StoredRun, given: Mapping[int, float]) -> MixtureOfGaussians:
     """The mixture of a run, in the units of its data, of the columns that are not given."""
     import torch
 
     with torch.no_grad():
-        law = stored.module.distribution()
-        return law.condition(list(given), list(given.values())) if given else law
+        mixture = stored.module.distribution()
+        return mixture.condition(list(given), list(given.values())) if given else mixture
 
 
 def extrapolation(stored: StoredRun, given: Mapping[int, float]) -> str | None:
     """A warning where given values lie further out than one in a million rows, or None."""
     import torch
 
-    from gmm_lightning.distributions.chi import radius_of_mass
+    from gmm_lightning.distributions import chi_quantile
 
     if not given:
         return None
     with torch.no_grad():
-        law = stored.module.distribution().marginal(list(given))
-        radius = float(law.mahalanobis(law.means.new_tensor(list(given.values()))).min())
-    if radius <= float(radius_of_mass(1 - 1e-6, len(given))):
+        mixture = stored.module.distribution().marginal(list(given))
+        radius = float(mixture.mahalanobis(mixture.means.new_tensor(list(given.values()))).min())
+    if radius <= float(chi_quantile(1 - 1e-6, len(given))):
         return None
     return (
         f"the condition lies {radius:.3g} standard deviations (Mahalanobis) from the nearest "
@@ -127,11 +127,11 @@ def draws(
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    law, known = law_given(stored, given) if given else stored.module, list(given)
+    mixture, known = conditional_mixture(stored, given) if given else stored.module, list(given)
     rest = [i for i in range(len(stored.columns)) if i not in given]
     for start in range(0, max(n, 1), BLOCK):
         rows = min(BLOCK, n - start)
-        x, z = law.sample(rows, return_component=True, generator=generator, **options)
+        x, z = mixture.sample(rows, return_component=True, generator=generator, **options)
         if given:
             full = x.new_empty(rows, len(stored.columns))
             full[:, rest], full[:, known] = x, x.new_tensor(list(given.values()))

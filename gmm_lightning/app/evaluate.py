@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Any
 from gmm_lightning.app.command import run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from omegaconf import DictConfig
-    from torch import Tensor
 
     from gmm_lightning.app.runs import StoredRun
-    from gmm_lightning.training.base import RowsDataModule
-    from gmm_lightning.training.parts import Part, Portion
+    from gmm_lightning.rows import RowSource
+    from gmm_lightning.training import RowsDataModule
 
 
 def main() -> None:
@@ -35,7 +32,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     from gmm_lightning._validation import require_integer
     from gmm_lightning.app.checks import require_flag
-    from gmm_lightning.app.judge import coverage, judge
+    from gmm_lightning.app.evaluation import coverage, evaluate_rows
     from gmm_lightning.app.report import write_json
     from gmm_lightning.app.runs import load_run
     from gmm_lightning.errors import InvalidArgumentError
@@ -60,7 +57,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     report = {}
     for name, part in parts.items():
         generator = torch.Generator().manual_seed(config.seed)
-        report[name], density = judge(stored.module, part)
+        report[name], density = evaluate_rows(stored.module, part)
         report[name]["coverage"] = coverage(stored.module, density, generator)
     for line in lines(report):
         print(line)
@@ -70,7 +67,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     return report
 
 
-def matched(stored: StoredRun, data: RowsDataModule) -> Part:
+def matched(stored: StoredRun, data: RowsDataModule) -> RowSource:
     """Other data with their columns in the order of the model, by name.
 
     Raises:
@@ -88,29 +85,8 @@ def matched(stored: StoredRun, data: RowsDataModule) -> Part:
             f"{data.name} lacks the column(s) {', '.join(missing)} of the run; it has "
             f"{', '.join(data.columns)}"
         )
-    return Chosen(part, [data.columns.index(name) for name in stored.columns])
-
-
-class Chosen:
-    """Some columns of a part, in another order."""
-
-    def __init__(self, part: Part, columns: list[int]) -> None:
-        self.part, self.columns = part, columns
-        self.num_rows, self.num_features = part.num_rows, len(columns)
-
-    @property
-    def total_weight(self) -> float:
-        """Sum of the weights."""
-        return self.part.total_weight
-
-    def __iter__(self) -> Iterator[Portion]:
-        from dataclasses import replace
-
-        return (replace(portion, x=portion.x[:, self.columns]) for portion in self.part)
-
-    def some(self, n: int) -> Tensor:
-        """At most n rows, evenly spaced."""
-        return self.part.some(n)[:, self.columns]
+    columns = [data.columns.index(name) for name in stored.columns]
+    return part.map(lambda x: x[:, columns])
 
 
 def lines(report: dict[str, dict[str, Any]]) -> list[str]:

@@ -13,9 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from gmm_lightning.app.logs import describe
 from gmm_lightning.app.processes import Interrupted
-from gmm_lightning.training import EMCallback, GMMModule, GracefulStop
-from gmm_lightning.training.base import RowsDataModule
-from gmm_lightning.training.files import read_state
+from gmm_lightning.training import (
+    BaseEMCallback,
+    GMMModule,
+    GracefulStop,
+    RowsDataModule,
+    read_state,
+)
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +91,7 @@ def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | N
         seconds += time.perf_counter() - started
         objectives.append(float(trainer.callback_metrics.get("train/objective", float("nan"))))
         passes, done = passes + trainer.current_epoch, done + trainer.current_epoch
-        events += [str(e) for em in callbacks_of(trainer, EMCallback) for e in em.events]
+        events += [str(e) for em in callbacks_of(trainer, BaseEMCallback) for e in em.events]
         stop_if_interrupted(trainer, config, passes)
     if len(objectives) > 1 and objectives[-1] < objectives[-2]:
         log.warning(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gmm_lightning.app.processes import rank_from_environment
 
 if TYPE_CHECKING:
-    from gmm_lightning.training.base import RowsDataModule
+    from gmm_lightning.training import RowsDataModule
 
 NOISE = (
     "litlogger",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gmm_lightning.app.drawing import law_given, position
+from gmm_lightning.app.drawing import conditional_mixture, position
 from gmm_lightning.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ def save_picture(
     """
     from gmm_lightning.plotting import plot_samples, save_figure
 
-    law = law_given(stored, given)
+    mixture = conditional_mixture(stored, given)
     rest = [i for i in range(len(stored.columns)) if i not in given]
-    dims = [rest.index(i) for i in shown] or telling(law)
+    dims = [rest.index(i) for i in shown] or most_separated_features(mixture)
     axes = plot_samples(
-        law,
+        mixture,
         rows[:, rest],
         component=component,
         within=within,
@@ -77,12 +77,12 @@ def save_picture(
     return str(save_figure(axes, path))
 
 
-def telling(law: MixtureOfGaussians) -> list[int]:
+def most_separated_features(mixture: MixtureOfGaussians) -> list[int]:
     """The two features, of which the largest shares of the variance lie between the components."""
-    if law.num_features <= 2:
-        return list(range(law.num_features))
-    within = (law.weights.unsqueeze(-1) * law.scale_tril.square().sum(-1)).sum(-2)
-    share = within / law.variance
+    if mixture.num_features <= 2:
+        return list(range(mixture.num_features))
+    within = (mixture.weights.unsqueeze(-1) * mixture.scale_tril.square().sum(-1)).sum(-2)
+    share = within / mixture.variance
     return sorted(share.argsort(stable=True)[:2].tolist())
 
 

@@ -30,7 +30,7 @@ def predict(config: DictConfig) -> None:
     from gmm_lightning._validation import require_integer
     from gmm_lightning.app.checks import require_flag
     from gmm_lightning.app.runs import load_run
-    from gmm_lightning.datasets.tables import TableWriter, iter_table
+    from gmm_lightning.datasets import TableWriter, iter_table
     from gmm_lightning.errors import InvalidArgumentError
 
     if not config.input or not config.output:

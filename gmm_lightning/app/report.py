@@ -11,14 +11,19 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
-from gmm_lightning.app.judge import Density, density_quantiles, judge, log_likelihood
+from gmm_lightning.app.evaluation import (
+    LogDensitySample,
+    density_quantiles,
+    evaluate_rows,
+    log_likelihood,
+)
 from gmm_lightning.plotting import save_figure
-from gmm_lightning.training import GMMModule
-from gmm_lightning.training.base import RowsDataModule
-from gmm_lightning.training.tensorboard import draw
+from gmm_lightning.training import GMMModule, RowsDataModule, draw_mixture
 
 
-def final_metrics(module: GMMModule, data: RowsDataModule) -> tuple[dict[str, Any], Density]:
+def final_metrics(
+    module: GMMModule, data: RowsDataModule
+) -> tuple[dict[str, Any], LogDensitySample]:
     """Objective, likelihood and criteria on the training set, likelihood on the held-out rows.
 
     Returns:
@@ -26,7 +31,7 @@ def final_metrics(module: GMMModule, data: RowsDataModule) -> tuple[dict[str, An
     """
     train = data.part("train", labels=True)
     assert train is not None
-    metrics, density = judge(module, train)
+    metrics, density = evaluate_rows(module, train)
     for name in ("val", "test"):
         part = data.part(name)
         if part is not None:
@@ -35,10 +40,14 @@ def final_metrics(module: GMMModule, data: RowsDataModule) -> tuple[dict[str, An
 
 
 def write_report(
-    folder: Path, metrics: dict[str, Any], density: Density, module: GMMModule, data: RowsDataModule
+    folder: Path,
+    metrics: dict[str, Any],
+    density: LogDensitySample,
+    module: GMMModule,
+    data: RowsDataModule,
 ) -> None:
     """`metrics.json`, `density.json` (quantiles of the training density) and `mixture.png`."""
-    save_figure(draw(module, data), folder / "mixture.png")
+    save_figure(draw_mixture(module, data), folder / "mixture.png")
     write_json(folder / "density.json", density_quantiles(density))
     write_json(folder / "metrics.json", metrics)
 

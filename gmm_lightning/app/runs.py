@@ -13,8 +13,7 @@ from gmm_lightning.app.configs import run_paths
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 
 if TYPE_CHECKING:
-    from gmm_lightning.training import GMMModule
-    from gmm_lightning.training.base import RowsDataModule
+    from gmm_lightning.training import GMMModule, RowsDataModule
 
 
 @dataclass(frozen=True)

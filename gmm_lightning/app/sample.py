@@ -36,7 +36,7 @@ def sample(config: DictConfig) -> None:
     from gmm_lightning.app.drawing import draw_options, draws, extrapolation, given_columns
     from gmm_lightning.app.pictures import save_picture, shown_columns
     from gmm_lightning.app.runs import load_run
-    from gmm_lightning.datasets.tables import TableWriter
+    from gmm_lightning.datasets import TableWriter
 
     check_outputs(config)
     options = draw_options(config)

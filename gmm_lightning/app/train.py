@@ -9,7 +9,7 @@ from gmm_lightning.app.command import run
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from gmm_lightning.training.base import RowsDataModule
+    from gmm_lightning.training import RowsDataModule
 
 
 def main() -> None:
@@ -46,8 +46,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     from gmm_lightning.app.logs import prepare_logs
     from gmm_lightning.app.processes import leave_group, use_child_command
     from gmm_lightning.app.report import final_metrics, log_hyperparameters, write_report
-    from gmm_lightning.training.checkpoint import is_dry
-    from gmm_lightning.training.files import read_checkpoint
+    from gmm_lightning.training import is_dry, read_checkpoint
 
     log = prepare_logs(verbose=config.verbose, quiet=config.quiet)
     use_child_command()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from gmm_lightning._plugins import Registry
-from gmm_lightning.covariances._features import Features, StandardizedCoordinates
+from gmm_lightning.covariances._features import (
+    Features,
+    NaturalParameters,
+    StandardizedCoordinates,
+)
 from gmm_lightning.covariances._precision import PrecisionCholesky, TiedPrecisionCholesky
 from gmm_lightning.covariances.base import Covariance
 from gmm_lightning.covariances.diag import DiagCovariance
@@ -31,6 +35,7 @@ __all__ = [
     "DiagCovariance",
     "Features",
     "FullCovariance",
+    "NaturalParameters",
     "PrecisionCholesky",
     "SphericalCovariance",
     "StandardizedCoordinates",

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gmm_lightning.covariances._features import Features, QuadraticFeatures, TiedFeatures
 from gmm_lightning.covariances.base import Covariance
-from gmm_lightning.errors import CollapseError
 from gmm_lightning.linalg import raw_from_tril, symmetrize, tril_from_raw
 
 
@@ -44,13 +43,7 @@ class Dense(Covariance, ABC):
 
     def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
         factor, info = torch.linalg.cholesky_ex(symmetrize(scatter) / dof[..., None, None])
-        if (info != 0).any():
-            failed = (info != 0).nonzero().tolist()
-            raise CollapseError(
-                f"the covariances at index {failed} are singular; set relative_floor or reg_covar "
-                "of the covariance above 0, add a covariance prior, or use fewer components"
-            )
-        return factor
+        return torch.where((info != 0)[..., None, None], torch.nan, factor)
 
     def num_free_parameters(self, num_components: int, num_features: int) -> int:
         return self.groups(num_components) * num_features * (num_features + 1) // 2

@@ -15,25 +15,24 @@ class StandardizedCoordinates:
     """Coordinates `z = A (x - centre)`, in which all rows together have about unit variance.
 
     Shape:
-        centre `(P, D)`; forward (A) and back (its inverse) `(P, D)` where A is diagonal, else
-        `(P, D, D)`. P counts frames: 1 for rows that all mixtures share.
+        centre `(P, D)`; matrix (A) and inverse_matrix `(P, D)` where A is diagonal, else
+        `(P, D, D)`. P counts coordinate systems: 1 for rows that all mixtures share.
     """
 
     centre: Tensor
-    forward: Tensor
-    back: Tensor
+    matrix: Tensor
+    inverse_matrix: Tensor
 
-    def into(self, diff: Tensor) -> Tensor:
-        """Differences `(P, M, D)` in the frame's coordinates."""
-        return applied(self.forward, diff)
+    def forward(self, diff: Tensor) -> Tensor:
+        """Differences `(P, M, D)` in these coordinates."""
+        return _apply(self.matrix, diff)
 
-    def out_of(self, diff: Tensor) -> Tensor:
-        """Differences `(P, M, D)` back in the units of the data."""
-        return applied(self.back, diff)
+    def inverse(self, diff: Tensor) -> Tensor:
+        """Differences `(P, M, D)` in the units of the data."""
+        return _apply(self.inverse_matrix, diff)
 
 
-def applied(matrix: Tensor, diff: Tensor) -> Tensor:
-    """A diagonal or a dense map `(P, D[, D])` on differences `(P, M, D)`."""
+def _apply(matrix: Tensor, diff: Tensor) -> Tensor:
     return diff * matrix.unsqueeze(-2) if matrix.dim() == 2 else diff @ matrix.mT
 
 
@@ -68,7 +67,7 @@ class Features(ABC):
 
     Attributes:
         num_terms: Q, the length of q.
-        num_scratch: rows of working memory that `filler` needs below those of z.
+        num_scratch: rows of working memory that `make_feature_writer` needs below those of z.
     """
 
     num_terms: int
@@ -77,8 +76,8 @@ class Features(ABC):
     def __init__(self, num_features: int) -> None:
         self.num_features = num_features
 
-    def pays(self, num_columns: int) -> bool:
-        """Whether making the terms of a row costs less than they save over so many components."""
+    def is_cheaper(self, num_columns: int) -> bool:
+        """Whether the terms of a row cost less than they save over `num_columns` components."""
         return True
 
     @abstractmethod
@@ -86,7 +85,7 @@ class Features(ABC):
         """Variance per feature, `(P, M, D)`, from scales `(P, M, ...)`."""
 
     def axes(self, weights: Tensor, gap: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """The frame's map and its inverse for a mixture, gap `(P, M, D)` from the centre."""
+        """The matrix of the coordinates and its inverse, for means `gap` `(P, M, D)` off centre."""
         variance = (weights.unsqueeze(-1) * (self.variances(scale) + gap.square())).sum(-2)
         unit = self.unit(variance).sqrt()
         unit = torch.where(torch.isfinite(unit) & (unit > 0), unit, 1.0)
@@ -97,26 +96,26 @@ class Features(ABC):
         return variance
 
     @abstractmethod
-    def natural(
-        self, scale: Tensor, gap: Tensor, frame: StandardizedCoordinates
+    def natural_parameters(
+        self, scale: Tensor, gap: Tensor, coordinates: StandardizedCoordinates
     ) -> NaturalParameters:
-        """Natural parameters of components `gap` away from the frame's centre."""
+        """Natural parameters of components `gap` away from the centre of the coordinates."""
 
     @abstractmethod
-    def filler(self, z: Tensor, terms: Tensor) -> Callable[[], None]:
+    def make_feature_writer(self, z: Tensor, terms: Tensor) -> Callable[[], None]:
         """What writes q(z) into `terms` `(P, Q, n)`; z `(P, D + num_scratch, n)` has the rows."""
 
     @abstractmethod
-    def second(self, sums: Tensor, frame: StandardizedCoordinates) -> Tensor:
+    def second(self, sums: Tensor, coordinates: StandardizedCoordinates) -> Tensor:
         """Sums of q(z) `(P, M, Q)` as second moments about the centre, in the family's form."""
 
 
 class QuadraticFeatures(Features):
     """All products `z_i z_j`: dense covariances, scale `(P, M, D, D)` lower factors.
 
-    The frame whitens by the covariance of the whole mixture, so what correlation all components
-    share costs no precision. Terms are ordered by the distance of j from i, cyclically: then
-    one multiplication of z with a window that slides over a repeated z makes them all.
+    The coordinates whiten by the covariance of the whole mixture, so the correlation that all
+    components share costs no precision. Terms are ordered by the distance of j from i,
+    cyclically: one multiplication of z with a window that slides over a repeated z makes all.
     """
 
     def __init__(self, num_features: int) -> None:
@@ -128,7 +127,7 @@ class QuadraticFeatures(Features):
         term = torch.arange(self.num_terms)
         self.first, self.other = term % d, (term % d + term // d) % d
 
-    def pays(self, num_columns: int) -> bool:
+    def is_cheaper(self, num_columns: int) -> bool:
         # Measured on a CPU, one thread: D^2 / 2 products are made per row whatever K is, and
         # differences to each mean are as fast at K = 2, 5, 8, 12 for D = 32, 64, 128, 256.
         return 12 * num_columns >= self.num_features
@@ -148,15 +147,17 @@ class QuadraticFeatures(Features):
         inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
         return inverse * forward.unsqueeze(-2), factor * unit.unsqueeze(-1)
 
-    def natural(
-        self, scale: Tensor, gap: Tensor, frame: StandardizedCoordinates
+    def natural_parameters(
+        self, scale: Tensor, gap: Tensor, coordinates: StandardizedCoordinates
     ) -> NaturalParameters:
-        both = torch.cat([frame.back.unsqueeze(1).expand_as(scale), gap.unsqueeze(-1)], -1)
+        both = torch.cat(
+            [coordinates.inverse_matrix.unsqueeze(1).expand_as(scale), gap.unsqueeze(-1)], -1
+        )
         white = torch.linalg.solve_triangular(scale, both, upper=False)
         axes, offset = white[..., :-1], white[..., -1:]
         precision, square = axes.mT @ axes, offset.squeeze(-1).square().sum(-1)
-        spread = (frame.forward.unsqueeze(1) @ scale).square().sum(-1)
-        reach = (spread + frame.into(gap).square()).sqrt()
+        spread = (coordinates.matrix.unsqueeze(1) @ scale).square().sum(-1)
+        reach = (spread + coordinates.forward(gap).square()).sqrt()
         cancelling = precision * reach.unsqueeze(-1) * reach.unsqueeze(-2)
         once = torch.where(self.first == self.other, -0.5, -1.0).to(scale)
         return NaturalParameters(
@@ -166,7 +167,7 @@ class QuadraticFeatures(Features):
             magnitude=torch.linalg.matrix_norm(cancelling) + square,
         )
 
-    def filler(self, z: Tensor, terms: Tensor) -> Callable[[], None]:
+    def make_feature_writer(self, z: Tensor, terms: Tensor) -> Callable[[], None]:
         d, whole = self.num_features, self.shifts * self.num_features
         p, _, n = z.shape
         windows = z.as_strided((p, self.shifts, d, n), (z.stride(0), n, n, 1), z.storage_offset())
@@ -176,20 +177,20 @@ class QuadraticFeatures(Features):
         half = (z[:, self.shifts : self.shifts + rest], z[:, :rest], terms[:, whole:])
         repeated = z[:, None, :d]
 
-        def fill() -> None:
+        def write() -> None:
             again.copy_(own)
             torch.mul(windows, repeated, out=cyclic)
             if rest:
                 torch.mul(half[0], half[1], out=half[2])
 
-        return fill
+        return write
 
-    def second(self, sums: Tensor, frame: StandardizedCoordinates) -> Tensor:
+    def second(self, sums: Tensor, coordinates: StandardizedCoordinates) -> Tensor:
         d = self.num_features
         matrix = sums.new_zeros(*sums.shape[:-1], d, d)
         matrix[..., self.first, self.other] = sums
         matrix[..., self.other, self.first] = sums
-        back = frame.back.unsqueeze(1)
+        back = coordinates.inverse_matrix.unsqueeze(1)
         return back @ matrix @ back.mT
 
 
@@ -203,11 +204,11 @@ class DiagonalFeatures(Features):
     def variances(self, scale: Tensor) -> Tensor:
         return scale.square()
 
-    def natural(
-        self, scale: Tensor, gap: Tensor, frame: StandardizedCoordinates
+    def natural_parameters(
+        self, scale: Tensor, gap: Tensor, coordinates: StandardizedCoordinates
     ) -> NaturalParameters:
-        precision = (frame.back.unsqueeze(-2) / scale).square()
-        offset = frame.into(gap)
+        precision = (coordinates.inverse_matrix.unsqueeze(-2) / scale).square()
+        offset = coordinates.forward(gap)
         square = (precision * offset.square()).sum(-1)
         reach = precision * (1 / precision + offset.square())
         return NaturalParameters(
@@ -217,14 +218,14 @@ class DiagonalFeatures(Features):
             magnitude=torch.linalg.vector_norm(reach, dim=-1) + square,
         )
 
-    def filler(self, z: Tensor, terms: Tensor) -> Callable[[], None]:
-        def fill() -> None:
+    def make_feature_writer(self, z: Tensor, terms: Tensor) -> Callable[[], None]:
+        def write() -> None:
             torch.mul(z, z, out=terms)
 
-        return fill
+        return write
 
-    def second(self, sums: Tensor, frame: StandardizedCoordinates) -> Tensor:
-        return sums * frame.back.square().unsqueeze(-2)
+    def second(self, sums: Tensor, coordinates: StandardizedCoordinates) -> Tensor:
+        return sums * coordinates.inverse_matrix.square().unsqueeze(-2)
 
 
 class SphericalFeatures(Features):
@@ -240,11 +241,11 @@ class SphericalFeatures(Features):
     def unit(self, variance: Tensor) -> Tensor:
         return variance.mean(-1, keepdim=True).expand_as(variance)
 
-    def natural(
-        self, scale: Tensor, gap: Tensor, frame: StandardizedCoordinates
+    def natural_parameters(
+        self, scale: Tensor, gap: Tensor, coordinates: StandardizedCoordinates
     ) -> NaturalParameters:
-        precision = (frame.back[..., :1] / scale).square()
-        offset = frame.into(gap)
+        precision = (coordinates.inverse_matrix[..., :1] / scale).square()
+        offset = coordinates.forward(gap)
         square = precision * offset.square().sum(-1)
         return NaturalParameters(
             quadratic=-0.5 * precision.unsqueeze(-1),
@@ -253,17 +254,17 @@ class SphericalFeatures(Features):
             magnitude=self.num_features**0.5 + 2 * square,
         )
 
-    def filler(self, z: Tensor, terms: Tensor) -> Callable[[], None]:
+    def make_feature_writer(self, z: Tensor, terms: Tensor) -> Callable[[], None]:
         own, scratch = z[:, : self.num_features], z[:, self.num_features :]
 
-        def fill() -> None:
+        def write() -> None:
             torch.mul(own, own, out=scratch)
             torch.sum(scratch, 1, keepdim=True, out=terms)
 
-        return fill
+        return write
 
-    def second(self, sums: Tensor, frame: StandardizedCoordinates) -> Tensor:
-        return sums.squeeze(-1) * frame.back[..., :1].square() / self.num_features
+    def second(self, sums: Tensor, coordinates: StandardizedCoordinates) -> Tensor:
+        return sums.squeeze(-1) * coordinates.inverse_matrix[..., :1].square() / self.num_features
 
 
 class TiedFeatures(Features):
@@ -287,14 +288,14 @@ class TiedFeatures(Features):
     def axes(self, weights: Tensor, gap: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         return self.form.axes(weights, gap, scale)
 
-    def natural(
-        self, scale: Tensor, gap: Tensor, frame: StandardizedCoordinates
+    def natural_parameters(
+        self, scale: Tensor, gap: Tensor, coordinates: StandardizedCoordinates
     ) -> NaturalParameters:
-        full = self.form.natural(scale, gap, frame)
+        full = self.form.natural_parameters(scale, gap, coordinates)
         return NaturalParameters(full.quadratic[..., :0], full.linear, full.square, full.magnitude)
 
-    def filler(self, z: Tensor, terms: Tensor) -> Callable[[], None]:
+    def make_feature_writer(self, z: Tensor, terms: Tensor) -> Callable[[], None]:
         return lambda: None
 
-    def second(self, sums: Tensor, frame: StandardizedCoordinates) -> Tensor:
+    def second(self, sums: Tensor, coordinates: StandardizedCoordinates) -> Tensor:
         raise NotImplementedError("a shared covariance pools the moments of all rows")

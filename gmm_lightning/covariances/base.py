@@ -152,7 +152,10 @@ class Covariance(ABC):
 
     @abstractmethod
     def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
-        """Scale of the covariance that maximises `-(dof log|S| + tr(scatter S^-1)) / 2`."""
+        """Scale of the covariance that maximises `-(dof log|S| + tr(scatter S^-1)) / 2`.
+
+        Of a singular scatter, whose raw parameter is not finite, it may hold anything.
+        """
 
     def features(self, num_features: int) -> Features | None:
         """Second-order terms with which EM is two matrix products, or None if there are none."""

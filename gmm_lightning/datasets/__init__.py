@@ -1,8 +1,26 @@
-"""Small real data sets that travel with the package, and files of any size read as streams."""
+"""Small real data sets that travel with the package, and tables in files of any size."""
 
 from __future__ import annotations
 
 from gmm_lightning.datasets.builtin import Dataset, load, names
-from gmm_lightning.datasets.stream import RowBlock, RowStream, open_rows
+from gmm_lightning.datasets.stream import FileRows, open_rows
+from gmm_lightning.datasets.tables import (
+    Table,
+    TableWriter,
+    iter_table,
+    read_table,
+    read_tables,
+)
 
-__all__ = ["Dataset", "RowBlock", "RowStream", "load", "names", "open_rows"]
+__all__ = [
+    "Dataset",
+    "FileRows",
+    "Table",
+    "TableWriter",
+    "iter_table",
+    "load",
+    "names",
+    "open_rows",
+    "read_table",
+    "read_tables",
+]

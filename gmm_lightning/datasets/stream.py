@@ -2,140 +2,137 @@
 
 from __future__ import annotations
 
-import math
+import copy
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 from gmm_lightning.datasets._arrays import ArraySource
 from gmm_lightning.datasets._cells import encode, listed
 from gmm_lightning.datasets._open import chosen_columns, matched, opened
+from gmm_lightning.datasets._prefetch import prefetch
 from gmm_lightning.datasets._shards import Shard, files_of, regrouped
 from gmm_lightning.datasets._source import Block, Source
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.rows import BLOCK_ROWS, Batch, RowSource, as_tensor
 
-__all__ = ["RowBlock", "RowStream", "open_rows"]
+__all__ = ["FileRows", "open_rows"]
 
-ROWS = 1 << 16
 # More readers than this are opened again for every pass: each map keeps a file open.
-HELD = 64
+_MAX_HELD = 64
 
 
-class RowBlock(NamedTuple):
-    """Consecutive rows of a stream.
-
-    Shape:
-        x `(n, D)`; weight and labels `(n,)`, or None.
-    """
-
-    x: NDArray[Any]
-    weight: NDArray[Any] | None
-    labels: NDArray[np.int64] | None
-
-
-class RowStream:
+class FileRows(RowSource):
     """Rows of one file, or of shards one after the other: see :func:`open_rows`.
 
     Attributes:
         name: the file's name without its suffix, or the folder's.
         columns: names of the features.
-        num_rows: N, over all files.
         weighted: whether rows have weights.
         labelled: whether rows have labels.
+        reads_labels: whether batches hold them: codes in the order in which the classes were
+            first read.
     """
 
     def __init__(self, name: str, columns: Sequence[str], shards: Sequence[Shard]) -> None:
         self.name, self.columns = name, tuple(columns)
-        self.shards = list(shards)
-        self.starts = [0, *accumulate(shard.num_rows for shard in shards)]
-        self.num_rows = self.starts[-1]
+        self.num_features = len(self.columns)
+        self._shards = list(shards)
+        self._starts = [0, *accumulate(shard.num_rows for shard in shards)]
         self.weighted = shards[0].weight is not None
-        self.labelled = shards[0].label is not None
+        self.labelled, self.reads_labels = shards[0].label is not None, False
         self._codes: dict[Any, int] = {}
 
     @property
-    def num_features(self) -> int:
-        """D."""
-        return len(self.columns)
+    def num_rows(self) -> int:
+        """N, over all files."""
+        return self._starts[-1]
 
     @cached_property
-    def total_weight(self) -> float:
-        """Sum of the weights, by a pass over the rows; N without weights.
+    def total_weight(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Sum of the weights, by one pass over the rows; N without weights.
 
         Raises:
             InvalidDataError: it is 0.
         """
         if not self.weighted:
             return self.num_rows
-        parts = (block.weight for block in self.blocks() if block.weight is not None)
-        total = math.fsum(float(part.sum(dtype=np.float64)) for part in parts)
+        total = super().total_weight
         if total == 0:
             raise InvalidDataError(f"{self.name}: all weights are 0, so no row of it counts")
         return total
 
-    def blocks(
-        self, start: int = 0, stop: int | None = None, rows: int = ROWS, *, labels: bool = False
-    ) -> Iterator[RowBlock]:
-        """Rows `start .. stop - 1` in order, `rows` at a time, each exactly once.
+    def with_labels(self) -> FileRows:
+        """The same rows with their labels, where they have any."""
+        twin = copy.copy(self)
+        twin.reads_labels = self.labelled
+        return twin
 
-        Args:
-            start: the first row.
-            stop: the row after the last; None: all of them.
-            rows: of a block; the last one may be smaller.
-            labels: read them too: codes in the order in which `blocks` first met the classes.
+    def __iter__(self) -> Iterator[Batch]:
+        return self.read()
+
+    def read(
+        self, start: int = 0, stop: int | None = None, size: int = BLOCK_ROWS
+    ) -> Iterator[Batch]:
+        """Rows `start .. stop - 1` in order, `size` at a time, each exactly once.
+
+        The next batches are read while one is worked with.
 
         Raises:
             InvalidArgumentError: rows that there are not.
-            InvalidDataError: a bad row, when its block is reached.
+            InvalidDataError: a bad row, when its batch is reached.
         """
-        stop = self.num_rows if stop is None else stop
-        if not 0 <= start <= stop <= self.num_rows or rows < 1:
-            raise InvalidArgumentError(
-                f"expected 0 <= start <= stop <= {self.num_rows} and rows >= 1, got start={start}, "
-                f"stop={stop} and rows={rows}"
-            )
-        labelled = labels and self.labelled
-        parts = self._from(start, rows, labelled=labelled)
-        return map(self._as_rows, regrouped(parts, stop - start, rows))
+        return prefetch(self._batches(start, stop, size))
 
-    def every(self, step: int) -> NDArray[Any]:
+    def read_at(self, starts: Iterable[int], size: int) -> Iterator[Batch]:
+        """Blocks of `size` rows that begin at given rows, in that order."""
+        stop = self.num_rows
+        return prefetch(next(self._batches(i, min(i + size, stop), size)) for i in starts)
+
+    def every(self, step: int) -> Tensor:
         """Rows 0, step, 2 step, ... `(n, D)`; a file of text or parquet is read through for it."""
-        if all(shard.reopen().at_random for shard in self.shards):
-            single = (next(self.blocks(i, i + 1, 1)).x for i in range(0, self.num_rows, step))
-            return np.concatenate(list(single))
-        parts, row = [], 0
-        for block in self.blocks():
-            parts.append(block.x[-row % step :: step])
-            row += len(block.x)
-        return np.concatenate(parts)
+        if all(shard.reopen().at_random for shard in self._shards):
+            singles = (next(self._batches(i, i + 1, 1)).x for i in range(0, self.num_rows, step))
+            return torch.cat(list(singles))
+        return super().every(step)
 
-    def _from(self, start: int, rows: int, *, labelled: bool) -> Iterator[Block]:
-        first = bisect_right(self.starts, start) - 1
-        for i in range(first, len(self.shards)):
-            at = max(start - self.starts[i], 0)
-            yield from self.shards[i].blocks(at, rows, labelled=labelled)
+    def _batches(self, start: int, stop: int | None, size: int) -> Iterator[Batch]:
+        stop = self.num_rows if stop is None else stop
+        if not 0 <= start <= stop <= self.num_rows or size < 1:
+            raise InvalidArgumentError(
+                f"expected 0 <= start <= stop <= {self.num_rows} and size >= 1, got start={start}, "
+                f"stop={stop} and size={size}"
+            )
+        return map(self._as_batch, regrouped(self._from(start, size), stop - start, size))
 
-    def _as_rows(self, block: Block) -> RowBlock:
+    def _from(self, start: int, size: int) -> Iterator[Block]:
+        first = bisect_right(self._starts, start) - 1
+        for i in range(first, len(self._shards)):
+            at = max(start - self._starts[i], 0)
+            yield from self._shards[i].blocks(at, size, labelled=self.reads_labels)
+
+    def _as_batch(self, block: Block) -> Batch:
         x, weight, labels = block.x, None, None
         if self.weighted:
-            x, weight = np.ascontiguousarray(x[:, :-1]), np.ascontiguousarray(x[:, -1])
+            x, weight = np.ascontiguousarray(x[:, :-1]), as_tensor(x[:, -1].copy())
         if block.labels is not None:
             # Codes of the classes of a block, and of each class over all blocks.
             own, classes = encode(block.labels)
             known = [self._codes.setdefault(name, len(self._codes)) for name in classes]
-            labels = np.array(known, dtype=np.int64)[own]
-        return RowBlock(x, weight, labels)
+            labels = torch.from_numpy(np.array(known, dtype=np.int64)[own])
+        return Batch(as_tensor(x), weight, labels)
 
     def __repr__(self) -> str:
         return (
-            f"RowStream({self.name!r}: {self.num_rows} rows of {listed(self.columns)}, "
-            f"{len(self.shards)} file(s))"
+            f"FileRows({self.name!r}: {self.num_rows} rows of {listed(self.columns)}, "
+            f"{len(self._shards)} file(s))"
         )
 
 
@@ -148,7 +145,7 @@ def open_rows(
     header: bool | None = None,
     separator: str | None = None,
     key: str | None = None,
-) -> RowStream:
+) -> FileRows:
     r"""Rows of a file, or of shards in a folder, without ever holding them all.
 
     A .npy file is mapped into memory: its blocks are views, in its own float32 or float64 (other
@@ -180,7 +177,7 @@ def open_rows(
         >>> stream = open_rows(path)
         >>> stream.num_rows, stream.columns
         (5, ('x0', 'x1'))
-        >>> [block.x.tolist() for block in stream.blocks(1, 4, rows=2)]
+        >>> [batch.x.tolist() for batch in stream.read(1, 4, size=2)]
         [[[2.0, 3.0], [4.0, 5.0]], [[6.0, 7.0]]]
         >>> del stream; folder.cleanup()
     """
@@ -201,7 +198,7 @@ def open_rows(
         source = reader(file, named)
         _require_like(source, first)
         shards.append(_shard(source, names, at, weigh, len(files), reader))
-    stream = RowStream(Path(str(path)).stem, names, shards)
+    stream = FileRows(Path(str(path)).stem, names, shards)
     if stream.num_rows == 0:
         raise InvalidDataError(f"{path} holds no rows")
     return stream
@@ -215,7 +212,7 @@ def _shard(
     num_files: int,
     reader: Any,
 ) -> Shard:
-    held = num_files <= HELD or not isinstance(source, ArraySource)
+    held = num_files <= _MAX_HELD or not isinstance(source, ArraySource)
     reopen = (lambda: source) if held else partial(reader, source.path, names)
     return Shard(source.path, reopen, matched(source, names), weight, label, source.count())
 

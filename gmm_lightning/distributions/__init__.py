@@ -1,89 +1,126 @@
-"""The distribution that a layer returns, and what can be computed with it.
+"""The distribution that layers and heads return, and functions of it, in five rooms.
 
-- Cut: `marginal`, `condition`, `regress`, and for missing entries `impute`, `log_prob_of_present`.
-- Draw: `MixtureOfGaussians.sample` and `rsample`, within `Shell`, `Confidence`, `Ball`, `Box`,
-  `HalfSpace`, `Where`; `implicit`, `relaxed`, `score_function` for gradients.
-- Compare: `entropy`, `entropy_bounds`, `kl_divergence`, `kl_variational`, `l2_distance`,
+- `density`: `MixtureOfGaussians.log_prob`, `sample`, `rsample`; gradients of expectations by
+  `implicit_reparameterization`, `gumbel_softmax_sample`, `score_function`.
+- `truncation`: the regions `Shell`, `Confidence`, `Ball`, `Box`, `HalfSpace`, `Where`, and
+  `EuclideanRegion` and `MahalanobisRegion` to write another.
+- `inference`: `marginal`, `condition`, `regress`; `impute`, `log_prob_observed` for missing
+  entries; `cdf`, `quantile`, `interval`; `modes`, `grad_log_prob`; `confidence_radius`,
+  `in_confidence_region`, `ellipses`, `squared_mahalanobis`.
+- `algebra`: `affine`, `convolve`, `product`, `unscented`; `prune`, `reduce`, `moment_match`;
+  `entropy`, `entropy_bounds`, `kl_divergence`, `kl_variational`, `l2_distance`,
   `cauchy_schwarz_divergence`, `log_inner_product`.
-- Find: `modes`, `grad_log_prob`, `confidence_radius`, `in_confidence_region`, `ellipses`,
-  `squared_mahalanobis`.
-- Judge a forecast: `cdf`, `quantile`, `interval`, `crps`, `probability_integral_transform`,
-  `energy_score`.
-- Transform: `affine`, `convolve`, `product`, `unscented`, `sigma_points`, `from_sigma_points`.
-- Shrink: `prune`, `reduce`, `MixtureOfGaussians.moment_match`.
+- `scoring`: `crps`, `energy_score`, `probability_integral_transform`.
 
 Functions take a mixture, or a layer for its `distribution()`.
 """
 
 from __future__ import annotations
 
-from gmm_lightning.distributions.conditioning import condition, marginal, regress
-from gmm_lightning.distributions.confidence import (
-    Ellipse,
-    confidence_radius,
-    ellipses,
-    in_confidence_region,
-    squared_mahalanobis,
-)
-from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity
-from gmm_lightning.distributions.divergences import (
+from gmm_lightning.distributions._chi import chi_quantile
+from gmm_lightning.distributions.algebra import (
     Estimate,
+    affine,
     cauchy_schwarz_divergence,
+    convolve,
     entropy,
     entropy_bounds,
+    from_sigma_points,
     kl_divergence,
     kl_variational,
     l2_distance,
     log_inner_product,
-)
-from gmm_lightning.distributions.missing import impute, log_prob_of_present
-from gmm_lightning.distributions.mixture import MixtureOfGaussians
-from gmm_lightning.distributions.modes import grad_log_prob, modes
-from gmm_lightning.distributions.regions import Ball, Box, HalfSpace, Where
-from gmm_lightning.distributions.reparameterize import implicit, relaxed, score_function
-from gmm_lightning.distributions.scores import (
-    crps,
-    energy_score,
-    probability_integral_transform,
-)
-from gmm_lightning.distributions.shells import Confidence, Shell
-from gmm_lightning.distributions.transforms import (
-    affine,
-    convolve,
-    moment_match,
     product,
     prune,
     reduce,
+    sigma_points,
+    unscented,
 )
-from gmm_lightning.distributions.univariate import cdf, interval, quantile
-from gmm_lightning.distributions.unscented import from_sigma_points, sigma_points, unscented
+from gmm_lightning.distributions.density import (
+    LOG_2PI,
+    DrawOptions,
+    MixtureDensity,
+    SampleShape,
+    as_mixture,
+    check_reparameterization,
+    draw_reparameterized,
+    draw_samples,
+    gumbel_softmax_sample,
+    implicit_reparameterization,
+    moment_match,
+    score_function,
+)
+from gmm_lightning.distributions.inference import (
+    Ellipse,
+    cdf,
+    condition,
+    confidence_radius,
+    covariance_ellipse,
+    ellipses,
+    grad_log_prob,
+    impute,
+    in_confidence_region,
+    interval,
+    log_prob_observed,
+    marginal,
+    modes,
+    quantile,
+    regress,
+    require_positive_density,
+    squared_mahalanobis,
+)
+from gmm_lightning.distributions.mixture import MixtureOfGaussians
+from gmm_lightning.distributions.scoring import crps, energy_score, probability_integral_transform
+from gmm_lightning.distributions.truncation import (
+    Ball,
+    Box,
+    Confidence,
+    EuclideanRegion,
+    HalfSpace,
+    MahalanobisRegion,
+    Region,
+    Shell,
+    Where,
+)
 
 __all__ = [
     "LOG_2PI",
     "Ball",
     "Box",
     "Confidence",
+    "DrawOptions",
     "Ellipse",
     "Estimate",
+    "EuclideanRegion",
     "HalfSpace",
+    "MahalanobisRegion",
     "MixtureDensity",
     "MixtureOfGaussians",
+    "Region",
+    "SampleShape",
     "Shell",
     "Where",
     "affine",
+    "as_mixture",
     "cauchy_schwarz_divergence",
     "cdf",
+    "check_reparameterization",
+    "chi_quantile",
     "condition",
     "confidence_radius",
     "convolve",
+    "covariance_ellipse",
     "crps",
+    "draw_reparameterized",
+    "draw_samples",
     "ellipses",
     "energy_score",
     "entropy",
     "entropy_bounds",
     "from_sigma_points",
     "grad_log_prob",
-    "implicit",
+    "gumbel_softmax_sample",
+    "implicit_reparameterization",
     "impute",
     "in_confidence_region",
     "interval",
@@ -91,7 +128,7 @@ __all__ = [
     "kl_variational",
     "l2_distance",
     "log_inner_product",
-    "log_prob_of_present",
+    "log_prob_observed",
     "marginal",
     "modes",
     "moment_match",
@@ -101,7 +138,7 @@ __all__ = [
     "quantile",
     "reduce",
     "regress",
-    "relaxed",
+    "require_positive_density",
     "score_function",
     "sigma_points",
     "squared_mahalanobis",

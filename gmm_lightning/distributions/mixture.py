@@ -1,29 +1,43 @@
-"""The distribution that a layer, a head or a command returns."""
+"""The distribution class that layers and heads return."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.conditioning import Indices, Values, condition, marginal
-from gmm_lightning.distributions.density import MixtureDensity
-from gmm_lightning.distributions.drawing import DrawOptions, SampleShape, drawn
-from gmm_lightning.distributions.missing import log_joint_given
-from gmm_lightning.distributions.modes import grad_log_prob
-from gmm_lightning.distributions.reparameterize import reparameterized
-from gmm_lightning.distributions.transforms import moment_match
+from gmm_lightning.distributions.density import (
+    DrawOptions,
+    MixtureDensity,
+    SampleShape,
+    draw_reparameterized,
+    draw_samples,
+    moment_match,
+)
+from gmm_lightning.distributions.inference import (
+    Indices,
+    Values,
+    condition,
+    grad_log_prob,
+    log_joint_observed,
+    marginal,
+)
+from gmm_lightning.distributions.truncation import Region
+from gmm_lightning.errors import InvalidArgumentError
+
+_MARGINALIZE = "marginalize"
 
 
 class MixtureOfGaussians(MixtureDensity):
     """`p(x) = sum_k pi_k N(x | mu_k, Sigma_k)`, batched, differentiable in x and parameters.
 
-    The density looks at no values: a row with NaN has density NaN, and a whole graph compiles.
+    Densities do not depend on checks of values: a row with NaN has density NaN, and the whole
+    graph compiles.
     A row so far from every component that the squares overflow (1e154 standard deviations, 1e19
     in float32) has log density -inf, and responsibilities and a score that are NaN.
 
     Shape:
-        mixture_logits `(*B, K)`, means `(*B, K, D)`, scale `(*B, G, ...)` as the family says;
+        mixture_logits `(*B, K)`, means `(*B, K, D)`, scale `(*B, G, ...)` in the family's shape;
         x `(*S, *B, D)` gives log densities `(*S, *B)`.
 
     Args:
@@ -50,29 +64,42 @@ class MixtureOfGaussians(MixtureDensity):
 
     # -- density ----------------------------------------------------------------------------
 
+    def log_joint(self, x: Tensor, missing: str | None = None) -> Tensor:
+        """`log pi_k + log N(x | mu_k, Sigma_k)`: `(*S, *B, D)` -> `(*S, *B, K)`.
+
+        Args:
+            x: the rows.
+            missing: as for `log_prob`.
+        """
+        if missing is None:
+            return super().log_joint(x)
+        if missing != _MARGINALIZE:
+            raise InvalidArgumentError(f"missing must be None or {_MARGINALIZE!r}, got {missing!r}")
+        return log_joint_observed(self, x)
+
     def log_prob(self, value: Tensor, missing: str | None = None) -> Tensor:
         """`log p(x)`: `(*S, *B, D)` -> `(*S, *B)`.
 
         Args:
             value: the rows.
-            missing: None: a row with NaN has density NaN, and no value is looked at.
+            missing: None: a row with NaN has density NaN, and no value is inspected.
                 `marginalize`: the density of the entries that are not NaN, integrated over
-                the others; 0 for a row that has none.
+                the others; log density 0 for a row without entries.
 
         Raises:
-            InvalidArgumentError: rows of another width, or another word.
+            InvalidArgumentError: rows of another width, or an unknown value of `missing`.
 
         Example:
             >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
             >>> mixture.log_prob(torch.tensor([0.0, float("nan")]), missing="marginalize")
             tensor(-0.9189)
         """
-        return log_joint_given(self, value, missing).logsumexp(-1)
+        return self.log_joint(value, missing).logsumexp(-1)
 
     def grad_log_prob(self, x: Tensor) -> Tensor:
-        """`d log p / dx = sum_k r_k(x) Sigma_k^-1 (mu_k - x)`, `(*S, *B, D)`, the score.
+        """The score `d log p / dx = sum_k r_k(x) Sigma_k^-1 (mu_k - x)`, `(*S, *B, D)`.
 
-        Differentiable itself, in x and the parameters.
+        Differentiable in x and the parameters.
 
         Example:
             >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
@@ -82,7 +109,7 @@ class MixtureOfGaussians(MixtureDensity):
         return grad_log_prob(self, x)
 
     def mahalanobis(self, x: Tensor) -> Tensor:
-        """`sqrt((x - mu_k)' Sigma_k^-1 (x - mu_k))`: `(*S, *B, D)` -> `(*S, *B, K)`.
+        """Mahalanobis distances: `(*S, *B, D)` -> `(*S, *B, K)`.
 
         Example:
             >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
@@ -99,32 +126,33 @@ class MixtureOfGaussians(MixtureDensity):
         *,
         component: int | Tensor | None = None,
         return_component: bool = False,
-        within: Any = None,
+        within: Region | None = None,
         temperature: float = 1.0,
         quasi: bool = False,
         antithetic: bool = False,
         generator: Generator | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Independent draws in random order, `(*sample_shape, *B, D)`, without gradients.
+        """Independent samples in random order, `(*sample_shape, *B, D)`, without gradients.
 
         Args:
-            sample_shape: how many; an int n means `(n,)`, and 0 gives an empty result.
-            component: draw from this component only: an index, or a tensor of indices that
-                broadcasts to `(*sample_shape, *B)`.
+            sample_shape: the number or shape of samples; an int n means `(n,)`.
+            component: the component to draw from: an index, or a tensor of indices that
+                broadcasts to `(*sample_shape, *B)`; None draws it by the weights.
             return_component: also return the drawn components, `(*sample_shape, *B)`.
-            within: a region that the draws are given, exactly and at any probability: `Shell`,
-                `Confidence`, `Ball`, `Box`, `HalfSpace` or `Where`.
+            within: a region; samples are exactly those of the mixture conditional on it, however
+                small its probability: `Shell`, `Confidence`, `Ball`, `Box`, `HalfSpace`,
+                `Where`, or a subclass of `EuclideanRegion` or `MahalanobisRegion`.
             temperature: divides logits and multiplies covariances; 1 is the mixture itself.
-            quasi: scrambled Sobol points, stratified over the components: each row has the law
-                of the mixture, but rows are spread evenly instead of independently.
-            antithetic: pairs of neighbouring rows mirror each other about their mean.
+            quasi: scrambled Sobol points, stratified over the components: each row has the
+                distribution of the mixture, but rows are evenly spread, not independent.
+            antithetic: neighbouring rows are mirror images about their component's mean.
             generator: source of randomness, on the parameters' device.
 
         Raises:
             InvalidArgumentError: a component out of range, a temperature that is not positive,
-                a negative number of rows, a region of another width, or two of `within`, `quasi`
-                and `antithetic`.
-            RegionError: no component reaches the region, or too little of them.
+                a negative number of rows, a region of another width, or more than one of
+                `within`, `quasi` and `antithetic`.
+            RegionError: the region has too little mass under the mixture.
 
         Example:
             >>> mixture = MixtureOfGaussians(torch.zeros(2), torch.zeros(2, 3),
@@ -134,7 +162,7 @@ class MixtureOfGaussians(MixtureDensity):
             (torch.Size([5, 3]), torch.Size([5]))
         """
         options = DrawOptions(component, within, temperature, quasi, antithetic)
-        x, z = drawn(self, sample_shape, options, generator)
+        x, z = draw_samples(self, sample_shape, options, generator)
         return (x, z) if return_component else x
 
     def rsample(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -148,21 +176,20 @@ class MixtureOfGaussians(MixtureDensity):
         relaxed: float | None = None,
         generator: Generator | None = None,
     ) -> Tensor:
-        """Draws with gradients to weights, means and scales, `(*sample_shape, *B, D)`.
+        """Samples with gradients to weights, means and scales, `(*sample_shape, *B, D)`.
 
-        By default they are the draws of `sample`, moved by implicit reparameterisation: the
-        gradient of `E[f(x)]` is unbiased, in the weights too, whose gradient becomes noisy where
-        components are more than some six standard deviations apart (see `implicit`; there,
-        `score_function` is better).
+        By default these are the samples of `sample` with implicit reparameterisation gradients:
+        unbiased for `E[f(x)]`, in the weights too, but noisy in the weights where components are
+        more than about six standard deviations apart (`score_function` is better there).
 
         Args:
             sample_shape: as for `sample`.
-            component: as for `sample`; the weights then have no gradient, as they have no say.
+            component: as for `sample`; the weights then have no gradient.
             temperature: as for `sample`.
             quasi: as for `sample`.
             antithetic: as for `sample`.
-            relaxed: None, or the temperature of a soft choice of the component: the gradient
-                has a low variance, but x is a blend of components, biased unless it is near 0.
+            relaxed: None, or the temperature of a Gumbel-softmax relaxation of the component: the
+                gradient has a low variance, but is biased unless the temperature is near 0.
             generator: as for `sample`.
 
         Raises:
@@ -182,18 +209,18 @@ class MixtureOfGaussians(MixtureDensity):
             tensor(True)
         """
         options = DrawOptions(component, None, temperature, quasi, antithetic)
-        return reparameterized(self, sample_shape, options, relaxed, generator)
+        return draw_reparameterized(self, sample_shape, options, relaxed, generator)
 
-    # -- parts ------------------------------------------------------------------------------
+    # -- marginals and conditionals ---------------------------------------------------------
 
     def marginal(self, indices: Indices) -> Self:
-        """The mixture of some features alone, in the order given.
+        """The marginal distribution of some features, in the order of the indices.
 
         Args:
             indices: positions of features, an int, or a mask; negative ones count from the end.
 
         Raises:
-            InvalidArgumentError: indices that are no integers, out of range, repeated, or none.
+            InvalidArgumentError: indices that are not integers, out of range, repeated or empty.
 
         Example:
             >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.tensor([[1.0, 2.0, 3.0]]),
@@ -204,17 +231,17 @@ class MixtureOfGaussians(MixtureDensity):
         return marginal(self, indices)
 
     def condition(self, indices: Indices, values: Values) -> Self:
-        """The mixture of the other features, in their order, given the values of some.
+        """The conditional distribution of the other features given the values of some.
 
-        `p(y | x) = sum_k w_k(x) N(y | m_k(x), C_k)` with `w_k(x)` in proportion to
+        `p(y | x) = sum_k w_k(x) N(y | m_k(x), C_k)` with `w_k(x)` proportional to
         `pi_k N(x | mu_k, Sigma_k)`, `m_k` linear in x and `C_k` the Schur complement.
 
         Args:
-            indices: the features that are known, not all of them.
+            indices: the features that are known, a proper subset.
             values: their values, `(*S, *B, I)`: the result has the batch shape `(*S, *B)`.
 
         Raises:
-            InvalidArgumentError: indices out of range or repeated, none or all of them, or
+            InvalidArgumentError: indices out of range or repeated, no or all features, or
                 values of another width.
             InvalidDataError: values so far from every component that all densities are 0.
 
@@ -231,9 +258,9 @@ class MixtureOfGaussians(MixtureDensity):
         return condition(self, indices, values)
 
     def moment_match(self) -> Self:
-        """One Gaussian with the mean and the covariance of the whole, as a mixture of one.
+        """The Gaussian with the mixture's mean and covariance, as a mixture of one component.
 
-        Of all Gaussians it is the nearest in `KL(p || q)`.
+        It is the Gaussian q that minimises `KL(p || q)`.
 
         Example:
             >>> mixture = MixtureOfGaussians(torch.zeros(2), torch.tensor([[-2.0], [2.0]]),

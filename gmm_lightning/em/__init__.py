@@ -1,28 +1,77 @@
-"""Closed-form EM: two steps, and a loop around them."""
+"""Closed-form EM: two steps, and a loop around them.
+
+Read in this order: `parameters` (what EM works on), `responsibilities`, `plan` and the two kernels
+(`expectation` chooses), `maximization`, `collapse` and `policies`, `acceleration` and `updater`,
+`restarts`, `loop` (the algorithm), `fit`. For layers: `steps`, `stepwise`, `classifier`.
+"""
 
 from __future__ import annotations
 
 from gmm_lightning.em.acceleration import Accelerator, Anderson, Squarem
-from gmm_lightning.em.annealing import Annealing
-from gmm_lightning.em.classes import ClassifierResult, fit_classifier
-from gmm_lightning.em.collapse import Collapse
-from gmm_lightning.em.fit import EMResult, fit_em
-from gmm_lightning.em.start import resolve_priors
+from gmm_lightning.em.classifier import ClassifierResult, fit_classifier
+from gmm_lightning.em.collapse import Collapsed, CollapseEvent, collapse_error, new_events
+from gmm_lightning.em.fit import fit_em
+from gmm_lightning.em.initialization import initialize_layer, resolve_priors
+from gmm_lightning.em.maximization import MStep, maximize
+from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.policies import (
+    Candidates,
+    CollapsePolicy,
+    Floor,
+    Raise,
+    Repair,
+    Reseed,
+    as_policy,
+)
+from gmm_lightning.em.responsibilities import (
+    Annealing,
+    Responsibilities,
+    ResponsibilitySchedule,
+    hard_responsibilities_,
+    softmax_responsibilities_,
+    tempered_responsibilities_,
+)
+from gmm_lightning.em.result import EMResult
+from gmm_lightning.em.shrinkage import Shrinkage, ledoit_wolf
 from gmm_lightning.em.steps import e_step, m_step
 from gmm_lightning.em.stepwise import StepwiseEM
+from gmm_lightning.em.updater import MonotoneUpdater
 
 __all__ = [
     "Accelerator",
     "Anderson",
     "Annealing",
+    "Candidates",
     "ClassifierResult",
-    "Collapse",
+    "CollapseEvent",
+    "CollapsePolicy",
+    "Collapsed",
     "EMResult",
+    "Floor",
+    "MStep",
+    "MixtureModel",
+    "MixtureParameters",
+    "MonotoneUpdater",
+    "Raise",
+    "Repair",
+    "Reseed",
+    "Responsibilities",
+    "ResponsibilitySchedule",
+    "Shrinkage",
     "Squarem",
     "StepwiseEM",
+    "as_policy",
+    "collapse_error",
     "e_step",
     "fit_classifier",
     "fit_em",
+    "hard_responsibilities_",
+    "initialize_layer",
+    "ledoit_wolf",
     "m_step",
+    "maximize",
+    "new_events",
     "resolve_priors",
+    "softmax_responsibilities_",
+    "tempered_responsibilities_",
 ]

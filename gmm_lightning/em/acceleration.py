@@ -1,4 +1,4 @@
-"""Leaps along the path of EM: fewer passes to the same fixed point."""
+"""Extrapolation along the path of EM: fewer E-steps to the same fixed point."""
 
 from __future__ import annotations
 
@@ -9,47 +9,59 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import require_choice
 from gmm_lightning.errors import InvalidArgumentError
 
 
 class Accelerator(ABC):
-    """Proposes a place from a few EM steps, for every mixture of a batch on its own.
+    """Proposes parameters from a few EM steps, for every mixture apart from the others.
 
-    Places are rows `(*B, V)` of unconstrained parameters: mixture logits, means, raw scales.
-    Steps are compared in the units of the mixture, so that those of the data do not matter.
-    Whether a proposal is taken is decided by the objective, elsewhere.
+    Parameters are rows `(M, V)`: mixture logits, means, raw scales. Steps are compared in the
+    units of the mixture, so that those of the data do not matter. Whether a proposal is taken
+    is decided by the objective, elsewhere.
     """
 
     name: ClassVar[str]
 
     def __init__(self) -> None:
         self._kept: list[Tensor] = []
+        self._age: Tensor | None = None
 
     @abstractmethod
-    def advance(self, before: Tensor, after: Tensor, unit: Tensor) -> Tensor | None:
-        """Take in one EM step; a proposal, or None: go on from `after`.
+    def propose(self, before: Tensor, after: Tensor, unit: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Take in one EM step; proposals `(M, V)` and where there is one, or None.
 
         Args:
-            before: the place, `(*B, V)`.
-            after: where EM goes from it.
+            before: the parameters, `(M, V)`.
+            after: where EM goes from them.
             unit: what the entries are measured in.
         """
 
-    def restart(self) -> None:
-        """Forget the past: the path has been left."""
-        self._kept = []
+    def restart(self, disturbed: Tensor) -> None:
+        """Forget the steps of some mixtures `(M,)`, whose path has been left."""
+        if self._age is not None:
+            self._age = torch.where(disturbed.to(self._age.device), 0, self._age)
 
-    def chosen(self, index: Tensor) -> None:
-        """Keep some mixtures along the first axis."""
+    def select(self, index: Tensor) -> None:
+        """Keep some mixtures."""
         self._kept = [kept[index] for kept in self._kept]
+        self._age = None if self._age is None else self._age[index]
 
     def state_dict(self) -> dict[str, Any]:
-        """The past, as tensors."""
-        return {"kept": [kept.clone() for kept in self._kept]}
+        """The steps that are kept, as tensors."""
+        age = None if self._age is None else self._age.clone()
+        return {"kept": [kept.clone() for kept in self._kept], "age": age}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self._kept = list(state["kept"])
+        self._kept, self._age = list(state["kept"]), state["age"]
+
+    def _count(self, before: Tensor) -> Tensor:
+        """Steps without a disturbance, this one included, `(M,)`."""
+        # To its device: what a checkpoint holds is read onto the CPU.
+        age = before.new_zeros(len(before)).long() if self._age is None else self._age
+        self._age = age.to(before.device) + 1
+        return self._age
 
 
 class Squarem(Accelerator):
@@ -66,19 +78,22 @@ class Squarem(Accelerator):
 
     name: ClassVar[str] = "squarem"
 
-    def advance(self, before: Tensor, after: Tensor, unit: Tensor) -> Tensor | None:
-        """Leap after every second step."""
-        if not self._kept:
-            self._kept = [before]
+    def propose(self, before: Tensor, after: Tensor, unit: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Extrapolate after every second step."""
+        age = self._count(before)
+        # Each mixture is in the first or in the second step of a cycle of its own.
+        kept = self._kept[0].to(before) if self._kept else before
+        start = torch.where((age == 1).unsqueeze(-1), before, kept)
+        is_second = age == 2
+        self._kept, self._age = [start], torch.where(is_second, 0, age)
+        if not bool(is_second.any()):
             return None
-        # To its device: what a checkpoint holds is read onto the CPU.
-        start, self._kept = self._kept[0].to(before), []
         r = before - start
         v = after - 2 * before + start
         length = torch.linalg.vector_norm(r / unit, dim=-1, keepdim=True)
         bend = torch.linalg.vector_norm(v / unit, dim=-1, keepdim=True)
         a = torch.where(bend > 0, length / bend, 1.0).clamp(min=1.0)
-        return torch.where(a > 1, start + 2 * a * r + a.square() * v, after)
+        return torch.where(a > 1, start + 2 * a * r + a.square() * v, after), is_second
 
 
 class Anderson(Accelerator):
@@ -107,15 +122,20 @@ class Anderson(Accelerator):
             )
         self.memory, self.ridge = memory, ridge
 
-    def advance(self, before: Tensor, after: Tensor, unit: Tensor) -> Tensor | None:
-        """Leap after every step but the first."""
+    def propose(self, before: Tensor, after: Tensor, unit: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Extrapolate after every step but the first."""
+        age = self._count(before)
         # Kept: x and f of every step, stacked on the axis before the last.
         latest = torch.stack([before, after - before], -2)
         self._kept = [*self._kept, latest][-(self.memory + 1) :]
         if len(self._kept) < 2:
             return None
         past = torch.stack([kept.to(latest) for kept in self._kept], -3).double()
-        dx, df = past.diff(dim=-3).unbind(-2)
+        differences = past.diff(dim=-3)
+        # Differences to steps before a disturbance do not count: their column is zero.
+        steps = torch.arange(len(self._kept) - 1, 0, -1, device=age.device)
+        valid = steps < age.unsqueeze(-1)
+        dx, df = (differences * valid[..., None, None]).unbind(-2)
         scaled = df / unit.double().unsqueeze(-2)
         gram = scaled @ scaled.mT
         ridge = self.ridge * gram.diagonal(dim1=-2, dim2=-1).amax(-1)
@@ -124,15 +144,16 @@ class Anderson(Accelerator):
         gram = gram + (ridge + tiny)[..., None, None] * identity
         residual = (past[..., -1, 1, :] / unit.double()).unsqueeze(-1)
         weights, info = torch.linalg.solve_ex(gram, scaled @ residual)
-        leap = after.double() - ((dx + df).mT @ weights).squeeze(-1)
-        return torch.where((info == 0).unsqueeze(-1), leap, after.double()).to(after)
+        mixed = after.double() - ((dx + df).mT @ weights).squeeze(-1)
+        proposal = torch.where((info == 0).unsqueeze(-1), mixed, after.double())
+        return proposal.to(after), age >= 2
 
 
-KNOWN: dict[str, type[Accelerator]] = {cls.name: cls for cls in (Squarem, Anderson)}
+_ACCELERATORS: dict[str, type[Accelerator]] = {cls.name: cls for cls in (Squarem, Anderson)}
 
 
 def as_accelerator(spec: str | Accelerator | None) -> Accelerator | None:
-    """An accelerator from its name, or a copy of an instance: each climb has its own past.
+    """An accelerator from its name, or a copy of an instance without its past.
 
     Raises:
         InvalidArgumentError: an unknown name.
@@ -141,10 +162,6 @@ def as_accelerator(spec: str | Accelerator | None) -> Accelerator | None:
         return None
     if isinstance(spec, Accelerator):
         own = copy.copy(spec)
-        own.restart()
+        own.load_state_dict({"kept": [], "age": None})
         return own
-    if spec not in KNOWN:
-        raise InvalidArgumentError(
-            f"unknown acceleration {spec!r}; known are: {', '.join(KNOWN)}, or None"
-        )
-    return KNOWN[spec]()
+    return _ACCELERATORS[require_choice("acceleration", spec, _ACCELERATORS, also=", or None")]()

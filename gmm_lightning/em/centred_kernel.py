@@ -2,82 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.covariances import Covariance
-from gmm_lightning.em.posterior import Posterior
-from gmm_lightning.layers import GMMLayer
+from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.responsibilities import Responsibilities
 from gmm_lightning.linalg import accumulator_dtype, exact_products
+from gmm_lightning.rows import Batch
 from gmm_lightning.statistics import SufficientStatistics
 
-# A chunk of rows `(n, *B, D)`, its weighted responsibilities `(n, *B, K)`, and its weighted log
-# densities `(n, *B)`.
-Portion = tuple[Tensor, Tensor, Tensor]
+
+class WeightedChunk(NamedTuple):
+    """Rows `(n, M, D)`, weighted responsibilities `(n, M, K)` and log densities `(n, M)`."""
+
+    x: Tensor
+    responsibilities: Tensor
+    log_prob: Tensor
 
 
-def portions(
-    layer: GMMLayer, chunks: Iterable[tuple[Tensor, Tensor | None]], posterior: Posterior
-) -> Iterator[Portion]:
-    """Responsibilities under the layer's current parameters, chunk by chunk."""
-    for x, weight in chunks:
-        resp = layer.log_joint(x)
-        log_prob = posterior(resp, -1)
-        if weight is not None:
-            resp, log_prob = resp * weight.unsqueeze(-1), log_prob * weight
-        yield x, resp, log_prob
+def weighted_chunks(
+    model: MixtureModel,
+    parameters: MixtureParameters,
+    batches: Iterable[Batch],
+    responsibilities: Responsibilities,
+    chunk_size: int | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[WeightedChunk]:
+    """Responsibilities under the parameters, a chunk of rows at a time."""
+    mixture = model.distribution(parameters)
+    size = chunk_size or rows_per_chunk(parameters.means.numel(), parameters.means)
+    for batch in batches:
+        for chunk in batch.split(size):
+            x = (chunk.x if transform is None else transform(chunk.x)).to(parameters.means)
+            rows = model.per_mixture(x)
+            log_joint = mixture.log_joint(rows)
+            if model.evidence is not None:
+                log_joint = log_joint + model.log_evidence(
+                    chunk._replace(x=x), mixture.num_components
+                )
+            resp, log_prob = responsibilities(log_joint, -1, chunk)
+            if chunk.weight is not None:
+                weight = model.per_mixture(chunk.weight.to(x))
+                resp, log_prob = resp * weight.unsqueeze(-1), log_prob * weight
+            yield WeightedChunk(rows, resp, log_prob)
 
 
-def empty_statistics(covariance: Covariance, shift: Tensor) -> SufficientStatistics:
-    """Statistics of no rows about a shift `(*B, K, D)`."""
-    made = {"dtype": accumulator_dtype(shift.device), "device": shift.device}
-    *batch, _, num_features = shift.shape
-    zeros = torch.zeros(1, *shift.shape[:-1], **made)
-    return SufficientStatistics(
-        counts=zeros[0].clone(),
-        first=torch.zeros(shift.shape, **made),
-        second=covariance.outer(zeros, zeros.unsqueeze(-1).expand(*zeros.shape, num_features)),
-        shift=shift,
-        log_likelihood=torch.zeros(batch, **made),
-        num_samples=torch.zeros((), **made),
-    )
+def single_component_chunks(
+    batches: Iterable[Batch], model: MixtureModel, shift: Tensor
+) -> Iterator[WeightedChunk]:
+    """Every row in one component, for statistics about a float64 shift `(M, 1, D)`."""
+    for batch in batches:
+        for chunk in batch.split(rows_per_chunk(shift.numel(), shift)):
+            x = model.per_mixture(chunk.x.to(shift))
+            weight = x.new_ones(x.shape[:-1])
+            if chunk.weight is not None:
+                weight = model.per_mixture(chunk.weight.to(x))
+            yield WeightedChunk(x, weight.unsqueeze(-1), weight)
 
 
 @torch.no_grad()
 def centred_statistics(
-    covariance: Covariance, shift: Tensor, chunks: Iterable[Portion]
+    family: Covariance, shift: Tensor, chunks: Iterable[WeightedChunk]
 ) -> SufficientStatistics:
     """Sums about a shift per component, from differences `x_n - shift_k`.
 
-    The differences are taken in the layer's dtype and each chunk's sums are added up in
+    The differences are taken in the dtype of the shift and each chunk's sums are added up in
     float64: nothing cancels, wherever the data lie and however tight the components are.
 
     Args:
-        covariance: the family whose form the second moments take.
-        shift: reference points `(*B, K, D)`, in the layer's dtype.
+        family: gives the form of the second moments.
+        shift: reference points `(M, K, D)`.
         chunks: rows with their responsibilities.
     """
-    total = empty_statistics(covariance, shift)
-    counts, first, second = total.counts, total.first, total.second
-    log_likelihood, num_samples = total.log_likelihood, 0
+    wide = accumulator_dtype(shift.device)
+    first = torch.zeros(shift.shape, dtype=wide, device=shift.device)
+    counts, log_likelihood, num_samples = first[..., 0].clone(), first[:, 0, 0].clone(), 0
+    second = family.outer(counts.unsqueeze(0), first.unsqueeze(0))
     with exact_products(shift.device):
         for x, resp, log_prob in chunks:
             diff = x.unsqueeze(-2) - shift
-            counts = counts + resp.sum(0, dtype=counts.dtype)
+            counts = counts + resp.sum(0, dtype=wide)
             first = first + (resp.unsqueeze(-1) * diff).sum(0)
-            second = second + covariance.outer(resp, diff)
-            log_likelihood = log_likelihood + log_prob.sum(0, dtype=counts.dtype)
-            num_samples += x.shape[0]
+            second = second + family.outer(resp, diff)
+            log_likelihood = log_likelihood + log_prob.sum(0, dtype=wide)
+            num_samples += len(x)
     return SufficientStatistics(
-        counts, first, second, shift, log_likelihood, total.num_samples + num_samples
+        counts, first, second, shift, log_likelihood, counts.new_full((), num_samples)
     )
-
-
-def whole(layer: GMMLayer, chunks: Iterable[tuple[Tensor, Tensor | None]]) -> Iterator[Portion]:
-    """Every row in one component, in float64: what lies between components is subtracted later."""
-    for x, weight in chunks:
-        x = x.to(accumulator_dtype(x.device))
-        ones = x.new_ones(x.shape[0], *layer.batch_shape) if weight is None else weight.to(x)
-        yield x, ones.unsqueeze(-1), ones

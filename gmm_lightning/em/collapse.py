@@ -1,20 +1,32 @@
-"""Components that lose their rows or their volume: how that is seen, mended and reported."""
+"""Components that lose their rows or their volume: what an M-step finds, and how it is told."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances import Covariance
+from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
 from gmm_lightning.errors import CollapseError
-from gmm_lightning.statistics import Moments
+
+FLOORED, EMPTIED, RESEEDED = "floored", "emptied", "reseeded"
+
+_DESCRIPTIONS = {
+    EMPTIED: "it lost its rows and keeps weight 0 (fewer components may do)",
+    RESEEDED: "it starts anew at a poorly explained row ({volume} before)",
+    FLOORED: (
+        "flat in some direction, so its covariance is held at the floor ({volume}; a prior on the "
+        "covariances, or fewer components, avoids it)"
+    ),
+}
 
 
 @dataclass(frozen=True)
-class Collapse:
+class CollapseEvent:
     """A component that lost its rows or its volume, and what was done.
 
     Attributes:
@@ -26,7 +38,7 @@ class Collapse:
         action: `floored` (its volume was raised to the floor), `emptied` (its weight is zero
             and its mean and covariance are those of all rows) or `reseeded` (it starts anew at
             rows that the mixture explained poorly).
-        iteration: M-steps done before, filled in by `fit_em` and the callbacks.
+        iteration: M-steps done before.
     """
 
     component: tuple[int, ...]
@@ -35,70 +47,96 @@ class Collapse:
     action: str
     iteration: int = 0
 
+    @property
+    def is_reseed(self) -> bool:
+        """Whether the component was moved, and not repaired in place."""
+        return self.action == RESEEDED
+
     def __str__(self) -> str:
+        smallest = f"smallest relative eigenvalue {self.smallest_eigenvalue:.2g}"
+        volume = f"{self.count:.3g} rows, {smallest}"
         which = f"component {', '.join(map(str, self.component))}, iteration {self.iteration}"
-        if self.action == "emptied":
-            return f"{which}: it lost its rows and keeps weight 0 (fewer components may do)"
-        if self.action == "reseeded":
-            return (
-                f"{which}: it starts anew at a poorly explained row ({self.count:.3g} rows, "
-                f"smallest relative eigenvalue {self.smallest_eigenvalue:.2g} before)"
-            )
-        return (
-            f"{which}: flat in some direction, so its covariance is held at the floor "
-            f"({self.count:.3g} rows, smallest relative eigenvalue {self.smallest_eigenvalue:.2g}; "
-            "a prior on the covariances, or fewer components, avoids it)"
-        )
+        return f"{which}: {_DESCRIPTIONS[self.action].format(volume=volume)}"
 
 
-def refusal(event: Collapse) -> CollapseError:
-    """What the policy `raise` says of an event."""
+class Collapsed(NamedTuple):
+    """What an M-step had to repair in M mixtures.
+
+    Attributes:
+        floored: covariances raised to the floor, `(M, G)`.
+        emptied: components that lost their last rows, `(M, K)`.
+        counts: rows of each component, `(M, K)`.
+        smallest: smallest eigenvalue of each covariance relative to the data, `(M, G)`.
+        reseeded: components that a policy has moved since, `(M, K)`.
+    """
+
+    floored: Tensor
+    emptied: Tensor
+    counts: Tensor
+    smallest: Tensor
+    reseeded: Tensor
+
+    @classmethod
+    def with_weightless(
+        cls, collapsed: Collapsed | None, parameters: MixtureParameters, counts: Tensor
+    ) -> Collapsed | None:
+        """What an M-step had to repair, and the components that had no weight before it."""
+        emptied = weightless(parameters)
+        if collapsed is not None:
+            return collapsed._replace(emptied=collapsed.emptied | emptied)
+        if not bool(emptied.any()):
+            return None
+        nothing = torch.zeros_like(emptied)
+        return cls(nothing, emptied, counts, torch.full_like(counts, torch.inf), nothing)
+
+    @property
+    def mixtures(self) -> Tensor:
+        """Mixtures in which something was repaired, `(M,)`."""
+        return self.floored.any(-1) | self.emptied.any(-1)
+
+    def select(self, index: Tensor) -> Collapsed:
+        """The same of some mixtures."""
+        return Collapsed(*(value[index] for value in self))
+
+    def events(self, model: MixtureModel, iteration: int) -> Iterator[tuple[int, CollapseEvent]]:
+        """Each repair with its mixture: covariances first, then components without rows.
+
+        Args:
+            model: says which mixture of a batch each entry is.
+            iteration: M-steps done before.
+        """
+        infinite = torch.full_like(self.counts, torch.inf)
+        tied = self.floored.shape != self.emptied.shape
+        pooled = self.counts.sum(-1, keepdim=True) if tied else self.counts
+        for where, counts, smallest, action in (
+            (self.floored, pooled, self.smallest, FLOORED),
+            (self.emptied, self.counts, infinite, EMPTIED),
+        ):
+            for m, k in where.nonzero().tolist():
+                cell = np.unravel_index(int(model.cells[m]), model.batch_shape or (1,))
+                component = (*map(int, cell[: len(model.batch_shape)]), k)
+                moved = bool(self.reseeded[m, k])
+                numbers = float(counts[m, k]), float(smallest[m, k])
+                yield (
+                    m,
+                    CollapseEvent(component, *numbers, RESEEDED if moved else action, iteration),
+                )
+
+
+def weightless(parameters: MixtureParameters) -> Tensor:
+    """Components that an M-step left without rows, `(M, K)`: their weight is as good as 0."""
+    tiny = torch.finfo(parameters.means.dtype).tiny
+    return parameters.mixture_logits.softmax(-1) <= 2 * tiny
+
+
+def collapse_error(event: CollapseEvent) -> CollapseError:
+    """The error of a fit that gives up at an event."""
     return CollapseError(f"{event}; collapse='floor' repairs it and goes on")
 
 
-def fresh(found: list[Collapse], latest: list[Collapse]) -> list[Collapse]:
-    """The events that the iteration before did not report already."""
-    known = {(event.component, event.action) for event in latest}
-    return [event for event in found if (event.component, event.action) not in known]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The scale of the data, per feature: what a covariance is small or large against.
-
-    Attributes:
-        variance: of all rows, `(*B, D)`. A constant column counts as having the standard
-            deviation `max(1e-6 |mean|, 1e-6)`.
-        constant: which columns are constant, `(*B, D)`.
-    """
-
-    variance: Tensor
-    constant: Tensor
-
-    @classmethod
-    def of(cls, moments: Moments, family: Covariance, dtype: torch.dtype) -> Self:
-        """Read off the data's moments: the same in every iteration, under any parameters."""
-        mean, variance = moments.data_variance(family)
-        # What rounding leaves of a constant column in the dtype of the rows.
-        constant = variance.sqrt() <= 4 * torch.finfo(dtype).eps * mean.abs()
-        assumed = (1e-6 * mean.abs()).clamp(min=1e-6).square()
-        return cls(torch.where(constant, assumed, variance), constant)
-
-    def fill(self, moments: Moments, family: Covariance) -> Moments:
-        """Give a covariance to what has none: groups without rows, and constant columns."""
-        undefined = moments.dof <= 0
-        dof = torch.where(undefined, 1.0, moments.dof)
-        whole = family.project(self.variance.diag_embed()).unsqueeze(self.variance.dim() - 1)
-        scatter = torch.where(like(undefined, moments.scatter), whole, moments.scatter)
-        if bool(self.constant.any()):
-            present = family.variances(scatter, self.variance.shape[-1]) / dof.unsqueeze(-1)
-            missing = (self.variance.unsqueeze(-2) - present).clamp(min=0)
-            missing = torch.where(self.constant.unsqueeze(-2), missing, 0.0)
-            added = family.project(missing.diag_embed())
-            scatter = scatter + like(dof, added) * added
-        return replace(moments, scatter=scatter, dof=dof)
-
-
-def like(index: Tensor, values: Tensor) -> Tensor:
-    """`(*B, G)` with trailing axes, to broadcast against values `(*B, G, ...)`."""
-    return index[(..., *[None] * (values.dim() - index.dim()))]
+def new_events(
+    found: Iterable[CollapseEvent], known: Iterable[CollapseEvent]
+) -> list[CollapseEvent]:
+    """The events whose component and action were not reported before."""
+    reported = {(event.component, event.action) for event in known}
+    return [event for event in found if (event.component, event.action) not in reported]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 
-from gmm_lightning.em.collapse import Collapse
+from gmm_lightning.em.collapse import CollapseEvent
+from gmm_lightning.em.loop import EMState
+from gmm_lightning.em.parameters import MixtureParameters
 
 Value = float | Tensor
 
@@ -19,69 +21,83 @@ class EMResult:
     Attributes:
         converged: whether the last gain of the objective was below `tol` (for every mixture).
         num_iterations: M-steps of the best start.
-        num_passes: times that the best start read the rows: leaps that were taken back and the
-            last look at the final parameters included.
+        num_e_steps: times that the best start read the rows: extrapolations that were taken back
+            and the last look at the final parameters included.
         objective: `mean log p(x) + log_prior / N` at the final parameters, nats per row.
         log_likelihood: `mean log p(x)` at the final parameters, nats per row (of classification
             EM: `mean max_k log p(x, k)`).
         history: the objective before the first M-step and after each one (while it anneals: the
             free energy).
         events: components that had to be repaired.
-        num_restarts: starts tried.
-        restart_objectives: the last objective of every start, in the order they were drawn.
+        num_restarts: starts that were followed to an end.
+        restart_objectives: the last objective of each of them, in the order they were drawn.
     """
 
     converged: bool
     num_iterations: int
-    num_passes: int
+    num_e_steps: int
     objective: Value
     log_likelihood: Value
     history: list[Value]
-    events: list[Collapse]
+    events: list[CollapseEvent]
     num_restarts: int
     restart_objectives: list[Value]
 
 
-@dataclass(frozen=True)
-class Run:
-    """One start, followed to its end.
+def summarize(state: EMState, batch_shape: Size) -> tuple[EMResult, MixtureParameters]:
+    """The result over all starts, and the best parameters of each mixture of a batch.
 
-    Attributes:
-        parameters: where it ended, `(*B, V)` as `starts.packed` gives them.
-        failed: what ended it under the policy `raise`, or None.
+    Raises:
+        CollapseError: every start of some mixture was given up.
+    """
+    best, finals = best_runs(state, batch_shape.numel())
+    return result_of(state, best, batch_shape, list(finals)), state.final.select(best)
+
+
+def best_runs(state: EMState, size: int) -> tuple[Tensor, Tensor]:
+    """Indices `(size,)` of the best start of each mixture, and final objectives `(R, size)`.
+
+    The objective of a start that was given up is -inf.
+
+    Raises:
+        CollapseError: every start of some mixture was given up.
+    """
+    number = state.final.num_mixtures
+    finals = state.history[-1].clone() if state.history else torch.zeros(number)
+    finals[list(state.failures)] = -torch.inf
+    finals = finals.view(-1, size)
+    lost = (finals == -torch.inf).all(0)
+    if bool(lost.any()):
+        raise state.failures[int(lost.nonzero()[0])]
+    return finals.argmax(0) * size + torch.arange(size), finals
+
+
+def result_of(
+    state: EMState, runs: Tensor, batch_shape: Size, restart_objectives: list[Tensor]
+) -> EMResult:
+    """The result of one run for each mixture of a batch.
+
+    Args:
+        state: of a finished fit.
+        runs: indices of the runs, one for each mixture.
+        batch_shape: B.
+        restart_objectives: final objectives of each start, -inf where it was given up.
     """
 
-    converged: bool
-    history: list[Tensor]
-    log_likelihood: Tensor
-    events: list[Collapse]
-    passes: int
-    parameters: Tensor
-    failed: Collapse | None
+    def value(each: Tensor) -> Value:
+        return each.reshape(batch_shape) if batch_shape else each.item()
 
-
-def summary(runs: list[Run]) -> tuple[EMResult, Tensor]:
-    """The result over all starts and the best parameters, mixture by mixture of a batch."""
-    finals = torch.stack([run.history[-1] for run in runs])
-    top = finals.argmax(0)
-    chosen = runs[int(top.reshape(-1)[0])]
-    likelihoods = torch.stack([run.log_likelihood for run in runs])
-    parameters = torch.stack([run.parameters for run in runs])
-    result = EMResult(
-        converged=chosen.converged,
-        num_iterations=len(chosen.history) - 1,
-        num_passes=chosen.passes,
-        objective=plain(finals.gather(0, top.unsqueeze(0))[0]),
-        log_likelihood=plain(likelihoods.gather(0, top.unsqueeze(0))[0]),
-        history=[plain(value) for value in chosen.history],
-        events=chosen.events,
-        num_restarts=len(runs),
-        restart_objectives=[plain(value) for value in finals],
+    num_steps = int(state.num_steps[runs].max())
+    events = [event for run in runs.tolist() for event in state.events.get(run, [])]
+    kept = [each for each in restart_objectives if bool((each > -torch.inf).any())]
+    return EMResult(
+        converged=bool(state.converged[runs].all()),
+        num_iterations=num_steps,
+        num_e_steps=int(state.num_e_steps[runs].max()),
+        objective=value(state.history[-1][runs]),
+        log_likelihood=value(state.log_likelihood[runs]),
+        history=[value(objective[runs]) for objective in state.history[: num_steps + 1]],
+        events=sorted(events, key=lambda event: event.iteration),
+        num_restarts=len(kept),
+        restart_objectives=[value(each) for each in kept],
     )
-    best = top[None, ..., None].expand(1, *parameters.shape[1:]).to(parameters.device)
-    return result, parameters.gather(0, best)[0]
-
-
-def plain(value: Tensor) -> Value:
-    """A float for one mixture, a tensor for a batch."""
-    return value.item() if value.dim() == 0 else value

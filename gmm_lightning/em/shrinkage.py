@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gmm_lightning._validation import require_choice
 from gmm_lightning.covariances import Covariance
-from gmm_lightning.em.collapse import like
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.linalg import unsqueeze_like
 from gmm_lightning.statistics import Moments
 
 
@@ -37,24 +37,23 @@ class Shrinkage(nn.Module):
 
     def __init__(self, kind: str = "oas") -> None:
         super().__init__()
-        if kind not in SHARES:
-            raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(SHARES)}")
-        self.kind = kind
+        self.kind = require_choice("kind", kind, _INTENSITIES)
 
     def forward(self, moments: Moments, covariance: Covariance) -> Moments:
         """Moments with shrunk scatter."""
         d = moments.means.shape[-1]
         counts = covariance.sum_tied(moments.counts)
         safe = moments.dof.clamp(min=torch.finfo(moments.dof.dtype).tiny)
-        share, scale = share_of(self.kind, moments.scatter / like(safe, moments.scatter), counts, d)
-        identity = torch.eye(d, dtype=scale.dtype, device=scale.device)
-        ball = covariance.project(identity.expand(*scale.shape, d, d))
-        rho, size = like(share, moments.scatter), like(scale * safe, moments.scatter)
-        shrunk = (1 - rho) * moments.scatter + rho * size * ball
+        scatter = moments.scatter
+        rho, size = _intensity(self.kind, scatter / unsqueeze_like(safe, scatter), counts, d)
+        identity = torch.eye(d, dtype=size.dtype, device=size.device)
+        ball = covariance.project(identity.expand(*size.shape, d, d))
+        rho, size = unsqueeze_like(rho, scatter), unsqueeze_like(size * safe, scatter)
+        shrunk = (1 - rho) * scatter + rho * size * ball
         return Moments(moments.counts, moments.mass, moments.means, shrunk, moments.dof)
 
 
-def share_of(kind: str, scatter: Tensor, counts: Tensor, d: int) -> tuple[Tensor, Tensor]:
+def _intensity(kind: str, scatter: Tensor, counts: Tensor, d: int) -> tuple[Tensor, Tensor]:
     """Rho and `tr(S)/D` for covariances `(*B, G, ...)` in any form, from counts `(*B, G)`."""
     form = scatter.dim() - counts.dim()
     if form == 0:
@@ -62,27 +61,27 @@ def share_of(kind: str, scatter: Tensor, counts: Tensor, d: int) -> tuple[Tensor
         return torch.zeros_like(counts), scatter
     trace = scatter.diagonal(dim1=-2, dim2=-1).sum(-1) if form == 2 else scatter.sum(-1)
     square = scatter.square().flatten(-form).sum(-1)
-    return SHARES[kind](trace, square, counts, d), trace / d
+    return _INTENSITIES[kind](trace, square, counts, d), trace / d
 
 
-def oas(trace: Tensor, square: Tensor, n: Tensor, d: int) -> Tensor:
+def _oas(trace: Tensor, square: Tensor, n: Tensor, d: int) -> Tensor:
     """`((1 - 2/D) tr(S^2) + tr(S)^2) / ((n + 1 - 2/D) (tr(S^2) - tr(S)^2/D))`, at most 1."""
-    return ratio((1 - 2 / d) * square + trace.square(), n + 1 - 2 / d, square - trace.square() / d)
+    return _ratio((1 - 2 / d) * square + trace.square(), n + 1 - 2 / d, square - trace.square() / d)
 
 
-def rblw(trace: Tensor, square: Tensor, n: Tensor, d: int) -> Tensor:
+def _rblw(trace: Tensor, square: Tensor, n: Tensor, d: int) -> Tensor:
     """`((n - 2)/n tr(S^2) + tr(S)^2) / ((n + 2) (tr(S^2) - tr(S)^2/D))`, at most 1."""
     few = ((n - 2) / n.clamp(min=1)).clamp(min=0)
-    return ratio(few * square + trace.square(), n + 2, square - trace.square() / d)
+    return _ratio(few * square + trace.square(), n + 2, square - trace.square() / d)
 
 
-def ratio(above: Tensor, count: Tensor, spread: Tensor) -> Tensor:
+def _ratio(above: Tensor, count: Tensor, spread: Tensor) -> Tensor:
     """A share in [0, 1]; 1 where the covariance is a ball already."""
     below = count * spread
     return torch.where(below > 0, above / below, 1.0).clamp(0, 1)
 
 
-SHARES = {"oas": oas, "rblw": rblw}
+_INTENSITIES = {"oas": _oas, "rblw": _rblw}
 
 
 def ledoit_wolf(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:

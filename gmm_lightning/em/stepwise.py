@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmm_lightning.em.collapse import Collapse
+from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.steps import e_step, m_step
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
+from gmm_lightning.linalg import unsqueeze_like
 from gmm_lightning.statistics import SufficientStatistics
 
 
@@ -73,7 +74,7 @@ class StepwiseEM:
         self._seen: Tensor | None = None
         self._running: SufficientStatistics | None = None
 
-    def partial_fit(self, x: Any, sample_weight: Any = None) -> list[Collapse]:
+    def partial_fit(self, x: Any, sample_weight: Any = None) -> list[CollapseEvent]:
         """Take in a batch of rows `(*S, *B, D)` and move the parameters.
 
         Returns:
@@ -85,29 +86,62 @@ class StepwiseEM:
         return self.update(e_step(self.layer, x, sample_weight))
 
     @torch.no_grad()
-    def update(self, stats: SufficientStatistics) -> list[Collapse]:
+    def update(self, stats: SufficientStatistics) -> list[CollapseEvent]:
         """Take in the statistics of a batch, taken under the layer's present parameters."""
+        blended = self.blend(stats)
+        return [] if blended is None else m_step(self.layer, blended)
+
+    @torch.no_grad()
+    def blend(self, stats: SufficientStatistics) -> SufficientStatistics | None:
+        """The running statistics with those of a batch, for an M-step.
+
+        Their total weight is `num_samples`, or what was seen so far. None where a mixture of the
+        batch has seen no rows yet.
+        """
         weight = stats.total_weight
         if not bool((weight > 0).any()):
-            return []
-        latest = per_weight(stats)
-        if self._running is None:
+            return None
+        latest = stats.normalized()
+        if self._running is None or self._seen is None:
             self._running, self._seen = latest, weight
         else:
-            assert self._seen is not None
             eta = (self.num_batches + self.offset) ** -self.exponent
             # Of a batch of mixtures one may have no rows here, or have had none before.
             eta = torch.where(self._seen > 0, eta, 1.0).where(weight > 0, 0.0)
             moved = self._running.about(stats.shift, self.layer.covariance)
-            self._running = per_weight(scaled(moved, 1 - eta) + scaled(latest, eta))
+            self._running = (moved.scaled(1 - eta) + latest.scaled(eta)).normalized()
             self._seen = self._seen + weight
         self.num_batches += 1
         if not bool((self._seen > 0).all()):
-            return []
-        whole = (
-            self._seen if self.num_samples is None else torch.full_like(weight, self.num_samples)
-        )
-        return m_step(self.layer, scaled(self._running, whole))
+            return None
+        total = self._seen
+        if self.num_samples is not None:
+            total = torch.full_like(weight, self.num_samples)
+        return self._running.scaled(total)
+
+    @torch.no_grad()
+    def reset_components(self, moved: Tensor) -> None:
+        """Let the running statistics of some components be those of their parameters.
+
+        What they held before would draw a component that was moved back to where it collapsed.
+
+        Args:
+            moved: which components, `(M, K)` or `(*B, K)`.
+        """
+        if self._running is None or not bool(moved.any()):
+            return
+        layer, family = self.layer, self.layer.covariance
+        running = self._running.about(layer.means.detach().clone(), family)
+        moved = moved.reshape(running.counts.shape)
+        counts = torch.where(moved, layer.weights.detach().to(running.counts), running.counts)
+        first = torch.where(moved.unsqueeze(-1), 0.0, running.first)
+        second = running.second
+        if not family.tied:
+            own = family.project(family.covariance_matrix(layer.scale.detach(), layer.num_features))
+            own = unsqueeze_like(counts, second) * own.to(second)
+            second = torch.where(unsqueeze_like(moved, second), own, second)
+        renewed = replace(running, counts=counts, first=first, second=second).normalized()
+        self._running = replace(renewed, log_likelihood=running.log_likelihood)
 
     @property
     def log_likelihood(self) -> Tensor:
@@ -131,24 +165,3 @@ class StepwiseEM:
         if running is not None:
             running = SufficientStatistics(**{k: value.to(device) for k, value in running.items()})
         self._running = running
-
-
-def per_weight(stats: SufficientStatistics) -> SufficientStatistics:
-    """Statistics with a total weight of 1 where they have any."""
-    weight = stats.total_weight
-    return scaled(stats, 1 / torch.where(weight > 0, weight, 1.0))
-
-
-def scaled(stats: SufficientStatistics, factor: Tensor) -> SufficientStatistics:
-    """Statistics of the same rows with every weight multiplied by a factor `(*B)`."""
-
-    def times(value: Tensor) -> Tensor:
-        return value * factor[(..., *[None] * (value.dim() - factor.dim()))]
-
-    return replace(
-        stats,
-        counts=times(stats.counts),
-        first=times(stats.first),
-        second=times(stats.second),
-        log_likelihood=times(stats.log_likelihood),
-    )

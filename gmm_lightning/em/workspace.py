@@ -1,4 +1,4 @@
-"""The memory of a fit: buffers made once and used for every chunk of every pass."""
+"""The memory of a fit: buffers made once and used for every chunk of every E-step."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmm_lightning.em.plan import Plan
+from gmm_lightning._chunking import rows_per_chunk
+from gmm_lightning.em.plan import EStepPlan
 from gmm_lightning.errors import InvalidArgumentError
 
-# What a chunk may take: on a CPU its features and log densities stay in the second-level cache,
-# a GPU wants large launches.
-CHUNK_BYTES = {"cpu": 3 << 19, "other": 1 << 28}
-FEWEST_ROWS, MOST_ROWS = 128, {"cpu": 1 << 12, "other": 1 << 20}
+# Fewer rows do not pay for the call of a matrix product; more do not make it faster.
+_MIN_ROWS, _MAX_ROWS = 128, {"cpu": 1 << 12, "other": 1 << 20}
+# A fit has chunks of one size, and a shorter one at the end of each batch.
+_MAX_BUFFERS = 4
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class Buffers:
 
     Shape:
         diff `(n, P, D)`; features `(P, 1 + Q + D, n)`, the rows of data as columns; z
-        `(P, D, n)`, a part of it; log_joint `(P, M, n)`; sums `(P, 1 + Q + D, M)`. Where P is 1
+        `(P, D, n)`, a part of it; log_joint `(P, C, n)`; sums `(P, 1 + Q + D, C)`. Where P is 1
         that axis is left out.
 
     Attributes:
-        fill: computes the second-order terms from z.
+        write_features: computes the second-order terms from z.
         multiply: the product of matrices, or of batches of them.
     """
 
@@ -36,12 +37,12 @@ class Buffers:
     z: Tensor
     log_joint: Tensor
     sums: Tensor
-    fill: Callable[[], None]
+    write_features: Callable[[], None]
     multiply: Callable[..., Tensor]
 
 
 class Workspace:
-    """Buffers by size; a fit keeps one for all its passes.
+    """Buffers by size.
 
     Args:
         chunk_size: rows at a time; None: what stays in cache.
@@ -56,36 +57,34 @@ class Workspace:
         self.chunk_size = chunk_size
         self._made: dict[tuple[object, ...], Buffers] = {}
 
-    def rows_at_once(self, plan: Plan) -> int:
-        """Rows in a chunk."""
+    def rows_per_chunk(self, plan: EStepPlan) -> int:
+        """Rows whose features and log densities stay in cache."""
         if self.chunk_size is not None:
             return self.chunk_size
         kind = "cpu" if plan.natural.device.type == "cpu" else "other"
         groups, columns, length = plan.natural.shape
-        row = groups * (columns + length + plan.features.num_scratch)
-        rows = CHUNK_BYTES[kind] // (row * plan.natural.element_size())
-        return max(FEWEST_ROWS, min(MOST_ROWS[kind], rows // 64 * 64))
+        numbers = groups * (columns + length + plan.features.num_scratch)
+        rows = rows_per_chunk(numbers, plan.natural) // 64 * 64
+        return max(_MIN_ROWS, min(_MAX_ROWS[kind], rows))
 
-    def buffers(self, plan: Plan, rows: int) -> Buffers:
-        """Buffers for chunks of so many rows, the same ones at every call."""
-        key = (plan.natural.shape, plan.natural.dtype, plan.natural.device, rows)
+    def buffers(self, plan: EStepPlan, num_rows: int) -> Buffers:
+        """Buffers for chunks of `num_rows` rows, the same ones at every call."""
+        key = (plan.natural.shape, plan.natural.dtype, plan.natural.device, num_rows)
         if key not in self._made:
-            # A fit has chunks of one size, and a shorter one at the end of each batch.
-            while len(self._made) >= 4:
+            while len(self._made) >= _MAX_BUFFERS:
                 self._made.pop(next(iter(self._made)))
-            self._made[key] = make_buffers(plan, rows)
+            self._made[key] = _make_buffers(plan, num_rows)
         return self._made[key]
 
 
-def make_buffers(plan: Plan, rows: int) -> Buffers:
-    """Buffers of their own."""
+def _make_buffers(plan: EStepPlan, num_rows: int) -> Buffers:
     groups, columns, length = plan.natural.shape
     features, make = plan.features, plan.natural.new_empty
     d, q = features.num_features, features.num_terms
-    tall = make(groups, length + features.num_scratch, rows)
+    tall = make(groups, length + features.num_scratch, num_rows)
     tall[:, 0] = 1.0
-    fill = features.filler(tall[:, 1 + q :], tall[:, 1 : 1 + q])
-    diff, log_joint = make(rows, groups, d), make(groups, columns, rows)
+    write = features.make_feature_writer(tall[:, 1 + q :], tall[:, 1 : 1 + q])
+    diff, log_joint = make(num_rows, groups, d), make(groups, columns, num_rows)
     sums = make(groups, length, columns)
     if groups == 1:
         tall, diff, log_joint, sums = tall[0], diff[:, 0], log_joint[0], sums[0]
@@ -95,6 +94,6 @@ def make_buffers(plan: Plan, rows: int) -> Buffers:
         z=tall[..., 1 + q : length, :],
         log_joint=log_joint,
         sums=sums,
-        fill=fill,
+        write_features=write,
         multiply=torch.mm if groups == 1 else torch.bmm,
     )

@@ -13,6 +13,7 @@ from gmm_lightning.distributions import LOG_2PI
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.interop._parts import LayerOrMixture, to_float64
 from gmm_lightning.linalg import full_precision
+from gmm_lightning.rows import Batch
 
 _OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "log_prob": lambda log_joint: log_joint.logsumexp(-1),
@@ -103,7 +104,7 @@ class FrozenMixture(nn.Module):
             if self.shift is not None:
                 white = white - self.shift
             log_joint = self.constant - 0.5 * white.square().sum(-1)
-        return log_joint if self.evidence is None else log_joint + self.evidence(x)
+        return log_joint if self.evidence is None else log_joint + self.evidence(Batch(x))
 
     def _times_inverse(self, diff: Tensor) -> Tensor:
         if self.diagonal:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from gmm_lightning._chunking import is_tracing
 from gmm_lightning._validation import format_rows, format_value, require_integer, require_number
 from gmm_lightning.covariances import Covariance, as_covariance
-from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.distributions import MixtureOfGaussians, as_mixture
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers._chunked import map_linear_chunks
 from gmm_lightning.layers._config import module_to_config
@@ -146,7 +146,7 @@ class DensityHead(PretrainedMixin):
             >>> torch.allclose(head.log_prob(torch.randn(500, 16), y), layer(y), atol=1e-4)
             True
         """
-        mixture = _as_mixture(source)
+        mixture = as_mixture(source, "source")
         expected = (self.num_components, self.num_features)
         if mixture.means.shape != expected:
             raise InvalidArgumentError(
@@ -274,13 +274,6 @@ class DensityHead(PretrainedMixin):
             f"in_features={self.in_features}, num_features={self.num_features}, "
             f"num_components={self.num_components}, covariance={self.covariance.name!r}{shared}"
         )
-
-
-def _as_mixture(source: Any) -> MixtureOfGaussians:
-    source = source.distribution() if callable(getattr(source, "distribution", None)) else source
-    if not isinstance(source, MixtureOfGaussians):
-        raise InvalidArgumentError(f"expected a GMMLayer or a mixture, got {source!r}")
-    return source
 
 
 def _nonfinite_error(h: Tensor, y: Tensor, log_prob: Tensor) -> InvalidDataError:

@@ -9,13 +9,13 @@ import torch
 from torch import Size, Tensor, nn
 
 from gmm_lightning._chunking import map_chunks
+from gmm_lightning._validation import require_integer
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.distributions.missing import log_joint_given
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers._config import module_to_config
 from gmm_lightning.layers.mixture import MixtureModule
-from gmm_lightning.layers.parameters import prior_num_samples, project_parameters
+from gmm_lightning.layers.parameters import mixture_logits, prior_num_samples, project_parameters
 from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.priors import (
     MixtureShape,
@@ -25,6 +25,9 @@ from gmm_lightning.priors import (
     list_priors,
     sum_log_prob,
 )
+from gmm_lightning.rows import Batch
+
+Rows = Tensor | Batch
 
 
 class GMMLayer(PretrainedMixin, MixtureModule):
@@ -49,8 +52,9 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         dtype: their dtype, float32 or float64.
 
     Attributes:
-        evidence: None, or a module `x -> (*S, *B, K)` whose values are added to `log_joint`:
-            labels, censoring, a noise component.
+        evidence: None, or a module that takes a `Batch` of rows, with the labels and other values
+            that belong to them, and returns `(*S, *B, K)`: added to `log_joint`. For labels,
+            censoring, a noise component.
         projections: modules `(moments, covariance) -> moments`, applied in order by each M-step
             after the priors: frozen parts, bounds, shrinkage.
 
@@ -79,16 +83,14 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (("num_features", num_features), ("num_components", num_components)):
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise InvalidArgumentError(f"{name} must be an integer >= 1, got {size!r}")
+        self.num_features = require_integer("num_features", num_features, least=1)
+        self.num_components = require_integer("num_components", num_components, least=1)
         if any(size < 1 for size in batch_shape):
             raise InvalidArgumentError(
                 f"batch_shape must hold sizes >= 1, got {tuple(batch_shape)}"
             )
         if dtype not in (None, torch.float32, torch.float64):
             raise InvalidArgumentError(f"dtype must be float32 or float64, got {dtype}")
-        self.num_features, self.num_components = num_features, num_components
         self.batch_shape = Size(batch_shape)
         self.covariance = as_covariance(covariance)
         shape = self.covariance.shape(num_components, num_features)
@@ -200,15 +202,9 @@ class GMMLayer(PretrainedMixin, MixtureModule):
 
     @torch.no_grad()
     def write(self, weights: Tensor | None, means: Tensor | None, scale: Tensor | None) -> None:
-        """Write constrained parameters in place; optimizers and DDP keep their references.
-
-        A weight of zero becomes the smallest positive number, so that its logarithm is finite
-        and a later gradient phase stays so.
-        """
+        """Write constrained parameters in place; optimizers and DDP keep their references."""
         if weights is not None:
-            weights = weights / weights.sum(-1, keepdim=True)
-            least = torch.finfo(self.mixture_logits.dtype).tiny
-            self.mixture_logits.copy_(weights.clamp(min=least).log())
+            self.mixture_logits.copy_(mixture_logits(weights, self.mixture_logits.dtype))
         if means is not None:
             self.means.copy_(means)
         if scale is not None:
@@ -220,38 +216,40 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         """The mixture over these parameters; gradients flow into them."""
         return MixtureOfGaussians(self.mixture_logits, self.means, self.scale, self.covariance)
 
-    def log_joint(self, x: Tensor, missing: str | None = None) -> Tensor:
+    def log_joint(self, x: Rows, missing: str | None = None) -> Tensor:
         """`log pi_k + log N(x | mu_k, Sigma_k)`, plus the evidence: `(*S, *B, K)`."""
-        log_joint = log_joint_given(self.distribution(), x, missing)
-        return log_joint if self.evidence is None else log_joint + self.evidence(x)
+        batch = x if isinstance(x, Batch) else Batch(x)
+        log_joint = self.distribution().log_joint(batch.x, missing)
+        return log_joint if self.evidence is None else log_joint + self.evidence(batch)
 
-    def log_prob(self, x: Tensor, missing: str | None = None) -> Tensor:
+    def log_prob(self, x: Rows, missing: str | None = None) -> Tensor:
         """`log p(x)` in nats: `(*S, *B, D)` -> `(*S, *B)`.
 
         Args:
-            x: the rows.
+            x: the rows, or a `Batch` of rows with what the evidence reads; its weights are not
+                used.
             missing: as for `MixtureOfGaussians.log_prob`: None, or `marginalize`.
         """
         return self._reduce_joint(x, lambda log_joint: log_joint.logsumexp(-1), missing)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Rows) -> Tensor:
         """`log_prob`."""
         return self.log_prob(x)
 
-    def log_responsibilities(self, x: Tensor) -> Tensor:
+    def log_responsibilities(self, x: Rows) -> Tensor:
         """`log p(k | x)`: `(*S, *B, K)`."""
         return self._reduce_joint(x, lambda log_joint: log_joint.log_softmax(-1))
 
-    def responsibilities(self, x: Tensor) -> Tensor:
+    def responsibilities(self, x: Rows) -> Tensor:
         """`p(k | x)`: `(*S, *B, K)`."""
         return self._reduce_joint(x, lambda log_joint: log_joint.softmax(-1))
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Rows) -> Tensor:
         """The most probable component of each row: `(*S, *B)`."""
         return self._reduce_joint(x, lambda log_joint: log_joint.argmax(-1))
 
     def _reduce_joint(
-        self, x: Tensor, reduce: Callable[[Tensor], Tensor], missing: str | None = None
+        self, x: Rows, reduce: Callable[[Tensor], Tensor], missing: str | None = None
     ) -> Tensor:
         """`reduce(log_joint(x))` without all log joint densities in memory at once."""
         return map_chunks(
@@ -283,8 +281,6 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         log_prob = self.log_prob(x)
         rows = log_prob.reshape(-1, *self.batch_shape)
         return rows.mean(0) + self.log_prior() / prior_num_samples(num_samples, rows.shape[0])
-
-    # -- description ------------------------------------------------------------------------
 
     def to_config(self) -> dict[str, Any]:
         """Constructor arguments as primitives: registry names and plain values."""

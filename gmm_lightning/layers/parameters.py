@@ -88,3 +88,13 @@ def project_scale(family: Covariance, dense: Tensor, weights: Tensor) -> Tensor:
     if family.tied:
         scatter = scatter.sum(weights.dim() - 1, keepdim=True)
     return family.estimate(scatter, family.sum_tied(share))
+
+
+def mixture_logits(weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """Logarithms of weights `(*B, K)` after division by their sum.
+
+    A weight of zero becomes the smallest positive number, so that its logarithm is finite and a
+    later gradient phase stays so.
+    """
+    weights = weights / weights.sum(-1, keepdim=True)
+    return weights.clamp(min=torch.finfo(dtype).tiny).log().to(dtype)

@@ -8,9 +8,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.distributions.drawing import DrawOptions, SampleShape, drawn
-from gmm_lightning.distributions.reparameterize import check_reparameterized, reparameterized
+from gmm_lightning.distributions import (
+    DrawOptions,
+    MixtureOfGaussians,
+    SampleShape,
+    check_reparameterization,
+    draw_reparameterized,
+    draw_samples,
+)
 from gmm_lightning.errors import InvalidArgumentError
 
 _GRADIENTS = ("implicit", "relaxed")
@@ -87,16 +92,16 @@ class SamplingHead(nn.Module):
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
             raise InvalidArgumentError(f"seed must be None or an integer >= 0, got {seed!r}")
         options = DrawOptions(component, within, temperature, quasi, antithetic)
-        temperature_of_choice = relaxation if reparameterize == "relaxed" else None
+        self.relaxation = relaxation if reparameterize == "relaxed" else None
         if reparameterize:
-            check_reparameterized(options, temperature_of_choice)
+            check_reparameterization(options, self.relaxation)
         components = getattr(source, "num_components", None)
         features = getattr(source, "num_features", None)
         if isinstance(components, int) and isinstance(features, int):
             options.check(components, features)
         self.source = source
         self.options, self.seed = options, seed
-        self.reparameterize, self.relaxation = reparameterize, temperature_of_choice
+        self.reparameterize = reparameterize
         self._generator: Generator | None = None
 
     def distribution(self, *inputs: Any, **options: Any) -> MixtureOfGaussians:
@@ -124,7 +129,7 @@ class SamplingHead(nn.Module):
         """Draws without gradients, for every `reparameterize`."""
         mixture = self.distribution(*inputs, **options)
         generator = self._generator_on(mixture.means.device)
-        return drawn(mixture, sample_shape, self.options, generator)[0]
+        return draw_samples(mixture, sample_shape, self.options, generator)[0]
 
     def rsample(self, sample_shape: SampleShape = (), *inputs: Any, **options: Any) -> Tensor:
         """Draws with gradients to the parameters of the source's mixture.
@@ -134,7 +139,7 @@ class SamplingHead(nn.Module):
         """
         mixture = self.distribution(*inputs, **options)
         generator = self._generator_on(mixture.means.device)
-        return reparameterized(mixture, sample_shape, self.options, self.relaxation, generator)
+        return draw_reparameterized(mixture, sample_shape, self.options, self.relaxation, generator)
 
     def _generator_on(self, device: torch.device) -> Generator | None:
         if self.seed is not None and (self._generator is None or self._generator.device != device):

@@ -1,4 +1,4 @@
-"""Whether what came falls where the forecasts said: the law of the PIT values.
+"""Calibration of forecasts: the distribution of their PIT values.
 
 Values of `probability_integral_transform(mixture, y)` are uniform in [0, 1] if the forecasts are
 right. For the calibration of class probabilities, torchmetrics has
@@ -81,7 +81,7 @@ class PITHistogram(SumMetric):
 
 
 class CalibrationError(PITHistogram):
-    """How far the distribution function of the PIT values is from that of the uniform law.
+    """How far the distribution function of the PIT values is from uniform.
 
     Over the inner edges `e_j = j / num_bins` of the bins, with F their observed distribution:
 

@@ -11,7 +11,7 @@ from gmm_lightning.plotting.calibration import plot_calibration
 from gmm_lightning.plotting.convergence import plot_convergence
 from gmm_lightning.plotting.density import plot_density
 from gmm_lightning.plotting.error_ellipses import plot_error_ellipses
-from gmm_lightning.plotting.figures import dynamic_figsize, save_figure
+from gmm_lightning.plotting.figures import axes_or_new, dynamic_figsize, save_figure
 from gmm_lightning.plotting.images import plot_images
 from gmm_lightning.plotting.mixture import plot_mixture
 from gmm_lightning.plotting.pairs import plot_pairs
@@ -22,6 +22,7 @@ from gmm_lightning.plotting.responsibilities import plot_responsibilities
 from gmm_lightning.plotting.samples import plot_samples
 
 __all__ = [
+    "axes_or_new",
     "confidence_ellipse_std_devs",
     "dynamic_figsize",
     "palette",

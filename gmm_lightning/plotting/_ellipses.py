@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
 
-from gmm_lightning.plotting._geometry import ellipse
+from gmm_lightning.plotting._components import Components
 from gmm_lightning.plotting.figures import INK
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from gmm_lightning.plotting._geometry import Components
-
-__all__ = ["HALO", "draw_ellipses", "draw_means", "draw_radius_names", "emphasis"]
-
-_MOST_NUMBERS = 30
-_MOST_BADGES = 12
+_MAX_NUMBERS = 30
+_MAX_BADGES = 12
 
 # A white rim keeps small text legible on points and lines.
-HALO = (withStroke(linewidth=2.0, foreground="white"),)
+_HALO = (withStroke(linewidth=2.0, foreground="white"),)
 
 
-def emphasis(parts: Components) -> NDArray[np.float64]:
-    """The weights relative to the largest one, in [0, 1]."""
-    return parts.weights / max(parts.weights.max(initial=0.0), np.finfo(np.float64).tiny)
+def add_ellipse(
+    ax: Axes, parts: Components, j: int, radius: float, facecolor: Any, **style: Any
+) -> None:
+    """Add component j as an ellipse at a Mahalanobis radius."""
+    width, height, angle = parts.ellipses[j]
+    center = (float(parts.means[j, 0]), float(parts.means[j, 1]))
+    patch = Ellipse(center, radius * width, radius * height, angle=angle, zorder=2)
+    ax.add_patch(patch).set(facecolor=facecolor, **style)
 
 
 def draw_ellipses(
@@ -44,28 +42,18 @@ def draw_ellipses(
 ) -> None:
     """Ellipses at the radii, the largest first; the heavier a component, the more opaque.
 
-    Args:
-        ax: Axes to draw on.
-        parts: Components in two coordinates.
-        radii: In standard deviations.
-        colors: One for each of the K components.
-        fill: Opacity at the heart of the heaviest component; 0 leaves outlines.
-        linewidth: Of the outlines, in points.
+    `fill` is the opacity at the heart of the heaviest component; 0 leaves outlines.
     """
-    strength = emphasis(parts)
+    strength = _relative_weights(parts)
     # Fills of many overlapping components add up to mud, so they share what opacity there is.
     fill = fill / max(1.0, len(strength) / 4) / max(1, len(radii))
     # Beyond a handful of components the outer outlines are what makes a picture unreadable.
     faint, inner = min(0.8, 4.0 / max(1, len(strength))), min(radii, default=0.0)
     for j, k in enumerate(map(int, parts.index)):
         for radius in sorted(radii, reverse=True):
-            width, height, angle = ellipse(parts, j, radius)
-            center = (float(parts.means[j, 0]), float(parts.means[j, 1]))
-            patch = Ellipse(center, width, height, angle=angle, linewidth=linewidth, zorder=2)
-            patch.set_facecolor((colors[k], fill * float(strength[j])))
             outline = (0.25 + 0.7 * float(strength[j])) * (1.0 if radius == inner else faint)
-            patch.set_edgecolor((colors[k], outline))
-            ax.add_patch(patch)
+            face, edge = (colors[k], fill * float(strength[j])), (colors[k], outline)
+            add_ellipse(ax, parts, j, radius, face, edgecolor=edge, linewidth=linewidth)
     ax.autoscale_view()
 
 
@@ -80,68 +68,48 @@ def draw_means(
 ) -> None:
     """A dot at each mean and, unless there are too many, the number of its component.
 
-    Args:
-        ax: Axes to draw on.
-        parts: Components in two coordinates.
-        colors: One for each of the K components.
-        size: Area of a dot in square points.
-        numbers: Whether to write them; they are those of every table.
-        badge: Whether the number stands within a white dot, which shows among points of its own
-            colour.
+    As a badge the number stands within a white dot, to be seen among points of its own colour.
     """
     shades = [colors[int(k)] for k in parts.index]
     if not shades:
         return
-    numbers = numbers and len(shades) <= _MOST_NUMBERS
-    badge = badge and numbers and len(shades) <= _MOST_BADGES
-    ax.scatter(
-        parts.means[:, 0],
-        parts.means[:, 1],
-        s=130 if badge else size,
-        c="white" if badge else shades,
-        edgecolors=shades if badge else "white",
-        linewidths=1.5 if badge else 1.2 * min(1.0, size / 40),
-        zorder=4,
-    )
-    if not numbers:
-        return
-    style: dict[str, Any] = {"xytext": (5, 5)}
+    numbers = numbers and len(shades) <= _MAX_NUMBERS
+    badge = badge and numbers and len(shades) <= _MAX_BADGES
+    style: dict[str, Any] = {"c": shades, "edgecolors": "white", "s": size}
+    style["linewidths"] = 1.2 * min(1.0, size / 40)
+    text: dict[str, Any] = {"xytext": (5, 5)}
     if badge:
-        style = {"xytext": (0, 0), "ha": "center", "va": "center_baseline"}
-    for k, mean in zip(parts.index, parts.means, strict=True):
-        ax.annotate(
-            str(int(k)),
-            (float(mean[0]), float(mean[1])),
-            textcoords="offset points",
-            fontsize=8,
-            path_effects=HALO,
-            zorder=5,
-            **style,
-        )
+        style = {"c": "white", "edgecolors": shades, "s": 130, "linewidths": 1.5}
+        text = {"xytext": (0, 0), "ha": "center", "va": "center_baseline"}
+    ax.scatter(*parts.means.T, zorder=4, **style)
+    if numbers:
+        for k, (x, y) in zip(parts.index, parts.means.tolist(), strict=True):
+            _write(ax, str(int(k)), (x, y), textcoords="offset points", fontsize=8, **text)
 
 
 def draw_radius_names(
     ax: Axes, parts: Components, radii: Sequence[float], names: Sequence[str]
 ) -> None:
-    """Write what each outline means once, at the foot of the lowest of the heavy components."""
+    """Write the name of each outline once, at the foot of the lowest of the heavy components."""
     if len(parts.index) == 0:
         return
     drop = np.sqrt(np.maximum(parts.covariances[:, 1, 1], 0.0))
     feet = parts.means[:, 1] - max(radii, default=0.0) * drop
-    j = int(np.where(emphasis(parts) >= 0.5, feet, np.inf).argmin())
+    j = int(np.where(_relative_weights(parts) >= 0.5, feet, np.inf).argmin())
     if not drop[j] > 0:
         return
     for radius, name in zip(radii, names, strict=True):
         # The lowest point of the ellipse: there the outline runs level, like the text.
         x = parts.means[j, 0] - radius * parts.covariances[j, 0, 1] / drop[j]
         y = parts.means[j, 1] - radius * drop[j]
-        ax.annotate(
-            name,
-            (float(x), float(y)),
-            ha="center",
-            va="center",
-            fontsize=7,
-            color=INK,
-            path_effects=HALO,
-            zorder=5,
-        )
+        at = (float(x), float(y))
+        _write(ax, name, at, ha="center", va="center", fontsize=7, color=INK)
+
+
+def _relative_weights(parts: Components) -> NDArray[np.float64]:
+    """The weights relative to the largest one, in [0, 1]."""
+    return parts.weights / max(parts.weights.max(initial=0.0), np.finfo(np.float64).tiny)
+
+
+def _write(ax: Axes, text: str, at: tuple[float, float], **style: Any) -> None:
+    ax.annotate(text, at, path_effects=_HALO, zorder=5, **style)

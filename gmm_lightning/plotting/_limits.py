@@ -1,33 +1,26 @@
-"""The window of a picture that draws on a grid, and the grid."""
+"""The window of a picture, and a grid over it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.plotting._components import Components
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from gmm_lightning.plotting._geometry import Components
-
-    Limits = tuple[tuple[float, float], ...]
-
-__all__ = ["given_or_natural", "grid_of", "natural_limits"]
+Limits = tuple[tuple[float, float], ...]
 
 _STDS = 3.0
 
 
 def natural_limits(parts: Components, rows: NDArray[np.float64]) -> Limits:
     """For each coordinate the range of the rows and of three deviations about each mean."""
-    used = parts.weights > 0
-    means, variances = parts.means[used], np.diagonal(parts.covariances[used], axis1=1, axis2=2)
+    used = parts.with_weight()
+    variances = np.diagonal(used.covariances, axis1=1, axis2=2)
     reach = _STDS * np.sqrt(np.maximum(variances, 0.0))
-    ends = np.concatenate([means - reach, means + reach, rows])
+    ends = np.concatenate([used.means - reach, used.means + reach, rows])
     if len(ends) == 0:
         return ((-1.0, 1.0),) * parts.means.shape[-1]
     low, high = ends.min(axis=0), ends.max(axis=0)
@@ -39,7 +32,7 @@ def natural_limits(parts: Components, rows: NDArray[np.float64]) -> Limits:
 def given_or_natural(
     limits: Sequence[Sequence[float]] | None, parts: Components, rows: NDArray[np.float64]
 ) -> Limits:
-    """The limits that a user asks for, one pair for each coordinate, or the natural ones.
+    """The limits of the user, one pair for each coordinate, or the natural ones.
 
     Raises:
         InvalidArgumentError: Not as many pairs `low < high` of finite numbers as coordinates.
@@ -64,5 +57,4 @@ def given_or_natural(
 def grid_of(limits: Limits, resolution: int) -> tuple[list[NDArray[np.float64]], NDArray]:
     """The values along each axis, and all points: (R, 1), or (R * R, 2) with x running fastest."""
     along = [np.linspace(low, high, resolution) for low, high in limits]
-    mesh = np.meshgrid(*along)
-    return along, np.stack([part.ravel() for part in mesh], axis=-1)
+    return along, np.stack([part.ravel() for part in np.meshgrid(*along)], axis=-1)

@@ -1,26 +1,21 @@
-"""Rows as points, and the legend that says which class is which."""
+"""Rows as points, and the legend of their classes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from gmm_lightning.plotting._rows import thin
 from gmm_lightning.plotting.figures import PAPER_GREY
 from gmm_lightning.plotting.palette import palette
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-__all__ = ["add_legend", "class_colors", "class_handles", "draw_points"]
-
-_MOST_LEGEND_ENTRIES = 12
+MAX_LEGEND_ENTRIES = 12
 
 
 def draw_points(
@@ -32,16 +27,7 @@ def draw_points(
     size: float = 1.0,
     **scatter: Any,
 ) -> Any:
-    """Draw at most `max_points` rows (N, 2), and return what was drawn, None without rows.
-
-    Args:
-        ax: Axes to draw on.
-        points: The rows.
-        colors: One colour, or one colour or number for each row.
-        max_points: How many rows to draw at most, evenly spaced.
-        size: Factor of the size of the dots.
-        scatter: More for `Axes.scatter`.
-    """
+    """Draw at most `max_points` rows (N, 2), and return what was drawn, None without rows."""
     keep = thin(len(points), max_points)
     if len(keep) == 0:
         return None
@@ -52,27 +38,26 @@ def draw_points(
     # Many points need small, faint dots for their density to show; few need to be seen at all.
     crowd = min(1.0, len(keep) / 3000)
     style = {"alpha": 0.7 - 0.2 * crowd, "linewidths": 0, "zorder": 1} | scatter
-    return ax.scatter(
-        points[keep, 0],
-        points[keep, 1],
-        s=size * (14 - 8 * crowd),
-        c=colors,
-        rasterized=len(keep) > 1000,
-        **style,
-    )
+    dots = {"s": size * (14 - 8 * crowd), "c": colors, "rasterized": len(keep) > 1000}
+    return ax.scatter(*points[keep].T, **dots, **style)
 
 
 def class_colors(classes: NDArray[Any]) -> NDArray[np.float64]:
     """The colour of the class of each row, (N, 3)."""
     found, codes = np.unique(classes, return_inverse=True)
-    return np.array([to_rgb(color) for color in palette(len(found))]).reshape(-1, 3)[codes]
+    return colors_of(codes, palette(len(found)))
+
+
+def colors_of(codes: NDArray[Any], colors: Sequence[str]) -> NDArray[np.float64]:
+    """The colours at some positions, as (N, 3)."""
+    return np.array([to_rgb(color) for color in colors]).reshape(-1, 3)[codes]
 
 
 def class_handles(classes: NDArray[Any]) -> list[Line2D]:
     """Legend entries of the classes, none if there are too many."""
     found = np.unique(classes)
     # Nobody matches twenty colours to a list of twenty names.
-    if len(found) > _MOST_LEGEND_ENTRIES:
+    if len(found) > MAX_LEGEND_ENTRIES:
         return []
     return [
         Line2D([], [], marker="o", linestyle="none", color=color, label=str(name))
@@ -81,13 +66,7 @@ def class_handles(classes: NDArray[Any]) -> list[Line2D]:
 
 
 def add_legend(ax: Axes, handles: Sequence[Any], *, inside: bool = False) -> None:
-    """A legend beside the axes, where it can hide no data, if the figure makes room for it.
-
-    Args:
-        ax: Axes that it belongs to.
-        handles: Its entries.
-        inside: Whether to put it in the emptiest corner of the axes instead: for long entries.
-    """
+    """A legend beside the axes, where it can hide no data, if the figure makes room for it."""
     if not handles:
         return
     figure = ax.get_figure(root=True)

@@ -1,18 +1,14 @@
-"""Rows and labels as plain arrays, checked against what the mixture expects."""
+"""Rows and labels as arrays, checked against the number of features."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-__all__ = ["finite_rows", "rows_and_labels", "thin", "to_array"]
 
 
 def rows_and_labels(
@@ -29,12 +25,18 @@ def rows_and_labels(
         if labels is not None:
             raise InvalidArgumentError("expected x together with labels, got labels alone; pass x")
         return np.empty((0, num_features)), None
-    points = _rows(x, num_features)
+    points = to_array(x)
+    if points.ndim < 2 or points.shape[-1] != num_features:
+        raise InvalidArgumentError(
+            f"expected x of shape (N, {num_features}), got {points.shape}; the last dimension "
+            "holds the features of the mixture"
+        )
+    points = points.reshape(-1, num_features)
     finite = np.isfinite(points).all(axis=-1)
     if labels is None:
         return points[finite], None
-    on_host = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else labels
-    classes = np.asarray(on_host).reshape(-1)
+    on_cpu = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else labels
+    classes = np.asarray(on_cpu).reshape(-1)
     if len(classes) != len(points):
         raise InvalidArgumentError(
             f"expected one label for each of the {len(points)} rows of x, got {len(classes)}"
@@ -45,7 +47,7 @@ def rows_and_labels(
 
 
 def finite_rows(x: torch.Tensor | ArrayLike | None, num_features: int) -> NDArray[np.float64]:
-    """The finite rows of `x` `(*S, D)` as `(N, D)`; none at all for None."""
+    """The finite rows of `x` `(*S, D)` as `(N, D)`, an empty array for None."""
     return rows_and_labels(x, None, num_features)[0]
 
 
@@ -56,7 +58,7 @@ def thin(num_rows: int, max_points: int) -> NDArray[np.intp]:
 
 
 def to_array(value: torch.Tensor | ArrayLike) -> NDArray[np.float64]:
-    """Numbers or a tensor on any device, with or without a graph, as a float64 array.
+    """A float64 array of numbers, or of a tensor on any device, with or without a graph.
 
     Raises:
         InvalidDataError: The values are not numbers, or rows of different lengths.
@@ -67,13 +69,3 @@ def to_array(value: torch.Tensor | ArrayLike) -> NDArray[np.float64]:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidDataError(f"expected an array of numbers: {error}") from None
-
-
-def _rows(x: torch.Tensor | ArrayLike, num_features: int) -> NDArray[np.float64]:
-    array = to_array(x)
-    if array.ndim < 2 or array.shape[-1] != num_features:
-        raise InvalidArgumentError(
-            f"expected x of shape (N, {num_features}), got {array.shape}; the last dimension holds "
-            "the features of the mixture"
-        )
-    return array.reshape(-1, num_features)

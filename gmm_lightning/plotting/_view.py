@@ -1,42 +1,38 @@
-"""Which one or two coordinates a picture shows."""
+"""The one or two coordinates of a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from reprlib import repr as short
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._geometry import principal_plane
+from gmm_lightning.plotting._components import Components, MixtureLike, principal_plane
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from gmm_lightning.plotting._geometry import Components, MixtureLike
-
-    Dims = int | str | Sequence[int | str]
-
-__all__ = ["View", "as_dims", "feature_names", "feature_view", "principal_view"]
+Dims = int | str | Sequence[int | str]
 
 
 @dataclass(frozen=True)
 class View:
-    """Coordinates `(x - origin) @ axes`, of shape (N, d), with a name for each of the d."""
+    """Coordinates `(x - origin) @ axes`, of shape (N, d), with a name for each of the d.
+
+    Attributes:
+        features: Positions of the features shown, empty if the coordinates are not features.
+    """
 
     names: tuple[str, ...]
     origin: NDArray[np.float64]
     axes: NDArray[np.float64]
-    features: tuple[int, ...] | None
+    features: tuple[int, ...] = ()
 
     @property
-    def size(self) -> int:
-        """The number of coordinates, d."""
-        return self.axes.shape[1]
+    def is_line(self) -> bool:
+        """Whether there is one coordinate."""
+        return self.axes.shape[1] == 1
 
     def rows(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rows (N, D) in these coordinates (N, d)."""
@@ -45,6 +41,12 @@ class View:
     def parts(self, parts: Components) -> Components:
         """The marginal components in these coordinates."""
         return parts.project(self.origin, self.axes)
+
+    def label(self, ax: Axes, quantity: str, title: str | None) -> None:
+        """Name the axes, the second one by `quantity` where there is one coordinate."""
+        ax.set(xlabel=self.names[0], ylabel=quantity if self.is_line else self.names[1])
+        if title is not None:
+            ax.set_title(title)
 
 
 def feature_view(
@@ -55,45 +57,32 @@ def feature_view(
     allowed: tuple[int, ...] = (1, 2),
     otherwise: str = "draw all pairs with plot_pairs",
 ) -> View:
-    """The features named by `dims`; without `dims`, all of them if the picture can hold so many.
-
-    Args:
-        num_features: D.
-        dims: Positions or names of features.
-        columns: Names of the D features.
-        allowed: The numbers of features that the picture can show.
-        otherwise: What else to do with more features, for the message.
+    """The features named by `dims`; without `dims`, all of them if the picture can hold them.
 
     Raises:
         InvalidArgumentError: `dims` or `columns` do not fit, or there are too many features.
     """
     names = feature_names(num_features, columns)
     counts = " or ".join(map(str, allowed))
-    if dims is None:
-        if num_features not in allowed:
-            remedy = f"pass dims={tuple(range(allowed[-1]))}, say, or {otherwise}"
-            if num_features < allowed[0]:
-                remedy = "there is no second one to show"
-            raise InvalidArgumentError(
-                f"expected a mixture of {counts} features, got {num_features}; {remedy}"
-            )
-        dims = range(num_features)
-    chosen = as_dims(num_features, dims, columns)
+    if dims is None and num_features not in allowed:
+        remedy = f"pass dims={tuple(range(allowed[-1]))}, say, or {otherwise}"
+        if num_features < allowed[0]:
+            remedy = "there is no second one to show"
+        raise InvalidArgumentError(
+            f"expected a mixture of {counts} features, got {num_features}; {remedy}"
+        )
+    chosen = as_dims(num_features, range(num_features) if dims is None else dims, columns)
     if len(chosen) not in allowed:
         raise InvalidArgumentError(f"expected {counts} features in dims, got {len(chosen)}")
-    return View(
-        tuple(names[i] for i in chosen),
-        np.zeros(num_features),
-        np.eye(num_features)[:, chosen],
-        chosen,
-    )
+    axes = np.eye(num_features)[:, chosen]
+    return View(tuple(names[i] for i in chosen), np.zeros(num_features), axes, chosen)
 
 
-def principal_view(mixture: MixtureLike, num_features: int) -> View:
+def principal_view(mixture: MixtureLike) -> View:
     """The two axes along which the mixture varies most, with their shares of the variance."""
     origin, axes, share = principal_plane(mixture)
     names = (f"principal axis {i + 1} ({100 * share[i]:.3g}% of variance)" for i in range(2))
-    return View(tuple(names), origin, axes, None)
+    return View(tuple(names), origin, axes)
 
 
 def feature_names(num_features: int, columns: Sequence[str] | None) -> tuple[str, ...]:
@@ -104,11 +93,11 @@ def feature_names(num_features: int, columns: Sequence[str] | None) -> tuple[str
     """
     if columns is None:
         return tuple(f"feature {i}" for i in range(num_features))
-    if isinstance(columns, str) or not isinstance(columns, Sized) or len(columns) != num_features:
-        known = isinstance(columns, Sized) and not isinstance(columns, str)
-        count = len(columns) if known else short(columns)
+    listed = isinstance(columns, Sized) and not isinstance(columns, str)
+    if not listed or len(columns) != num_features:
         raise InvalidArgumentError(
-            f"expected {num_features} column names, got {count}; give one for each feature"
+            f"expected {num_features} column names, got "
+            f"{len(columns) if listed else short(columns)}; give one for each feature"
         )
     return tuple(str(name) for name in columns)
 
@@ -120,7 +109,7 @@ def as_dims(num_features: int, dims: Dims, columns: Sequence[str] | None) -> tup
         InvalidArgumentError: An unknown name, a position out of range, or a repeated one.
     """
     found = []
-    for dim in list(dims) if isinstance(dims, Iterable) and not isinstance(dims, str) else [dims]:
+    for dim in dims if isinstance(dims, Iterable) and not isinstance(dims, str) else [dims]:
         if isinstance(dim, str):
             names = [] if columns is None else [str(name) for name in columns]
             if dim not in names:

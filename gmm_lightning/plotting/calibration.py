@@ -1,25 +1,19 @@
-"""Whether forecasts are calibrated: the law of their PIT values beside the uniform one."""
+"""Calibration of forecasts: the distribution of their PIT values beside the uniform one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike, NDArray
 
-from gmm_lightning._validation import require_integer, require_number
+from gmm_lightning._validation import require_choice, require_integer, require_number
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.plotting._rows import to_array
-from gmm_lightning.plotting.figures import INK, PAPER_GREY, new_axes
+from gmm_lightning.plotting.figures import INK, PAPER_GREY, axes_or_new
 from gmm_lightning.plotting.palette import palette
-
-if TYPE_CHECKING:
-    import torch
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike, NDArray
-
-__all__ = ["plot_calibration"]
-
-_KINDS = ("histogram", "reliability")
 
 
 def plot_calibration(
@@ -71,12 +65,11 @@ def plot_calibration(
         >>> ax.get_xlabel(), ax.get_ylabel()
         ('probability integral transform', 'density')
     """
-    if kind not in _KINDS:
-        raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(_KINDS)}")
+    draw = _KINDS[require_choice("kind", kind, _KINDS)]
     level = require_number("level", level, above=0, most=1)
-    held = _held(pit, counts, num_bins)
-    ax = new_axes() if ax is None else ax
-    (_draw_histogram if kind == "histogram" else _draw_reliability)(ax, held, level)
+    held = _counts(pit, counts, num_bins)
+    ax = axes_or_new(ax)
+    draw(ax, held, level)
     ax.set_xlim(0.0, 1.0)
     if title is not None:
         ax.set_title(title)
@@ -84,58 +77,33 @@ def plot_calibration(
 
 
 def _draw_histogram(ax: Axes, held: NDArray[np.float64], level: float) -> None:
-    edges, total = np.linspace(0.0, 1.0, len(held) + 1), held.sum()
-    share = 1.0 / len(held)
+    edges, total, share = np.linspace(0.0, 1.0, len(held) + 1), held.sum(), 1.0 / len(held)
     if total > 0:
-        ax.bar(
-            edges[:-1],
-            held / total / share,
-            width=share,
-            align="edge",
-            color=palette(1)[0],
-            alpha=0.55,
-            edgecolor="white",
-            linewidth=0.5,
-        )
+        style: dict[str, Any] = {"color": palette(1)[0], "alpha": 0.55, "edgecolor": "white"}
+        bars = held / total / share
+        ax.bar(edges[:-1], bars, width=share, align="edge", linewidth=0.5, **style)
         low, high = _band(total, np.array([share]), level)
-        ax.axhspan(
-            float(low[0] / share),
-            float(high[0] / share),
-            color=PAPER_GREY,
-            alpha=0.3,
-            linewidth=0,
-            label=_name(level),
-        )
+        ax.axhspan(float(low[0] / share), float(high[0] / share), **_band_style(level))
     ax.axhline(1.0, color=INK, linewidth=1.0, linestyle="--")
     # Room for the legend above the bars.
     ax.set_ylim(0.0, 1.18 * ax.dataLim.ymax)
-    ax.set_xlabel("probability integral transform")
-    ax.set_ylabel("density")
+    ax.set(xlabel="probability integral transform", ylabel="density")
     _legend(ax, "upper right")
 
 
 def _draw_reliability(ax: Axes, held: NDArray[np.float64], level: float) -> None:
     edges, total = np.linspace(0.0, 1.0, len(held) + 1), held.sum()
     if total > 0:
-        low, high = _band(total, edges, level)
-        ax.fill_between(
-            edges, low, high, color=PAPER_GREY, alpha=0.3, linewidth=0, label=_name(level)
-        )
+        ax.fill_between(edges, *_band(total, edges, level), **_band_style(level))
         share = np.concatenate([[0.0], held.cumsum() / total])
-        ax.plot(
-            edges,
-            share,
-            color=palette(1)[0],
-            linewidth=1.6,
-            marker="o",
-            markersize=3,
-            clip_on=False,
-        )
+        style: dict[str, Any] = {"color": palette(1)[0], "marker": "o", "markersize": 3}
+        ax.plot(edges, share, linewidth=1.6, clip_on=False, **style)
     ax.plot([0.0, 1.0], [0.0, 1.0], color=INK, linewidth=1.0, linestyle="--")
-    ax.set_ylim(0.0, 1.0)
-    ax.set_xlabel("predicted probability")
-    ax.set_ylabel("observed share")
+    ax.set(xlabel="predicted probability", ylabel="observed share", ylim=(0.0, 1.0))
     _legend(ax, "lower right")
+
+
+_KINDS = {"histogram": _draw_histogram, "reliability": _draw_reliability}
 
 
 def _legend(ax: Axes, loc: Any) -> None:
@@ -143,14 +111,19 @@ def _legend(ax: Axes, loc: Any) -> None:
         ax.legend(loc=loc, frameon=False, fontsize="small")
 
 
-def _name(level: float) -> str:
-    return f"{100 * level:.4g} % band"
+def _band_style(level: float) -> dict[str, Any]:
+    return {
+        "color": PAPER_GREY,
+        "alpha": 0.3,
+        "linewidth": 0,
+        "label": f"{100 * level:.4g} % band",
+    }
 
 
 def _band(
     total: float, probability: NDArray[np.float64], level: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where the share of so many values that fall into a bin of given probability lies."""
+    """The interval of the share of values that fall into a bin of given probability."""
     from scipy.stats import binom  # takes longer to import than to draw
 
     n = max(round(total), 1)
@@ -161,12 +134,12 @@ def _band(
     return low, high
 
 
-def _held(
+def _counts(
     pit: torch.Tensor | ArrayLike | None,
     counts: torch.Tensor | ArrayLike | None,
     num_bins: int,
 ) -> NDArray[np.float64]:
-    """How many values each bin holds."""
+    """The number of values in each bin."""
     num_bins = require_integer("num_bins", num_bins, least=2)
     if (pit is None) == (counts is None):
         raise InvalidArgumentError("expected either the values pit= or counts= of them per bin")

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
 
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._rows import to_array
 from gmm_lightning.plotting.figures import axes_or_new
 from gmm_lightning.plotting.palette import palette
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike, NDArray
-
-    History = torch.Tensor | NDArray[Any] | Sequence[torch.Tensor | ArrayLike]
-
-__all__ = ["plot_convergence"]
+_History = torch.Tensor | NDArray[Any] | Sequence[torch.Tensor | ArrayLike]
 
 
 def plot_convergence(
-    history: History,
+    history: _History,
     *,
     ax: Axes | None = None,
     ylabel: str = "objective (nats per row)",
@@ -63,28 +58,22 @@ def plot_convergence(
         finite = np.flatnonzero(np.isfinite(column))
         if len(finite) == 0:
             continue
-        last = finite[-1]
-        ax.plot(iterations[last], column[last], "o", color=color, markersize=5 if single else 3)
+        last = int(finite[-1])
+        end = (float(iterations[last]), float(column[last]))
+        ax.plot(*end, "o", color=color, markersize=5 if single else 3)
         if single:
             # Below the dot: a fit rises to its last value from the left, so that space is free.
-            ax.annotate(
-                f"{column[last]:.6g}",
-                (float(iterations[last]), float(column[last])),
-                xytext=(0, -8),
-                textcoords="offset points",
-                ha="right",
-                va="top",
-                fontsize="small",
-            )
-    ax.set_xlabel("iteration")
-    ax.set_ylabel(ylabel)
+            style: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": "small"}
+            offset: dict[str, Any] = {"xytext": (0, -8), "textcoords": "offset points"}
+            ax.annotate(f"{column[last]:.6g}", end, **offset, **style)
+    ax.set(xlabel="iteration", ylabel=ylabel)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     # An offset in the corner ("+4.15e0") hides the number that people compare.
     ax.ticklabel_format(axis="y", useOffset=False)
     return ax
 
 
-def _values(history: History) -> NDArray[np.float64]:
+def _values(history: _History) -> NDArray[np.float64]:
     # A list may hold a tensor for each iteration, on any device.
     listed = isinstance(history, list | tuple)
     values = to_array(np.array([to_array(v) for v in history]) if listed else cast(Any, history))

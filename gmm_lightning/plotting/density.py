@@ -1,45 +1,29 @@
-"""The density of a mixture, and how steep it is."""
+"""Maps of the density of a mixture, or of the norm of its score."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
 
-from gmm_lightning._validation import require_integer
-from gmm_lightning.distributions import grad_log_prob
+from gmm_lightning._validation import require_choice, require_integer
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._curves import draw_curves, draw_histogram, fine_grid
-from gmm_lightning.plotting._geometry import components, density_of
-from gmm_lightning.plotting._limits import given_or_natural, grid_of
+from gmm_lightning.plotting._components import MixtureLike, components, density_of
+from gmm_lightning.plotting._limits import Limits, given_or_natural, grid_of
 from gmm_lightning.plotting._points import draw_points
+from gmm_lightning.plotting._quantities import QUANTITIES, Quantity, evaluate
 from gmm_lightning.plotting._rows import finite_rows
-from gmm_lightning.plotting._view import feature_view
-from gmm_lightning.plotting.figures import INK, axes_or_new
+from gmm_lightning.plotting._view import Dims, feature_view
+from gmm_lightning.plotting.figures import axes_or_new
 from gmm_lightning.plotting.palette import palette
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike, NDArray
-
-    from gmm_lightning.distributions import MixtureOfGaussians
-    from gmm_lightning.plotting._geometry import Components, MixtureLike
-    from gmm_lightning.plotting._limits import Limits
-    from gmm_lightning.plotting._view import Dims
-
-__all__ = ["plot_density"]
-
-_QUANTITIES = {
-    "density": "negative log density (nats)",
-    "gradient_norm": "norm of the gradient of log p",
-}
-_ARROWS = 22
-_MOST_TICKS = 12
+_MAX_TICKS = 12
 
 
 def plot_density(
@@ -70,8 +54,7 @@ def plot_density(
         x `(*S, D)`; limits one pair for each feature shown; columns D names.
 
     Args:
-        mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
-            `weights`, `means` and `scale_tril`.
+        mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
         x: Rows to show above the contours, or as a histogram.
         ax: Axes to draw on; None makes a new figure.
         quantity: `density` or `gradient_norm`.
@@ -106,97 +89,63 @@ def plot_density(
     """
     whole = components(mixture)
     num_features = whole.means.shape[-1]
-    if quantity not in _QUANTITIES:
-        known = ", ".join(_QUANTITIES)
-        raise InvalidArgumentError(f"unknown quantity {quantity!r}; known are: {known}")
+    kind = QUANTITIES[require_choice("quantity", quantity, QUANTITIES)]
     require_integer("resolution", resolution, least=2)
     require_integer("max_points", max_points, least=0)
     view = feature_view(num_features, dims, columns)
     parts, rows = view.parts(whole), view.rows(finite_rows(x, num_features))
-    density = density_of(parts)[0]
+    shown = kind(density_of(parts)[0])
     window = given_or_natural(limits, parts, rows)
-
     ax = axes_or_new(ax)
-    if view.size == 1:
-        if quantity == "density":
-            draw_histogram(ax, rows[:, 0])
-            draw_curves(ax, parts, rows[:, 0], palette(mixture.weights.shape[-1]))
-        else:
-            _draw_slope(ax, parts, density, rows)
+    if view.is_line:
+        shown.draw_line(ax, parts, rows[:, 0], palette(mixture.weights.shape[-1]))
         if limits is not None:
             ax.set_xlim(window[0])
     else:
-        along, points = grid_of(window, resolution)
-        values = _values(density, points, quantity).reshape(resolution, resolution)
-        edges = _levels(levels, values, quantity)
-        given = not isinstance(levels, int | np.integer)
-        # Dark is dense, or steep. Given levels need not reach the ends of what there is.
-        filled = ax.contourf(
-            *along,
-            values,
-            levels=edges,
-            cmap=_CMAPS[quantity],
-            norm=BoundaryNorm(edges, max(256, len(edges))),
-            extend="both" if given else "neither",
-        )
-        if quantity == "density":
-            ax.contour(*along, values, levels=edges, colors="white", linewidths=0.5, alpha=0.6)
-        else:
-            _draw_arrows(ax, density, window)
+        _draw_map(ax, shown, window, levels, resolution, colorbar=colorbar)
         draw_points(ax, rows, colors="#D55E00", max_points=max_points, zorder=3, alpha=0.85)
         ax.set(xlim=window[0], ylim=window[1])
-        if colorbar and ax.figure is not None:
-            # Ticks at round values, not at the edges of the bands, unless those were given.
-            bar = ax.figure.colorbar(
-                filled,
-                ax=ax,
-                label=_QUANTITIES[quantity],
-                spacing="proportional",
-                ticks=edges if given and len(edges) <= _MOST_TICKS else MaxNLocator(7),
-            )
-            bar.minorticks_off()
-            bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-    ax.set_xlabel(view.names[0])
-    one = "density" if quantity == "density" else "|d log p / dx|"
-    ax.set_ylabel(one if view.size == 1 else view.names[1])
-    if title is not None:
-        ax.set_title(title)
+    view.label(ax, shown.line_label, title)
     return ax
 
 
-_CMAPS = {"density": "Blues_r", "gradient_norm": "Purples"}
-
-
-def _values(density: MixtureOfGaussians, points: NDArray[np.float64], quantity: str) -> NDArray:
-    found = [
-        -density.log_prob(part)
-        if quantity == "density"
-        else torch.linalg.vector_norm(grad_log_prob(density, part), dim=-1)
-        for part in torch.from_numpy(points).split(_portion(density))
-    ]
-    values = torch.cat(found)
-    if not bool(values.isfinite().all()):
-        raise InvalidArgumentError(
-            "the limits reach so far from every component that float64 holds no density there; "
-            "give closer ones"
-        )
-    return values.numpy()
-
-
-def _portion(density: MixtureOfGaussians) -> int:
-    return max(1, (1 << 22) // density.scale.numel())
+def _draw_map(
+    ax: Axes,
+    shown: Quantity,
+    window: Limits,
+    levels: int | Sequence[float],
+    resolution: int,
+    *,
+    colorbar: bool,
+) -> None:
+    along, points = grid_of(window, resolution)
+    values = evaluate(shown, points).reshape(resolution, resolution)
+    edges = _levels(levels, values, shown.growth)
+    given = not isinstance(levels, int | np.integer)
+    # Dark is dense, or steep. Given levels need not reach the ends of the values.
+    extend: Any = "both" if given else "neither"
+    norm = BoundaryNorm(edges, max(256, len(edges)))
+    grid = (*along, values)
+    filled = ax.contourf(*grid, levels=edges, cmap=shown.cmap, norm=norm, extend=extend)
+    shown.draw_over(ax, window, grid, edges)
+    if colorbar and ax.figure is not None:
+        # Ticks at round values, not at the edges of the bands, unless those were given.
+        ticks = edges if given and len(edges) <= _MAX_TICKS else MaxNLocator(7)
+        options: dict[str, Any] = {"spacing": "proportional", "ticks": ticks}
+        bar = ax.figure.colorbar(filled, ax=ax, label=shown.label, **options)
+        bar.minorticks_off()
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
 
 
 def _levels(
-    levels: int | Sequence[float], values: NDArray[np.float64], quantity: str
+    levels: int | Sequence[float], values: NDArray[np.float64], growth: int
 ) -> NDArray[np.float64]:
     if isinstance(levels, int | np.integer):
         require_integer("levels", levels, least=1)
         low, high = float(values.min()), float(values.max())
-        steps = np.linspace(0.0, 1.0, int(levels) + 1)
         # Where nothing changes a band of no height would be refused.
         height = max(high - low, 1e-9 * max(1.0, abs(low)))
-        return low + height * (steps**2 if quantity == "density" else steps)
+        return low + height * np.linspace(0.0, 1.0, int(levels) + 1) ** growth
     try:
         edges = np.asarray(levels, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError):
@@ -206,35 +155,3 @@ def _levels(
             f"expected levels to be a number, or at least two increasing values, got {levels!r}"
         )
     return edges
-
-
-def _draw_slope(
-    ax: Axes, parts: Components, density: MixtureOfGaussians, rows: NDArray[np.float64]
-) -> None:
-    grid = fine_grid(parts, rows[:, 0])
-    values = _values(density, grid[:, None], "gradient_norm")
-    ax.plot(grid, values, color=INK, linewidth=1.8)
-    ax.set_ylim(bottom=0.0)
-
-
-def _draw_arrows(ax: Axes, density: MixtureOfGaussians, window: Limits) -> None:
-    along, points = grid_of(window, _ARROWS + 2)
-    steps: Any = grad_log_prob(density, torch.from_numpy(points)).numpy()
-    # All of one length in the picture: the colour tells the size, the arrow only where to.
-    spans = np.array([high - low for low, high in window])
-    steps = steps / spans
-    lengths = np.linalg.norm(steps, axis=1, keepdims=True)
-    steps = np.divide(steps, lengths, out=np.zeros_like(steps), where=lengths > 0)
-    inner = np.zeros((len(along[1]), len(along[0])), dtype=bool)
-    inner[1:-1, 1:-1] = True
-    ax.quiver(
-        *points[inner.ravel()].T,
-        *steps[inner.ravel()].T,
-        color=INK,
-        alpha=0.6,
-        angles="uv",
-        pivot="mid",
-        scale=1.3 * _ARROWS,
-        width=0.003,
-        zorder=2,
-    )

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import is_color_like
-from matplotlib.patches import Ellipse
 
 from gmm_lightning._validation import require_number
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._ellipses import draw_means
-from gmm_lightning.plotting._geometry import components, ellipse
-from gmm_lightning.plotting._view import feature_view
+from gmm_lightning.plotting._components import MixtureLike, components
+from gmm_lightning.plotting._ellipses import add_ellipse, draw_means
+from gmm_lightning.plotting._view import Dims, feature_view
 from gmm_lightning.plotting.figures import axes_or_new
 from gmm_lightning.plotting.palette import palette
 from gmm_lightning.plotting.radii import radii_and_names
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-
-    from gmm_lightning.plotting._geometry import MixtureLike
-    from gmm_lightning.plotting._view import Dims
-
-__all__ = ["plot_error_ellipses"]
 
 _FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
@@ -49,8 +38,7 @@ def plot_error_ellipses(
     weight zero are left out.
 
     Args:
-        mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
-            `weights`, `means` and `scale_tril`.
+        mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
         ax: Axes to draw on; None makes a new figure.
         stds: Radii of the ellipses in standard deviations.
         masses: Shares of a component that its ellipses hold, in (0, 1), instead of `stds`.
@@ -77,28 +65,19 @@ def plot_error_ellipses(
         [8.0, 4.0]
     """
     whole = components(mixture)
+    num_features, num_components = whole.means.shape[-1], mixture.weights.shape[-1]
     radii, _ = radii_and_names(stds, masses)
-    view = feature_view(
-        whole.means.shape[-1], dims, columns, allowed=(2,), otherwise="use plot_pairs"
-    )
+    view = feature_view(num_features, dims, columns, allowed=(2,), otherwise="use plot_pairs")
     alpha = require_number("alpha", alpha, above=0, most=1)
-    num_components = mixture.weights.shape[-1]
     shades = _shades(colors, num_components)
-    parts = view.parts(whole)
+    parts = view.parts(whole).with_weight()
     ax = axes_or_new(ax)
-    for j in map(int, np.flatnonzero(parts.weights > 0)):
-        color = shades[int(parts.index[j])]
+    for j, k in enumerate(map(int, parts.index)):
         for radius in sorted(radii, reverse=True):
-            width, height, angle = ellipse(parts, j, radius)
-            center = (float(parts.means[j, 0]), float(parts.means[j, 1]))
-            patch = Ellipse(center, width, height, angle=angle, linewidth=0, zorder=2)
-            patch.set_facecolor((color, alpha))
-            ax.add_patch(patch)
+            add_ellipse(ax, parts, j, radius, (shades[k], alpha), linewidth=0)
     ax.autoscale_view()
-    draw_means(ax, parts.where(parts.weights > 0), shades, size=25)
-    ax.set(xlabel=view.names[0], ylabel=view.names[1])
-    if title is not None:
-        ax.set_title(title)
+    draw_means(ax, parts, shades, size=25)
+    view.label(ax, "", title)
     return ax
 
 

@@ -1,58 +1,37 @@
-"""Make and save figures that pyplot never hears of."""
+"""Figures that pyplot does not know of: make and save them."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from reprlib import repr as short
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from numpy.typing import NDArray
 
 from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.errors import InvalidArgumentError
-
-if TYPE_CHECKING:
-    import os
-
-    from matplotlib.figure import SubFigure
-    from numpy.typing import NDArray
-
-__all__ = ["axes_or_new", "dynamic_figsize", "new_axes", "new_grid", "save_figure"]
 
 INK = "#333333"
 PAPER_GREY = "#8C8C8C"
 
 
-def new_axes(figsize: tuple[float, float] = (6.4, 4.8)) -> Axes:
-    """Axes in a figure of their own, on the Agg canvas, free of the two spines that frame nothing.
-
-    Args:
-        figsize: Width and height of the figure in inches.
-
-    Example:
-        >>> from gmm_lightning.plotting.figures import new_axes
-        >>> type(new_axes().figure.canvas).__name__
-        'FigureCanvasAgg'
-    """
-    ax: Axes = new_grid(1, 1, figsize)[0, 0]
-    return ax
-
-
 def axes_or_new(ax: Axes | None, figsize: tuple[float, float] = (6.4, 4.8)) -> Axes:
-    """The axes that a user gives, or those of a new figure.
+    """The axes of the user, or those of a new figure on the Agg canvas.
 
     Raises:
-        InvalidArgumentError: Something else than axes.
+        InvalidArgumentError: `ax` is not matplotlib's `Axes`.
     """
     if ax is not None and not isinstance(ax, Axes):
         raise InvalidArgumentError(f"expected matplotlib axes as ax, got {short(ax)}")
-    return new_axes(figsize) if ax is None else ax
+    return new_grid(1, 1, figsize)[0, 0] if ax is None else ax
 
 
 def new_grid(rows: int, cols: int, figsize: tuple[float, float]) -> NDArray[Any]:
-    """Axes (rows, cols) in a figure of their own, as `new_axes` makes them."""
+    """Axes (rows, cols) of a new figure on the Agg canvas, without the two spines at no ticks."""
     # Constrained layout leaves room for a legend beside the axes.
     figure = Figure(figsize=figsize, layout="constrained")
     FigureCanvasAgg(figure)
@@ -65,7 +44,7 @@ def new_grid(rows: int, cols: int, figsize: tuple[float, float]) -> NDArray[Any]
 def dynamic_figsize(
     rows: int, cols: int, base_width: float = 7.0, base_height: float = 4.5
 ) -> tuple[float, float]:
-    """Width and height in inches of a figure whose panels keep their size however many they are.
+    """Width and height in inches of a figure of panels of a given size.
 
     Args:
         rows: Rows of panels.

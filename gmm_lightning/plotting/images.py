@@ -1,28 +1,24 @@
-"""Many small images in one, for rows that are pictures."""
+"""Grids of small images, for rows of pixels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence, Sized
 from reprlib import repr as short
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib import colormaps
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike, NDArray
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.plotting._rows import to_array
 from gmm_lightning.plotting.figures import INK, axes_or_new
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike, NDArray
-
-__all__ = ["plot_images"]
-
-_MOST = 1024
+_MAX_IMAGES = 1024
 
 
 def plot_images(
@@ -91,16 +87,9 @@ def plot_images(
     low, high = _limits(limits, sheet)
     masked = np.ma.masked_invalid(sheet)
     ax.imshow(masked, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
+    style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8, "color": INK}
     for (top, left), name in zip(corners, () if names is None else names, strict=False):
-        ax.text(
-            left + 0.5 * width - 0.5,
-            top - 0.5 - 0.08 * head,
-            str(name),
-            ha="center",
-            va="bottom",
-            fontsize=8,
-            color=INK,
-        )
+        ax.text(left + 0.5 * width - 0.5, top - 0.5 - 0.08 * head, str(name), **style)
     ax.set_axis_off()
     if title is not None:
         ax.set_title(title)
@@ -127,9 +116,9 @@ def _tiles(images: NDArray[np.float64], shape: tuple[int, int] | None) -> NDArra
             f"expected {shape[0]} x {shape[1]} pixels for each image, got {given}; pass "
             "shape=(height, width)"
         )
-    if not 0 < len(images) <= _MOST:
+    if not 0 < len(images) <= _MAX_IMAGES:
         raise InvalidDataError(
-            f"expected 1 to {_MOST} images, got {len(images)}; pass some of them"
+            f"expected 1 to {_MAX_IMAGES} images, got {len(images)}; pass some of them"
         )
     return images.reshape(len(images), *shape)
 

@@ -1,37 +1,34 @@
-"""A mixture of Gaussians as a picture: curves in 1-D, ellipses in 2-D, a projection beyond."""
+"""Pictures of a mixture: curves in 1-D, ellipses in 2-D, a projection beyond."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.colors import to_rgb
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._curves import draw_curves, draw_histogram
+from gmm_lightning.plotting._components import MixtureLike, components
 from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means, draw_radius_names
-from gmm_lightning.plotting._geometry import components
-from gmm_lightning.plotting._marks import draw_initial_means, draw_mismatches, mismatches_of
-from gmm_lightning.plotting._points import add_legend, class_colors, class_handles, draw_points
+from gmm_lightning.plotting._line import draw_curves, draw_histogram
+from gmm_lightning.plotting._mismatches import draw_initial_means, draw_mismatches, mismatches_of
+from gmm_lightning.plotting._points import (
+    add_legend,
+    class_colors,
+    class_handles,
+    colors_of,
+    draw_points,
+)
 from gmm_lightning.plotting._rows import finite_rows, rows_and_labels
-from gmm_lightning.plotting._view import feature_names, feature_view, principal_view
+from gmm_lightning.plotting._view import Dims, feature_names, feature_view, principal_view
 from gmm_lightning.plotting.figures import INK, PAPER_GREY, axes_or_new
 from gmm_lightning.plotting.palette import palette
 from gmm_lightning.plotting.radii import radii_and_names
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike
-
-    from gmm_lightning.plotting._geometry import MixtureLike
-    from gmm_lightning.plotting._view import Dims
-
-__all__ = ["plot_mixture"]
 
 
 def plot_mixture(
@@ -114,25 +111,23 @@ def plot_mixture(
     wrong, best = None, None
     if len(points) > 0 and (mismatches or predicted):
         wrong, best = mismatches_of(whole, points, classes, num_components)
-    beyond = dims is None and num_features > 2
-    view = (
-        principal_view(mixture, num_features)
-        if beyond
-        else feature_view(num_features, dims, columns)
-    )
+    if dims is None and num_features > 2:
+        view = principal_view(mixture)
+    else:
+        view = feature_view(num_features, dims, columns)
     starts = view.rows(finite_rows(initial_means, num_features))
     parts, rows = view.parts(whole), view.rows(points)
 
     ax = axes_or_new(ax)
     shades = palette(num_components) if classes is None else (INK,) * num_components
-    if view.size == 1:
+    if view.is_line:
         used = None if best is None else [shades[k] for k in np.unique(best)]
         draw_histogram(ax, rows[:, 0], *((best, used) if predicted else (classes, None)))
         draw_curves(ax, parts, rows[:, 0], shades)
     else:
         colors: Any = PAPER_GREY if classes is None else class_colors(classes)
         if predicted and best is not None:
-            colors = np.array([to_rgb(color) for color in shades])[best]
+            colors = colors_of(best, shades)
         draw_points(ax, rows, colors=colors, max_points=max_points)
         draw_ellipses(ax, parts, radii, shades)
         draw_means(ax, parts, shades, badge=predicted)
@@ -142,10 +137,7 @@ def plot_mixture(
         handles.append(draw_mismatches(ax, rows[wrong], max_points))
     if len(starts) > 0:
         handles.append(draw_initial_means(ax, starts, parts, shades))
-    ax.set_xlabel(view.names[0])
-    ax.set_ylabel("density" if view.size == 1 else view.names[1])
-    if title is not None:
-        ax.set_title(title)
+    view.label(ax, "density", title)
     add_legend(ax, handles)
     return ax
 

@@ -1,38 +1,30 @@
-"""All features against each other: the lower triangle of their marginals."""
+"""The lower triangle of the marginals of all pairs of features."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._curves import draw_curves, draw_histogram
+from gmm_lightning.plotting._components import MixtureLike, components
 from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
-from gmm_lightning.plotting._geometry import components
 from gmm_lightning.plotting._limits import natural_limits
+from gmm_lightning.plotting._line import draw_curves, draw_histogram
 from gmm_lightning.plotting._points import add_legend, class_colors, class_handles, draw_points
 from gmm_lightning.plotting._rows import rows_and_labels
-from gmm_lightning.plotting._view import as_dims, feature_names, feature_view
+from gmm_lightning.plotting._view import Dims, as_dims, feature_names, feature_view
 from gmm_lightning.plotting.figures import INK, PAPER_GREY, new_grid
 from gmm_lightning.plotting.palette import palette
 from gmm_lightning.plotting.radii import radii_and_names
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from gmm_lightning.plotting._geometry import MixtureLike
-    from gmm_lightning.plotting._view import Dims
-
-__all__ = ["plot_pairs"]
-
-_MOST_NUMBERED = 6
+_MAX_NUMBERED = 6
 
 
 def plot_pairs(
@@ -58,8 +50,7 @@ def plot_pairs(
         features shown.
 
     Args:
-        mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
-            `weights`, `means` and `scale_tril`.
+        mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
         x: Rows to show.
         axes: Axes to draw on; None makes a new figure.
         labels: A class for each row, as for `plot_mixture`.
@@ -98,7 +89,7 @@ def plot_pairs(
     shades = palette(num_components) if classes is None else (INK,) * num_components
     colors: Any = PAPER_GREY if classes is None else class_colors(classes)
     window = natural_limits(whole, points)
-    small = len(shown) > _MOST_NUMBERED
+    small = len(shown) > _MAX_NUMBERED
     for i, row in enumerate(shown):
         for j, col in enumerate(shown[: i + 1]):
             ax: Axes = grid[i, j]

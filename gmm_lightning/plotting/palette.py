@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from gmm_lightning._validation import require_integer
 
-__all__ = ["palette"]
-
 # The hues of Okabe and Ito, without black (kept for text and totals) and without yellow (an outline
 # in yellow cannot be seen on white paper).
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

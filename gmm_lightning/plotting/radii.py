@@ -1,19 +1,14 @@
-"""How large to draw an ellipse: standard deviations, and masses in their terms."""
+"""Radii of ellipses: standard deviations, or the masses that they hold."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from gmm_lightning._validation import require_integer
-from gmm_lightning.distributions.chi import radius_of_mass
+from gmm_lightning.distributions import chi_quantile
 from gmm_lightning.errors import InvalidArgumentError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-__all__ = ["confidence_ellipse_std_devs"]
 
 
 def confidence_ellipse_std_devs(
@@ -21,8 +16,8 @@ def confidence_ellipse_std_devs(
 ) -> list[float]:
     """The Mahalanobis radii inside which a Gaussian of `df` features has the given masses.
 
-    `r^2` is the quantile of the chi-square law: two standard deviations hold 95 % of the mass on a
-    line, but 86 % in the plane.
+    `r^2` is the quantile of the chi-square distribution: two standard deviations hold 95 %
+    of the mass on a line, but 86 % in the plane.
 
     Args:
         confidence_levels: Masses in (0, 1), or one of them.
@@ -41,13 +36,13 @@ def confidence_ellipse_std_devs(
         raise InvalidArgumentError(
             f"expected masses strictly between 0 and 1, got {tuple(masses)}; write 0.9 for 90 %"
         )
-    return radius_of_mass(masses, require_integer("df", df, least=1)).tolist()
+    return chi_quantile(masses, require_integer("df", df, least=1)).tolist()
 
 
 def radii_and_names(
     stds: float | Sequence[float], masses: float | Sequence[float] | None, df: int = 2
 ) -> tuple[list[float], list[str]]:
-    """Radii in standard deviations, from `masses` where they are given, and what to call them.
+    """Radii in standard deviations, from `masses` where they are given, and their labels.
 
     Raises:
         InvalidArgumentError: A standard deviation that is not positive, or a mass outside (0, 1).

@@ -1,35 +1,26 @@
-"""One feature predicted from another: Gaussian mixture regression."""
+"""Gaussian mixture regression of one feature on another."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.patches import Patch
+from numpy.typing import ArrayLike
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import regress
+from gmm_lightning.plotting._components import MixtureLike, components, density_of
 from gmm_lightning.plotting._ellipses import draw_ellipses
-from gmm_lightning.plotting._geometry import components, density_of
 from gmm_lightning.plotting._limits import natural_limits
 from gmm_lightning.plotting._points import add_legend, draw_points
 from gmm_lightning.plotting._rows import finite_rows
-from gmm_lightning.plotting._view import feature_view
+from gmm_lightning.plotting._view import Dims, feature_view
 from gmm_lightning.plotting.figures import INK, axes_or_new
 from gmm_lightning.plotting.palette import palette
 from gmm_lightning.plotting.radii import radii_and_names
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike
-
-    from gmm_lightning.plotting._geometry import MixtureLike
-    from gmm_lightning.plotting._view import Dims
-
-__all__ = ["plot_regression"]
 
 
 def plot_regression(
@@ -56,8 +47,7 @@ def plot_regression(
         x `(*S, D)`; columns D names.
 
     Args:
-        mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
-            `weights`, `means` and `scale_tril`.
+        mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
         x: Rows to show.
         ax: Axes to draw on; None makes a new figure.
         dims: The input and the output feature, by position or name; the rest are integrated out.
@@ -90,13 +80,8 @@ def plot_regression(
     """
     whole = components(mixture)
     num_features = whole.means.shape[-1]
-    view = feature_view(
-        num_features,
-        dims,
-        columns,
-        allowed=(2,),
-        otherwise="take the marginal of the input and the output",
-    )
+    otherwise = "take the marginal of the input and the output"
+    view = feature_view(num_features, dims, columns, allowed=(2,), otherwise=otherwise)
     radii, names = radii_and_names(stds, None)
     require_integer("resolution", resolution, least=2)
     require_integer("max_points", max_points, least=0)
@@ -120,19 +105,12 @@ def plot_regression(
         alpha = 1.0 - (1.0 - opacity) ** (depth + 1)
         label = "\N{PLUS-MINUS SIGN} " + name
         bands.append(Patch(facecolor=shade, alpha=alpha, linewidth=0, label=label))
-    (line,) = ax.plot(
-        grid,
-        center,
-        color=shade,
-        linewidth=2.0,
-        zorder=3,
-        label=f"E[{view.names[1]} | {view.names[0]}]",
-    )
+    expectation = f"E[{view.names[1]} | {view.names[0]}]"
+    (line,) = ax.plot(grid, center, color=shade, linewidth=2.0, zorder=3, label=expectation)
     if ellipses:
         shades = (INK,) * mixture.weights.shape[-1]
-        draw_ellipses(ax, parts.where(parts.weights > 0), (2.0,), shades, fill=0.0, linewidth=0.8)
-    ax.set(xlim=window[0], xlabel=view.names[0], ylabel=view.names[1])
-    if title is not None:
-        ax.set_title(title)
+        draw_ellipses(ax, parts.with_weight(), (2.0,), shades, fill=0.0, linewidth=0.8)
+    ax.set_xlim(window[0])
+    view.label(ax, "", title)
     add_legend(ax, [line, *reversed(bands)], inside=True)
     return ax

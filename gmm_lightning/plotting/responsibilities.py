@@ -1,39 +1,35 @@
-"""Which component a row belongs to, and how surely."""
+"""Responsibilities: the probabilities of the components given the rows."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.colors import to_rgb
+from matplotlib.axes import Axes
 from matplotlib.patches import Patch
+from numpy.typing import ArrayLike, NDArray
 
-from gmm_lightning._validation import require_integer
+from gmm_lightning._validation import require_choice, require_integer
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._curves import fine_grid
+from gmm_lightning.plotting._components import (
+    Components,
+    MixtureLike,
+    components,
+    density_of,
+    responsibilities_of,
+)
 from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
-from gmm_lightning.plotting._geometry import components, density_of, responsibilities_of
 from gmm_lightning.plotting._limits import grid_of, natural_limits
-from gmm_lightning.plotting._points import add_legend, draw_points
+from gmm_lightning.plotting._line import fine_grid
+from gmm_lightning.plotting._points import MAX_LEGEND_ENTRIES, add_legend, colors_of, draw_points
 from gmm_lightning.plotting._rows import finite_rows, thin
-from gmm_lightning.plotting._view import feature_names, feature_view
+from gmm_lightning.plotting._view import Dims, View, feature_names, feature_view
 from gmm_lightning.plotting.figures import INK, axes_or_new
 from gmm_lightning.plotting.palette import palette
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike, NDArray
-
-    from gmm_lightning.plotting._geometry import Components, MixtureLike
-    from gmm_lightning.plotting._view import Dims
-
-__all__ = ["plot_responsibilities"]
-
 _KINDS = ("map", "rows")
-_MOST_LEGEND_ENTRIES = 12
 _RESOLUTION = 200
 
 
@@ -63,8 +59,7 @@ def plot_responsibilities(
         x `(*S, D)`; columns D names.
 
     Args:
-        mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
-            `weights`, `means` and `scale_tril`.
+        mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
         x: Rows, which only maps of one or two features can do without.
         ax: Axes to draw on; None makes a new figure.
         kind: `map` or `rows`.
@@ -95,8 +90,7 @@ def plot_responsibilities(
     feature_names(num_features, columns)
     require_integer("max_points", max_points, least=0)
     density_of(parts)  # which refuses a mixture that has none
-    if kind not in _KINDS:
-        raise InvalidArgumentError(f"unknown kind {kind!r}; known are: {', '.join(_KINDS)}")
+    require_choice("kind", kind, _KINDS)
     if component is not None:
         require_integer("component", component, least=0)
         if component >= num_components:
@@ -110,27 +104,22 @@ def plot_responsibilities(
     if kind == "rows":
         ax = axes_or_new(ax, (8.0, 3.2))
         _draw_bars(ax, responsibilities_of(parts, points, num_components), component)
+        if title is not None:
+            ax.set_title(title)
+        return ax
+    view = feature_view(num_features, dims, columns, otherwise="use kind='rows'")
+    if num_features > len(view.features) and (x is None or view.is_line):
+        raise InvalidArgumentError(
+            f"expected rows x and two features in dims for a map of {num_features} features, "
+            "whose probabilities are no function of fewer; pass both, or take the marginal of "
+            "the mixture first"
+        )
+    ax = axes_or_new(ax)
+    if view.is_line:
+        _draw_stack(ax, view.parts(parts), view.rows(points), num_components, component)
     else:
-        view = feature_view(num_features, dims, columns, otherwise="use kind='rows'")
-        if num_features > view.size and (x is None or view.size == 1):
-            raise InvalidArgumentError(
-                f"expected rows x and two features in dims for a map of {num_features} features, "
-                "whose probabilities are no function of fewer; pass both, or take the marginal of "
-                "the mixture first"
-            )
-        ax = axes_or_new(ax)
-        at, shown = view.parts(parts), view.rows(points)
-        # dims may have reordered two features: the probabilities belong to the original order.
-        if view.size == 1:
-            _draw_stack(ax, at, shown, num_components, component)
-        else:
-            _draw_plane(
-                ax, at, shown, parts, points if x is not None else None, component, num_components
-            )
-        ax.set_xlabel(view.names[0])
-        ax.set_ylabel("responsibility" if view.size == 1 else view.names[1])
-    if title is not None:
-        ax.set_title(title)
+        _draw_plane(ax, view, parts, None if x is None else points, num_components, component)
+    view.label(ax, "responsibility", title)
     return ax
 
 
@@ -140,10 +129,8 @@ def _draw_bars(ax: Axes, r: NDArray[np.float64], component: int | None) -> None:
     sure = r.max(axis=1) if component is None else r[:, component]
     r = r[np.lexsort((-sure, best))]
     _stack(ax, np.arange(count + 1), np.concatenate([r, r[-1:]]), component, step="post")
-    ax.set(xlabel="rows, sorted by component", ylabel="responsibility")
-    ax.set_xlim(0, max(count, 1))
-    if component is not None:
-        ax.set_xlabel(f"rows, sorted by the responsibility of component {component}")
+    order = "component" if component is None else f"the responsibility of component {component}"
+    ax.set(xlabel=f"rows, sorted by {order}", ylabel="responsibility", xlim=(0, max(count, 1)))
 
 
 def _draw_stack(
@@ -158,8 +145,7 @@ def _draw_stack(
     if len(rows) > 0:
         foot = np.full(len(rows), -0.03)
         ax.plot(rows[:, 0], foot, "|", color=INK, alpha=0.4, markersize=6, clip_on=False)
-    ax.set_ylim(-0.06, 1.0)
-    ax.set_xlim(grid[0], grid[-1])
+    ax.set(xlim=(grid[0], grid[-1]), ylim=(-0.06, 1.0))
 
 
 def _stack(
@@ -171,50 +157,44 @@ def _stack(
 ) -> None:
     colors = palette(r.shape[1])
     shown = range(r.shape[1]) if component is None else [component]
-    ax.stackplot(
-        along,
-        *(r[:, k] for k in shown),
-        colors=[colors[k] for k in shown],
-        linewidth=0,
-        step=step,
-        rasterized=len(along) > 1000,
-    )
+    style: dict[str, Any] = {"linewidth": 0, "step": step, "rasterized": len(along) > 1000}
+    ax.stackplot(along, *(r[:, k] for k in shown), colors=[colors[k] for k in shown], **style)
     ax.set_ylim(0.0, 1.0)
-    if len(shown) <= _MOST_LEGEND_ENTRIES:
+    if len(shown) <= MAX_LEGEND_ENTRIES:
         add_legend(ax, [Patch(color=colors[k], label=f"component {k}") for k in shown])
 
 
 def _draw_plane(
     ax: Axes,
-    at: Components,
-    shown: NDArray[np.float64],
+    view: View,
     parts: Components,
     points: NDArray[np.float64] | None,
-    component: int | None,
     num_components: int,
+    component: int | None,
 ) -> None:
     shades = palette(num_components)
-    window = natural_limits(at, shown)
+    at = view.parts(parts)
+    rows = view.rows(finite_rows(points, len(view.axes)))
+    window = natural_limits(at, rows)
+    # dims may have reordered two features: probabilities of rows belong to the original order.
     if points is None:
-        _, grid = grid_of(window, _RESOLUTION)
-        r = responsibilities_of(at, grid, num_components)
+        r = responsibilities_of(at, grid_of(window, _RESOLUTION)[1], num_components)
     else:
         r = responsibilities_of(parts, points, num_components)
-    if component is None:
-        # Faint on the plane, where ellipses lie on top, and full on the dots.
-        values = r @ np.array([to_rgb(color) for color in shades])
-        values = 1.0 - 0.55 * (1.0 - values) if points is None else values
-        style = {}
-    else:
+    style: dict[str, Any] = {}
+    values = r @ colors_of(np.arange(num_components), shades)
+    if component is not None:
         values, style = r[:, component], {"cmap": "cividis_r", "vmin": 0.0, "vmax": 1.0}
+    elif points is None:
+        # Faint on the plane, where ellipses lie on top, and full on the dots.
+        values = 1.0 - 0.55 * (1.0 - values)
     if points is None:
         image = values.reshape(_RESOLUTION, _RESOLUTION, *values.shape[1:])
         extent = (*window[0], *window[1])
-        drawn = ax.imshow(image, extent=extent, origin="lower", aspect="auto", **style)
+        drawn: Any = ax.imshow(image, extent=extent, origin="lower", aspect="auto", **style)
     else:
-        drawn = draw_points(
-            ax, shown, colors=values, max_points=len(shown), size=1.6, alpha=0.9, **style
-        )
+        style |= {"size": 1.6, "alpha": 0.9}
+        drawn = draw_points(ax, rows, colors=values, max_points=len(rows), **style)
     outline = shades if component is None else (INK,) * num_components
     draw_ellipses(ax, at, (2.0,), outline, fill=0.0)
     draw_means(ax, at, outline, badge=True)

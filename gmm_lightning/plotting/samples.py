@@ -1,37 +1,34 @@
-"""Draws of a mixture, and the region they are given."""
+"""Samples of a mixture, and the region they lie in."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.colors import to_rgb
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike, NDArray
 
 from gmm_lightning._validation import require_integer
+from gmm_lightning.distributions import Region
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._curves import draw_curves, draw_histogram
+from gmm_lightning.plotting._components import (
+    Components,
+    MixtureLike,
+    components,
+    density_of,
+    responsibilities_of,
+)
 from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
-from gmm_lightning.plotting._geometry import components, density_of, responsibilities_of
-from gmm_lightning.plotting._limits import natural_limits
-from gmm_lightning.plotting._points import draw_points
-from gmm_lightning.plotting._regions import check_region, draw_region, finite_part
+from gmm_lightning.plotting._limits import Limits, natural_limits
+from gmm_lightning.plotting._line import draw_curves, draw_histogram
+from gmm_lightning.plotting._points import colors_of, draw_points
+from gmm_lightning.plotting._regions import draw_region, finite_ends, shadow
 from gmm_lightning.plotting._rows import rows_and_labels
-from gmm_lightning.plotting._view import feature_view
+from gmm_lightning.plotting._view import Dims, feature_view
 from gmm_lightning.plotting.figures import axes_or_new
 from gmm_lightning.plotting.palette import palette
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike, NDArray
-
-    from gmm_lightning.plotting._geometry import Components, MixtureLike
-    from gmm_lightning.plotting._limits import Limits
-    from gmm_lightning.plotting._view import Dims
-
-__all__ = ["plot_samples"]
 
 
 def plot_samples(
@@ -40,7 +37,7 @@ def plot_samples(
     *,
     ax: Axes | None = None,
     component: torch.Tensor | ArrayLike | None = None,
-    within: Any = None,
+    within: Region | None = None,
     generator: torch.Generator | None = None,
     dims: Dims | None = None,
     columns: Sequence[str] | None = None,
@@ -50,7 +47,7 @@ def plot_samples(
     """Draw samples of a mixture in the colours of their components, and the region they lie in.
 
     The region is shaded: a `Ball`, `Box` or `HalfSpace` with a dashed outline, a `Shell` or
-    `Confidence` about each component in its colour, a `Where` as the mask that its function gives.
+    `Confidence` about each component in its colour, another region as the mask of its `contains`.
     Outlines of the components at one and two standard deviations show what the samples would be
     without the region. With one feature the samples are a histogram, of area one like the density.
     In fewer features than the mixture has, a region is drawn as its shadow.
@@ -59,8 +56,7 @@ def plot_samples(
         x `(*S, D)`; component `(*S,)`; columns D names.
 
     Args:
-        mixture: A `MixtureOfGaussians` with batch shape (), a `GMMLayer`, or anything with their
-            `weights`, `means` and `scale_tril`.
+        mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
         x: The samples, or how many to draw.
         ax: Axes to draw on; None makes a new figure.
         component: The component that each sample was drawn from, which gives its colour; None for
@@ -96,31 +92,25 @@ def plot_samples(
     num_features, num_components = whole.means.shape[-1], mixture.weights.shape[-1]
     view = feature_view(num_features, dims, columns, otherwise="draw the samples with plot_pairs")
     require_integer("max_points", max_points, least=0)
-    chosen = view.features or ()
-    if within is not None:
-        check_region(within, num_features, chosen)
+    region = None if within is None else shadow(within, num_features, view.features)
     points, drawn = _samples(whole, x, component, within, generator)
     parts, rows = view.parts(whole), view.rows(points)
-    window = _window(parts, rows, within, chosen)
+    window = _window(parts, rows, region)
 
     ax = axes_or_new(ax)
     shades = palette(num_components)
-    if view.size == 1:
+    if view.is_line:
         draw_histogram(ax, rows[:, 0], drawn, [shades[k] for k in np.unique(drawn)])
         draw_curves(ax, parts, rows[:, 0], shades, fill=0.0, linewidth=1.4)
     else:
-        colors = np.array([to_rgb(color) for color in shades])[drawn]
-        draw_points(ax, rows, colors=colors, max_points=max_points)
+        draw_points(ax, rows, colors=colors_of(drawn, shades), max_points=max_points)
         draw_ellipses(ax, parts, (1.0, 2.0), shades, fill=0.0, linewidth=0.8)
         draw_means(ax, parts, shades, badge=True)
         ax.set_ylim(window[1])
-    if within is not None:
-        draw_region(ax, within, parts, shades, window, chosen, num_features)
+    if region is not None:
+        draw_region(ax, region, parts, shades, window, num_features)
     ax.set_xlim(window[0])
-    ax.set_xlabel(view.names[0])
-    ax.set_ylabel("density" if view.size == 1 else view.names[1])
-    if title is not None:
-        ax.set_title(title)
+    view.label(ax, "density", title)
     return ax
 
 
@@ -128,7 +118,7 @@ def _samples(
     parts: Components,
     x: torch.Tensor | ArrayLike | int,
     component: torch.Tensor | ArrayLike | None,
-    within: Any,
+    within: Region | None,
     generator: torch.Generator | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """The samples (N, D) and which of the K components they belong to (N,)."""
@@ -150,18 +140,12 @@ def _samples(
     return drawn[0].numpy(), index[drawn[1].numpy()]
 
 
-def _window(
-    parts: Components, rows: NDArray[np.float64], within: Any, dims: tuple[int, ...]
-) -> Limits:
+def _window(parts: Components, rows: NDArray[np.float64], region: Region | None) -> Limits:
     """The samples, the components, and the bounded part of the region."""
-    if within is None:
-        return natural_limits(parts, rows)
-    low, high = finite_part(within, dims)
-    ends = np.stack([low, high])
-    known = np.isfinite(ends).all(axis=0)
-    # A row in the middle of everything adds nothing where the region has no end.
-    inside = parts.means.mean(axis=0) if len(parts.means) else np.zeros(len(dims))
-    return natural_limits(parts, np.concatenate([rows, np.where(known, ends, inside)]))
+    if region is not None:
+        inside = parts.means.mean(axis=0) if len(parts.means) else np.zeros(rows.shape[1])
+        rows = np.concatenate([rows, finite_ends(region, inside)])
+    return natural_limits(parts, rows)
 
 
 def _checked(drawn: NDArray[Any], num_components: int) -> NDArray[np.intp]:

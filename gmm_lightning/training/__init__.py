@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from gmm_lightning.training.checkpoint import PassCheckpoint
-from gmm_lightning.training.codes import codes, fit_codes
+from gmm_lightning.training.base import RowsDataModule
+from gmm_lightning.training.checkpoint import EpochCheckpoint, is_dry
+from gmm_lightning.training.checkpoint_io import read_checkpoint, read_state
 from gmm_lightning.training.data import ArrayDataModule
 from gmm_lightning.training.em import EMCallback
-from gmm_lightning.training.floor import FloorCallback
+from gmm_lightning.training.em_base import BaseEMCallback
+from gmm_lightning.training.floor import CovarianceFloorCallback
 from gmm_lightning.training.initialize import InitializeCallback
 from gmm_lightning.training.interrupt import GracefulStop
+from gmm_lightning.training.latents import collect_latents, fit_latents
+from gmm_lightning.training.loader import RowLoader
 from gmm_lightning.training.module import GMMModule
-from gmm_lightning.training.progress import PassProgress
+from gmm_lightning.training.progress import EpochProgress
 from gmm_lightning.training.stepwise import StepwiseEMCallback
 from gmm_lightning.training.stream import StreamDataModule
-from gmm_lightning.training.tensorboard import MixtureLogger
+from gmm_lightning.training.tensorboard import MixtureLogger, draw_mixture
 
 __all__ = [
     "ArrayDataModule",
+    "BaseEMCallback",
+    "CovarianceFloorCallback",
     "EMCallback",
-    "FloorCallback",
+    "EpochCheckpoint",
+    "EpochProgress",
     "GMMModule",
     "GracefulStop",
     "InitializeCallback",
     "MixtureLogger",
-    "PassCheckpoint",
-    "PassProgress",
+    "RowLoader",
+    "RowsDataModule",
     "StepwiseEMCallback",
     "StreamDataModule",
-    "codes",
-    "fit_codes",
+    "collect_latents",
+    "draw_mixture",
+    "fit_latents",
+    "is_dry",
+    "read_checkpoint",
+    "read_state",
 ]

@@ -1,30 +1,24 @@
-"""What every data module of this package offers, whatever its rows are kept in."""
+"""What the data modules of this package share, whether rows are in memory or on disk."""
 
 from __future__ import annotations
 
+import operator
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any, Protocol
+from functools import cached_property, reduce
+from typing import Any
 
 import lightning as L
 from torch import Tensor
 
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.training.loader import Batch
-from gmm_lightning.training.parts import Part, mean_and_deviation
-
-
-class Loader(Protocol):
-    """Batches of one process, the same number on every process."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Batch]: ...
+from gmm_lightning.rows import RowSource
+from gmm_lightning.statistics import WeightedMoments
+from gmm_lightning.training.loader import RowLoader
 
 
 class RowsDataModule(L.LightningDataModule):
-    """Parts called train, val and test, and loaders that shard them exactly over processes.
+    """Rows for training, validation and a test, sharded exactly over processes.
 
     Attributes:
         batch_size: rows at a time; shuffled, the rows of one step over all processes.
@@ -49,7 +43,7 @@ class RowsDataModule(L.LightningDataModule):
         self.standardize, self.name = standardize, name
 
     @abstractmethod
-    def part(self, name: str, *, labels: bool = False) -> Part | None:
+    def part(self, name: str, *, labels: bool = False) -> RowSource | None:
         """All rows of `train`, `val` or `test`; None where none were set aside.
 
         Args:
@@ -57,60 +51,68 @@ class RowsDataModule(L.LightningDataModule):
             labels: whether labels are wanted, which may have to be read for it.
         """
 
-    @abstractmethod
-    def loader(self, name: str, rank: int, world_size: int, *, shuffle: bool) -> Loader:
-        """Batches of one process."""
-
-    def train_blocks(self) -> Part:
-        """The whole training set in blocks, readable again and again."""
+    def train_source(self) -> RowSource:
+        """The whole training set."""
         part = self.part("train")
         assert part is not None
         return part
 
     def some_rows(self, n: int) -> Tensor:
         """At most n rows of the training set, evenly spaced, in the user's units."""
-        return self.train_blocks().some(n)
+        return self.train_source().some(n)
 
     @property
     def num_features(self) -> int:
         """D."""
-        return self.train_blocks().num_features
+        return self.train_source().num_features
 
     @property
     def num_train_rows(self) -> int:
-        """Rows that a pass over the training set reads, over all processes."""
-        return self.train_blocks().num_rows
+        """Rows of the training set, over all processes."""
+        return self.train_source().num_rows
 
-    @property
+    @cached_property
     def total_weight(self) -> float:
         """Sum of the weights of the training set: the number of its rows without any."""
-        return self.train_blocks().total_weight
+        return self.train_source().total_weight
 
     def units(self) -> tuple[Tensor, Tensor]:
         """Weighted mean and standard deviation per feature of the training set, `(D,)` each."""
-        return mean_and_deviation(self.train_blocks())
+        return self._units
 
-    def train_dataloader(self) -> Loader:
-        """This process's part of the training set."""
-        return self._own("train", shuffle=self.shuffle)
+    @cached_property
+    def _units(self) -> tuple[Tensor, Tensor]:
+        parts = (WeightedMoments.of(b.x, b.weight) for b in self.train_source().read())
+        moments = reduce(operator.add, parts)
+        return moments.mean, moments.variance.sqrt()
 
-    def val_dataloader(self) -> Loader | list[Any]:
-        """This process's part of the validation set; an empty list without one."""
+    def train_dataloader(self) -> RowLoader:
+        """This process's rows of the training set."""
+        return self._loader("train", shuffle=self.shuffle)
+
+    def val_dataloader(self) -> RowLoader | list[Any]:
+        """This process's rows of the validation set; an empty list without one."""
         if self.part("val") is None:
             # Lightning warns of what is meant here.
             warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
             return []
-        return self._own("val", shuffle=False)
+        return self._loader("val", shuffle=False)
 
-    def predict_dataloader(self) -> Loader:
+    def predict_dataloader(self) -> RowLoader:
         """The training set in order."""
-        return self._own("train", shuffle=False)
+        return self._loader("train", shuffle=False)
 
-    def _own(self, name: str, *, shuffle: bool) -> Loader:
-        trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        return self.loader(name, rank, world_size, shuffle=shuffle)
+    def _loader(self, name: str, *, shuffle: bool) -> RowLoader:
+        trainer, source = self.trainer, self.part(name)
+        assert source is not None
+        return RowLoader(
+            source,
+            self.batch_size,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            epoch=self._current_epoch if shuffle else None,
+            seed=self.seed,
+        )
 
-    def epoch(self) -> int:
-        """The current epoch, for permutations; 0 outside of a fit."""
+    def _current_epoch(self) -> int:
         return self.trainer.current_epoch if self.trainer else 0

@@ -15,7 +15,7 @@ def is_dry(trainer: L.Trainer) -> bool:
     return bool(getattr(trainer, "fast_dev_run", False))
 
 
-class PassCheckpoint(Checkpoint):
+class EpochCheckpoint(Checkpoint):
     """Writes `last.ckpt` after the first pass, every few passes, and at the end of a fit.
 
     A checkpoint inside a pass would resume with half a sum of statistics, so there is none. The

@@ -6,20 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-from torch import Tensor
+from torch import Size
 
-from gmm_lightning.datasets import load
-from gmm_lightning.datasets.tables import read_tables
-from gmm_lightning.em.rows import as_tensor, check_finite
+from gmm_lightning.datasets import load, read_tables
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.rows import ArrayRows, Batch, as_tensor, as_weights, check_finite
 from gmm_lightning.training.base import RowsDataModule
-from gmm_lightning.training.loader import SliceLoader
-from gmm_lightning.training.parts import TensorPart
 from gmm_lightning.training.split import split_rows
-from gmm_lightning.training.weights import checked_weight, require_weight
 
-PARTS = {"train": "training set", "val": "validation set", "test": "test set"}
+_PARTS = {"train": "training set", "val": "validation set", "test": "test set"}
 
 
 class ArrayDataModule(RowsDataModule):
@@ -75,33 +70,32 @@ class ArrayDataModule(RowsDataModule):
             seed=seed,
             name=name,
         )
-        rows = as_tensor(x)
-        if rows.dim() != 2:
-            hint = "; reshape one feature with x[:, None]" if rows.dim() == 1 else ""
-            raise InvalidDataError(
-                f"expected a matrix of rows (N, D), got an array of shape {tuple(rows.shape)}{hint}"
-            )
-        if 0 in rows.shape:
-            raise InvalidDataError(f"expected rows, got an array of shape {tuple(rows.shape)}")
-        check_finite(rows)
-        weight = checked_weight(sample_weight, len(rows))
-        self.columns = tuple(columns) if columns else tuple(f"x{i}" for i in range(rows.shape[1]))
+        whole = ArrayRows(_checked(x, sample_weight, labels))
+        count = whole.num_features
+        self.columns = tuple(columns) if columns else tuple(f"x{i}" for i in range(count))
         self.classes = tuple(classes) if classes else None
-        self.parts: dict[str, TensorPart] = {}
-        self.train_rows, self.train_weight = rows, weight
-        self.train_labels = self._checked_labels(labels, len(rows))
-        self.val_rows: Tensor | None = None
-        self.val_weight: Tensor | None = None
-        self.val_labels: Tensor | None = None
-        self.test_rows: Tensor | None = None
-        self.test_weight: Tensor | None = None
-        self.test_labels: Tensor | None = None
-        whole = TensorPart(rows, weight, self.train_labels)
-        split = split_rows(len(rows), val_fraction, test_fraction, seed)
-        for part, index in zip(PARTS, split, strict=True):
+        self._parts: dict[str, ArrayRows] = {}
+        split = split_rows(whole.num_rows, val_fraction, test_fraction, seed)
+        for part, index in zip(_PARTS, split, strict=True):
             if len(index):
                 # Without a split nothing is copied.
-                self.set_part(part, whole.at(index) if len(index) < len(rows) else whole)
+                one = len(index) == whole.num_rows
+                self.set_part(part, whole if one else ArrayRows(whole.batch.at(index)))
+
+    @property
+    def train(self) -> Batch:
+        """The training set."""
+        return self._parts["train"].batch
+
+    @property
+    def val(self) -> Batch | None:
+        """The validation set."""
+        return self._parts["val"].batch if "val" in self._parts else None
+
+    @property
+    def test(self) -> Batch | None:
+        """The test set."""
+        return self._parts["test"].batch if "test" in self._parts else None
 
     @classmethod
     def builtin(cls, name: str, **options: Any) -> Self:
@@ -162,7 +156,7 @@ class ArrayDataModule(RowsDataModule):
             >>> path = Path(folder.name, "trees.csv")
             >>> _ = path.write_text("height,kind\n12.5,oak\n30,fir\n11,oak\n28,fir\n")
             >>> data = ArrayDataModule.file(path, label="kind", test_fraction=0.25)
-            >>> data.name, data.columns, data.classes, data.num_train_rows, len(data.test_rows)
+            >>> data.name, data.columns, data.classes, data.num_train_rows, data.test.num_rows
             ('trees', ('height',), ('fir', 'oak'), 3, 1)
             >>> folder.cleanup()
         """
@@ -188,47 +182,53 @@ class ArrayDataModule(RowsDataModule):
             **options,
         )
         for part, table in zip(beside, others, strict=True):
-            labels = None if table.labels is None else torch.from_numpy(table.labels)
-            weights = checked_weight(table.weight, len(table.x))
-            data.set_part(part, TensorPart(torch.from_numpy(table.x), weights, labels))
+            data.set_part(part, ArrayRows(_checked(table.x, table.weight, table.labels)))
         return data
 
-    @staticmethod
-    def _checked_labels(labels: Any, num_rows: int) -> Tensor | None:
-        if labels is None:
-            return None
-        labels = as_tensor(labels, "labels")
-        if labels.shape != (num_rows,):
-            raise InvalidDataError(
-                f"labels must be of shape ({num_rows},), got shape {tuple(labels.shape)}"
-            )
-        return labels
+    def part(self, name: str, *, labels: bool = True) -> ArrayRows | None:
+        """All rows of `train`, `val` or `test`; None where none were set aside."""
+        return self._parts.get(name)
 
-    def set_part(self, name: str, part: TensorPart) -> None:
-        """Let `train`, `val` or `test` be these rows.
+    def set_part(self, name: str, rows: ArrayRows) -> None:
+        """Make `rows` the rows of `train`, `val` or `test`.
 
         Raises:
-            InvalidDataError: all of their weights are 0.
+            InvalidDataError: all their sample weights are 0.
         """
-        require_weight(part.total_weight, PARTS[name])
-        self.parts[name] = part
-        for field, value in (("rows", part.x), ("weight", part.weight), ("labels", part.labels)):
-            setattr(self, f"{name}_{field}", value)
+        if not rows.total_weight > 0:
+            raise InvalidDataError(
+                f"all sample weights of the {_PARTS[name]} are 0, so no row of it counts; give "
+                "some of its rows a positive weight"
+            )
+        self._parts[name] = rows
 
-    def part(self, name: str, *, labels: bool = True) -> TensorPart | None:
-        """All rows of `train`, `val` or `test`; None where none were set aside."""
-        return self.parts.get(name)
 
-    def loader(self, name: str, rank: int, world_size: int, *, shuffle: bool) -> SliceLoader:
-        """Views of one process's rows; shuffled, copies of them."""
-        part = self.part(name)
-        assert part is not None
-        return SliceLoader(
-            part.x,
-            self.batch_size,
-            weight=part.weight,
-            rank=rank,
-            world_size=world_size,
-            epoch=self.epoch if shuffle else None,
-            seed=self.seed,
+def _checked(x: Any, weight: Any, labels: Any) -> Batch:
+    """A matrix of finite rows, with a weight and a label for each row where there are any.
+
+    Raises:
+        InvalidDataError: anything else.
+    """
+    x = as_tensor(x)
+    if x.dim() != 2:
+        hint = "; reshape one feature with x[:, None]" if x.dim() == 1 else ""
+        raise InvalidDataError(
+            f"expected a matrix of rows (N, D), got an array of shape {tuple(x.shape)}{hint}"
         )
+    if 0 in x.shape:
+        raise InvalidDataError(f"expected rows, got an array of shape {tuple(x.shape)}")
+    check_finite(x)
+    if weight is not None:
+        weight = as_tensor(weight, "sample_weight")
+        if weight.shape != x.shape[:1]:
+            raise InvalidDataError(
+                f"sample_weight must be of shape ({len(x)},), got shape {tuple(weight.shape)}"
+            )
+        weight = as_weights(weight, x, Size(()))
+    if labels is not None:
+        labels = as_tensor(labels, "labels")
+        if labels.shape != x.shape[:1]:
+            raise InvalidDataError(
+                f"labels must be of shape ({len(x)},), got shape {tuple(labels.shape)}"
+            )
+    return Batch(x, weight, labels)

@@ -9,32 +9,32 @@ import lightning as L
 import torch
 
 from gmm_lightning._validation import require_number
-from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.em import Collapse
-from gmm_lightning.em.ascent import numbered
-from gmm_lightning.em.collapse import fresh
-from gmm_lightning.em.starts import parameters
-from gmm_lightning.em.steps import describe
+from gmm_lightning.em import (
+    Collapsed,
+    CollapseEvent,
+    MixtureModel,
+    MixtureParameters,
+    new_events,
+)
 from gmm_lightning.errors import InvalidDataError
-from gmm_lightning.layers import GMMLayer
-from gmm_lightning.linalg import accumulator_dtype
-from gmm_lightning.training.target import keyed, target_layer
+from gmm_lightning.linalg import accumulator_dtype, unsqueeze_like
+from gmm_lightning.training.target import state_key_for, target_layer
 
 log = logging.getLogger(__name__)
 
 
-class FloorCallback(L.Callback):
+class CovarianceFloorCallback(L.Callback):
     """After each step of the optimizer, no covariance is flatter than EM would leave it.
 
     The likelihood of a mixture has no maximum: a component on one spot, or a network that draws
-    its codes together, gains without bound until its scale underflows. This is the projection
+    its latents together, gains without bound until its scale underflows. This is the projection
     onto `Sigma_k >= c diag(variance of the mixture)`, with c the family's `relative_floor`, and
-    onto standard deviations of `least` at least. A prior on the covariances in the loss, as in
+    onto standard deviations of `min_std` at least. A prior on the covariances in the loss, as in
     `layer.objective(z, num_samples)`, avoids the edge itself.
 
     Args:
         target: as for `EMCallback`.
-        least: the smallest standard deviation in any direction, in units of the rows.
+        min_std: the smallest standard deviation in any direction, in units of the rows.
 
     Attributes:
         events: components that had to be repaired, each once; their `count` is their weight.
@@ -47,14 +47,14 @@ class FloorCallback(L.Callback):
         normal mixture distributions, Annals of Statistics 13.
     """
 
-    def __init__(self, target: str | None = None, *, least: float = 1e-6) -> None:
-        self.target, self.least = target, require_number("least", least, above=0)
-        self.events: list[Collapse] = []
+    def __init__(self, target: str | None = None, *, min_std: float = 1e-6) -> None:
+        self.target, self.min_std = target, require_number("min_std", min_std, above=0)
+        self.events: list[CollapseEvent] = []
 
     @property
     def state_key(self) -> str:
         """A place of its own in the checkpoint for each target."""
-        return keyed(self, self.target)
+        return state_key_for(self, self.target)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the layer."""
@@ -71,15 +71,21 @@ class FloorCallback(L.Callback):
     ) -> None:
         """Raise what is too flat, alike in all processes."""
         layer = target_layer(pl_module, self.target, type(self).__name__)
-        if not all(bool(torch.isfinite(p).all()) for p in parameters(layer)):
+        model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+        if not all(bool(torch.isfinite(value).all()) for value in parameters):
             raise InvalidDataError(
                 f"a parameter of the mixture is not finite after step {trainer.global_step}: lower "
                 "the learning rate, or clip gradients"
             )
-        found = fresh(raise_to_floor(layer, self.least), self.events)
-        self.events += numbered(found, trainer.global_step)
+        raised, collapsed = _raise_to_floor(model, parameters, self.min_std)
+        if collapsed is None:
+            return
+        raised.write_to(layer)
+        events = (event for _, event in collapsed.events(model, trainer.global_step))
+        found = new_events(events, self.events)
+        self.events += found
         if trainer.is_global_zero:
-            for event in self.events[len(self.events) - len(found) :]:
+            for event in found:
                 log.warning("%s", event)
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,27 +94,28 @@ class FloorCallback(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.events = [Collapse(**event) for event in state_dict["events"]]
+        self.events = [CollapseEvent(**event) for event in state_dict["events"]]
 
 
 @torch.no_grad()
-def raise_to_floor(layer: GMMLayer, least: float = 1e-6) -> list[Collapse]:
-    """Raise covariances that are flatter than the family's floor, in place; which they were."""
-    family, d = layer.covariance, layer.num_features
-    wide = accumulator_dtype(layer.means.device)
-    logits, means, raw = (p.detach().to(wide) for p in parameters(layer))
-    scale = family.scale(raw)
-    mixture = MixtureOfGaussians(logits, means, scale, family)
+def _raise_to_floor(
+    model: MixtureModel, parameters: MixtureParameters, min_std: float
+) -> tuple[MixtureParameters, Collapsed | None]:
+    """Parameters without covariances flatter than the family's floor, and which ones were."""
+    family, (_, k, d) = model.family, parameters.means.shape
+    wide = parameters.to(accumulator_dtype(parameters.means.device))
+    mixture, scale = model.distribution(wide), model.scale(wide)
     scatter = family.project(family.covariance_matrix(scale, d))
-    dof = scatter.new_ones(*layer.batch_shape, family.groups(layer.num_components))
-    eps = torch.finfo(layer.means.dtype).eps
-    bound = family.variance_floor(scatter, dof, mixture.variance, eps).clamp(min=least**2)
+    dof = scatter.new_ones(len(scale), family.groups(k))
+    bound = family.variance_floor(scatter, dof, mixture.variance, parameters.eps)
+    bound = bound.clamp(min=min_std**2)
     raised, smallest = family.floor(scatter, dof, bound)
     low = torch.isfinite(smallest)
     if not bool(low.any()):
-        return []
-    estimate = family.estimate(raised, dof)
-    low_scale = low[(..., *[None] * (scale.dim() - low.dim()))]
-    layer.write(None, None, torch.where(low_scale, estimate, scale))
+        return parameters, None
+    raw = family.raw(family.estimate(raised, dof)).to(parameters.raw_scale)
+    raw = torch.where(unsqueeze_like(low, raw), raw, parameters.raw_scale)
     relative = smallest * (bound / mixture.variance.unsqueeze(-2)).amin(-1)
-    return describe(low, family.sum_tied(mixture.weights), relative, "floored")
+    nothing = torch.zeros_like(mixture.weights, dtype=torch.bool)
+    collapsed = Collapsed(low, nothing, mixture.weights, relative, nothing)
+    return parameters._replace(raw_scale=raw), collapsed

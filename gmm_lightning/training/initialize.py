@@ -8,42 +8,19 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from gmm_lightning._validation import require_integer
-from gmm_lightning.em import fit_em
-from gmm_lightning.em.source import Source
-from gmm_lightning.em.start import initialize, resolve_from
+from gmm_lightning.em import fit_em, initialize_layer, resolve_priors
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
+from gmm_lightning.rows import Batch, finite_rows
 from gmm_lightning.training.base import RowsDataModule
-from gmm_lightning.training.codes import codes
-from gmm_lightning.training.loader import as_batch
+from gmm_lightning.training.latents import collect_latents
+from gmm_lightning.training.loader import as_global_batch
 from gmm_lightning.training.module import GMMModule
-from gmm_lightning.training.observed import finite_rows, tell_dropped
-from gmm_lightning.training.parts import Portion
+from gmm_lightning.training.observer import warn_dropped
 from gmm_lightning.training.target import target_layer
-
-
-class TrainingRows:
-    """The whole training set of a data module in standard units, block by block."""
-
-    def __init__(self, module: GMMModule, datamodule: Any) -> None:
-        self.module, self.datamodule = module, datamodule
-
-    def __iter__(self) -> Iterator[Tensor | Portion]:
-        for portion in self._portions():
-            z = self.module.standardize(portion.x.to(self.module.layer.means.device))
-            yield z if portion.weight is None else Portion(z, portion.weight.to(z.device))
-
-    def _portions(self) -> Iterator[Portion]:
-        if hasattr(self.datamodule, "train_blocks"):
-            yield from self.datamodule.train_blocks()
-            return
-        for batch in self.datamodule.train_dataloader():
-            rows = as_batch(batch, 1)
-            yield Portion(rows.x, rows.weight)
 
 
 class InitializeCallback(L.Callback):
@@ -54,7 +31,7 @@ class InitializeCallback(L.Callback):
     resumed fit is left alone.
 
     For a layer inside a model it reads what the untrained network makes of the training set,
-    as `codes` does, when training starts: each process its part, and all of them take the
+    as `collect_latents` does, when training starts: each process its part, and all of them take the
     parameters of the first one.
 
     Args:
@@ -65,8 +42,8 @@ class InitializeCallback(L.Callback):
             best objective is kept (Biernacki, Celeux, Govaert 2003).
         trial_passes: EM passes of each start when there are several.
         target: None for a `GMMModule`; else the dotted path of a `GMMLayer`, as for `EMCallback`.
-        step: with a target: the method that is given the batches, as for `codes`.
-        skip_nonfinite: with a target: leave out codes with NaN or infinity, and say how many.
+        step: with a target: the method that is given the batches, as for `collect_latents`.
+        skip_nonfinite: with a target: leave out latents with NaN or infinity, and say how many.
 
     Raises:
         InvalidArgumentError: there is no layer at the target, it is never called, or a
@@ -111,24 +88,24 @@ class InitializeCallback(L.Callback):
         # The parameters are to be drawn in the precision they will have.
         trainer.precision_plugin.convert_module(pl_module)
         pl_module.take_units(datamodule)
-        self.start(pl_module.layer, TrainingRows(pl_module, datamodule))
+        self._start(pl_module.layer, _training_rows(pl_module, datamodule))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Initialise a layer inside a model, whose network is in its place by now."""
         if self.target is None or trainer.ckpt_path is not None:
             return
         layer = target_layer(pl_module, self.target, type(self).__name__)
-        rows = codes(pl_module, training_batches(trainer), self.target, step=self.step)
+        rows = collect_latents(pl_module, _training_batches(trainer), self.target, step=self.step)
         if trainer.world_size > 1:
             rows = torch.cat(gather_all_tensors(rows))
         if self.skip_nonfinite:
             rows, dropped = finite_rows(rows)
             if trainer.is_global_zero:
-                tell_dropped(dropped, f"InitializeCallback(target={self.target!r})")
-        self.start(layer, rows)
+                warn_dropped(dropped, f"InitializeCallback(target={self.target!r})")
+        self._start(layer, rows)
         layer.load_state_dict(trainer.strategy.broadcast(layer.state_dict()))
 
-    def start(self, layer: GMMLayer, rows: Any) -> None:
+    def _start(self, layer: GMMLayer, rows: Any) -> None:
         """Priors and parameters of a layer from all rows."""
         generator = torch.Generator().manual_seed(self.seed)
         if self.num_restarts > 1:
@@ -141,14 +118,34 @@ class InitializeCallback(L.Callback):
                 num_restarts=self.num_restarts,
                 generator=generator,
             )
-            return
-        source = Source(layer, rows)
-        resolve_from(layer, source)
-        if self.initializer is not None:
-            initialize(layer, source, self.initializer, generator)
+        elif self.initializer is None:
+            resolve_priors(layer, rows)
+        else:
+            initialize_layer(layer, rows, self.initializer, generator=generator)
 
 
-def training_batches(trainer: L.Trainer) -> Iterator[Any]:
+def _training_rows(module: GMMModule, datamodule: Any) -> Any:
+    """The whole training set of a data module in standard units."""
+    device = module.layer.means.device
+    if isinstance(datamodule, RowsDataModule):
+        return datamodule.train_source().map(lambda x: module.standardize(x.to(device)))
+    return _LoaderRows(module, datamodule)
+
+
+class _LoaderRows:
+    """The batches of somebody's data module in standard units, as often as they are wanted."""
+
+    def __init__(self, module: GMMModule, datamodule: Any) -> None:
+        self.module, self.datamodule = module, datamodule
+
+    def __iter__(self) -> Iterator[Batch]:
+        device = self.module.layer.means.device
+        for item in self.datamodule.train_dataloader():
+            batch = as_global_batch(item, 1)
+            yield batch._replace(x=self.module.standardize(batch.x.to(device)))
+
+
+def _training_batches(trainer: L.Trainer) -> Iterator[Any]:
     """This process's batches of one pass: in order where the data module can.
 
     Raises:
@@ -161,7 +158,7 @@ def training_batches(trainer: L.Trainer) -> Iterator[Any]:
     if isinstance(loader, dict | list | tuple):
         raise InvalidArgumentError(
             "InitializeCallback(target=...) reads one training loader, and there are "
-            f"{len(loader)}; call fit_codes before trainer.fit"
+            f"{len(loader)}; call fit_latents before trainer.fit"
         )
     count = trainer.num_training_batches
     return islice(loader, None if count == float("inf") else int(count))

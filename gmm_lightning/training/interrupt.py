@@ -21,7 +21,7 @@ class GracefulStop(Checkpoint):
 
     A pass that is cut short would waste its statistics and leave nothing to resume from
     exactly. All processes stop after the same pass, whichever of them got the signal. It must
-    stand before `PassCheckpoint`, which writes when it sees the stop.
+    stand before `EpochCheckpoint`, which writes when it sees the stop.
 
     Attributes:
         signum: the signal that ended the fit, or None.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +14,27 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gmm_lightning.em import e_step
-from gmm_lightning.em.posterior import Posterior, soft
-from gmm_lightning.em.rows import check_finite
+from gmm_lightning.em import Responsibilities, e_step, softmax_responsibilities_
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import accumulator_dtype
-from gmm_lightning.training.files import (
+from gmm_lightning.rows import Batch, check_finite
+from gmm_lightning.statistics import SufficientStatistics, WeightedMoments
+from gmm_lightning.training.checkpoint_io import (
     data_from_checkpoint,
     describe_data,
     layer_from_checkpoint,
     read_checkpoint,
     read_state,
 )
-from gmm_lightning.training.loader import as_batch
-from gmm_lightning.training.sums import RunningMean
-from gmm_lightning.training.units import UserUnits, is_identity
+from gmm_lightning.training.loader import as_global_batch
+from gmm_lightning.training.units import StandardizedMixture, is_identity
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], Any]
 
 
-class GMMModule(UserUnits):
+class GMMModule(StandardizedMixture):
     """A mixture that Lightning trains: by EM without an optimizer, by gradient descent with one.
 
     Both optimise `layer.objective` on the whole training set, in nats per row. What is logged
@@ -68,9 +69,9 @@ class GMMModule(UserUnits):
         super().__init__(layer)
         self.optimizer, self.scheduler = optimizer, scheduler
         self.data: dict[str, Any] = {}
-        self.posterior: Posterior = soft
         self.phase = self.passes_before = 0
-        self._train, self._val = RunningMean(), RunningMean()
+        self._train: list[WeightedMoments] = []
+        self._val: list[WeightedMoments] = []
         self._own_units = False
 
     # -- training ---------------------------------------------------------------------------
@@ -102,28 +103,32 @@ class GMMModule(UserUnits):
         if self.optimizer is not None:
             super().backward(loss, *args, **kwargs)
 
-    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """The loss of one batch; under EM with the batch's statistics."""
-        x, global_rows, weight = as_batch(batch, self.trainer.world_size)
+    def e_step(
+        self, batch: Batch, responsibilities: Responsibilities = softmax_responsibilities_
+    ) -> SufficientStatistics:
+        """Expected statistics of rows in the user's units: what `EMCallback` adds up."""
+        transform = None if self._own_units else self.standardize
+        return e_step(self.layer, batch, responsibilities=responsibilities, transform=transform)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of one batch; under EM 0, for the callback reads the batch by itself."""
         if self.optimizer is None:
-            units = None if self._own_units else self.standardize
-            stats = e_step(self.layer, x, weight, posterior=self.posterior, units=units)
-            mass = len(x) if weight is None else float(weight.sum())
-            loss = -stats.log_likelihood.sum() / (mass or 1.0)
-            return {"loss": loss, "stats": stats, "rows": x, "weight": weight}
-        log_prob = self.layer.log_prob(self.standardized(x))
+            return self.layer.means.new_zeros(())
+        batch = as_global_batch(batch, self.trainer.world_size)
+        weight = batch.weight
+        log_prob = self.layer.log_prob(batch._replace(x=self._standardized(batch.x)))
         total = log_prob.sum() if weight is None else (weight.to(log_prob) * log_prob).sum()
-        nll = -total * self.trainer.world_size / self.step_weight(weight, global_rows)
-        loss = nll - self.prior_per_row()
+        nll = -total * self.trainer.world_size / self._step_weight(batch)
+        loss = nll - self._prior_per_row()
         if not bool(torch.isfinite(loss)):
-            check_finite(x)
+            check_finite(batch.x)
             raise InvalidDataError(
                 f"the loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}: "
                 "standardise the data, lower the learning rate, or clip gradients"
             )
         if batch_idx == 0:
-            self._train = RunningMean()
-        self._train.add(log_prob, weight)
+            self._train = []
+        self._train.append(WeightedMoments.of(log_prob.detach(), weight))
         self.log(
             "train/nll",
             nll.detach() - self.standardize.log_abs_det,
@@ -131,38 +136,48 @@ class GMMModule(UserUnits):
             on_epoch=False,
             batch_size=1,
         )
-        return {"loss": loss}
+        return loss
 
-    def step_weight(self, weight: Tensor | None, global_rows: int) -> Tensor | int:
+    def _step_weight(self, batch: Batch) -> Tensor | int:
         """What all processes hold together in this step: the sum of the weights, or the rows."""
-        if weight is None:
-            return max(global_rows, 1)
-        total = self.trainer.strategy.reduce(weight.sum(), reduce_op="sum")
+        if batch.weight is None:
+            assert batch.global_rows is not None
+            return max(batch.global_rows, 1)
+        total = self.trainer.strategy.reduce(batch.weight.sum(), reduce_op="sum")
         return torch.where(total > 0, total, 1.0)
 
     def on_train_epoch_end(self) -> None:
         """Under gradient descent: the mean over the epoch, each batch under its own parameters."""
-        if self._train.sums:
-            mean = self._train.reduced(self.trainer.strategy) + self.standardize.log_abs_det
-            prior = self.prior_per_row().detach()
+        if self._train:
+            mean = self._reduced_mean(self._train) + self.standardize.log_abs_det
+            prior = self._prior_per_row().detach()
             self.log_pass(
                 {"train/log_likelihood": mean, "train/objective": mean + prior}, prog_bar=True
             )
+            self._train = []
 
     def on_validation_epoch_start(self) -> None:
         """Begin a new mean."""
-        self._val = RunningMean()
+        self._val = []
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Sums the log-likelihood of one batch."""
-        x, _, weight = as_batch(batch, self.trainer.world_size)
-        self._val.add(self.layer.log_prob(self.standardized(x)), weight)
+        batch = as_global_batch(batch, self.trainer.world_size)
+        log_prob = self.layer.log_prob(batch._replace(x=self._standardized(batch.x)))
+        self._val.append(WeightedMoments.of(log_prob, batch.weight))
 
     def on_validation_epoch_end(self) -> None:
         """Logs the weighted mean over all rows of all processes."""
-        mean = self._val.reduced(self.trainer.strategy) + self.standardize.log_abs_det
+        mean = self._reduced_mean(self._val) + self.standardize.log_abs_det
         if not self.trainer.sanity_checking:
             self.log_pass({"val/log_likelihood": mean}, prog_bar=True)
+
+    def _reduced_mean(self, parts: Sequence[WeightedMoments]) -> Tensor:
+        """The weighted mean over batches and processes."""
+        moments = reduce(operator.add, parts)
+        sums = torch.stack([moments.weight * moments.mean, moments.weight])
+        total, weight = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        return total / torch.where(weight > 0, weight, 1.0)
 
     def log_pass(self, values: Mapping[str, Tensor | float], *, prog_bar: bool = False) -> None:
         """Log numbers of one pass, equal on all processes, against the number of the pass.
@@ -194,12 +209,12 @@ class GMMModule(UserUnits):
         """After a fit they may be set anew."""
         self._own_units = False
 
-    def standardized(self, x: Tensor) -> Tensor:
+    def _standardized(self, x: Tensor) -> Tensor:
         """Rows of a batch in standard units."""
         skip = self._own_units and x.shape[-1:] == self.standardize.loc.shape
         return x if skip else self.standardize(x)
 
-    def prior_per_row(self) -> Tensor:
+    def _prior_per_row(self) -> Tensor:
         """`log_prior / num_samples`, summed over a batch of mixtures; 0 without priors."""
         if not len(self.layer.priors):
             return self.layer.means.new_zeros(())

@@ -15,7 +15,7 @@ SHOWN = {
 }
 
 
-class PassProgress(ProgressBar):
+class EpochProgress(ProgressBar):
     """A bar over the passes of a fit, instead of one over the batches of each pass.
 
     An EM pass is often a single batch; what a person follows is the number of passes and the

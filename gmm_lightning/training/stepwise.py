@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from gmm_lightning.em.ascent import numbered
-from gmm_lightning.em.collapse import Collapse
-from gmm_lightning.em.stepwise import StepwiseEM, per_weight
-from gmm_lightning.layers import GMMLayer
-from gmm_lightning.statistics import SufficientStatistics
-from gmm_lightning.training.em import EMCallback
+from gmm_lightning.em import (
+    CollapsePolicy,
+    MixtureModel,
+    MixtureParameters,
+    ResponsibilitySchedule,
+    StepwiseEM,
+    maximize,
+)
+from gmm_lightning.training.collapse import CollapseHandler
+from gmm_lightning.training.em_base import BaseEMCallback
 from gmm_lightning.training.module import GMMModule
 
 
-class StepwiseEMCallback(EMCallback):
+class StepwiseEMCallback(BaseEMCallback):
     """An M-step after every mini-batch, from running statistics that forget slowly.
 
     Fits large data in few passes; the batches should come in random order. The running
     statistics are in the checkpoint. What is logged of a pass is the mean over its batches,
-    each under the parameters before it. In a model its mixture follows codes that drift.
+    each under the parameters before it. In a model its mixture follows latents that drift.
 
     Args:
         target: as for `EMCallback`. Priors are weighed against the rows of the last pass, in the
@@ -48,13 +51,16 @@ class StepwiseEMCallback(EMCallback):
         *,
         exponent: float = 0.7,
         offset: float = 2.0,
-        collapse: str = "floor",
+        collapse: str | CollapsePolicy = "floor",
         seed: int = 0,
         skip_nonfinite: bool = False,
     ) -> None:
-        super().__init__(target, collapse=collapse, seed=seed, skip_nonfinite=skip_nonfinite)
-        # Small batches ask for the same repair again and again.
-        self.mender.once = True
+        super().__init__(
+            target,
+            ResponsibilitySchedule(),
+            CollapseHandler(collapse, seed, report_once=True),
+            skip_nonfinite=skip_nonfinite,
+        )
         self.exponent, self.offset = exponent, offset
         self._stream: StepwiseEM | None = None
         self._stored: dict[str, Any] | None = None
@@ -79,43 +85,41 @@ class StepwiseEMCallback(EMCallback):
         batch_idx: int,
     ) -> None:
         """Reduce the batch over processes and move the parameters."""
-        if self.target is None:
-            self._add(outputs["stats"])
-            self._rows, self._weight = outputs["rows"], outputs["weight"]
         layer, stream = self.layer(pl_module), self._stream
         assert stream is not None
-        stats = self.reduced(trainer, layer)
+        stats = self._accumulator.reduce(trainer.strategy, layer)
         if self._stored is not None:
             stream.load_state_dict(self._stored)
             self._stored = None
         if self.target is not None:
             stream.num_samples = self._rows_of_pass
-        elif isinstance(pl_module, GMMModule) and len(layer.priors):
+        elif isinstance(pl_module, GMMModule) and layer.all_priors:
             stream.num_samples = float(pl_module.num_samples)
-        found = self.mended(trainer, pl_module, numbered(stream.update(stats), stream.num_batches))
-        forget(stream, layer, [event for event in found if event.action == "reseeded"])
+        blended = stream.blend(stats)
+        if blended is not None:
+            model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+            step = maximize(model, parameters, blended.reshape((parameters.num_mixtures,)))
+            step.require_regular()
+            self._repair(
+                trainer, pl_module, model, step.parameters, step.collapsed, stream.num_batches
+            ).write_to(layer)
+            if self._collapse.has_moved and self._collapse.reseeded is not None:
+                stream.reset_components(self._collapse.reseeded)
         self.counts = stats.counts
-        self._sums = self.sums(stats) + (0 if self._sums is None or batch_idx == 0 else self._sums)
+        batch_sums = torch.stack([stats.log_likelihood, stats.total_weight])
+        self._sums = batch_sums if self._sums is None or batch_idx == 0 else self._sums + batch_sums
         if trainer.is_last_batch:
-            self.require_rows(replace(stats, num_samples=self._sums[1].max()))
-            self.close_pass(trainer, pl_module)
+            self._require_rows(int(self._sums[1].max() > 0))
+            self._close_pass(trainer, pl_module)
 
-    def sums(self, stats: SufficientStatistics) -> Tensor:
-        """Log-likelihood and weight of a batch."""
-        return torch.stack([stats.log_likelihood, stats.total_weight])
-
-    def close_pass(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _close_pass(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the means over the batches of a pass."""
         assert self._sums is not None
-        (total, weight), layer = self._sums, self.layer(pl_module)
-        prior = layer.log_prior().to(total)
-        self.history.append(float(((total + prior) / weight).mean()))
-        mean = float((total / weight).mean())
-        if self._whole:
+        total, weight = self._sums
+        prior = self.layer(pl_module).log_prior().to(total)
+        if self._accumulator.is_whole:
             self._rows_of_pass = float(weight.max())
-        self._logged = {"train/log_likelihood": mean, "train/objective": self.history[-1]}
-        self.tell_skipped(trainer)
-        self.log_values(pl_module, self._logged)
+        self._log_pass(trainer, pl_module, total / weight, (total + prior) / weight)
 
     def state_dict(self) -> dict[str, Any]:
         """The running statistics beside the history."""
@@ -129,26 +133,3 @@ class StepwiseEMCallback(EMCallback):
         """Go on where `state_dict` was taken."""
         super().load_state_dict(state_dict)
         self._stored, self._rows_of_pass = state_dict["stream"], state_dict["rows_of_pass"]
-
-
-def forget(stream: StepwiseEM, layer: GMMLayer, moved: list[Collapse]) -> None:
-    """Let the running statistics of moved components be those of their new parameters.
-
-    What they held before would draw them back to where they collapsed.
-    """
-    state = stream.state_dict()
-    if not moved or state["running"] is None:
-        return
-    family, d = layer.covariance, layer.num_features
-    running = SufficientStatistics(**state["running"]).about(layer.means.detach().clone(), family)
-    counts, first, second = running.counts.clone(), running.first.clone(), running.second.clone()
-    own = family.project(family.covariance_matrix(layer.scale, d)).to(second)
-    for event in moved:
-        where = event.component
-        counts[where], first[where] = layer.weights[where].to(counts), 0.0
-        if not family.tied:
-            second[where] = counts[where] * own[where]
-    renewed = per_weight(replace(running, counts=counts, first=first, second=second))
-    renewed = replace(renewed, log_likelihood=running.log_likelihood)
-    kept = {name: getattr(renewed, name) for name in state["running"]}
-    stream.load_state_dict(state | {"running": kept})

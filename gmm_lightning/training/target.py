@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-
 import lightning as L
-from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.layers import GMMLayer
+from gmm_lightning.layers import DensityHead, GMMLayer
 from gmm_lightning.training.module import GMMModule
 
-PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+_PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
 
-def keyed(callback: L.Callback, target: str | None) -> str:
+def state_key_for(callback: L.Callback, target: str | None) -> str:
     """The name of a callback's state in a checkpoint: several may train parts of one model."""
     name = type(callback).__qualname__
     return name if target is None else f"{name}({target})"
@@ -39,7 +35,7 @@ def target_layer(pl_module: L.LightningModule, target: str | None, callback: str
     reason = ""
     if target and there is not None:
         reason = f", where a {type(there).__name__} stands"
-        if gives_mixtures(there):
+        if isinstance(there, DensityHead):
             reason += (
                 ": the mixture that a head gives changes with its features, so there are no "
                 "parameters that EM could set; a head is trained by gradient, without this callback"
@@ -50,21 +46,15 @@ def target_layer(pl_module: L.LightningModule, target: str | None, callback: str
     )
 
 
-def gives_mixtures(module: nn.Module) -> bool:
-    """Whether a module turns features into mixtures: a density head."""
-    given = inspect.signature(type(module).forward).return_annotation
-    return given in (MixtureOfGaussians, MixtureOfGaussians.__name__)
-
-
-def require_whole(trainer: L.Trainer) -> None:
+def require_unsharded(trainer: L.Trainer) -> None:
     """Refuse a precision that sums do not survive, and a strategy that shards parameters.
 
     Raises:
         InvalidArgumentError: naming what to choose instead.
     """
-    if trainer.precision not in PRECISIONS:
+    if trainer.precision not in _PRECISIONS:
         raise InvalidArgumentError(
-            f"EM needs trainer.precision to be one of {', '.join(PRECISIONS)}, got "
+            f"EM needs trainer.precision to be one of {', '.join(_PRECISIONS)}, got "
             f"{trainer.precision}: sums and factorisations do not survive half precision"
         )
     strategy = type(trainer.strategy).__name__
@@ -85,7 +75,9 @@ def require_exact_shards(trainer: L.Trainer) -> None:
     if not isinstance(loader, DataLoader):
         return
     samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
-    if any(isinstance(sampler, DistributedSampler) and repeats(sampler) for sampler in samplers):
+    if any(
+        isinstance(sampler, DistributedSampler) and _repeats_rows(sampler) for sampler in samplers
+    ):
         raise InvalidArgumentError(
             "this DataLoader was given a distributed sampler, which repeats rows to make "
             "shards equal, so EM would not be exact: use ArrayDataModule, which shards exactly, or "
@@ -94,6 +86,6 @@ def require_exact_shards(trainer: L.Trainer) -> None:
         )
 
 
-def repeats(sampler: DistributedSampler[object]) -> bool:
+def _repeats_rows(sampler: DistributedSampler[object]) -> bool:
     """Whether shards of equal length need rows twice."""
     return not sampler.drop_last and sampler.total_size > len(sampler.dataset)  # pyright: ignore[reportArgumentType]

@@ -13,7 +13,7 @@ from torch import Tensor
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting import plot_mixture
 from gmm_lightning.training.checkpoint import is_dry
-from gmm_lightning.training.em import EMCallback
+from gmm_lightning.training.em_base import BaseEMCallback
 from gmm_lightning.training.module import GMMModule
 
 
@@ -51,7 +51,7 @@ class MixtureLogger(L.Callback):
             return
         step = pl_module.current_pass
         em = self._em(trainer)
-        for name, values in self.numbers(pl_module, em).items():
+        for name, values in self._component_values(pl_module, em).items():
             for k, value in enumerate(values.reshape(-1).tolist()):
                 writer.add_scalar(f"{name}/{k}", value, step)
         if em is not None:
@@ -59,15 +59,15 @@ class MixtureLogger(L.Callback):
                 writer.add_text("repaired components", str(event), step)
             self._told = len(em.events)
         if step % self.every_n_passes == 0:
-            self.pictures(writer, trainer, pl_module)
+            self._log_figures(writer, trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The final pictures, and the rows for the projector."""
         writer = self._writer(trainer)
         if writer is None or not isinstance(pl_module, GMMModule):
             return
-        self.pictures(writer, trainer, pl_module)
-        rows = some_rows(pl_module, getattr(trainer, "datamodule", None), self.max_points)
+        self._log_figures(writer, trainer, pl_module)
+        rows = _some_rows(pl_module, getattr(trainer, "datamodule", None), self.max_points)
         if rows is not None and pl_module.layer.num_features > 1:
             z = pl_module.standardize(rows)
             with torch.no_grad():
@@ -77,7 +77,7 @@ class MixtureLogger(L.Callback):
         writer.flush()
 
     @torch.no_grad()
-    def numbers(self, module: GMMModule, em: EMCallback | None) -> dict[str, Tensor]:
+    def _component_values(self, module: GMMModule, em: BaseEMCallback | None) -> dict[str, Tensor]:
         """Per component: weight, effective count, condition number of the covariance."""
         layer = module.layer
         counts = em.counts if em is not None else None
@@ -89,19 +89,19 @@ class MixtureLogger(L.Callback):
         }
 
     @torch.no_grad()
-    def pictures(self, writer: Any, trainer: L.Trainer, module: GMMModule) -> None:
+    def _log_figures(self, writer: Any, trainer: L.Trainer, module: GMMModule) -> None:
         """The mixture over some rows, and how sure it is of them."""
         data, step = getattr(trainer, "datamodule", None), module.current_pass
-        writer.add_figure("mixture", draw(module, data, self.max_points), step)
-        rows = some_rows(module, data, self.max_points)
+        writer.add_figure("mixture", draw_mixture(module, data, self.max_points), step)
+        rows = _some_rows(module, data, self.max_points)
         if rows is not None:
             log_resp = module.layer.log_responsibilities(module.standardize(rows))
             entropy = -(log_resp.exp() * log_resp).nan_to_num().sum(-1)
             writer.add_histogram("responsibility_entropy", entropy, step)
 
-    def _em(self, trainer: L.Trainer) -> EMCallback | None:
+    def _em(self, trainer: L.Trainer) -> BaseEMCallback | None:
         callbacks: list[Any] = getattr(trainer, "callbacks", [])
-        return next((c for c in callbacks if isinstance(c, EMCallback)), None)
+        return next((c for c in callbacks if isinstance(c, BaseEMCallback)), None)
 
     def _writer(self, trainer: L.Trainer) -> Any:
         if not trainer.is_global_zero or is_dry(trainer):
@@ -110,7 +110,7 @@ class MixtureLogger(L.Callback):
         return next((x.experiment for x in loggers), None)
 
 
-def some_rows(module: GMMModule, datamodule: Any, max_points: int) -> Tensor | None:
+def _some_rows(module: GMMModule, datamodule: Any, max_points: int) -> Tensor | None:
     """At most `max_points` training rows, evenly spaced, in the user's units."""
     if not hasattr(datamodule, "some_rows"):
         return None
@@ -118,13 +118,13 @@ def some_rows(module: GMMModule, datamodule: Any, max_points: int) -> Tensor | N
 
 
 @torch.no_grad()
-def draw(module: GMMModule, datamodule: Any, max_points: int = 2000) -> Figure:
+def draw_mixture(module: GMMModule, datamodule: Any, max_points: int = 2000) -> Figure:
     """One picture of a fit: in the user's units up to two features, in standard units beyond.
 
     More features are projected on the mixture's first principal pair, which in raw units would
     show little but the feature with the largest numbers.
     """
-    rows = some_rows(module, datamodule, max_points)
+    rows = _some_rows(module, datamodule, max_points)
     columns = getattr(datamodule, "columns", None)
     if module.layer.num_features <= 2:
         mixture = module.distribution()

@@ -1,4 +1,4 @@
-"""A mixture behind a change of units, spoken to in the user's own."""
+"""A mixture of standardised rows, in the user's units."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def is_identity(units: Standardize) -> bool:
     return bool((units.loc == 0).all() and (units.scale == 1).all())
 
 
-class UserUnits(L.LightningModule):
-    """What a trained model answers: everything in and out is in the units of the data.
+class StandardizedMixture(L.LightningModule):
+    """A mixture behind a change of units: all inputs and outputs are in the units of the data.
 
     Args:
         layer: the mixture, which lives in standard units.

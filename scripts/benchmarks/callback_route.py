@@ -14,9 +14,6 @@ from benchmarks.measure import Contender, Timing, interleaved
 from benchmarks.report import Report
 from benchmarks.settings import Settings
 from gmm_lightning import GMMLayer, e_step, m_step
-from gmm_lightning.em.passes import Passes
-from gmm_lightning.em.source import Source
-from gmm_lightning.em.starts import copies
 
 BARE, INSIDE, ROUTE = "bare e_step and m_step", "inside fit_em", "EMCallback"
 
@@ -95,13 +92,12 @@ def inside(
     start: GMMLayer, x: torch.Tensor, dtype: str, passes: int
 ) -> tuple[list[float], GMMLayer]:
     """As `fit_em` goes over rows in memory."""
-    layer, spent = rows.in_dtype(start, dtype), []
-    whole, starts = Passes(Source(layer, x)), copies(layer, 1)
+    steps, spent = rows.FitSteps(rows.in_dtype(start, dtype), x), []
     for _ in range(passes):
         begun = time.process_time()
-        m_step(starts, whole(starts))
+        steps.iterate()
         spent.append(time.process_time() - begun)
-    return spent, starts
+    return spent, steps.fitted()
 
 
 def route(

@@ -10,13 +10,11 @@ from benchmarks.machine import threads
 from benchmarks.measure import Contender, interleaved
 from benchmarks.report import Report, times
 from benchmarks.settings import Settings
-from gmm_lightning import GMMLayer
-from gmm_lightning.em.centred_kernel import centred_statistics, portions
-from gmm_lightning.em.feature_kernel import feature_statistics
-from gmm_lightning.em.plan import Plan, make_plan
-from gmm_lightning.em.posterior import soft
-from gmm_lightning.em.rows import chunks
+from gmm_lightning.em import MixtureModel, MixtureParameters
+from gmm_lightning.em.expectation import expected_statistics
+from gmm_lightning.em.plan import EStepPlan, make_plan
 from gmm_lightning.em.workspace import Workspace
+from gmm_lightning.rows import Batch
 
 WORK = 1e9
 
@@ -47,21 +45,22 @@ def one_size(settings: Settings, table: Any, dtype: str, n: int, d: int, k: int)
     data = rows.clusters(n, d, k)
     layer = rows.in_dtype(rows.given("full", data), dtype)
     x = data.rows(dtype)
-    chosen = "differences" if make_plan(layer, shared=True) is None else "features"
-    if forced_plan(layer) is None:
+    model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+    plan = make_plan(model, parameters, len(x), shared=True)
+    chosen = "differences" if plan is None else "features"
+    if forced_plan(model, parameters) is None:
         table.row(dtype, d, k, n, None, None, "too much cancels", chosen, None)
         return
-    workspace, shift = Workspace(), layer.means.detach().clone()
+    batches, workspace = [Batch(x)], Workspace()
 
     def features() -> Any:
         # A pass makes its plan from the parameters; a fit keeps its buffers.
-        plan = forced_plan(layer)
+        plan = forced_plan(model, parameters)
         assert plan is not None
-        return feature_statistics(layer, plan, [(x, None)], workspace, soft)
+        return expected_statistics(model, parameters, plan, batches, workspace=workspace)
 
     def differences() -> Any:
-        parts = chunks(layer, x, None)
-        return centred_statistics(layer.covariance, shift, portions(layer, parts, soft))
+        return expected_statistics(model, parameters, None, batches, workspace=workspace)
 
     made = [Contender("features", features), Contender("differences", differences)]
     with threads(1):
@@ -77,10 +76,8 @@ def one_size(settings: Settings, table: Any, dtype: str, n: int, d: int, k: int)
     )
 
 
-def forced_plan(layer: GMMLayer) -> Plan | None:
-    """A plan of the feature form where the layer would not choose it because it is slower."""
-    form: Any = type(layer.covariance.features(layer.num_features))
-    if not hasattr(form, "pays"):
-        return make_plan(layer, shared=True)
-    with patch.object(form, "pays", lambda features, num_columns: True):
-        return make_plan(layer, shared=True)
+def forced_plan(model: MixtureModel, parameters: MixtureParameters) -> EStepPlan | None:
+    """A plan of the feature form where it would not be chosen because it is slower."""
+    form: Any = type(model.family.features(parameters.means.shape[-1]))
+    with patch.object(form, "is_cheaper", lambda features, num_columns: True):
+        return make_plan(model, parameters, 1 << 20, shared=True)

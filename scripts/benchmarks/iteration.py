@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -20,9 +21,7 @@ from benchmarks.measure import (
 from benchmarks.report import Report, times
 from benchmarks.settings import Settings
 from gmm_lightning import GMMLayer, e_step, m_step
-from gmm_lightning.em.passes import Passes
-from gmm_lightning.em.source import Source
-from gmm_lightning.em.starts import copies, packed, unpack
+from gmm_lightning.em import MixtureParameters
 
 SHARED = ("full", "diag", "spherical", "tied")
 IN_A_FIT, STATELESS, SKLEARN, PLAIN = "in a fit", "e_step + m_step", "scikit-learn", "plain torch"
@@ -104,19 +103,14 @@ def contenders(
     """Those of a family, and what compares their parameters after a run."""
     dtype = str(x.dtype).removeprefix("torch.")
     layer = rows.in_dtype(start, dtype, settings.device)
-    begin = packed(layer)
-    passes = Passes(Source(layer, x))
-    starts = copies(layer, 1)
-
-    def in_a_fit() -> None:
-        m_step(starts, passes(starts))
+    begin, steps = MixtureParameters.from_layer(layer), rows.FitSteps(copy.deepcopy(layer), x)
 
     def stateless() -> None:
         m_step(layer, e_step(layer, x))
 
     made = [
-        Contender(IN_A_FIT, in_a_fit, lambda: unpack(starts, begin.unsqueeze(0))),
-        Contender(STATELESS, stateless, lambda: unpack(layer, begin)),
+        Contender(IN_A_FIT, steps.iterate, steps.reset),
+        Contender(STATELESS, stateless, lambda: begin.write_to(layer)),
     ]
     found = []
     if settings.device == "cpu" and family in SHARED and peers.missing(SKLEARN) is None:
@@ -130,8 +124,7 @@ def contenders(
         found.append(plain.parameters)
 
     def compare() -> float:
-        inside = rows.parameters(starts)
-        both = [{name: value[0] for name, value in inside.items()}, *(get() for get in found)]
+        both = [rows.parameters(steps.fitted()), *(get() for get in found)]
         return max(rows.largest_difference(layer, theirs) for theirs in both)
 
     return made, compare

@@ -8,9 +8,6 @@ from benchmarks.measure import Contender, interleaved
 from benchmarks.report import Report
 from benchmarks.settings import Settings
 from gmm_lightning import e_step, m_step
-from gmm_lightning.em.passes import Passes
-from gmm_lightning.em.source import Source
-from gmm_lightning.em.starts import copies
 
 MILLION = 1_000_000
 
@@ -31,12 +28,11 @@ def run(settings: Settings, report: Report) -> None:
             layer = rows.in_dtype(start, dtype)
             fixed = rows.in_dtype(start, dtype)
             stats = e_step(layer, x)
-            small, large = (Passes(Source(fixed, part)) for part in (x[:few], x))
-            wide = copies(fixed, 1)
+            small, large = (rows.FitSteps(fixed, part) for part in (x[:few], x))
             made = [
                 Contender("m_step", lambda layer=layer, stats=stats: m_step(layer, stats)),
-                Contender("few", lambda small=small, wide=wide: small(wide)),
-                Contender("many", lambda large=large, wide=wide: large(wide)),
+                Contender("few", small.statistics),
+                Contender("many", large.statistics),
             ]
             with threads(1):
                 timings = interleaved(made, settings.times(3, 1))

@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmm_lightning import GMMLayer, fit_em
+from gmm_lightning import GMMLayer, SufficientStatistics, fit_em
+from gmm_lightning.em import MixtureModel, MixtureParameters, MStep, maximize
+from gmm_lightning.em.expectation import EStep
+from gmm_lightning.rows import as_source
 
 FAMILIES = ("full", "diag", "spherical", "tied", "tied_diag", "tied_spherical")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -68,6 +71,40 @@ def given(family: str, data: Clusters) -> GMMLayer:
 def in_dtype(layer: GMMLayer, dtype: str, device: str = "cpu") -> GMMLayer:
     """A copy in another dtype."""
     return copy.deepcopy(layer).to(device, DTYPES[dtype])
+
+
+class FitSteps:
+    """The two steps on values, as `fit_em` takes them: memory and pooled moments are made once.
+
+    Args:
+        layer: gives the parameters to start from; `write` puts the present ones back.
+        x: rows in memory.
+    """
+
+    def __init__(self, layer: GMMLayer, x: Tensor | np.ndarray) -> None:
+        self.layer, self.model = layer, MixtureModel.from_layer(layer)
+        self._e_step = EStep(as_source(x, num_features=layer.num_features), self.model, None)
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the parameters of the layer."""
+        self.parameters = MixtureParameters.from_layer(self.layer)
+
+    def statistics(self) -> SufficientStatistics:
+        """One E-step."""
+        return self._e_step(self.model, self.parameters)
+
+    def iterate(self) -> MStep:
+        """One E-step and one M-step."""
+        step = maximize(self.model, self.parameters, self.statistics())
+        self.parameters = step.parameters
+        return step
+
+    def fitted(self) -> GMMLayer:
+        """A layer with the present parameters."""
+        layer = copy.deepcopy(self.layer)
+        self.parameters.write_to(layer)
+        return layer
 
 
 def operations(n: int, d: int, k: int) -> int:

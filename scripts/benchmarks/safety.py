@@ -12,9 +12,6 @@ from benchmarks import peers, rows
 from benchmarks.report import Report
 from benchmarks.settings import Settings
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
-from gmm_lightning.em.passes import Passes
-from gmm_lightning.em.source import Source
-from gmm_lightning.em.starts import copies
 
 STEPS = 5
 Labelled = tuple[np.ndarray, np.ndarray]
@@ -96,13 +93,11 @@ def compared(
 def in_a_fit(family: str, x: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """As `fit_em` goes, but for its rule to stop when float32 sees no gain."""
     layer = labelled(family, x, labels)
-    starts, passes = copies(layer, 1), Passes(Source(layer, x))
-    events: list[Any] = []
-    for _ in range(STEPS):
-        events = m_step(starts, passes(starts))
-    level = float(passes(starts).log_likelihood) / len(x)
-    found = {name: value.squeeze(0) for name, value in rows.parameters(starts).items()}
-    return {**found, "level": level, "repairs": len(events)}
+    steps = rows.FitSteps(layer, x)
+    last = [steps.iterate() for _ in range(STEPS)][-1]
+    level = float(steps.statistics().log_likelihood) / len(x)
+    repairs = 0 if last.collapsed is None else int(last.collapsed.floored.sum())
+    return {**rows.parameters(steps.fitted()), "level": level, "repairs": repairs}
 
 
 def stateless(family: str, x: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

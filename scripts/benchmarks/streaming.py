@@ -49,11 +49,11 @@ def run(settings: Settings, report: Report) -> None:
             part = x[: stream.num_rows]
 
             def reading(stream: Any = stream) -> float:
-                return sum(float(block.x[0, 0]) for block in stream.blocks())
+                return sum(float(block.x[0, 0]) for block in stream.read())
 
             made = [
                 Contender("reading", reading),
-                Contender("streamed", em(start, module.train_blocks())),
+                Contender("streamed", em(start, module.train_source())),
                 Contender(MEMORY, em(start, part)),
             ]
             for number in dict.fromkeys((1, settings.threads)):

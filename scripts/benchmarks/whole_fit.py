@@ -105,7 +105,7 @@ def fit_ours(problem: Problem, tol: float, max_iter: int) -> Outcome:
     """`fit_em` from given parameters."""
     layer = rows.in_dtype(problem.start, str(problem.x.dtype))
     result = fit_em(layer, problem.x, initializer=None, tol=tol, max_iter=max_iter)
-    return Outcome(result.num_passes, rows.parameters(layer))
+    return Outcome(result.num_e_steps, rows.parameters(layer))
 
 
 def likelihood(problem: Problem, found: Outcome) -> float:

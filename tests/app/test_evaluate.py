@@ -30,12 +30,12 @@ def parts(run: Path) -> dict[str, tuple[Rows, Any]]:
     data = ArrayDataModule.file(
         run.parents[1] / "things.csv", label="kind", val_fraction=0.1, test_fraction=0.2
     )
-    assert data.val_rows is not None
-    assert data.test_rows is not None
+    assert data.val.x is not None
+    assert data.test.x is not None
     return {
-        "train": (data.train_rows.numpy(), data.train_labels),
-        "val": (data.val_rows.numpy(), data.val_labels),
-        "test": (data.test_rows.numpy(), data.test_labels),
+        "train": (data.train.x.numpy(), data.train.labels),
+        "val": (data.val.x.numpy(), data.val.labels),
+        "test": (data.test.x.numpy(), data.test.labels),
     }
 
 
@@ -100,8 +100,8 @@ def test_other_data_are_matched_by_name(trained: Path, asked: Asked, tmp_path: P
     report = evaluate(asked("evaluate", *given, "data.label=kind"))
     assert list(report) == ["data"]
     check(Plain.read(trained), x, kind, report["data"])
-    # A calibrated model of the same law covers what it says: 5 sigma of 500 rows, and 0.06 for
-    # what 210 rows left to learn.
+    # A calibrated model of the same distribution covers as it predicts: 5 sigma of 500 rows, and
+    # 0.06 for what 210 rows left to learn.
     for mass, share in report["data"]["coverage"].items():
         p = float(mass)
         assert share == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / 500) + 0.06)

@@ -70,7 +70,7 @@ def training_density(run: Path) -> Rows:
     data = ArrayDataModule.file(
         run.parents[1] / "things.csv", label="kind", val_fraction=0.1, test_fraction=0.2
     )
-    return Plain.read(run).log_prob(data.train_rows.numpy())
+    return Plain.read(run).log_prob(data.train.x.numpy())
 
 
 @pytest.mark.parametrize("quantile", [0.01, 0.05, 0.5, 0.99])

@@ -20,9 +20,9 @@ from omegaconf import DictConfig
 from things import named, things, write_csv
 from trainers import ROOT, command, distance, the_run
 
-from gmm_lightning.app import judge as judging
-from gmm_lightning.app.agreement import Agreement
-from gmm_lightning.app.judge import Density, judge
+from gmm_lightning.app import evaluation
+from gmm_lightning.app.agreement import LabelAgreement
+from gmm_lightning.app.evaluation import LogDensitySample, evaluate_rows
 from gmm_lightning.app.train import train
 from gmm_lightning.training import ArrayDataModule, GMMModule
 
@@ -154,7 +154,7 @@ def test_agreement_is_that_of_scikit_learn() -> None:
         (np.arange(5), np.arange(5)),
         (np.array([3]), np.array([1])),
     ):
-        pairs = Agreement(5)
+        pairs = LabelAgreement(5)
         for part in np.array_split(np.arange(len(labels)), min(3, len(labels))):
             pairs.add(torch.from_numpy(labels[part]), torch.from_numpy(components[part]), None)
         scores = pairs.scores()
@@ -169,11 +169,11 @@ def test_quantiles_of_weighted_rows_are_those_of_repeated_ones() -> None:
     values = torch.randn(50, dtype=torch.float64)
     weight = torch.arange(50, dtype=torch.float64) % 3
     probability = torch.tensor([0.001, 0.3, 0.5, 0.99], dtype=torch.float64)
-    found = Density(values, weight).quantiles(probability)
+    found = LogDensitySample(values, weight).quantiles(probability)
     repeated = values.repeat_interleave(weight.long()).numpy()
     expected = np.quantile(repeated, probability.numpy(), method="inverted_cdf")
     assert found.tolist() == expected.tolist()
-    plain = Density(values, None).quantiles(probability).numpy()
+    plain = LogDensitySample(values, None).quantiles(probability).numpy()
     assert plain == pytest.approx(np.quantile(values.numpy(), probability.numpy()), rel=1e-12)
 
 
@@ -185,10 +185,10 @@ def test_many_rows_are_judged_by_evenly_spaced_ones(monkeypatch: pytest.MonkeyPa
     module, data = GMMModule(GMMLayer(2, 3)), ArrayDataModule(x)
     part = data.part("train")
     assert part is not None
-    numbers, density = judge(module, part)
-    monkeypatch.setattr(judging, "KEPT", 300)
-    monkeypatch.setattr(judging, "BLOCK", 7)
-    again, fewer = judge(module, part)
+    numbers, density = evaluate_rows(module, part)
+    monkeypatch.setattr(evaluation, "_MAX_KEPT", 300)
+    monkeypatch.setattr(evaluation, "_BLOCK", 7)
+    again, fewer = evaluate_rows(module, part)
     assert again == {key: pytest.approx(value, rel=1e-12) for key, value in numbers.items()}
     torch.testing.assert_close(fewer.values, density.values[::4], rtol=1e-14, atol=0)
 

@@ -35,7 +35,7 @@ def finite(metrics: dict[str, Any]) -> bool:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the picture, which takes longer than the fit and is drawn in other tests."""
-    monkeypatch.setattr(report, "draw", lambda *_: None)
+    monkeypatch.setattr(report, "draw_mixture", lambda *_: None)
     monkeypatch.setattr(report, "save_figure", lambda *_: None)
 
 
@@ -138,15 +138,15 @@ def test_a_run_leaves_what_it_promises(composed: Compose, tmp_path: Path, fit: s
     # Numbers, from the checkpoint alone, in the user's units.
     module = GMMModule.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     data = ArrayDataModule.builtin("penguins", val_fraction=0.1, standardize=True)
-    x, n = data.train_rows.double(), data.num_train_rows
+    x, n = data.train.x.double(), data.num_train_rows
     with torch.no_grad():
         mixture = module.distribution()
         total = float(mixture.log_prob(x).sum())
         posterior = mixture.log_responsibilities(x)
         entropy = float(-(posterior.exp() * posterior).sum())
         prior = float(module.layer.log_prior())
-        assert data.val_rows is not None
-        val = float(mixture.log_prob(data.val_rows.double()).mean())
+        assert data.val.x is not None
+        val = float(mixture.log_prob(data.val.x.double()).mean())
     free = 2 + 3 * 4 + 3 * 10
     bic = -2 * total + free * math.log(n)
     # Densities in the user's units and in standard ones round differently: 300 rows of about
@@ -164,8 +164,8 @@ def test_a_run_leaves_what_it_promises(composed: Compose, tmp_path: Path, fit: s
     assert metrics["converged"] is False
     assert metrics["seconds"] > 0
     assert metrics["repaired"] == []
-    assert data.train_labels is not None
-    expected = adjusted_rand_score(data.train_labels, module.predict(x))
+    assert data.train.labels is not None
+    expected = adjusted_rand_score(data.train.labels, module.predict(x))
     assert metrics["adjusted_rand_score"] == pytest.approx(expected, **close)
     # Events.
     events = EventAccumulator(str(tmp_path / "tensorboard"))

@@ -58,7 +58,7 @@ def test_a_wheel_has_it_all(tmp_path: Path) -> None:
     assert {str(p.relative_to(ROOT)) for p in data} <= names
     sources = {f"gmm_lightning/{n}" for n in files(ROOT / "gmm_lightning", (".py",))}
     assert {n for n in names if n.endswith(".py")} == sources
-    assert not [n for n in names if n.startswith(("tests", "outputs", "scripts"))]
+    assert not [n for n in names if n.startswith(("tests", "outputs", "scripts", "examples"))]
     assert all(f"gmm-{c} = gmm_lightning.app.{c}:main" in scripts for c in COMMANDS)
 
     site, away = tmp_path / "site", tmp_path / "away"

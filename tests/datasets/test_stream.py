@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from gmm_lightning.datasets import RowStream, open_rows
+from gmm_lightning.datasets import FileRows, open_rows
 from gmm_lightning.errors import GMMError, InvalidArgumentError, InvalidDataError
 
 N, D = 9000, 3
@@ -60,7 +60,7 @@ KINDS = (*FORMATS, "npy", "parquet", "csv")
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RowStream]:
+def opened(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FileRows]:
     """The same rows in every format and in shards."""
     folder, x = tmp_path_factory.mktemp("rows"), numbers()
     paths = {name: save(folder / name, x) for name in FORMATS}
@@ -68,19 +68,19 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RowStream]:
     return {kind: open_rows(path) for kind, path in paths.items()}
 
 
-def read(stream: RowStream, *arguments: Any, **options: Any) -> Rows:
-    return np.concatenate([block.x for block in stream.blocks(*arguments, **options)])
+def read(stream: FileRows, *arguments: Any, **options: Any) -> Rows:
+    return np.concatenate([block.x.numpy() for block in stream.read(*arguments, **options)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_row_once_and_in_order(opened: dict[str, RowStream], kind: str) -> None:
+def test_every_row_once_and_in_order(opened: dict[str, FileRows], kind: str) -> None:
     stream, x = opened[kind], numbers()
     assert (stream.num_rows, stream.num_features) == (N, D)
     assert stream.columns == (("x0", "x1", "x2") if "npy" in kind else COLUMNS)
     for rows in (1 << 16, 4096, 700):
-        sizes = [len(block.x) for block in stream.blocks(rows=rows)]
+        sizes = [len(block.x) for block in stream.read(size=rows)]
         assert sizes == [rows] * (N // rows) + [N % rows] * (N % rows > 0)
-        assert (read(stream, rows=rows) == x).all()
+        assert (read(stream, size=rows) == x).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,17 +88,17 @@ def test_every_row_once_and_in_order(opened: dict[str, RowStream], kind: str) ->
     ("start", "stop"), [(0, 0), (N, N), (0, 1), (1, 4001), (4095, 4097), (4400, 8999), (8999, N)]
 )
 def test_from_any_row_to_any_other(
-    opened: dict[str, RowStream], kind: str, start: int, stop: int
+    opened: dict[str, FileRows], kind: str, start: int, stop: int
 ) -> None:
-    blocks = list(opened[kind].blocks(start, stop, 300))
+    blocks = list(opened[kind].read(start, stop, 300))
     found = [int(i) for block in blocks for i in block.x[:, 0]]
     assert found == list(range(start, stop))
     assert all(len(block.x) == 300 for block in blocks[:-1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_evenly_spaced_rows(opened: dict[str, RowStream], kind: str) -> None:
-    assert (opened[kind].every(1234) == numbers()[::1234]).all()
+def test_evenly_spaced_rows(opened: dict[str, FileRows], kind: str) -> None:
+    assert (opened[kind].every(1234).numpy() == numbers()[::1234]).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -107,12 +107,12 @@ def test_arrays_are_mapped_in_their_own_dtype(tmp_path: Path, dtype: str, name: 
     x = numbers(100).astype(dtype)
     save(tmp_path / name, x)
     stream = open_rows(tmp_path / name)
-    blocks = [block.x for block in stream.blocks(rows=30)]
+    blocks = [block.x.numpy() for block in stream.read(size=30)]
     assert {str(block.dtype) for block in blocks} == {dtype}
     assert (np.concatenate(blocks) == x).all()
     if name == "a.npy":
         # Views of one map, no copies.
-        source: Any = stream.shards[0].reopen()
+        source: Any = stream._shards[0].reopen()
         assert all(np.shares_memory(block, source.array) for block in blocks)
         assert isinstance(source.array, np.memmap)
 
@@ -121,9 +121,9 @@ def test_arrays_are_mapped_in_their_own_dtype(tmp_path: Path, dtype: str, name: 
 def test_other_dtypes_are_converted(tmp_path: Path, dtype: str) -> None:
     x = np.arange(60).reshape(20, 3).astype(dtype)
     np.save(tmp_path / "a.npy", x)
-    block = next(open_rows(tmp_path / "a.npy").blocks())
-    assert block.x.dtype == ("float32" if dtype in (">f4", "float16") else "float64")
-    assert (block.x == x).all()
+    x_read = next(open_rows(tmp_path / "a.npy").read()).x.numpy()
+    assert x_read.dtype == ("float32" if dtype in (">f4", "float16") else "float64")
+    assert (x_read == x).all()
 
 
 def test_an_array_in_column_order(tmp_path: Path) -> None:
@@ -139,14 +139,14 @@ def test_columns_weights_and_labels(tmp_path: Path, name: str) -> None:
     stream = open_rows(path, columns=[0], weight=1, label=2)
     assert (stream.weighted, stream.labelled) == (True, True)
     assert stream.num_features == 1
-    (block,) = stream.blocks(10, 40, labels=True)
+    (block,) = stream.with_labels().read(10, 40)
     assert block.x.tolist() == x[10:40, :1].tolist()
     assert block.weight is not None
     assert block.weight.tolist() == x[10:40, 1].tolist()
     assert block.labels is not None
     assert len(set(zip(block.labels.tolist(), x[10:40, 2].tolist(), strict=True))) == 4
     assert stream.total_weight == x[:, 1].sum()
-    (block,) = stream.blocks()
+    (block,) = stream.read()
     assert block.labels is None
     # By default, all columns but these.
     assert open_rows(path, weight=1, label=2).num_features == 1
@@ -158,14 +158,14 @@ def test_arrays_beside_the_rows_are_weights_and_labels(tmp_path: Path) -> None:
     x, mass, kind = numbers(20), np.arange(20.0), np.array(list("ab") * 10)
     np.savez(tmp_path / "a.npz", x=x, mass=mass, kind=kind)
     stream = open_rows(tmp_path / "a.npz", weight="mass", label="kind")
-    (block,) = stream.blocks(5, labels=True)
+    (block,) = stream.with_labels().read(5)
     assert block.x.tolist() == x[5:].tolist()
     assert block.weight is not None
     assert block.weight.tolist() == mass[5:].tolist()
     assert block.labels is not None
     assert block.labels.tolist() == ([1, 0] * 10)[:15] or block.labels.tolist() == [0, 1] * 7 + [0]
     with pytest.raises(InvalidDataError, match="expected numbers in kind"):
-        list(open_rows(tmp_path / "a.npz", weight="kind").blocks())
+        list(open_rows(tmp_path / "a.npz", weight="kind").read())
 
 
 def test_labels_keep_their_codes_over_blocks(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_labels_keep_their_codes_over_blocks(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x,kind\n" + "".join(f"1,{k}\n" for k in kinds))
     stream = open_rows(tmp_path / "a.csv", label="kind")
     for _ in range(2):
-        blocks = stream.blocks(rows=7, labels=True)
+        blocks = stream.with_labels().read(size=7)
         codes = [i for b in blocks if b.labels is not None for i in b.labels.tolist()]
         assert codes == [{"oak": 0, "fir": 1}[kind] for kind in kinds]
 
@@ -248,7 +248,7 @@ def test_a_bad_row_is_named_when_it_is_reached(tmp_path: Path, name: str, words:
     assert len(read(stream, 0, 4000, 500)) == 4000
     assert len(read(stream, 8500)) == N - 8500
     with pytest.raises(InvalidDataError) as caught:
-        list(stream.blocks(rows=4000))
+        list(stream.read(size=4000))
     assert words in said(caught, tmp_path)
     assert "drop these rows" in str(caught.value)
 
@@ -260,7 +260,7 @@ def test_an_infinite_value_and_a_sum_that_overflows(tmp_path: Path) -> None:
     x[7, 1] = -np.inf
     np.save(tmp_path / "b.npy", x)
     with pytest.raises(InvalidDataError, match=r"infinite values: column x1 in row\(s\) 7"):
-        list(open_rows(tmp_path / "b.npy").blocks())
+        list(open_rows(tmp_path / "b.npy").read())
 
 
 def test_a_row_of_another_width(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_a_row_of_another_width(tmp_path: Path) -> None:
     lines[5500] += ",1"
     path.write_text("\n".join(lines))
     with pytest.raises(InvalidDataError, match=r"expected 3 cells in every line; line 5501 has 4"):
-        list(open_rows(path).blocks(rows=1000))
+        list(open_rows(path).read(size=1000))
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.parquet"])
@@ -277,14 +277,14 @@ def test_a_file_that_is_cut_short(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / name, numbers())
     path.write_bytes(path.read_bytes()[:50_000])
     with pytest.raises(InvalidDataError, match=r"a readable|cut short"):
-        list(open_rows(path).blocks())
+        list(open_rows(path).read())
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.csv"])
 def test_a_file_that_is_cut_short_while_it_is_read(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / name, numbers())
     stream = open_rows(path)
-    blocks = stream.blocks(rows=1000)
+    blocks = stream.read(size=1000)
     next(blocks)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
@@ -360,14 +360,14 @@ def test_arguments_that_do_not_fit(tmp_path: Path) -> None:
     stream = open_rows(path)
     for arguments in ((-1, 2), (3, 2), (0, 6), (0, 5, 0)):
         with pytest.raises(InvalidArgumentError, match="expected 0 <= start <= stop <= 5"):
-            stream.blocks(*arguments)
+            stream.read(*arguments)
 
 
 def test_many_shards_do_not_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gmm_lightning.datasets import stream as module
 
-    monkeypatch.setattr(module, "HELD", 2)
+    monkeypatch.setattr(module, "_MAX_HELD", 2)
     stream = open_rows(shards(tmp_path, numbers()))
-    first, again = stream.shards[0].reopen(), stream.shards[0].reopen()
+    first, again = stream._shards[0].reopen(), stream._shards[0].reopen()
     assert first is not again
     assert (read(stream, 3990, 4600, 100) == numbers()[3990:4600]).all()

@@ -18,19 +18,19 @@ from gmm_lightning.distributions import (
     entropy_bounds,
     from_sigma_points,
     grad_log_prob,
-    implicit,
+    gumbel_softmax_sample,
+    implicit_reparameterization,
     impute,
     in_confidence_region,
     kl_divergence,
     kl_variational,
     l2_distance,
     log_inner_product,
-    log_prob_of_present,
+    log_prob_observed,
     modes,
     product,
     prune,
     reduce,
-    relaxed,
     score_function,
     sigma_points,
     unscented,
@@ -234,7 +234,7 @@ def test_missing_entries(family: str, generator: torch.Generator) -> None:
     mixture = mixture_of(family, generator, d=3)
     x = torch.randn(40, 3, generator=generator)
     x[torch.rand(40, 3, generator=generator) < 0.4] = torch.nan
-    density = log_prob_of_present(mixture, x)
+    density = log_prob_observed(mixture, x)
     assert torch.isfinite(density).all()
     whole = ~torch.isnan(x).any(-1)
     torch.testing.assert_close(density[whole], mixture.log_prob(x[whole]))
@@ -279,7 +279,7 @@ def test_gradients_of_a_quadratic(how: str, generator: torch.Generator) -> None:
         if how == "implicit":
             x = mixture.sample(5000, generator=generator)
             assert isinstance(x, Tensor)
-            moved = implicit(mixture, x)
+            moved = implicit_reparameterization(mixture, x)
             assert torch.equal(moved, x)
             value = function(moved).mean()
         else:
@@ -295,8 +295,8 @@ def test_gradients_of_a_quadratic(how: str, generator: torch.Generator) -> None:
 def test_relaxed_draws_become_draws(generator: torch.Generator) -> None:
     logits, means, factor = parameters(generator)
     mixture = MixtureOfGaussians(logits, means, factor.tril())
-    x = relaxed(mixture, torch.Size([40_000]), 1e-3, generator)
+    x = gumbel_softmax_sample(mixture, torch.Size([40_000]), 1e-3, generator)
     torch.testing.assert_close(x.mean(0), mixture.mean, rtol=0, atol=0.05)
     assert all(g.abs().sum() > 0 for g in torch.autograd.grad(x.square().mean(), (logits, means)))
     with pytest.raises(InvalidArgumentError, match="relaxed must be a finite number > 0, got 0"):
-        relaxed(mixture, torch.Size([1]), 0, generator)
+        gumbel_softmax_sample(mixture, torch.Size([1]), 0, generator)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from laws import LEVEL
 from scipy import stats
 from scipy.stats import chi, chi2
+from support.goodness_of_fit import SIGNIFICANCE
 
 from gmm_lightning._validation import is_number, require_integer, require_number
 from gmm_lightning.distributions import (
@@ -36,7 +36,7 @@ from gmm_lightning.distributions import (
     sigma_points,
     unscented,
 )
-from gmm_lightning.distributions.chi import radius_beyond, radius_of_mass
+from gmm_lightning.distributions._chi import chi_quantile, chi_tail_quantile
 from gmm_lightning.errors import GMMError, InvalidArgumentError, InvalidDataError
 
 NOT_NUMBERS = ["a", None, math.nan, True, [1.0], 10**400, 1j, torch.ones(1)]
@@ -139,8 +139,8 @@ def test_values_keep_their_digits(mixture: MixtureOfGaussians) -> None:
     """A list of Python's floats is not rounded to float32 on its way."""
     torch.set_default_dtype(torch.float32)
     factor = torch.tensor([[[1.0, 0.0], [0.6, 0.8]]], dtype=torch.float64)
-    law = MixtureOfGaussians(factor.new_zeros(1), factor.new_zeros(1, 2), factor)
-    assert law.condition([0], [0.1]).mean.item() == pytest.approx(0.06, rel=1e-15)
+    reference = MixtureOfGaussians(factor.new_zeros(1), factor.new_zeros(1, 2), factor)
+    assert reference.condition([0], [0.1]).mean.item() == pytest.approx(0.06, rel=1e-15)
 
 
 # -- rows beyond all components -----------------------------------------------------------------
@@ -198,11 +198,11 @@ def test_balls_of_any_size(num_features: int, radius: float, center: float) -> N
         # The densities at the centre say which component it is.
         log = mixture.log_joint(torch.full((num_features,), center, dtype=torch.float64))
         share, depth = float(log.softmax(-1)[0]), x.abs().amax(-1)
-    assert stats.binomtest(int((z == 0).sum()), 2000, share).pvalue > LEVEL
+    assert stats.binomtest(int((z == 0).sum()), 2000, share).pvalue > SIGNIFICANCE
     if depth is not None and center == 0:
         assert float((x / radius).norm(dim=-1).max()) > 0.9
         uniform = (x / radius).norm(dim=-1) ** num_features
-        assert stats.kstest(uniform.numpy(), "uniform").pvalue > LEVEL
+        assert stats.kstest(uniform.numpy(), "uniform").pvalue > SIGNIFICANCE
 
 
 @pytest.mark.parametrize("scale", [1e-320, 1e-200, 1.0, 1e200])
@@ -234,23 +234,25 @@ def test_the_coldest_soft_choice_is_a_choice(dtype: torch.dtype) -> None:
     assert logits.grad.isfinite().all()
 
 
-# -- the one chi law ----------------------------------------------------------------------------
+# -- the chi distribution ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_features", [1, 2, 100])
 def test_the_radius_of_a_mass(num_features: int) -> None:
     masses = [0.0, 1e-300, 1e-10, 0.3, 0.95, 1 - 1e-12, 1.0]
-    law = chi(num_features)
-    wanted = [law.ppf(p) if p < 0.5 else law.isf(1 - p) for p in masses]
-    np.testing.assert_allclose(radius_of_mass(masses, num_features), wanted, rtol=1e-9)
+    reference = chi(num_features)
+    wanted = [reference.ppf(p) if p < 0.5 else reference.isf(1 - p) for p in masses]
+    np.testing.assert_allclose(chi_quantile(masses, num_features), wanted, rtol=1e-9)
 
 
 @pytest.mark.parametrize("num_features", [1, 2, 10])
 def test_what_lies_beyond_a_radius(num_features: int) -> None:
-    law = chi2(num_features)
+    reference = chi2(num_features)
     for radius in (0.0, 2.0, 8.0, 20.0):
-        found = radius_beyond(radius, 0.01, num_features)
-        assert law.logsf(found**2) - law.logsf(radius**2) == pytest.approx(math.log(0.01), rel=1e-6)
+        found = chi_tail_quantile(radius, 0.01, num_features)
+        assert reference.logsf(found**2) - reference.logsf(radius**2) == pytest.approx(
+            math.log(0.01), rel=1e-6
+        )
     # Exact in the plane, and close elsewhere.
-    far = radius_beyond(60.0, 0.01, num_features)
+    far = chi_tail_quantile(60.0, 0.01, num_features)
     assert far == pytest.approx(math.sqrt(3600 - 2 * math.log(0.01)), rel=1e-12)

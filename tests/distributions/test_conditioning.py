@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import BATCHES, FAMILIES, random_layer
 
-from gmm_lightning import GMMLayer, MixtureOfGaussians
+from gmm_lightning import GMMLayer, MixtureOfGaussians, _chunking
 from gmm_lightning.distributions import condition, marginal, regress
 from gmm_lightning.errors import InvalidArgumentError
 
@@ -26,10 +26,10 @@ def test_joint_is_marginal_times_conditional(
     mixture = mixture_of(family, generator, batch=batch)
     rest = [i for i in range(4) if i not in known]
     x = 2 * torch.randn(5, *batch, 4, generator=generator)
-    law = condition(mixture, known, x[..., known])
-    assert law.batch_shape == (5, *batch)
-    assert law.covariance is mixture.covariance
-    joint = marginal(mixture, known).log_prob(x[..., known]) + law.log_prob(x[..., rest])
+    conditional = condition(mixture, known, x[..., known])
+    assert conditional.batch_shape == (5, *batch)
+    assert conditional.covariance is mixture.covariance
+    joint = marginal(mixture, known).log_prob(x[..., known]) + conditional.log_prob(x[..., rest])
     # Two factorisations of the same numbers.
     torch.testing.assert_close(joint, mixture.log_prob(x), rtol=1e-10, atol=1e-10)
 
@@ -41,13 +41,15 @@ def set_c() -> MixtureOfGaussians:
 
 
 def test_the_known_case() -> None:
-    law = condition(set_c(), [1], torch.tensor([1.0]))
-    torch.testing.assert_close(law.means.flatten(), torch.tensor([0.0, 6.0]), rtol=0, atol=1e-12)
-    variances = law.component_covariances.flatten()
+    conditional = condition(set_c(), [1], torch.tensor([1.0]))
+    torch.testing.assert_close(
+        conditional.means.flatten(), torch.tensor([0.0, 6.0]), rtol=0, atol=1e-12
+    )
+    variances = conditional.component_covariances.flatten()
     # 0.5 - 1/5 and 5 - 1/0.5.
     torch.testing.assert_close(variances, torch.tensor([0.3, 3.0]), rtol=1e-12, atol=0)
     torch.testing.assert_close(
-        law.weights, torch.tensor([0.94525183, 0.05474817]), rtol=0, atol=1e-8
+        conditional.weights, torch.tensor([0.94525183, 0.05474817]), rtol=0, atol=1e-8
     )
     mean, _ = regress(set_c(), [1], torch.tensor([1.0]), covariance=False)
     torch.testing.assert_close(mean, torch.tensor([0.32848901]), rtol=0, atol=1e-8)
@@ -74,11 +76,12 @@ def test_regression_is_the_moments_of_the_conditional(
 ) -> None:
     mixture = mixture_of(family, generator)
     x = torch.randn(7, 2, generator=generator)
-    law = condition(mixture, [1, 3], x)
-    monkeypatch.setattr("gmm_lightning.distributions.conditioning.AT_ONCE", 30)
+    conditional = condition(mixture, [1, 3], x)
+    monkeypatch.setattr(_chunking, "MEMORY_BYTES", 30 * 8)
+    monkeypatch.setattr(_chunking, "CACHE_BYTES", 30 * 8)
     mean, spread = regress(mixture, [1, 3], x)
-    torch.testing.assert_close(mean, law.mean, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(spread, law.covariance_matrix, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(mean, conditional.mean, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(spread, conditional.covariance_matrix, rtol=1e-12, atol=1e-12)
     assert regress(mixture, [1, 3], x[:0])[0].shape == (0, 2)
 
 

@@ -1,4 +1,4 @@
-"""Draws within a region follow the law of the mixture given the region, components included."""
+"""Draws within a region follow the mixture given the region, components included."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 from helpers import FAMILIES, random_layer
-from laws import (
-    LEVEL,
+from scipy import special, stats
+from support.covering import covering
+from support.goodness_of_fit import (
+    SIGNIFICANCE,
+    assert_follows,
+    assert_same_distribution,
+    assert_shares,
     distribution_function,
-    follows,
     mixture_of,
     random_factor,
-    same_law,
-    shares_are,
 )
-from scipy import special, stats
 
 from gmm_lightning.distributions import (
     Ball,
@@ -29,7 +30,7 @@ from gmm_lightning.distributions import (
     Where,
 )
 
-ROWS = 20_000
+ROWS = 10_000
 INF = math.inf
 EVERY = {
     "shell": Shell(1.0, 2.0),
@@ -62,8 +63,14 @@ def radius_of(mixture: MixtureOfGaussians, x: torch.Tensor, z: torch.Tensor) -> 
 
 
 @double
-@pytest.mark.parametrize("d", [1, 2, 10, 100])
-@pytest.mark.parametrize("region", [Shell(0, 1), Shell(2, 5), Shell(40, INF), Confidence(0.95, 1)])
+@pytest.mark.parametrize(
+    ("d", "region"),
+    covering(
+        [1, 2, 10, 100],
+        [Shell(0, 1), Shell(2, 5), Shell(40, INF), Confidence(0.95, 1)],
+        strength=1,
+    ),
+)
 def test_radial(d: int, region: Shell | Confidence, generator: torch.Generator) -> None:
     factors = torch.stack([random_factor(d, generator) for _ in range(2)])
     mixture = mixture_of([0.3, 0.7], [[0.0] * d, [3.0] * d], factors)
@@ -77,24 +84,25 @@ def test_radial(d: int, region: Shell | Confidence, generator: torch.Generator) 
         return special.xlogy(d - 1, t) - 0.5 * t**2
 
     end = min(high, max(low, d**0.5) + 20)
-    follows(r.clamp(low, end), distribution_function(log_density, low, end))
+    assert_follows(r.clamp(low, end), distribution_function(log_density, low, end))
     # Shells say nothing about the component.
-    shares_are(z, np.log([0.3, 0.7]))
+    assert_shares(z, np.log([0.3, 0.7]))
     # A coordinate u of a uniform direction: (1 + u) / 2 is Beta((d - 1) / 2, (d - 1) / 2).
     white = mixture.covariance.whiten(factors, x.unsqueeze(-2) - mixture.means)[..., 0]
     u = (white.gather(-1, z.unsqueeze(-1)).squeeze(-1) / r).cpu()
     if d == 1:
-        shares_are((u > 0).long(), [0.0, 0.0])
+        assert_shares((u > 0).long(), [0.0, 0.0])
     else:
-        follows((1 + u) / 2, stats.beta((d - 1) / 2, (d - 1) / 2).cdf)
+        assert_follows((1 + u) / 2, stats.beta((d - 1) / 2, (d - 1) / 2).cdf)
 
 
 # -- half-spaces --------------------------------------------------------------------------------
 
 
 @double
-@pytest.mark.parametrize("d", [1, 2, 10, 100])
-@pytest.mark.parametrize("depth", [0.5, 19.0, 30.0, 36.5])
+@pytest.mark.parametrize(
+    ("d", "depth"), covering([1, 2, 10, 100], [0.5, 19.0, 30.0, 36.5], strength=1)
+)
 def test_half_space(d: int, depth: float, generator: torch.Generator) -> None:
     """Depths have probabilities of about 0.3, 1e-80, 1e-200 and 1e-300."""
     factor = random_factor(d, generator)
@@ -109,19 +117,19 @@ def test_half_space(d: int, depth: float, generator: torch.Generator) -> None:
     x, z = mixture.sample(ROWS, within=region, return_component=True, generator=generator)
     assert region.contains(x).all()
     gaps = depth - np.array([0.0, 0.02, 1.0])
-    shares_are(z, log_weights.cpu().numpy() + special.log_ndtr(-gaps))
+    assert_shares(z, log_weights.cpu().numpy() + special.log_ndtr(-gaps))
     y = x - means[z]
     t = y @ normal / s
     for k in z.unique().tolist():
         if (z == k).sum() > 100:
-            follows(t[z == k], normal_given(gaps[k], INF))
+            assert_follows(t[z == k], normal_given(gaps[k], INF))
     if d > 1:
         # What is left across the normal is free.
         across = torch.linalg.solve_triangular(factor, (y - t[:, None] * along).mT, upper=False)
         e = factor.mT @ normal / s
         basis = torch.linalg.svd(e[None], full_matrices=True).Vh[1:]
         for row in basis[:2]:
-            follows(row @ across, stats.norm.cdf)
+            assert_follows(row @ across, stats.norm.cdf)
 
 
 # -- boxes --------------------------------------------------------------------------------------
@@ -139,12 +147,12 @@ def test_box_of_independent_features(d: int, generator: torch.Generator) -> None
     x, z = mixture.sample(n, within=region, return_component=True, generator=generator)
     assert region.contains(x).all()
     p = [stats.norm.cdf(0.7 - 1 - m) - stats.norm.cdf(-1 - m) for m in (0.0, 0.3)]
-    shares_are(z, np.log(p))
+    assert_shares(z, np.log(p))
     for j in {0, d // 2, d - 1}:
         for k in (0, 1):
             shift = 0.3 if (j, k) == (0, 1) else 0.0
             given = normal_given(float(low[j]) - shift, float(high[j]) - shift)
-            follows(x[z == k, j] - shift, given)
+            assert_follows(x[z == k, j] - shift, given)
 
 
 @double
@@ -165,10 +173,10 @@ def test_box_in_two_correlated_features(corner: float, generator: torch.Generato
             gap = corner - rho * (t - shift)
             return -0.5 * (t - shift) ** 2 + special.log_ndtr(-gap / root)
 
-        follows(x[z == k, 0], distribution_function(log_density, corner, corner + 12))
+        assert_follows(x[z == k, 0], distribution_function(log_density, corner, corner + 12))
         grid = np.linspace(corner, corner + 12, 200_001)
         logs.append(special.logsumexp(log_density(grid)))
-    shares_are(z, logs)
+    assert_shares(z, logs)
 
 
 @double
@@ -187,7 +195,7 @@ def test_orthant(d: int, generator: torch.Generator) -> None:
     below = special.ndtr(math.sqrt(2) * grid[:, None] - common) - special.ndtr(-common)
     function = (weight * below / special.ndtr(common)).sum(1) / weight.sum()
     for j in (0, d - 1):
-        follows(x[:, j], lambda t: np.interp(t, grid, function))
+        assert_follows(x[:, j], lambda t: np.interp(t, grid, function))
 
 
 @double
@@ -199,7 +207,7 @@ def test_a_small_box_is_filled_evenly(d: int, generator: torch.Generator) -> Non
     assert region.contains(x).all()
     # Within 1e-7 the density changes by no more than 1e-4 of itself.
     for j in (0, d - 1):
-        follows((x[:, j] - 0.3) * 1e7, lambda u: u.clip(0, 1))
+        assert_follows((x[:, j] - 0.3) * 1e7, lambda u: u.clip(0, 1))
 
 
 # -- balls --------------------------------------------------------------------------------------
@@ -212,20 +220,21 @@ def test_ball_between_two_components(generator: torch.Generator) -> None:
     _, z = mixture.sample(100_000, within=region, return_component=True, generator=generator)
     inside = [stats.ncx2.cdf(1.0, 2, gap**2) for gap in (0.5, 2.5)]
     assert inside[1] / sum(inside) == pytest.approx(0.085, abs=5e-4)
-    shares_are(z, np.log(inside))
+    assert_shares(z, np.log(inside))
 
 
 @double
-@pytest.mark.parametrize("d", [1, 2, 10, 100])
-@pytest.mark.parametrize("radius", [0.01, 0.7, 3.0, 20.0, 300.0])
-@pytest.mark.parametrize("gap", [-1.0, 5.0, 36.0])
+@pytest.mark.parametrize(
+    ("d", "radius", "gap"),
+    covering([1, 2, 10, 100], [0.01, 0.7, 3.0, 20.0, 300.0], [-1.0, 5.0, 36.0]),
+)
 def test_ball_and_round_component(
     d: int, radius: float, gap: float, generator: torch.Generator
 ) -> None:
     """The coordinate towards the centre has the density `phi(t) F(R^2 - (t - c)^2)`.
 
-    F is the chi-square law of the others. The ball begins `gap` deviations from the mean, or
-    its centre lies half a radius off it.
+    F is the chi-square distribution of the others. The ball begins `gap` deviations from the mean,
+    or its centre lies half a radius off it.
     """
     c = radius + gap if gap >= 0 else 0.5 * radius
     mixture = mixture_of([1.0], [[0.0] * d], 1.0)
@@ -247,18 +256,20 @@ def test_ball_and_round_component(
             series += np.log(special.hyp1f1(1, half + 1, left.clip(max=50)))
         return value + np.where(left < 10, series, direct)
 
-    follows(x[:, 0], distribution_function(log_density, c - radius, c + radius))
+    assert_follows(x[:, 0], distribution_function(log_density, c - radius, c + radius))
     if d > 1:
         # Nothing tells the sides apart.
-        shares_are((x[:, 1] > 0).long(), [0.0, 0.0])
+        assert_shares((x[:, 1] > 0).long(), [0.0, 0.0])
 
 
 @double
-@pytest.mark.parametrize("d", [2, 10])
-@pytest.mark.parametrize(("distance", "radius"), [(0.5, 1.0), (1.5, 1.5), (1.0, 4.0)])
+@pytest.mark.parametrize(
+    ("d", "where"), covering([2, 10], [(0.5, 1.0), (1.5, 1.5), (1.0, 4.0)], strength=1)
+)
 def test_ball_against_brute_force(
-    d: int, distance: float, radius: float, generator: torch.Generator
+    d: int, where: tuple[float, float], generator: torch.Generator
 ) -> None:
+    distance, radius = where
     factors = torch.stack([random_factor(d, generator) for _ in range(3)])
     means = torch.randn(3, d, generator=generator, device=generator.device)
     mixture = MixtureOfGaussians(torch.tensor([0.2, 0.3, 0.5]).log(), means, factors)
@@ -266,11 +277,11 @@ def test_ball_against_brute_force(
     x, z = mixture.sample(4000, within=region, return_component=True, generator=generator)
     free, label = mixture.sample(300_000, return_component=True, generator=generator)
     keep = region.contains(free)
-    same_law(x, free[keep])
+    assert_same_distribution(x, free[keep])
     counts = np.stack([np.bincount(v.cpu(), minlength=3) for v in (z, label[keep])])
     counts = counts[:, counts.sum(0) > 20]
     if counts.shape[1] > 1:
-        assert stats.chi2_contingency(counts).pvalue > LEVEL
+        assert stats.chi2_contingency(counts).pvalue > SIGNIFICANCE
 
 
 @double
@@ -280,14 +291,13 @@ def test_a_component_far_from_the_ball_does_no_harm(generator: torch.Generator) 
         ROWS, within=Ball([0.0, 0.0], 1.0), return_component=True, generator=generator
     )
     assert (z == 0).all()
-    follows(x.norm(dim=-1), lambda r: np.expm1(-0.5 * r**2) / np.expm1(-0.5))
+    assert_follows(x.norm(dim=-1), lambda r: np.expm1(-0.5 * r**2) / np.expm1(-0.5))
 
 
 # -- everything together ------------------------------------------------------------------------
 
 
-@over_regions
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "name"), covering(FAMILIES, EVERY, strength=1))
 def test_families_and_batches(family: str, name: str, generator: torch.Generator) -> None:
     layer = random_layer(family, batch=(2, 3), generator=generator)
     region = EVERY[name]
@@ -359,9 +369,9 @@ def test_a_component_that_is_asked_for(name: str, generator: torch.Generator) ->
     free, label = layer.sample(ROWS, within=region, return_component=True, generator=generator)
     for k in range(3):
         if (label == k).sum() > 50:
-            same_law(x[z == k], free[label == k])
+            assert_same_distribution(x[z == k], free[label == k])
     alone = layer.sample(2000, within=region, component=2, generator=generator)
-    same_law(alone, x[z == 2])
+    assert_same_distribution(alone, x[z == 2])
 
 
 @double
@@ -372,8 +382,8 @@ def test_temperature_comes_first(generator: torch.Generator) -> None:
         ROWS, within=region, temperature=t, return_component=True, generator=generator
     )
     weights = np.array([0.2, 0.8]) ** (1 / t)
-    shares_are(z, np.log(weights) + special.log_ndtr(-np.array([3.0, 1.0]) / 2))
-    follows(x[z == 1, 0] / 2 - 1, normal_given(0.5, INF))
+    assert_shares(z, np.log(weights) + special.log_ndtr(-np.array([3.0, 1.0]) / 2))
+    assert_follows(x[z == 1, 0] / 2 - 1, normal_given(0.5, INF))
     r = mixture.sample(
         ROWS, within=Shell(1.0, 2.0), component=0, temperature=t, generator=generator
     )
@@ -387,5 +397,5 @@ def test_where_is_rejection(generator: torch.Generator) -> None:
     x, z = mixture.sample(
         ROWS, within=Where(lambda x: x[:, 0] > 2), return_component=True, generator=generator
     )
-    shares_are(z, np.log([0.3, 0.7]) + special.log_ndtr([-2.0, -1.0]))
-    follows(x[z == 1, 0] - 1, normal_given(1.0, INF))
+    assert_shares(z, np.log([0.3, 0.7]) + special.log_ndtr([-2.0, -1.0]))
+    assert_follows(x[z == 1, 0] - 1, normal_given(1.0, INF))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from typing import Any
 
 import pytest
 import torch
 from helpers import BATCHES, FAMILIES, random_layer, rounding, rows
 
-from gmm_lightning import GMMLayer, MixtureOfGaussians
+from gmm_lightning import GMMLayer, MixtureOfGaussians, distributions, losses
 from gmm_lightning.distributions import (
     affine,
     convolve,
-    log_prob_of_present,
+    log_prob_observed,
     moment_match,
     product,
     prune,
@@ -124,7 +126,7 @@ def test_missing_entries_are_integrated_out(
     gone = torch.rand(x.shape, generator=generator, device=x.device) < 0.4
     x[gone] = torch.nan
     found = mixture.log_prob(x, missing="marginalize")
-    assert torch.equal(found, log_prob_of_present(mixture, x))
+    assert torch.equal(found, log_prob_observed(mixture, x))
     assert found.shape == x.shape[:-1]
     # Row by row with the marginal of its own mixture.
     for cell in torch.cartesian_prod(*(torch.arange(n) for n in x.shape[:-1])).view(
@@ -164,6 +166,31 @@ def test_missing_is_asked_for_by_its_word(generator: torch.Generator) -> None:
             mixture.log_prob(torch.zeros(2, 3), missing=wrong)
     with pytest.raises(InvalidArgumentError, match="3 features in the last axis"):
         mixture.log_prob(torch.zeros(2), missing="marginalize")
+
+
+# -- layers and what is no mixture --------------------------------------------------------------
+
+# What layers and commands draw by has its options checked, and is given a mixture.
+GIVEN = ("draw_samples", "draw_reparameterized")
+OF_MIXTURES = {
+    name: call
+    for module in (distributions, losses)
+    for name in module.__all__
+    if name not in GIVEN and inspect.isfunction(call := getattr(module, name))
+    if {"mixture", "q"} & {*inspect.signature(call).parameters}
+}
+
+
+@pytest.mark.parametrize("name", OF_MIXTURES)
+def test_a_function_takes_a_layer_and_names_what_is_no_mixture(name: str) -> None:
+    """Before anything else: no other argument is looked at."""
+    call = OF_MIXTURES[name]
+    needed = [p.name for p in inspect.signature(call).parameters.values() if p.default is p.empty]
+    mixtures = {"p", "q"} if "q" in needed else {"mixture"}
+    given: dict[str, Any] = {n: GMMLayer(2, 3) if n in mixtures else None for n in needed}
+    for wrong in mixtures:
+        with pytest.raises(InvalidArgumentError, match=f"^{wrong} must be a mixture or a layer"):
+            call(**(given | {wrong: "a"}))
 
 
 # -- the layer passes on ------------------------------------------------------------------------

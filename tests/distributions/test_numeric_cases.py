@@ -13,7 +13,7 @@ from gmm_lightning.distributions import (
     impute,
     in_confidence_region,
     kl_variational,
-    log_prob_of_present,
+    log_prob_observed,
     reduce,
 )
 
@@ -53,16 +53,16 @@ def test_free_parameters(k: int, d: int, family: str, expected: int) -> None:
 
 def test_condition_on_the_first_feature(double: None) -> None:
     # Case 13: component 2 given x1 = 2.
-    law = condition(set_c(), [0], torch.tensor([2.0])).component(1)
-    torch.testing.assert_close(law.means, torch.tensor([[-1.0]]), rtol=0, atol=1e-12)
+    conditional = condition(set_c(), [0], torch.tensor([2.0])).component(1)
+    torch.testing.assert_close(conditional.means, torch.tensor([[-1.0]]), rtol=0, atol=1e-12)
     # 0.5 - 1/5.
-    torch.testing.assert_close(law.component_covariances, torch.tensor([[[0.3]]]))
+    torch.testing.assert_close(conditional.component_covariances, torch.tensor([[[0.3]]]))
 
 
 def test_a_missing_first_feature(double: None) -> None:
     # Cases 13 and 19: what is missing is integrated out, and guessed by regression.
     x = torch.tensor([[NAN, 1.0], [2.0, NAN], [NAN, NAN]])
-    score = log_prob_of_present(set_c(), x)
+    score = log_prob_observed(set_c(), x)
     torch.testing.assert_close(score[0], torch.tensor(-2.36050077), rtol=0, atol=1e-8)
     assert float(score[2]) == 0.0
     guess = impute(set_c(), x)

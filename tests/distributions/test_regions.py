@@ -11,10 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from laws import mixture_of
+from support.goodness_of_fit import mixture_of
 
-from gmm_lightning.distributions import Ball, Box, Confidence, HalfSpace, Shell, Where, boxes
-from gmm_lightning.distributions.tilting import Tilt
+from gmm_lightning.distributions import (
+    Ball,
+    Box,
+    Confidence,
+    EuclideanRegion,
+    HalfSpace,
+    MahalanobisRegion,
+    Shell,
+    Where,
+)
+from gmm_lightning.distributions.truncation import box_envelopes
+from gmm_lightning.distributions.truncation.tilting import Tilt
 from gmm_lightning.errors import GMMError, InvalidArgumentError, RegionError
 
 INF, NAN = math.inf, math.nan
@@ -112,7 +122,7 @@ def test_regions_are_values() -> None:
 
 
 def test_confidence_has_as_many_degrees_of_freedom_as_features() -> None:
-    # Quantiles of the radius from tables of the chi-square law.
+    # Quantiles of the radius from tables of the chi-square distribution.
     for d, p, radius in [
         (1, 0.95, 1.95996),
         (2, 0.5, 1.17741),
@@ -124,6 +134,101 @@ def test_confidence_has_as_many_degrees_of_freedom_as_features() -> None:
     # 1 - p is exact, so a quantile far out keeps its digits: P(r > t) = exp(-t^2 / 2) for two.
     p = 1 - 2.0**-52
     assert Confidence(p, 1).radii(2)[0] == pytest.approx((104 * math.log(2)) ** 0.5, rel=1e-14)
+
+
+# -- geometry -----------------------------------------------------------------------------------
+
+WINDOW = torch.tensor([[-2.0, 3.0], [-1.0, 2.5]])
+CONVEX = [
+    Ball([1.0, -0.5], 1.5),
+    Box([-1.0, -INF], [INF, 1.0]),
+    Box(0.0, INF),
+    HalfSpace([1.0, 2.0], 1.0),
+    HalfSpace([0.0, -1e-320], 0.0),
+]
+
+
+@pytest.mark.parametrize("region", CONVEX, ids=str)
+def test_an_outline_encloses_the_region(region: Any, generator: torch.Generator) -> None:
+    corners = region.outline(WINDOW)
+    ends = corners.roll(-1, 0) - corners
+    low, width = WINDOW[:, 0], WINDOW[:, 1] - WINDOW[:, 0]
+    x = low + width * torch.rand(2000, 2, generator=generator).to(low)
+    gap = x[:, None] - corners
+    left_of = (ends[:, 0] * gap[..., 1] - ends[:, 1] * gap[..., 0] >= 0).all(-1)
+    # The polygon leaves a circle by 1e-4 of its radius: a row of 2,000 in a strip so thin.
+    assert int((left_of != region.contains(x)).sum()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("region", "ends"),
+    [
+        (Ball([1.0], 2.0), [-1.0, 3.0]),
+        (Box(-1.0, INF), [-1.0, 7.0]),
+        (HalfSpace([-2.0], 1.0), [-9.0, -0.5]),
+    ],
+)
+def test_an_outline_on_the_line_is_an_interval(region: Any, ends: list[float]) -> None:
+    corners = region.outline(torch.tensor([[-9.0, 7.0]]))
+    assert [corners.min(), corners.max()] == ends
+    assert len(HalfSpace([1.0], 8.0).outline(torch.tensor([[-9.0, 7.0]]))) == 0
+
+
+@pytest.mark.parametrize("dims", [(0,), (2, 0), (1, 2, 0)], ids=str)
+@pytest.mark.parametrize(
+    "region",
+    [
+        Ball([1.0, -0.5, 0.3], 1.5),
+        Box([-1.0, -INF, 0.0], [INF, 1.0, 0.5]),
+        HalfSpace([1.0, 2.0, 0.0], 1.0),
+        HalfSpace([0.0, 0.0, -1.0], 0.0),
+    ],
+    ids=str,
+)
+def test_a_shadow_holds_the_rows_and_no_more(
+    region: Any, dims: tuple[int, ...], double: None, generator: torch.Generator
+) -> None:
+    shadow = region.project(dims, 3)
+    x = 2 * torch.randn(4000, 3, generator=generator)
+    assert bool(shadow.contains(x[region.contains(x)][:, list(dims)]).all())
+    low, high = region.bounds(3)
+    assert bool(((x >= low) & (x <= high))[region.contains(x)].all())
+    # A row of the shadow is one of the region for some values of the others.
+    seen = x[shadow.contains(x[:, list(dims)])][:50]
+    rest = [i for i in range(3) if i not in dims]
+    others = 20 * torch.randn(20_000, 3, generator=generator)
+    others[:10_000] = torch.tensor([1.0, -0.5, 0.3]) + 0.02 * others[:10_000]
+    if rest:
+        for row in seen:
+            filled = others.clone()
+            filled[:, list(dims)] = row[list(dims)]
+            assert bool(region.contains(filled).any())
+
+
+class Ring(EuclideanRegion):
+    """A region that a user writes: only `contains`."""
+
+    def contains(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.norm(dim=-1) - 2).abs() < 0.5
+
+
+class Rim(MahalanobisRegion):
+    def radii(self, num_features: int) -> tuple[float, float]:
+        return 0.5 * num_features, math.inf
+
+
+def test_a_region_of_the_user(generator: torch.Generator) -> None:
+    mixture = mixture_of([0.5, 0.5], [[0.0, 0.0], [2.0, 0.0]])
+    assert Ring().contains(mixture.sample(200, within=Ring(), generator=generator)).all()
+    x, z = mixture.sample(200, within=Rim(), return_component=True, generator=generator)
+    assert ((x - mixture.means[z]).norm(dim=-1) > 1).all()
+    # The hundredth part of exp(-r^2 / 2) beyond 1 lies beyond the root of 1 + 2 log 100.
+    assert Rim().reach(2) == pytest.approx(math.sqrt(1 + 2 * math.log(100)))
+    y = torch.randn(50, 2, generator=generator)
+    assert torch.equal(Ring().project((1, 0), 2).contains(y), Ring().contains(y[:, [1, 0]]))
+    assert Ring().outline(WINDOW) is None
+    with pytest.raises(InvalidArgumentError, match="shadow of Ring in 1 of 2 features"):
+        Ring().project((0,), 2)
 
 
 # -- the end of patience ------------------------------------------------------------------------
@@ -178,7 +283,12 @@ def test_a_hopeless_box_is_an_error_and_no_hang(
     double: None, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
     # As when the search for a tilt fails: free proposals, and a box of probability e^-33.
-    monkeypatch.setattr(boxes, "tilted", lambda a, low, *rest: Tilt(torch.zeros_like(low), 0.0))
+    def free(strict: torch.Tensor, low: torch.Tensor, *ends: torch.Tensor) -> Tilt:
+        return Tilt(torch.zeros_like(low), 0.0)
+
+    monkeypatch.setattr(
+        box_envelopes, "minimax_tilt", lambda a, low, *rest: Tilt(torch.zeros_like(low), 0.0)
+    )
     factor = torch.linalg.cholesky(0.5 * torch.eye(10) + 0.5)
     mixture = mixture_of([1.0], [[0.0] * 10], factor)
     with pytest.raises(RegionError, match=r"^0 of .*minimax tilting"):

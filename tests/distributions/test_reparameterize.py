@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from helpers import BATCHES, FAMILIES, random_layer
-from laws import same_law
+from support.covering import covering
+from support.goodness_of_fit import assert_same_distribution
 from torch import Tensor
 
 from gmm_lightning import MixtureOfGaussians
@@ -69,8 +70,7 @@ def expectation(
 
 
 @double
-@pytest.mark.parametrize("function", CLOSED)
-@pytest.mark.parametrize("how", OPTIONS)
+@pytest.mark.parametrize(("how", "function"), covering(OPTIONS, CLOSED, strength=1))
 def test_against_closed_forms(how: str, function: str, generator: torch.Generator) -> None:
     """Value and gradient, weights included, from twenty independent parts."""
     own, options = parameters(generator), OPTIONS[how]
@@ -92,8 +92,7 @@ def test_against_closed_forms(how: str, function: str, generator: torch.Generato
     assert error.max() < 0.2
 
 
-@pytest.mark.parametrize("batch", BATCHES, ids=str)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "batch"), covering(FAMILIES, BATCHES, strength=1))
 def test_they_are_the_draws_of_sample(
     family: str, batch: tuple, generator: torch.Generator
 ) -> None:
@@ -127,7 +126,7 @@ def test_soft_choices_become_choices(generator: torch.Generator) -> None:
     own = parameters(generator)
     mixture = MixtureOfGaussians(own[0], own[1], own[2].tril())
     soft = mixture.rsample(20_000, relaxed=1e-3, generator=generator)
-    same_law(soft.detach(), mixture.sample(20_000, generator=generator))
+    assert_same_distribution(soft.detach(), mixture.sample(20_000, generator=generator))
     grads = torch.autograd.grad(mixture.rsample(100, relaxed=0.5, generator=generator).sum(), own)
     assert all(torch.isfinite(g).all() and g.abs().sum() > 0 for g in grads)
 

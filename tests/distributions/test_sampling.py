@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import BATCHES, FAMILIES, random_layer
 
-from gmm_lightning.distributions import sampling
+from gmm_lightning import _chunking
 from gmm_lightning.errors import InvalidArgumentError
 
 over_families = pytest.mark.parametrize("family", FAMILIES)
@@ -78,12 +78,13 @@ def test_asked_for_components(family: str, generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("batch", [(), (2,)], ids=str)
 @over_families
-def test_portions_do_not_change_the_draws(
+def test_chunks_do_not_change_the_draws(
     family: str, batch: tuple, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = random_layer(family, batch=batch, generator=generator)
     whole = layer.sample(31, generator=torch.Generator(generator.device).manual_seed(3))
-    monkeypatch.setattr(sampling, "GATHER_LIMIT", 20)
+    for budget in ("MEMORY_BYTES", "CACHE_BYTES"):
+        monkeypatch.setattr(_chunking, budget, 20 * 8)
     parts = layer.sample(31, generator=torch.Generator(generator.device).manual_seed(3))
     assert torch.equal(whole, parts)
 

@@ -1,4 +1,4 @@
-"""One-dimensional laws on an interval, against numerical integration."""
+"""One-dimensional distributions on an interval, against numerical integration."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from laws import distribution_function, follows
 from scipy import special
+from support.goodness_of_fit import assert_follows, distribution_function
 
-from gmm_lightning.distributions.logconcave import Tangents, touching_points
-from gmm_lightning.distributions.truncated import (
-    log_interval,
-    one_normal_each,
-    truncated_chi,
-    truncated_normals,
+from gmm_lightning.distributions.truncation.hull import PiecewiseExponentialHull, tangent_points
+from gmm_lightning.distributions.truncation.truncated import (
+    TruncatedNormals,
+    log_interval_mass,
+    sample_truncated_chi,
+    sample_truncated_normals,
 )
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -40,16 +40,16 @@ INF = math.inf
     ],
 )
 def test_log_interval(low: float, high: float, value: float) -> None:
-    found = log_interval(torch.tensor([low]), torch.tensor([high]))
+    found = log_interval_mass(torch.tensor([low]), torch.tensor([high]))
     torch.testing.assert_close(found, torch.tensor([value]), rtol=1e-14, atol=1e-14)
-    mirrored = log_interval(torch.tensor([-high]), torch.tensor([-low]))
+    mirrored = log_interval_mass(torch.tensor([-high]), torch.tensor([-low]))
     torch.testing.assert_close(found, mirrored, rtol=1e-15, atol=1e-15)
 
 
 def test_log_interval_adds_up() -> None:
     cuts = torch.cat([torch.linspace(-9, 9, 1801), torch.tensor([INF])])
-    parts = log_interval(cuts[:-1], cuts[1:])
-    whole = log_interval(torch.tensor([-9.0]), torch.tensor([INF]))
+    parts = log_interval_mass(cuts[:-1], cuts[1:])
+    whole = log_interval_mass(torch.tensor([-9.0]), torch.tensor([INF]))
     torch.testing.assert_close(parts.logsumexp(0, keepdim=True), whole, rtol=0, atol=1e-14)
 
 
@@ -70,48 +70,50 @@ def test_log_interval_adds_up() -> None:
     ],
 )
 def test_truncated_normals(low: float, high: float, generator: torch.Generator) -> None:
-    law = truncated_normals(*torch.tensor([[low], [high]], device=generator.device))
-    x = law.draw(torch.zeros(ROWS, dtype=torch.long, device=generator.device), generator)
+    normals = TruncatedNormals(*torch.tensor([[low], [high]], device=generator.device))
+    x = normals.draw(torch.zeros(ROWS, dtype=torch.long, device=generator.device), generator)
     assert ((x >= low) & (x <= high)).all()
     near = low if low > 0 else high if high < 0 else 0.0
     ends = max(low, near - 60.0), min(high, near + 60.0)
-    follows(x, distribution_function(lambda t: -0.5 * (t - near) * (t + near), *ends))
+    assert_follows(x, distribution_function(lambda t: -0.5 * (t - near) * (t + near), *ends))
 
 
 def test_truncated_normals_far_out_are_exponential(generator: torch.Generator) -> None:
     low = torch.full((1,), 1e8, device=generator.device)
-    law = truncated_normals(low, torch.full_like(low, INF))
-    t = law.tangents.draw(torch.zeros(ROWS, dtype=torch.long, device=low.device), generator)
-    follows(t * 1e8, lambda v: -np.expm1(-v))
+    normals = TruncatedNormals(low, torch.full_like(low, INF))
+    t = normals.hull.draw(torch.zeros(ROWS, dtype=torch.long, device=low.device), generator)
+    assert_follows(t * 1e8, lambda v: -np.expm1(-v))
 
 
 def test_each_row_has_its_own_interval(generator: torch.Generator) -> None:
     low = torch.linspace(-50, 50, ROWS, device=generator.device)
-    x = truncated_normals(low, low + 0.5).draw(torch.arange(ROWS, device=low.device), generator)
+    x = TruncatedNormals(low, low + 0.5).draw(torch.arange(ROWS, device=low.device), generator)
     assert ((x >= low) & (x <= low + 0.5)).all()
-    inside = log_interval(low, x) - log_interval(low, low + 0.5)
-    follows(inside.exp(), lambda u: u.clip(0, 1))
+    inside = log_interval_mass(low, x) - log_interval_mass(low, low + 0.5)
+    assert_follows(inside.exp(), lambda u: u.clip(0, 1))
 
 
 def test_one_in_each_interval(generator: torch.Generator) -> None:
-    """The same law, whichever way an interval goes: near and wide, thin, far, or open."""
+    """The same distribution, whichever way an interval goes: near and wide, thin, far, or open."""
     device = generator.device
     for width in (INF, 20.0, 0.5, 1e-3, 1e-4, 1e-9):
         low = torch.linspace(-50, 50, ROWS, device=device)
         wide = torch.full_like(low, width)
-        x = one_normal_each(low, low + wide, wide, generator)
+        x = sample_truncated_normals(low, low + wide, wide, generator)
         assert torch.isfinite(x).all()
         assert ((x >= low) & (x <= low + wide)).all()
         # Rounding of the rows themselves: a share of a thin interval, at most.
-        inside = (log_interval(low, x, x - low) - log_interval(low, low + wide, wide)).exp()
+        inside = (
+            log_interval_mass(low, x, x - low) - log_interval_mass(low, low + wide, wide)
+        ).exp()
         if width > 1e-6:
-            follows(inside, lambda u: u.clip(0, 1))
+            assert_follows(inside, lambda u: u.clip(0, 1))
         # The mirror image by itself, and the middle alone.
-        mirrored = one_normal_each(-low - wide, -low, wide, generator)
+        mirrored = sample_truncated_normals(-low - wide, -low, wide, generator)
         assert ((mirrored >= -low - wide) & (mirrored <= -low)).all()
         near = low.abs() < 5
         if width > 1e-6:
-            follows(inside[near], lambda u: u.clip(0, 1))
+            assert_follows(inside[near], lambda u: u.clip(0, 1))
 
 
 # -- lengths ------------------------------------------------------------------------------------
@@ -124,21 +126,21 @@ def test_one_in_each_interval(generator: torch.Generator) -> None:
 )
 def test_truncated_chi(d: int, low: float, high: float, generator: torch.Generator) -> None:
     like = torch.zeros(1, device=generator.device)
-    r = truncated_chi(ROWS, d, low, high, like, generator)
+    r = sample_truncated_chi(ROWS, d, low, high, like, generator)
     assert ((r >= low) & (r <= high)).all()
     end = min(high, max(low, d**0.5) + 20.0)
 
     def log_density(t: np.ndarray) -> np.ndarray:
         return special.xlogy(d - 1, t) - 0.5 * t**2
 
-    follows(r, distribution_function(log_density, low, end))
+    assert_follows(r, distribution_function(log_density, low, end))
 
 
 def test_a_thin_shell_is_uniform(generator: torch.Generator) -> None:
     # Over a width of 1e-9 the density at a radius of 100 varies by 1e-7 of itself.
     like = torch.zeros(1, device=generator.device)
-    r = truncated_chi(ROWS, 10, 100.0, 100.0 + 1e-9, like, generator)
-    follows((r - 100.0) * 1e9, lambda u: u.clip(0, 1))
+    r = sample_truncated_chi(ROWS, 10, 100.0, 100.0 + 1e-9, like, generator)
+    assert_follows((r - 100.0) * 1e9, lambda u: u.clip(0, 1))
 
 
 @pytest.mark.parametrize("d", [2, 3, 10, 1000])
@@ -157,14 +159,14 @@ def test_the_envelope_is_tight(d: int, width: float) -> None:
             return (d - 1) / (mode + t) - mode - t
 
         ends = low - mode, low + width - mode
-        touch = touching_points(log_density, slope, *ends)
-        tangents = Tangents.of(log_density, slope, touch, *ends)
+        touch = tangent_points(log_density, slope, *ends)
+        tangents = PiecewiseExponentialHull.of(log_density, slope, touch, *ends)
         _, log_accept = tangents.propose(torch.zeros(20_000, dtype=torch.long), None)
         assert (log_accept <= 1e-12).all()
         assert log_accept.exp().mean() > 0.8
 
 
 def test_parameters_that_are_not_numbers_end_in_an_error() -> None:
-    law = truncated_normals(torch.tensor([math.nan]), torch.tensor([1.0]))
+    normals = TruncatedNormals(torch.tensor([math.nan]), torch.tensor([1.0]))
     with pytest.raises(ArithmeticError, match="not finite"):
-        law.draw(torch.zeros(3, dtype=torch.long), None)
+        normals.draw(torch.zeros(3, dtype=torch.long), None)

@@ -1,8 +1,9 @@
-"""Leaps along the path of EM: fewer passes, never a lower objective, the same fixed point."""
+"""Extrapolated steps: fewer E-steps, never a lower objective, the same fixed point."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,8 +12,15 @@ from helpers import FAMILIES, cases, finite, parameters, random_layer, rows
 from torch import Generator, Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em
-from gmm_lightning.em.acceleration import Accelerator, Anderson, Squarem
-from gmm_lightning.em.ascent import Ascent
+from gmm_lightning.em import (
+    Accelerator,
+    Anderson,
+    MixtureModel,
+    MixtureParameters,
+    MonotoneUpdater,
+    Squarem,
+    maximize,
+)
 from gmm_lightning.errors import InvalidArgumentError
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -49,7 +57,7 @@ def test_the_objective_never_falls(
     assert (history.diff() > -ROUNDING).all()
     assert finite(layer)
     assert layer.objective(x).item() == pytest.approx(result.objective, abs=1e-11)
-    assert result.num_passes >= result.num_iterations + 1
+    assert result.num_e_steps >= result.num_iterations + 1
 
 
 @over_kinds
@@ -77,23 +85,25 @@ def test_fewer_passes_to_the_same_place(family: str) -> None:
         # Where a step gains 1e-10, the slope is about the root of that.
         assert max(float(part.abs().max()) for part in slope) < 1e-5
     plain = fits.pop(None)
-    assert plain.num_passes == plain.num_iterations + 1
+    assert plain.num_e_steps == plain.num_iterations + 1
     gains = torch.tensor(plain.history).diff()
     # Passes until plain EM would have stopped at 1e-8.
     enough = int((gains < 1e-8).nonzero()[0]) + 2
     for kind, fast in fits.items():
         # Plain EM stops short by as many gains of 1e-10 as it would take from there.
         assert fast.objective == pytest.approx(plain.objective, abs=1e-8)
-        assert fast.num_passes < 0.6 * plain.num_passes
+        assert fast.num_e_steps < 0.6 * plain.num_e_steps
         layer = GMMLayer(2, 3, family)
         coarse = fit_em(layer, x, acceleration=kind, initializer=LABELS, tol=1e-8, max_iter=1000)
         assert coarse.converged
-        assert coarse.num_passes < 0.6 * enough
+        assert coarse.num_e_steps < 0.6 * enough
 
 
 @over_kinds
 @pytest.mark.parametrize(("family", "prior"), SOME)
-def test_keystone_after_leaps(family: str, prior: str, kind: str, generator: Generator) -> None:
+def test_keystone_after_extrapolations(
+    family: str, prior: str, kind: str, generator: Generator
+) -> None:
     x = rows(100, 2, generator)
     layer = GMMLayer(2, 2, family, None if prior == "none" else prior.split("+"))
     result = fit_em(layer, x, acceleration=kind, max_iter=300, tol=1e-14, generator=generator)
@@ -104,7 +114,7 @@ def test_keystone_after_leaps(family: str, prior: str, kind: str, generator: Gen
 
 
 @over_kinds
-def test_starts_leap_side_by_side(kind: str) -> None:
+def test_starts_extrapolate_side_by_side(kind: str) -> None:
     x = slow()
     options = {"initializer": "random_from_data", "tol": 1e-6, "max_iter": 200}
     layer = GMMLayer(2, 3, "diag")
@@ -123,48 +133,65 @@ def test_starts_leap_side_by_side(kind: str) -> None:
         one = GMMLayer(2, 3, "diag")
         single = fit_em(one, x, acceleration=kind, generator=seeded, **options)
         singles.append(single.objective)
-    # Starts in company wait for each other and leap elsewhere; the best hill is found all the same.
+    # Each start is accelerated by itself.
     assert result.objective == pytest.approx(max(singles), abs=1e-3)
 
 
-class Told(Accelerator):
-    """Proposes what it is told to, after every step."""
+class Scripted(Accelerator):
+    """Proposes a given change of the parameters, after every step."""
 
-    name = "told"
+    name = "scripted"
 
     def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.change = change
 
-    def advance(self, before: Tensor, after: Tensor, unit: Tensor) -> Tensor | None:
-        return self.change(after)
+    def propose(self, before: Tensor, after: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+        return self.change(after), torch.ones(len(after), dtype=torch.bool)
 
 
-def test_the_gain_of_a_leap_is_no_convergence(generator: Generator) -> None:
-    # The first mixture leaps, and stays there; that of the second is taken back.
+def walk(layer: GMMLayer, x: Tensor, updater: MonotoneUpdater, passes: int) -> list[Tensor]:
+    """E-steps and M-steps of a layer as a callback does them; where each pass was rejected."""
+    said = []
+    for _ in range(passes):
+        model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+        stats = e_step(layer, x).reshape((parameters.num_mixtures,))
+        objective = model.objective(parameters, stats)
+        rejected = updater.rejected(objective)
+        said.append(rejected)
+        if bool(rejected.any()):
+            updater.restore(parameters, rejected).write_to(layer)
+            continue
+        updater.accept(objective)
+        step = maximize(model, parameters, stats)
+        updater.extrapolate(model, parameters, step.parameters, None).write_to(layer)
+    return said
+
+
+def test_the_gain_of_an_extrapolation_is_no_convergence(generator: Generator) -> None:
+    # The first mixture takes the proposal; that of the second is taken back.
     x = rows(60, 2, generator, (2,))
     layer = GMMLayer(2, 3, batch_shape=(2,))
     fit_em(layer, x, initializer="random", max_iter=1, generator=generator)
     shift = torch.tensor([[0.0], [100.0]])
-    ascent = Ascent(Told(lambda after: after + shift))
+    updater = MonotoneUpdater(Scripted(lambda after: after + shift), num_mixtures=2)
     said = []
     for _ in range(4):
-        stats = e_step(layer, x)
-        objective = ascent.judge(layer, stats)
-        said.append((objective is not None, ascent.plain))
-        if objective is not None:
-            ascent.move(layer, stats)
-    # Judged: the start; a leap of which half failed; the same place again, half of it a leap;
-    # an M-step alone.
-    assert [taken for taken, _ in said] == [True, False, True, True]
-    assert not said[2][1]
-    assert said[3][1]
+        (rejected,) = walk(layer, x, updater, 1)
+        said.append((rejected.tolist(), updater.from_m_step.tolist()))
+    start, failed, again, plain = said
+    assert start == ([False, False], [True, True])
+    assert failed[0] == [False, True]
+    # The same parameters again: of the first mixture still an extrapolation.
+    assert again == ([False, False], [False, True])
+    assert plain[0] == [False, False]
+    assert plain[1][1]
 
 
-# -- leaps that go wrong --------------------------------------------------------------------------
+# -- steps that go wrong --------------------------------------------------------------------------
 
 
-LEAPS = {
+CHANGES = {
     "nan": lambda p: p * torch.nan,
     "infinite": lambda p: p + torch.inf,
     "one entry": lambda p: p.index_fill(-1, torch.tensor([0]), torch.nan),
@@ -176,14 +203,14 @@ LEAPS = {
 }
 
 
-@pytest.mark.parametrize("leap", LEAPS)
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("family", "prior"), SOME)
-def test_leaps_into_nowhere_are_taken_back(
-    family: str, prior: str, leap: str, generator: Generator
+def test_steps_into_nowhere_are_taken_back(
+    family: str, prior: str, change: str, generator: Generator
 ) -> None:
     x = rows(40, 2, generator)
     fits = []
-    for acceleration in (None, Told(LEAPS[leap])):
+    for acceleration in (None, Scripted(CHANGES[change])):
         layer = GMMLayer(2, 3, family, None if prior == "none" else prior.split("+"))
         result = fit_em(
             layer,
@@ -197,26 +224,28 @@ def test_leaps_into_nowhere_are_taken_back(
         assert (torch.tensor(result.history).diff() > -ROUNDING).all()
         fits.append((parameters(layer), result))
     (plain, one), (wild, other) = fits
-    if leap != "noise":
-        # No leap paid, so the path is that of plain EM, bit for bit.
+    if change != "noise":
+        # No extrapolation paid, so the path is that of plain EM, bit for bit.
         assert all(torch.equal(a, b) for a, b in zip(plain, wild, strict=True))
         assert other.history == one.history
         assert other.num_iterations == 12
-        # Failures make the pauses longer: 12 steps see four leaps.
-        assert one.num_passes == 13
-        assert other.num_passes <= 13 + (4 if leap not in ("nan", "infinite", "one entry") else 0)
+        # Failures make the pauses longer: 12 steps see four of them.
+        assert one.num_e_steps == 13
+        assert other.num_e_steps <= 13 + (
+            4 if change not in ("nan", "infinite", "one entry") else 0
+        )
 
 
 def test_one_bad_mixture_does_not_hold_back_the_others(generator: Generator) -> None:
     x = rows(60, 2, generator, (2,))
 
     def half(after: Tensor) -> Tensor:
-        leap = after.clone()
-        leap[..., 1, :] = leap[..., 1, :] + 50.0
-        return leap
+        change = after.clone()
+        change[..., 1, :] = change[..., 1, :] + 50.0
+        return change
 
     layers = []
-    for acceleration in (None, Told(half)):
+    for acceleration in (None, Scripted(half)):
         layer = GMMLayer(2, 3, batch_shape=(2,))
         fit_em(
             layer,
@@ -269,38 +298,32 @@ def test_going_on_from_a_state_dict_is_not_having_stopped(family: str, kind: str
     fit_em(whole, x, initializer=LABELS, max_iter=0)
     state = {k: v.clone() for k, v in whole.state_dict().items()}
 
-    def walk(layer: GMMLayer, ascent: Ascent, passes: int) -> None:
-        for _ in range(passes):
-            stats = e_step(layer, x)
-            if ascent.judge(layer, stats) is not None:
-                ascent.move(layer, stats)
-
     for stop in range(1, 7):
         first, again = GMMLayer(2, 3, family, "niw"), GMMLayer(2, 3, family, "niw")
         first.load_state_dict(state)
-        ascent = Ascent(kind)
-        walk(first, ascent, stop)
+        updater = MonotoneUpdater(kind)
+        walk(first, x, updater, stop)
         kept = {k: v.clone() for k, v in first.state_dict().items()}
-        saved = ascent.state_dict()
-        walk(first, ascent, 6)
+        saved = updater.state_dict()
+        walk(first, x, updater, 6)
         again.load_state_dict(kept)
-        other = Ascent(kind)
+        other = MonotoneUpdater(kind)
         other.load_state_dict(saved)
-        walk(again, other, 6)
+        walk(again, x, other, 6)
         assert all(
             torch.equal(a, b) for a, b in zip(parameters(first), parameters(again), strict=True)
         )
-        assert other.plain == ascent.plain
+        assert torch.equal(other.from_m_step, updater.from_m_step)
 
 
 def test_squarem_is_exact_for_a_straight_path() -> None:
-    # x -> 0.9 x: the fixed point 0 is one leap away.
+    # x -> 0.9 x: the fixed point 0 is one change away.
     start = torch.tensor([[4.0, -2.0]])
     one = Squarem()
-    assert one.advance(start, 0.9 * start, torch.ones_like(start)) is None
-    leap = one.advance(0.9 * start, 0.81 * start, torch.ones_like(start))
-    assert leap is not None
-    assert torch.allclose(leap, torch.zeros(1, 2), atol=1e-12)
+    assert one.propose(start, 0.9 * start, torch.ones_like(start)) is None
+    found = one.propose(0.9 * start, 0.81 * start, torch.ones_like(start))
+    assert found is not None
+    assert torch.allclose(found[0], torch.zeros(1, 2), atol=1e-12)
 
 
 def test_anderson_is_exact_for_an_affine_map() -> None:
@@ -308,20 +331,35 @@ def test_anderson_is_exact_for_an_affine_map() -> None:
     x, one = torch.tensor([[3.0, -1.0]]), Anderson(memory=2, ridge=1e-14)
     for _ in range(4):
         after = x @ matrix.mT + 1.0
-        leap = one.advance(x, after, torch.ones_like(x))
-        x = after if leap is None else leap
+        found = one.propose(x, after, torch.ones_like(x))
+        x = after if found is None else found[0]
     fixed = torch.linalg.solve(torch.eye(2) - matrix, torch.ones(2, 1)).mT
     assert torch.allclose(x, fixed, atol=1e-8)
 
 
-@pytest.mark.parametrize("kind", ["squarem", "anderson"])
-def test_standing_still_proposes_nothing_new(kind: str) -> None:
-    ascent = Ascent(kind)
-    assert ascent.accelerator is not None
-    place = torch.randn(2, 7)
+@pytest.mark.parametrize("make", [Squarem, Anderson])
+def test_standing_still_proposes_nothing_new(make: type[Accelerator]) -> None:
+    accelerator, place = make(), torch.randn(2, 7)
     for _ in range(5):
-        leap = ascent.accelerator.advance(place, place.clone(), torch.ones_like(place))
-        assert leap is None or torch.equal(leap, place)
+        found = accelerator.propose(place, place.clone(), torch.ones_like(place))
+        assert found is None or torch.equal(found[0], place)
+
+
+@pytest.mark.parametrize("make", [Squarem, Anderson])
+def test_a_disturbed_mixture_begins_anew(make: type[Accelerator], generator: Generator) -> None:
+    # As if it were alone: what the other mixture keeps has no part in it.
+    path = torch.randn(9, 2, 5, generator=generator).cumsum(0)
+    both, alone, unit = make(), make(), torch.ones(2, 5)
+    for i, (before, after) in enumerate(pairwise(path)):
+        found = both.propose(before, after, unit)
+        if i == 3:
+            both.restart(torch.tensor([True, False]))
+        if i > 3:
+            expected = alone.propose(before[:1], after[:1], unit[:1])
+            valid = found is not None and bool(found[1][0])
+            assert valid == (expected is not None and bool(expected[1][0]))
+            if valid:
+                torch.testing.assert_close(found[0][0], expected[0][0])
 
 
 @pytest.mark.parametrize("given", [{"memory": 0}, {"ridge": 0.0}, {"ridge": float("nan")}])
@@ -331,7 +369,7 @@ def test_refuses(given: dict[str, Any]) -> None:
 
 
 @over_kinds
-def test_at_the_floor_it_does_not_leap(kind: str, generator: Generator) -> None:
+def test_at_the_floor_it_does_not_extrapolate(kind: str, generator: Generator) -> None:
     x = torch.cat([torch.zeros(10, 2), rows(40, 2, generator) + 9])
     for family in FAMILIES:
         layer = GMMLayer(2, 3, family)
@@ -344,7 +382,7 @@ def test_at_the_floor_it_does_not_leap(kind: str, generator: Generator) -> None:
 
 @over_kinds
 @over_families
-def test_leaps_do_not_depend_on_units(family: str, kind: str) -> None:
+def test_extrapolations_do_not_depend_on_units(family: str, kind: str) -> None:
     x, passes, places = slow(), [], []
     # Powers of two change no digit of the rows; one feature in millimetres, one in miles.
     for unit in (torch.ones(2), torch.tensor([2.0**10, 2.0**-20])):
@@ -353,22 +391,22 @@ def test_leaps_do_not_depend_on_units(family: str, kind: str) -> None:
         layer = GMMLayer(2, 3, family)
         data = unit * x
         result = fit_em(layer, data, initializer=LABELS, acceleration=kind, max_iter=9, tol=0.0)
-        passes.append(result.num_passes)
+        passes.append(result.num_e_steps)
         places.append(layer.means.detach() / unit)
     assert passes[0] == passes[1]
     assert torch.allclose(*places, rtol=1e-6, atol=1e-6)
 
 
-@over_kinds
-def test_what_was_read_from_a_file_goes_to_the_device_of_the_layer(kind: str) -> None:
-    stored, leaps = Ascent(kind).accelerator, Ascent(kind).accelerator
-    assert stored is not None
-    assert leaps is not None
+@pytest.mark.parametrize("make", [Squarem, Anderson])
+def test_what_was_read_from_a_file_goes_to_the_device_of_the_layer(
+    make: type[Accelerator],
+) -> None:
+    stored, again = make(), make()
     before, after = torch.randn(2, 7, device="cpu"), torch.randn(2, 7, device="cpu")
-    stored.advance(before, after, torch.ones_like(before))
-    leaps.load_state_dict(stored.state_dict())
-    # Operations refuse tensors on the meta device beside others on the CPU.
-    there = [value.to("meta") for value in (before, after, torch.ones_like(before))]
-    leap = leaps.advance(*there)
-    assert leap is not None
-    assert leap.device.type == "meta"
+    stored.propose(before, after, torch.ones_like(before))
+    again.load_state_dict(stored.state_dict())
+    # Nothing refuses parameters of another dtype, as it would those of another device.
+    wide = [value.to(torch.float32) for value in (before, after, torch.ones_like(before))]
+    found = again.propose(*wide)
+    assert found is not None
+    assert found[0].dtype == torch.float32

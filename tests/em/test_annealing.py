@@ -13,13 +13,21 @@ from torch import Generator
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
 from gmm_lightning.covariances import registry
 from gmm_lightning.em import Annealing
-from gmm_lightning.em.posterior import hard, soft, tempered
+from gmm_lightning.em.responsibilities import (
+    ResponsibilitySchedule,
+    hard_responsibilities_,
+    softmax_responsibilities_,
+    tempered_responsibilities_,
+)
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.rows import Batch
 
 pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)
 # The order of the additions of a pass.
 ROUNDING = 1e-12
+# Responsibilities of these kinds do not look at the rows.
+ROWS = Batch(torch.zeros(0, 1))
 
 
 # -- responsibilities -----------------------------------------------------------------------------
@@ -30,18 +38,15 @@ ROUNDING = 1e-12
 def test_definitions(dim: int, dtype: torch.dtype) -> None:
     joint = 5 * torch.randn(4, 6, 5, dtype=dtype)
     close = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
-    found = joint.clone()
-    log_prob = soft(found, dim)
+    found, log_prob = softmax_responsibilities_(joint.clone(), dim, ROWS)
     assert torch.allclose(found, joint.softmax(dim), rtol=0, atol=close)
     assert torch.allclose(log_prob, joint.logsumexp(dim), rtol=close)
     for beta in (1.0, 0.3, 0.01):
-        found = joint.clone()
-        log_prob = tempered(beta)(found, dim)
+        found, log_prob = tempered_responsibilities_(beta)(joint.clone(), dim, ROWS)
         assert torch.allclose(found, (beta * joint).softmax(dim), rtol=0, atol=close)
         expected = (beta * joint).logsumexp(dim) / beta
         assert torch.allclose(log_prob, expected, rtol=10 * close, atol=close)
-    found = joint.clone()
-    log_prob = hard(found, dim)
+    found, log_prob = hard_responsibilities_(joint.clone(), dim, ROWS)
     assert torch.equal(log_prob, joint.amax(dim))
     assert torch.equal(found.argmax(dim), joint.argmax(dim))
     assert torch.equal(found.sum(dim), torch.ones_like(log_prob))
@@ -50,13 +55,11 @@ def test_definitions(dim: int, dtype: torch.dtype) -> None:
 def test_extremes() -> None:
     for dtype in (torch.float32, torch.float64):
         joint = torch.tensor([[0.0, -1e4, -math.inf], [-3e4, -3e4, -3e4 - 1.0]], dtype=dtype)
-        resp = joint.clone()
-        log_prob = soft(resp, -1)
+        resp, log_prob = softmax_responsibilities_(joint.clone(), -1, ROWS)
         assert resp[0].tolist() == [1.0, 0.0, 0.0]
         assert torch.allclose(resp, joint.softmax(-1))
         assert torch.allclose(log_prob, joint.logsumexp(-1))
-        tie = torch.zeros(2, 3, dtype=dtype)
-        hard(tie, -1)
+        tie, _ = hard_responsibilities_(torch.zeros(2, 3, dtype=dtype), -1, ROWS)
         assert tie.sum(-1).tolist() == [1.0, 1.0]
 
 
@@ -71,8 +74,8 @@ def test_inverse_temperatures() -> None:
     ratios = [b / a for a, b in pairwise(found[:8])]
     assert ratios == pytest.approx([ratios[0]] * 7)
     assert found[7:] == [1.0] * 23
-    assert [plan.finished(i) for i in (0, 6, 7, 8)] == [False, False, True, True]
-    assert plan.posterior(7) is soft
+    assert [plan.is_finished(i) for i in (0, 6, 7, 8)] == [False, False, True, True]
+    assert ResponsibilitySchedule(annealing=plan).at(7) is softmax_responsibilities_
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,7 @@ def test_the_free_energy_of_a_temperature_rises(
     layer = random_layer(family, prior, generator=generator)
     values = []
     for _ in range(12):
-        stats = e_step(layer, x, posterior=tempered(beta))
+        stats = e_step(layer, x, responsibilities=tempered_responsibilities_(beta))
         joint = layer.log_joint(x).detach()
         energy = ((beta * joint).logsumexp(-1) / beta).sum()
         assert torch.allclose(stats.log_likelihood, energy, rtol=1e-11)
@@ -114,7 +117,12 @@ def test_a_fit_anneals_and_then_it_is_em(family: str, generator: Generator) -> N
     result = fit_em(layer, x, initializer=labels, annealing=plan, max_iter=15, tol=0.0)
     fit_em(twin, x, initializer=labels, max_iter=0)
     for i in range(6):
-        m_step(twin, e_step(twin, x, posterior=tempered(plan.inverse_temperature(i))))
+        m_step(
+            twin,
+            e_step(
+                twin, x, responsibilities=tempered_responsibilities_(plan.inverse_temperature(i))
+            ),
+        )
     again = fit_em(twin, x, initializer=None, max_iter=9, tol=0.0)
     assert result.history[6:] == pytest.approx(again.history, rel=1e-11)
     assert (torch.tensor(result.history[6:]).diff() > -ROUNDING).all()
@@ -206,7 +214,7 @@ def test_it_is_k_means_for_balls_of_one_size(generator: Generator) -> None:
         nearest = torch.cdist(x, centres).argmin(-1)
         assert torch.equal(layer.predict(x), nearest)
         centres = torch.stack([x[nearest == k].mean(0) for k in range(3)])
-        m_step(layer, e_step(layer, x, posterior=hard))
+        m_step(layer, e_step(layer, x, responsibilities=hard_responsibilities_))
         # Weights that are equal, as k-means has them.
         layer.set_parameters(weights=torch.ones(3))
         assert torch.allclose(layer.means, centres, rtol=1e-12)
@@ -231,7 +239,7 @@ def test_batches_and_weights_are_hard_too(family: str, generator: Generator) -> 
     x = rows(30, 2, generator, (2,))
     weight = torch.randint(0, 3, (30, 1), generator=generator).double()
     layer = random_layer(family, batch=(2,), generator=generator)
-    stats = e_step(layer, x, weight, posterior=hard)
+    stats = e_step(layer, x, weight, responsibilities=hard_responsibilities_)
     best = torch.nn.functional.one_hot(layer.predict(x), 3)
     assert torch.allclose(stats.counts, (best * weight.unsqueeze(-1)).sum(0).double())
     assert torch.allclose(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
 from gmm_lightning.covariances import registry
-from gmm_lightning.em import Collapse
+from gmm_lightning.em import CollapseEvent
 from gmm_lightning.errors import CollapseError
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -187,7 +187,7 @@ def test_a_component_far_from_all_rows(family: str, generator: torch.Generator) 
         layer.means.copy_(torch.tensor([[0.0, 0.0], [1e9, 1e9]]))
     events = m_step(layer, e_step(layer, x))
     assert [event.action for event in events] == ["emptied"]
-    assert isinstance(events[0], Collapse)
+    assert isinstance(events[0], CollapseEvent)
     assert events[0].component == (1,)
     assert finite(layer)
     # It is reported when it happens, and not again.

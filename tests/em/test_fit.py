@@ -159,10 +159,10 @@ def test_progress_shows_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"max_iter": -1}, "max_iter must be >= 0, got -1"),
-        ({"tol": -1e-3}, "tol must be >= 0, got -0.001"),
-        ({"tol": math.nan}, "tol must be >= 0, got nan"),
-        ({"num_restarts": 0}, "num_restarts must be >= 1, got 0"),
+        ({"max_iter": -1}, "max_iter must be an integer >= 0, got -1"),
+        ({"tol": -1e-3}, "tol must be a finite number >= 0, got -0.001"),
+        ({"tol": math.nan}, "tol must be a finite number >= 0, got nan"),
+        ({"num_restarts": 0}, "num_restarts must be an integer >= 1, got 0"),
         ({"chunk_size": 0}, "chunk_size must be >= 1, got 0"),
         ({"acceleration": "newton"}, "unknown acceleration 'newton'; known are: squarem, anderson"),
         (

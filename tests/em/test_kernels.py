@@ -15,14 +15,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gmm_lightning import GMMLayer, SufficientStatistics, e_step, fit_em
 from gmm_lightning.covariances import Covariance
+from gmm_lightning.em import (
+    MixtureModel,
+    MixtureParameters,
+    Responsibilities,
+    hard_responsibilities_,
+    softmax_responsibilities_,
+    tempered_responsibilities_,
+)
 from gmm_lightning.em import plan as planning
-from gmm_lightning.em.centred_kernel import centred_statistics, portions
+from gmm_lightning.em.centred_kernel import centred_statistics, weighted_chunks
+from gmm_lightning.em.expectation import expected_statistics, pooled_statistics_about
 from gmm_lightning.em.feature_kernel import feature_statistics
-from gmm_lightning.em.kernels import expected_statistics, pooled_statistics
-from gmm_lightning.em.plan import make_plan
-from gmm_lightning.em.posterior import Posterior, hard, soft, tempered
-from gmm_lightning.em.rows import chunks, is_shared
+from gmm_lightning.em.plan import EStepPlan, make_plan
 from gmm_lightning.em.workspace import Workspace
+from gmm_lightning.rows import Batch
 
 pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)
@@ -38,7 +45,14 @@ LAYOUTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "all own": ((2, 3), (2, 3)),
 }
 over_layouts = pytest.mark.parametrize("layout", LAYOUTS)
-POSTERIORS: dict[str, Posterior] = {"soft": soft, "hard": hard, "tempered": tempered(0.3)}
+soft, hard = softmax_responsibilities_, hard_responsibilities_
+KINDS: dict[str, Responsibilities] = {
+    "soft": soft,
+    "hard": hard,
+    "tempered": tempered_responsibilities_(0.3),
+}
+# Rows enough for a plan, whatever the size of the case.
+MANY = 1 << 20
 # The plan allows an error of 6e-5 in a log density of float32, which sums of 23 rows inherit;
 # these layers are far from the bound of float64, and the rest is the order of the additions.
 CLOSE = {torch.float32: 3e-4, torch.float64: 1e-11}
@@ -48,7 +62,8 @@ N = 23
 class Slope(nn.Module):
     """Evidence that is different for every component and row."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
+        x = batch.x
         return x.sum(-1, keepdim=True).tanh() * torch.arange(3.0).to(x)
 
 
@@ -83,7 +98,7 @@ class Reference:
         dense = MultivariateNormal(wide.means, scale_tril=wide.scale_tril)
         joint = wide.weights.log() + dense.log_prob(x.unsqueeze(-2))
         if layer.evidence is not None:
-            joint = joint + layer.evidence(x)
+            joint = joint + layer.evidence(Batch(x))
         if kind == "hard":
             log_prob, best = joint.max(-1)
             resp = torch.nn.functional.one_hot(best, 3).double()
@@ -114,42 +129,73 @@ class Reference:
             assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max(), name
 
 
+def plan_of(layer: GMMLayer, x: Tensor) -> EStepPlan | None:
+    """The plan for many rows like these."""
+    shared = x.shape[1:-1].numel() == 1
+    return make_plan(
+        MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer), MANY, shared=shared
+    )
+
+
 def by_features(
     layer: GMMLayer,
     x: Tensor,
     weight: Tensor | None,
-    posterior: Posterior,
+    responsibilities: Responsibilities,
     workspace: Workspace | None = None,
+    batches: list[Batch] | None = None,
 ) -> SufficientStatistics:
     """The feature kernel, whatever would have been chosen."""
-    plan = make_plan(layer, shared=is_shared(x))
+    plan = plan_of(layer, x)
     assert plan is not None
-    workspace = workspace or Workspace()
-    return feature_statistics(layer, plan, [(x, weight)], workspace, posterior)
+    return feature_statistics(
+        MixtureModel.from_layer(layer),
+        MixtureParameters.from_layer(layer),
+        plan,
+        batches or [Batch(x, weight)],
+        workspace=workspace or Workspace(),
+        responsibilities=responsibilities,
+    ).reshape(layer.batch_shape)
 
 
 def by_differences(
-    layer: GMMLayer, x: Tensor, weight: Tensor | None, posterior: Posterior
+    layer: GMMLayer, x: Tensor, weight: Tensor | None, responsibilities: Responsibilities
 ) -> SufficientStatistics:
     """The centred kernel, whatever would have been chosen."""
-    parts = portions(layer, chunks(layer, x, weight), posterior)
-    return centred_statistics(layer.covariance, layer.means.detach(), parts)
+    model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+    parts = weighted_chunks(model, parameters, [Batch(x, weight)], responsibilities)
+    stats = centred_statistics(layer.covariance, parameters.means, parts)
+    return stats.reshape(layer.batch_shape)
 
 
-@pytest.mark.parametrize("kind", POSTERIORS)
+def by_plan(
+    layer: GMMLayer, x: Tensor, weight: Tensor | None, pooled: SufficientStatistics | None = None
+) -> SufficientStatistics:
+    """The kernel that is chosen for many rows like these."""
+    return expected_statistics(
+        MixtureModel.from_layer(layer),
+        MixtureParameters.from_layer(layer),
+        plan_of(layer, x),
+        [Batch(x, weight)],
+        workspace=Workspace(),
+        pooled=pooled,
+    ).reshape(layer.batch_shape)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @over_layouts
 @over_dtypes
 @over_families
 def test_both_kernels_are_the_definition(
     family: str, dtype: torch.dtype, layout: str, kind: str, generator: Generator
 ) -> None:
-    posterior = POSTERIORS[kind]
+    responsibilities = KINDS[kind]
     for d in (1, 2, 3, 5, 8) if kind == "soft" else (2, 5):
         layer, x, weight = case(family, layout, dtype, d, generator)
         for w in (None, weight):
             expected = Reference.of(layer, x, w, kind)
-            expected.agrees(by_features(layer, x, w, posterior), CLOSE[dtype])
-            expected.agrees(by_differences(layer, x, w, posterior), CLOSE[dtype])
+            expected.agrees(by_features(layer, x, w, responsibilities), CLOSE[dtype])
+            expected.agrees(by_differences(layer, x, w, responsibilities), CLOSE[dtype])
 
 
 @over_layouts
@@ -180,12 +226,10 @@ def test_any_chunks_add_up(
             found = by_features(layer, x, w, soft, Workspace(size))
             expected.agrees(found, close)
             assert found.num_samples == N
-        plan = make_plan(layer, shared=is_shared(x))
-        assert plan is not None
         parts = [x[:0], *x.split(9), x[:0]]
         own = [None] * 5 if w is None else [w[:0], *w.split(9), w[:0]]
-        batches = list(zip(parts, own, strict=True))
-        expected.agrees(feature_statistics(layer, plan, batches, Workspace(4), soft), close)
+        batches = [Batch(*pair) for pair in zip(parts, own, strict=True)]
+        expected.agrees(by_features(layer, x, None, soft, Workspace(4), batches), close)
 
 
 @over_layouts
@@ -213,12 +257,10 @@ def test_known_moments_of_all_rows_change_nothing(
     family: str, layout: str, generator: Generator
 ) -> None:
     layer, x, weight = case(family, layout, torch.float64, 3, generator)
-    shared = is_shared(x)
     for w in (None, weight):
-        about = torch.full((*layer.batch_shape, 1, 3), 0.7)
-        pooled = pooled_statistics(layer, [(x, w)], about)
-        summed = expected_statistics(layer, make_plan(layer, shared=shared), [(x, w)])
-        known = expected_statistics(layer, make_plan(layer, shared=shared), [(x, w)], pooled=pooled)
+        about = torch.full((layer.batch_shape.numel(), 1, 3), 0.7)
+        pooled = pooled_statistics_about([Batch(x, w)], MixtureModel.from_layer(layer), about)
+        summed, known = by_plan(layer, x, w), by_plan(layer, x, w, pooled)
         Reference(summed.counts, summed.first, summed.second, summed.log_likelihood).agrees(
             known, 1e-12
         )
@@ -241,9 +283,9 @@ def test_one_row_belongs_to_no_component(generator: Generator) -> None:
     layer = random_layer("full", generator=generator)
     x = rows(6, 2, generator)
     x[2] = float("nan")
-    for posterior in POSTERIORS.values():
-        assert not torch.isfinite(by_features(layer, x, None, posterior).log_likelihood)
-        assert not torch.isfinite(by_differences(layer, x, None, posterior).log_likelihood)
+    for kind in KINDS.values():
+        assert not torch.isfinite(by_features(layer, x, None, kind).log_likelihood)
+        assert not torch.isfinite(by_differences(layer, x, None, kind).log_likelihood)
 
 
 # -- which kernel -------------------------------------------------------------------------------
@@ -261,24 +303,19 @@ def test_a_finer_plan_gives_the_same(
 ) -> None:
     layer, x, weight = case(family, layout, dtype, 3, generator)
     expected = Reference.of(layer, x, weight, "soft")
-    shared = is_shared(x)
-    plan = make_plan(layer, shared=shared)
+    plan = plan_of(layer, x)
     assert plan is not None
     assert plan.natural.dtype == dtype
-    monkeypatch.setitem(planning.LARGEST, torch.float32, 0.0)
+    monkeypatch.setitem(planning.MAX_CANCELLATION, torch.float32, 0.0)
     if dtype == torch.float32:
-        plan = make_plan(layer, shared=shared)
+        plan = plan_of(layer, x)
         assert plan is not None
         assert plan.natural.dtype == torch.float64
         # Rows and parameters are exact in float64, and so is what becomes of them.
-        expected.agrees(
-            expected_statistics(layer, make_plan(layer, shared=shared), [(x, weight)]), 1e-11
-        )
-    monkeypatch.setitem(planning.LARGEST, torch.float64, 0.0)
-    assert make_plan(layer, shared=shared) is None
-    expected.agrees(
-        expected_statistics(layer, make_plan(layer, shared=shared), [(x, weight)]), CLOSE[dtype]
-    )
+        expected.agrees(by_plan(layer, x, weight), 1e-11)
+    monkeypatch.setitem(planning.MAX_CANCELLATION, torch.float64, 0.0)
+    assert plan_of(layer, x) is None
+    expected.agrees(by_plan(layer, x, weight), CLOSE[dtype])
 
 
 @dataclass(frozen=True)
@@ -308,7 +345,7 @@ def test_a_family_without_features_takes_differences(
     prior: str | None, generator: Generator
 ) -> None:
     x = rows(60, 3, generator)
-    assert make_plan(GMMLayer(3, 3, Parallel()), shared=True) is None
+    assert plan_of(GMMLayer(3, 3, Parallel()), x) is None
     fitted = []
     for family in (Parallel(), "full"):
         layer = GMMLayer(3, 3, family, prior)
@@ -343,7 +380,7 @@ def test_coarse_products_elsewhere_do_not_reach_the_sums(family: str, generator:
         with pytest.raises(ValueError, match="expected rows"):
             e_step(layer, x[..., :2])
         layer.evidence = nn.Linear(5, 3)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(TypeError):
             e_step(layer, x)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:

@@ -11,12 +11,13 @@ from helpers import FAMILIES, finite, random_layer, rows
 from torch import Generator, Tensor
 
 from gmm_lightning import EMResult, GMMLayer, fit_em
-from gmm_lightning.em import Collapse
-from gmm_lightning.em.reseed import POOR, TIMES, Reseeder
-from gmm_lightning.em.starts import copies
+from gmm_lightning.em import Candidates, Collapsed, MixtureModel, MixtureParameters, Reseed
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.rows import Batch
 
 pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)
+MAX_RESEEDS = Reseed().max_reseeds
 FREE = [family for family in FAMILIES if not family.startswith("tied")]
 
 
@@ -28,7 +29,7 @@ def three(generator: Generator, spot: int = 0) -> Tensor:
     return torch.cat([x, torch.full((spot, 2), 4.5)])
 
 
-def fit(x: Tensor, family: str, labels: Tensor, policy: str, **options: Any) -> EMResult:
+def fit(x: Tensor, family: str, labels: Tensor, policy: Any, **options: Any) -> EMResult:
     layer = GMMLayer(2, int(labels.max()) + 1 + options.pop("spare", 0), family)
     seeded = Generator(x.device).manual_seed(4)
     options = {"max_iter": 200, "tol": 1e-7} | options
@@ -63,7 +64,7 @@ def test_a_component_on_a_spot_moves_away(family: str, generator: Generator) -> 
     assert first.smallest_eigenvalue < 1e-8
     assert str(first).startswith("component 2, iteration 0: it starts anew at a poorly explained")
     counts = Counter(event.component for event in reseed.events if event.action == "reseeded")
-    assert max(counts.values()) <= TIMES
+    assert max(counts.values()) <= MAX_RESEEDS
 
 
 def test_it_gives_up_after_three_times() -> None:
@@ -73,7 +74,7 @@ def test_it_gives_up_after_three_times() -> None:
     # An event stands for as long as it repeats itself.
     assert [(event.action, event.iteration) for event in result.events] == [
         *[("reseeded", 0)] * 2,
-        *[("floored", TIMES)] * 2,
+        *[("floored", MAX_RESEEDS)] * 2,
     ]
 
 
@@ -124,7 +125,7 @@ def test_a_row_of_no_weight_is_no_place(family: str, generator: Generator) -> No
 @pytest.mark.parametrize("acceleration", [None, "squarem", "anderson"])
 @pytest.mark.parametrize("restarts", [1, 5])
 @over_families
-def test_with_restarts_and_leaps(
+def test_with_restarts_and_extrapolations(
     family: str, restarts: int, acceleration: str | None, generator: Generator
 ) -> None:
     x = three(generator, spot=30)
@@ -143,7 +144,7 @@ def test_with_restarts_and_leaps(
     assert result.objective == pytest.approx(layer(x).mean().item(), rel=1e-9)
     assert result.num_restarts == restarts
     moved = Counter(e.component for e in result.events if e.action == "reseeded")
-    assert all(count <= TIMES for count in moved.values())
+    assert all(count <= MAX_RESEEDS for count in moved.values())
 
 
 @over_families
@@ -152,49 +153,67 @@ def test_a_batch_of_mixtures(family: str, generator: Generator) -> None:
     layer = GMMLayer(2, 3, family, batch_shape=(2,))
     result = fit_em(layer, x, initializer="kmeans", collapse="reseed", generator=generator)
     assert finite(layer)
-    given = copies(layer, 1)
-    reseeder = Reseeder(x, generator)
-    before = given.means.detach().clone()
-    event = Collapse((0, 1, 2), 0.0, 0.0, "emptied")
-    said = reseeder(given, [event])
-    assert [e.action for e in said] == ["reseeded"]
-    changed = (given.means != before).any(-1)
-    assert changed.nonzero().tolist() == [[0, 1, 2]]
+    assert result.num_restarts == 1
+    before = MixtureParameters.from_layer(layer)
+    repair = handle(layer, x, {(1, 2): "emptied"}, generator)
+    changed = (repair.parameters.means != before.means).any(-1)
+    assert changed.nonzero().tolist() == repair.reseeded.nonzero().tolist() == [[1, 2]]
     # At one of the rows, among the tenth that is explained worst.
-    place = given.means[0, 1, 2].detach()
+    place = repair.parameters.means[1, 2]
     number = int((x[:, 1] == place).all(-1).nonzero())
     rank = layer(x)[:, 1].argsort().argsort()[number]
-    assert rank < POOR * 120
-    assert torch.allclose(given.weights[0, 0], layer.weights[0])
-    assert result.num_restarts == 1
+    assert rank < Reseed().poor_fraction * 120
+    weights = repair.parameters.mixture_logits.softmax(-1)
+    assert torch.allclose(weights[0], layer.weights[0])
 
 
-def test_times_follow_their_start(generator: Generator) -> None:
-    layer = copies(random_layer("full", generator=generator), 3)
-    reseeder = Reseeder(rows(50, 2, generator), generator)
-    for _ in range(TIMES):
-        reseeder(layer, [Collapse((2, 0), 0.0, 0.0, "floored")])
-    reseeder.chosen(torch.tensor([0, 2]))
-    narrow = copies(random_layer("full", generator=generator), 2)
-    said = reseeder(narrow, [Collapse((1, 0), 0.0, 0.0, "floored")])
-    assert said[0].action == "floored"
-    said = reseeder(narrow, [Collapse((0, 0), 0.0, 0.0, "floored")])
-    assert said[0].action == "reseeded"
+def handle(
+    layer: GMMLayer,
+    x: Tensor,
+    marked: dict[tuple[int, int], str],
+    generator: Generator,
+    num_reseeds: Tensor | None = None,
+    policy: Reseed | None = None,
+) -> Any:
+    """What the policy does with some components of a layer's batch."""
+    model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+    counts = torch.zeros_like(parameters.mixture_logits)
+    masks = {kind: counts.bool() for kind in ("floored", "emptied")}
+    for place, kind in marked.items():
+        masks[kind][place] = True
+    collapsed = Collapsed(masks["floored"], masks["emptied"], counts, counts, counts.bool())
+    return (policy or Reseed()).handle(
+        model,
+        parameters,
+        collapsed,
+        counts.long() if num_reseeds is None else num_reseeds,
+        Candidates(Batch(x), generator),
+    )
 
 
-def test_its_state(generator: Generator) -> None:
-    x = rows(50, 2, generator)
-    event = Collapse((0, 1), 0.0, 0.0, "floored")
-    layer = copies(random_layer("full", generator=generator), 1)
-    one = Reseeder(x, Generator().manual_seed(0))
-    one(layer, [event])
-    saved = one.state_dict()
-    other = Reseeder(x, Generator().manual_seed(9))
-    other.load_state_dict(saved)
-    places = []
-    for reseeder in (one, other):
-        layer_now = copies(random_layer("full", generator=Generator().manual_seed(3)), 1)
-        reseeder(layer_now, [event])
-        places.append(layer_now.means.detach())
-    assert torch.equal(*places)
-    assert one.state_dict()["times"] == other.state_dict()["times"] == [[[0, 1], 2]]
+def test_each_component_has_its_own_count(generator: Generator) -> None:
+    layer = random_layer("full", generator=generator, batch=(3,))
+    x = rows(50, 2, generator, (3,))
+    num_reseeds = torch.zeros(3, 3, dtype=torch.long)
+    num_reseeds[2, 0] = MAX_RESEEDS
+    marked = {(2, 0): "floored", (1, 0): "floored"}
+    repair = handle(layer, x, marked, generator, num_reseeds)
+    assert repair.reseeded.nonzero().tolist() == [[1, 0]]
+    assert not repair.failed.any()
+    wider = Reseed(max_reseeds=MAX_RESEEDS + 1)
+    repair = handle(layer, x, marked, generator, num_reseeds, wider)
+    assert repair.reseeded.nonzero().tolist() == [[1, 0], [2, 0]]
+
+
+def test_an_instance_and_its_name_are_the_same(generator: Generator) -> None:
+    x, labels = three(generator), (torch.arange(120) >= 40).long()
+    by_name, by_instance = (fit(x, "full", labels, p, spare=1) for p in ("reseed", Reseed()))
+    assert by_name.history == by_instance.history
+    never = fit(x, "full", labels, Reseed(max_reseeds=1, poor_fraction=1e-9), spare=1)
+    assert never.events[0].is_reseed
+
+
+@pytest.mark.parametrize("given", [{"max_reseeds": 0}, {"candidates": 0}, {"poor_fraction": 2.0}])
+def test_refuses(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match=next(iter(given))):
+        Reseed(**given)

@@ -9,11 +9,14 @@ import torch
 from helpers import BATCHES, FAMILIES, finite, make_priors, parameters, rows, served
 from torch import Generator, Tensor, nn
 
-from gmm_lightning import GMMLayer, fit_em
+from gmm_lightning import GMMLayer, e_step, fit_em
 from gmm_lightning.covariances import Covariance, registry
-from gmm_lightning.em.pruning import hopeless
-from gmm_lightning.em.starts import chosen, copies, packed, unpack
+from gmm_lightning.em import MixtureModel, MixtureParameters
+from gmm_lightning.em.expectation import EStep
+from gmm_lightning.em.plan import group_by_precision
+from gmm_lightning.em.restarts import halving_losers
 from gmm_lightning.errors import CollapseError
+from gmm_lightning.rows import Batch, as_source
 from gmm_lightning.statistics import Moments
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -24,7 +27,8 @@ STARTS = 4
 class Halves(nn.Module):
     """Evidence: rows on the left are unlikely to be of the last component."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
+        x = batch.x
         against = torch.zeros(3).to(x)
         against[2] = -3.0
         return torch.where(x[..., :1] < 2.0, against, 0.0)
@@ -48,6 +52,11 @@ def layer_of(family: str, prior: str, extras: str, batch: tuple[int, ...] = ()) 
     return layer
 
 
+def vector(layer: GMMLayer) -> Tensor:
+    """All parameters of each mixture in one row, `(*B, V)`."""
+    return MixtureParameters.from_layer(layer).to_vector().reshape((*layer.batch_shape, -1))
+
+
 def looped(
     make: Any, x: Tensor, generator: Generator, **options: Any
 ) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -57,7 +66,7 @@ def looped(
         layer = make()
         result = fit_em(layer, x, generator=generator, **options)
         finals.append(torch.as_tensor(result.objective))
-        found.append(packed(layer))
+        found.append(vector(layer))
     top = torch.stack(finals).argmax(0)
     index = top[None, ..., None].expand(1, *found[0].shape)
     return finals, torch.stack(finals).amax(0), torch.stack(found).gather(0, index)[0]
@@ -83,7 +92,7 @@ def assert_as_a_loop(make: Any, x: Tensor, **options: Any) -> None:
     assert torch.allclose(layer.objective(x), best, rtol=0, atol=1e-9) or "hard" in options
     distinct = torch.stack(finals).sort(0).values
     if bool((distinct[-1] - distinct[-2] > 1e-7).all()):
-        assert torch.allclose(packed(layer), place, rtol=1e-6, atol=1e-6)
+        assert torch.allclose(vector(layer), place, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("extras", ["", "evidence+projection"])
@@ -196,15 +205,18 @@ def test_pruning_keeps_the_best_where_that_is_easy(family: str, generator: Gener
     assert len(pruned.history) == pruned.num_iterations + 1
 
 
-def test_a_batch_keeps_what_is_good_for_any_mixture() -> None:
+def test_each_mixture_keeps_its_better_starts() -> None:
     objective = torch.tensor([[0.0, 9.0], [1.0, 0.0], [2.0, 1.0], [3.0, 2.0]])
+    cells = torch.arange(2).repeat(4)
     # Better halves: starts 2 and 3 of the first mixture, starts 0 and 3 of the second.
-    assert hopeless(objective, 5).tolist() == [False, True, False, False]
-    assert not hopeless(objective, 0).any()
-    assert not hopeless(objective, 4).any()
-    assert not hopeless(objective[:1], 5).any()
-    assert hopeless(objective[:, 0], 10).tolist() == [True, True, False, False]
-    assert hopeless(objective[:3, 0], 10).tolist() == [True, False, False]
+    lost = halving_losers(objective.flatten(), cells, 5).view(4, 2)
+    assert lost.tolist() == [[True, False], [True, True], [False, True], [False, False]]
+    one = torch.zeros(4, dtype=torch.long)
+    assert not halving_losers(objective[:, 0], one, 0).any()
+    assert not halving_losers(objective[:, 0], one, 4).any()
+    assert not halving_losers(objective[:1, 0], one[:1], 5).any()
+    assert halving_losers(objective[:, 0], one, 10).tolist() == [True, True, False, False]
+    assert halving_losers(objective[:3, 0], one[:3], 10).tolist() == [True, False, False]
 
 
 def test_pruning_and_annealing_do_not_meet(generator: Generator) -> None:
@@ -244,32 +256,70 @@ def test_starts_fail_on_their_own(floor: float, generator: Generator) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, parameters(layer), strict=True))
 
 
-# -- the layer of all starts ----------------------------------------------------------------------
+# -- mixtures of a batch -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"acceleration": "squarem"}, {"num_restarts": 3}], ids=str)
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+@over_families
+def test_a_batch_is_one_fit_per_mixture(
+    family: str, own: bool, options: dict[str, Any], generator: Generator
+) -> None:
+    # Each mixture stops by itself: none goes on for the sake of the others.
+    x = rows(60, 2, generator, (4,)) if own else rows(60, 2, generator, (1,))
+    options = {"initializer": "random_from_data", "tol": 1e-5, "max_iter": 60} | options
+    layer = layer_of(family, "dirichlet+niw", "evidence", (4,))
+    result = fit_em(layer, x, generator=generator.manual_seed(5), **options)
+    generator.manual_seed(5)
+    steps = []
+    for c in range(4):
+        alone = layer_of(family, "dirichlet+niw", "evidence")
+        expected = fit_em(alone, x[:, c if own else 0], generator=generator, **options)
+        assert float(result.objective[c]) == pytest.approx(expected.objective, rel=1e-10)
+        torch.testing.assert_close(vector(layer)[c], vector(alone), rtol=1e-7, atol=1e-7)
+        steps.append(expected.num_iterations)
+        history = torch.stack(result.history)[:, c]
+        tail = torch.full((len(history) - len(expected.history),), expected.history[-1])
+        torch.testing.assert_close(history, torch.cat([torch.tensor(expected.history), tail]))
+    assert result.num_iterations == max(steps)
+    assert len(set(steps)) > 1
+
+
+def test_a_demanding_mixture_leaves_the_others_in_their_precision(generator: Generator) -> None:
+    x = torch.cat([rows(600, 2, generator), torch.randn(600, 2, generator=generator) * 1e-3 + 50])
+    layer = GMMLayer(2, 2, batch_shape=(2,), dtype=torch.float32)
+    layer.set_parameters(
+        means=torch.tensor([[[0.0, 0.0], [3.0, 3.0]], [[0.0, 0.0], [50.0, 50.0]]]),
+        covariance_matrix=torch.eye(2) * torch.tensor([[4.0, 4.0], [4.0, 1e-6]])[..., None, None],
+    )
+    model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+    groups = group_by_precision(model, parameters)
+    assert [group.tolist() for group in groups] == [[0], [1]]
+    both = EStep(as_source(x[:, None], num_features=2, batch_shape=(2,)), model, None)
+    together = both(model, parameters)
+    for c in range(2):
+        index = torch.tensor([c])
+        alone = both(model.select(index), parameters.select(index))
+        assert torch.equal(together.select(index).pack(), alone.pack())
 
 
 @pytest.mark.parametrize("batch", BATCHES, ids=str)
 @over_families
-def test_copies_and_choices(family: str, batch: tuple[int, ...], generator: Generator) -> None:
-    layer = layer_of(family, "niw", "evidence+projection", batch)
+def test_values_are_the_layer(family: str, batch: tuple[int, ...], generator: Generator) -> None:
+    layer = layer_of(family, "dirichlet+niw", "evidence+projection", batch)
     x = rows(20, 2, generator, batch)
     fit_em(layer, x, initializer="random", max_iter=1, generator=generator)
-    wide = copies(layer, 5)
-    assert wide.batch_shape == (5, *batch)
-    assert wide.all_priors[0] is not layer.all_priors[0]
-    value = wide.log_prior()
-    assert torch.allclose(value, layer.log_prior().expand(5, *batch), rtol=1e-12)
-    joint = wide.log_joint(x.unsqueeze(1))
-    assert torch.allclose(joint, layer.log_joint(x).unsqueeze(1).expand_as(joint), rtol=1e-12)
-    with torch.no_grad():
-        wide.means += torch.arange(5.0).reshape(5, *[1] * (len(batch) + 2))
-    narrow = chosen(wide, torch.tensor([3, 1]))
-    assert torch.equal(narrow.means, wide.means[[3, 1]])
-    assert torch.equal(packed(narrow), packed(wide)[[3, 1]])
-    assert torch.allclose(narrow.log_prior(), wide.log_prior()[[3, 1]], rtol=1e-12)
-    flat = packed(wide)
-    unpack(wide, torch.zeros_like(flat))
-    assert not packed(wide).any()
-    unpack(wide, flat)
-    assert torch.equal(packed(wide), flat)
-    # The layer itself was not touched.
-    assert torch.equal(copies(layer, 1).means[0], layer.means)
+    model, wide = MixtureModel.from_layer(layer, 5), MixtureParameters.from_layer(layer, 5)
+    size = layer.batch_shape.numel()
+    assert wide.num_mixtures == 5 * size
+    stats = e_step(layer, x).reshape((size,))
+    expected = layer.objective(x).flatten()
+    for index in (torch.arange(size), torch.arange(size).flip(0) + 2 * size):
+        some, values = model.select(index), wide.select(index)
+        objective = some.objective(values, stats.select(index % size))
+        assert torch.allclose(objective, expected[index % size], rtol=1e-12)
+        rows_again = values.from_vector(values.to_vector())
+        assert all(torch.equal(a, b) for a, b in zip(rows_again, values, strict=True))
+    twin = layer_of(family, "none", "", batch)
+    wide.select(torch.arange(size) + size).write_to(twin)
+    assert all(torch.equal(a, b) for a, b in zip(parameters(twin), parameters(layer), strict=True))

@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
 from gmm_lightning.covariances import registry
-from gmm_lightning.em.plan import make_plan
+from gmm_lightning.em import MixtureModel, MixtureParameters
+from gmm_lightning.em.plan import EStepPlan, make_plan
 
 pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)
@@ -43,6 +44,12 @@ def fit(
     return wide[0], wide[1], wide[2], result.log_likelihood
 
 
+def plan_of(layer: GMMLayer, *, shared: bool = True) -> EStepPlan | None:
+    """The plan of an E-step over many rows."""
+    model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+    return make_plan(model, parameters, 1 << 20, shared=shared)
+
+
 # -- the choice -----------------------------------------------------------------------------------
 
 
@@ -59,7 +66,7 @@ def test_the_tighter_and_the_farther_the_more_digits(
         tight = torch.eye(2).expand(2, 2, 2, 2) * spread**2
         means = torch.tensor([[-1.0, 0.0], [1.0, 0.0]]).expand(2, 2, 2)
         layer.set_parameters(means=means, covariance_matrix=tight)
-        plan = make_plan(layer, shared=shared)
+        plan = plan_of(layer, shared=shared)
         found.append(None if plan is None else plan.natural.dtype)
     first = [dtype] * 2
     assert found == [*first, torch.float64, None, None] or found == [
@@ -76,7 +83,7 @@ def test_an_offset_alone_takes_no_digits(family: str) -> None:
         layer = random_layer(family, generator=Generator().manual_seed(0)).to(dtype)
         with torch.no_grad():
             layer.means += offset
-        plan = make_plan(layer, shared=True)
+        plan = plan_of(layer)
         assert plan is not None
         assert plan.natural.dtype == dtype
 
@@ -87,7 +94,7 @@ def test_correlation_that_all_share_takes_no_digits(family: str) -> None:
     turn = torch.linalg.qr(torch.randn(3, 3)).Q
     dense = turn @ torch.diag(torch.tensor([1.0, 1e-3, 1e-6])) @ turn.mT
     layer.set_parameters(means=torch.randn(2, 3) @ dense, covariance_matrix=dense.expand(2, 3, 3))
-    plan = make_plan(layer, shared=True)
+    plan = plan_of(layer)
     assert plan is not None
     assert plan.natural.dtype == torch.float32
 
@@ -98,7 +105,7 @@ def test_a_layer_that_is_broken_takes_differences(family: str) -> None:
         layer = GMMLayer(2, 2, family)
         with torch.no_grad():
             layer.raw_scale.fill_(value)
-        assert make_plan(layer, shared=True) is None
+        assert plan_of(layer) is None
 
 
 # -- float32 against float64 ----------------------------------------------------------------------

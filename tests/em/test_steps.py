@@ -13,11 +13,13 @@ import pytest
 import torch
 from helpers import FAMILIES, finite, parameters, random_layer, rows
 from sklearn.mixture import GaussianMixture
+from support.evidence import LabelEvidence
 from torch import Tensor, nn
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
 from gmm_lightning.covariances import Covariance, registry
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.rows import Batch
 from gmm_lightning.statistics import Moments
 
 over_families = pytest.mark.parametrize("family", FAMILIES)
@@ -455,39 +457,36 @@ def test_given_parameters_are_kept_without_iterations() -> None:
 # -- the two extension points -------------------------------------------------------------------
 
 
-class Labels(nn.Module):
-    """Toy evidence: some rows carry a label, given by where they are."""
-
-    def __init__(self, known: dict[int, int], x: Tensor, k: int) -> None:
-        super().__init__()
-        self.known, self.x, self.k = known, x, k
-
-    def forward(self, x: Tensor) -> Tensor:
-        evidence = x.new_zeros(*x.shape[:-1], self.k)
-        for row, label in self.known.items():
-            here = (x == self.x[row]).all(-1)
-            evidence[here] = -torch.inf
-            evidence[here, label] = 0.0
-        return evidence
-
-
 @double
 @over_families
-def test_evidence_steers_em(family: str, generator: torch.Generator) -> None:
+def test_labels_that_belong_to_rows_steer_em(family: str, generator: torch.Generator) -> None:
     x, truth = two_blobs(generator)
+    labels = torch.full((len(x),), -1)
+    labels[:25], labels[100:125] = 1, 0
+    known = labels >= 0
     layer = random_layer(family, num_components=2, generator=generator)
-    known = dict.fromkeys(range(25), 1) | dict.fromkeys(range(100, 125), 0)
-    layer.evidence = Labels(known, x, 2)
-    result = fit_em(layer, x, initializer="random", tol=0.0, max_iter=40, generator=generator)
+    layer.evidence = LabelEvidence(2)
+    batch = Batch(x, labels=labels)
+    result = fit_em(layer, batch, initializer="random", tol=0.0, max_iter=40, generator=generator)
     history = torch.tensor(result.history)
     assert (history.diff() > -1e-12).all()
-    assert layer.predict(x)[list(known)].tolist() == list(known.values())
-    stats = e_step(layer, x)
-    resp = layer.responsibilities(x).detach()
+    assert torch.equal(layer.predict(batch)[known], labels[known])
+    stats = e_step(layer, batch)
+    resp = layer.responsibilities(batch).detach()
     assert torch.allclose(stats.counts, resp.sum(0), rtol=1e-12)
-    assert result.log_likelihood == pytest.approx(float(layer(x).detach().mean()), rel=1e-12)
+    assert result.log_likelihood == pytest.approx(float(layer(batch).detach().mean()), rel=1e-12)
     # The labels chose which blob is which.
     assert torch.equal(layer.predict(x), 1 - truth)
+    # They travel with their rows through batches, chunks and the rows that others follow.
+    twin = random_layer(family, num_components=2, generator=generator)
+    twin.evidence = LabelEvidence(2)
+    twin.load_state_dict(layer.state_dict())
+    for source in (list(batch.split(17)), batch):
+        options = {"initializer": None, "max_iter": 3, "tol": 0.0, "chunk_size": 13}
+        fit_em(twin, source, **options)
+        again = torch.cat([twin.responsibilities(part) for part in batch.split(11)])
+        torch.testing.assert_close(again, twin.responsibilities(batch), rtol=1e-12, atol=1e-12)
+        assert torch.equal(twin.predict(batch)[known], labels[known])
 
 
 class FixedWeights(nn.Module):

@@ -12,8 +12,7 @@ from helpers import FAMILIES, cases, finite, parameters, random_layer, rows
 from torch import Generator, Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step, resolve_priors
-from gmm_lightning.em import StepwiseEM
-from gmm_lightning.em.posterior import hard
+from gmm_lightning.em import StepwiseEM, hard_responsibilities_
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.statistics import SufficientStatistics
 
@@ -249,7 +248,7 @@ def test_events_and_other_responsibilities(generator: Generator) -> None:
     assert [(event.component, event.action) for event in events] == [((1,), "emptied")]
     stream = StepwiseEM(random_layer("full", generator=generator))
     x = rows(30, 2, generator)
-    stream.update(e_step(stream.layer, x, posterior=hard))
+    stream.update(e_step(stream.layer, x, responsibilities=hard_responsibilities_))
     assert running(stream).counts.mul(30).round(decimals=9).frac().abs().max() < 1e-9
     assert {f.name for f in fields(running(stream))} == set(stream.state_dict()["running"])
 

@@ -43,14 +43,14 @@ def test_density_and_responsibilities() -> None:
 def test_regression_and_conditional(known: list[int]) -> None:
     x = C.x[:, known]
     assert_allclose(gmm().predict(known, x), regression(C, known, x), rtol=1e-10)
-    law = gmm().condition(known, x[4])
-    assert isinstance(law, GMM)
-    assert_allclose(law.priors, softmax(log_joint(C, x[4:5], known))[0], rtol=1e-10)
+    given = gmm().condition(known, x[4])
+    assert isinstance(given, GMM)
+    assert_allclose(given.priors, softmax(log_joint(C, x[4:5], known))[0], rtol=1e-10)
     for k in range(3):
         means, covariance = conditional(C, k, known, x[4:5])
-        assert_allclose(law.means[k], means[0], rtol=1e-10)
-        assert_allclose(law.covariances[k], covariance, rtol=1e-10, atol=1e-12)
-    assert_allclose(law.to_mvn().mean, gmm().predict(known, x[4:5])[0], rtol=1e-10)
+        assert_allclose(given.means[k], means[0], rtol=1e-10)
+        assert_allclose(given.covariances[k], covariance, rtol=1e-10, atol=1e-12)
+    assert_allclose(given.to_mvn().mean, gmm().predict(known, x[4:5])[0], rtol=1e-10)
 
 
 def test_collapse_to_one() -> None:
@@ -374,11 +374,11 @@ def test_the_numeric_cases() -> None:
     """Cases 13, 15 and 19 of the shared table."""
     covariances = [[[0.5, -1.0], [-1.0, 5.0]], [[5.0, 1.0], [1.0, 0.5]]]
     model = GMM(2, [0.5, 0.5], [[0.0, 1.0], [2.0, -1.0]], covariances)
-    law = model.condition([1], [1.0])
-    assert_allclose(law.means, [[0.0], [6.0]], atol=1e-12)
+    conditional = model.condition([1], [1.0])
+    assert_allclose(conditional.means, [[0.0], [6.0]], atol=1e-12)
     # 0.5 - 1/5 and 5 - 1/0.5.
-    assert_allclose(law.covariances, [[[0.3]], [[3.0]]], rtol=1e-12)
-    assert_allclose(law.priors, [0.94525183, 0.05474817], atol=1e-8)
+    assert_allclose(conditional.covariances, [[[0.3]], [[3.0]]], rtol=1e-12)
+    assert_allclose(conditional.priors, [0.94525183, 0.05474817], atol=1e-8)
     assert_allclose(model.predict([1], [[1.0]]), [[0.32848901]], atol=1e-8)
     second = model.extract_mvn(1).condition([0], [2.0])
     assert_allclose(second.mean, [-1.0])

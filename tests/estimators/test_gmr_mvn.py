@@ -65,9 +65,9 @@ def test_conditionals(known: list[int]) -> None:
     expected = conditional(C, 0, known, C.x[:, known])
     assert_allclose(means, expected[0], rtol=1e-10)
     assert_allclose(covariance, expected[1], rtol=1e-10, atol=1e-12)
-    law = mvn().condition(known, C.x[2, known])
-    assert_allclose(law.mean, expected[0][2], rtol=1e-10)
-    assert_allclose(law.covariance, expected[1], rtol=1e-10, atol=1e-12)
+    found = mvn().condition(known, C.x[2, known])
+    assert_allclose(found.mean, expected[0][2], rtol=1e-10)
+    assert_allclose(found.covariance, expected[1], rtol=1e-10, atol=1e-12)
     rest = gmr.invert_indices(4, known)
     assert sorted([*rest, *known]) == [0, 1, 2, 3]
     slope = gmr.regression_coefficients(C.covariances[0], rest, known)
@@ -105,9 +105,9 @@ def test_sigma_points(alpha: float) -> None:
     assert_allclose(offset @ offset, C.covariances[0], atol=1e-10)
     assert_allclose(points[5:], 2 * points[0] - points[1:5], rtol=1e-12)
     matrix = np.array([[1.0, 2.0, 0.0, -1.0], [0.5, 0.0, 1.0, 3.0]])
-    law = mvn().estimate_from_sigma_points(points @ matrix.T, alpha=alpha, kappa=0.5)
-    assert_allclose(law.mean, matrix @ C.means[0], atol=1e-8)
-    assert_allclose(law.covariance, matrix @ C.covariances[0] @ matrix.T, rtol=1e-8)
+    found = mvn().estimate_from_sigma_points(points @ matrix.T, alpha=alpha, kappa=0.5)
+    assert_allclose(found.mean, matrix @ C.means[0], atol=1e-8)
+    assert_allclose(found.covariance, matrix @ C.covariances[0] @ matrix.T, rtol=1e-8)
 
 
 def test_beta_weighs_the_centre() -> None:
@@ -118,9 +118,9 @@ def test_beta_weighs_the_centre() -> None:
     standard = MVN([0.0], [[1.0]])
     points = standard.sigma_points(alpha=1.0) ** 2
     for beta in (0.5, 2.0):
-        law = standard.estimate_from_sigma_points(points, alpha=1.0, beta=beta)
-        assert_allclose(law.mean, [1.0])
-        assert_allclose(law.covariance, [[beta]])
+        found = standard.estimate_from_sigma_points(points, alpha=1.0, beta=beta)
+        assert_allclose(found.mean, [1.0])
+        assert_allclose(found.covariance, [[beta]])
 
 
 def test_draws() -> None:
@@ -132,7 +132,7 @@ def test_draws() -> None:
     inside = mvn(random_state=0).sample_confidence_region(4000, 0.3)
     distance = mvn().squared_mahalanobis_distance(inside)
     assert distance.max() <= chi2(4).ppf(0.3)
-    # Uniform after the law's own distribution function.
+    # Uniform after their own distribution function.
     assert abs((chi2(4).cdf(distance) / 0.3).mean() - 0.5) < 6 / np.sqrt(12 * 4000)
 
 

@@ -63,8 +63,8 @@ def test_mixtures(seed: int) -> None:
     for method in ("to_responsibilities", "to_probability_density"):
         assert_allclose(getattr(mine, method)(c.x), getattr(their, method)(c.x), rtol=1e-8)
     assert_allclose(mine.predict(known, c.x[:, known]), their.predict(known, c.x[:, known]))
-    law = mine.condition(known, c.x[0, known])
-    alike(law, their.condition(known, c.x[0, known]), "priors means covariances")
+    conditional = mine.condition(known, c.x[0, known])
+    alike(conditional, their.condition(known, c.x[0, known]), "priors means covariances")
     alike(mine.to_mvn(), their.to_mvn(), "mean covariance")
     a, b = mine.extract_mvn(0), their.extract_mvn(0)
     for one, other in zip(
@@ -76,8 +76,9 @@ def test_mixtures(seed: int) -> None:
     alike(a.marginalize(known), b.marginalize(known), "mean covariance")
     points, expected = a.sigma_points(0.5, 1.0), b.sigma_points(0.5, 1.0)
     assert_allclose(points, expected, rtol=1e-9, atol=1e-9)
-    law = a.estimate_from_sigma_points(np.sin(points), 0.5, 2.0, 1.0)
-    alike(law, b.estimate_from_sigma_points(np.sin(expected), 0.5, 2.0, 1.0), "mean covariance")
+    options = {"alpha": 0.5, "beta": 2.0, "kappa": 1.0}
+    image = a.estimate_from_sigma_points(np.sin(points), **options)
+    alike(image, b.estimate_from_sigma_points(np.sin(expected), **options), "mean covariance")
     start = ours.covariance_initialization(c.x, 3)
     assert_allclose(start, theirs.covariance_initialization(c.x, 3))
     fitted = ours.MVN().from_samples(c.x)

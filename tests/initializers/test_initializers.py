@@ -12,8 +12,8 @@ from support.covering import covering
 from torch import Generator, Tensor
 
 from gmm_lightning import GMMLayer, fit_em
-from gmm_lightning.em.source import Source
-from gmm_lightning.em.start import as_initializer, assign_rows, standard_units
+from gmm_lightning.em import MixtureModel, initialization
+from gmm_lightning.em.initialization import _assign_rows, _standardize, as_initializer
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.initializers import (
     DistanceTable,
@@ -23,6 +23,7 @@ from gmm_lightning.initializers import (
     registry,
 )
 from gmm_lightning.initializers.base import draw_rows
+from gmm_lightning.rows import as_source
 
 pytestmark = pytest.mark.usefixtures("double")
 over_initializers = pytest.mark.parametrize("name", INITIALIZERS)
@@ -37,7 +38,8 @@ def assignments(name: str, x: Tensor, k: int, weight: Tensor | None = None) -> T
     with torch.random.fork_rng():  # The parameters of a new layer are random too.
         layer = GMMLayer(x.shape[1], k)
     weight = torch.ones(len(x)) if weight is None else weight
-    found = assign_rows(layer, layer, as_initializer(name), x, weight, seeded())
+    model = MixtureModel.from_layer(layer)
+    found = _assign_rows(model, as_initializer(name), x, weight, k, seeded())[:, 0]
     return found if found.is_floating_point() else torch.nn.functional.one_hot(found, k).double()
 
 
@@ -206,12 +208,12 @@ def test_light_rows_are_no_seeds() -> None:
 def test_standard_units_are_weighted(generator: Generator) -> None:
     x = torch.cat([rows(40, 2, generator) + 1e6, torch.full((40, 1), 0.1)], 1)
     weight = torch.rand(40, generator=generator)
-    found = standard_units(x, weight)[:, :2]
+    found = _standardize(x, weight)[:, :2]
     share = (weight / weight.sum()).unsqueeze(-1)
     # Rows at 1e6 are exact to 1e-10.
     assert torch.allclose((share * found).sum(0), torch.zeros(2), atol=1e-10)
     assert torch.allclose((share * found.square()).sum(0), torch.ones(2), rtol=1e-12)
-    assert standard_units(x, weight)[:, 2].std() == 0
+    assert _standardize(x, weight)[:, 2].std() == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -313,10 +315,8 @@ def test_an_initializer_of_a_third_party() -> None:
 
 
 def test_a_large_data_set_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gmm_lightning.em import start
-
-    monkeypatch.setattr(start, "FEWEST_ROWS", 50)
-    monkeypatch.setattr(start, "MOST_ROWS", 50)
+    monkeypatch.setattr(initialization, "_MIN_ROWS", 50)
+    monkeypatch.setattr(initialization, "_MAX_ROWS", 50)
     seen = []
 
     class Spy(First):
@@ -328,5 +328,5 @@ def test_a_large_data_set_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     fit_em(GMMLayer(2, 3), x, initializer=Spy(), max_iter=0)
     fit_em(GMMLayer(2, 3), list(x.split(33)), initializer=Spy(), max_iter=0)
     assert seen == [50, 50]
-    whole, parts = Source(GMMLayer(2, 3), x), Source(GMMLayer(2, 3), list(x.split(33)))
-    assert torch.equal(whole.sample(50, seeded())[0], parts.sample(50, seeded())[0])
+    whole, parts = (as_source(data, num_features=2) for data in (x, list(x.split(33))))
+    assert torch.equal(whole.sample(50, seeded()).x, parts.sample(50, seeded()).x)

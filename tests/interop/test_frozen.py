@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gmm_lightning import GMMLayer, MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.interop import export_module
+from gmm_lightning.rows import Batch
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -112,9 +113,16 @@ def test_float32_keeps_the_digits_of_a_flat_covariance(generator: torch.Generato
     assert float(bound.max()) < 0.02
 
 
+class Linear(nn.Linear):
+    """Evidence of the values of a row."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        return super().forward(batch.x)
+
+
 def test_evidence_goes_with_the_module(generator: torch.Generator) -> None:
     layer = random_layer("diag", generator=generator)
-    layer.evidence = nn.Linear(2, 3)
+    layer.evidence = Linear(2, 3)
     x = rows(5, 2, generator)
     module = export_module(layer)
     torch.testing.assert_close(module(x), layer(x), **CLOSE)

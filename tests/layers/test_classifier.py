@@ -182,8 +182,8 @@ def test_calibration_finds_the_minimum(double: None, generator: torch.Generator)
     classifier = make("full", generator)
     x = rows(200, 2, generator)
     # Labels drawn at a temperature of 3.
-    law = (classifier.log_joint(x).detach() / 3).softmax(-1)
-    y = torch.multinomial(law, 1, generator=generator).squeeze(-1)
+    posterior = (classifier.log_joint(x).detach() / 3).softmax(-1)
+    y = torch.multinomial(posterior, 1, generator=generator).squeeze(-1)
     found = classifier.calibrate(x, y)
     nll = torch.nn.functional.nll_loss
     assert found.after == pytest.approx(nll(classifier.log_posterior(x), y).item(), rel=1e-10)

@@ -32,10 +32,10 @@ def made(family: str, shared: bool = False, **options: Any) -> DensityHead:
     """A head away from every default: units, offsets, and weights that matter."""
     head = DensityHead(IN, D, K, family, shared_scale=shared, **options)
     scale = 1 + torch.arange(D, dtype=torch.get_default_dtype())
-    law = MixtureOfGaussians(
+    mixture = MixtureOfGaussians(
         torch.zeros(K), torch.randn(K, D) * scale, (0.5 * scale.diag_embed()).expand(K, D, D)
     )
-    head.initialize_from(law)
+    head.initialize_from(mixture)
     with torch.no_grad():
         for parameter in head.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
@@ -403,7 +403,7 @@ def test_sources_name_both_sides(generator: Generator) -> None:
     head = DensityHead(IN, 2, K)
     with pytest.raises(InvalidArgumentError, match=r"\(2, 2\), got means of shape \(3, 2\)"):
         head.initialize_from(GMMLayer(2, 3))
-    with pytest.raises(InvalidArgumentError, match="expected a GMMLayer or a mixture, got 'x'"):
+    with pytest.raises(InvalidArgumentError, match="source must be a mixture or a layer with"):
         head.initialize_from("x")
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from gmm_lightning import GMMLayer
 from gmm_lightning.covariances import FullCovariance, as_covariance
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
+from gmm_lightning.rows import Batch
 
 over_families = pytest.mark.parametrize("family", FAMILIES)
 over_batches = pytest.mark.parametrize("batch", BATCHES, ids=str)
@@ -279,8 +280,8 @@ def test_gradient_ascent_raises_the_objective(generator: torch.Generator) -> Non
 class TwoClasses(nn.Module):
     """Evidence: rows with a negative first feature belong to component 0, the rest to 1."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        first = x[..., 0] < 0
+    def forward(self, batch: Batch) -> Tensor:
+        first = batch.x[..., 0] < 0
         allowed = torch.stack([first, ~first], -1)
         return torch.where(allowed, 0.0, -float("inf"))
 
@@ -290,7 +291,7 @@ def test_evidence_is_added_to_the_joint(generator: torch.Generator) -> None:
     x = rows(20, 2, generator) - 2
     plain = layer.log_joint(x)
     layer.evidence = TwoClasses()
-    expected = plain + layer.evidence(x)
+    expected = plain + layer.evidence(Batch(x))
     assert torch.equal(layer.log_joint(x), expected)
     assert torch.equal(layer(x), expected.logsumexp(-1))
     assert torch.equal(layer.predict(x), (x[:, 0] >= 0).long())

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import BATCHES, FAMILIES, random_layer
-from laws import same_law
+from support.goodness_of_fit import assert_same_distribution
 from torch import Tensor, nn
 
 from gmm_lightning import GMMLayer, MixtureOfGaussians, SamplingHead
@@ -116,8 +116,8 @@ def test_moments_are_learnt_through_the_draws(
     assert all(not torch.equal(*pair) for pair in zip(before, layer.parameters(), strict=True))
     # The draws without a soft choice have the moments that were asked for.
     if reparameterize == "implicit":
-        law = layer.distribution()
-        assert (law.mean - mean).abs().max() < 0.2
+        mixture = layer.distribution()
+        assert (mixture.mean - mean).abs().max() < 0.2
 
 
 def test_a_conditional_mixture(generator: torch.Generator) -> None:
@@ -223,7 +223,7 @@ def test_a_temperature_near_zero_of_the_soft_choice_gives_the_law(
 ) -> None:
     layer = random_layer("full", generator=generator)
     sampler = SamplingHead(layer, reparameterize="relaxed", relaxation=1e-3, seed=2)
-    same_law(sampler(5000).detach(), layer.sample(5000, generator=generator))
+    assert_same_distribution(sampler(5000).detach(), layer.sample(5000, generator=generator))
 
 
 @pytest.mark.parametrize(

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
 from matplotlib.patches import Ellipse
-from torch import Tensor
+from support.plain_mixture import Plain
 
 from gmm_lightning.plotting import plot_mixture
-from gmm_lightning.plotting._geometry import principal_plane
-
-
-@dataclass
-class Plain:
-    """The three attributes that a picture needs, where a mixture would refuse the values."""
-
-    weights: Tensor
-    means: Tensor
-    scale_tril: Tensor
+from gmm_lightning.plotting._components import principal_plane
 
 
 def test_principal_plane_is_that_of_the_mixture_covariance() -> None:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
-from torch import Tensor
+from support.plain_mixture import Plain
 
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting import palette, plot_responsibilities
-
-
-@dataclass
-class Plain:
-    """The three attributes that a picture needs, where a mixture would refuse the values."""
-
-    weights: Tensor
-    means: Tensor
-    scale_tril: Tensor
 
 
 def probabilities(mixture: Any, x: np.ndarray) -> np.ndarray:

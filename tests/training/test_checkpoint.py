@@ -13,7 +13,7 @@ from torch import Tensor
 from trainers import fitted, same, state
 
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.training import EMCallback, GMMModule, PassCheckpoint
+from gmm_lightning.training import EMCallback, EpochCheckpoint, GMMModule
 
 PASSES = 6
 
@@ -26,7 +26,7 @@ def fit(
     module, run = fitted(
         x,
         kind,
-        PassCheckpoint(folder, every_n_passes=100),
+        EpochCheckpoint(folder, every_n_passes=100),
         stopping,
         priors=["dirichlet", "niw"],
         max_epochs=passes,
@@ -116,7 +116,7 @@ def test_it_writes_when_it_is_due(
     x: Tensor, tmp_path: Path, every: int, passes: int, expected: list[int]
 ) -> None:
     files = Files(tmp_path / "last.ckpt")
-    fitted(x, "em", PassCheckpoint(tmp_path, every_n_passes=every), files, max_epochs=passes)
+    fitted(x, "em", EpochCheckpoint(tmp_path, every_n_passes=every), files, max_epochs=passes)
     assert files.written == expected
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -124,21 +124,21 @@ def test_it_writes_when_it_is_due(
 def test_it_writes_when_early_stopping_ends_the_fit(x: Tensor, tmp_path: Path) -> None:
     stopping = EarlyStopping("train/objective", mode="max", min_delta=1e-2, patience=1)
     module, run = fitted(
-        x, "em", PassCheckpoint(tmp_path, every_n_passes=100), stopping, max_epochs=99
+        x, "em", EpochCheckpoint(tmp_path, every_n_passes=100), stopping, max_epochs=99
     )
     assert 1 < run.current_epoch < 99
     assert same(state(GMMModule.load_from_checkpoint(tmp_path / "last.ckpt")), state(module))
 
 
 def test_it_writes_when_steps_run_out(x: Tensor, tmp_path: Path) -> None:
-    module, _ = fitted(x, "em", PassCheckpoint(tmp_path), max_epochs=99, max_steps=3)
+    module, _ = fitted(x, "em", EpochCheckpoint(tmp_path), max_epochs=99, max_steps=3)
     assert same(state(GMMModule.load_from_checkpoint(tmp_path / "last.ckpt")), state(module))
 
 
 def test_a_failure_while_writing_keeps_the_last_good_file(
     x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fitted(x, "em", PassCheckpoint(tmp_path), max_epochs=1)
+    fitted(x, "em", EpochCheckpoint(tmp_path), max_epochs=1)
     good = (tmp_path / "last.ckpt").read_bytes()
 
     def half(self: L.Trainer, path: Path, **options: Any) -> None:
@@ -147,15 +147,15 @@ def test_a_failure_while_writing_keeps_the_last_good_file(
 
     monkeypatch.setattr(L.Trainer, "save_checkpoint", half)
     with pytest.raises(OSError, match="no space left"):
-        fitted(x, "em", PassCheckpoint(tmp_path), max_epochs=1)
+        fitted(x, "em", EpochCheckpoint(tmp_path), max_epochs=1)
     assert (tmp_path / "last.ckpt").read_bytes() == good
 
 
 def test_a_dry_run_leaves_nothing_behind(x: Tensor, tmp_path: Path) -> None:
-    fitted(x, "em", PassCheckpoint(tmp_path / "checkpoints"), fast_dev_run=True)
+    fitted(x, "em", EpochCheckpoint(tmp_path / "checkpoints"), fast_dev_run=True)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_interval_below_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="every_n_passes must be >= 1, got 0"):
-        PassCheckpoint(tmp_path, every_n_passes=0)
+        EpochCheckpoint(tmp_path, every_n_passes=0)

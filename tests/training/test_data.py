@@ -20,30 +20,30 @@ def rows(n: int = 40, d: int = 3) -> torch.Tensor:
 def test_without_validation_nothing_is_copied() -> None:
     x = rows()
     data = ArrayDataModule(x)
-    assert data.train_rows.data_ptr() == x.data_ptr()
-    assert data.val_rows is None
+    assert data.train.x.data_ptr() == x.data_ptr()
+    assert data.val is None
     assert data.val_dataloader() == []
     assert (data.num_train_rows, data.num_features) == (40, 3)
     array = np.zeros((4, 2))
-    assert ArrayDataModule(array).train_rows.data_ptr() == array.ctypes.data
+    assert ArrayDataModule(array).train.x.data_ptr() == array.ctypes.data
 
 
 @pytest.mark.parametrize(("fraction", "num_val"), [(0.1, 4), (0.25, 10), (0.5, 20), (0.96, 38)])
 def test_the_split_is_a_partition_in_order(fraction: float, num_val: int) -> None:
     labels = torch.arange(40)
     data = ArrayDataModule(rows(), labels=labels, val_fraction=fraction, seed=1)
-    assert data.val_rows is not None
-    assert data.train_labels is not None
-    assert (len(data.val_rows), data.num_train_rows) == (num_val, 40 - num_val)
-    val, train = (data.val_rows[:, 0] / 3).long(), (data.train_rows[:, 0] / 3).long()
+    assert data.val is not None
+    assert data.train.labels is not None
+    assert (data.val.num_rows, data.num_train_rows) == (num_val, 40 - num_val)
+    val, train = (data.val.x[:, 0] / 3).long(), (data.train.x[:, 0] / 3).long()
     assert sorted([*val.tolist(), *train.tolist()]) == list(range(40))
     assert train.tolist() == sorted(train.tolist())
-    assert torch.equal(data.train_labels, train)
+    assert torch.equal(data.train.labels, train)
 
 
 def test_the_split_is_a_function_of_the_seed() -> None:
     def drawn(seed: int) -> list[float]:
-        return ArrayDataModule(rows(), val_fraction=0.5, seed=seed).train_rows[:, 0].tolist()
+        return ArrayDataModule(rows(), val_fraction=0.5, seed=seed).train.x[:, 0].tolist()
 
     torch.manual_seed(1)
     first = drawn(0)
@@ -57,14 +57,14 @@ def test_loaders_read_what_they_say(standardize: bool) -> None:
     data = ArrayDataModule(
         rows(), val_fraction=0.25, batch_size=7, shuffle=True, standardize=standardize
     )
-    assert data.val_rows is not None
+    assert data.val is not None
     train = torch.cat([batch.x for batch in data.train_dataloader()])
-    assert not torch.equal(train, data.train_rows)
-    assert torch.equal(train.sort(0).values, data.train_rows)
+    assert not torch.equal(train, data.train.x)
+    assert torch.equal(train.sort(0).values, data.train.x)
     # The model standardises; the rows stay in the user's units.
-    assert torch.equal(torch.cat([b.x for b in data.predict_dataloader()]), data.train_rows)
+    assert torch.equal(torch.cat([b.x for b in data.predict_dataloader()]), data.train.x)
     loader = data.val_dataloader()
-    assert torch.equal(torch.cat([b.x for b in loader]), data.val_rows)
+    assert torch.equal(torch.cat([b.x for b in loader]), data.val.x)
     assert max(len(b.x) for b in loader) <= 7
 
 
@@ -75,7 +75,7 @@ def test_units_are_those_of_the_training_rows(dtype: torch.dtype, offset: float)
     x = (torch.randn(500, 3, generator=generator, dtype=torch.float64) + offset).to(dtype)
     data = ArrayDataModule(x, val_fraction=0.2)
     mean, deviation = data.units()
-    train = data.train_rows.double()
+    train = data.train.x.double()
     assert mean.dtype == deviation.dtype == torch.float64
     # Sums of 400 float64 numbers of size 1e6 round at about 1e6 * eps * 10 = 2e-9.
     torch.testing.assert_close(mean, train.mean(0), rtol=0, atol=1e-8)
@@ -151,13 +151,13 @@ def test_labels_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("name", names())
 def test_builtin_is_the_standard_training_part(name: str) -> None:
     data, stored = ArrayDataModule.builtin(name), load(name)
-    assert torch.equal(data.train_rows, torch.from_numpy(stored.x[: stored.num_train]))
+    assert torch.equal(data.train.x, torch.from_numpy(stored.x[: stored.num_train]))
     assert data.columns == stored.columns
     assert data.name == name
-    assert (data.train_labels is None) == (stored.labels is None)
-    if data.train_labels is not None and stored.labels is not None:
+    assert (data.train.labels is None) == (stored.labels is None)
+    if data.train.labels is not None and stored.labels is not None:
         expected = torch.from_numpy(stored.labels[: stored.num_train])
-        assert torch.equal(data.train_labels, expected)
+        assert torch.equal(data.train.labels, expected)
 
 
 def test_an_unknown_builtin_lists_the_known_ones() -> None:

@@ -14,8 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Tenso
 from trainers import adam, distance, fitted, same, state, trainer
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
-from gmm_lightning.em.source import Source
-from gmm_lightning.em.start import initialize, resolve_from
+from gmm_lightning.em import initialize_layer
 from gmm_lightning.errors import CollapseError, InvalidArgumentError
 from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, InitializeCallback
 
@@ -31,9 +30,7 @@ SAME_FOLDER = pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def started(x: Tensor, covariance: str = "full", priors: Any = None) -> GMMLayer:
     """A layer where `InitializeCallback` leaves it."""
     layer = GMMLayer(x.shape[-1], 3, covariance, priors)
-    source = Source(layer, x)
-    resolve_from(layer, source)
-    initialize(layer, source, "kmeans", torch.Generator().manual_seed(0))
+    initialize_layer(layer, x, generator=torch.Generator().manual_seed(0))
     return layer
 
 
@@ -130,7 +127,7 @@ def test_a_checkpoint_at_the_end_of_a_pass_holds_its_m_step(x: Tensor, tmp_path:
 def test_validation_is_at_the_parameters_of_this_pass(x: Tensor) -> None:
     module, run = fitted(x, max_epochs=2, data={"val_fraction": 0.3, "batch_size": 9})
     data = run.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-    expected = module.log_prob(data.val_rows).mean().item()
+    expected = module.log_prob(data.val.x).mean().item()
     assert float(run.callback_metrics["val/log_likelihood"]) == pytest.approx(expected, rel=1e-13)
 
 

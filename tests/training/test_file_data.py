@@ -23,24 +23,24 @@ def path(tmp_path: Path) -> Path:
 def test_a_file_becomes_rows_names_and_labels(path: Path) -> None:
     data = ArrayDataModule.file(path, label="kind", standardize=True)
     assert (data.name, data.columns, data.classes) == ("rows", ("u", "v"), ("a", "b", "c"))
-    assert data.train_rows.dtype == torch.float64
-    assert data.train_rows[:, 1].tolist() == [10.0 * i for i in range(20)]
-    assert data.train_labels is not None
-    assert data.train_labels.tolist() == [i % 3 for i in range(20)]
-    assert (data.val_rows, data.val_labels, data.test_rows, data.test_labels) == (None,) * 4
+    assert data.train.x.dtype == torch.float64
+    assert data.train.x[:, 1].tolist() == [10.0 * i for i in range(20)]
+    assert data.train.labels is not None
+    assert data.train.labels.tolist() == [i % 3 for i in range(20)]
+    assert (data.val, data.test) == (None, None)
     assert data.standardize
     assert ArrayDataModule.file(str(path), columns=["v"]).columns == ("v",)
-    assert ArrayDataModule.file(path).train_labels is None
+    assert ArrayDataModule.file(path).train.labels is None
 
 
 def test_three_parts_of_one_file(path: Path) -> None:
     data = ArrayDataModule.file(path, label=2, val_fraction=0.2, test_fraction=0.3, seed=3)
-    assert data.val_rows is not None
-    assert data.test_rows is not None
-    parts = (data.train_rows, data.val_rows, data.test_rows)
+    assert data.val is not None
+    assert data.test is not None
+    parts = (data.train.x, data.val.x, data.test.x)
     assert [len(part) for part in parts] == [10, 4, 6]
     assert sorted(torch.cat(parts)[:, 0].tolist()) == list(range(20))
-    labels = (data.train_labels, data.val_labels, data.test_labels)
+    labels = (data.train.labels, data.val.labels, data.test.labels)
     for rows, codes in zip(parts, labels, strict=True):
         assert codes is not None
         assert rows[:, 0].tolist() == sorted(rows[:, 0].tolist())
@@ -56,18 +56,18 @@ def test_a_test_set_leaves_the_validation_set_as_it_was(fraction: float) -> None
     order = torch.randperm(40, generator=torch.Generator().manual_seed(5))
     drawn = order[: round(40 * fraction)].sort().values.tolist()
     for module in (without, data):
-        assert module.val_rows is not None
-        assert module.val_rows[:, 0].tolist() == drawn
-    assert without.test_rows is None
-    assert data.test_rows is not None
-    assert len(data.test_rows) == 8
+        assert module.val is not None
+        assert module.val.x[:, 0].tolist() == drawn
+    assert without.test is None
+    assert data.test is not None
+    assert data.test.num_rows == 8
 
 
 def test_only_a_test_set() -> None:
     data = ArrayDataModule(torch.zeros(10, 1), test_fraction=0.2)
-    assert data.val_rows is None
-    assert data.test_rows is not None
-    assert (data.num_train_rows, len(data.test_rows), data.test_labels) == (8, 2, None)
+    assert data.val is None
+    assert data.test is not None
+    assert (data.num_train_rows, data.test.num_rows, data.test.labels) == (8, 2, None)
 
 
 def test_files_of_their_own_for_validation_and_test(path: Path) -> None:
@@ -78,17 +78,17 @@ def test_files_of_their_own_for_validation_and_test(path: Path) -> None:
     data = ArrayDataModule.file(path, label=-1, val_path=val, test_path=str(test), **options)
     assert data.num_train_rows == 20
     assert data.classes == ("a", "b", "c", "z")
-    assert data.val_rows is not None
-    assert data.val_rows.tolist() == [[8, 7], [10, 9]]
-    assert data.val_labels is not None
-    assert data.val_labels.tolist() == [1, 3]
-    assert data.test_rows is not None
-    assert data.test_rows.tolist() == [[1, 2]]
+    assert data.val is not None
+    assert data.val.x.tolist() == [[8, 7], [10, 9]]
+    assert data.val.labels is not None
+    assert data.val.labels.tolist() == [1, 3]
+    assert data.test is not None
+    assert data.test.x.tolist() == [[1, 2]]
     # One of the two, and a share for the other.
     data = ArrayDataModule.file(path, label="kind", val_path=val, test_fraction=0.5)
     assert data.num_train_rows == 10
-    assert data.test_labels is not None
-    assert len(data.test_labels) == 10
+    assert data.test.labels is not None
+    assert len(data.test.labels) == 10
     val.write_text("u,kind\n1,a\n")
     with pytest.raises(InvalidArgumentError) as caught:
         ArrayDataModule.file(path, label="kind", val_path=val)
@@ -102,9 +102,9 @@ def test_arrays_in_files(tmp_path: Path) -> None:
     assert ArrayDataModule.file(tmp_path / "a.npy").columns == ("x0", "x1", "x2")
     data = ArrayDataModule.file(tmp_path / "b.npz", label="y", val_path=tmp_path / "b.npz")
     assert data.classes == ("0", "1")
-    assert (data.train_rows.numpy() == x).all()
-    assert data.val_rows is not None
-    assert (data.val_rows.numpy() == x).all()
+    assert (data.train.x.numpy() == x).all()
+    assert data.val is not None
+    assert (data.val.x.numpy() == x).all()
 
 
 @pytest.mark.parametrize("path", [None, ""])

@@ -59,7 +59,7 @@ def test_it_does_not_depend_on_the_global_random_state(x: Tensor) -> None:
 def test_units_and_priors_are_those_of_the_training_rows(x: Tensor) -> None:
     x = 50 * x + 1000
     module = start(x, None, priors="niw", standardize=True, val_fraction=0.3)
-    rows = ArrayDataModule(x, val_fraction=0.3).train_rows
+    rows = ArrayDataModule(x, val_fraction=0.3).train.x
     units = module.standardize
     torch.testing.assert_close(units.loc, rows.mean(0), rtol=1e-14, atol=0)
     torch.testing.assert_close(units.scale, rows.std(0, correction=0), rtol=1e-13, atol=0)

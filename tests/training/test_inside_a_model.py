@@ -18,20 +18,20 @@ from torchmetrics import MeanMetric
 from trainers import distance, same, state, trainer
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
-from gmm_lightning.em.source import Source
-from gmm_lightning.em.start import initialize, resolve_from
+from gmm_lightning.em import CollapseEvent, MixtureModel, MixtureParameters, initialize_layer
 from gmm_lightning.errors import CollapseError, InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import DensityHead
 from gmm_lightning.training import (
     ArrayDataModule,
+    BaseEMCallback,
+    CovarianceFloorCallback,
     EMCallback,
-    FloorCallback,
     InitializeCallback,
     StepwiseEMCallback,
-    codes,
-    fit_codes,
+    collect_latents,
+    fit_latents,
 )
-from gmm_lightning.training.floor import raise_to_floor
+from gmm_lightning.training.floor import _raise_to_floor
 
 # Lightning's advice about a fit without validation, and about a folder used again.
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
@@ -41,7 +41,7 @@ ROUNDING = 1e-11
 
 
 class Autoencoder(L.LightningModule):
-    """What a user writes: a network, a density of its codes, and one optimizer over everything."""
+    """What a user writes: a network, a density of its latents, and one optimizer."""
 
     def __init__(self, covariance: str = "full", priors: Any = None, beta: float = 0.05) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def train(
 
 def by(way: str, **options: Any) -> L.Callback:
     """The callback that trains, or guards, the mixture."""
-    made = {"em": EMCallback, "stepwise": StepwiseEMCallback, "gradient": FloorCallback}
+    made = {"em": EMCallback, "stepwise": StepwiseEMCallback, "gradient": CovarianceFloorCallback}
     return made[way](target="density", **options)
 
 
@@ -252,7 +252,9 @@ def untouched(module: Autoencoder, before: dict[str, Tensor]) -> bool:
 def test_codes_are_what_the_layer_is_called_with(rows: Tensor) -> None:
     module = model()
     before, random = state(module), torch.get_rng_state()
-    found = codes(module, DataLoader(TensorDataset(rows), batch_size=10, shuffle=False), "density")
+    found = collect_latents(
+        module, DataLoader(TensorDataset(rows), batch_size=10, shuffle=False), "density"
+    )
     assert module.training
     assert torch.equal(torch.get_rng_state(), random)
     assert same(state(module), before)
@@ -261,14 +263,14 @@ def test_codes_are_what_the_layer_is_called_with(rows: Tensor) -> None:
     module.eval()
     # Products of ten rows and of all of them are not rounded alike.
     torch.testing.assert_close(found, module.encoder(rows).detach(), rtol=0, atol=1e-14)
-    codes(module, [(rows,)], "density")
+    collect_latents(module, [(rows,)], "density")
     assert not module.training
 
 
 def test_codes_leave_what_metrics_have_seen(rows: Tensor) -> None:
     module = model()
     module.loss.update(torch.tensor(5.0))
-    fit_codes(module, [(rows,)], "density", max_iter=1)
+    fit_latents(module, [(rows,)], "density", max_iter=1)
     assert module.loss.update_count == 1
     assert float(module.loss.compute()) == 5
 
@@ -281,7 +283,7 @@ def test_codes_of_a_data_module_that_changes_batches(rows: Tensor) -> None:
     class Look(L.Callback):
         def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             assert isinstance(pl_module, Autoencoder)
-            self.found = codes(pl_module, [(rows,)], "density")
+            self.found = collect_latents(pl_module, [(rows,)], "density")
             pl_module.eval()
             self.expected = pl_module.encoder(2 * rows).detach()
             pl_module.train()
@@ -299,7 +301,7 @@ def test_rows_that_are_run_through_again_on_the_way_back_count_once(rows: Tensor
 
     callback = by(way)
     train(Saving(), rows, callback, epochs=1)
-    assert isinstance(callback, EMCallback)
+    assert isinstance(callback, BaseEMCallback)
     total = callback._rows_of_pass if way == "stepwise" else callback.counts.sum()  # pyright: ignore
     assert float(total) == pytest.approx(len(rows))
 
@@ -320,14 +322,14 @@ def test_codes_of_any_step(rows: Tensor) -> None:
             return self.density.log_prob(self.encoder(x))
 
     module = Other()
-    found = codes(module, [rows[:10], rows[10:30]], "density", step="look")
+    found = collect_latents(module, [rows[:10], rows[10:30]], "density", step="look")
     assert found.shape == (30, 2)
     with pytest.raises(InvalidArgumentError, match=r"Other.around.*was not called.*layer\(x\)"):
-        codes(module, [rows], "density", step="around")
+        collect_latents(module, [rows], "density", step="around")
     with pytest.raises(InvalidArgumentError, match="Other has no method 'nothing'"):
-        codes(module, [rows], "density", step="nothing")
+        collect_latents(module, [rows], "density", step="nothing")
     with pytest.raises(InvalidArgumentError, match="found are: density"):
-        fit_codes(module, [rows], "model.density")
+        fit_latents(module, [rows], "model.density")
 
 
 def test_fitted_by_em_then_tuned_by_gradient(rows: Tensor) -> None:
@@ -335,11 +337,11 @@ def test_fitted_by_em_then_tuned_by_gradient(rows: Tensor) -> None:
     train(module, rows, epochs=2)
     start, loader = state(module), DataLoader(TensorDataset(rows), batch_size=16)
     generator = torch.Generator().manual_seed(1)
-    result = fit_codes(module, loader, "density", generator=generator, tol=1e-6, max_iter=500)
+    result = fit_latents(module, loader, "density", generator=generator, tol=1e-6, max_iter=500)
     assert result.converged
     assert untouched(module, start)
     twin = model(priors="niw").density
-    z = codes(module, loader, "density")
+    z = collect_latents(module, loader, "density")
     other = fit_em(twin, z, generator=generator.manual_seed(1), tol=1e-6, max_iter=500)
     assert same(state(module.density), state(twin))
     assert result.objective == other.objective
@@ -356,11 +358,9 @@ def test_fitted_by_em_then_tuned_by_gradient(rows: Tensor) -> None:
 @pytest.mark.parametrize("data", ["data module", "loader"])
 def test_a_start_from_the_codes_of_all_rows(rows: Tensor, way: str, data: str) -> None:
     module, seen = model(priors="niw"), EachBatch()
-    z = codes(module, [(rows,)], "density")
+    z = collect_latents(module, [(rows,)], "density")
     twin = model(priors="niw").density
-    source = Source(twin, z)
-    resolve_from(twin, source)
-    initialize(twin, source, "kmeans", torch.Generator().manual_seed(3))
+    initialize_layer(twin, z, generator=torch.Generator().manual_seed(3))
     start = InitializeCallback("kmeans", 3, target="density")
     before = state(module)
     if data == "loader":
@@ -397,7 +397,7 @@ def test_a_start_that_cannot_be_is_refused(rows: Tensor) -> None:
         train(model(), rows, InitializeCallback())
     loaders = [DataLoader(TensorDataset(rows), batch_size=20)] * 2
     run = trainer(InitializeCallback(target="density"), max_epochs=1)
-    with pytest.raises(InvalidArgumentError, match=r"one training loader.* 2; call fit_codes"):
+    with pytest.raises(InvalidArgumentError, match=r"one training loader.* 2; call fit_latents"):
         run.fit(model(), loaders)
 
 
@@ -424,7 +424,7 @@ def test_codes_on_one_spot_are_repaired_and_reported(
 ) -> None:
     torch.manual_seed(5)
     module, em = Collapsing(), by(way, collapse=policy)
-    assert isinstance(em, EMCallback)
+    assert isinstance(em, BaseEMCallback)
     train(module, rows, InitializeCallback(target="density"), em, epochs=4)
     action = {"floor": "floored", "reseed": "reseeded"}[policy]
     assert action in [event.action for event in em.events]
@@ -538,7 +538,7 @@ def test_rows_that_are_not_finite_are_left_out_and_counted(
     rows: Tensor, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     em = by(way, skip_nonfinite=True)
-    assert isinstance(em, EMCallback)
+    assert isinstance(em, BaseEMCallback)
     bad = (3, 41, 42, *range(60, 80))
     module, run = careful(rows, em, *bad)
     assert em.skipped == 2 * len(bad)
@@ -572,8 +572,8 @@ def test_a_start_leaves_them_out_too(rows: Tensor, caplog: pytest.LogCaptureFixt
     module, loader = Careful(), with_nan(rows, 5, 30)
     module.encoder.requires_grad_(requires_grad=False)
     with pytest.raises(InvalidDataError, match=r"row\(s\) 5, 30"):
-        fit_codes(module, loader, "density")
-    fit_codes(module, loader, "density", skip_nonfinite=True, max_iter=2)
+        fit_latents(module, loader, "density")
+    fit_latents(module, loader, "density", skip_nonfinite=True, max_iter=2)
     start = InitializeCallback(target="density", skip_nonfinite=True)
     trainer(start, by("em", skip_nonfinite=True), max_epochs=1).fit(module, loader)
     assert sum("2 rows have NaN or infinity" in r.message for r in caplog.records) == 3
@@ -589,7 +589,7 @@ def test_the_rows_of_a_gmm_module_are_its_data_modules() -> None:
 
 
 @pytest.mark.parametrize(
-    "callback", [EMCallback, StepwiseEMCallback, FloorCallback, InitializeCallback]
+    "callback", [EMCallback, StepwiseEMCallback, CovarianceFloorCallback, InitializeCallback]
 )
 def test_a_target_that_is_no_layer(rows: Tensor, callback: Any) -> None:
     module = model()
@@ -658,11 +658,19 @@ def test_early_stopping_on_the_loss_is_left_alone(rows: Tensor) -> None:
 # -- the floor of a fit by gradient -----------------------------------------------------------
 
 
+def raise_to_floor(layer: GMMLayer, min_std: float = 1e-6) -> list[CollapseEvent]:
+    """What the callback does after a step of the optimizer."""
+    model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+    raised, collapsed = _raise_to_floor(model, parameters, min_std)
+    raised.write_to(layer)
+    return [] if collapsed is None else [event for _, event in collapsed.events(model, 0)]
+
+
 def test_the_floor_is_that_of_em() -> None:
     flat = torch.diag_embed(torch.tensor([[1.0, 1.0], [1.0, 1e-12], [1e-30, 1e-30]]))
     layer = GMMLayer.from_parameters(torch.ones(3), torch.zeros(3, 2), flat)
     before = layer.covariance_matrix[0].detach().clone()
-    events = raise_to_floor(layer, least=1e-7)
+    events = raise_to_floor(layer, 1e-7)
     assert [(event.component, event.action) for event in events] == [
         ((1,), "floored"),
         ((2,), "floored"),
@@ -673,7 +681,7 @@ def test_the_floor_is_that_of_em() -> None:
     variances = covariance.diagonal(dim1=-2, dim2=-1)
     torch.testing.assert_close(variances[1], torch.tensor([1.0, 1e-8 / 3]))
     torch.testing.assert_close(variances[2], torch.tensor([2e-8 / 3, 1e-8 / 3]))
-    raise_to_floor(layer, least=0.1)
+    raise_to_floor(layer, 0.1)
     assert torch.linalg.eigvalsh(layer.covariance_matrix).min().item() == pytest.approx(0.01)
 
 
@@ -694,24 +702,24 @@ def test_without_the_floor_a_component_on_one_spot_underflows(floor: bool) -> No
 
 
 def test_the_floor_of_a_component_is_reported_once(rows: Tensor) -> None:
-    module, floor = model(), FloorCallback(target="density", least=1.1)
+    module, floor = model(), CovarianceFloorCallback(target="density", min_std=1.1)
     train(module, rows, floor, epochs=3)
     assert [event.component for event in sorted(floor.events, key=lambda e: e.component)] == [
         (k,) for k in range(3)
     ]
-    again = FloorCallback(target="density")
+    again = CovarianceFloorCallback(target="density")
     again.load_state_dict(floor.state_dict())
     assert again.events == floor.events
     assert torch.linalg.eigvalsh(module.density.covariance_matrix).min() > 1.21 - 1e-9
-    with pytest.raises(InvalidArgumentError, match="least must be a finite number > 0, got 0"):
-        FloorCallback(least=0)
+    with pytest.raises(InvalidArgumentError, match="min_std must be a finite number > 0, got 0"):
+        CovarianceFloorCallback(min_std=0)
 
 
 def test_a_mixture_that_diverged_is_reported(rows: Tensor) -> None:
     module = model()
     module.density.means.register_hook(lambda grad: grad * torch.nan)
     with pytest.raises(InvalidDataError, match=r"not finite after step 1.*clip gradients"):
-        train(module, rows, FloorCallback(target="density"))
+        train(module, rows, CovarianceFloorCallback(target="density"))
 
 
 # -- anything at all --------------------------------------------------------------------------
@@ -768,7 +776,7 @@ def test_ten_thousand_bad_batches(way: str, covariance: str) -> None:
 
 
 class Two(Autoencoder):
-    """A model with a mixture of its codes and one of its rows."""
+    """A model with a mixture of its latents and one of its rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -797,7 +805,7 @@ def test_nothing_is_left_for_the_optimizer(rows: Tensor, way: str) -> None:
     module = model()
     module.encoder.requires_grad_(False)
     module.decoder.requires_grad_(False)
-    with pytest.raises(InvalidArgumentError, match=r"fit_codes\(module, loader, 'density'\)"):
+    with pytest.raises(InvalidArgumentError, match=r"fit_latents\(module, loader, 'density'\)"):
         train(module, rows, by(way))
 
 
@@ -814,14 +822,14 @@ class Loose(Autoencoder):
 
 @pytest.mark.parametrize("kind", [Wrapped, Loose])
 def test_steps_of_other_signatures(rows: Tensor, kind: type[Autoencoder]) -> None:
-    assert codes(kind(), [(rows,)], "density").shape == (len(rows), 2)
+    assert collect_latents(kind(), [(rows,)], "density").shape == (len(rows), 2)
 
 
 def test_loaders_and_steps_that_give_no_codes(rows: Tensor) -> None:
     with pytest.raises(InvalidDataError, match="the loader gave no batches"):
-        fit_codes(model(), [], "density")
+        fit_latents(model(), [], "density")
     module = model()
     module.automatic_optimization = False
     with pytest.raises(InvalidArgumentError, match="optimises by hand: give step="):
-        fit_codes(module, [(rows,)], "density")
-    assert codes(module, [rows], "density", step="objective").shape == (len(rows), 2)
+        fit_latents(module, [(rows,)], "density")
+    assert collect_latents(module, [rows], "density", step="objective").shape == (len(rows), 2)

@@ -115,7 +115,7 @@ def test_what_is_logged_and_in_which_units(x: Tensor, fit: str) -> None:
 @pytest.mark.parametrize("fit", ["em", "sgd"])
 def test_validation_counts_rows_not_batches(x: Tensor, fit: str) -> None:
     module, this = fitted(x, fit, data={"val_fraction": 0.3, "batch_size": 7})
-    rows = this.datamodule.val_rows  # pyright: ignore[reportAttributeAccessIssue]
+    rows = this.datamodule.val.x  # pyright: ignore[reportAttributeAccessIssue]
     expected = module.log_prob(rows).mean().detach()
     torch.testing.assert_close(
         this.callback_metrics["val/log_likelihood"], expected, rtol=1e-13, atol=0
@@ -126,7 +126,7 @@ def test_validation_does_not_leak_into_the_training_mean(x: Tensor) -> None:
     data = ArrayDataModule(x, val_fraction=0.3, batch_size=7, shuffle=True)
     module = GMMModule(GMMLayer(2, 3), still)
     logged = run(module, data).callback_metrics["train/log_likelihood"]
-    expected = module.log_prob(data.train_rows).mean().detach()
+    expected = module.log_prob(data.train.x).mean().detach()
     torch.testing.assert_close(logged, expected, rtol=1e-13, atol=0)
 
 
@@ -167,12 +167,9 @@ def test_a_plain_loader_tells_the_number_of_rows(x: Tensor) -> None:
 
 def resolved(x: Tensor) -> tuple[Any, int]:
     """What a prior takes from the data."""
-    from gmm_lightning.em.moments import whole_statistics
-    from gmm_lightning.em.source import Source
     from gmm_lightning.statistics import DataMoments
 
-    layer = GMMLayer(2, 3)
-    return DataMoments.from_statistics(whole_statistics(Source(layer, x)), layer.covariance), 3
+    return DataMoments(x.mean(0), torch.cov(x.T, correction=0).unsqueeze(0)), 3
 
 
 def test_a_loader_without_length_needs_a_number_of_rows_for_a_prior(x: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from trainers import fitted
 
-from gmm_lightning.training import PassProgress
+from gmm_lightning.training import EpochProgress
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> str:
@@ -23,7 +23,7 @@ def test_the_bar_counts_passes_and_shows_the_log_likelihood(
     x: Tensor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = {"val_fraction": 0.2}
-    _, run = fitted(x, "em", PassProgress(), max_epochs=4, enable_progress_bar=True, data=data)
+    _, run = fitted(x, "em", EpochProgress(), max_epochs=4, enable_progress_bar=True, data=data)
     line = shown(capsys)
     assert "4/4" in line
     assert "100%" in line
@@ -39,7 +39,7 @@ def test_the_bar_counts_passes_and_shows_the_log_likelihood(
 
 
 def test_long_passes_count_their_batches(x: Tensor, capsys: pytest.CaptureFixture[str]) -> None:
-    progress = PassProgress(min_interval=0.0)
+    progress = EpochProgress(min_interval=0.0)
     fitted(x, "em", progress, max_epochs=2, enable_progress_bar=True, data={"batch_size": 20})
     assert "batch 3/6" in capsys.readouterr().err
 
@@ -53,7 +53,7 @@ def test_a_resumed_fit_continues_the_count(
     fitted(
         x,
         "em",
-        PassProgress(),
+        EpochProgress(),
         max_epochs=5,
         enable_progress_bar=True,
         ckpt_path=tmp_path / "a.ckpt",
@@ -62,7 +62,7 @@ def test_a_resumed_fit_continues_the_count(
 
 
 def test_without_a_bar_nothing_is_written(x: Tensor, capsys: pytest.CaptureFixture[str]) -> None:
-    progress = PassProgress()
+    progress = EpochProgress()
     progress.disable()
     fitted(x, "em", progress, max_epochs=2, enable_progress_bar=True)
     assert "passes" not in capsys.readouterr().err
@@ -74,13 +74,13 @@ def test_a_failure_closes_the_bar(x: Tensor, capsys: pytest.CaptureFixture[str])
             if trainer.current_epoch == 1:
                 raise ValueError("stumbled")
 
-    progress = PassProgress()
+    progress = EpochProgress()
     with pytest.raises(ValueError, match="stumbled"):
         fitted(x, "em", progress, Stumble(), max_epochs=4, enable_progress_bar=True)
     assert capsys.readouterr().err.endswith("\n")
 
 
 def test_the_bar_does_not_change_the_fit(x: Tensor) -> None:
-    with_bar, _ = fitted(x, "sgd", PassProgress(), enable_progress_bar=True)
+    with_bar, _ = fitted(x, "sgd", EpochProgress(), enable_progress_bar=True)
     without, _ = fitted(x, "sgd")
     assert torch.equal(with_bar.layer.means, without.layer.means)

@@ -14,9 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from trainers import adam, distance, same, state, trainer
 
 from gmm_lightning import GMMLayer, fit_em
-from gmm_lightning.em import StepwiseEM
-from gmm_lightning.em.source import Source
-from gmm_lightning.em.start import initialize, resolve_from
+from gmm_lightning.em import StepwiseEM, initialize_layer
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.training import (
     ArrayDataModule,
@@ -33,9 +31,7 @@ NO_VALIDATION = pytest.mark.filterwarnings("ignore:You defined a `validation_ste
 def started(x: Tensor, priors: Any = None) -> GMMLayer:
     """A layer where `InitializeCallback` leaves it."""
     layer = GMMLayer(x.shape[-1], 3, "full", priors)
-    source = Source(layer, x)
-    resolve_from(layer, source)
-    initialize(layer, source, "kmeans", torch.Generator().manual_seed(0))
+    initialize_layer(layer, x, generator=torch.Generator().manual_seed(0))
     return layer
 
 
@@ -113,8 +109,8 @@ def test_weights_of_rows(x: Tensor) -> None:
     weight = torch.arange(101.0) % 3
     module, _, _ = streamed(x, data={"sample_weight": weight}, max_epochs=1)
     layer = GMMLayer(2, 3)
-    source = Source(layer, x, weight)
-    initialize(layer, source, "kmeans", torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    initialize_layer(layer, x, sample_weight=weight, generator=generator)
     stream = StepwiseEM(layer)
     for part, w in zip(x.split(20), weight.split(20), strict=True):
         stream.partial_fit(part, w)

@@ -13,8 +13,7 @@ from torch import Tensor
 from trainers import fitted
 
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.training import EMCallback, GMMModule, MixtureLogger, tensorboard
-from gmm_lightning.training.tensorboard import draw
+from gmm_lightning.training import EMCallback, GMMModule, MixtureLogger, draw_mixture, tensorboard
 
 # Event files hold float32.
 FLOAT32 = 2e-7
@@ -106,7 +105,7 @@ def test_without_tensorboard_nothing_is_drawn(x: Tensor, monkeypatch: pytest.Mon
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("drawn")
 
-    monkeypatch.setattr(tensorboard, "draw", refuse)
+    monkeypatch.setattr(tensorboard, "draw_mixture", refuse)
     fitted(x, "em", MixtureLogger(every_n_passes=1), max_epochs=2)
 
 
@@ -120,6 +119,6 @@ def test_a_mixture_of_any_width_is_drawn(num_features: int) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(60, num_features, generator=generator) * 10.0 ** torch.arange(num_features)
     module, run = fitted(x, max_epochs=1, data={"standardize": True})
-    figure = draw(module, run.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
+    figure = draw_mixture(module, run.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
     assert figure.axes
     assert "3 components" in (figure.axes[0].get_title() or figure.get_suptitle())

@@ -13,6 +13,7 @@ from trainers import adam, distance, state, trainer
 
 from gmm_lightning import GMMLayer
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.rows import ArrayRows, Batch
 from gmm_lightning.training import (
     ArrayDataModule,
     EMCallback,
@@ -20,7 +21,7 @@ from gmm_lightning.training import (
     InitializeCallback,
     StreamDataModule,
 )
-from gmm_lightning.training.loader import SliceLoader
+from gmm_lightning.training.loader import RowLoader
 
 # Sums over 101 rows in another order, through a few passes of EM or steps of Adam.
 CLOSE = 1e-10
@@ -94,10 +95,10 @@ def test_the_units_are_weighted(x: Tensor, weight: Tensor, repeated: Tensor) -> 
 def test_validation_is_weighted(x: Tensor, weight: Tensor) -> None:
     data = ArrayDataModule(x, sample_weight=weight, val_fraction=0.3, batch_size=7)
     module, logged = fitted(data, x, "em")
-    assert data.val_rows is not None
-    assert data.val_weight is not None
-    expected = (data.val_weight * module.log_prob(data.val_rows).detach()).sum()
-    expected = expected / data.val_weight.sum()
+    assert data.val.x is not None
+    assert data.val.weight is not None
+    expected = (data.val.weight * module.log_prob(data.val.x).detach()).sum()
+    expected = expected / data.val.weight.sum()
     torch.testing.assert_close(logged["val/log_likelihood"], expected, rtol=1e-12, atol=0)
 
 
@@ -116,18 +117,19 @@ def test_parts_keep_the_weights_of_their_rows(x: Tensor) -> None:
     for name, size in (("train", 71), ("val", 20), ("test", 10)):
         part = data.part(name)
         assert part is not None
-        assert part.weight is not None
-        assert len(part.weight) == part.num_rows == size
-        assert torch.equal(part.weight, part.x[:, 0].abs())
-    assert data.train_weight is not None
-    assert data.total_weight == pytest.approx(float(data.train_weight.sum()), rel=1e-15)
+        batch = part.batch
+        assert batch.weight is not None
+        assert len(batch.weight) == part.num_rows == size
+        assert torch.equal(batch.weight, batch.x[:, 0].abs())
+    assert data.train.weight is not None
+    assert data.total_weight == pytest.approx(float(data.train.weight.sum()), rel=1e-15)
 
 
 @pytest.mark.parametrize("epoch", [None, 3])
 def test_batches_carry_the_weights_of_their_rows(x: Tensor, epoch: int | None) -> None:
-    loader = SliceLoader(
-        x, 10, weight=x[:, 1], rank=1, world_size=2, epoch=None if epoch is None else lambda: epoch
-    )
+    source = ArrayRows(Batch(x, x[:, 1]))
+    when = None if epoch is None else lambda: epoch
+    loader = RowLoader(source, 10, rank=1, world_size=2, epoch=when)
     for batch in loader:
         assert batch.weight is not None
         assert torch.equal(batch.weight, batch.x[:, 1])
@@ -162,10 +164,10 @@ def test_a_label_and_a_weight(tmp_path: Path) -> None:
     for name in ("train", "val"):
         part = data.part(name)
         assert part is not None
-        assert part.labels is not None
-        assert part.weight is not None
-        assert part.labels.tolist() == [0, 1] * 5
-        assert part.weight.tolist() == list(range(10))
+        assert part.batch.labels is not None
+        assert part.batch.weight is not None
+        assert part.batch.labels.tolist() == [0, 1] * 5
+        assert part.batch.weight.tolist() == list(range(10))
 
 
 @pytest.mark.parametrize(
@@ -187,9 +189,9 @@ def test_weights_that_cannot_be(x: Tensor, weight: Any, message: str) -> None:
 
 def test_a_part_without_weight_is_refused(x: Tensor) -> None:
     whole = ArrayDataModule(torch.arange(101.0)[:, None], val_fraction=0.1)
-    assert whole.val_rows is not None
+    assert whole.val.x is not None
     weight = torch.ones(101)
-    weight[whole.val_rows[:, 0].long()] = 0.0
+    weight[whole.val.x[:, 0].long()] = 0.0
     with pytest.raises(InvalidDataError, match="all sample weights of the validation set are 0"):
         ArrayDataModule(x, sample_weight=weight, val_fraction=0.1)
 

@@ -69,8 +69,7 @@ def _draw(
 ) -> None:
     """Draw a mixture, keeping the labels of the axes."""
     # Matplotlib takes a while to import, and nothing else here needs it.
-    from gmm_lightning.plotting import plot_error_ellipses
-    from gmm_lightning.plotting.figures import axes_or_new
+    from gmm_lightning.plotting import axes_or_new, plot_error_ellipses
 
     if ax is None:
         raise InvalidArgumentError("expected matplotlib axes to draw on, got None")

@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from gmm_lightning.covariances import FullCovariance
-from gmm_lightning.em import e_step, m_step
-from gmm_lightning.em.shrinkage import Shrinkage
+from gmm_lightning.em import Shrinkage, e_step, m_step
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.gmr._translate import Floats, floats_of, tensor_of
 from gmm_lightning.layers import GMMLayer

@@ -90,10 +90,10 @@ def condition(
     require_known(dense[None, : len(known), : len(known)])
     joint = mixture_of([1.0], centre[None], dense[None], definite=False)
     first = list(range(len(known)))
-    law = condition_mixture(joint, first, values)
+    conditional = condition_mixture(joint, first, values)
     # One row is enough for the covariance, which does not depend on the values.
     spread = condition_mixture(joint, first, joint.means[0, first]).component_covariances[0]
-    means = law.means[:, 0].numpy()
+    means = conditional.means[:, 0].numpy()
     return (means if np.ndim(X) == 2 else means[0]), spread.numpy()
 
 

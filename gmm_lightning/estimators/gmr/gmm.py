@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gmm_lightning._validation import require_choice, require_integer, require_number
-from gmm_lightning.distributions import MixtureOfGaussians, regress
+from gmm_lightning.distributions import MixtureOfGaussians, regress, require_positive_density
 from gmm_lightning.distributions import condition as condition_mixture
-from gmm_lightning.distributions.conditioning import require_reached
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.gmr._density import Density
 from gmm_lightning.estimators.gmr._translate import (
@@ -88,8 +87,6 @@ class GMM(Density):
         self.covariances = covariances
         self.verbose = verbose
         self.random_state = random_state
-
-    # -- estimation -------------------------------------------------------------------------
 
     def from_samples(
         self,
@@ -169,7 +166,7 @@ class GMM(Density):
         mixture = self._mixture()
         x = rows_of(X, mixture.num_features)
         log_joint = mixture.log_joint(x)
-        require_reached(log_joint, x)
+        require_positive_density(log_joint, x)
         return log_joint.softmax(-1).numpy()
 
     # -- regression -------------------------------------------------------------------------
@@ -180,12 +177,12 @@ class GMM(Density):
         values = rows_of(x, len(index))
         if len(values) != 1:
             raise InvalidArgumentError(f"expected one row of known features, got {len(values)}")
-        law = condition_mixture(mixture, index, values[0])
+        conditional = condition_mixture(mixture, index, values[0])
         return GMM(
             self.n_components,
-            law.weights.numpy(),
-            law.means.numpy(),
-            law.component_covariances.numpy(),
+            conditional.weights.numpy(),
+            conditional.means.numpy(),
+            conditional.component_covariances.numpy(),
             self.verbose,
             self.random_state,
         )
@@ -213,8 +210,6 @@ class GMM(Density):
             )
         require_known(self.covariances[:, index[:, np.newaxis], index])
         return mixture, index.tolist()
-
-    # -- other forms ------------------------------------------------------------------------
 
     def to_ellipses(self, factor: float = 1.0) -> list[tuple[Floats, tuple[float, float, float]]]:
         """Mean and `(angle, semi-axis, semi-axis)` of each component: see `MVN.to_ellipse`."""

@@ -115,7 +115,7 @@ class MVN(Density):
     # -- features ---------------------------------------------------------------------------
 
     def marginalize(self, indices: ArrayLike) -> MVN:
-        """The law of some features, which are kept in the order of `indices`."""
+        """The marginal distribution of some features, in the order of `indices`."""
         self._mixture(definite=False)
         index = integers_of(indices, len(self.mean))
         return MVN(
@@ -123,7 +123,7 @@ class MVN(Density):
         )
 
     def condition(self, indices: ArrayLike, x: ArrayLike) -> MVN:
-        """The law of the other features when those at `indices` are x, `(n_features_in,)`."""
+        """The conditional distribution of the others, given x `(n_features_in,)` at `indices`."""
         means, covariance = self.predict(indices, np.atleast_2d(np.asarray(x)))
         if len(means) != 1:
             raise InvalidArgumentError(f"expected one row of known features, got {len(means)}")
@@ -172,7 +172,7 @@ class MVN(Density):
         Args:
             transformed_sigma_points: `(2 n_features + 1, n_features_out)`.
             alpha: as for `sigma_points`.
-            beta: 2 for a normal law.
+            beta: 2 for a normal distribution.
             kappa: as for `sigma_points`.
             random_state: of the new object; None: this one's.
 
@@ -193,10 +193,10 @@ class MVN(Density):
                 f"{tuple(points.shape)}"
             )
         logits = points.new_zeros(1)
-        law = from_sigma_points(points[None], logits, alpha=alpha, beta=beta, kappa=kappa)
+        image = from_sigma_points(points[None], logits, alpha=alpha, beta=beta, kappa=kappa)
         source = self.random_state if random_state is None else random_state
-        covariance = law.component_covariances[0].numpy()
-        return MVN(law.means[0].numpy(), covariance, self.verbose, source)
+        covariance = image.component_covariances[0].numpy()
+        return MVN(image.means[0].numpy(), covariance, self.verbose, source)
 
     def _mixture(self, *, definite: bool = True) -> MixtureOfGaussians:
         require_given(mean=self.mean, covariance=self.covariance)

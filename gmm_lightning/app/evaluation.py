@@ -1,0 +1,149 @@
+"""Numbers that say how well a model describes rows, in the user's units, from one pass."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.app.agreement import LabelAgreement
+from gmm_lightning.criteria import aic, bic, icl
+from gmm_lightning.rows import RowSource
+from gmm_lightning.statistics import WeightedMoments
+from gmm_lightning.training import GMMModule
+
+# Rows at a time: N x K responsibilities never stand in memory together.
+_BLOCK = 1 << 14
+# Log-densities that are kept for quantiles; of more rows, evenly spaced ones.
+_MAX_KEPT = 10_000_000
+_COVERAGES = (0.5, 0.9, 0.95, 0.99)
+
+
+@dataclass(frozen=True)
+class LogDensitySample:
+    """`log p(x)` of rows, `(n,)` float64, and their weights or None."""
+
+    values: Tensor
+    weight: Tensor | None
+
+    def quantiles(self, probability: Tensor) -> Tensor:
+        """Values below which the given shares lie.
+
+        Between two rows it is interpolated. With weights it is the first value at which the
+        cumulated weight reaches the share.
+        """
+        order = self.values.argsort()
+        ordered = self.values[order]
+        if self.weight is not None:
+            mass = self.weight[order].cumsum(0)
+            index = torch.searchsorted(mass, probability * mass[-1])
+            return ordered[index.clamp(max=len(ordered) - 1)]
+        position = probability * (len(ordered) - 1)
+        below = position.floor().long()
+        above = (below + 1).clamp(max=len(ordered) - 1)
+        return ordered[below].lerp(ordered[above], position - below)
+
+    def share_above(self, edge: Tensor) -> float:
+        """Share of the rows, by weight, at an edge or above."""
+        above = (self.values >= edge).double()
+        if self.weight is None:
+            return float(above.mean())
+        return float((self.weight * above).sum() / self.weight.sum())
+
+
+@torch.no_grad()
+def evaluate_rows(module: GMMModule, rows: RowSource) -> tuple[dict[str, Any], LogDensitySample]:
+    """Log-likelihood with its standard error, criteria, and agreement with labels.
+
+    With sample weights every mean is weighted, and the number of rows that the criteria and the
+    standard error speak of is the total weight.
+
+    Returns:
+        The numbers, and the log densities that they come from: of at most `_MAX_KEPT` rows,
+        evenly spaced.
+    """
+    layer = module.layer
+    labels = LabelAgreement(layer.num_components)
+    step, row = max(1, -(-rows.num_rows // _MAX_KEPT)), 0
+    # Filled in place: many small pieces between the blocks would keep their memory from them.
+    values, weights = torch.empty(2, -(-rows.num_rows // step), dtype=torch.float64)
+    parts: list[WeightedMoments] = []
+    for batch in rows.read(size=_BLOCK):
+        weight = None if batch.weight is None else batch.weight.double().cpu()
+        log_joint = layer.log_joint(module.standardize(batch.x.to(layer.means.device)))
+        log_prob = _log_density_of(module, log_joint)
+        log_resp = log_joint.log_softmax(-1)
+        entropy = -(log_resp.exp() * log_resp).nan_to_num().sum(-1).double().cpu()
+        parts.append(WeightedMoments.of(torch.stack([log_prob, entropy], -1), weight))
+        kept = slice(-row % step, None, step)
+        own = log_prob[kept]
+        at = slice(-(-row // step), -(-row // step) + len(own))
+        values[at] = own
+        if weight is not None:
+            weights[at] = weight[kept]
+        if batch.labels is not None:
+            labels.add(batch.labels.cpu(), log_joint.argmax(-1).cpu(), weight)
+        row += batch.num_rows
+    moments = reduce(operator.add, parts)
+    n, p, mean = float(moments.weight), layer.num_free_parameters, float(moments.mean[0])
+    numbers = {
+        "log_likelihood": mean,
+        "standard_error": math.sqrt(float(moments.scatter[0])) / n,
+        "objective": mean + float(layer.log_prior()) / n,
+        "bic": bic(mean * n, p, n),
+        "aic": aic(mean * n, p),
+        "icl": icl(mean * n, p, n, float(moments.mean[1]) * n),
+        "num_rows": row,
+        **({"total_weight": n} if rows.weighted else {}),
+        "num_features": layer.num_features,
+        "num_components": layer.num_components,
+        "num_free_parameters": p,
+        **(labels.scores() if labels.counts else {}),
+    }
+    return numbers, LogDensitySample(values, weights if rows.weighted else None)
+
+
+@torch.no_grad()
+def log_likelihood(module: GMMModule, rows: RowSource) -> float:
+    """Weighted mean of `log p(x)`, in the user's units."""
+    parts = (WeightedMoments.of(log_density(module, b.x), b.weight) for b in rows.read(size=_BLOCK))
+    return float(reduce(operator.add, parts).mean)
+
+
+@torch.no_grad()
+def log_density(module: GMMModule, rows: Tensor) -> Tensor:
+    """`log p(x)` of rows in the user's units, `(N,)`, float64, on the processor."""
+    device = module.layer.means.device
+    blocks = (module.standardize(x.to(device)) for x in rows.split(_BLOCK))
+    return torch.cat([_log_density_of(module, module.layer.log_joint(z)) for z in blocks])
+
+
+def _log_density_of(module: GMMModule, log_joint: Tensor) -> Tensor:
+    """`log p(x)` in the user's units, float64, on the processor, from `log p(x, k)`."""
+    return (log_joint.logsumexp(-1).double() + module.standardize.log_abs_det).cpu()
+
+
+def density_quantiles(density: LogDensitySample) -> dict[str, list[float]]:
+    """Quantiles of the training density, finest where outliers are cut off."""
+    tail = torch.logspace(-5, -2, 31, dtype=torch.float64)[:-1]
+    probability = torch.cat([tail, torch.linspace(0.01, 0.99, 99, dtype=torch.float64)])
+    quantile = density.quantiles(probability)
+    return {"probability": probability.tolist(), "log_density": quantile.tolist()}
+
+
+def coverage(
+    module: GMMModule, density: LogDensitySample, generator: torch.Generator
+) -> dict[str, float]:
+    """Share of rows inside the model's highest-density regions of given masses.
+
+    A region of mass p holds the densest points; its edge is the (1 - p) quantile of the density
+    of draws from the model (Hyndman 1996). A calibrated model covers a share p of new rows.
+    """
+    drawn = log_density(module, module.sample(100_000, generator=generator))
+    edges = drawn.quantile(1 - torch.tensor(_COVERAGES, dtype=torch.float64))
+    return {str(p): density.share_above(edge) for p, edge in zip(_COVERAGES, edges, strict=True)}

@@ -1,1 +1,0 @@
-"""Finished examples, one file each: `gmm-example NAME` runs them."""

@@ -1,0 +1,39 @@
+"""Reading ahead: the next batches come from the disk while one is worked with."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+_END: Any = object()
+
+
+def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
+    """The same items, up to `depth` of them taken in advance by a thread.
+
+    An error of the thread is raised here, after the items before it. When this iterator is
+    dropped or closed, the thread ends with the item that it is at.
+
+    Args:
+        items: what to read; only the thread touches it.
+        depth: items that may wait.
+
+    Example:
+        >>> list(prefetch(range(3)))
+        [0, 1, 2]
+    """
+    iterator = iter(items)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+    try:
+        waiting = deque(pool.submit(next, iterator, _END) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not _END:
+            waiting.append(pool.submit(next, iterator, _END))
+            yield item
+            # A batch that is done with must not live on while the next one is waited for.
+            del item
+    finally:
+        pool.shutdown(cancel_futures=True)

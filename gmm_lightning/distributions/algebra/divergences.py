@@ -1,0 +1,206 @@
+"""Entropy and divergences: closed forms, bounds, and Monte Carlo estimates."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.distributions import register_kl
+
+from gmm_lightning._validation import require_integer
+from gmm_lightning.distributions.density import (
+    LOG_2PI,
+    DrawOptions,
+    MixtureDensity,
+    as_mixture,
+    draw_samples,
+)
+from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
+from gmm_lightning.linalg import full_precision
+
+
+class Estimate(NamedTuple):
+    """A Monte Carlo estimate, `(*B)` each.
+
+    Attributes:
+        value: the mean over samples.
+        standard_error: the standard deviation of that mean.
+    """
+
+    value: Tensor
+    standard_error: Tensor
+
+
+def entropy(
+    mixture: MixtureDensity, num_samples: int = 10_000, generator: Generator | None = None
+) -> Estimate:
+    """Differential entropy `-E[log p(x)]` in nats, by Monte Carlo.
+
+    Args:
+        mixture: p.
+        num_samples: at least 2.
+        generator: source of randomness.
+
+    Example:
+        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+        >>> estimate = entropy(mixture)
+        >>> bool((estimate.value - 1.4189).abs() < 6 * estimate.standard_error)
+        True
+    """
+    mixture = as_mixture(mixture)
+    x = _draws(mixture, num_samples, generator)
+    return _monte_carlo_estimate(-mixture.log_prob(x))
+
+
+def entropy_bounds(mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
+    """A lower and an upper bound of the entropy, `(*B)` each, in closed form.
+
+        lower = -sum_i pi_i log sum_j pi_j N(mu_i | mu_j, Sigma_i + Sigma_j)
+        upper = sum_i pi_i (-log pi_i + log((2 pi e)^D |Sigma_i|) / 2)
+
+    References:
+        M. F. Huber et al. (2008), On entropy approximation for Gaussian mixture random vectors,
+        IEEE Multisensor Fusion and Integration.
+    """
+    mixture = as_mixture(mixture)
+    weights = mixture.weights
+    lower = log_expected_likelihood(mixture, mixture) + mixture.log_weights.unsqueeze(-2)
+    half = mixture.covariance.half_log_det(mixture.scale, mixture.num_features)
+    each = half.expand_as(weights) + 0.5 * mixture.num_features * (LOG_2PI + 1)
+    # `0 log 0 = 0`.
+    surprise = torch.where(weights > 0, mixture.log_weights, 0.0)
+    upper = (weights * (each - surprise)).sum(-1)
+    return -(weights * lower.logsumexp(-1)).sum(-1), upper
+
+
+def kl_divergence(
+    p: MixtureDensity,
+    q: MixtureDensity,
+    num_samples: int = 10_000,
+    generator: Generator | None = None,
+) -> Estimate:
+    """`KL(p || q) = E_p[log p(x) - log q(x)]` in nats, by Monte Carlo.
+
+    Raises:
+        InvalidArgumentError: another number of features, or fewer than 2 samples.
+    """
+    p, q = as_mixture(p, "p"), as_mixture(q, "q")
+    require_same_features(p, q)
+    p = p.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
+    x = _draws(p, num_samples, generator)
+    return _monte_carlo_estimate(p.log_prob(x) - q.log_prob(x))
+
+
+def kl_variational(p: MixtureDensity, q: MixtureDensity) -> Tensor:
+    """The variational approximation of `KL(p || q)`, `(*B)`, in closed form.
+
+        sum_a pi_a log(sum_a' pi_a' exp(-KL(a || a')) / sum_b w_b exp(-KL(a || b)))
+
+    References:
+        J. R. Hershey, P. A. Olsen (2007), Approximating the Kullback Leibler divergence between
+        Gaussian mixture models, ICASSP.
+    """
+    p, q = as_mixture(p, "p"), as_mixture(q, "q")
+    require_same_features(p, q)
+    own = (p.log_weights.unsqueeze(-2) - _component_kl(p, p)).logsumexp(-1)
+    other = (q.log_weights.unsqueeze(-2) - _component_kl(p, q)).logsumexp(-1)
+    return (p.weights * (own - other)).sum(-1)
+
+
+def _component_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
+    """`KL(p_i || q_j)` between components, `(*B, K, L)`."""
+    a, b = p.scale_tril.unsqueeze(-3), q.scale_tril.unsqueeze(-4)
+    with full_precision(a.device):
+        ratio = torch.linalg.solve_triangular(b.expand(_pair_shape(a, b)), a, upper=False)
+        gap = (p.means.unsqueeze(-2) - q.means.unsqueeze(-3)).unsqueeze(-1)
+        white = torch.linalg.solve_triangular(b.expand(_pair_shape(a, b)), gap, upper=False)
+    log_ratio = ratio.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    square = ratio.square().sum((-2, -1)) + white.square().sum((-2, -1))
+    return 0.5 * (square - p.num_features) - log_ratio
+
+
+def log_inner_product(p: MixtureDensity, q: MixtureDensity) -> Tensor:
+    """`log int p(x) q(x) dx`, `(*B)`."""
+    p, q = as_mixture(p, "p"), as_mixture(q, "q")
+    require_same_features(p, q)
+    both = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2)
+    return (both + log_expected_likelihood(p, q)).flatten(-2).logsumexp(-1)
+
+
+def l2_distance(p: MixtureDensity, q: MixtureDensity) -> Tensor:
+    """`sqrt(int (p(x) - q(x))^2 dx)`, `(*B)`, in closed form."""
+    p, q = as_mixture(p, "p"), as_mixture(q, "q")
+    logs = log_inner_product(p, p), log_inner_product(q, q), log_inner_product(p, q)
+    logs = torch.broadcast_tensors(*logs)
+    # In units of the largest: densities in many dimensions overflow or underflow.
+    top = torch.stack(logs).detach().amax(0)
+    pp, qq, pq = ((log - top).exp() for log in logs)
+    square = pp + qq - 2 * pq
+    # The square root has no derivative at 0, where both densities are equal.
+    positive = square > 0
+    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0) * (0.5 * top).exp()
+
+
+def cauchy_schwarz_divergence(p: MixtureDensity, q: MixtureDensity) -> Tensor:
+    """`-log(<p, q> / sqrt(<p, p> <q, q>))`, `(*B)`, in closed form: 0 only for equal densities.
+
+    References:
+        K. Kampa, E. Hasanbelliu, J. C. Principe (2011), Closed-form Cauchy-Schwarz PDF
+        divergence for mixture of Gaussians, IJCNN.
+    """
+    p, q = as_mixture(p, "p"), as_mixture(q, "q")
+    own = 0.5 * (log_inner_product(p, p) + log_inner_product(q, q))
+    return own - log_inner_product(p, q)
+
+
+def log_expected_likelihood(p: MixtureDensity, q: MixtureDensity) -> Tensor:
+    """Expected likelihoods of components, `log N(mu_i | nu_j, Sigma_i + Omega_j)`, `(*B, K, L)`."""
+    total = p.component_covariances.unsqueeze(-3) + q.component_covariances.unsqueeze(-4)
+    gap = (p.means.unsqueeze(-2) - q.means.unsqueeze(-3)).unsqueeze(-1)
+    with full_precision(gap.device):
+        factor = torch.linalg.cholesky(total)
+        white = torch.linalg.solve_triangular(factor, gap, upper=False)
+    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return -0.5 * (white.square().sum((-2, -1)) + log_det + p.num_features * LOG_2PI)
+
+
+def _pair_shape(a: Tensor, b: Tensor) -> torch.Size:
+    """The broadcast shape of matrices for all pairs of components."""
+    return torch.broadcast_shapes(a.shape, b.shape)
+
+
+def _draws(mixture: MixtureDensity, num_samples: int, generator: Generator | None) -> Tensor:
+    """Samples `(n, *B, D)` for an estimate."""
+    rows = require_integer("num_samples", num_samples, least=2)
+    return draw_samples(mixture, rows, DrawOptions(), generator)[0]
+
+
+@register_kl(MixtureDensity, MixtureDensity)
+def _no_closed_form_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
+    """The implementation of `torch.distributions.kl_divergence`, which has no closed form."""
+    raise NoClosedFormError(
+        "the Kullback-Leibler divergence of mixtures has no closed form; "
+        "distributions.kl_divergence(p, q) estimates it from draws, "
+        "distributions.kl_variational(p, q) approximates it"
+    )
+
+
+def _monte_carlo_estimate(values: Tensor) -> Estimate:
+    """Mean and standard error over samples `(n, *B)`."""
+    return Estimate(values.mean(0), values.std(0) / len(values) ** 0.5)
+
+
+def require_same_features(p: MixtureDensity, q: MixtureDensity) -> None:
+    """Raise unless two mixtures have as many features, and batches that broadcast."""
+    if p.num_features != q.num_features:
+        raise InvalidArgumentError(
+            f"expected mixtures of equally many features, got {p.num_features} and {q.num_features}"
+        )
+    try:
+        torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+    except RuntimeError:
+        raise InvalidArgumentError(
+            f"expected batches of mixtures that broadcast, got {tuple(p.batch_shape)} and "
+            f"{tuple(q.batch_shape)}"
+        ) from None

@@ -1,0 +1,111 @@
+"""Affine maps of mixtures, convolution, and products of densities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gmm_lightning._validation import require_numbers
+from gmm_lightning.distributions.algebra.divergences import (
+    log_expected_likelihood,
+    require_same_features,
+)
+from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.linalg import factor_of_rows, full_precision, symmetrize
+
+
+def affine(mixture: M, matrix: Tensor, offset: Tensor | float = 0.0) -> M:
+    """The distribution of `A x + b`: means `A mu_k + b`, covariances `A Sigma_k A'`.
+
+    Args:
+        mixture: of x, `(*B, D)`.
+        matrix: A, `(*B, M, D)` of full row rank, M at most D.
+        offset: b, `(*B, M)`.
+
+    Raises:
+        InvalidArgumentError: a shape that does not fit, or linearly dependent rows of A.
+
+    Example:
+        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.ones(1, 2), torch.eye(2)[None])
+        >>> affine(mixture, torch.tensor([[1.0, 1.0]])).component_covariances
+        tensor([[[2.0000]]])
+    """
+    mixture = as_mixture(mixture)
+    matrix = require_numbers("a matrix", matrix, mixture.means)
+    b = require_numbers("an offset", offset, mixture.means)
+    d, batch = mixture.num_features, tuple(mixture.batch_shape)
+    if matrix.dim() < 2 or matrix.shape[-1] != d or not 1 <= matrix.shape[-2] <= d:
+        raise InvalidArgumentError(
+            f"expected a matrix of shape (M, {d}) with M <= {d}, got shape {tuple(matrix.shape)}"
+        )
+    try:
+        spread = matrix.expand(*batch, *matrix.shape[-2:]).unsqueeze(-3)
+        b = b.expand(*batch, matrix.shape[-2])
+    except RuntimeError:
+        raise InvalidArgumentError(
+            f"expected a matrix (*B, M, {d}) and an offset (*B, M) for mixtures of batch shape "
+            f"{batch}, got shapes {tuple(matrix.shape)} and {tuple(b.shape)}"
+        ) from None
+    if not bool(b.detach().isfinite().all()):
+        raise InvalidArgumentError("the offset of an affine map must be finite, and is not")
+    with full_precision(matrix.device):
+        factor = factor_of_rows(spread @ mixture.scale_tril)
+        means = (spread @ mixture.means.unsqueeze(-1)).squeeze(-1)
+    # Relative to the length of each row, as units are arbitrary.
+    length = torch.linalg.vector_norm(factor.detach(), dim=-1)
+    pivots = factor.detach().diagonal(dim1=-2, dim2=-1)
+    if not bool((pivots > d * torch.finfo(factor.dtype).eps * length).all()):
+        raise InvalidArgumentError(
+            "the rows of the matrix depend on each other, so A x has no density"
+        )
+    return mixture.with_parameters(mixture.mixture_logits, means + b.unsqueeze(-2), factor)
+
+
+def convolve(p: M, q: MixtureDensity) -> M:
+    """The distribution of `x + y` for independent x of p and y of q: K L components.
+
+    Raises:
+        InvalidArgumentError: another number of features.
+    """
+    p, q = as_mixture(p, "p"), as_mixture(q, "q")
+    require_same_features(p, q)
+    logits = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2)
+    means = p.means.unsqueeze(-2) + q.means.unsqueeze(-3)
+    a, b = torch.broadcast_tensors(p.scale_tril.unsqueeze(-3), q.scale_tril.unsqueeze(-4))
+    factor = factor_of_rows(torch.cat([a, b], -1))
+    return p.with_parameters(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))
+
+
+def product(p: M, q: MixtureDensity) -> M:
+    """The normalised product `p(x) q(x)`, the fusion of independent beliefs: K L components.
+
+    `Sigma = (A^-1 + B^-1)^-1 = A - A (A + B)^-1 A`, factored from whitened precisions; weights
+    are multiplied by the expected likelihoods of the components. The logarithm of the
+    normalising constant is `log_inner_product(p, q)`.
+
+    Raises:
+        InvalidArgumentError: another number of features.
+
+    References:
+        K. B. Petersen, M. S. Pedersen (2012), The Matrix Cookbook, section 8.1.8.
+    """
+    p, q = as_mixture(p, "p"), as_mixture(q, "q")
+    require_same_features(p, q)
+    dtype = torch.promote_types(p.means.dtype, q.means.dtype)
+    a, b = p.scale_tril.to(dtype).unsqueeze(-3), q.scale_tril.to(dtype).unsqueeze(-4)
+    a, b = torch.broadcast_tensors(a, b)
+    identity = torch.eye(p.num_features, dtype=a.dtype, device=a.device)
+    with full_precision(a.device):
+        # Sigma = A (I + M' M)^-1 A' with A the factor of p and M = B^-1 A.
+        ratio = torch.linalg.solve_triangular(b, a, upper=False)
+        inner = torch.linalg.cholesky(identity + symmetrize(ratio.mT @ ratio))
+        factor = factor_of_rows(torch.linalg.solve_triangular(inner, a.mT, upper=False).mT)
+        gap = (q.means.unsqueeze(-3) - p.means.unsqueeze(-2)).to(dtype).unsqueeze(-1)
+        white = torch.linalg.solve_triangular(b, gap, upper=False)
+        step = a @ torch.cholesky_solve(ratio.mT @ white, inner)
+    means = p.means.unsqueeze(-2) + step.squeeze(-1)
+    logits = (
+        p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2) + log_expected_likelihood(p, q)
+    )
+    return p.with_parameters(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))

@@ -1,0 +1,42 @@
+"""The mixture as a density: parameters, log p(x), moments, and draws from it."""
+
+from __future__ import annotations
+
+from gmm_lightning.distributions.density.drawing import draw_samples
+from gmm_lightning.distributions.density.implicit import (
+    conditional_cdfs,
+    implicit_reparameterization,
+    normal_cdf,
+)
+from gmm_lightning.distributions.density.mixture_density import (
+    LOG_2PI,
+    M,
+    MixtureDensity,
+    as_mixture,
+)
+from gmm_lightning.distributions.density.moments import moment_match
+from gmm_lightning.distributions.density.options import DrawOptions, SampleShape
+from gmm_lightning.distributions.density.reparameterization import (
+    check_reparameterization,
+    draw_reparameterized,
+    gumbel_softmax_sample,
+    score_function,
+)
+
+__all__ = [
+    "LOG_2PI",
+    "DrawOptions",
+    "M",
+    "MixtureDensity",
+    "SampleShape",
+    "as_mixture",
+    "check_reparameterization",
+    "conditional_cdfs",
+    "draw_reparameterized",
+    "draw_samples",
+    "gumbel_softmax_sample",
+    "implicit_reparameterization",
+    "moment_match",
+    "normal_cdf",
+    "score_function",
+]

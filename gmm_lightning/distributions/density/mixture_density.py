@@ -1,0 +1,282 @@
+"""The density of a mixture: parameters, log p(x), responsibilities, moments."""
+
+from __future__ import annotations
+
+import operator
+from reprlib import repr as short
+from typing import Any, ClassVar, Self, SupportsIndex, TypeVar, cast
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    MixtureSameFamily,
+    MultivariateNormal,
+    constraints,
+)
+
+from gmm_lightning.covariances import Covariance, FullCovariance
+from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
+from gmm_lightning.linalg import at_least_float32, full_precision
+
+LOG_2PI = 1.8378770664093453
+
+
+class MixtureDensity(Distribution):
+    """The base class of `MixtureOfGaussians`, and the type that functions of mixtures take.
+
+    Functions build their results by `with_parameters`, so that a subclass is preserved.
+
+    Args:
+        mixture_logits: unnormalised log weights, `(*B, K)`.
+        means: `(*B, K, D)`.
+        scale: the covariances in the family's compact form, `(*B, G, ...)`.
+        covariance: the family; None for dense lower Cholesky factors.
+
+    Raises:
+        InvalidArgumentError: the shapes do not fit each other.
+    """
+
+    arg_constraints: ClassVar[Any] = {}
+    support: ClassVar[Any] = constraints.real_vector
+
+    def __init__(
+        self,
+        mixture_logits: Tensor,
+        means: Tensor,
+        scale: Tensor,
+        covariance: Covariance | None = None,
+    ) -> None:
+        self.covariance = covariance if covariance is not None else FullCovariance()
+        self.mixture_logits = at_least_float32(mixture_logits)
+        self.means = at_least_float32(means)
+        self.scale = at_least_float32(scale)
+        *batch, num_components, num_features = means.shape
+        expected = (*batch, *self.covariance.shape(num_components, num_features))
+        if mixture_logits.shape != means.shape[:-1] or scale.shape != expected:
+            raise InvalidArgumentError(
+                f"means of shape {tuple(means.shape)} need mixture_logits of shape "
+                f"{tuple(means.shape[:-1])} and a scale of shape {expected}, got "
+                f"{tuple(mixture_logits.shape)} and {tuple(scale.shape)}"
+            )
+        super().__init__(Size(batch), Size([num_features]), validate_args=False)
+
+    # -- parameters -------------------------------------------------------------------------
+
+    @property
+    def num_components(self) -> int:
+        """K."""
+        return self.means.shape[-2]
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return self.means.shape[-1]
+
+    @property
+    def log_weights(self) -> Tensor:
+        """`log pi_k`, `(*B, K)`."""
+        return self.mixture_logits.log_softmax(-1)
+
+    @property
+    def weights(self) -> Tensor:
+        """`pi_k`, `(*B, K)`."""
+        return self.mixture_logits.softmax(-1)
+
+    @property
+    def scale_tril(self) -> Tensor:
+        """Lower Cholesky factors of the components' covariances, `(*B, K, D, D)`."""
+        return self._per_component(self.covariance.scale_tril(self.scale, self.num_features))
+
+    @property
+    def component_covariances(self) -> Tensor:
+        """The components' covariances, `(*B, K, D, D)`."""
+        return self._per_component(self.covariance.covariance_matrix(self.scale, self.num_features))
+
+    def _per_component(self, dense: Tensor) -> Tensor:
+        return dense.expand(*self.means.shape, self.num_features)
+
+    # -- density ----------------------------------------------------------------------------
+
+    def whiten(self, x: Tensor) -> Tensor:
+        """`L_k^-1 (x - mu_k)`: `(*S, *B, D)` -> `(*S, *B, K, D)`, whitened residuals.
+
+        Raises:
+            InvalidArgumentError: rows of another width.
+        """
+        self.check_rows(x)
+        x = x.to(self.means.dtype)
+        with full_precision(x.device):
+            return self.covariance.whiten(self.scale, x.unsqueeze(-2) - self.means)
+
+    def check_rows(self, x: Tensor) -> None:
+        """Raise unless rows are of the mixture's width and shape `(*S, *B, D)`.
+
+        Raises:
+            InvalidArgumentError: another width, or a batch that does not broadcast.
+        """
+        if not isinstance(x, Tensor):
+            raise InvalidArgumentError(
+                f"expected rows as a tensor, got {type(x).__name__}; write torch.as_tensor(x)"
+            )
+        if x.dim() == 0 or x.shape[-1] != self.num_features:
+            raise InvalidArgumentError(
+                f"expected rows with {self.num_features} features in the last axis, got an array "
+                f"of shape {tuple(x.shape)}"
+                + ("; write x[:, None] for one feature" if x.dim() == 1 else "")
+            )
+        own = len(self.batch_shape)
+        pairs = zip(reversed(x.shape[:-1]), reversed(self.batch_shape), strict=False)
+        if any(n != b and 1 not in (n, b) for n, b in pairs):
+            raise InvalidArgumentError(
+                f"expected rows (*S, *B, D) for mixtures of batch shape {tuple(self.batch_shape)}, "
+                f"got shape {tuple(x.shape)}; for the same rows in all of them write "
+                f"x[:, {', '.join(['None'] * own)}]"
+            )
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """`log pi_k + log N(x | mu_k, Sigma_k)`: `(*S, *B, D)` -> `(*S, *B, K)`."""
+        white = self.whiten(x)
+        with full_precision(white.device):
+            log_scale = self.covariance.half_log_det(self.scale, self.num_features)
+            constant = self.log_weights - log_scale - 0.5 * self.num_features * LOG_2PI
+            return constant - 0.5 * white.square().sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """`log p(x)`: `(*S, *B, D)` -> `(*S, *B)`."""
+        return self.log_joint(value).logsumexp(-1)
+
+    def log_responsibilities(self, x: Tensor) -> Tensor:
+        """`log p(k | x)`: `(*S, *B, D)` -> `(*S, *B, K)`."""
+        return self.log_joint(x).log_softmax(-1)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """`p(k | x)`: `(*S, *B, D)` -> `(*S, *B, K)`."""
+        return self.log_joint(x).softmax(-1)
+
+    # -- moments ----------------------------------------------------------------------------
+
+    @property
+    def mean(self) -> Tensor:
+        """`sum_k pi_k mu_k`, `(*B, D)`."""
+        return (self.weights.unsqueeze(-1) * self.means).sum(-2)
+
+    @property
+    def variance(self) -> Tensor:
+        """Diagonal of `covariance_matrix`, `(*B, D)`."""
+        within = self.scale_tril.square().sum(-1)
+        between = (self.means - self.mean.unsqueeze(-2)).square()
+        return (self.weights.unsqueeze(-1) * (within + between)).sum(-2)
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """`sum_k pi_k (Sigma_k + (mu_k - mu)(mu_k - mu)')`, `(*B, D, D)`."""
+        weights = self.weights[..., None, None]
+        gap = self.means - self.mean.unsqueeze(-2)
+        between = gap.unsqueeze(-1) * gap.unsqueeze(-2)
+        return (weights * (self.component_covariances + between)).sum(-3)
+
+    # -- no closed form ---------------------------------------------------------------------
+
+    def entropy(self) -> Tensor:
+        """Raise `NoClosedFormError`, which names the estimate and the bounds."""
+        raise NoClosedFormError(
+            "the entropy of a mixture has no closed form; distributions.entropy(mixture) estimates "
+            "it from draws, distributions.entropy_bounds(mixture) encloses it"
+        )
+
+    @property
+    def mode(self) -> Tensor:
+        """Raise `NoClosedFormError`, which names the search."""
+        raise NoClosedFormError(
+            "the mode of a mixture has no closed form; distributions.modes(mixture) finds those "
+            "that its means lead to, and log_prob says which is the highest"
+        )
+
+    # -- other forms ------------------------------------------------------------------------
+
+    def with_parameters(
+        self,
+        mixture_logits: Tensor,
+        means: Tensor,
+        scale: Tensor,
+        covariance: Covariance | None = None,
+    ) -> Self:
+        """A mixture of the same type with other parameters; see the constructor."""
+        return type(self)(mixture_logits, means, scale, covariance)
+
+    def component(self, k: int) -> Self:
+        """The mixture of component k alone.
+
+        Raises:
+            InvalidArgumentError: k is not in `[-K, K)`.
+        """
+        if not isinstance(k, SupportsIndex):
+            raise InvalidArgumentError(f"component must be an integer, got {k!r}")
+        k = operator.index(k)
+        if not -self.num_components <= k < self.num_components:
+            raise InvalidArgumentError(f"component must be in [0, {self.num_components}), got {k}")
+        k %= self.num_components
+        axis = len(self.batch_shape)
+        scale = self.scale if self.covariance.tied else self.scale.narrow(axis, k, 1)
+        return self.with_parameters(
+            torch.zeros_like(self.mixture_logits[..., k : k + 1]),
+            self.means[..., k : k + 1, :],
+            scale,
+            self.covariance,
+        )
+
+    def expand(
+        self, batch_shape: Size | list[int] | tuple[int, ...], _instance: None = None
+    ) -> Self:
+        """The mixture expanded to a larger batch, without copying."""
+        batch = Size(batch_shape)
+        own = len(self.batch_shape)
+        return self.with_parameters(
+            self.mixture_logits.expand(*batch, *self.mixture_logits.shape[own:]),
+            self.means.expand(*batch, *self.means.shape[own:]),
+            self.scale.expand(*batch, *self.scale.shape[own:]),
+            self.covariance,
+        )
+
+    def to_torch(self) -> MixtureSameFamily:
+        """Torch's `MixtureSameFamily` over `MultivariateNormal` with the same density."""
+        return MixtureSameFamily(
+            Categorical(logits=self.mixture_logits),
+            MultivariateNormal(self.means, scale_tril=self.scale_tril),
+        )
+
+    def __repr__(self) -> str:
+        batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""
+        return (
+            f"{type(self).__name__}(num_components={self.num_components}, "
+            f"num_features={self.num_features}, covariance={self.covariance.name!r}{batch})"
+        )
+
+
+M = TypeVar("M", bound=MixtureDensity)
+
+
+def as_mixture(value: M, name: str = "mixture") -> M:
+    """The mixture itself, or the one that a layer's `distribution()` returns.
+
+    Args:
+        value: a mixture, or a layer with one.
+        name: of the argument, for the message.
+
+    Raises:
+        InvalidArgumentError: anything else.
+
+    Example:
+        >>> from gmm_lightning import GMMLayer
+        >>> as_mixture(GMMLayer(num_features=2, num_components=3))
+        MixtureOfGaussians(num_components=3, num_features=2, covariance='full')
+    """
+    make = getattr(value, "distribution", None)
+    mixture = make() if callable(make) else value
+    if not isinstance(mixture, MixtureDensity):
+        raise InvalidArgumentError(
+            f"{name} must be a mixture or a layer with one, got {short(value)}"
+        )
+    return cast("M", mixture)

@@ -1,0 +1,170 @@
+"""Samples with gradients: pathwise, implicit, relaxed, and by the score function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning._validation import require_integer, require_number
+from gmm_lightning.distributions._ancestral import choose_components
+from gmm_lightning.distributions.density.drawing import draw_samples, full_shape
+from gmm_lightning.distributions.density.implicit import implicit_reparameterization
+from gmm_lightning.distributions.density.mixture_density import M, MixtureDensity, as_mixture
+from gmm_lightning.distributions.density.options import DrawOptions, SampleShape
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.linalg import full_precision, multiply_rows
+
+
+def draw_reparameterized(
+    mixture: MixtureDensity,
+    sample_shape: SampleShape,
+    options: DrawOptions,
+    relaxation: float | None,
+    generator: Generator | None,
+) -> Tensor:
+    """Samples `(*S, *B, D)` with gradients: see `MixtureOfGaussians.rsample`."""
+    check_reparameterization(options, relaxation)
+    tempered = _temper(mixture, float(options.temperature))
+    if relaxation is not None:
+        return gumbel_softmax_sample(
+            tempered, full_shape(tempered, sample_shape), relaxation, generator
+        )
+    x, z = draw_samples(mixture, sample_shape, options, generator)
+    if 0 in mixture.batch_shape:
+        # No mixture, no draw: only the graph is kept.
+        return x + tempered.means.sum()
+    return (
+        implicit_reparameterization(tempered, x)
+        if options.component is None
+        else _pathwise_gradient(tempered, x, z)
+    )
+
+
+def check_reparameterization(options: DrawOptions, relaxation: float | None) -> None:
+    """Raise where samples with these options have no gradient.
+
+    Raises:
+        InvalidArgumentError: a region, whose mass depends on the parameters; or a relaxation
+            together with given components, `quasi` or `antithetic`.
+    """
+    if options.within is not None:
+        raise InvalidArgumentError(
+            "draws within a region have no gradients: how many are refused depends on the "
+            "parameters; draw without them, or without the region"
+        )
+    if relaxation is None:
+        return
+    require_number("relaxed", relaxation, above=0)
+    if options.component is not None or options.quasi or options.antithetic:
+        raise InvalidArgumentError(
+            "relaxed draws mix all components: they take no component, quasi or antithetic"
+        )
+
+
+def _temper(mixture: M, temperature: float) -> M:
+    """The mixture with logits divided, and covariances multiplied, by the temperature."""
+    if temperature == 1:
+        return mixture
+    return mixture.with_parameters(
+        mixture.mixture_logits / temperature,
+        mixture.means,
+        math.sqrt(temperature) * mixture.scale_tril,
+    )
+
+
+def _pathwise_gradient(mixture: MixtureDensity, x: Tensor, component: Tensor) -> Tensor:
+    """Samples x of components z with gradients: `x = mu_z + L_z stop(L_z^-1 (x - mu_z))`."""
+    with torch.no_grad():
+        at = component[..., None, None].expand(*x.shape[:-1], 1, x.shape[-1])
+        e = mixture.whiten(x).gather(-2, at).squeeze(-2)
+    return _blend(mixture, e, torch.nn.functional.one_hot(component, mixture.num_components))
+
+
+def _blend(mixture: MixtureDensity, e: Tensor, choice: Tensor) -> Tensor:
+    """`sum_k y_k (mu_k + L_k e)` for noise `(*S, *B, D)` and weights y `(*S, *B, K)`."""
+    with full_precision(e.device):
+        each = mixture.means + multiply_rows(mixture.scale_tril, e.unsqueeze(-2))
+    return (choice.to(each.dtype).unsqueeze(-1) * each).sum(-2)
+
+
+def gumbel_softmax_sample(
+    mixture: MixtureDensity,
+    shape: torch.Size,
+    temperature: float,
+    generator: Generator | None,
+) -> Tensor:
+    """Samples `(*S, *B, D)` by a Gumbel-softmax relaxation of the component: biased, low variance.
+
+    `x = sum_k y_k (mu_k + L_k e)`, with y a relaxed one-hot vector: softmax of logits plus
+    Gumbel noise over the temperature. In the limit of temperature 0 their
+    distribution is the mixture.
+
+    Raises:
+        InvalidArgumentError: a temperature that is not positive.
+
+    References:
+        E. Jang, S. Gu, B. Poole (2017), Categorical reparameterization with Gumbel-softmax, ICLR.
+    """
+    mixture = as_mixture(mixture)
+    temperature = require_number("relaxed", temperature, above=0)
+    like = mixture.means
+    noise = torch.empty(*shape, mixture.num_components, dtype=like.dtype, device=like.device)
+    gumbel = -noise.exponential_(generator=generator).log()
+    # Relative to the largest, which alone stays finite at a tiny temperature.
+    scores = mixture.log_weights + gumbel
+    scores = scores - scores.detach().amax(-1, keepdim=True)
+    choice = (scores / max(temperature, torch.finfo(scores.dtype).tiny)).softmax(-1)
+    e = torch.empty(*shape, mixture.num_features, dtype=like.dtype, device=like.device)
+    e.normal_(generator=generator)
+    return _blend(mixture, e, choice)
+
+
+def score_function(
+    mixture: MixtureDensity,
+    function: Callable[[Tensor], Tensor],
+    num_samples: int,
+    generator: Generator | None = None,
+) -> Tensor:
+    """A surrogate of `E[f(x)]`, `(*B)`, whose gradient is the score-function (REINFORCE) estimate.
+
+    The gradient is unbiased, also for components that are far apart. Means and scales get theirs
+    through the samples, the weights by `(f(x) - baseline) grad log pi_z`, where the baseline is
+    the mean over the other samples.
+
+    Args:
+        mixture: p.
+        function: f, rows `(n, *B, D)` to `(n, *B)`.
+        num_samples: at least 2.
+        generator: source of randomness.
+
+    Raises:
+        InvalidArgumentError: fewer than 2 samples.
+
+    References:
+        R. J. Williams (1992), Simple statistical gradient-following algorithms for connectionist
+        reinforcement learning, Machine Learning 8.
+
+    Example:
+        >>> logits = torch.zeros(2, requires_grad=True)
+        >>> mixture = MixtureOfGaussians(logits, torch.tensor([[-9.0], [9.0]]),
+        ...                              torch.ones(2, 1, 1))
+        >>> score_function(mixture, lambda x: x.squeeze(-1), 1000).backward()
+        >>> logits.grad.shape
+        torch.Size([2])
+    """
+    mixture = as_mixture(mixture)
+    num_samples = require_integer("num_samples", num_samples, least=2)
+    batch = mixture.batch_shape
+    z = choose_components(mixture.weights.detach(), torch.Size([num_samples, *batch]), generator)
+    e = torch.empty(
+        *z.shape, mixture.num_features, dtype=mixture.means.dtype, device=mixture.means.device
+    ).normal_(generator=generator)
+    chosen = torch.nn.functional.one_hot(z, mixture.num_components).to(e)
+    value = function(_blend(mixture, e, chosen))
+    log_weight = (chosen * mixture.log_weights).sum(-1)
+    fixed = value.detach()
+    baseline = (fixed.sum(0) - fixed) / (num_samples - 1)
+    return (value + (fixed - baseline) * (log_weight - log_weight.detach())).mean(0)

@@ -1,0 +1,141 @@
+"""Confidence regions and ellipses of components."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning._validation import (
+    require_choice,
+    require_integer,
+    require_number,
+    require_numbers,
+)
+from gmm_lightning.distributions._chi import chi_quantile
+from gmm_lightning.distributions.density import (
+    DrawOptions,
+    MixtureDensity,
+    as_mixture,
+    draw_samples,
+)
+from gmm_lightning.errors import InvalidArgumentError
+
+_KINDS = ("component", "density")
+
+
+class Ellipse(NamedTuple):
+    """An ellipse in the plane.
+
+    Attributes:
+        center: `(2,)`.
+        semi_axes: half lengths, the longer one first, `(2,)`.
+        angle: of the longer axis from the first feature, in radians, in (-pi/2, pi/2].
+    """
+
+    center: Tensor
+    semi_axes: Tensor
+    angle: float
+
+
+def confidence_radius(probability: float | Tensor, num_features: int) -> Tensor:
+    """The Mahalanobis radius inside which a Gaussian has a given mass.
+
+    `r^2` is the quantile of the chi-square distribution with D degrees of freedom.
+
+    Args:
+        probability: in [0, 1]; 1 gives infinity.
+        num_features: D.
+
+    Raises:
+        InvalidArgumentError: a value out of range.
+
+    Example:
+        >>> confidence_radius(0.95, 2)
+        tensor(2.4477)
+    """
+    p = require_numbers("a probability", probability, torch.empty(0, dtype=torch.float64))
+    if not bool(((p >= 0) & (p <= 1)).all()):
+        raise InvalidArgumentError(f"a probability must be in [0, 1], got {p.tolist()}")
+    num_features = require_integer("num_features", num_features, least=1)
+    radius = torch.as_tensor(chi_quantile(p.numpy(), num_features))
+    return radius.to(torch.get_default_dtype()).reshape(p.shape)
+
+
+def squared_mahalanobis(mixture: MixtureDensity, x: Tensor) -> Tensor:
+    """`(x - mu_k)' Sigma_k^-1 (x - mu_k)`, `(*S, *B, K)`."""
+    mixture = as_mixture(mixture)
+    return mixture.whiten(x).square().sum(-1)
+
+
+def in_confidence_region(
+    mixture: MixtureDensity,
+    x: Tensor,
+    probability: float,
+    *,
+    kind: str = "component",
+    num_samples: int = 20_000,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Whether rows `(*S, *B, D)` lie in a region of given mass: `(*S, *B)`.
+
+    Args:
+        mixture: the mixture.
+        x: the rows.
+        probability: the mass, in [0, 1].
+        kind: `component`: within the confidence radius of the closest component, which holds at
+            least that mass of each component; `density`: in the highest-density region of the
+            whole mixture, whose edge is a quantile of the density of samples.
+        num_samples: samples for the kind `density`.
+        generator: source of randomness.
+
+    Raises:
+        InvalidArgumentError: a probability out of range or an unknown kind.
+
+    References:
+        R. J. Hyndman (1996), Computing and graphing highest density regions, The American
+        Statistician 50.
+    """
+    mixture = as_mixture(mixture)
+    probability = require_number("probability", probability, least=0, most=1)
+    if require_choice("kind", kind, _KINDS) == "component":
+        square = float(chi_quantile(probability, mixture.num_features)) ** 2
+        return squared_mahalanobis(mixture, x).amin(-1) <= square
+    num_samples = require_integer("num_samples", num_samples, least=1)
+    samples, _ = draw_samples(mixture, num_samples, DrawOptions(), generator)
+    ordered = mixture.log_prob(samples).sort(0).values
+    at = round((1 - probability) * num_samples)
+    edge = ordered[at] if at < num_samples else torch.full_like(ordered[0], math.inf)
+    return mixture.log_prob(x) >= (edge if at > 0 else torch.full_like(edge, -math.inf))
+
+
+def ellipses(mixture: MixtureDensity, std: float = 1.0) -> list[Ellipse]:
+    """The components of a single mixture in the plane, as ellipses at a Mahalanobis radius.
+
+    Args:
+        mixture: of two features and no batch.
+        std: the radius, > 0; `confidence_radius(p, 2)` for a given mass.
+
+    Raises:
+        InvalidArgumentError: other numbers of features, a batch, or a radius that is not positive.
+    """
+    mixture = as_mixture(mixture)
+    if mixture.num_features != 2 or mixture.batch_shape:
+        raise InvalidArgumentError(
+            f"ellipses are of a single mixture of 2 features, got {mixture.num_features} features "
+            f"and batch shape {tuple(mixture.batch_shape)}; take a marginal first"
+        )
+    std = require_number("std", std, above=0)
+    pairs = zip(mixture.means.detach(), mixture.scale_tril.detach(), strict=True)
+    return [covariance_ellipse(center, factor, std) for center, factor in pairs]
+
+
+def covariance_ellipse(center: Tensor, factor: Tensor, std: float) -> Ellipse:
+    """The ellipse `c + s F z`, `|z| <= 1`, for a factor `(2, M)` of a covariance `F F'`."""
+    axes, sizes, _ = torch.linalg.svd(factor, full_matrices=False)
+    angle = math.atan2(float(axes[1, 0]), float(axes[0, 0]))
+    angle = angle - math.pi if angle > math.pi / 2 else angle
+    angle = angle + math.pi if angle <= -math.pi / 2 else angle
+    return Ellipse(center, std * sizes, angle)

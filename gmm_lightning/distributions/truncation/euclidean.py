@@ -1,0 +1,147 @@
+"""Regions of rows, the same for all components."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmm_lightning._validation import require_integer
+from gmm_lightning.distributions.truncation.envelopes import (
+    Envelope,
+    GaussianComponent,
+    Unrestricted,
+)
+from gmm_lightning.errors import InvalidArgumentError
+
+
+class EuclideanRegion(ABC):
+    """A set of rows, the same for all components. A subclass needs `contains` alone.
+
+    Example:
+        >>> from gmm_lightning.distributions import EuclideanRegion, MixtureOfGaussians
+        >>> class Ring(EuclideanRegion):
+        ...     def contains(self, x):
+        ...         return (x.norm(dim=-1) - 1).abs() < 0.1
+        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
+        >>> bool(Ring().contains(mixture.sample(5, within=Ring())).all())
+        True
+    """
+
+    @property
+    def max_refused(self) -> int | None:
+        """Draws that may be refused; None: as many as some seconds of work."""
+        return None
+
+    def check(self, num_features: int) -> None:  # noqa: B027 (nothing to check)
+        """Raise unless rows of this width can lie in the region; by default all can.
+
+        Raises:
+            InvalidArgumentError: the region is one of rows of another width.
+        """
+
+    @abstractmethod
+    def contains(self, x: Tensor) -> Tensor:
+        """Which rows lie in the region, `(*S, D)` -> `(*S,)`."""
+
+    def envelopes(self, components: Sequence[GaussianComponent]) -> list[Envelope]:
+        """An envelope for each component; by default the component itself."""
+        return [Unrestricted(component) for component in components]
+
+    # -- geometry ---------------------------------------------------------------------------
+
+    def project(self, dims: Sequence[int], num_features: int) -> EuclideanRegion:
+        """The shadow on some features: the values of these that rows of the region have.
+
+        Args:
+            dims: positions of the features, in the order of the result.
+            num_features: D.
+
+        Raises:
+            InvalidArgumentError: the region is known by `contains` alone, and misses a feature.
+        """
+        if len(dims) < num_features:
+            raise InvalidArgumentError(
+                f"the shadow of {type(self).__name__} in {len(dims)} of {num_features} features "
+                "is not known; choose all of its features, or leave the region out"
+            )
+        order = torch.as_tensor(dims).argsort()
+        return Where(lambda x: self.contains(x[..., order.to(x.device)]))
+
+    def bounds(self, num_features: int) -> tuple[Tensor, Tensor]:
+        """Least and largest value of each feature, `(D,)`; infinite where none is known."""
+        ends = torch.full((num_features,), math.inf, dtype=torch.float64, device="cpu")
+        return -ends, ends
+
+    def outline(self, window: Tensor) -> Tensor | None:
+        """Corners in order around a convex region of one or two features, cut to a window.
+
+        Args:
+            window: least and largest value of each feature, `(D, 2)`.
+
+        Returns:
+            `(V, D)`, or None: the region is known by `contains` alone.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class Where(EuclideanRegion):
+    """Rows for which a function says True; free draws are kept or refused.
+
+    Args:
+        fn: rows `(n, D)`, in the mixture's dtype, to a mask `(n,)`.
+        max_draws: draws that may be refused, per mixture of a batch and per component that is
+            asked for.
+
+    Raises:
+        InvalidArgumentError: `fn` cannot be called, or `max_draws` is below 1.
+
+    Example:
+        >>> from gmm_lightning.distributions import MixtureOfGaussians
+        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
+        >>> ring = Where(lambda x: (x.norm(dim=-1) - 1).abs() < 0.1)
+        >>> bool(ring.contains(mixture.sample(5, within=ring)).all())
+        True
+    """
+
+    fn: Callable[[Tensor], Tensor]
+    max_draws: int = 10_000_000
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise InvalidArgumentError(f"fn must be a function of rows, got {self.fn!r}")
+        require_integer("max_draws", self.max_draws, least=1)
+
+    @property
+    def max_refused(self) -> int:
+        return self.max_draws
+
+    def contains(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        mask: Any = self.fn(rows)
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != rows.shape[:1]:
+            kind = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
+            raise InvalidArgumentError(
+                f"fn must return a boolean tensor of shape {tuple(rows.shape[:1])} for rows of "
+                f"shape {tuple(rows.shape)}, got {kind}"
+            )
+        return mask.reshape(x.shape[:-1])
+
+
+def unit_of(length: float) -> float:
+    """The power of two below a length: division by it rounds nothing."""
+    return math.ldexp(1.0, math.frexp(length)[1] - 1)
+
+
+def corners_of(low: Tensor, high: Tensor) -> Tensor:
+    """Corners of a box of one or two features, in order around it, `(2 ** D, D)`."""
+    if len(low) == 1:
+        return torch.stack([low, high])
+    x, y = torch.stack([low, high], -1)
+    return torch.stack([x[[0, 1, 1, 0]], y[[0, 0, 1, 1]]], -1)

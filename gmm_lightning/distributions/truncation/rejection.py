@@ -1,0 +1,115 @@
+"""Rejection sampling from a mixture within a region, jointly over components."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning.distributions.truncation.envelopes import Envelope
+from gmm_lightning.distributions.truncation.hull import accept
+from gmm_lightning.errors import RegionError
+
+# Numbers proposed in a round: bounds its memory, and is part of what a seed decides.
+_MAX_PROPOSED = 1 << 21
+
+# Numbers that may be refused before the search ends with an error.
+_MAX_REFUSED = 20_000_000
+
+
+def rejection_sample(
+    envelopes: Sequence[Envelope],
+    log_weights: Tensor,
+    shape: tuple[int, int],
+    *,
+    contains: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
+    max_refused: int | None,
+    generator: Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Samples of a mixture within a region, and their components.
+
+    A component is proposed with probability proportional to `pi_k M_k` and a row from its
+    envelope; both are kept with probability `N_k(x) 1(x in region) / (M_k q_k(x))`. What is
+    kept has the density `sum_k pi_k N_k(x) 1(x in region)` up to its integral, which is not
+    needed: the shares of the components are exact.
+
+    Args:
+        envelopes: one per component.
+        log_weights: `log pi_k`, `(K,)`.
+        shape: `(n, D)` of the samples.
+        contains: `(n, D)` in `dtype` to a mask of the rows in the region.
+        dtype: of the result; rows are tested after rounding to it.
+        max_refused: proposals that may be refused; None allows some seconds of work, and ends as
+            soon as these are foreseen to be too few.
+        generator: source of randomness.
+
+    Raises:
+        RegionError: no component reaches the region, or too many proposals were refused.
+    """
+    rows, d = shape
+    masses = log_weights + log_weights.new_tensor([e.log_mass for e in envelopes])
+    total = float(masses.logsumexp(-1))
+    if not math.isfinite(total):
+        raise RegionError(
+            "the region has no mass that a float64 logarithm can hold: no component reaches it"
+        )
+    shares = masses.softmax(-1)
+    budget = max_refused
+    if budget is None:
+        budget = _MAX_REFUSED // (d * max(e.cost for e in envelopes)) + 100 * rows
+    kept: list[tuple[Tensor, Tensor]] = []
+    found = tried = 0
+    while found < rows:
+        rate = (found + 1) / (tried + 1)
+        size = min(math.ceil(1.1 * (rows - found) / rate) + 32, _MAX_PROPOSED // max(d, 16) + 1)
+        z = torch.multinomial(shares, size, replacement=True, generator=generator)
+        x, log_accept = _propose(envelopes, z, generator)
+        x = x.to(dtype)
+        keep = accept(log_accept, generator)
+        keep &= contains(x)
+        kept.append((x[keep], z[keep]))
+        tried, found = tried + size, found + int(keep.sum())
+        # A lower bound: the acceptance rate may be three standard errors above its estimate.
+        per_row = tried / (found + 3 * math.sqrt(found) + 3)
+        foreseen = tried - found if max_refused is not None else max(tried - found, rows * per_row)
+        if found < rows and foreseen > budget:
+            raise RegionError(_rejection_message(envelopes, shares, total, found, tried, dtype))
+    x, z = (torch.cat(parts)[:rows] for parts in zip(*kept, strict=True))
+    return x, z
+
+
+def _propose(
+    envelopes: Sequence[Envelope], component: Tensor, generator: Generator | None
+) -> tuple[Tensor, Tensor]:
+    """A row from the envelope of each component `(n,)`, and its log acceptance."""
+    order = component.argsort(stable=True)
+    counts = torch.bincount(component, minlength=len(envelopes)).tolist()
+    drawn = [e.draw(n, generator) for e, n in zip(envelopes, counts, strict=True) if n > 0]
+    x, log_accept = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    place = order.argsort()
+    return x[place], log_accept[place]
+
+
+def _rejection_message(
+    envelopes: Sequence[Envelope],
+    shares: Tensor,
+    log_total: float,
+    found: int,
+    tried: int,
+    dtype: torch.dtype,
+) -> str:
+    """The message: how many proposals were kept, and an upper bound of the probability."""
+    from scipy.special import gammaincinv
+
+    # The exact bound for a Poisson count; for none found it is the rule of three.
+    bound = log_total + math.log(float(gammaincinv(found + 1, 0.95)) / tried)
+    names = sorted({envelopes[k].name for k in (shares > 1e-3).nonzero().flatten().tolist()})
+    kind = str(dtype).removeprefix("torch.")
+    return (
+        f"{found} of {tried} proposals, drawn from {' and '.join(names)}, lay in the region as "
+        f"{kind} rows: its probability is below 10^{bound / math.log(10):.2f} with 95 % "
+        "confidence; ask for a larger region or fewer rows, or raise max_draws if it has one"
+    )

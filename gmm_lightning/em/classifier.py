@@ -1,0 +1,318 @@
+"""EM for a classifier: every class from its own rows, all classes in the same operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Generator, Size, Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from gmm_lightning.em.expectation import EStep, pooled_statistics
+from gmm_lightning.em.fit import require_counts
+from gmm_lightning.em.initialization import initialize
+from gmm_lightning.em.loop import EMOptions, run_em
+from gmm_lightning.em.maximization import MStep
+from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.progress import ClassProgress
+from gmm_lightning.em.result import EMResult, best_runs, result_of
+from gmm_lightning.em.updater import MonotoneUpdater
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.initializers import Given, Initializer
+from gmm_lightning.layers import GMMLayer, MixtureClassifier
+from gmm_lightning.rows import ArrayRows, Batch, as_rows, as_weights, check_finite
+from gmm_lightning.statistics import DataMoments, SufficientStatistics
+
+
+@dataclass(frozen=True)
+class ClassifierResult:
+    """What `fit_classifier` did.
+
+    Attributes:
+        classes: the result of each class, by its label.
+        num_skipped: rows left out as they were not finite.
+    """
+
+    classes: dict[Any, EMResult] = field(repr=False)
+    num_skipped: int
+
+    @property
+    def converged(self) -> bool:
+        """Whether every class did."""
+        return all(result.converged for result in self.classes.values())
+
+
+def fit_classifier(
+    classifier: MixtureClassifier,
+    x: Any,
+    y: Any,
+    *,
+    initializer: str | Initializer | None = "kmeans",
+    sample_weight: Any = None,
+    class_priors: Tensor | None = None,
+    max_iter: int = 100,
+    tol: float = 1e-3,
+    chunk_size: int | None = None,
+    num_restarts: int = 1,
+    skip_nonfinite: bool = False,
+    generator: Generator | None = None,
+    progress: bool = False,
+) -> ClassifierResult:
+    """Fit the mixture of every class to the rows of that class, in place.
+
+    The maximum of the joint likelihood `sum_n log p(x_n, c_n)` falls apart into that of each
+    class: the result is that of `fit_em` class by class. Here the classes go through the same
+    operations side by side, and a class that has converged drops out. One-hot weights give the
+    same too, but read every row once per class.
+
+    Args:
+        classifier: its mixtures are fitted, with their priors, its class priors are set, and its
+            temperature, which was of other mixtures, is 1 again.
+        x: rows `(N, D)`, a tensor or array in memory.
+        y: their labels `(N,)`, among `classifier.classes`.
+        initializer: a name or an instance; None to start from the present parameters.
+        sample_weight: of the rows, `(N,)`, not negative.
+        class_priors: `p(c)`, `(C,)`, where the shares of the training rows are not those of
+            the field; None: the weight of each class.
+        max_iter: M-steps of each class at most.
+        tol: a class stops when its objective gains less than this, in nats per row.
+        chunk_size: rows at a time; None: what stays in cache.
+        num_restarts: starts of every class, of which the best is kept.
+        skip_nonfinite: leave out rows with NaN or infinite entries; they are counted.
+        generator: source of randomness; None: torch's global one.
+        progress: show a bar of the classes that are done.
+
+    Returns:
+        The result of each class. Their components are repaired at the floor, as an event says.
+
+    Raises:
+        InvalidArgumentError: an option out of range, or a layer with evidence.
+        InvalidDataError: shapes that do not fit, rows that are not finite or have no known label
+            (by number), or a class with fewer rows than components (by its label).
+
+    References:
+        T. Hastie, R. Tibshirani (1996), Discriminant analysis by Gaussian mixtures, JRSS B 58.
+
+    Example:
+        >>> x, y = torch.randn(200, 2), ["left", "right"] * 100
+        >>> x[1::2] += 4
+        >>> layer = GMMLayer(num_features=2, num_components=2, batch_shape=(2,))
+        >>> classifier = MixtureClassifier(layer, classes=("left", "right"))
+        >>> result = fit_classifier(classifier, x, y)
+        >>> result.classes["right"].converged, classifier.class_priors
+        (True, tensor([0.5000, 0.5000], grad_fn=<SoftmaxBackward0>))
+    """
+    if not isinstance(classifier, MixtureClassifier):
+        raise InvalidArgumentError(
+            f"expected a MixtureClassifier, got {type(classifier).__name__}; wrap the layer: "
+            "MixtureClassifier(layer)"
+        )
+    require_counts(max_iter, tol, num_restarts)
+    _require_random_start(initializer, num_restarts)
+    layer = classifier.layer
+    if layer.evidence is not None:
+        raise InvalidArgumentError("fit_classifier takes no layer with evidence: use fit_em")
+    rows = _ClassRows.read(classifier, x, y, sample_weight, skip_nonfinite=skip_nonfinite)
+    shares = torch.stack([w.sum() for w in rows.weights])
+    class_logits = classifier.log_class_priors(shares if class_priors is None else class_priors)
+    groups = [_ClassGroup(layer, rows, classes) for classes in _group_by_length(rows.lengths)]
+    if initializer is not None or not all(prior.resolved for prior in layer.all_priors):
+        _resolve_priors(layer, groups)
+    fitter = _ClassFitter(
+        initializer, EMOptions(max_iter, tol, prune=False), chunk_size, num_restarts, generator
+    )
+    parameters, results = MixtureParameters.from_layer(layer), dict[int, EMResult]()
+    with ClassProgress(classifier.num_classes, enabled=progress) as bar:
+        for group in groups:
+            found, fitted = fitter(layer, group, bar)
+            results |= dict(zip(group.classes.tolist(), found, strict=True))
+            for whole, own in zip(parameters, fitted, strict=True):
+                whole[group.classes] = own
+    parameters.write_to(layer)
+    with torch.no_grad():
+        classifier.class_logits.copy_(class_logits)
+    classifier.temperature.fill_(1.0)
+    return ClassifierResult(
+        {label: results[c] for c, label in enumerate(classifier.classes)}, rows.num_skipped
+    )
+
+
+@dataclass(frozen=True)
+class _ClassRows:
+    """Rows `(n_c, D)` and weights `(n_c,)` of each class, in the order of the classes."""
+
+    rows: Sequence[Tensor]
+    weights: Sequence[Tensor]
+    num_skipped: int
+
+    @property
+    def lengths(self) -> list[int]:
+        """n_c of each class."""
+        return [len(part) for part in self.rows]
+
+    @classmethod
+    def read(
+        cls,
+        classifier: MixtureClassifier,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        skip_nonfinite: bool,
+    ) -> _ClassRows:
+        """Check rows and labels, and sort them by class.
+
+        Raises:
+            InvalidDataError: as `fit_classifier` says.
+        """
+        layer = classifier.layer
+        rows = as_rows(x, layer.num_features, Size(()))
+        weight = as_weights(sample_weight, x, Size(()))
+        codes = classifier.encode(y).to(rows.device)
+        if codes.shape != rows.shape[:1]:
+            raise InvalidDataError(
+                f"{len(rows)} rows need as many labels, got labels of shape {tuple(codes.shape)}"
+            )
+        weight = rows.new_ones(len(rows)) if weight is None else weight.to(rows.device)
+        # A row of weight 0 adds nothing.
+        kept, num_skipped = weight > 0, 0
+        if skip_nonfinite:
+            finite = torch.isfinite(rows).all(-1)
+            kept, num_skipped = kept & finite, int((~finite).sum())
+        else:
+            check_finite(rows)
+        rows, codes, weight = rows[kept], codes[kept], weight[kept]
+        counts = torch.bincount(codes, minlength=classifier.num_classes).tolist()
+        for label, count in zip(classifier.classes, counts, strict=True):
+            if count < layer.num_components:
+                raise InvalidDataError(
+                    f"class {label!r} has {count} rows, fewer than num_components="
+                    f"{layer.num_components}; use fewer components, or leave the class out"
+                )
+        order = codes.argsort(stable=True)
+        return cls(rows[order].split(counts), weight[order].split(counts), num_skipped)
+
+
+class _ClassGroup:
+    """Classes of similar length side by side: rows `(N, C, D)`, short classes with weight 0."""
+
+    def __init__(self, layer: GMMLayer, rows: _ClassRows, classes: list[int]) -> None:
+        own = [rows.rows[c] for c in classes]
+        self.classes = torch.tensor(classes, device=layer.means.device)
+        self.lengths = torch.tensor([len(part) for part in own])
+        weight = pad_sequence([rows.weights[c] for c in classes])
+        self.source = ArrayRows(Batch(_pad_rows(own), weight))
+
+    def model(self, layer: GMMLayer, num_restarts: int = 1) -> MixtureModel:
+        """The mixtures of these classes as a batch `(C,)`."""
+        model = MixtureModel.from_layer(layer).select(self.classes.repeat(num_restarts))
+        cells = torch.arange(len(self.classes), device=model.cells.device).repeat(num_restarts)
+        batch_shape = Size([len(self.classes)])
+        return replace(model, batch_shape=batch_shape, cells=cells, couples_batch=False)
+
+
+@dataclass(frozen=True)
+class _ClassFitter:
+    """How to fit the classes of a group together."""
+
+    initializer: str | Initializer | None
+    options: EMOptions
+    chunk_size: int | None
+    num_restarts: int
+    generator: Generator | None
+
+    def __call__(
+        self, layer: GMMLayer, group: _ClassGroup, progress: ClassProgress
+    ) -> tuple[list[EMResult], MixtureParameters]:
+        """For each class of a group the result and the parameters of its best start."""
+        model, size = group.model(layer, self.num_restarts), len(group.classes)
+        present = MixtureParameters.from_layer(layer).select(
+            group.classes.repeat(self.num_restarts)
+        )
+        start = MStep.unchanged(present)
+        if self.initializer is not None:
+            start = initialize(model, present, group.source, self.initializer, self.generator)
+        e_step = _ClassEStep(group, model, self.chunk_size)
+        updater = MonotoneUpdater(num_mixtures=present.num_mixtures)
+        state = run_em(e_step, model, start, self.options, updater, progress.update)
+        best, finals = best_runs(state, size)
+        found = []
+        for c in range(size):
+            result = result_of(state, best[c : c + 1], Size(()), list(finals[:, c]))
+            events = [replace(e, component=e.component[1:]) for e in result.events]
+            found.append(replace(result, events=events))
+        return found, state.final.select(best)
+
+
+class _ClassEStep(EStep):
+    """E-steps in which each mixture reads the rows of its class.
+
+    Args:
+        group: the classes.
+        model: of their mixtures.
+        chunk_size: rows at a time; None: what stays in cache.
+    """
+
+    def __init__(self, group: _ClassGroup, model: MixtureModel, chunk_size: int | None) -> None:
+        super().__init__(group.source, model, chunk_size)
+        self._batch, self._lengths = group.source.batch, group.lengths
+
+    def batches(self, model: MixtureModel) -> Iterable[Batch]:
+        """As many rows as the longest of the classes that are still fitted."""
+        longest = int(self._lengths[model.cells.cpu()].max())
+        return [self._batch.at(slice(0, longest))]
+
+
+@torch.no_grad()
+def _resolve_priors(layer: GMMLayer, groups: Sequence[_ClassGroup]) -> None:
+    """Give the priors of every class the values that follow from its own rows."""
+    if not layer.all_priors:
+        return
+    parts = [pooled_statistics(group.source, group.model(layer)) for group in groups]
+    order = torch.cat([group.classes for group in groups]).argsort()
+    moments = DataMoments.from_statistics(
+        SufficientStatistics.concatenate(parts).select(order), layer.covariance
+    )
+    for prior in layer.all_priors:
+        prior.resolve(moments, layer.num_components)
+
+
+def _group_by_length(lengths: list[int]) -> list[list[int]]:
+    """Numbers of the classes in groups of similar length, in order within each.
+
+    None is more than twice as long as another of its group: padding costs that much at most.
+    """
+    groups: list[list[int]] = []
+    for c in sorted(range(len(lengths)), key=lambda c: -lengths[c]):
+        # The first of a group is its longest.
+        if groups and 2 * lengths[c] >= lengths[groups[-1][0]]:
+            groups[-1].append(c)
+        else:
+            groups.append([c])
+    return [sorted(group) for group in groups]
+
+
+def _pad_rows(rows: list[Tensor]) -> Tensor:
+    """Rows of several classes side by side, `(N, C, D)`; the short ones repeat their first row.
+
+    A row of the class itself has a density like any other, so that weight 0 is all it takes.
+    """
+    longest = max(map(len, rows))
+    filled = [torch.cat([part, part[:1].expand(longest - len(part), -1)]) for part in rows]
+    return torch.stack(filled, 1)
+
+
+def _require_random_start(initializer: Any, num_restarts: int) -> None:
+    """Refuse assignments, which would be of the rows of all classes, and starts all alike."""
+    if isinstance(initializer, Given) or not isinstance(initializer, str | Initializer | None):
+        raise InvalidArgumentError(
+            "fit_classifier starts from an initializer that assigns the rows of each class, or "
+            f"from None, the present parameters; got {type(initializer).__name__}"
+        )
+    if initializer is None and num_restarts > 1:
+        raise InvalidArgumentError(
+            f"num_restarts={num_restarts} needs an initializer that draws at random: every start "
+            "from given parameters is the same"
+        )

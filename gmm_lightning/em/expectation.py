@@ -1,0 +1,160 @@
+"""The E-step on values: which kernel, which precision, and what tied families need beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.em.centred_kernel import (
+    centred_statistics,
+    single_component_chunks,
+    weighted_chunks,
+)
+from gmm_lightning.em.feature_kernel import feature_statistics
+from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.plan import EStepPlan, group_by_precision, is_small, make_plan
+from gmm_lightning.em.responsibilities import Responsibilities, softmax_responsibilities_
+from gmm_lightning.em.workspace import Workspace
+from gmm_lightning.linalg import accumulator_dtype
+from gmm_lightning.rows import Batch, RowSource
+from gmm_lightning.statistics import SufficientStatistics
+
+
+def expected_statistics(
+    model: MixtureModel,
+    parameters: MixtureParameters,
+    plan: EStepPlan | None,
+    batches: Iterable[Batch],
+    *,
+    workspace: Workspace,
+    responsibilities: Responsibilities = softmax_responsibilities_,
+    pooled: SufficientStatistics | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
+) -> SufficientStatistics:
+    """Statistics `(M, ...)` about the means under the parameters.
+
+    Args:
+        model: family and evidence.
+        parameters: of M mixtures.
+        plan: of the feature kernel; None: differences to each mean are taken.
+        batches: rows `(n, *B, D)`.
+        workspace: memory of the feature kernel, and the chunk size.
+        responsibilities: log joint densities to responsibilities.
+        pooled: moments of the same rows in one component, where they are known.
+        transform: applied to the rows, chunk by chunk.
+    """
+    if plan is None:
+        chunks = weighted_chunks(
+            model, parameters, batches, responsibilities, workspace.chunk_size, transform
+        )
+        return centred_statistics(model.family, parameters.means, chunks)
+    return feature_statistics(
+        model,
+        parameters,
+        plan,
+        batches,
+        workspace=workspace,
+        responsibilities=responsibilities,
+        pooled=pooled,
+        transform=transform,
+    )
+
+
+class EStep:
+    """E-steps over one source of rows, with the memory and the moments that they share.
+
+    Args:
+        source: the rows.
+        model: of all mixtures.
+        chunk_size: rows at a time; None: what stays in cache.
+    """
+
+    def __init__(self, source: RowSource, model: MixtureModel, chunk_size: int | None) -> None:
+        self.source = source
+        self._workspace = Workspace(chunk_size)
+        self._pooled: SufficientStatistics | None = None
+        if model.family.tied and source.in_memory:
+            self._pooled = pooled_statistics(source, model.single_restart())
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: MixtureModel,
+        parameters: MixtureParameters,
+        responsibilities: Responsibilities = softmax_responsibilities_,
+    ) -> SufficientStatistics:
+        """Statistics `(M, ...)` under the parameters.
+
+        A mixture with a tight component needs more digits than the others; those that need the
+        same go together, so that one does not slow down all.
+        """
+        plan = self._plan(model, parameters)
+        groups = self._precision_groups(model, parameters, plan)
+        if len(groups) == 1:
+            return self._run(model, parameters, plan, responsibilities)
+        parts = []
+        for index in groups:
+            some, theirs = model.select(index), parameters.select(index)
+            parts.append(self._run(some, theirs, self._plan(some, theirs), responsibilities))
+        return SufficientStatistics.concatenate(parts).select(torch.cat(groups).argsort())
+
+    def _precision_groups(
+        self, model: MixtureModel, parameters: MixtureParameters, plan: EStepPlan | None
+    ) -> list[Tensor]:
+        """Indices of mixtures that are computed together; several groups only where it pays."""
+        everything = torch.arange(parameters.num_mixtures, device=model.cells.device)
+        is_coarse = plan is not None and plan.natural.dtype == parameters.means.dtype
+        # An E-step over a stream costs more than digits that some mixtures could do without.
+        if is_coarse or len(everything) == 1 or not self.source.in_memory:
+            return [everything]
+        if is_small(parameters, self.source.num_rows):
+            return [everything]
+        return group_by_precision(model, parameters)
+
+    def _plan(self, model: MixtureModel, parameters: MixtureParameters) -> EStepPlan | None:
+        return make_plan(model, parameters, self.source.num_rows, shared=self.source.shared)
+
+    def _run(
+        self,
+        model: MixtureModel,
+        parameters: MixtureParameters,
+        plan: EStepPlan | None,
+        responsibilities: Responsibilities,
+    ) -> SufficientStatistics:
+        return expected_statistics(
+            model,
+            parameters,
+            plan,
+            self.batches(model),
+            workspace=self._workspace,
+            responsibilities=responsibilities,
+            pooled=None if self._pooled is None else self._pooled.select(model.cells),
+        )
+
+    def batches(self, model: MixtureModel) -> Iterable[Batch]:
+        """The rows that the mixtures of a model read."""
+        return self.source
+
+
+@torch.no_grad()
+def pooled_statistics(source: RowSource, model: MixtureModel) -> SufficientStatistics:
+    """Statistics `(M, ...)` of one component that holds every row, about the weighted mean.
+
+    Two readings: the first finds the mean, which the second takes its differences from, so
+    that neither an offset nor a row of weight 0 costs digits.
+    """
+    device = model.cells.device
+    first = next(batch.x[:1] for batch in source if batch.num_rows)
+    shift = model.per_mixture(first.to(device, accumulator_dtype(device)))[0].unsqueeze(1)
+    about_first = pooled_statistics_about(source, model, shift)
+    mean = shift + about_first.first / about_first.counts.unsqueeze(-1)
+    return pooled_statistics_about(source, model, mean)
+
+
+def pooled_statistics_about(
+    batches: Iterable[Batch], model: MixtureModel, shift: Tensor
+) -> SufficientStatistics:
+    """Statistics of one component that holds every row, about a shift `(M, 1, D)`."""
+    return centred_statistics(model.family, shift, single_component_chunks(batches, model, shift))

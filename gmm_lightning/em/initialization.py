@@ -1,0 +1,252 @@
+"""Before the first E-step: what priors take from the data, and parameters from assignments."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning._chunking import rows_per_chunk
+from gmm_lightning.em.centred_kernel import WeightedChunk, centred_statistics
+from gmm_lightning.em.collapse import CollapseEvent
+from gmm_lightning.em.expectation import expected_statistics, pooled_statistics
+from gmm_lightning.em.maximization import MStep, maximize
+from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.plan import MAX_CANCELLATION, make_plan
+from gmm_lightning.em.responsibilities import ASSIGNMENTS, assigned_responsibilities_
+from gmm_lightning.em.workspace import Workspace
+from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.initializers import Given, Initializer
+from gmm_lightning.initializers import registry as initializer_registry
+from gmm_lightning.layers import GMMLayer
+from gmm_lightning.linalg import accumulator_dtype
+from gmm_lightning.rows import Batch, RowSource, as_source, as_tensor, is_shared
+from gmm_lightning.statistics import DataMoments, Moments, SufficientStatistics
+
+# An initializer sees a sample of the rows, drawn at random: several times what the means and
+# covariances of its components are made of, within these bounds.
+_MIN_ROWS, _MAX_ROWS = 1 << 14, 1 << 17
+
+
+def as_initializer(spec: Any) -> Initializer:
+    """An initializer from a name, an instance, or given labels or responsibilities."""
+    if isinstance(spec, str | Initializer):
+        return initializer_registry.create(spec)
+    return Given(as_tensor(spec, "initializer"))
+
+
+def resolve_priors(layer: GMMLayer, x: Any, sample_weight: Any = None) -> None:
+    """Give the priors the values that follow from the data, as `fit_em` does.
+
+    Args:
+        layer: the mixture whose priors have open values.
+        x: rows, or a re-iterable of batches.
+        sample_weight: weights for rows in memory.
+
+    Example:
+        >>> layer = GMMLayer(2, 3, priors="niw")
+        >>> resolve_priors(layer, torch.randn(50, 2))
+        >>> layer.log_prior().shape
+        torch.Size([])
+    """
+    resolve_from(layer, layer_source(layer, x, sample_weight))
+
+
+@torch.no_grad()
+def initialize_layer(
+    layer: GMMLayer,
+    x: Any,
+    initializer: Any = "kmeans",
+    sample_weight: Any = None,
+    *,
+    generator: Generator | None = None,
+) -> list[CollapseEvent]:
+    """Give a layer the parameters and its priors the values that `fit_em` starts from.
+
+    Args:
+        layer: written in place.
+        x: rows, or a re-iterable of batches.
+        initializer: a name, an instance, labels `(N,)` or responsibilities `(N, K)`.
+        sample_weight: weights for rows in memory.
+        generator: source of randomness; None: torch's global one.
+
+    Returns:
+        The components that had to be repaired.
+
+    Raises:
+        InvalidDataError: as `fit_em`.
+        CollapseError: a covariance is singular and `relative_floor` is 0.
+
+    Example:
+        >>> layer = GMMLayer(2, 3)
+        >>> initialize_layer(layer, torch.randn(50, 2))
+        []
+    """
+    source = layer_source(layer, x, sample_weight)
+    resolve_from(layer, source)
+    model, present = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+    return initialize(model, present, source, initializer, generator).write_to(layer, model)
+
+
+def layer_source(layer: GMMLayer, x: Any, sample_weight: Any = None) -> RowSource:
+    """Checked rows for a layer: see `gmm_lightning.rows.as_source`."""
+    return as_source(
+        x, sample_weight, num_features=layer.num_features, batch_shape=layer.batch_shape
+    )
+
+
+@torch.no_grad()
+def resolve_from(layer: GMMLayer, source: RowSource) -> None:
+    """`resolve_priors` from a source that was checked."""
+    if not layer.all_priors:
+        return
+    pooled = pooled_statistics(source, MixtureModel.from_layer(layer))
+    moments = DataMoments.from_statistics(pooled.reshape(layer.batch_shape), layer.covariance)
+    for prior in layer.all_priors:
+        prior.resolve(moments, layer.num_components)
+
+
+@torch.no_grad()
+def initialize(
+    model: MixtureModel,
+    present: MixtureParameters,
+    source: RowSource,
+    spec: Any,
+    generator: Generator | None,
+) -> MStep:
+    """Assign rows to components and turn the assignments into parameters by one M-step.
+
+    Args:
+        model: of M mixtures, restarts times the layer's batch.
+        present: parameters that are to be replaced.
+        source: the rows; an initializer sees a sample of them.
+        spec: the initializer.
+        generator: of the sample and the initializer.
+
+    Raises:
+        InvalidDataError: fewer rows than components.
+    """
+    initializer = as_initializer(spec)
+    _, k, d = present.means.shape
+    limit = source.num_rows
+    if not isinstance(initializer, Given):
+        limit = min(_MAX_ROWS, max(_MIN_ROWS, k * max(256, 8 * d)))
+        limit = min(limit, source.num_rows, initializer.max_rows(k) or limit)
+    rows = source.sample(limit, generator)
+    weight = rows.weight
+    if weight is None:
+        weight = torch.ones(rows.num_rows, *model.batch_shape, dtype=torch.float64)
+    assignments = _assign_rows(model, initializer, rows.x, weight, k, generator)
+    rows = Batch(rows.x, weight, extra={ASSIGNMENTS: assignments})
+    return maximize(model, present, _assigned_statistics(model, present, rows))
+
+
+def _assign_rows(
+    model: MixtureModel,
+    initializer: Initializer,
+    rows: Tensor,
+    weight: Tensor,
+    num_components: int,
+    generator: Generator | None,
+) -> Tensor:
+    """Labels `(N, M)` or responsibilities `(N, M, K)`, one mixture of the batch at a time."""
+    num_restarts = len(model.cells) // model.batch_shape.numel()
+    spread = rows.expand(len(rows), *model.batch_shape, rows.shape[-1])
+    per_mixture = []
+    for index in itertools.product(*map(range, model.batch_shape)):
+        at = (slice(None), *index)
+        w = weight[at].to(rows.device, torch.float64)
+        keep = w > 0 if not isinstance(initializer, Given) else torch.ones_like(w, dtype=torch.bool)
+        x, w = spread[at][keep].to(torch.float64), w[keep]
+        if len(x) < num_components:
+            raise InvalidDataError(
+                f"num_components={num_components} is larger than the number of rows, {len(x)}"
+            )
+        x = _standardize(x, w)
+        given = initializer.assign_many(x, num_components, w, num_restarts, generator)
+        assigned = given.new_zeros(num_restarts, len(rows), *given.shape[2:])
+        assigned[:, keep] = given
+        per_mixture.append(assigned)
+    # (R, N) per mixture of the batch -> (N, R, B) -> (N, M), restarts first.
+    stacked = torch.stack(per_mixture, 1).movedim(2, 0)
+    return stacked.reshape(len(rows), len(model.cells), *stacked.shape[3:])
+
+
+def _standardize(x: Tensor, weight: Tensor) -> Tensor:
+    """Rows centred and scaled to unit variance per feature; a constant column becomes zero."""
+    weight = (weight / weight.sum()).unsqueeze(-1)
+    x = x - (weight * x).sum(0)
+    x = x - (weight * x).sum(0)
+    scale = (weight * x.square()).sum(0).sqrt()
+    return x / torch.where(scale > 0, scale, 1.0)
+
+
+def _assigned_statistics(
+    model: MixtureModel, present: MixtureParameters, rows: Batch
+) -> SufficientStatistics:
+    """Statistics under fixed assignments, in float64, about the mean of all rows.
+
+    Where the components are so tight and far apart that this loses digits, differences to each
+    component's own mean are taken.
+    """
+    family, wide = model.family, accumulator_dtype(present.means.device)
+    whole = _single_component(model, present.to(wide), rows)
+    # Evidence has its say from the first E-step on.
+    plain = model.without_evidence()
+    plan = make_plan(plain, whole, rows.num_rows, shared=is_shared(rows.x))
+    means = whole.means
+    if plan is not None:
+        stats = expected_statistics(
+            plain,
+            whole,
+            plan,
+            [rows],
+            workspace=Workspace(),
+            responsibilities=assigned_responsibilities_,
+        )
+        moments = Moments.from_statistics(stats, family)
+        means = moments.means
+        within = family.variances(moments.scatter, means.shape[-1])
+        within = within / family.sum_tied(stats.counts).clamp(min=1e-300).unsqueeze(-1)
+        between = (means - whole.means).square()
+        if bool((between <= MAX_CANCELLATION[wide] * within).all()):
+            return stats
+    chunks = (
+        _assigned_chunk(model, part, means)
+        for part in rows.split(rows_per_chunk(means.numel(), means))
+    )
+    return centred_statistics(family, means, chunks)
+
+
+def _single_component(
+    model: MixtureModel, like: MixtureParameters, rows: Batch
+) -> MixtureParameters:
+    """Parameters with every component at the mean and the variance of all rows."""
+    family, k = model.family, like.means.shape[1]
+    assert rows.weight is not None
+    x = rows.x.to(like.means)
+    share = (rows.weight / rows.weight.sum(0)).to(like.means).unsqueeze(-1)
+    centre = (share * x).sum(0)
+    centre = centre + (share * (x - centre)).sum(0)
+    variance = (share * (x - centre).square()).sum(0)
+    variance = torch.where(variance > 0, variance, 1.0)
+    centre, variance = (
+        model.per_mixture(v.unsqueeze(0))[0].unsqueeze(1).expand_as(like.means)
+        for v in (centre, variance)
+    )
+    groups = family.groups(k)
+    projected = family.project(variance[:, :groups].diag_embed())
+    scale = family.estimate(projected, torch.ones_like(variance[:, :groups, 0]))
+    return model.from_constrained(torch.ones_like(like.mixture_logits), centre, scale, centre.dtype)
+
+
+def _assigned_chunk(model: MixtureModel, rows: Batch, means: Tensor) -> WeightedChunk:
+    assert rows.weight is not None
+    assert rows.extra is not None
+    x, given = model.per_mixture(rows.x.to(means)), rows.extra[ASSIGNMENTS].to(means.device)
+    if not given.is_floating_point():
+        given = torch.nn.functional.one_hot(given, means.shape[1])
+    weight = model.per_mixture(rows.weight.to(means))
+    return WeightedChunk(x, given.to(means) * weight.unsqueeze(-1), torch.zeros_like(weight))

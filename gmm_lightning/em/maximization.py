@@ -1,0 +1,199 @@
+"""The M-step on values: from sums to parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.em.collapse import Collapsed, CollapseEvent, weightless
+from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.errors import CollapseError, InvalidDataError
+from gmm_lightning.layers import GMMLayer
+from gmm_lightning.linalg import unsqueeze_like
+from gmm_lightning.statistics import Moments, SufficientStatistics
+
+SINGULAR = CollapseError(
+    "a covariance is singular; set relative_floor or reg_covar of the covariance above 0, add a "
+    "covariance prior, or use fewer components"
+)
+
+# Below this share of all rows a component has no mean of its own: float64 cannot hold it.
+_EMPTY_SHARE = 2.3e-16
+
+
+class MStep(NamedTuple):
+    """The result of an M-step.
+
+    Attributes:
+        parameters: of M mixtures.
+        collapsed: the components that had to be repaired; None where there are none.
+        singular: mixtures without an estimate, `(M,)`: with `relative_floor=0` nothing repairs a
+            singular covariance.
+    """
+
+    parameters: MixtureParameters
+    collapsed: Collapsed | None
+    singular: Tensor
+
+    def write_to(self, layer: GMMLayer, model: MixtureModel) -> list[CollapseEvent]:
+        """Overwrite the parameters of a layer; the components that had to be repaired.
+
+        Raises:
+            CollapseError: a covariance is singular.
+        """
+        self.require_regular()
+        self.parameters.write_to(layer)
+        return [] if self.collapsed is None else [e for _, e in self.collapsed.events(model, 0)]
+
+    def require_regular(self) -> None:
+        """Refuse a singular covariance.
+
+        Raises:
+            CollapseError: there is one.
+        """
+        if bool(self.singular.any()):
+            raise SINGULAR
+
+    @classmethod
+    def unchanged(cls, parameters: MixtureParameters) -> Self:
+        """Parameters that were given."""
+        nothing = torch.zeros(parameters.num_mixtures, dtype=torch.bool)
+        return cls(parameters, None, nothing)
+
+
+@torch.no_grad()
+def maximize(
+    model: MixtureModel, parameters: MixtureParameters, stats: SufficientStatistics
+) -> MStep:
+    """The parameters that maximise the expected objective.
+
+    The priors add their pseudo-observations, the projections apply in order, the floor bounds
+    the covariances from below, and the family estimates its scale.
+
+    Args:
+        model: of the M mixtures.
+        parameters: the ones that the statistics were taken under.
+        stats: sums `(M, ...)` over all rows.
+
+    Raises:
+        InvalidDataError: the statistics hold no rows, or are not finite.
+    """
+    family, dtype = model.family, parameters.means.dtype
+    if not bool(torch.isfinite(stats.pack()).all()):
+        raise InvalidDataError(
+            f"the statistics are not finite: the values of the rows are too large for {dtype}; "
+            "standardise them or use float64"
+        )
+    if not bool((stats.total_weight > 0).all()):
+        raise InvalidDataError("the statistics hold no rows: their total weight is 0")
+    moments = Moments.from_statistics(stats, family)
+    data_scale = DataScale.from_moments(moments, family, dtype)
+    empty = moments.counts <= stats.total_weight.unsqueeze(-1) * _EMPTY_SHARE
+    moments = model.update_moments(_without_rows(moments, stats, family, empty))
+    moments = data_scale.fill(moments, family)
+    scatter, smallest = _apply_floor(model, parameters, moments, data_scale)
+    if family.reg_covar > 0:
+        identity = torch.eye(parameters.means.shape[-1]).to(scatter)
+        unit = family.project(identity.expand(*moments.dof.shape, *identity.shape))
+        scatter = scatter + family.reg_covar * unsqueeze_like(moments.dof, unit) * unit
+    scale = family.estimate(scatter, moments.dof)
+    updated = model.from_constrained(moments.mass, moments.means, scale, dtype)
+    if not bool(torch.isfinite(updated.means).all()):
+        raise InvalidDataError(
+            f"the means are too large for {dtype}; standardise the rows or use float64"
+        )
+    singular = ~torch.isfinite(updated.raw_scale).flatten(1).all(-1)
+    # Weights that the last M-step set to zero were reported by it.
+    floored, emptied = torch.isfinite(smallest), empty & ~weightless(parameters)
+    if not bool(floored.any() | emptied.any()):
+        return MStep(updated, None, singular)
+    nothing = torch.zeros_like(emptied)
+    return MStep(updated, Collapsed(floored, emptied, stats.counts, smallest, nothing), singular)
+
+
+def _without_rows(
+    moments: Moments, stats: SufficientStatistics, family: Covariance, empty: Tensor
+) -> Moments:
+    """Components that hold no rows keep their reference point and add nothing."""
+    if not bool(empty.any()):
+        return moments
+    counts = torch.where(empty, 0.0, moments.counts)
+    scatter = moments.scatter
+    if not family.tied:
+        scatter = torch.where(unsqueeze_like(empty, scatter), 0.0, scatter)
+    return Moments(
+        counts=counts,
+        mass=counts,
+        means=torch.where(empty.unsqueeze(-1), stats.shift.to(moments.means), moments.means),
+        scatter=scatter,
+        dof=family.sum_tied(counts),
+    )
+
+
+def _apply_floor(
+    model: MixtureModel,
+    parameters: MixtureParameters,
+    moments: Moments,
+    data_scale: DataScale,
+) -> tuple[Tensor, Tensor]:
+    """The scatter above the family's floor, and smallest eigenvalues relative to the data.
+
+    The smallest eigenvalue of a covariance is infinite where it satisfies the bound.
+    """
+    family, variance = model.family, data_scale.variance
+    if family.relative_floor == 0:
+        return moments.scatter, torch.full_like(moments.dof, torch.inf)
+    bound = family.variance_floor(moments.scatter, moments.dof, variance, parameters.eps)
+    scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
+    if bool(torch.isfinite(smallest).any()):
+        # The part of the bound that moves with a component is lowered until the present
+        # covariance satisfies it: so the objective cannot fall.
+        present = model.scale(parameters)
+        bound = family.variance_floor(
+            moments.scatter, moments.dof, variance, parameters.eps, present
+        )
+        scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
+    return scatter, smallest * (bound / variance.unsqueeze(-2)).amin(-1)
+
+
+@dataclass(frozen=True)
+class DataScale:
+    """The scale of the data per feature: what a covariance is small or large against.
+
+    Attributes:
+        variance: of all rows, `(M, D)`. A constant column counts as having the standard
+            deviation `max(1e-6 |mean|, 1e-6)`.
+        constant: which columns are constant, `(M, D)`.
+    """
+
+    variance: Tensor
+    constant: Tensor
+
+    @classmethod
+    def from_moments(cls, moments: Moments, family: Covariance, dtype: torch.dtype) -> Self:
+        """From the data's moments: the same in every iteration, under any parameters."""
+        mean, variance = moments.data_variance(family)
+        # What rounding leaves of a constant column in the dtype of the rows.
+        constant = variance.sqrt() <= 4 * torch.finfo(dtype).eps * mean.abs()
+        assumed = (1e-6 * mean.abs()).clamp(min=1e-6).square()
+        return cls(torch.where(constant, assumed, variance), constant)
+
+    def fill(self, moments: Moments, family: Covariance) -> Moments:
+        """Moments with a covariance for groups without rows and for constant columns."""
+        undefined = moments.dof <= 0
+        scatter, dof = moments.scatter, moments.dof
+        if bool(undefined.any()):
+            dof = torch.where(undefined, 1.0, dof)
+            whole = family.project(self.variance.diag_embed()).unsqueeze(1)
+            scatter = torch.where(unsqueeze_like(undefined, scatter), whole, scatter)
+        if bool(self.constant.any()):
+            present = family.variances(scatter, self.variance.shape[-1]) / dof.unsqueeze(-1)
+            missing = (self.variance.unsqueeze(-2) - present).clamp(min=0)
+            missing = torch.where(self.constant.unsqueeze(-2), missing, 0.0)
+            added = family.project(missing.diag_embed())
+            scatter = scatter + unsqueeze_like(dof, added) * added
+        return replace(moments, scatter=scatter, dof=dof)

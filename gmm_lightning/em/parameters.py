@@ -1,0 +1,205 @@
+"""What EM works on: parameters as values, and the model that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, Self
+
+import torch
+from torch import Size, Tensor, nn
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.layers import GMMLayer, mixture_logits
+from gmm_lightning.priors import Prior
+from gmm_lightning.rows import Batch
+from gmm_lightning.statistics import Moments, SufficientStatistics
+
+
+class MixtureParameters(NamedTuple):
+    """Parameters of M mixtures: the restarts of every mixture of a layer's batch.
+
+    The leading axis is all that distinguishes restarts, chains or the mixtures of a batch. Of a
+    layer of batch shape B it has `R * prod(B)` entries, those of one restart side by side.
+
+    Shape:
+        mixture_logits `(M, K)`, means `(M, K, D)`, raw_scale `(M, G, ...)`.
+    """
+
+    mixture_logits: Tensor
+    means: Tensor
+    raw_scale: Tensor
+
+    @classmethod
+    def from_layer(cls, layer: GMMLayer, num_restarts: int = 1) -> Self:
+        """Copies of a layer's parameters, one for each restart."""
+        own = len(layer.batch_shape)
+        flat = (
+            p.detach().reshape(-1, *p.shape[own:])
+            for p in (layer.mixture_logits, layer.means, layer.raw_scale)
+        )
+        return cls(*(p.repeat(num_restarts, *[1] * (p.dim() - 1)) for p in flat))
+
+    @torch.no_grad()
+    def write_to(self, layer: GMMLayer) -> None:
+        """Overwrite a layer's parameters in place; M is the size of its batch."""
+        for target, value in zip(
+            (layer.mixture_logits, layer.means, layer.raw_scale), self, strict=True
+        ):
+            target.copy_(value.reshape(target.shape))
+
+    @property
+    def num_mixtures(self) -> int:
+        """M."""
+        return len(self.means)
+
+    @property
+    def eps(self) -> float:
+        """Machine precision of the parameters."""
+        return torch.finfo(self.means.dtype).eps
+
+    def select(self, index: Tensor) -> MixtureParameters:
+        """The parameters of some mixtures."""
+        return MixtureParameters(*(value[index] for value in self))
+
+    def to(self, dtype: torch.dtype) -> MixtureParameters:
+        """The parameters in another precision."""
+        return MixtureParameters(*(value.to(dtype) for value in self))
+
+    def to_vector(self) -> Tensor:
+        """All parameters of a mixture in one row, `(M, V)`."""
+        return torch.cat([value.flatten(1) for value in self], -1)
+
+    def from_vector(self, rows: Tensor) -> MixtureParameters:
+        """Parameters of the same shapes from rows that `to_vector` made."""
+        parts = rows.split([value[0].numel() for value in self], -1)
+        return MixtureParameters(
+            *(part.reshape(value.shape) for part, value in zip(parts, self, strict=True))
+        )
+
+
+@dataclass(frozen=True)
+class MixtureModel:
+    """What stays while the parameters change: family, priors, evidence and projections.
+
+    Attributes:
+        family: structure of the covariances.
+        priors: of the mixtures in `cells`.
+        evidence: log densities of other observations of a row, or None: see `GMMLayer`.
+        projections: constraints of the M-step, in order.
+        batch_shape: B of the layer.
+        cells: `(M,)`, which mixture of the flattened batch each entry of the leading axis is.
+        couples_batch: whether a projection sees the mixtures of a restart together, in the
+            layer's batch shape; False: any of them, as a batch `(M,)`.
+    """
+
+    family: Covariance
+    priors: Sequence[Prior]
+    evidence: nn.Module | None
+    projections: Sequence[nn.Module]
+    batch_shape: Size
+    cells: Tensor
+    couples_batch: bool = True
+
+    @classmethod
+    def from_layer(cls, layer: GMMLayer, num_restarts: int = 1) -> Self:
+        """The model of a layer, for a number of restarts."""
+        size = layer.batch_shape.numel()
+        cells = torch.arange(size, device=layer.means.device).repeat(num_restarts)
+        return cls(
+            layer.covariance,
+            _select_priors(layer.all_priors, cells, layer.batch_shape),
+            layer.evidence,
+            list(layer.projections),
+            layer.batch_shape,
+            cells,
+        )
+
+    def select(self, index: Tensor) -> MixtureModel:
+        """The model of some mixtures along the leading axis."""
+        # Priors of a whole batch hold values per mixture, those of a single one serve them all.
+        priors = [prior.select(index) for prior in self.priors] if self.batch_shape else self.priors
+        return replace(self, cells=self.cells[index], priors=priors)
+
+    def single_restart(self) -> MixtureModel:
+        """The model of one restart of each mixture."""
+        return self.select(torch.arange(self.batch_shape.numel(), device=self.cells.device))
+
+    def without_evidence(self) -> MixtureModel:
+        """The model of the rows alone."""
+        return replace(self, evidence=None)
+
+    @property
+    def runs_independently(self) -> bool:
+        """Whether mixtures of one restart can be fitted apart from each other."""
+        return not (self.projections and self.couples_batch)
+
+    def per_mixture(self, values: Tensor) -> Tensor:
+        """Values of rows `(n, *B, ...)` for each entry of the leading axis, `(n, M, ...)`.
+
+        Where all mixtures read the same rows, B being ones, nothing is copied.
+        """
+        n, lead = len(values), 1 + len(self.batch_shape)
+        tail, size, m = values.shape[lead:], self.batch_shape.numel(), len(self.cells)
+        if values.shape[1:lead].numel() == 1:
+            return values.reshape(n, 1, *tail).expand(n, m, *tail)
+        flat = values.expand(n, *self.batch_shape, *tail).reshape(n, size, *tail)
+        return flat if self._has_all_cells else flat[:, self.cells]
+
+    @cached_property
+    def _has_all_cells(self) -> bool:
+        return torch.equal(self.cells, torch.arange(self.batch_shape.numel()).to(self.cells))
+
+    def log_evidence(self, batch: Batch, num_components: int) -> Tensor:
+        """What the evidence adds to the log joint densities of rows, `(n, M, K)`."""
+        assert self.evidence is not None
+        values = self.evidence(batch)
+        return self.per_mixture(values.expand(*values.shape[:-1], num_components))
+
+    def scale(self, parameters: MixtureParameters) -> Tensor:
+        """The covariances in the family's compact form, `(M, G, ...)`."""
+        return self.family.scale(parameters.raw_scale)
+
+    def distribution(self, parameters: MixtureParameters) -> MixtureOfGaussians:
+        """The mixtures as a distribution of batch shape `(M,)`."""
+        logits, means, _ = parameters
+        return MixtureOfGaussians(logits, means, self.scale(parameters), self.family)
+
+    def from_constrained(
+        self, mass: Tensor, means: Tensor, scale: Tensor, dtype: torch.dtype
+    ) -> MixtureParameters:
+        """Parameters from weights `(M, K)` up to a factor, means and covariances."""
+        raw = self.family.raw(scale)
+        return MixtureParameters(mixture_logits(mass, dtype), means.to(dtype), raw.to(dtype))
+
+    def objective(self, parameters: MixtureParameters, stats: SufficientStatistics) -> Tensor:
+        """`mean log p(x) + log_prior / N`, `(M,)`, at the parameters of the statistics."""
+        total = stats.log_likelihood
+        if self.priors:
+            mixture = self.distribution(parameters)
+            total = total + sum(prior.log_prob(mixture).to(total) for prior in self.priors)
+        return total / stats.total_weight
+
+    def update_moments(self, moments: Moments) -> Moments:
+        """Moments with the priors' pseudo-observations, then constrained by the projections."""
+        for prior in self.priors:
+            moments = prior.update(moments, self.family)
+        if self.runs_independently:
+            for projection in self.projections:
+                moments = projection(moments, self.family)
+            return moments
+        # A projection is written for the batch of its layer: one restart at a time.
+        size, batch = self.batch_shape.numel(), tuple(self.batch_shape)
+        projected = []
+        for part in moments.split(size):
+            one = part.map(lambda v: v.reshape((*batch, *v.shape[1:])))
+            for projection in self.projections:
+                one = projection(one, self.family)
+            projected.append(one.map(lambda v: v.reshape((size, *v.shape[len(batch) :]))))
+        return Moments.concatenate(projected)
+
+
+def _select_priors(priors: Sequence[Prior], cells: Tensor, batch_shape: Size) -> Sequence[Prior]:
+    return [prior.select(cells) for prior in priors] if batch_shape else priors

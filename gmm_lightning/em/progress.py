@@ -1,0 +1,73 @@
+"""Progress bars on stderr."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from gmm_lightning.em.loop import EMState
+
+
+class EMProgress:
+    """A bar of M-steps with the best log-likelihood so far.
+
+    Args:
+        max_iter: M-steps at most.
+        num_restarts: starts that run side by side.
+        enabled: False: nothing is shown.
+    """
+
+    def __init__(self, max_iter: int, num_restarts: int, *, enabled: bool) -> None:
+        self._bar: Any = None
+        if enabled:
+            name = "EM" if num_restarts == 1 else f"EM, {num_restarts} starts"
+            self._bar = _bar(max_iter, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, state: EMState) -> None:
+        """Show the state after an accepted E-step."""
+        if self._bar is None:
+            return
+        best = state.log_likelihood.nan_to_num(nan=-float("inf")).max()
+        several = {"starts": len(state.active)} if len(state.final.means) > 1 else {}
+        self._bar.set_postfix(log_likelihood=f"{float(best):.6f}", **several, refresh=False)
+        self._bar.update(state.iteration - self._bar.n)
+
+
+class ClassProgress:
+    """A bar of the classes that are done.
+
+    Args:
+        num_classes: classes to fit.
+        enabled: False: nothing is shown.
+    """
+
+    def __init__(self, num_classes: int, *, enabled: bool) -> None:
+        self._bar = _bar(num_classes, "classes") if enabled else None
+        self._before = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, state: EMState) -> None:
+        """Count the classes of a group that no start is followed of any more."""
+        if self._bar is not None:
+            every = state.model.batch_shape.numel()
+            done = every - len(state.model.cells.unique())
+            self._bar.update(done - self._before)
+            self._before = done % every
+
+
+def _bar(total: int, name: str) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc=name)

@@ -1,0 +1,41 @@
+"""Several starts of one mixture: which to give up early, and which one to keep."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# After so many M-steps the better half goes on, and again after as many more.
+_HALVING_STEPS = 5
+
+
+def halving_losers(objective: Tensor, cells: Tensor, iteration: int) -> Tensor:
+    """Starts to give up, `(M,)`: successive halving, every 5 M-steps, down to one.
+
+    Args:
+        objective: of the starts still followed, `(M,)`.
+        cells: which mixture of a batch each of them is a start of, `(M,)`.
+        iteration: M-steps done.
+
+    References:
+        C. Biernacki, G. Celeux, G. Govaert (2003), Choosing starting values for the EM algorithm
+        for getting the highest likelihood in multivariate Gaussian mixture models, CSDA 41.
+        K. Jamieson, A. Talwalkar (2016), Non-stochastic best arm identification and
+        hyperparameter optimization, AISTATS.
+
+    Example:
+        >>> objective, cells = torch.tensor([1.0, 3.0, 2.0, 0.0]), torch.tensor([0, 0, 0, 1])
+        >>> halving_losers(objective, cells, iteration=5).tolist()
+        [True, False, False, False]
+    """
+    lost = torch.zeros(len(objective), dtype=torch.bool)
+    counts = cells.bincount()
+    if iteration == 0 or iteration % _HALVING_STEPS or int(counts.max()) < 2:
+        return lost
+    order = objective.argsort(descending=True)
+    order = order[cells[order].argsort(stable=True)]
+    # Rank of each start among those of its own mixture.
+    first = counts.cumsum(0) - counts
+    rank = torch.arange(len(order)) - first[cells[order]]
+    lost[order] = rank >= (counts[cells[order]] + 1) // 2
+    return lost

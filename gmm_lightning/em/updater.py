@@ -1,0 +1,156 @@
+"""Monotone EM with extrapolated steps: one that lowers the objective is taken back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.em.acceleration import Accelerator, as_accelerator
+from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+
+# M-steps without an extrapolation after extrapolations that failed, at most.
+_MAX_BACKOFF = 32
+
+
+class MonotoneUpdater:
+    """Decides, mixture by mixture, whether an extrapolated step is taken and kept.
+
+    After an E-step `rejected` says where the objective fell below the last accepted one;
+    `restore` gives these mixtures the parameters of the M-step before the extrapolation. The
+    objective of accepted E-steps never falls.
+
+    Args:
+        acceleration: `squarem`, `anderson`, an `Accelerator`, or None.
+        num_mixtures: M.
+    """
+
+    def __init__(
+        self, acceleration: str | Accelerator | None = None, num_mixtures: int = 1
+    ) -> None:
+        self._accelerator = as_accelerator(acceleration)
+        self._fallback: Tensor | None = None
+        self._state: dict[str, Tensor] = {}
+        self.resize(num_mixtures)
+
+    def resize(self, num_mixtures: int) -> None:
+        """Begin anew for another number of mixtures; with the same number nothing is forgotten."""
+        if self._state and len(self._state["accepted"]) == num_mixtures:
+            return
+        nothing = torch.zeros(num_mixtures, dtype=torch.bool)
+        self._state = {
+            "accepted": torch.full((num_mixtures,), -torch.inf, dtype=torch.float64),
+            "extrapolated": nothing,  # The present parameters are an extrapolation.
+            "from_m_step": ~nothing,  # The last accepted ones were not.
+            "steady": nothing,  # The last accepted step gained less than the tolerance.
+            "cooldown": nothing.long(),  # M-steps to wait before the next extrapolation.
+            "backoff": nothing.long() + 1,  # How long to wait after the next failure.
+        }
+
+    @property
+    def from_m_step(self) -> Tensor:
+        """Whether the last accepted parameters came from an M-step alone, `(M,)`.
+
+        Only then does a small gain tell that EM has converged.
+        """
+        return self._state["from_m_step"]
+
+    def rejected(self, objective: Tensor) -> Tensor:
+        """Mixtures whose extrapolated parameters lowered the objective, `(M,)`."""
+        state = self._state
+        return state["extrapolated"] & ~(objective.cpu() >= state["accepted"])
+
+    def restore(self, parameters: MixtureParameters, rejected: Tensor) -> MixtureParameters:
+        """Parameters with the rejected mixtures at the M-step before their extrapolation."""
+        assert self._fallback is not None
+        rows, state = parameters.to_vector(), self._state
+        where = rejected.to(rows.device).unsqueeze(-1)
+        state["extrapolated"] = state["extrapolated"] & ~rejected
+        # A failure costs an E-step: wait longer before the next extrapolation.
+        longer = (2 * state["backoff"]).clamp(max=_MAX_BACKOFF)
+        state["backoff"] = torch.where(rejected, longer, state["backoff"])
+        state["cooldown"] = torch.where(rejected, state["backoff"], state["cooldown"])
+        return parameters.from_vector(torch.where(where, self._fallback.to(rows), rows))
+
+    def accept(self, objective: Tensor, tol: float = 0.0) -> None:
+        """Take the parameters of the last E-step as they are."""
+        state, objective = self._state, objective.cpu()
+        gain = objective - state["accepted"]
+        shorter = (state["backoff"] // 2).clamp(min=1)
+        state["backoff"] = torch.where(state["extrapolated"], shorter, state["backoff"])
+        state["from_m_step"] = ~state["extrapolated"]
+        # The gain of an extrapolation tells nothing of convergence: an M-step alone follows.
+        state["steady"] = gain < tol
+        state["accepted"] = objective
+        state["extrapolated"] = torch.zeros_like(state["extrapolated"])
+
+    def extrapolate(
+        self,
+        model: MixtureModel,
+        before: MixtureParameters,
+        after: MixtureParameters,
+        disturbed: Tensor | None,
+    ) -> MixtureParameters:
+        """The parameters after an M-step, or beyond them where an extrapolation is due.
+
+        Args:
+            model: of the mixtures.
+            before: parameters of the accepted E-step.
+            after: those of the M-step that followed.
+            disturbed: mixtures in which a component was repaired, `(M,)`, or None: at the floor
+                the M-step is the maximum of another problem.
+        """
+        if self._accelerator is None:
+            return after
+        rows, state = after.to_vector(), self._state
+        found = self._accelerator.propose(before.to_vector(), rows, _entry_scales(model, before))
+        quiet = torch.ones_like(state["steady"])
+        if disturbed is not None:
+            quiet = ~disturbed.cpu()
+            self._accelerator.restart(disturbed)
+        waiting = state["cooldown"] > 0
+        state["cooldown"] = torch.where(quiet & waiting, state["cooldown"] - 1, state["cooldown"])
+        if found is None:
+            return after
+        proposal, valid = found
+        take = quiet & ~waiting & valid.cpu() & ~(state["steady"] & ~state["from_m_step"])
+        take &= torch.isfinite(proposal).all(-1).cpu()
+        state["extrapolated"], self._fallback = take, rows
+        return after.from_vector(torch.where(take.to(rows.device).unsqueeze(-1), proposal, rows))
+
+    def select(self, index: Tensor) -> None:
+        """Go on with some of the mixtures."""
+        self._state = {name: value[index.cpu()] for name, value in self._state.items()}
+        if self._fallback is not None:
+            self._fallback = self._fallback[index]
+        if self._accelerator is not None:
+            self._accelerator.select(index)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step needs, as tensors and primitives."""
+        state: dict[str, Any] = {name: value.clone() for name, value in self._state.items()}
+        state["fallback"] = None if self._fallback is None else self._fallback.clone()
+        if self._accelerator is not None:
+            state["accelerator"] = self._accelerator.state_dict()
+            state["kind"] = self._accelerator.name
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._state = {name: state[name] for name in self._state}
+        self._fallback = state["fallback"]
+        # The steps that another kind of acceleration kept are of no use here.
+        if self._accelerator is not None and state.get("kind") == self._accelerator.name:
+            self._accelerator.load_state_dict(state["accelerator"])
+
+
+def _entry_scales(model: MixtureModel, parameters: MixtureParameters) -> Tensor:
+    """What each entry of the rows `(M, V)` is measured in: deviations of the mixture, or 1."""
+    unit = model.distribution(parameters).variance.sqrt()
+    unit = torch.where(torch.isfinite(unit) & (unit > 0), unit, 1.0)
+    logits, means, _ = parameters
+    scales = model.family.raw_entry_scales(unit, means.shape[1])
+    return MixtureParameters(
+        torch.ones_like(logits), unit.unsqueeze(-2).expand_as(means), scales
+    ).to_vector()

@@ -1,0 +1,180 @@
+"""The components of a mixture as float64 arrays, and densities made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from reprlib import repr as short
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gmm_lightning._chunking import rows_per_chunk
+from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.plotting._rows import to_array
+
+
+class MixtureLike(Protocol):
+    """A mixture of Gaussians, as `MixtureOfGaussians` and `GMMLayer` both are."""
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """Component probabilities `(K,)`."""
+        ...
+
+    @property
+    def means(self) -> torch.Tensor:
+        """Component means `(K, D)`."""
+        ...
+
+    @property
+    def scale_tril(self) -> torch.Tensor:
+        """Lower Cholesky factors of the component covariances `(K, D, D)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Components:
+    """The components with finite parameters, in the d coordinates of a picture.
+
+    Attributes:
+        index: Their numbers among the K, `(J,)`.
+        weights: `(J,)`.
+        means: `(J, d)`.
+        factors: F `(J, d, D)` of covariances `F F'`, which need not have full rank.
+    """
+
+    index: NDArray[np.intp]
+    weights: NDArray[np.float64]
+    means: NDArray[np.float64]
+    factors: NDArray[np.float64]
+
+    @cached_property
+    def covariances(self) -> NDArray[np.float64]:
+        """`F F'`, `(J, d, d)`."""
+        return self.factors @ np.swapaxes(self.factors, -1, -2)
+
+    @cached_property
+    def ellipses(self) -> list[tuple[float, float, float]]:
+        """Width, height and angle in degrees of each at one standard deviation.
+
+        The width lies along the axis of largest variance: `2 sqrt(lambda_1)`.
+        """
+        axes, lengths, _ = np.linalg.svd(self.factors, full_matrices=False)
+        angles = np.degrees(np.arctan2(axes[:, 1, 0], axes[:, 0, 0]))
+        return np.column_stack([2 * lengths, angles]).tolist()
+
+    def project(self, origin: NDArray[np.float64], axes: NDArray[np.float64]) -> Components:
+        """The marginal components in coordinates along the orthonormal `axes` (D, d)."""
+        means = (self.means - origin) @ axes
+        return Components(self.index, self.weights, means, axes.T @ self.factors)
+
+    def with_weight(self) -> Components:
+        """The components of positive weight."""
+        used = self.weights > 0
+        return Components(
+            self.index[used], self.weights[used], self.means[used], self.factors[used]
+        )
+
+
+def components(mixture: MixtureLike) -> Components:
+    """Weights, means and factors of the components whose parameters are all finite.
+
+    Raises:
+        InvalidArgumentError: `mixture` is not a mixture, or a batch of mixtures.
+    """
+    if not all(hasattr(mixture, name) for name in ("weights", "means", "scale_tril")):
+        raise InvalidArgumentError(f"expected a mixture, or a layer with one, got {short(mixture)}")
+    weights = to_array(mixture.weights)
+    if weights.ndim != 1:
+        raise InvalidArgumentError(
+            f"expected one mixture (batch shape ()), got batch shape {weights.shape[:-1]}; plot "
+            "one mixture of the batch at a time, made from its own slice of the parameters"
+        )
+    means, tril = to_array(mixture.means), to_array(mixture.scale_tril)
+    # Covariances that overflow cannot be drawn either, which is no reason to warn.
+    with np.errstate(over="ignore", invalid="ignore"):
+        covariances = tril @ np.swapaxes(tril, -1, -2)
+    finite = (
+        np.isfinite(weights) & np.isfinite(means).all(-1) & np.isfinite(covariances).all((1, 2))
+    )
+    tril = np.broadcast_to(tril, (*means.shape, means.shape[-1]))
+    return Components(np.flatnonzero(finite), weights[finite], means[finite], tril[finite])
+
+
+def principal_plane(
+    mixture: MixtureLike,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The plane through the mixture's mean in which the mixture itself varies most.
+
+    Its covariance is `sum_k w_k Sigma_k + sum_k w_k (mu_k - m)(mu_k - m)'`: within plus between
+    components. The plane belongs to the mixture, not to the rows shown, so that pictures of the
+    same mixture with different data can be laid over each other.
+
+    Returns:
+        The origin (D,), two orthonormal axes as columns (D, 2), each with its largest loading
+        positive, and the share of the total variance along each (2,). A mixture without a finite
+        component or covariance gives the first two coordinate axes and shares of zero.
+    """
+    parts = components(mixture)
+    num_features = parts.means.shape[-1]
+    fallback = np.zeros(num_features), np.eye(num_features)[:, :2], np.zeros(2)
+    total_weight = parts.weights.sum()
+    if not total_weight > 0:
+        return fallback
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights = parts.weights / total_weight
+        origin = weights @ parts.means
+        centred = parts.means - origin
+        within = np.einsum("k,kij->ij", weights, parts.covariances)
+        covariance = within + (centred.T * weights) @ centred
+    if not np.isfinite(covariance).all():
+        return fallback
+    variances, vectors = np.linalg.eigh(covariance)
+    axes = vectors[:, [-1, -2]]
+    # An eigenvector has no sign of its own; this rule keeps a picture from flipping between runs.
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])
+    total = variances.sum()
+    return origin, axes, variances[[-1, -2]] / total if total > 0 else np.zeros(2)
+
+
+def density_of(parts: Components) -> tuple[MixtureOfGaussians, NDArray[np.intp]]:
+    """The mixture of the components that have a density, in float64 on the CPU.
+
+    Returns:
+        The mixture of the components with a positive weight and a covariance of full rank, and
+        their numbers among the K.
+
+    Raises:
+        InvalidArgumentError: There is no such component.
+    """
+    factor, info = torch.linalg.cholesky_ex(torch.from_numpy(parts.covariances))
+    pivots = factor.diagonal(dim1=-2, dim2=-1)
+    kept = (parts.weights > 0) & ((info == 0) & (pivots > 0).all(-1)).numpy()
+    if not kept.any():
+        raise InvalidArgumentError(
+            "expected a component with positive weight, finite parameters and a covariance of full "
+            "rank, got none; such a mixture has no density to draw"
+        )
+    mixture = MixtureOfGaussians(
+        torch.from_numpy(np.log(parts.weights[kept])),
+        torch.from_numpy(parts.means[kept]),
+        factor[torch.from_numpy(kept)],
+    )
+    return mixture, parts.index[kept]
+
+
+def responsibilities_of(
+    parts: Components, x: NDArray[np.float64], num_components: int
+) -> NDArray[np.float64]:
+    """`p(k | x)` of all K components (N, K), zero for those without a density."""
+    mixture, index = density_of(parts)
+    full = np.zeros((len(x), num_components))
+    chunks = torch.from_numpy(x).split(
+        rows_per_chunk(mixture.means.numel(), mixture.means, in_cache=False)
+    )
+    full[:, index] = torch.cat([mixture.responsibilities(chunk) for chunk in chunks]).numpy()
+    return full

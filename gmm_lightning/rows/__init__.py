@@ -1,0 +1,29 @@
+"""Rows and what belongs to them: one batch type, and one protocol for where rows come from."""
+
+from __future__ import annotations
+
+from gmm_lightning.rows.batch import Batch, as_batch
+from gmm_lightning.rows.checked import as_source
+from gmm_lightning.rows.conversion import (
+    as_rows,
+    as_tensor,
+    as_weights,
+    check_finite,
+    finite_rows,
+)
+from gmm_lightning.rows.source import BLOCK_ROWS, ArrayRows, RowSource, is_shared
+
+__all__ = [
+    "BLOCK_ROWS",
+    "ArrayRows",
+    "Batch",
+    "RowSource",
+    "as_batch",
+    "as_rows",
+    "as_source",
+    "as_tensor",
+    "as_weights",
+    "check_finite",
+    "finite_rows",
+    "is_shared",
+]

@@ -1,0 +1,117 @@
+"""Rows with everything that belongs to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.rows.conversion import as_tensor
+
+
+class Batch(NamedTuple):
+    """Consecutive rows with everything that belongs to them.
+
+    Attributes:
+        x: rows `(n, *B, D)`; n may be 0.
+        weight: `(n, *B)`, or None where every row counts once.
+        labels: class indices `(n,)`, soft labels `(n, C)`, or None.
+        extra: other values by name, each with n entries along its first axis, or None.
+        global_rows: rows of the same step over all processes, or None.
+
+    Example:
+        >>> batch = Batch(torch.zeros(5, 2), labels=torch.arange(5))
+        >>> [part.labels.tolist() for part in batch.split(3)]
+        [[0, 1, 2], [3, 4]]
+    """
+
+    x: Tensor
+    weight: Tensor | None = None
+    labels: Tensor | None = None
+    extra: Mapping[str, Tensor] | None = None
+    global_rows: int | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return self.x.shape[0]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor changed."""
+        extra = self.extra
+        return Batch(
+            change(self.x),
+            None if self.weight is None else change(self.weight),
+            None if self.labels is None else change(self.labels),
+            None if extra is None else {name: change(value) for name, value in extra.items()},
+        )
+
+    def at(self, rows: slice | Tensor) -> Batch:
+        """The rows of a slice or of indices."""
+        return self.map(lambda values: values[rows])
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Batches of at most `size` rows."""
+        if self.num_rows <= size:
+            yield self
+            return
+        for start in range(0, self.num_rows, size):
+            yield self.at(slice(start, start + size))
+
+    @staticmethod
+    def concatenate(batches: Sequence[Batch]) -> Batch:
+        """All rows of several batches; a missing weight counts as 1."""
+        weighted = [b.weight for b in batches if b.weight is not None]
+        weight = None
+        if weighted:
+            ones = (weighted[0].new_ones(b.num_rows, *weighted[0].shape[1:]) for b in batches)
+            own = (b.weight for b in batches)
+            weight = torch.cat([o if w is None else w for o, w in zip(ones, own, strict=True)])
+        labels = [b.labels for b in batches if b.labels is not None]
+        extras = [b.extra for b in batches if b.extra is not None]
+        extra = (
+            {name: torch.cat([e[name] for e in extras]) for name in extras[0]} if extras else None
+        )
+        x = torch.cat([b.x for b in batches])
+        return Batch(x, weight, torch.cat(labels) if labels else None, extra)
+
+
+def as_batch(item: Any) -> Batch:
+    """One item of an iterable as a batch.
+
+    Args:
+        item: a `Batch`, rows, a sequence that holds just the rows, or an object with the
+            attributes `x` and `weight`.
+
+    Raises:
+        InvalidDataError: several arrays.
+    """
+    if isinstance(item, Batch):
+        return item
+    if hasattr(item, "x") and hasattr(item, "weight"):
+        return Batch(item.x, item.weight, getattr(item, "labels", None))
+    if isinstance(item, list | tuple) and len(item) == 1:
+        item = item[0]
+    if isinstance(item, list | tuple) and not is_array(item):
+        raise InvalidDataError(
+            f"each batch must be rows, or a sequence holding just the rows; got {len(item)} arrays"
+        )
+    return Batch(as_tensor(item))
+
+
+def is_array(x: Any) -> bool:
+    """Whether x is rows in memory rather than an iterable of batches."""
+    if isinstance(x, Tensor) or hasattr(x, "__array__"):
+        return True
+    if isinstance(x, list | tuple) and not isinstance(x, Batch):
+        first = x[0] if len(x) else 0.0
+        if isinstance(first, Batch):
+            return False
+        if isinstance(first, list | tuple) and len(first):
+            first = first[0]
+        return not (isinstance(first, Tensor | np.ndarray) and first.ndim >= 2)
+    return False

@@ -1,0 +1,105 @@
+"""What users pass as rows, as a source that was read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Size
+
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.rows.batch import Batch, as_batch, is_array
+from gmm_lightning.rows.conversion import as_rows, as_weights
+from gmm_lightning.rows.source import ArrayRows, RowSource, is_shared
+
+
+def as_source(
+    x: Any,
+    sample_weight: Any = None,
+    *,
+    num_features: int,
+    batch_shape: Size | tuple[int, ...] = (),
+) -> RowSource:
+    """Rows that were read and checked once, for mixtures of a given width and batch shape.
+
+    Args:
+        x: rows `(*S, *B, D)` as a tensor or an array, a `Batch`, a `RowSource`, or a re-iterable
+            of batches.
+        sample_weight: of rows in memory, broadcasts to `(*S, *B)`.
+        num_features: D.
+        batch_shape: B.
+
+    Raises:
+        TypeError: an iterator that can be read only once.
+        InvalidArgumentError: weights for an iterable of batches.
+        InvalidDataError: rows of the wrong shape or not finite (by number), bad weights, no rows
+            at all, or weights that are all zero.
+    """
+    batch_shape = Size(batch_shape)
+    if isinstance(x, ArrayRows):
+        x = x.batch
+    if isinstance(x, Batch) or is_array(x):
+        batch = x if isinstance(x, Batch) else Batch(x, sample_weight)
+        rows = as_rows(batch.x, num_features, batch_shape)
+        source = ArrayRows(
+            batch._replace(x=rows, weight=as_weights(batch.weight, batch.x, batch_shape))
+        )
+    else:
+        if not isinstance(x, Iterable):
+            raise TypeError(f"x must be rows or an iterable of batches, got {type(x).__name__}")
+        if iter(x) is x:
+            raise TypeError(
+                "x is an iterator that can be read only once, and EM reads the data in every "
+                "iteration: pass a list, a DataLoader, or an object whose __iter__ starts anew"
+            )
+        if sample_weight is not None:
+            raise InvalidArgumentError(
+                "sample_weight goes with rows in memory; batches of an iterable carry their own: "
+                "yield gmm_lightning.rows.Batch(x, weight)"
+            )
+        source = _CheckedRows(x, num_features, batch_shape)
+    source.check()
+    return source
+
+
+class _CheckedRows(RowSource):
+    """A re-iterable of batches whose shapes are checked as they are read.
+
+    Args:
+        batches: items that `as_batch` takes.
+        num_features: D.
+        batch_shape: B.
+    """
+
+    def __init__(self, batches: Iterable[Any], num_features: int, batch_shape: Size) -> None:
+        self._batches, self.num_features, self._batch_shape = batches, num_features, batch_shape
+        self._num_rows = 0
+
+    @property
+    def num_rows(self) -> int:
+        """N, known after `check`."""
+        return self._num_rows
+
+    def __iter__(self) -> Iterator[Batch]:
+        first_row = 0
+        for number, item in enumerate(self._batches):
+            with self._naming(number, first_row):
+                batch = as_batch(item)
+                x = as_rows(batch.x, self.num_features, self._batch_shape)
+                weight = as_weights(batch.weight, batch.x, self._batch_shape)
+            self.shared = self.shared and is_shared(x)
+            yield batch._replace(x=x, weight=weight)
+            first_row += len(x)
+
+    def check(self) -> int:
+        self.shared = True
+        self._num_rows = super().check()
+        return self._num_rows
+
+    @contextmanager
+    def _naming(self, number: int, first_row: int) -> Iterator[None]:
+        try:
+            yield
+        except InvalidDataError as error:
+            raise InvalidDataError(f"batch {number}, from row {first_row} on: {error}") from error

@@ -1,0 +1,129 @@
+"""From what users pass to tensors of rows and weights: conversion, shapes, finiteness."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Size, Tensor
+
+from gmm_lightning._validation import format_rows, require_weights
+from gmm_lightning.errors import InvalidDataError
+
+
+def as_tensor(x: Any, name: str = "x") -> Tensor:
+    """A tensor over the same memory where possible: from a tensor, an array, or nested lists.
+
+    Raises:
+        InvalidDataError: not a dense, rectangular array of real numbers.
+    """
+    if isinstance(x, Tensor):
+        tensor = x
+    else:
+        try:
+            array = np.asarray(x)
+        except ValueError as error:
+            raise InvalidDataError(f"{name} must be a rectangular array: {error}") from None
+        if array.dtype.kind not in "fiub":
+            raise InvalidDataError(
+                f"{name} must hold numbers, got an array of dtype {array.dtype} "
+                f"and shape {array.shape}"
+            )
+        if array.dtype.itemsize > 8:
+            array = array.astype(np.float64)
+        elif not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        if any(stride < 0 for stride in array.strides):
+            array = array.copy()
+        with warnings.catch_warnings():
+            # A read-only array is fine: nothing here writes into rows.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            tensor = torch.from_numpy(array)
+    if tensor.is_complex():
+        raise InvalidDataError(f"{name} must hold real numbers, got dtype {tensor.dtype}")
+    if tensor.layout != torch.strided:
+        raise InvalidDataError(f"{name} must be dense, got layout {tensor.layout}; call to_dense()")
+    return tensor
+
+
+def as_rows(x: Any, num_features: int, batch_shape: Size) -> Tensor:
+    """Rows `(N, *B, D)` with the sample dimensions flattened; B may be broadcast as ones.
+
+    Raises:
+        InvalidDataError: the wrong number of features or of dimensions.
+    """
+    x = as_tensor(x)
+    lead = x.dim() - 1 - len(batch_shape)
+    if x.dim() == 0 or x.shape[-1] != num_features or lead < 1:
+        hint = ""
+        if x.dim() == 1:
+            hint = "; reshape one feature with x[:, None], or one row with x[None, :]"
+        elif batch_shape and lead < 1:
+            axes = "None, " * len(batch_shape)
+            hint = f"; share the same rows over the batch with x[:, {axes}:]"
+        expected = ", ".join(["N", *map(str, batch_shape), str(num_features)])
+        raise InvalidDataError(
+            f"expected rows of shape ({expected}), got an array of shape {tuple(x.shape)}{hint}"
+        )
+    rows = x.reshape(-1, *x.shape[lead:])
+    if any(n not in (1, b) for b, n in zip(batch_shape, rows.shape[1:-1], strict=True)):
+        raise InvalidDataError(
+            f"the batch dimensions of x, {tuple(rows.shape[1:-1])}, do not fit the layer's "
+            f"batch_shape {tuple(batch_shape)}"
+        )
+    return rows
+
+
+def as_weights(sample_weight: Any, x: Any, batch_shape: Size) -> Tensor | None:
+    """Weights `(N, *B)` of rows x `(*S, *B, D)`, broadcast from what was given; None stays None.
+
+    Raises:
+        InvalidDataError: a shape that does not fit, or weights that are negative or not finite.
+    """
+    if sample_weight is None:
+        return None
+    weight = as_tensor(sample_weight, "sample_weight")
+    weight = weight if weight.is_floating_point() else weight.double()
+    x = as_tensor(x)
+    shape = (*x.shape[: x.dim() - 1 - len(batch_shape)], *batch_shape)
+    try:
+        flat = weight.expand(shape).reshape(-1, *batch_shape)
+    except RuntimeError:
+        raise InvalidDataError(
+            f"sample_weight must broadcast to {shape}, got shape {tuple(weight.shape)}"
+        ) from None
+    return require_weights(flat)
+
+
+def check_finite(rows: Tensor, first_row: int = 0) -> None:
+    """Refuse rows with NaN or infinity, by number.
+
+    Raises:
+        InvalidDataError: naming up to ten rows, counted from `first_row`.
+    """
+    if not rows.is_floating_point():
+        return
+    # One pass without a mask: a sum is finite only if every term is (or it overflows, and then
+    # the mask decides).
+    if bool(torch.isfinite(rows.sum())):
+        return
+    bad = ~torch.isfinite(rows)
+    if bool(bad.any()):
+        raise InvalidDataError(
+            f"x has NaN or infinite entries in row(s) {format_rows(bad, first_row)}; drop them, or "
+            "fit the others and fill them in with gmm_lightning.distributions.impute"
+        )
+
+
+def finite_rows(rows: Tensor) -> tuple[Tensor, int]:
+    """The rows `(N, ...)` without NaN or infinity, and how many were dropped.
+
+    Example:
+        >>> finite_rows(torch.tensor([[0.0, 1.0], [float("nan"), 2.0]]))
+        (tensor([[0., 1.]]), 1)
+    """
+    good = torch.isfinite(rows).flatten(1).all(-1)
+    dropped = int((~good).sum())
+    return (rows[good], dropped) if dropped else (rows, 0)

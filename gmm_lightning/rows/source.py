@@ -1,0 +1,220 @@
+"""Where rows come from: one protocol, and rows in memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.linalg import accumulator_dtype
+from gmm_lightning.rows.batch import Batch
+from gmm_lightning.rows.conversion import check_finite
+
+# Rows that are read, or converted to another dtype, at once.
+BLOCK_ROWS = 1 << 16
+
+
+class RowSource(ABC):
+    """Rows `(N, *B, D)` that can be read in order, again and again.
+
+    Attributes:
+        num_features: D.
+        in_memory: whether one batch holds all rows.
+        shared: whether the mixtures of a batch read the same rows (B is all ones).
+        weighted: whether the rows have weights.
+    """
+
+    num_features: int
+    in_memory: bool = False
+    shared: bool = True
+    weighted: bool = False
+
+    @property
+    @abstractmethod
+    def num_rows(self) -> int:
+        """N."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Batch]:
+        """All rows, batch after batch."""
+
+    def read(
+        self, start: int = 0, stop: int | None = None, size: int = BLOCK_ROWS
+    ) -> Iterator[Batch]:
+        """The rows in `[start, stop)`, at most `size` at a time."""
+        first, stop = 0, self.num_rows if stop is None else stop
+        for batch in self:
+            low, high = max(start - first, 0), min(stop - first, batch.num_rows)
+            if low < high:
+                yield from batch.at(slice(low, high)).split(size)
+            first += batch.num_rows
+
+    def read_at(self, starts: Iterable[int], size: int) -> Iterator[Batch]:
+        """Blocks of `size` rows that begin at given rows, in that order."""
+        for start in starts:
+            yield from self.read(start, min(start + size, self.num_rows), size)
+
+    def empty(self) -> Batch:
+        """No rows, with all that rows of this source have."""
+        return next(iter(self.read(0, 1, 1))).at(slice(0, 0))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> RowSource:
+        """The same rows with x changed batch by batch."""
+        return _MappedRows(self, change)
+
+    def every(self, step: int) -> Tensor:
+        """Every `step`-th row, starting with the first."""
+        parts, first = [], 0
+        for batch in self:
+            parts.append(batch.x[-first % step :: step])
+            first += batch.num_rows
+        return torch.cat(parts)
+
+    def some(self, limit: int) -> Tensor:
+        """At most `limit` rows, evenly spaced."""
+        return self.every(max(1, -(-self.num_rows // limit)))
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of the weights; N without any."""
+        sums = (b.num_rows if b.weight is None else float(b.weight.double().sum()) for b in self)
+        return float(sum(sums))
+
+    def check(self) -> int:
+        """The number of rows, after reading all of them once.
+
+        Raises:
+            InvalidDataError: rows that are not finite (by number), no rows, or weights all zero.
+        """
+        num_rows, positive = 0, False
+        for number, batch in enumerate(self):
+            with self._naming(number, num_rows):
+                check_finite(batch.x, num_rows)
+            num_rows += batch.num_rows
+            weight = batch.weight
+            positive |= batch.num_rows > 0 and (weight is None or bool((weight > 0).any()))
+        if num_rows == 0:
+            raise InvalidDataError("there are no rows to fit")
+        if not positive:
+            raise InvalidDataError("there are no rows to fit: every sample_weight is 0")
+        return num_rows
+
+    def sample(self, limit: int, generator: Generator | None) -> Batch:
+        """All rows, or `limit` of them drawn without replacement, in their order."""
+        if self.num_rows <= limit:
+            return Batch.concatenate(list(self))
+        drawn = _draw_indices(self.num_rows, limit, generator)
+        sample, first = None, 0
+        for batch in self:
+            ends = torch.tensor([first, first + batch.num_rows])
+            low, high = torch.searchsorted(drawn, ends).tolist()
+            own = batch.at((drawn[low:high] - first).to(batch.x.device))
+            # Filled in place: small pieces kept between large blocks would break up the heap.
+            # Batches need not be of one dtype.
+            wide = accumulator_dtype(batch.x.device)
+            if sample is None:
+                sample = own._replace(x=own.x.to(wide)).map(
+                    lambda v: v.new_ones(limit, *v.shape[1:])
+                )
+            _write(sample, slice(low, high), own)
+            first += batch.num_rows
+        assert sample is not None
+        return sample
+
+    def _naming(self, number: int, first_row: int) -> AbstractContextManager[None]:
+        """Context that adds to an error in which batch it was found."""
+        return nullcontext()
+
+
+class ArrayRows(RowSource):
+    """Rows in memory.
+
+    Args:
+        batch: all of them.
+
+    Example:
+        >>> rows = ArrayRows(Batch(torch.arange(6.0).reshape(3, 2), torch.tensor([1.0, 0.0, 2.0])))
+        >>> rows.total_weight, rows.some(2).tolist()
+        (3.0, [[0.0, 1.0], [4.0, 5.0]])
+    """
+
+    in_memory = True
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.num_features = batch.x.shape[-1]
+        self.shared, self.weighted = is_shared(batch.x), batch.weight is not None
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return self.batch.num_rows
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield self.batch
+
+    def read(
+        self, start: int = 0, stop: int | None = None, size: int = BLOCK_ROWS
+    ) -> Iterator[Batch]:
+        """The rows in `[start, stop)`, as views."""
+        return self.batch.at(slice(start, stop)).split(size)
+
+    def sample(self, limit: int, generator: Generator | None) -> Batch:
+        """All rows, or `limit` of them drawn without replacement, in their order."""
+        if self.num_rows <= limit:
+            return self.batch
+        return self.batch.at(_draw_indices(self.num_rows, limit, generator).to(self.batch.x.device))
+
+
+class _MappedRows(RowSource):
+    """A source whose rows are changed as they are read, `BLOCK_ROWS` at a time.
+
+    Args:
+        source: the rows.
+        change: applied to x.
+    """
+
+    def __init__(self, source: RowSource, change: Callable[[Tensor], Tensor]) -> None:
+        self._source, self._change = source, change
+        self.num_features, self.weighted = source.num_features, source.weighted
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return self._source.num_rows
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._source.read():
+            yield batch._replace(x=self._change(batch.x))
+
+
+def _draw_indices(count: int, limit: int, generator: Generator | None) -> Tensor:
+    """`limit` different indices in `[0, count)`, sorted."""
+    device = generator.device if generator is not None else torch.device("cpu")
+    if count <= 4 * limit:
+        drawn = torch.randperm(count, generator=generator, device=device)[:limit]
+    else:
+        # 2 limit draws with replacement hold limit different ones: the chance of less is nil.
+        found = torch.randint(count, (2 * limit,), generator=generator, device=device).unique()
+        order = torch.randperm(len(found), generator=generator, device=device)
+        drawn = found[order[:limit]]
+    return drawn.sort().values.cpu()
+
+
+def is_shared(x: Tensor) -> bool:
+    """Whether the mixtures of a batch read the same rows `(N, *B, D)`: B is all ones."""
+    return all(size == 1 for size in x.shape[1:-1])
+
+
+def _write(into: Batch, rows: slice, batch: Batch) -> None:
+    """Copy a batch into rows of another."""
+    for name in ("x", "weight", "labels"):
+        if getattr(batch, name) is not None and getattr(into, name) is not None:
+            getattr(into, name)[rows] = getattr(batch, name)
+    for name, value in (batch.extra or {}).items():
+        assert into.extra is not None
+        into.extra[name][rows] = value

@@ -1,0 +1,53 @@
+"""The statistics of a pass: summed over its batches, then over processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gmm_lightning.em import e_step
+from gmm_lightning.layers import GMMLayer
+from gmm_lightning.rows import Batch
+from gmm_lightning.statistics import SufficientStatistics
+
+
+class PassAccumulator:
+    """Sums statistics batch by batch, and reduces them over processes in one operation.
+
+    Attributes:
+        is_whole: whether every batch of the pass so far was seen.
+        next_batch: index of the batch that is expected next.
+        last_batch: the rows that were added last.
+        dropped: rows left out of this pass, over all processes, as far as it was reduced.
+    """
+
+    def __init__(self) -> None:
+        self.is_whole, self.next_batch, self.dropped = False, 0, 0
+        self.last_batch = Batch(torch.zeros(0))
+        self._stats: SufficientStatistics | None = None
+        self._own_dropped = 0
+
+    def start_batch(self, index: int) -> None:
+        """Begin a new sum with the first batch; a pass that is joined later stays incomplete."""
+        if index == 0:
+            self._stats, self._own_dropped, self.dropped = None, 0, 0
+        self.is_whole = index == 0 or (self.is_whole and index == self.next_batch)
+        self.next_batch = index + 1
+
+    def add(self, stats: SufficientStatistics, batch: Batch, num_dropped: int = 0) -> None:
+        """Add the statistics of rows, of which some were left out."""
+        self._stats = stats if self._stats is None else self._stats + stats
+        self.last_batch = batch
+        self._own_dropped += num_dropped
+
+    def reduce(self, strategy: Any, layer: GMMLayer) -> SufficientStatistics:
+        """The statistics added since the last call, over all processes."""
+        stats, self._stats = self._stats, None
+        if stats is None:
+            stats = e_step(layer, layer.means.new_empty(0, *layer.batch_shape, layer.num_features))
+        mine = torch.cat([stats.pack(), stats.counts.new_full((1,), self._own_dropped)])
+        sums = strategy.reduce(mine, reduce_op="sum")
+        self.dropped += int(sums[-1])
+        self._own_dropped = 0
+        return stats.unpack(sums[:-1])

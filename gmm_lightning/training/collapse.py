@@ -1,0 +1,147 @@
+"""Components that collapse while a callback trains: treated by a policy, alike everywhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from gmm_lightning.em import (
+    Candidates,
+    Collapsed,
+    CollapseEvent,
+    CollapsePolicy,
+    MixtureModel,
+    MixtureParameters,
+    Repair,
+    as_policy,
+    collapse_error,
+    new_events,
+)
+from gmm_lightning.rows import Batch
+
+log = logging.getLogger(__name__)
+
+
+class CollapseHandler:
+    """Applies a policy to what each M-step had to repair, and keeps and logs the events.
+
+    Args:
+        policy: `floor`, `reseed`, `raise` or a `CollapsePolicy`, as in `fit_em`.
+        seed: of the rows at which components are reseeded.
+        report_once: report a repair at the floor only the first time, however often it is
+            needed: small batches ask for the same one again and again.
+
+    Attributes:
+        events: what was repaired; of a component that stays as it is only the first time.
+        reseeded: components that the last step moved, `(M, K)`, or None.
+
+    Raises:
+        InvalidArgumentError: an unknown policy.
+    """
+
+    def __init__(
+        self, policy: str | CollapsePolicy, seed: int, *, report_once: bool = False
+    ) -> None:
+        self.policy, self._report_once = as_policy(policy), report_once
+        self.events: list[CollapseEvent] = []
+        self.reseeded: Tensor | None = None
+        self._latest: list[CollapseEvent] = []
+        self._num_reseeds: Tensor | None = None
+        self._generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether the last step moved a component."""
+        return self.reseeded is not None and bool(self.reseeded.any())
+
+    def handle(
+        self,
+        trainer: L.Trainer,
+        model: MixtureModel,
+        parameters: MixtureParameters,
+        collapsed: Collapsed | None,
+        rows: Batch,
+        transform: Callable[[Tensor], Tensor],
+        iteration: int,
+    ) -> MixtureParameters:
+        """The parameters after the policy.
+
+        Args:
+            trainer: of all processes.
+            model: of the layer.
+            parameters: after the M-step.
+            collapsed: what it repaired, or None.
+            rows: of this process, among which a component may start anew.
+            transform: takes rows to the units of the layer.
+            iteration: M-steps done before.
+
+        Raises:
+            CollapseError: the policy gives up.
+        """
+        found: list[CollapseEvent] = []
+        self.reseeded = None
+        if collapsed is not None:
+            if self._num_reseeds is None:
+                self._num_reseeds = torch.zeros_like(collapsed.emptied, dtype=torch.long)
+            repair = self._apply(trainer, model, parameters, collapsed, rows, transform)
+            parameters, self.reseeded = repair.parameters, repair.reseeded
+            self._num_reseeds = self._num_reseeds.to(repair.reseeded.device) + repair.reseeded
+            collapsed = collapsed._replace(reseeded=repair.reseeded)
+            found = [event for _, event in collapsed.events(model, iteration)]
+            if bool(repair.failed.any()):
+                raise collapse_error(found[0])
+        known = self._latest
+        if self._report_once:
+            known = [event for event in self.events if not event.is_reseed]
+        events, self._latest = new_events(found, known), found
+        self.events += events
+        if trainer.is_global_zero:
+            for event in events:
+                log.warning("%s", event)
+        return parameters
+
+    def _apply(
+        self,
+        trainer: L.Trainer,
+        model: MixtureModel,
+        parameters: MixtureParameters,
+        collapsed: Collapsed,
+        rows: Batch,
+        transform: Callable[[Tensor], Tensor],
+    ) -> Repair:
+        """What the policy does with rows of the first process, on every process."""
+        assert self._num_reseeds is not None
+        counts = self._num_reseeds.to(collapsed.emptied.device)
+        if not self.policy.num_candidates:
+            return self.policy.handle(model, parameters, collapsed, counts, None)
+        repair = Repair(parameters, torch.zeros_like(collapsed.emptied), collapsed.mixtures & False)
+        if rows.num_rows and trainer.is_global_zero:
+            some = rows.at(slice(None, None, -(-rows.num_rows // self.policy.num_candidates)))
+            some = some._replace(x=transform(some.x))
+            repair = self.policy.handle(
+                model, parameters, collapsed, counts, Candidates(some, self._generator)
+            )
+        return trainer.strategy.broadcast(repair)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was repaired, as tensors and primitives."""
+        return {
+            "events": [asdict(event) for event in self.events],
+            "latest": [asdict(event) for event in self._latest],
+            "num_reseeds": self._num_reseeds,
+            "reseeded": self.reseeded,
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.events = [CollapseEvent(**event) for event in state["events"]]
+        self._latest = [CollapseEvent(**event) for event in state["latest"]]
+        self._num_reseeds, self.reseeded = state["num_reseeds"], state["reseeded"]
+        self._generator.set_state(state["generator"])

@@ -1,0 +1,275 @@
+"""What the EM callbacks share: the layer, the E-step of each batch, and what is logged."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from gmm_lightning.em import (
+    Collapsed,
+    CollapseEvent,
+    MixtureModel,
+    MixtureParameters,
+    ResponsibilitySchedule,
+    e_step,
+)
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.layers import GMMLayer
+from gmm_lightning.rows import Batch
+from gmm_lightning.training.accumulator import PassAccumulator
+from gmm_lightning.training.collapse import CollapseHandler
+from gmm_lightning.training.loader import as_global_batch
+from gmm_lightning.training.module import GMMModule
+from gmm_lightning.training.observer import LayerObserver, not_called_error, warn_dropped
+from gmm_lightning.training.target import (
+    require_exact_shards,
+    require_unsharded,
+    state_key_for,
+    target_layer,
+)
+
+
+class BaseEMCallback(L.Callback):
+    """What EM callbacks share: the layer, the E-step of each batch, and what is logged.
+
+    The rows of a `GMMModule` are its batches; those of a layer inside another model are what the
+    layer is called with.
+
+    Attributes:
+        history: the objective of each pass, in nats per row.
+        counts: rows that each component held in the last pass or batch.
+        skipped: rows that were left out, over all processes and passes.
+    """
+
+    def __init__(
+        self,
+        target: str | None,
+        schedule: ResponsibilitySchedule,
+        collapse: CollapseHandler,
+        *,
+        skip_nonfinite: bool,
+    ) -> None:
+        if skip_nonfinite and target is None:
+            raise InvalidArgumentError(
+                "skip_nonfinite is for a target inside a model; the rows of a GMMModule are those "
+                "of its data module: drop them there"
+            )
+        self.target, self.skip_nonfinite = target, skip_nonfinite
+        self.history: list[float] = []
+        self.counts: Tensor | None = None
+        self.skipped = 0
+        self._schedule, self._collapse = schedule, collapse
+        self._accumulator = PassAccumulator()
+        self._observer: LayerObserver | None = None
+        self._logged: dict[str, float] = {}
+        self._in_backward = False
+
+    @property
+    def state_key(self) -> str:
+        """A place of its own in the checkpoint for each target."""
+        return state_key_for(self, self.target)
+
+    @property
+    def events(self) -> list[CollapseEvent]:
+        """Components that had to be repaired."""
+        return self._collapse.events
+
+    @property
+    def name(self) -> str:
+        """How messages call this callback."""
+        return f"{type(self).__name__}(target={self.target!r})"
+
+    # -- the layer --------------------------------------------------------------------------
+
+    def layer(self, pl_module: L.LightningModule) -> GMMLayer:
+        """The layer that this callback trains.
+
+        Raises:
+            InvalidArgumentError: there is none at the target; the message lists those found.
+        """
+        return target_layer(pl_module, self.target, type(self).__name__)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Find the layer and check that this fit can be exact."""
+        if stage != "fit":
+            return
+        require_unsharded(trainer)
+        layer = self.layer(pl_module)
+        if self.target is not None:
+            self._observer = LayerObserver(layer, lambda batch: self._on_call(layer, batch))
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give a target layer back to the optimizer."""
+        self._release()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """The same where a fit ends early, and `teardown` is not called."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._observer is not None:
+            self._observer.release()
+            self._observer = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a loader whose shards repeat rows, and a model with nothing to optimise."""
+        require_exact_shards(trainer)
+        if self.target is not None and not any(p.requires_grad for p in pl_module.parameters()):
+            raise InvalidArgumentError(
+                f"EM trains {self.target!r} and the optimizer has nothing else to train: fit the "
+                f"mixture alone, by fit_latents(module, loader, {self.target!r})"
+            )
+
+    # -- the E-step of a batch --------------------------------------------------------------
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The E-step of a batch of a `GMMModule`; for a target the layer's call is waited for."""
+        self._accumulator.start_batch(batch_idx)
+        self._in_backward = False
+        if self.target is None and isinstance(pl_module, GMMModule):
+            rows = as_global_batch(batch, trainer.world_size)
+            stats = pl_module.e_step(rows, self._schedule.at(len(self.history)))
+            self._accumulator.add(stats, rows)
+
+    def _on_call(self, layer: GMMLayer, batch: Batch) -> None:
+        """The E-step of the rows that a target is called with."""
+        if self._in_backward or not layer.training:
+            return
+        dropped = 0
+        if self.skip_nonfinite:
+            good = torch.isfinite(batch.x).flatten(1).all(-1)
+            dropped = int((~good).sum())
+            batch = batch.at(good.nonzero().squeeze(-1)) if dropped else batch
+        try:
+            stats = e_step(layer, batch, responsibilities=self._schedule.at(len(self.history)))
+        except InvalidDataError as error:
+            raise InvalidDataError(
+                f"{self.name}, batch {self._accumulator.next_batch - 1}, of the rows that the "
+                f"layer is called with: {error}; skip_nonfinite=True leaves out those with NaN or "
+                "infinity"
+            ) from error
+        self._accumulator.add(stats, batch, dropped)
+
+    def on_before_backward(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
+    ) -> None:
+        """Ignore the layer's calls: activation checkpointing runs rows through it once more."""
+        self._in_backward = True
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Receive them again: a step may go backwards several times."""
+        self._in_backward = False
+
+    @abstractmethod
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """The M-step, where one is due."""
+
+    # -- the M-step -------------------------------------------------------------------------
+
+    def _repair(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        model: MixtureModel,
+        parameters: MixtureParameters,
+        collapsed: Collapsed | None,
+        iteration: int,
+    ) -> MixtureParameters:
+        """The parameters after collapsed components were treated."""
+        transform: nn.Module = nn.Identity()
+        if isinstance(pl_module, GMMModule):
+            transform = pl_module.standardize
+        return self._collapse.handle(
+            trainer,
+            model,
+            parameters,
+            collapsed,
+            self._accumulator.last_batch,
+            transform,
+            iteration,
+        )
+
+    def _require_rows(self, num_samples: int) -> None:
+        """Refuse a pass in which a target was given no rows.
+
+        Raises:
+            InvalidDataError: all of them were left out.
+            InvalidArgumentError: the layer was not called.
+        """
+        if self.target is None or num_samples:
+            return
+        if self._accumulator.dropped:
+            raise InvalidDataError(
+                f"{self.name}: all {self._accumulator.dropped} rows of a pass have NaN or "
+                "infinity: the network has diverged. Lower the learning rate, clip gradients, and "
+                "look for NaN in the data"
+            )
+        raise not_called_error(self.name)
+
+    # -- logs and checkpoints ---------------------------------------------------------------
+
+    def _log_pass(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        log_likelihood: Tensor,
+        objective: Tensor,
+    ) -> None:
+        """Keep and log the numbers of a pass, means over a batch of mixtures."""
+        self.history.append(float(objective.mean()))
+        # Of classification EM it is another quantity: the density of the chosen component.
+        kind = "classification_" if self._schedule.hard else ""
+        self._logged = {
+            f"train/{kind}log_likelihood": float(log_likelihood.mean()),
+            "train/objective": self.history[-1],
+        }
+        if self.skip_nonfinite:
+            self._logged["train/skipped_rows"] = float(self._accumulator.dropped)
+            if trainer.is_global_zero:
+                warn_dropped(self._accumulator.dropped, f"{self.name}, pass {len(self.history)}")
+        self.skipped += self._accumulator.dropped
+        self._log_again(pl_module)
+
+    def _log_again(self, pl_module: L.LightningModule) -> None:
+        """Log the numbers of the last pass, in the user's units where the module has them."""
+        if not isinstance(pl_module, GMMModule):
+            pl_module.log_dict(
+                self._logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True
+            )
+            return
+        units = float(pl_module.standardize.log_abs_det)
+        shown = {name: value + units for name, value in self._logged.items()}
+        if "train/log_likelihood" in shown:
+            shown["train/nll"] = -shown["train/log_likelihood"]
+        pl_module.log_pass(shown, prog_bar=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history and the repairs."""
+        return {
+            "history": list(self.history),
+            "skipped": self.skipped,
+            "logged": dict(self._logged),
+            "collapse": self._collapse.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.history = list(state_dict["history"])
+        self.skipped = state_dict["skipped"]
+        self._logged = dict(state_dict["logged"])
+        self._collapse.load_state_dict(state_dict["collapse"])

@@ -1,0 +1,202 @@
+"""The latents that a layer inside a model is called with, and a fit of the layer to them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+from torchmetrics import Metric
+
+from gmm_lightning.em import EMResult, fit_em
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.rows import Batch, finite_rows
+from gmm_lightning.training.observer import LayerObserver, not_called_error, warn_dropped
+from gmm_lightning.training.target import target_layer
+
+
+def collect_latents(
+    module: L.LightningModule, loader: Iterable[Any], target: str, *, step: str = "training_step"
+) -> Tensor:
+    """What a `GMMLayer` inside a model is called with, batch after batch of a loader.
+
+    The module runs its own step, in evaluation mode and without gradients. Nothing is logged,
+    and random states and modes are afterwards what they were.
+
+    Args:
+        module: any LightningModule, attached to a trainer or not.
+        loader: batches as the module's step takes them.
+        target: dotted path of the layer, for instance `"model.density"`.
+        step: name of the method that is given `(batch, batch_idx)`, or the batch alone where it
+            takes one argument. It must call the layer as `layer(z)`.
+
+    Returns:
+        Rows `(N, *B, D)` on the layer's device.
+
+    Raises:
+        InvalidArgumentError: there is no layer at the target, no such method, one that optimises
+            by hand, or one that never calls the layer.
+        InvalidDataError: the loader is empty.
+
+    Example:
+        >>> from gmm_lightning.training import collect_latents
+        >>> class Model(L.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.encoder, self.density = torch.nn.Linear(5, 2), GMMLayer(2, 3)
+        ...     def training_step(self, batch):
+        ...         return -self.density(self.encoder(batch)).mean()
+        >>> collect_latents(Model(), torch.randn(10, 4, 5), "density").shape
+        torch.Size([40, 2])
+    """
+    layer = target_layer(module, target, "collect_latents")
+    method = getattr(module, step, None)
+    if not callable(method):
+        raise InvalidArgumentError(f"{type(module).__name__} has no method {step!r}")
+    if step == "training_step" and not module.automatic_optimization:
+        raise InvalidArgumentError(
+            f"the training_step of {type(module).__name__} optimises by hand: give step= the name "
+            "of a method that only calls the layer"
+        )
+    alone = _accepts_batch_only(method)
+    parts: list[Tensor] = []
+    number_of_batches = 0
+
+    def keep(batch: Batch) -> None:
+        # A copy: some networks overwrite their latents in place.
+        parts.append(batch.x.to(layer.means, copy=True))
+
+    observer = LayerObserver(layer, keep, frozen=False)
+    with _evaluation_context(module):
+        try:
+            for number, batch in enumerate(loader):
+                given = _transfer_batch(module, batch)
+                method(given) if alone else method(given, number)
+                number_of_batches = number + 1
+        finally:
+            observer.release()
+    if number_of_batches == 0:
+        raise InvalidDataError("the loader gave no batches; a generator gives them only once")
+    if not parts:
+        raise not_called_error(f"{type(module).__name__}.{step} with target={target!r}")
+    batch_shape = layer.batch_shape
+    return torch.cat([part.expand(len(part), *batch_shape, part.shape[-1]) for part in parts])
+
+
+def fit_latents(
+    module: L.LightningModule,
+    loader: Iterable[Any],
+    target: str,
+    *,
+    step: str = "training_step",
+    skip_nonfinite: bool = False,
+    **options: Any,
+) -> EMResult:
+    """Fit a `GMMLayer` inside a model by EM, in place, to its `collect_latents` of a whole loader.
+
+    The network stays as it is. Before a fit this is where joint training starts from; after
+    one it is the mixture of the latents that the network has arrived at.
+
+    Args:
+        module: any LightningModule.
+        loader: batches as the module's step takes them.
+        target: dotted path of the layer.
+        step: as for `collect_latents`.
+        skip_nonfinite: leave rows with NaN or infinity out, and say how many.
+        options: of `fit_em`: `initializer`, `tol`, `num_restarts`, `collapse`, ...
+
+    Raises:
+        InvalidDataError: latents that are not finite (by number), or too few.
+
+    Example:
+        >>> from gmm_lightning.training import fit_latents
+        >>> class Model(L.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.encoder, self.density = torch.nn.Linear(5, 2), GMMLayer(2, 3)
+        ...     def training_step(self, batch):
+        ...         return -self.density(self.encoder(batch)).mean()
+        >>> result = fit_latents(Model(), torch.randn(10, 4, 5), "density", num_restarts=3)
+        >>> result.num_restarts
+        3
+    """
+    rows = collect_latents(module, loader, target, step=step)
+    if skip_nonfinite:
+        rows, dropped = finite_rows(rows)
+        warn_dropped(dropped, f"fit_latents(target={target!r})")
+    return fit_em(target_layer(module, target, "fit_latents"), rows, **options)
+
+
+def _accepts_batch_only(method: Callable[..., Any]) -> bool:
+    """Whether a step takes the batch alone."""
+    kinds = [parameter.kind for parameter in inspect.signature(method).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return False
+    named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(kind in named for kind in kinds) == 1
+
+
+def _trainer_of(module: L.LightningModule) -> L.Trainer | None:
+    """The trainer that a module is or was trained by."""
+    try:
+        return module.trainer
+    except RuntimeError:
+        return None
+
+
+def _transfer_batch(module: L.LightningModule, batch: Any) -> Any:
+    """A batch as a trainer hands it to a step: in its precision, on the module's device."""
+    trainer = _trainer_of(module)
+    if trainer is None:
+        batch = module.on_before_batch_transfer(batch, 0)
+        batch = module.transfer_batch_to_device(batch, module.device, 0)
+        return module.on_after_batch_transfer(batch, 0)
+    batch = trainer.precision_plugin.convert_input(batch)
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    source = datamodule if is_overridden("on_before_batch_transfer", datamodule) else module
+    batch = source.on_before_batch_transfer(batch, 0)
+    return trainer.strategy.batch_to_device(batch, module.device)
+
+
+@contextmanager
+def _evaluation_context(module: L.LightningModule) -> Iterator[None]:
+    """Evaluation mode without gradients and logs; random states, modes and metrics are restored."""
+    modes = {part: part.training for part in module.modules()}
+    metrics = [(part, _metric_state(part)) for part in modes if isinstance(part, Metric)]
+    trainer, device = _trainer_of(module), module.device
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        devices = [device] if device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices))
+        if trainer is not None:
+            stack.enter_context(trainer.precision_plugin.forward_context())
+        # Outside of a trainer's loop the module's own would warn or refuse.
+        for name in ("log", "log_dict"):
+            setattr(module, name, _ignore)
+            stack.callback(delattr, module, name)
+        module.eval()
+        try:
+            yield
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+            for metric, kept in metrics:
+                vars(metric).update(kept)
+
+
+def _metric_state(metric: Metric) -> dict[str, Any]:
+    """What a metric holds, its states as copies: updates write into tensors and lists."""
+    states = {
+        name: list(state) if isinstance(state, list) else state.detach().clone()
+        for name, state in metric.metric_state.items()
+    }
+    return vars(metric) | states
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    """A log that keeps nothing."""

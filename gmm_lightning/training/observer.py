@@ -1,0 +1,63 @@
+"""A layer inside somebody's model, and the rows it is called with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.layers import GMMLayer
+from gmm_lightning.rows import Batch, as_rows
+
+log = logging.getLogger(__name__)
+
+
+class LayerObserver:
+    """Receives the rows that a layer is called with.
+
+    Args:
+        layer: called as `layer(x)`, with rows or with a `Batch`.
+        receive: takes each batch of rows `(N, *B, D)`, detached, before the call.
+        frozen: whether its parameters ask for no gradient, as EM wants: a DDP reducer would wait
+            for gradients that never come.
+    """
+
+    def __init__(
+        self, layer: GMMLayer, receive: Callable[[Batch], None], *, frozen: bool = True
+    ) -> None:
+        self._layer, self._receive = layer, receive
+        self._frozen = [p for p in layer.parameters() if frozen and p.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad = False
+            # With one, be it zero, momentum and weight decay would move it.
+            parameter.grad = None
+        self._hook = layer.register_forward_pre_hook(self._on_call, with_kwargs=True)
+
+    def _on_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = args[0] if args else kwargs["x"]
+        batch = (x if isinstance(x, Batch) else Batch(x)).map(lambda values: values.detach())
+        rows = as_rows(batch.x, self._layer.num_features, self._layer.batch_shape)
+        self._receive(batch._replace(x=rows))
+
+    def release(self) -> None:
+        """Leave the layer as it was found."""
+        self._hook.remove()
+        for parameter in self._frozen:
+            parameter.requires_grad = True
+
+
+def warn_dropped(dropped: int, where: str) -> None:
+    """Say how many rows were left out, if any were."""
+    if dropped:
+        log.warning("%s: %d rows have NaN or infinity and were left out", where, dropped)
+
+
+def not_called_error(name: str) -> InvalidArgumentError:
+    """The error for a layer that no step calls."""
+    return InvalidArgumentError(
+        f"{name} saw no rows in a whole pass: the layer was not called. Call it as layer(x); "
+        "layer.log_prob(x) runs no hooks"
+    )
