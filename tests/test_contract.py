@@ -25,7 +25,6 @@ from torch.func import functional_call
 from gmm_lightning import GMMLayer, SufficientStatistics, e_step, fit_em, m_step, resolve_priors
 from gmm_lightning.covariances import registry as covariances
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.layers.config import build_layer, describe_layer
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -117,10 +116,10 @@ def test_3_copies_are_bit_identical(
 ) -> None:
     layer = random_layer(family, prior, batch=batch, generator=generator)
     buffer = io.BytesIO()
-    torch.save({"state": layer.state_dict(), "config": describe_layer(layer)}, buffer)
+    torch.save({"state": layer.state_dict(), "config": layer.to_config()}, buffer)
     buffer.seek(0)
     stored = torch.load(buffer, weights_only=True)
-    rebuilt = build_layer(stored["config"])
+    rebuilt = GMMLayer.from_config(stored["config"])
     rebuilt.load_state_dict(stored["state"])
     x = rows(9, 2, generator, batch)
     for twin in (rebuilt, pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):

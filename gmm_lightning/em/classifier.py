@@ -116,7 +116,7 @@ def fit_classifier(
         raise InvalidArgumentError("fit_classifier takes no layer with evidence: use fit_em")
     rows = _ClassRows.read(classifier, x, y, sample_weight, skip_nonfinite=skip_nonfinite)
     shares = torch.stack([w.sum() for w in rows.weights])
-    class_logits = classifier.log_shares(shares if class_priors is None else class_priors)
+    class_logits = classifier.log_class_priors(shares if class_priors is None else class_priors)
     groups = [_ClassGroup(layer, rows, classes) for classes in _group_by_length(rows.lengths)]
     if initializer is not None or not all(prior.resolved for prior in layer.all_priors):
         _resolve_priors(layer, groups)
