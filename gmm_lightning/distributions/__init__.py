@@ -37,7 +37,6 @@ from gmm_lightning.distributions.algebra import (
     unscented,
 )
 from gmm_lightning.distributions.density import (
-    LOG_2PI,
     DrawOptions,
     MixtureDensity,
     SampleShape,
@@ -84,7 +83,6 @@ from gmm_lightning.distributions.truncation import (
 )
 
 __all__ = [
-    "LOG_2PI",
     "Ball",
     "Box",
     "Confidence",

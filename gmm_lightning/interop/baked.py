@@ -8,10 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning.distributions import LOG_2PI
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.interop._parts import Source, in_full
-from gmm_lightning.linalg import full_precision
+from gmm_lightning.linalg import LOG_2PI, full_precision
 from gmm_lightning.rows import Batch
 
 SUMMARIES: dict[str, Callable[[Tensor], Tensor]] = {

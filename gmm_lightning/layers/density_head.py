@@ -12,13 +12,13 @@ from torch.nn import functional
 from gmm_lightning._chunking import is_tracing
 from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.covariances import Covariance, as_covariance
-from gmm_lightning.distributions import LOG_2PI, MixtureOfGaussians
+from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers._chunked import ChunkedRows, rows_at_once
 from gmm_lightning.layers._description import describe
 from gmm_lightning.layers.parameters import prior_rows, projected_scale
 from gmm_lightning.layers.pretrained import Pretrained
-from gmm_lightning.linalg import at_least_float32, full_precision
+from gmm_lightning.linalg import LOG_2PI, at_least_float32, full_precision
 from gmm_lightning.priors import Prior, PriorSpec, bind_priors, list_priors, sum_log_prob
 from gmm_lightning.statistics import DataMoments
 

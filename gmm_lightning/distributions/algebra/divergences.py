@@ -10,14 +10,13 @@ from torch.distributions import register_kl
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions.density import (
-    LOG_2PI,
     DrawOptions,
     MixtureDensity,
     as_mixture,
     draw_samples,
 )
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
-from gmm_lightning.linalg import full_precision
+from gmm_lightning.linalg import LOG_2PI, full_precision
 
 
 class Estimate(NamedTuple):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr, ndtri
 
-from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity, as_mixture, normal_cdf
+from gmm_lightning.distributions.density import MixtureDensity, as_mixture, normal_cdf
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import accumulator_dtype
+from gmm_lightning.linalg import LOG_2PI, accumulator_dtype
 
 _Probability = float | Tensor
 

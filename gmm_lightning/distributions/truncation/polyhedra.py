@@ -80,9 +80,10 @@ class Box(EuclideanRegion):
                 check_width(f"the {name} end of the box", row, num_features)
 
     def contains(self, x: Tensor) -> Tensor:
-        width = max(len(self.lower), len(self.upper))
-        x = as_rows(x, width if width > 1 else None)
+        x = as_rows(x, None)
         low, high = self._ends(x)
+        width = max(len(low), len(high))
+        x = as_rows(x, width) if width > 1 else x
         return ((x >= low) & (x <= high)).all(-1)
 
     def envelopes(self, components: Sequence[GaussianComponent]) -> list[Envelope]:

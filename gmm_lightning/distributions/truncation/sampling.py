@@ -46,7 +46,6 @@ def sample_within(
 ) -> tuple[Tensor, Tensor]:
     """Samples `(*S, *B, D)` of a mixture within a region, and their components `(*S, *B)`."""
     means, d = mixture.means, mixture.means.shape[-1]
-    region.check(d)
     with full_precision(means.device):
         if isinstance(region, EuclideanRegion):
             x = means.new_empty(*shape, d, dtype=dtype)
