@@ -23,9 +23,9 @@ from gmm_lightning._validation import (
     require_number,
     require_numbers,
 )
-from gmm_lightning.distributions import LOG_2PI, MixtureDensity, as_mixture
+from gmm_lightning.distributions import MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import at_least_float32, full_precision
+from gmm_lightning.linalg import LOG_2PI, at_least_float32, full_precision
 from gmm_lightning.rows import check_finite
 
 __all__ = [

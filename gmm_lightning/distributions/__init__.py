@@ -37,7 +37,6 @@ from gmm_lightning.distributions.algebra import (
     unscented,
 )
 from gmm_lightning.distributions.density import (
-    LOG_2PI,
     DrawOptions,
     MixtureDensity,
     SampleShape,
@@ -55,7 +54,6 @@ from gmm_lightning.distributions.inference import (
     cdf,
     condition,
     confidence_radius,
-    covariance_ellipse,
     ellipses,
     grad_log_prob,
     impute,
@@ -84,7 +82,6 @@ from gmm_lightning.distributions.truncation import (
 )
 
 __all__ = [
-    "LOG_2PI",
     "Ball",
     "Box",
     "Confidence",
@@ -109,7 +106,6 @@ __all__ = [
     "condition",
     "confidence_radius",
     "convolve",
-    "covariance_ellipse",
     "crps",
     "draw_reparameterized",
     "draw_samples",

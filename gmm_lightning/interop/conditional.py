@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning.distributions import LOG_2PI, MixtureOfGaussians
+from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import full_precision
+from gmm_lightning.linalg import LOG_2PI, full_precision
 
 # The substitution is written out feature by feature, in some four operations each.
 _MAX_FEATURES = 32

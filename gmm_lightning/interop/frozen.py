@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gmm_lightning._validation import require_choice
-from gmm_lightning.distributions import LOG_2PI
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.interop._parts import LayerOrMixture, to_float64
-from gmm_lightning.linalg import full_precision
+from gmm_lightning.linalg import LOG_2PI, full_precision
 from gmm_lightning.rows import Batch
 
 _OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -24,7 +24,6 @@ from gmm_lightning.distributions import (
     Where,
 )
 from gmm_lightning.distributions.truncation import box_envelopes
-from gmm_lightning.distributions.truncation.tilting import Tilt
 from gmm_lightning.errors import GMMError, InvalidArgumentError, RegionError
 
 INF, NAN = math.inf, math.nan
@@ -283,11 +282,8 @@ def test_a_hopeless_box_is_an_error_and_no_hang(
     double: None, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
     # As when the search for a tilt fails: free proposals, and a box of probability e^-33.
-    def free(strict: torch.Tensor, low: torch.Tensor, *ends: torch.Tensor) -> Tilt:
-        return Tilt(torch.zeros_like(low), 0.0)
-
     monkeypatch.setattr(
-        box_envelopes, "minimax_tilt", lambda a, low, *rest: Tilt(torch.zeros_like(low), 0.0)
+        box_envelopes, "minimax_tilt", lambda a, low, *rest: (torch.zeros_like(low), 0.0)
     )
     factor = torch.linalg.cholesky(0.5 * torch.eye(10) + 0.5)
     mixture = mixture_of([1.0], [[0.0] * 10], factor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,15 +10,9 @@ from torch import Generator, Tensor
 from torch.distributions import register_kl
 
 from gmm_lightning._validation import require_integer
-from gmm_lightning.distributions.density import (
-    LOG_2PI,
-    DrawOptions,
-    MixtureDensity,
-    as_mixture,
-    draw_samples,
-)
+from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture, draw_samples
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
-from gmm_lightning.linalg import full_precision
+from gmm_lightning.linalg import LOG_2PI, full_precision
 
 
 class Estimate(NamedTuple):
@@ -49,8 +44,7 @@ def entropy(
         True
     """
     mixture = as_mixture(mixture)
-    x = _draws(mixture, num_samples, generator)
-    return _monte_carlo_estimate(-mixture.log_prob(x))
+    return _expectation(mixture, lambda x: -mixture.log_prob(x), num_samples, generator)
 
 
 def entropy_bounds(mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
@@ -85,11 +79,9 @@ def kl_divergence(
     Raises:
         InvalidArgumentError: another number of features, or fewer than 2 samples.
     """
-    p, q = as_mixture(p, "p"), as_mixture(q, "q")
-    require_same_features(p, q)
+    p, q = as_mixtures(p, q)
     p = p.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
-    x = _draws(p, num_samples, generator)
-    return _monte_carlo_estimate(p.log_prob(x) - q.log_prob(x))
+    return _expectation(p, lambda x: p.log_prob(x) - q.log_prob(x), num_samples, generator)
 
 
 def kl_variational(p: MixtureDensity, q: MixtureDensity) -> Tensor:
@@ -101,8 +93,7 @@ def kl_variational(p: MixtureDensity, q: MixtureDensity) -> Tensor:
         J. R. Hershey, P. A. Olsen (2007), Approximating the Kullback Leibler divergence between
         Gaussian mixture models, ICASSP.
     """
-    p, q = as_mixture(p, "p"), as_mixture(q, "q")
-    require_same_features(p, q)
+    p, q = as_mixtures(p, q)
     own = (p.log_weights.unsqueeze(-2) - _component_kl(p, p)).logsumexp(-1)
     other = (q.log_weights.unsqueeze(-2) - _component_kl(p, q)).logsumexp(-1)
     return (p.weights * (own - other)).sum(-1)
@@ -111,10 +102,10 @@ def kl_variational(p: MixtureDensity, q: MixtureDensity) -> Tensor:
 def _component_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`KL(p_i || q_j)` between components, `(*B, K, L)`."""
     a, b = p.scale_tril.unsqueeze(-3), q.scale_tril.unsqueeze(-4)
+    gap = (p.means.unsqueeze(-2) - q.means.unsqueeze(-3)).unsqueeze(-1)
     with full_precision(a.device):
-        ratio = torch.linalg.solve_triangular(b.expand(_pair_shape(a, b)), a, upper=False)
-        gap = (p.means.unsqueeze(-2) - q.means.unsqueeze(-3)).unsqueeze(-1)
-        white = torch.linalg.solve_triangular(b.expand(_pair_shape(a, b)), gap, upper=False)
+        ratio = torch.linalg.solve_triangular(b, a, upper=False)
+        white = torch.linalg.solve_triangular(b, gap, upper=False)
     log_ratio = ratio.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     square = ratio.square().sum((-2, -1)) + white.square().sum((-2, -1))
     return 0.5 * (square - p.num_features) - log_ratio
@@ -122,15 +113,14 @@ def _component_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
 
 def log_inner_product(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`log int p(x) q(x) dx`, `(*B)`."""
-    p, q = as_mixture(p, "p"), as_mixture(q, "q")
-    require_same_features(p, q)
+    p, q = as_mixtures(p, q)
     both = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2)
     return (both + log_expected_likelihood(p, q)).flatten(-2).logsumexp(-1)
 
 
 def l2_distance(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """`sqrt(int (p(x) - q(x))^2 dx)`, `(*B)`, in closed form."""
-    p, q = as_mixture(p, "p"), as_mixture(q, "q")
+    p, q = as_mixtures(p, q)
     logs = log_inner_product(p, p), log_inner_product(q, q), log_inner_product(p, q)
     logs = torch.broadcast_tensors(*logs)
     # In units of the largest: densities in many dimensions overflow or underflow.
@@ -149,7 +139,7 @@ def cauchy_schwarz_divergence(p: MixtureDensity, q: MixtureDensity) -> Tensor:
         K. Kampa, E. Hasanbelliu, J. C. Principe (2011), Closed-form Cauchy-Schwarz PDF
         divergence for mixture of Gaussians, IJCNN.
     """
-    p, q = as_mixture(p, "p"), as_mixture(q, "q")
+    p, q = as_mixtures(p, q)
     own = 0.5 * (log_inner_product(p, p) + log_inner_product(q, q))
     return own - log_inner_product(p, q)
 
@@ -165,15 +155,16 @@ def log_expected_likelihood(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     return -0.5 * (white.square().sum((-2, -1)) + log_det + p.num_features * LOG_2PI)
 
 
-def _pair_shape(a: Tensor, b: Tensor) -> torch.Size:
-    """The broadcast shape of matrices for all pairs of components."""
-    return torch.broadcast_shapes(a.shape, b.shape)
-
-
-def _draws(mixture: MixtureDensity, num_samples: int, generator: Generator | None) -> Tensor:
-    """Samples `(n, *B, D)` for an estimate."""
-    rows = require_integer("num_samples", num_samples, least=2)
-    return draw_samples(mixture, rows, DrawOptions(), generator)[0]
+def _expectation(
+    p: MixtureDensity,
+    function: Callable[[Tensor], Tensor],
+    num_samples: int,
+    generator: Generator | None,
+) -> Estimate:
+    """`E_p[f(x)]` by Monte Carlo, for f of rows `(n, *B, D)`."""
+    num_samples = require_integer("num_samples", num_samples, least=2)
+    values = function(draw_samples(p, num_samples, generator=generator)[0])
+    return Estimate(values.mean(0), values.std(0) / num_samples**0.5)
 
 
 @register_kl(MixtureDensity, MixtureDensity)
@@ -186,13 +177,9 @@ def _no_closed_form_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     )
 
 
-def _monte_carlo_estimate(values: Tensor) -> Estimate:
-    """Mean and standard error over samples `(n, *B)`."""
-    return Estimate(values.mean(0), values.std(0) / len(values) ** 0.5)
-
-
-def require_same_features(p: MixtureDensity, q: MixtureDensity) -> None:
-    """Raise unless two mixtures have as many features, and batches that broadcast."""
+def as_mixtures(p: M, q: MixtureDensity) -> tuple[M, MixtureDensity]:
+    """Two mixtures of equally many features, of batches that broadcast."""
+    p, q = as_mixture(p, "p"), as_mixture(q, "q")
     if p.num_features != q.num_features:
         raise InvalidArgumentError(
             f"expected mixtures of equally many features, got {p.num_features} and {q.num_features}"
@@ -204,3 +191,4 @@ def require_same_features(p: MixtureDensity, q: MixtureDensity) -> None:
             f"expected batches of mixtures that broadcast, got {tuple(p.batch_shape)} and "
             f"{tuple(q.batch_shape)}"
         ) from None
+    return p, q

@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_numbers
-from gmm_lightning.distributions.algebra.divergences import (
-    log_expected_likelihood,
-    require_same_features,
-)
+from gmm_lightning.distributions.algebra.divergences import as_mixtures, log_expected_likelihood
 from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import factor_of_rows, full_precision, symmetrize
@@ -68,13 +65,10 @@ def convolve(p: M, q: MixtureDensity) -> M:
     Raises:
         InvalidArgumentError: another number of features.
     """
-    p, q = as_mixture(p, "p"), as_mixture(q, "q")
-    require_same_features(p, q)
-    logits = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2)
-    means = p.means.unsqueeze(-2) + q.means.unsqueeze(-3)
+    p, q = as_mixtures(p, q)
     a, b = torch.broadcast_tensors(p.scale_tril.unsqueeze(-3), q.scale_tril.unsqueeze(-4))
-    factor = factor_of_rows(torch.cat([a, b], -1))
-    return p.with_parameters(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))
+    means = p.means.unsqueeze(-2) + q.means.unsqueeze(-3)
+    return _of_pairs(p, q, 0.0, means, factor_of_rows(torch.cat([a, b], -1)))
 
 
 def product(p: M, q: MixtureDensity) -> M:
@@ -90,8 +84,7 @@ def product(p: M, q: MixtureDensity) -> M:
     References:
         K. B. Petersen, M. S. Pedersen (2012), The Matrix Cookbook, section 8.1.8.
     """
-    p, q = as_mixture(p, "p"), as_mixture(q, "q")
-    require_same_features(p, q)
+    p, q = as_mixtures(p, q)
     dtype = torch.promote_types(p.means.dtype, q.means.dtype)
     a, b = p.scale_tril.to(dtype).unsqueeze(-3), q.scale_tril.to(dtype).unsqueeze(-4)
     a, b = torch.broadcast_tensors(a, b)
@@ -105,7 +98,12 @@ def product(p: M, q: MixtureDensity) -> M:
         white = torch.linalg.solve_triangular(b, gap, upper=False)
         step = a @ torch.cholesky_solve(ratio.mT @ white, inner)
     means = p.means.unsqueeze(-2) + step.squeeze(-1)
-    logits = (
-        p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2) + log_expected_likelihood(p, q)
-    )
+    return _of_pairs(p, q, log_expected_likelihood(p, q), means, factor)
+
+
+def _of_pairs(
+    p: M, q: MixtureDensity, log_share: Tensor | float, means: Tensor, factor: Tensor
+) -> M:
+    """A mixture of type p with a component `(*B, K, L)` for each pair."""
+    logits = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2) + log_share
     return p.with_parameters(logits.flatten(-2), means.flatten(-3, -2), factor.flatten(-4, -3))

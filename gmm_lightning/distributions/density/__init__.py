@@ -9,12 +9,11 @@ from gmm_lightning.distributions.density.implicit import (
     normal_cdf,
 )
 from gmm_lightning.distributions.density.mixture_density import (
-    LOG_2PI,
     M,
     MixtureDensity,
     as_mixture,
+    moment_match,
 )
-from gmm_lightning.distributions.density.moments import moment_match
 from gmm_lightning.distributions.density.options import DrawOptions, SampleShape
 from gmm_lightning.distributions.density.reparameterization import (
     check_reparameterization,
@@ -24,7 +23,6 @@ from gmm_lightning.distributions.density.reparameterization import (
 )
 
 __all__ = [
-    "LOG_2PI",
     "DrawOptions",
     "M",
     "MixtureDensity",

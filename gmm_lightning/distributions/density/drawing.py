@@ -11,11 +11,13 @@ from torch import Generator, Size, Tensor
 
 from gmm_lightning.distributions._ancestral import choose_components, unwhiten_rows
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity
-from gmm_lightning.distributions.density.options import DrawOptions, SampleShape, given_components
+from gmm_lightning.distributions.density.options import DrawOptions, SampleShape
 from gmm_lightning.distributions.density.quasi import low_variance_normals
 from gmm_lightning.distributions.truncation import TemperedMixture, sample_within
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype, full_precision
+
+_INDEPENDENT = DrawOptions()
 
 
 def full_shape(mixture: MixtureDensity, sample_shape: SampleShape) -> Size:
@@ -36,53 +38,44 @@ def full_shape(mixture: MixtureDensity, sample_shape: SampleShape) -> Size:
 def draw_samples(
     mixture: MixtureDensity,
     sample_shape: SampleShape,
-    options: DrawOptions,
+    options: DrawOptions = _INDEPENDENT,
     generator: Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Samples `(*S, *B, D)` and their components `(*S, *B)`: see `MixtureOfGaussians.sample`."""
-    shape = full_shape(mixture, sample_shape)
-    _require_finite(mixture)
+    shape, means, d = full_shape(mixture, sample_shape), mixture.means, mixture.num_features
+    finite = (bool(values.isfinite().all()) for values in (means, mixture.scale))
+    # A weight of 0 is allowed.
+    if not all(finite) or bool(mixture.log_weights.isnan().any()):
+        raise InvalidArgumentError("the parameters of the mixture must be finite, and are not")
+    options.check(mixture.num_components, d)
     temperature = float(options.temperature)
     # Relative to the largest: at a tiny temperature only the most probable component is left.
     logits = mixture.mixture_logits - mixture.mixture_logits.amax(-1, keepdim=True)
     weights = (logits / temperature).softmax(-1)
     if not math.sqrt(temperature) < torch.finfo(weights.dtype).max:
         raise InvalidArgumentError(f"temperature {temperature} is too high for {weights.dtype}")
-    z = options.component
-    z = None if z is None else given_components(z, shape, weights)
+    z = options.components(shape, means.device)
     if shape.numel() == 0:
-        empty = torch.zeros(shape, dtype=torch.long, device=weights.device)
-        return weights.new_empty(*shape, mixture.num_features), empty
+        return means.new_empty(*shape, d), torch.zeros(shape, dtype=torch.long, device=means.device)
     if options.within is not None:
         tempered = _tempered_parameters(mixture, temperature)
-        return sample_within(options.within, tempered, shape, z, mixture.means.dtype, generator)
+        return sample_within(options.within, tempered, shape, z, means.dtype, generator)
     if options.quasi or options.antithetic:
-        z, noise = low_variance_normals(
-            weights, z, shape, mixture.num_features, quasi=options.quasi, generator=generator
+        found, noise = low_variance_normals(
+            weights, shape, d, quasi=options.quasi, generator=generator
         )
-        noise *= math.sqrt(temperature)
+        z = found if z is None else z
     else:
         z = choose_components(weights, shape, generator) if z is None else z
-        noise = weights.new_empty(*shape, mixture.num_features)
-        noise.normal_(std=math.sqrt(temperature), generator=generator)
+        noise = means.new_empty(*shape, d).normal_(generator=generator)
+    noise *= math.sqrt(temperature)
     with full_precision(noise.device):
-        return unwhiten_rows(mixture.covariance, mixture.means, mixture.scale, z, noise), z
+        return unwhiten_rows(mixture.covariance, means, mixture.scale, z, noise), z
 
 
 def _tempered_parameters(mixture: MixtureDensity, temperature: float) -> TemperedMixture:
     """Parameters in the precision of sums: logits over, covariances times the temperature."""
-    wide = accumulator_dtype(mixture.means.device)
-    return TemperedMixture(
-        mixture.covariance,
-        (mixture.mixture_logits.to(wide) / temperature).log_softmax(-1),
-        mixture.means.to(wide),
-        mixture.scale.to(wide),
-        math.sqrt(temperature),
-    )
-
-
-def _require_finite(mixture: MixtureDensity) -> None:
-    """Raise unless all parameters are finite; a weight of 0 is allowed."""
-    finite = (bool(values.isfinite().all()) for values in (mixture.means, mixture.scale))
-    if not all(finite) or bool(mixture.log_weights.isnan().any()):
-        raise InvalidArgumentError("the parameters of the mixture must be finite, and are not")
+    wide = mixture.map_parameters(lambda p: p.to(accumulator_dtype(p.device)))
+    log_weights = (wide.mixture_logits / temperature).log_softmax(-1)
+    spread = math.sqrt(temperature)
+    return TemperedMixture(wide.covariance, log_weights, wide.means, wide.scale, spread)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gmm_lightning.distributions.density.mixture_density import LOG_2PI, MixtureDensity, as_mixture
-from gmm_lightning.linalg import full_precision
+from gmm_lightning.distributions.density.mixture_density import MixtureDensity, as_mixture
+from gmm_lightning.linalg import LOG_2PI, full_precision
 
 
 def implicit_reparameterization(mixture: MixtureDensity, x: Tensor) -> Tensor:
@@ -20,10 +20,8 @@ def implicit_reparameterization(mixture: MixtureDensity, x: Tensor) -> Tensor:
         u_d = sum_k w_k(x_<d) Phi((x_d - m_kd) / L_kdd)
 
     so that with J = du/dx, which is lower triangular, `x - J^-1 (u - stop(u))` has the value of
-    x and its gradient.
-
-    The variance of the gradient for the weights grows fast with the separation of the
-    components: per sample about 0.6 at 2 standard deviations, 16 at 6, 700 at 10.
+    x and its gradient. The variance of the gradient for the weights grows fast with the separation
+    of the components: per sample about 0.6 at 2 standard deviations, 16 at 6, 700 at 10.
 
     References:
         A. Graves (2016), Stochastic backpropagation through mixture density distributions,
@@ -33,10 +31,9 @@ def implicit_reparameterization(mixture: MixtureDensity, x: Tensor) -> Tensor:
     mixture = as_mixture(mixture)
     x = x.detach()
     with full_precision(x.device):
-        factor = mixture.scale_tril
         u, weights, z, terms = conditional_cdfs(mixture, x)
         with torch.no_grad():
-            jacobian = _cdf_jacobian(weights, z, terms, factor)
+            jacobian = _cdf_jacobian(weights, z, terms, mixture.scale_tril)
         moved = torch.linalg.solve_triangular(jacobian, (u - u.detach()).unsqueeze(-1), upper=False)
     return x - moved.squeeze(-1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from reprlib import repr as short
 from typing import Any, ClassVar, Self, SupportsIndex, TypeVar, cast
 
@@ -18,9 +19,7 @@ from torch.distributions import (
 
 from gmm_lightning.covariances import Covariance, FullCovariance
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
-from gmm_lightning.linalg import at_least_float32, full_precision
-
-LOG_2PI = 1.8378770664093453
+from gmm_lightning.linalg import LOG_2PI, at_least_float32, factor_of_rows, full_precision
 
 
 class MixtureDensity(Distribution):
@@ -87,20 +86,19 @@ class MixtureDensity(Distribution):
     @property
     def scale_tril(self) -> Tensor:
         """Lower Cholesky factors of the components' covariances, `(*B, K, D, D)`."""
-        return self._per_component(self.covariance.scale_tril(self.scale, self.num_features))
+        dense = self.covariance.scale_tril(self.scale, self.num_features)
+        return dense.expand(*self.means.shape, -1)
 
     @property
     def component_covariances(self) -> Tensor:
         """The components' covariances, `(*B, K, D, D)`."""
-        return self._per_component(self.covariance.covariance_matrix(self.scale, self.num_features))
-
-    def _per_component(self, dense: Tensor) -> Tensor:
-        return dense.expand(*self.means.shape, self.num_features)
+        dense = self.covariance.covariance_matrix(self.scale, self.num_features)
+        return dense.expand(*self.means.shape, -1)
 
     # -- density ----------------------------------------------------------------------------
 
     def whiten(self, x: Tensor) -> Tensor:
-        """`L_k^-1 (x - mu_k)`: `(*S, *B, D)` -> `(*S, *B, K, D)`, whitened residuals.
+        """`L_k^-1 (x - mu_k)`: `(*S, *B, D)` -> `(*S, *B, K, D)`.
 
         Raises:
             InvalidArgumentError: rows of another width.
@@ -126,13 +124,12 @@ class MixtureDensity(Distribution):
                 f"of shape {tuple(x.shape)}"
                 + ("; write x[:, None] for one feature" if x.dim() == 1 else "")
             )
-        own = len(self.batch_shape)
         pairs = zip(reversed(x.shape[:-1]), reversed(self.batch_shape), strict=False)
         if any(n != b and 1 not in (n, b) for n, b in pairs):
             raise InvalidArgumentError(
                 f"expected rows (*S, *B, D) for mixtures of batch shape {tuple(self.batch_shape)}, "
                 f"got shape {tuple(x.shape)}; for the same rows in all of them write "
-                f"x[:, {', '.join(['None'] * own)}]"
+                f"x[:, {', '.join(['None'] * len(self.batch_shape))}]"
             )
 
     def log_joint(self, x: Tensor) -> Tensor:
@@ -177,8 +174,6 @@ class MixtureDensity(Distribution):
         between = gap.unsqueeze(-1) * gap.unsqueeze(-2)
         return (weights * (self.component_covariances + between)).sum(-3)
 
-    # -- no closed form ---------------------------------------------------------------------
-
     def entropy(self) -> Tensor:
         """Raise `NoClosedFormError`, which names the estimate and the bounds."""
         raise NoClosedFormError(
@@ -206,6 +201,11 @@ class MixtureDensity(Distribution):
         """A mixture of the same type with other parameters; see the constructor."""
         return type(self)(mixture_logits, means, scale, covariance)
 
+    def map_parameters(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The mixture with logits, means and scale changed by one function."""
+        logits, means, scale = map(change, (self.mixture_logits, self.means, self.scale))
+        return self.with_parameters(logits, means, scale, self.covariance)
+
     def component(self, k: int) -> Self:
         """The mixture of component k alone.
 
@@ -217,28 +217,17 @@ class MixtureDensity(Distribution):
         k = operator.index(k)
         if not -self.num_components <= k < self.num_components:
             raise InvalidArgumentError(f"component must be in [0, {self.num_components}), got {k}")
-        k %= self.num_components
-        axis = len(self.batch_shape)
+        k, axis = k % self.num_components, len(self.batch_shape)
         scale = self.scale if self.covariance.tied else self.scale.narrow(axis, k, 1)
-        return self.with_parameters(
-            torch.zeros_like(self.mixture_logits[..., k : k + 1]),
-            self.means[..., k : k + 1, :],
-            scale,
-            self.covariance,
-        )
+        logits = torch.zeros_like(self.mixture_logits[..., :1])
+        return self.with_parameters(logits, self.means.narrow(axis, k, 1), scale, self.covariance)
 
     def expand(
         self, batch_shape: Size | list[int] | tuple[int, ...], _instance: None = None
     ) -> Self:
         """The mixture expanded to a larger batch, without copying."""
-        batch = Size(batch_shape)
         own = len(self.batch_shape)
-        return self.with_parameters(
-            self.mixture_logits.expand(*batch, *self.mixture_logits.shape[own:]),
-            self.means.expand(*batch, *self.means.shape[own:]),
-            self.scale.expand(*batch, *self.scale.shape[own:]),
-            self.covariance,
-        )
+        return self.map_parameters(lambda p: p.expand(*batch_shape, *p.shape[own:]))
 
     def to_torch(self) -> MixtureSameFamily:
         """Torch's `MixtureSameFamily` over `MultivariateNormal` with the same density."""
@@ -280,3 +269,17 @@ def as_mixture(value: M, name: str = "mixture") -> M:
             f"{name} must be a mixture or a layer with one, got {short(value)}"
         )
     return cast("M", mixture)
+
+
+def moment_match(mixture: M) -> M:
+    """The Gaussian with the mixture's moments: see `MixtureOfGaussians.moment_match`."""
+    mixture = as_mixture(mixture)
+    gap = mixture.means - mixture.mean.unsqueeze(-2)
+    # Rows of a square root: the covariance itself would lose half of the digits.
+    rows = torch.cat([mixture.scale_tril, gap.unsqueeze(-1)], -1)
+    # Not the root of the weights, which has no slope where one is 0.
+    rows = (0.5 * mixture.log_weights).exp()[..., None, None] * rows
+    with full_precision(rows.device):
+        factor = factor_of_rows(rows.movedim(-3, -2).flatten(-2))
+    logits = torch.zeros_like(mixture.mixture_logits[..., :1])
+    return mixture.with_parameters(logits, mixture.mean.unsqueeze(-2), factor.unsqueeze(-3))

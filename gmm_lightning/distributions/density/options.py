@@ -17,14 +17,7 @@ SampleShape = tuple[int, ...] | Size | int
 
 @dataclass(frozen=True, eq=False)
 class DrawOptions:
-    """Options of `MixtureOfGaussians.sample`, checked at construction.
-
-    Args:
-        component: the component to draw from: an index or a tensor of indices.
-        within: a region; draws are conditional on lying in it.
-        temperature: divides logits and multiplies covariances.
-        quasi: scrambled Sobol points instead of independent rows.
-        antithetic: neighbouring rows are mirror images about their mean.
+    """Options of `MixtureOfGaussians.sample`, which explains them, checked at construction.
 
     Raises:
         InvalidArgumentError: a value out of range, or options that exclude each other.
@@ -37,8 +30,7 @@ class DrawOptions:
     antithetic: bool = False
 
     def __post_init__(self) -> None:
-        if self.component is not None:
-            _as_index(self.component)
+        index = None if self.component is None else _as_index(self.component)
         if isinstance(self.temperature, Tensor) and self.temperature.requires_grad:
             raise InvalidArgumentError("no gradient flows to the temperature: pass its value")
         require_number("temperature", self.temperature, above=0)
@@ -47,15 +39,14 @@ class DrawOptions:
                 raise InvalidArgumentError(
                     f"{name} must be True or False, got {getattr(self, name)!r}"
                 )
-        if self.within is not None:
-            if not isinstance(self.within, Region):
-                raise InvalidArgumentError(
-                    "within must be a region (Shell, Confidence, Ball, Box, HalfSpace or Where), "
-                    f"got {self.within!r}"
-                )
-            if self.quasi or self.antithetic:
-                raise InvalidArgumentError("draws within a region are independent ones only")
-        if self.antithetic and self.component is not None and _as_index(self.component).dim():
+        if not isinstance(self.within, Region | None):
+            raise InvalidArgumentError(
+                "within must be a region (Shell, Confidence, Ball, Box, HalfSpace or Where), got "
+                f"{self.within!r}"
+            )
+        if self.within is not None and (self.quasi or self.antithetic):
+            raise InvalidArgumentError("draws within a region are independent ones only")
+        if self.antithetic and index is not None and index.dim():
             raise InvalidArgumentError(
                 "antithetic rows share a component in pairs: give one component, or none"
             )
@@ -71,12 +62,27 @@ class DrawOptions:
             InvalidArgumentError: a component out of range, a region for rows of another width,
                 or too many features for quasi-random draws.
         """
-        if self.component is not None:
-            _check_range(_as_index(self.component), num_components)
+        index = torch.zeros(0) if self.component is None else _as_index(self.component)
+        if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < num_components):
+            ends = f"{int(index.min())} to {int(index.max())}"
+            found = index.tolist() if index.numel() <= 10 else ends
+            raise InvalidArgumentError(f"component must be in [0, {num_components}), got {found}")
         if self.within is not None:
             self.within.check(num_features)
         if self.quasi:
             check_sobol_dimension(num_features)
+
+    def components(self, shape: Size, device: torch.device) -> Tensor | None:
+        """The given component indices, expanded to shape `(*S, *B)`."""
+        if self.component is None:
+            return None
+        index = _as_index(self.component).to(device)
+        try:
+            return index.expand(shape)
+        except RuntimeError:
+            raise InvalidArgumentError(
+                f"component must broadcast to {tuple(shape)}, got shape {tuple(index.shape)}"
+            ) from None
 
 
 def _as_index(component: int | Tensor) -> Tensor:
@@ -88,22 +94,3 @@ def _as_index(component: int | Tensor) -> Tensor:
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise InvalidArgumentError(f"component must be an integer index, got {component!r}")
     return index.long()
-
-
-def _check_range(index: Tensor, num_components: int) -> None:
-    """Raise unless all indices are in `[0, K)`."""
-    if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < num_components):
-        few = index.tolist() if index.numel() <= 10 else f"{int(index.min())} to {int(index.max())}"
-        raise InvalidArgumentError(f"component must be in [0, {num_components}), got {few}")
-
-
-def given_components(component: int | Tensor, shape: Size, weights: Tensor) -> Tensor:
-    """Component indices of the user, checked and expanded to shape `(*S, *B)`."""
-    index = _as_index(component).to(weights.device)
-    _check_range(index, weights.shape[-1])
-    try:
-        return index.expand(shape)
-    except RuntimeError:
-        raise InvalidArgumentError(
-            f"component must broadcast to {tuple(shape)}, got shape {tuple(index.shape)}"
-        ) from None

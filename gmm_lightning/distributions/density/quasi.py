@@ -16,26 +16,18 @@ _STEP = 2.0**-30
 
 
 def low_variance_normals(
-    weights: Tensor,
-    component: Tensor | None,
-    shape: Size,
-    num_features: int,
-    *,
-    quasi: bool,
-    generator: Generator | None,
+    weights: Tensor, shape: Size, num_features: int, *, quasi: bool, generator: Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Components `(*S, *B)`, where they are not given, and standard normals `(*S, *B, D)`."""
+    """Components `(*S, *B)` and standard normals `(*S, *B, D)`, quasi-random or antithetic."""
     batch = weights.shape[:-1]
     rows = math.prod(shape[: len(shape) - len(batch)])
     if quasi:
         z, noise = _sobol_normals(weights, rows, num_features, generator)
     else:
         z = choose_components(weights, Size([rows, *batch]), generator)
-        like = {"dtype": weights.dtype, "device": weights.device}
-        noise = torch.randn(rows, *batch, num_features, generator=generator, **like)
+        noise = weights.new_empty(rows, *batch, num_features).normal_(generator=generator)
         _antithetic_(z, noise)
-    noise = noise.reshape(*shape, num_features)
-    return (z.reshape(shape) if component is None else component), noise
+    return z.reshape(shape), noise.reshape(*shape, num_features)
 
 
 def _sobol_normals(
@@ -45,15 +37,13 @@ def _sobol_normals(
 
     The first coordinate of a point picks the component, the others become normals through the
     inverse distribution function. Every row has the distribution of the mixture; rows are
-    dependent and evenly spread, most so where n is a power of two: component k then has `n pi_k`
-    rows up to 1.
+    dependent and evenly spread. Where n is a power of two, component k has `n pi_k` rows up to 1.
     Means of smooth functions converge faster than `1 / sqrt(n)`.
 
     References:
         A. B. Owen (1997), Scrambled net variance for integrals of smooth functions, Annals of
         Statistics 25.
     """
-    check_sobol_dimension(num_features)
     *batch, k = weights.shape
     device = weights.device
     table = weights.double().reshape(-1, k).cumsum(-1).cpu()
@@ -83,8 +73,8 @@ def check_sobol_dimension(num_features: int) -> None:
 def _antithetic_(component: Tensor, noise: Tensor) -> None:
     """Give rows 2 i + 1 the component of row 2 i and the opposite noise, in place.
 
-    Antithetic pairs: means of functions that are nearly linear around a component lose most of
-    their variance. Rows of different pairs are independent.
+    Means of functions that are nearly linear around a component lose most of their variance. Rows
+    of different pairs are independent.
 
     References:
         J. M. Hammersley, K. W. Morton (1956), A new Monte Carlo technique: antithetic variates,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import one_hot
 
 from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.distributions._ancestral import choose_components
@@ -29,18 +30,18 @@ def draw_reparameterized(
     check_reparameterization(options, relaxation)
     tempered = _temper(mixture, float(options.temperature))
     if relaxation is not None:
-        return gumbel_softmax_sample(
-            tempered, full_shape(tempered, sample_shape), relaxation, generator
-        )
+        shape = full_shape(mixture, sample_shape)
+        return gumbel_softmax_sample(tempered, shape, relaxation, generator)
     x, z = draw_samples(mixture, sample_shape, options, generator)
     if 0 in mixture.batch_shape:
         # No mixture, no draw: only the graph is kept.
         return x + tempered.means.sum()
-    return (
-        implicit_reparameterization(tempered, x)
-        if options.component is None
-        else _pathwise_gradient(tempered, x, z)
-    )
+    if options.component is None:
+        return implicit_reparameterization(tempered, x)
+    # Pathwise: `x = mu_z + L_z stop(L_z^-1 (x - mu_z))`.
+    with torch.no_grad():
+        e = torch.take_along_dim(tempered.whiten(x), z[..., None, None], -2).squeeze(-2)
+    return _blend(tempered, e, one_hot(z, mixture.num_components))
 
 
 def check_reparameterization(options: DrawOptions, relaxation: float | None) -> None:
@@ -68,19 +69,8 @@ def _temper(mixture: M, temperature: float) -> M:
     """The mixture with logits divided, and covariances multiplied, by the temperature."""
     if temperature == 1:
         return mixture
-    return mixture.with_parameters(
-        mixture.mixture_logits / temperature,
-        mixture.means,
-        math.sqrt(temperature) * mixture.scale_tril,
-    )
-
-
-def _pathwise_gradient(mixture: MixtureDensity, x: Tensor, component: Tensor) -> Tensor:
-    """Samples x of components z with gradients: `x = mu_z + L_z stop(L_z^-1 (x - mu_z))`."""
-    with torch.no_grad():
-        at = component[..., None, None].expand(*x.shape[:-1], 1, x.shape[-1])
-        e = mixture.whiten(x).gather(-2, at).squeeze(-2)
-    return _blend(mixture, e, torch.nn.functional.one_hot(component, mixture.num_components))
+    factor = math.sqrt(temperature) * mixture.scale_tril
+    return mixture.with_parameters(mixture.mixture_logits / temperature, mixture.means, factor)
 
 
 def _blend(mixture: MixtureDensity, e: Tensor, choice: Tensor) -> Tensor:
@@ -99,8 +89,7 @@ def gumbel_softmax_sample(
     """Samples `(*S, *B, D)` by a Gumbel-softmax relaxation of the component: biased, low variance.
 
     `x = sum_k y_k (mu_k + L_k e)`, with y a relaxed one-hot vector: softmax of logits plus
-    Gumbel noise over the temperature. In the limit of temperature 0 their
-    distribution is the mixture.
+    Gumbel noise over the temperature. In the limit of temperature 0 it is a sample of the mixture.
 
     Raises:
         InvalidArgumentError: a temperature that is not positive.
@@ -110,15 +99,13 @@ def gumbel_softmax_sample(
     """
     mixture = as_mixture(mixture)
     temperature = require_number("relaxed", temperature, above=0)
-    like = mixture.means
-    noise = torch.empty(*shape, mixture.num_components, dtype=like.dtype, device=like.device)
+    noise = mixture.means.new_empty(*shape, mixture.num_components)
     gumbel = -noise.exponential_(generator=generator).log()
     # Relative to the largest, which alone stays finite at a tiny temperature.
     scores = mixture.log_weights + gumbel
     scores = scores - scores.detach().amax(-1, keepdim=True)
     choice = (scores / max(temperature, torch.finfo(scores.dtype).tiny)).softmax(-1)
-    e = torch.empty(*shape, mixture.num_features, dtype=like.dtype, device=like.device)
-    e.normal_(generator=generator)
+    e = mixture.means.new_empty(*shape, mixture.num_features).normal_(generator=generator)
     return _blend(mixture, e, choice)
 
 
@@ -157,14 +144,12 @@ def score_function(
     """
     mixture = as_mixture(mixture)
     num_samples = require_integer("num_samples", num_samples, least=2)
-    batch = mixture.batch_shape
-    z = choose_components(mixture.weights.detach(), torch.Size([num_samples, *batch]), generator)
-    e = torch.empty(
-        *z.shape, mixture.num_features, dtype=mixture.means.dtype, device=mixture.means.device
-    ).normal_(generator=generator)
-    chosen = torch.nn.functional.one_hot(z, mixture.num_components).to(e)
-    value = function(_blend(mixture, e, chosen))
-    log_weight = (chosen * mixture.log_weights).sum(-1)
+    shape = torch.Size([num_samples, *mixture.batch_shape])
+    z = choose_components(mixture.weights.detach(), shape, generator)
+    e = mixture.means.new_empty(*shape, mixture.num_features).normal_(generator=generator)
+    choice = one_hot(z, mixture.num_components).to(e)
+    value = function(_blend(mixture, e, choice))
+    log_weight = (choice * mixture.log_weights).sum(-1)
     fixed = value.detach()
     baseline = (fixed.sum(0) - fixed) / (num_samples - 1)
     return (value + (fixed - baseline) * (log_weight - log_weight.detach())).mean(0)

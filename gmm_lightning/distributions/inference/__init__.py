@@ -13,7 +13,6 @@ from gmm_lightning.distributions.inference.conditioning import (
 from gmm_lightning.distributions.inference.confidence import (
     Ellipse,
     confidence_radius,
-    covariance_ellipse,
     ellipses,
     in_confidence_region,
     squared_mahalanobis,
@@ -38,7 +37,6 @@ __all__ = [
     "cdf",
     "condition",
     "confidence_radius",
-    "covariance_ellipse",
     "ellipses",
     "grad_log_prob",
     "impute",

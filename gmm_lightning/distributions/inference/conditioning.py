@@ -19,7 +19,7 @@ Values = float | Sequence[float] | Tensor
 
 
 def _as_indices(mixture: MixtureDensity, indices: Indices, *, proper: bool = False) -> Tensor:
-    """Positions of features in `[0, D)`, as a tensor."""
+    """Positions of features in `[0, D)`."""
     d = mixture.num_features
     try:
         index = torch.as_tensor(indices)
@@ -42,13 +42,6 @@ def _as_indices(mixture: MixtureDensity, indices: Indices, *, proper: bool = Fal
     return index
 
 
-def _complement(mixture: MixtureDensity, index: Tensor) -> Tensor:
-    """Positions of the other features, in order."""
-    left = torch.ones(mixture.num_features, dtype=torch.bool)
-    left[index] = False
-    return left.nonzero().squeeze(-1)
-
-
 def marginal(mixture: M, indices: Indices) -> M:
     """The marginal distribution of some features: see `MixtureOfGaussians.marginal`."""
     mixture = as_mixture(mixture)
@@ -64,10 +57,10 @@ def condition(mixture: M, indices: Indices, values: Values) -> M:
     mixture = as_mixture(mixture)
     index = _as_indices(mixture, indices, proper=True)
     values = _as_values(mixture, index, values)
-    rest = _complement(mixture, index).to(mixture.means.device)
-    index = index.to(mixture.means.device)
-    family, d, k = mixture.covariance, mixture.num_features, mixture.num_components
-    with full_precision(mixture.means.device):
+    family, d, device = mixture.covariance, mixture.num_features, mixture.means.device
+    rest = torch.ones(d).index_fill(0, index, 0.0).nonzero().squeeze(-1).to(device)
+    index = index.to(device)
+    with full_precision(device):
         known, unknown, slope = family.condition(mixture.scale, index, rest, d)
         means = mixture.means[..., index]
         given = mixture.with_parameters(mixture.mixture_logits, means, known, family)
@@ -77,9 +70,8 @@ def condition(mixture: M, indices: Indices, values: Values) -> M:
         if slope is not None:
             gap = values.unsqueeze(-2) - means
             centre = centre + (slope @ gap.unsqueeze(-1)).squeeze(-1)
-    batch = log_joint.shape[:-1]
-    shape = family.shape(k, len(rest))
-    return mixture.with_parameters(log_joint, centre, unknown.expand(*batch, *shape), family)
+    shape = (*log_joint.shape[:-1], *family.shape(mixture.num_components, len(rest)))
+    return mixture.with_parameters(log_joint, centre, unknown.expand(shape), family)
 
 
 def _as_values(mixture: MixtureDensity, index: Tensor, values: Values) -> Tensor:
@@ -106,7 +98,7 @@ def require_positive_density(log_joint: Tensor, values: Tensor) -> None:
     """Raise where all components have density 0, so that responsibilities are undefined.
 
     A squared Mahalanobis distance overflows at 1e154 standard deviations, or 1e19 in float32. NaN
-    passes, and a graph that is being compiled is not checked.
+    passes, and so does a graph that is being compiled.
 
     Raises:
         InvalidDataError: with the number of such rows, and the first.
@@ -144,7 +136,7 @@ def regress(
 
     Raises:
         InvalidArgumentError: as for `MixtureOfGaussians.condition`.
-        InvalidDataError: values where no component has a positive density.
+        InvalidDataError: as for `MixtureOfGaussians.condition`.
 
     References:
         Z. Ghahramani, M. I. Jordan (1994), Supervised learning from incomplete data via an EM
@@ -160,23 +152,16 @@ def regress(
     mixture = as_mixture(mixture)
     index = _as_indices(mixture, indices, proper=True)
     values = _as_values(mixture, index, values)
-    lead = values.dim() - 1 - len(mixture.batch_shape)
-    rest = mixture.num_features - len(index)
+    own, rest = mixture.batch_shape, mixture.num_features - len(index)
+    shape = torch.broadcast_shapes(values.shape[:-1], own)
+    lead = shape[: len(shape) - len(own)].numel()
+    flat = values.expand(*shape, -1).reshape(lead, *own, len(index))
     per_row = mixture.means.shape[:-1].numel() * (rest**2 if covariance else rest)
-    if lead <= 0:
-        given = condition(mixture, index, values)
-        return given.mean, given.covariance_matrix if covariance else None
-    flat = values.reshape(-1, *values.shape[lead:])
     means, spreads = [], []
     for chunk in flat.split(rows_per_chunk(per_row, mixture.means, in_cache=False)):
         given = condition(mixture, index, chunk)
         means.append(given.mean)
         if covariance:
             spreads.append(given.covariance_matrix)
-    shape = values.shape[:lead]
-    mean = torch.cat(means)
-    mean = mean.reshape(*shape, *mean.shape[1:])
-    if not covariance:
-        return mean, None
-    spread = torch.cat(spreads)
-    return mean, spread.reshape(*shape, *spread.shape[1:])
+    mean = torch.cat(means).reshape(*shape, rest)
+    return mean, torch.cat(spreads).reshape(*shape, rest, rest) if covariance else None

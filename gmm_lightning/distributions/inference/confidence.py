@@ -15,12 +15,7 @@ from gmm_lightning._validation import (
     require_numbers,
 )
 from gmm_lightning.distributions._chi import chi_quantile
-from gmm_lightning.distributions.density import (
-    DrawOptions,
-    MixtureDensity,
-    as_mixture,
-    draw_samples,
-)
+from gmm_lightning.distributions.density import MixtureDensity, as_mixture, draw_samples
 from gmm_lightning.errors import InvalidArgumentError
 
 _KINDS = ("component", "density")
@@ -104,11 +99,11 @@ def in_confidence_region(
         square = float(chi_quantile(probability, mixture.num_features)) ** 2
         return squared_mahalanobis(mixture, x).amin(-1) <= square
     num_samples = require_integer("num_samples", num_samples, least=1)
-    samples, _ = draw_samples(mixture, num_samples, DrawOptions(), generator)
+    samples, _ = draw_samples(mixture, num_samples, generator=generator)
     ordered = mixture.log_prob(samples).sort(0).values
-    at = round((1 - probability) * num_samples)
-    edge = ordered[at] if at < num_samples else torch.full_like(ordered[0], math.inf)
-    return mixture.log_prob(x) >= (edge if at > 0 else torch.full_like(edge, -math.inf))
+    end = torch.full_like(ordered[:1], math.inf)
+    edges = torch.cat([-end, ordered[1:], end])
+    return mixture.log_prob(x) >= edges[round((1 - probability) * num_samples)]
 
 
 def ellipses(mixture: MixtureDensity, std: float = 1.0) -> list[Ellipse]:
@@ -128,14 +123,11 @@ def ellipses(mixture: MixtureDensity, std: float = 1.0) -> list[Ellipse]:
             f"and batch shape {tuple(mixture.batch_shape)}; take a marginal first"
         )
     std = require_number("std", std, above=0)
-    pairs = zip(mixture.means.detach(), mixture.scale_tril.detach(), strict=True)
-    return [covariance_ellipse(center, factor, std) for center, factor in pairs]
-
-
-def covariance_ellipse(center: Tensor, factor: Tensor, std: float) -> Ellipse:
-    """The ellipse `c + s F z`, `|z| <= 1`, for a factor `(2, M)` of a covariance `F F'`."""
-    axes, sizes, _ = torch.linalg.svd(factor, full_matrices=False)
-    angle = math.atan2(float(axes[1, 0]), float(axes[0, 0]))
-    angle = angle - math.pi if angle > math.pi / 2 else angle
-    angle = angle + math.pi if angle <= -math.pi / 2 else angle
-    return Ellipse(center, std * sizes, angle)
+    axes, sizes, _ = torch.linalg.svd(mixture.scale_tril.detach())
+    found = []
+    for center, (x, y), semi_axes in zip(mixture.means.detach(), axes[..., 0], sizes, strict=True):
+        angle = math.atan2(float(y), float(x))
+        # An axis has no direction: its angle is one of two.
+        angle -= math.pi * math.ceil(angle / math.pi - 0.5)
+        found.append(Ellipse(center, std * semi_axes, angle))
+    return found

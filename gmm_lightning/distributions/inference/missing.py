@@ -8,13 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning._validation import require_choice
-from gmm_lightning.distributions.density import (
-    DrawOptions,
-    M,
-    MixtureDensity,
-    as_mixture,
-    draw_samples,
-)
+from gmm_lightning.distributions.density import MixtureDensity, as_mixture, draw_samples
 from gmm_lightning.distributions.inference.conditioning import condition, marginal
 from gmm_lightning.distributions.inference.modes import modes
 from gmm_lightning.errors import InvalidArgumentError
@@ -36,23 +30,21 @@ def log_joint_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`log pi_k + log N` of the entries that are not NaN: `(*S, *B, D)` -> `(*S, *B, K)`.
 
     A row without entries has `log pi_k`. Rows are grouped by missingness pattern.
-
-    Raises:
-        InvalidArgumentError: rows of another width.
     """
     mixture.check_rows(x)
+    own = len(mixture.batch_shape)
     shape = torch.broadcast_shapes(x.shape[:-1], mixture.batch_shape)
     rows = x.to(mixture.means.dtype).expand(*shape, -1).reshape(-1, mixture.num_features)
     cells = torch.arange(mixture.batch_shape.numel(), device=rows.device)
-    cells = cells.reshape(mixture.batch_shape).expand(shape).reshape(-1)
+    cells = cells.view(mixture.batch_shape).expand(shape).reshape(-1)
     k = mixture.num_components
     result = mixture.log_weights.expand(*shape, k).reshape(-1, k)
     for at, observed in _missingness_patterns(rows):
         if bool(observed.any()):
-            index = observed.nonzero().squeeze(-1)
-            part = marginal(mixture, index)
-            part = _select_mixtures(part, cells[at]) if mixture.batch_shape else part
-            result = result.index_put((at,), part.log_joint(rows[at][:, index]))
+            part = marginal(mixture, observed)
+            if own:
+                part = part.map_parameters(lambda p, at=at: p.flatten(0, own - 1)[cells[at]])
+            result = result.index_put((at,), part.log_joint(rows[at][:, observed]))
     return result.reshape(*shape, k)
 
 
@@ -73,14 +65,6 @@ def log_prob_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """
     mixture = as_mixture(mixture)
     return log_joint_observed(mixture, x).logsumexp(-1)
-
-
-def _select_mixtures(mixture: M, cells: Tensor) -> M:
-    """The mixtures of a batch at flat positions `(N,)`, as a batch of N."""
-    own = len(mixture.batch_shape)
-    parts = (mixture.mixture_logits, mixture.means, mixture.scale)
-    logits, means, scale = (part.flatten(0, own - 1)[cells] for part in parts)
-    return mixture.with_parameters(logits, means, scale, mixture.covariance)
 
 
 def impute(
@@ -109,17 +93,21 @@ def impute(
     """
     mixture = as_mixture(mixture)
     require_choice("kind", kind, _KINDS)
-    rows = _as_rows(mixture, x)
+    if mixture.batch_shape:
+        raise InvalidArgumentError(
+            f"missing entries need a single mixture, got a batch of shape "
+            f"{tuple(mixture.batch_shape)}"
+        )
+    mixture.check_rows(x)
+    rows = x.to(mixture.means.dtype).reshape(-1, mixture.num_features)
     if bool(rows.isinf().any()):
         raise InvalidArgumentError("rows to impute must not have infinite entries")
     whole = x.to(torch.promote_types(x.dtype, rows.dtype)).reshape(rows.shape).clone()
     for at, observed in _missingness_patterns(rows):
         if bool(observed.all()):
             continue
-        absent = (~observed).nonzero().squeeze(-1)
-        known = observed.nonzero().squeeze(-1)
-        if len(known):
-            conditional = condition(mixture, known, rows[at][:, known])
+        if bool(observed.any()):
+            conditional = condition(mixture, observed, rows[at][:, observed])
         else:
             conditional = mixture.expand((len(at),))
         if kind == "mean":
@@ -127,8 +115,8 @@ def impute(
         elif kind == "mode":
             filled = _global_mode(conditional)
         else:
-            filled, _ = draw_samples(conditional, (), DrawOptions(), generator)
-        whole[at.unsqueeze(-1), absent] = filled.to(whole.dtype)
+            filled, _ = draw_samples(conditional, (), generator=generator)
+        whole[at.unsqueeze(-1), (~observed).nonzero().squeeze(-1)] = filled.to(whole.dtype)
     return whole.reshape(x.shape)
 
 
@@ -136,16 +124,4 @@ def _global_mode(conditional: MixtureDensity) -> Tensor:
     """The highest mode of each mixture of a batch, `(*B, D)`."""
     found = modes(conditional)
     best = conditional.log_prob(found.movedim(-2, 0)).argmax(0)
-    at = best[..., None, None].expand(*best.shape, 1, found.shape[-1])
-    return found.gather(-2, at).squeeze(-2)
-
-
-def _as_rows(mixture: MixtureDensity, x: Tensor) -> Tensor:
-    """Rows `(N, D)` in the mixture's dtype."""
-    if mixture.batch_shape:
-        raise InvalidArgumentError(
-            f"missing entries need a single mixture, got a batch of shape "
-            f"{tuple(mixture.batch_shape)}"
-        )
-    mixture.check_rows(x)
-    return x.to(mixture.means.dtype).reshape(-1, mixture.num_features)
+    return torch.take_along_dim(found, best[..., None, None], -2).squeeze(-2)

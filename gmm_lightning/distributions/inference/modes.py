@@ -11,11 +11,7 @@ from gmm_lightning.linalg import full_precision, solve_rows
 
 
 def grad_log_prob(mixture: MixtureDensity, x: Tensor) -> Tensor:
-    """The score `d log p / dx = sum_k r_k(x) Sigma_k^-1 (mu_k - x)`, `(*S, *B, D)`.
-
-    Differentiable in x and the parameters. Like the responsibilities it is NaN for a row whose
-    squared distances all overflow.
-    """
+    """The score, `(*S, *B, D)`: see `MixtureOfGaussians.grad_log_prob`."""
     mixture = as_mixture(mixture)
     x = x.to(mixture.means.dtype)
     resp = mixture.responsibilities(x)
@@ -31,7 +27,7 @@ def modes(mixture: MixtureDensity, max_iter: int = 1000, tol: float = 1e-10) -> 
         x <- x + (sum_k r_k(x) P_k)^-1 sum_k r_k(x) P_k (mu_k - x),   P_k = Sigma_k^-1
 
     Each fixed point is a mode (or, on a set of measure zero, a saddle point). Means in the basin of
-    one mode give the same point, so there are as many modes as distinct rows.
+    one mode give the same point: the distinct rows are the modes.
 
     Args:
         mixture: the mixture.

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr, ndtri
 
-from gmm_lightning.distributions.density import LOG_2PI, MixtureDensity, as_mixture, normal_cdf
+from gmm_lightning._validation import require_numbers
+from gmm_lightning.distributions.density import MixtureDensity, as_mixture, normal_cdf
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import accumulator_dtype
+from gmm_lightning.linalg import LOG_2PI, accumulator_dtype
 
 _Probability = float | Tensor
 
@@ -21,12 +22,9 @@ _MAX_STEPS = 256
 def cdf(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`F(x) = sum_k pi_k Phi((x - mu_k) / s_k)`, differentiable in x and the parameters.
 
-    Shape:
-        x `(*S, *B, 1)` gives `(*S, *B)`.
-
     Args:
         mixture: of one feature.
-        x: the rows.
+        x: rows `(*S, *B, 1)`, which give `(*S, *B)`.
 
     Raises:
         InvalidArgumentError: several features, or rows of another shape.
@@ -46,16 +44,13 @@ def cdf(mixture: MixtureDensity, x: Tensor) -> Tensor:
 def quantile(mixture: MixtureDensity, p: _Probability) -> Tensor:
     """Quantiles `x` with `F(x) = p`, accurate to rounding in the tails: -inf for 0, inf for 1.
 
-    Newton's method on the logarithm of the nearer tail, safeguarded by bisection, for all entries
-    at once. First derivatives are those of the implicit function, `dx = (dp - dF) / f(x)`; second
-    derivatives are not available.
-
-    Shape:
-        p `(*S, *B)`, or what broadcasts with the batch, gives rows `(*S, *B, 1)`.
+    Newton's method on the logarithm of the nearer tail, safeguarded by bisection. First derivatives
+    are those of the implicit function, `dx = (dp - dF) / f(x)`; there are no second ones.
 
     Args:
         mixture: of one feature.
-        p: probabilities. Those near 1 carry no more digits of 1 - p than their dtype has.
+        p: probabilities that broadcast with the batch to `(*S, *B)`; they give rows `(*S, *B, 1)`.
+            Those near 1 carry no more digits of 1 - p than their dtype has.
 
     Raises:
         InvalidArgumentError: several features, values outside [0, 1], or a shape that does not
@@ -70,17 +65,15 @@ def quantile(mixture: MixtureDensity, p: _Probability) -> Tensor:
     """
     mixture = as_mixture(mixture)
     require_one_feature(mixture, "quantile")
-    wide = accumulator_dtype(mixture.means.device)
     p = _as_probabilities(mixture, p)
     upper = p > 0.5
     tail = torch.where(upper, 1 - p, p)
     inside = tail > 0
     log_tail = torch.where(inside, tail, 0.5).log()
     # The upper tail of the mixture is the lower tail of its mirror image.
-    sign = torch.where(upper, -1.0, 1.0).to(wide)
-    log_weights = mixture.log_weights.to(wide)
-    means = sign.unsqueeze(-1) * mixture.means.squeeze(-1).to(wide)
-    scale = mixture.scale_tril[..., 0, 0].to(wide)
+    sign = torch.where(upper, -1.0, 1.0).to(p)
+    means = sign.unsqueeze(-1) * mixture.means.squeeze(-1).to(p)
+    log_weights, scale = mixture.log_weights.to(p), mixture.scale_tril[..., 0, 0].to(p)
     with torch.no_grad():
         root = _solve_quantile(log_weights, means, scale, log_tail)
     log_cdf, slope = _log_cdf_and_slope(log_weights, means, scale, root)
@@ -134,12 +127,9 @@ def _log_cdf_and_slope(
 def interval(mixture: MixtureDensity, mass: _Probability) -> tuple[Tensor, Tensor]:
     """The central interval of a given mass: its ends leave `(1 - mass) / 2` on either side.
 
-    Shape:
-        mass broadcasts with the batch to `(*S, *B)`; the ends are rows `(*S, *B, 1)`.
-
     Args:
         mixture: of one feature.
-        mass: in [0, 1].
+        mass: in [0, 1], as p of `quantile`.
 
     Raises:
         InvalidArgumentError: as for `quantile`.
@@ -166,14 +156,8 @@ def require_one_feature(mixture: MixtureDensity, name: str) -> None:
 
 def _as_probabilities(mixture: MixtureDensity, p: _Probability) -> Tensor:
     """Probabilities that broadcast with the batch, `(*S, *B)`, in the precision of sums."""
-    device = mixture.means.device
-    wide = accumulator_dtype(device)
-    try:
-        p = torch.as_tensor(p, dtype=None if isinstance(p, Tensor) else wide, device=device).to(
-            wide
-        )
-    except (TypeError, ValueError, RuntimeError):
-        raise InvalidArgumentError(f"expected probabilities as numbers, got {p!r}") from None
+    like = mixture.means.new_empty(0, dtype=accumulator_dtype(mixture.means.device))
+    p = require_numbers("probabilities", p, like)
     if not bool(((p >= 0) & (p <= 1)).all()):
         raise InvalidArgumentError(
             f"probabilities must be in [0, 1], got values from {p.min():g} to {p.max():g}"

@@ -12,8 +12,8 @@ from torch import Tensor
 from gmm_lightning._validation import require_number
 from gmm_lightning.distributions.truncation.ball_envelopes import ball_envelopes
 from gmm_lightning.distributions.truncation.envelopes import Envelope, GaussianComponent
-from gmm_lightning.distributions.truncation.euclidean import EuclideanRegion, unit_of
-from gmm_lightning.distributions.truncation.rows import Row, as_row, as_rows, check_width
+from gmm_lightning.distributions.truncation.euclidean import EuclideanRegion
+from gmm_lightning.distributions.truncation.rows import Row, as_row, as_rows, check_width, unit_of
 
 # Of the polygon that is drawn: it leaves the circle by a tenth of a thousandth of its radius.
 _SIDES = 240
@@ -21,15 +21,15 @@ _SIDES = 240
 
 @dataclass(frozen=True)
 class Ball(EuclideanRegion):
-    """Rows at most so far from a centre: `|x - center| <= radius`, Euclidean.
+    """Rows with `|x - center| <= radius`, Euclidean.
 
     Args:
         center: `(D,)`.
         radius: above 0, finite.
 
     Raises:
-        InvalidArgumentError: a centre that is not a row of finite numbers, or a radius that
-            leaves nothing to draw from.
+        InvalidArgumentError: a centre that is not a row of finite numbers, or a radius that is
+            not positive and finite.
 
     Example:
         >>> from gmm_lightning.distributions import MixtureOfGaussians

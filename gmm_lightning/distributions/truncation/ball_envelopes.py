@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.truncation.box_envelopes import IndependentEnvelope
+from gmm_lightning.distributions.truncation.box_envelopes import independent_envelope
 from gmm_lightning.distributions.truncation.envelopes import (
     Envelope,
     GaussianComponent,
-    HalfSpaceEnvelope,
-    Unrestricted,
+    half_space_envelope,
+    unrestricted_envelope,
 )
-from gmm_lightning.distributions.truncation.hull import PiecewiseExponentialHull, tangent_points
+from gmm_lightning.distributions.truncation.hull import PiecewiseExponentialHull
 
 _BISECTIONS = 60
 
@@ -47,32 +48,25 @@ def ball_envelopes(
     """The tightest of three envelopes for each component."""
     if len(center) == 1:
         end = torch.full_like(center, radius)
-        around = (
-            GaussianComponent(component.mean - center, component.factor.reshape(1))
-            for component in components
-        )
-        return [
-            _RotatedEnvelope(center, None, IndependentEnvelope(component, -end, end))
-            for component in around
-        ]
+        around = (GaussianComponent(c.mean - center, c.factor.reshape(1)) for c in components)
+        return [_rotate_back(independent_envelope(c, -end, end), center, None) for c in around]
     axes = _principal_axes(components, center, radius)
+    slices = _slice_envelopes(axes, radius)
     # A tilt takes the square of the radius, and gains nothing where that is no number.
-    tilts = _ExponentialTilts(axes, radius) if 1e-100 < radius < 1e100 else None
-    slices = _Slices(axes, radius)
+    tilts = _tilted_envelopes(axes, radius) if 1e-100 < radius < 1e100 else []
     chosen: list[Envelope] = []
     for k, component in enumerate(components):
-        own = GaussianComponent(component.mean, axes.variance[k].sqrt())
-        found: list[Envelope] = [_SliceEnvelope(center, slices, axes, k)]
-        if tilts is not None:
-            found.append(_TiltedEnvelope(component.mean, tilts, axes, k))
+        mean, turn = component.mean, axes.turns[k]
+        found = [_rotate_back(slices[k], center, turn)]
+        if tilts:
+            found.append(_rotate_back(tilts[k], mean, turn))
+        own = GaussianComponent(torch.zeros_like(mean), axes.variance[k].sqrt())
         toward = axes.nearest[k] / own.factor
         depth = toward.norm()
         if float(depth) > 0:
-            turned = GaussianComponent(torch.zeros_like(component.mean), own.factor)
-            plane = HalfSpaceEnvelope(turned, toward / depth, depth)
-            found.append(_RotatedEnvelope(component.mean, axes.turns[k], plane))
+            found.append(_rotate_back(half_space_envelope(own, toward / depth, depth), mean, turn))
         else:
-            found.append(Unrestricted(component))
+            found.append(unrestricted_envelope(component))
         chosen.append(min(found, key=lambda envelope: envelope.log_mass))
     return chosen
 
@@ -85,14 +79,12 @@ def _principal_axes(
     for component in components:
         gap = center - component.mean
         if component.is_diagonal:
-            variances.append(component.factor.square())
-            centers.append(gap)
-            turns.append(None)
+            turn, spread = None, component.factor
         else:
             turn, spread, _ = torch.linalg.svd(component.factor)
-            variances.append(spread.square())
-            centers.append(gap @ turn)
-            turns.append(turn)
+        variances.append(spread.square())
+        centers.append(gap if turn is None else gap @ turn)
+        turns.append(turn)
     e, a = torch.stack(variances), torch.stack(centers)
     # Minimise sum y^2 / e subject to |y - a| <= R: y = a l e / (1 + l e), with the multiplier l
     # between these two, because |y - a|^2 = sum (a / (1 + l e))^2.
@@ -108,29 +100,21 @@ def _principal_axes(
     return _PrincipalAxes(e, a, a * le / (1 + le), a / (1 + le), pull, turns)
 
 
-def _rotate_back(origin: Tensor, turn: Tensor | None, y: Tensor) -> Tensor:
-    """Rows in the axes of a component, relative to an origin, as rows of the data."""
-    return origin + (y if turn is None else y @ turn.mT)
+def _rotate_back(inner: Envelope, origin: Tensor, turn: Tensor | None) -> Envelope:
+    """An envelope in the axes of a component, relative to an origin, as one of the data."""
+
+    def draw(rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        y, log_accept = inner.draw(rows, generator)
+        return origin + (y if turn is None else y @ turn.mT), log_accept
+
+    return replace(inner, draw=draw)
 
 
-class _RotatedEnvelope(Envelope):
-    """An envelope in the axes of a component, rotated back."""
+def _tilted_envelopes(axes: _PrincipalAxes, radius: float) -> list[Envelope]:
+    """Components under their best exponential tilt, relative to their means.
 
-    name: ClassVar[str] = HalfSpaceEnvelope.name
-
-    def __init__(self, mean: Tensor, turn: Tensor | None, inner: Envelope) -> None:
-        self.mean, self.turn, self.inner = mean, turn, inner
-        self.log_mass = inner.log_mass
-
-    def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        y, log_accept = self.inner.draw(rows, generator)
-        return _rotate_back(self.mean, self.turn, y), log_accept
-
-
-class _ExponentialTilts:
-    """The best `l >= 0` in `1 <= exp(l (R^2 - |y - a|^2) / 2)`, which holds within the ball.
-
-    Under the factor a Gaussian stays one, of precision `P + l I`, and its mass is
+    For any `l >= 0` the ball has `1 <= exp(l (R^2 - |y - a|^2) / 2)`. Under that factor a Gaussian
+    stays one, of precision `P + l I`, and its mass is
 
         log M(l) = (l R^2 - sum log(1 + l e) - sum l a^2 / (1 + l e)) / 2,
 
@@ -138,48 +122,39 @@ class _ExponentialTilts:
     acceptance is of the order of one over the standard deviation of `l |y - a|^2 / 2`, whatever
     the probability: a twentieth in a hundred dimensions.
     """
+    e, a, square = axes.variance, axes.center, radius**2
+    far = a.norm(dim=-1)
+    high = torch.maximum(
+        torch.full_like(far, 2 * e.shape[-1] / square), 2 * far / radius / e.amin(-1)
+    )
+    least = low = high * 1e-16
+    for _ in range(_BISECTIONS):
+        middle = (low * high).sqrt()
+        tilted = 1 + middle.unsqueeze(-1) * e
+        wide = (e / tilted + (a / tilted).square()).sum(-1) > square
+        low, high = torch.where(wide, middle, low), torch.where(wide, high, middle)
+    # Where no tilt is better, the bisection stays at its lower limit.
+    tilt = torch.where(low > least, low, 0.0)
+    le = tilt.unsqueeze(-1) * e
+    lost = le.log1p() + tilt.unsqueeze(-1) * a.square() / (1 + le)
+    log_mass = 0.5 * (tilt * square - lost.sum(-1))
+    means, stds = a * le / (1 + le), (e / (1 + le)).sqrt()
 
-    def __init__(self, axes: _PrincipalAxes, radius: float) -> None:
-        e, a = axes.variance, axes.center
-        square, d = radius**2, e.shape[-1]
-        far = a.norm(dim=-1)
-        high = torch.maximum(torch.full_like(far, 2 * d / square), 2 * far / radius / e.amin(-1))
-        least = low = high * 1e-16
-        for _ in range(_BISECTIONS):
-            middle = (low * high).sqrt()
-            tilted = 1 + middle.unsqueeze(-1) * e
-            wide = (e / tilted + (a / tilted).square()).sum(-1) > square
-            low, high = torch.where(wide, middle, low), torch.where(wide, high, middle)
-        # Where no tilt is better, the bisection stays at its lower limit.
-        self.tilt = torch.where(low > least, low, 0.0)
-        le = self.tilt.unsqueeze(-1) * e
-        lost = le.log1p() + self.tilt.unsqueeze(-1) * a.square() / (1 + le)
-        self.log_mass = 0.5 * (self.tilt * square - lost.sum(-1))
-        self.mean, self.spread = a * le / (1 + le), (e / (1 + le)).sqrt()
-        self.square = square
+    def envelope(k: int) -> Envelope:
+        component = GaussianComponent(means[k], stds[k])
 
+        def draw(rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+            y = component.unwhiten(component.noise(rows, generator))
+            missing = square - (y - a[k]).square().sum(-1)
+            return y, -0.5 * tilt[k] * missing
 
-class _TiltedEnvelope(Envelope):
-    """Component k under its best exponential tilt."""
+        return Envelope("a Gaussian drawn to the centre of the ball", float(log_mass[k]), draw)
 
-    name: ClassVar[str] = "a Gaussian drawn to the centre of the ball"
-
-    def __init__(
-        self, mean: Tensor, tilts: _ExponentialTilts, axes: _PrincipalAxes, k: int
-    ) -> None:
-        self.mean, self.turn, self.center = mean, axes.turns[k], axes.center[k]
-        self.component = GaussianComponent(tilts.mean[k], tilts.spread[k])
-        self.tilt, self.square = tilts.tilt[k], tilts.square
-        self.log_mass = float(tilts.log_mass[k])
-
-    def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        y = self.component.unwhiten(self.component.noise(rows, generator))
-        missing = self.square - (y - self.center).square().sum(-1)
-        return _rotate_back(self.mean, self.turn, y), -0.5 * self.tilt * missing
+    return [envelope(k) for k in range(len(e))]
 
 
-class _Slices:
-    """The ball in slices, tilted along the normal at its nearest point y0.
+def _slice_envelopes(axes: _PrincipalAxes, radius: float) -> list[Envelope]:
+    """The ball in slices, tilted along the normal at its nearest point y0, relative to its centre.
 
     With `y = y0 + w` and s the depth of y below the plane that touches the ball there,
 
@@ -189,56 +164,45 @@ class _Slices:
     point of the slice at that depth are accepted with `exp(-w'Pw / 2)`. In units of 2 R the
     depth has `h(t) = m log t + m log(1 - t) - G t` with `m = (D - 1) / 2`, `G = 2 R |g|`.
     """
+    d, m = axes.variance.shape[-1], 0.5 * (axes.variance.shape[-1] - 1)
+    steep = 2 * (radius * axes.pull) * radius
+    mode = 2 * m / (steep + 2 * m + (steep.square() + 4 * m**2).sqrt())
 
-    def __init__(self, axes: _PrincipalAxes, radius: float) -> None:
-        d, m = axes.variance.shape[-1], 0.5 * (axes.variance.shape[-1] - 1)
-        steep = 2 * (radius * axes.pull) * radius
-        mode = 2 * m / (steep + 2 * m + (steep.square() + 4 * m**2).sqrt())
+    def log_density(t: Tensor, which: Tensor) -> Tensor:
+        at = mode[which]
+        return m * ((t / at).log1p() + (-t / (1 - at)).log1p()) - steep[which] * t
 
-        def log_density(t: Tensor, which: Tensor) -> Tensor:
-            at = mode[which]
-            return m * ((t / at).log1p() + (-t / (1 - at)).log1p()) - steep[which] * t
+    def slope(t: Tensor, which: Tensor) -> Tensor:
+        at = mode[which] + t
+        return m / at - m / (1 - at) - steep[which]
 
-        def slope(t: Tensor, which: Tensor) -> Tensor:
-            at = mode[which] + t
-            return m / at - m / (1 - at) - steep[which]
+    hull = PiecewiseExponentialHull(log_density, slope, -mode, 1 - mode)
+    height = m * (mode * (1 - mode)).log() - steep * mode
+    disc = m * math.log(math.pi) - math.lgamma(m + 1)
+    square = (axes.nearest.square() / axes.variance).sum(-1)
+    peak = -0.5 * (square + (2 * math.pi * axes.variance).log().sum(-1))
+    log_mass = peak + (d * math.log(2 * radius) + disc + height + hull.log_mass)
+    normal = torch.where(axes.pull.unsqueeze(-1) > 0, axes.inward, 1.0)
+    normal = normal / normal.abs().amax(-1, keepdim=True)
+    normal = normal / normal.norm(dim=-1, keepdim=True)
 
-        touch = tangent_points(log_density, slope, -mode, 1 - mode)
-        self.hull = PiecewiseExponentialHull.of(log_density, slope, touch, -mode, 1 - mode)
-        self.mode, self.radius, self.num_features = mode, radius, d
-        height = m * (mode * (1 - mode)).log() - steep * mode
-        disc = m * math.log(math.pi) - math.lgamma(m + 1)
-        volume = d * math.log(2 * radius) + disc + height + self.hull.log_mass
-        square = (axes.nearest.square() / axes.variance).sum(-1)
-        peak = -0.5 * (square + (2 * math.pi * axes.variance).log().sum(-1))
-        self.log_mass = peak + volume
+    def envelope(k: int) -> Envelope:
+        inward, variance, from_nearest = normal[k], axes.variance[k], axes.inward[k]
 
+        def draw(rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+            which = torch.full((rows,), k, dtype=torch.long, device=normal.device)
+            t, log_accept = hull.propose(which, generator)
+            t = mode[k] + t
+            # Relative to the centre of the ball, whose last digit may be larger than the radius.
+            y = radius * (2 * t - 1).unsqueeze(-1) * inward
+            z = y.new_empty(rows, d).normal_(generator=generator)
+            z = z - (z @ inward).unsqueeze(-1) * inward
+            u = y.new_empty(rows).uniform_(generator=generator)
+            size = 2 * radius * (t * (1 - t)).sqrt() * u ** (1 / (d - 1))
+            y = y + (size / z.norm(dim=-1)).unsqueeze(-1) * z
+            bend = ((y + from_nearest).square() / variance).sum(-1)
+            return y, log_accept - 0.5 * bend
 
-class _SliceEnvelope(Envelope):
-    """Component k in its slices of the ball."""
+        return Envelope("the ball, tilted towards the component", float(log_mass[k]), draw)
 
-    name: ClassVar[str] = "the ball, tilted towards the component"
-
-    def __init__(self, center: Tensor, slices: _Slices, axes: _PrincipalAxes, k: int) -> None:
-        self.center, self.turn, self.k, self.slices = center, axes.turns[k], k, slices
-        self.variance, self.from_nearest = axes.variance[k], axes.inward[k]
-        inward = self.from_nearest if float(axes.pull[k]) > 0 else torch.ones_like(center)
-        inward = inward / inward.abs().max()
-        self.inward = inward / inward.norm()
-        self.log_mass = float(slices.log_mass[k])
-
-    def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        radius, like = self.slices.radius, self.center
-        which = torch.full((rows,), self.k, dtype=torch.long, device=like.device)
-        t, log_accept = self.slices.hull.propose(which, generator)
-        t = self.slices.mode[self.k] + t
-        # Relative to the centre of the ball, whose last digit may be larger than the radius.
-        y = radius * (2 * t - 1).unsqueeze(-1) * self.inward
-        d = self.slices.num_features
-        z = torch.randn(rows, d, dtype=like.dtype, device=like.device, generator=generator)
-        z = z - (z @ self.inward).unsqueeze(-1) * self.inward
-        u = torch.rand(rows, dtype=like.dtype, device=like.device, generator=generator)
-        size = 2 * radius * (t * (1 - t)).sqrt() * u ** (1 / (d - 1))
-        y = y + (size / z.norm(dim=-1)).unsqueeze(-1) * z
-        bend = ((y + self.from_nearest).square() / self.variance).sum(-1)
-        return _rotate_back(self.center, self.turn, y), log_accept - 0.5 * bend
+    return [envelope(k) for k in range(len(mode))]

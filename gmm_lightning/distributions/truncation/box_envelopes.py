@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Generator, Tensor
 
 from gmm_lightning.distributions.truncation.envelopes import Envelope, GaussianComponent
-from gmm_lightning.distributions.truncation.tilting import Tilt, minimax_tilt, order_of_integration
+from gmm_lightning.distributions.truncation.tilting import minimax_tilt, order_of_integration
 from gmm_lightning.distributions.truncation.truncated import (
     TruncatedNormals,
     log_interval_mass,
@@ -20,42 +18,35 @@ from gmm_lightning.linalg import factor_of_rows
 def box_envelope(component: GaussianComponent, lower: Tensor, upper: Tensor) -> Envelope:
     """The tightest envelope of a component in a box with ends `(D,)`."""
     if component.is_diagonal:
-        return IndependentEnvelope(component, lower, upper)
+        return independent_envelope(component, lower, upper)
     found: list[Envelope] = []
     if bool((upper - lower).isfinite().all()):
-        centred = _BoxCentreEnvelope(component, lower, upper)
-        if centred.keeps_digits:
-            found.append(centred)
-            if centred.largest_loss < 0.1:
-                return centred
-    found.append(_SequentialEnvelope(component, lower, upper))
+        centred, largest_loss = _box_centre_envelope(component, lower, upper)
+        if centred is not None and largest_loss < 0.1:
+            return centred
+        found = [] if centred is None else [centred]
+    found.append(_sequential_envelope(component, lower, upper))
     return min(found, key=lambda envelope: envelope.log_mass)
 
 
-class IndependentEnvelope(Envelope):
+def independent_envelope(component: GaussianComponent, lower: Tensor, upper: Tensor) -> Envelope:
     """Independent features: a product of truncated normals, whose mass is the probability."""
+    mean, std = component.mean, component.factor
+    ends = (lower - mean) / std, (upper - mean) / std, (upper - lower) / std
+    normals = TruncatedNormals(*ends)
 
-    name: ClassVar[str] = "the component within the box"
-
-    def __init__(self, component: GaussianComponent, lower: Tensor, upper: Tensor) -> None:
-        self.component, self.ends = component, (lower, upper)
-        low, high = (
-            (lower - component.mean) / component.factor,
-            (upper - component.mean) / component.factor,
-        )
-        width = (upper - lower) / component.factor
-        self.log_mass = float(log_interval_mass(low, high, width).sum())
-        self.normals = TruncatedNormals(low, high, width)
-
-    def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        d = len(self.component.mean)
-        which = torch.arange(d, device=self.component.mean.device).repeat(rows)
-        z = self.normals.draw(which, generator).view(rows, d)
+    def draw(rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        which = torch.arange(len(mean), device=mean.device).repeat(rows)
+        z = normals.draw(which, generator).view(rows, -1)
         # A thin interval far from the mean ends between two floats.
-        return self.component.unwhiten(z).clamp(*self.ends), z.new_zeros(rows)
+        return component.unwhiten(z).clamp(lower, upper), z.new_zeros(rows)
+
+    return Envelope("the component within the box", float(log_interval_mass(*ends).sum()), draw)
 
 
-class _BoxCentreEnvelope(Envelope):
+def _box_centre_envelope(
+    component: GaussianComponent, lower: Tensor, upper: Tensor
+) -> tuple[Envelope | None, float]:
     """Dependent features in a small box: independent ones around its centre c, that bound them.
 
     With `x = c + y`, g the slope at c and p the smallest eigenvalue of the precision P,
@@ -63,88 +54,68 @@ class _BoxCentreEnvelope(Envelope):
         log N(x) = log N(c) - g'y - y'Py / 2 <= log N(c) - g'y - p y'y / 2,
 
     a product of truncated normals; in a box that is thin for every eigenvalue both are equal.
+
+    Returns:
+        The envelope, or None where its mass would lose its digits, and the largest gap of the
+        bound in nats.
     """
+    center, factor = 0.5 * (lower + upper), component.factor
+    gap = (center - component.mean)[:, None]
+    white = torch.linalg.solve_triangular(factor, gap, upper=False)
+    slope = torch.linalg.solve_triangular(factor.mT, white, upper=True).squeeze(-1)
+    spread = torch.linalg.svdvals(factor)
+    p = spread[0] ** -2
+    largest_loss = float((upper - lower).square().sum() / spread[-1].square()) / 8
+    move = slope / p
+    # The terms of the mass cancel: their size decides how many digits are left.
+    terms = 0.5 * slope * move
+    if not (terms.sum() < 1e6 and (move.abs() < 1e9 * (upper - lower)).all()):
+        return None, largest_loss
+    spherical = GaussianComponent(center - move, p.rsqrt().expand_as(move))
+    inner = independent_envelope(spherical, lower, upper)
+    log_det = factor.diagonal().log().sum() + 0.5 * len(move) * p.log()
+    log_mass = inner.log_mass + float(terms.sum() - log_det - 0.5 * white.square().sum())
 
-    name: ClassVar[str] = "independent features around the centre of the box"
+    def draw(rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        x, _ = inner.draw(rows, generator)
+        y = x - center
+        white = torch.linalg.solve_triangular(factor, y.mT, upper=False)
+        return x, 0.5 * (p * y.square().sum(-1) - white.square().sum(0))
 
-    def __init__(self, component: GaussianComponent, lower: Tensor, upper: Tensor) -> None:
-        self.center = 0.5 * (lower + upper)
-        self.factor = component.factor
-        white = torch.linalg.solve_triangular(
-            component.factor, (self.center - component.mean)[:, None], upper=False
-        )
-        slope = torch.linalg.solve_triangular(component.factor.mT, white, upper=True).squeeze(-1)
-        spread = torch.linalg.svdvals(component.factor)
-        p = spread[0] ** -2
-        self.p = float(p)
-        self.largest_loss = float((upper - lower).square().sum() / spread[-1].square()) / 8
-        move = slope / p
-        # The terms of the mass cancel: their size decides how many digits are left.
-        terms = 0.5 * slope * move
-        self.keeps_digits = bool(terms.sum() < 1e6) and bool(
-            (move.abs() < 1e9 * (upper - lower)).all()
-        )
-        self.inner = IndependentEnvelope(
-            GaussianComponent(self.center - move, p.rsqrt().expand_as(move)), lower, upper
-        )
-        log_det = component.factor.diagonal().log().sum() + 0.5 * len(move) * p.log()
-        self.log_mass = self.inner.log_mass + float(
-            terms.sum() - log_det - 0.5 * white.square().sum()
-        )
-
-    def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        x, _ = self.inner.draw(rows, generator)
-        y = x - self.center
-        white = torch.linalg.solve_triangular(self.factor, y.mT, upper=False)
-        return x, 0.5 * (self.p * y.square().sum(-1) - white.square().sum(0))
+    name = "independent features around the centre of the box"
+    return Envelope(name, log_mass, draw), largest_loss
 
 
-class _SequentialEnvelope(Envelope):
+def _sequential_envelope(component: GaussianComponent, lower: Tensor, upper: Tensor) -> Envelope:
     """Dependent features: one truncated normal after the other, tilted by the saddle point.
 
     With `x - mu = diag(s) (I + A) z`, A strictly lower triangular, z_j given its predecessors is
     drawn from `N(tilt_j, 1)` between `(lower_j - mu_j) / s_j - (A z)_j` and the same of the upper
     end. The ratio of the product of their masses and tilts to its maximum is the acceptance.
-
-    References:
-        Z. I. Botev (2017), The normal law under linear restrictions: simulation and estimation
-        via minimax tilting, JRSS B 79.
     """
+    mean, device = component.mean, component.mean.device
+    # The search for the tilt is many small steps, which a CPU takes fastest.
+    low, high, factor = (v.cpu() for v in (lower - mean, upper - mean, component.factor))
+    order = order_of_integration(factor, low, high)
+    # From the rows of the factor: the covariance itself would lose half of the digits.
+    factor = factor_of_rows(factor[order])
+    scale = factor.diagonal()
+    strict = (factor / scale.unsqueeze(-1)).tril(-1)
+    low, high, width = low[order] / scale, high[order] / scale, (upper - lower).cpu()[order] / scale
+    tilts, log_mass = minimax_tilt(strict, low, high, width)
+    tilts, strict, low, high, width, scale, place = (
+        v.to(device) for v in (tilts, strict, low, high, width, scale, order.argsort())
+    )
 
-    name: ClassVar[str] = "minimax tilting"
-    cost: ClassVar[int] = 20
+    def draw(rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        z = mean.new_zeros(rows, len(mean))
+        shift, log_ratio = torch.zeros_like(z), mean.new_zeros(rows)
+        for j, tilt in enumerate(tilts):
+            shift[:, j] = z[:, :j] @ strict[j, :j]
+            offset = shift[:, j] + tilt
+            ends = low[j] - offset, high[j] - offset, width[j].expand(rows)
+            z[:, j] = tilt + sample_truncated_normals(*ends, generator)
+            log_ratio += log_interval_mass(*ends) + tilt * (0.5 * tilt - z[:, j])
+        return mean + ((z + shift) * scale)[:, place], log_ratio - log_mass
 
-    def __init__(self, component: GaussianComponent, lower: Tensor, upper: Tensor) -> None:
-        low, high = (lower - component.mean).cpu(), (upper - component.mean).cpu()
-        factor = component.factor.cpu()
-        order = order_of_integration(factor, low, high)
-        # From the rows of the factor: the covariance itself would lose half of the digits.
-        factor = factor_of_rows(factor[order])
-        scale = factor.diagonal()
-        strict = (factor / scale.unsqueeze(-1)).tril(-1)
-        low, high = low[order] / scale, high[order] / scale
-        width = (upper - lower).cpu()[order] / scale
-        device = component.mean.device
-        tilt: Tilt = minimax_tilt(strict, low, high, width)
-        self.log_mass = tilt.log_bound
-        self.tilt = tilt.values.to(device)
-        self.strict = strict.to(device)
-        self.low, self.high, self.width = low.to(device), high.to(device), width.to(device)
-        self.mean = component.mean
-        self.spread = scale.to(device)
-        self.place = order.argsort().to(device)
-
-    def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        d, like = len(self.mean), self.mean
-        z = torch.zeros(rows, d, dtype=like.dtype, device=like.device)
-        shift = torch.zeros_like(z)
-        log_ratio = torch.zeros(rows, dtype=like.dtype, device=like.device)
-        for j in range(d):
-            shift[:, j] = z[:, :j] @ self.strict[j, :j]
-            offset, tilt = shift[:, j] + self.tilt[j], self.tilt[j]
-            low, high = self.low[j] - offset, self.high[j] - offset
-            width = self.width[j].expand(rows)
-            z[:, j] = tilt + sample_truncated_normals(low, high, width, generator)
-            log_ratio += log_interval_mass(low, high, width) + tilt * (0.5 * tilt - z[:, j])
-        x = ((z + shift) * self.spread)[:, self.place]
-        return self.mean + x, log_ratio - self.log_mass
+    return Envelope("minimax tilting", log_mass, draw, cost=20)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -36,64 +35,50 @@ class GaussianComponent:
             return self.mean + noise * self.factor
         return torch.addmm(self.mean, noise, self.factor.mT)
 
-    def pull(self, normal: Tensor) -> Tensor:
-        """`F' a`: a direction in the coordinates of the noise, `(D,)`."""
-        return self.factor * normal if self.is_diagonal else self.factor.mT @ normal
-
     def noise(self, rows: int, generator: Generator | None) -> Tensor:
         """Standard normals, `(n, D)`."""
-        shape = (rows, len(self.mean))
-        like = self.mean
-        return torch.randn(shape, dtype=like.dtype, device=like.device, generator=generator)
+        return self.mean.new_empty(rows, len(self.mean)).normal_(generator=generator)
 
 
-class Envelope(ABC):
+@dataclass(frozen=True)
+class Envelope:
     """A proposal distribution q with `exp(log_mass) q(x) >= N(x | mu, Sigma)` within the region.
 
     Attributes:
         name: of the proposal, for messages.
-        log_mass: `log M`, a number.
+        log_mass: `log M`.
+        draw: makes rows `(n, D)` from q and their log acceptance `log N(x) - log M - log q(x)`,
+            `(n,)`, of a number n and a source of randomness.
         cost: of a proposal, relative to drawing normals.
     """
 
-    name: ClassVar[str]
-    cost: ClassVar[int] = 1
+    name: str
     log_mass: float
-
-    @abstractmethod
-    def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """Rows `(n, D)` from q, and their log acceptance `log N(x) - log M - log q(x)`, `(n,)`."""
+    draw: Callable[[int, Generator | None], tuple[Tensor, Tensor]]
+    cost: int = 1
 
 
-@dataclass(frozen=True)
-class Unrestricted(Envelope):
+def unrestricted_envelope(component: GaussianComponent) -> Envelope:
     """The component itself."""
 
-    component: GaussianComponent
-    name: ClassVar[str] = "the component itself"
-    log_mass: float = 0.0
-
-    def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        x = self.component.unwhiten(self.component.noise(rows, generator))
+    def draw(rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        x = component.unwhiten(component.noise(rows, generator))
         return x, x.new_zeros(rows)
 
+    return Envelope("the component itself", 0.0, draw)
 
-class HalfSpaceEnvelope(Envelope):
+
+def half_space_envelope(component: GaussianComponent, direction: Tensor, depth: Tensor) -> Envelope:
     """The component in a half-space: `e'z >= depth` for a unit vector e, z the component's noise.
 
     The mass is `Phi(-depth)`; along e the noise is a truncated normal, across e it is free.
     """
+    along = TruncatedNormals(depth.reshape(1), torch.full_like(depth.reshape(1), math.inf))
 
-    name: ClassVar[str] = "the component beyond a plane"
+    def draw(rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        z = component.noise(rows, generator)
+        t = along.draw(torch.zeros(rows, dtype=torch.long, device=z.device), generator)
+        z = z + (t - z @ direction).unsqueeze(-1) * direction
+        return component.unwhiten(z), z.new_zeros(rows)
 
-    def __init__(self, component: GaussianComponent, direction: Tensor, depth: Tensor) -> None:
-        self.component, self.direction = component, direction
-        self.log_mass = float(log_ndtr(-depth))
-        self.along = TruncatedNormals(depth.reshape(1), torch.full_like(depth.reshape(1), math.inf))
-
-    def draw(self, rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        z = self.component.noise(rows, generator)
-        only = torch.zeros(rows, dtype=torch.long, device=z.device)
-        t = self.along.draw(only, generator)
-        z = z + (t - z @ self.direction).unsqueeze(-1) * self.direction
-        return self.component.unwhiten(z), z.new_zeros(rows)
+    return Envelope("the component beyond a plane", float(log_ndtr(-depth)), draw)

@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions.truncation.envelopes import (
     Envelope,
     GaussianComponent,
-    Unrestricted,
+    unrestricted_envelope,
 )
 from gmm_lightning.errors import InvalidArgumentError
 
@@ -39,11 +38,7 @@ class EuclideanRegion(ABC):
         return None
 
     def check(self, num_features: int) -> None:  # noqa: B027 (nothing to check)
-        """Raise unless rows of this width can lie in the region; by default all can.
-
-        Raises:
-            InvalidArgumentError: the region is one of rows of another width.
-        """
+        """Raise unless rows of this width can lie in the region; by default all can."""
 
     @abstractmethod
     def contains(self, x: Tensor) -> Tensor:
@@ -51,7 +46,7 @@ class EuclideanRegion(ABC):
 
     def envelopes(self, components: Sequence[GaussianComponent]) -> list[Envelope]:
         """An envelope for each component; by default the component itself."""
-        return [Unrestricted(component) for component in components]
+        return [unrestricted_envelope(component) for component in components]
 
     # -- geometry ---------------------------------------------------------------------------
 
@@ -92,12 +87,11 @@ class EuclideanRegion(ABC):
 
 @dataclass(frozen=True)
 class Where(EuclideanRegion):
-    """Rows for which a function says True; free draws are kept or refused.
+    """Rows for which a function is True; free draws are kept or refused.
 
     Args:
         fn: rows `(n, D)`, in the mixture's dtype, to a mask `(n,)`.
-        max_draws: draws that may be refused, per mixture of a batch and per component that is
-            asked for.
+        max_draws: draws that may be refused, per mixture of a batch and per given component.
 
     Raises:
         InvalidArgumentError: `fn` cannot be called, or `max_draws` is below 1.
@@ -124,7 +118,7 @@ class Where(EuclideanRegion):
 
     def contains(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        mask: Any = self.fn(rows)
+        mask = self.fn(rows)
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != rows.shape[:1]:
             kind = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
             raise InvalidArgumentError(
@@ -132,16 +126,3 @@ class Where(EuclideanRegion):
                 f"shape {tuple(rows.shape)}, got {kind}"
             )
         return mask.reshape(x.shape[:-1])
-
-
-def unit_of(length: float) -> float:
-    """The power of two below a length: division by it rounds nothing."""
-    return math.ldexp(1.0, math.frexp(length)[1] - 1)
-
-
-def corners_of(low: Tensor, high: Tensor) -> Tensor:
-    """Corners of a box of one or two features, in order around it, `(2 ** D, D)`."""
-    if len(low) == 1:
-        return torch.stack([low, high])
-    x, y = torch.stack([low, high], -1)
-    return torch.stack([x[[0, 1, 1, 0]], y[[0, 0, 1, 1]]], -1)

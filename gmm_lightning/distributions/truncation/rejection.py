@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
+from scipy.special import gammaincinv
 from torch import Generator, Tensor
 
 from gmm_lightning.distributions.truncation.envelopes import Envelope
+from gmm_lightning.distributions.truncation.euclidean import EuclideanRegion
 from gmm_lightning.distributions.truncation.hull import accept
 from gmm_lightning.errors import RegionError
 
@@ -20,13 +22,10 @@ _MAX_REFUSED = 20_000_000
 
 
 def rejection_sample(
+    region: EuclideanRegion,
     envelopes: Sequence[Envelope],
     log_weights: Tensor,
-    shape: tuple[int, int],
-    *,
-    contains: Callable[[Tensor], Tensor],
-    dtype: torch.dtype,
-    max_refused: int | None,
+    like: Tensor,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Samples of a mixture within a region, and their components.
@@ -37,19 +36,16 @@ def rejection_sample(
     needed: the shares of the components are exact.
 
     Args:
+        region: rows are tested after rounding to the dtype of the result.
         envelopes: one per component.
         log_weights: `log pi_k`, `(K,)`.
-        shape: `(n, D)` of the samples.
-        contains: `(n, D)` in `dtype` to a mask of the rows in the region.
-        dtype: of the result; rows are tested after rounding to it.
-        max_refused: proposals that may be refused; None allows some seconds of work, and ends as
-            soon as these are foreseen to be too few.
+        like: gives shape `(n, D)` and dtype of the samples.
         generator: source of randomness.
 
     Raises:
         RegionError: no component reaches the region, or too many proposals were refused.
     """
-    rows, d = shape
+    rows, d = like.shape
     masses = log_weights + log_weights.new_tensor([e.log_mass for e in envelopes])
     total = float(masses.logsumexp(-1))
     if not math.isfinite(total):
@@ -57,7 +53,7 @@ def rejection_sample(
             "the region has no mass that a float64 logarithm can hold: no component reaches it"
         )
     shares = masses.softmax(-1)
-    budget = max_refused
+    budget = region.max_refused
     if budget is None:
         budget = _MAX_REFUSED // (d * max(e.cost for e in envelopes)) + 100 * rows
     kept: list[tuple[Tensor, Tensor]] = []
@@ -67,16 +63,26 @@ def rejection_sample(
         size = min(math.ceil(1.1 * (rows - found) / rate) + 32, _MAX_PROPOSED // max(d, 16) + 1)
         z = torch.multinomial(shares, size, replacement=True, generator=generator)
         x, log_accept = _propose(envelopes, z, generator)
-        x = x.to(dtype)
+        x = x.to(like.dtype)
         keep = accept(log_accept, generator)
-        keep &= contains(x)
+        keep &= region.contains(x)
         kept.append((x[keep], z[keep]))
         tried, found = tried + size, found + int(keep.sum())
-        # A lower bound: the acceptance rate may be three standard errors above its estimate.
-        per_row = tried / (found + 3 * math.sqrt(found) + 3)
-        foreseen = tried - found if max_refused is not None else max(tried - found, rows * per_row)
+        foreseen = tried - found
+        if region.max_refused is None:
+            # A lower bound: the rate may be three standard errors above its estimate.
+            foreseen = max(foreseen, rows * tried / (found + 3 * math.sqrt(found) + 3))
         if found < rows and foreseen > budget:
-            raise RegionError(_rejection_message(envelopes, shares, total, found, tried, dtype))
+            # The exact bound for a Poisson count; for none found it is the rule of three.
+            bound = total + math.log(float(gammaincinv(found + 1, 0.95)) / tried)
+            drawn_from = {envelopes[k].name for k in (shares > 1e-3).nonzero().flatten().tolist()}
+            kind = str(like.dtype).removeprefix("torch.")
+            raise RegionError(
+                f"{found} of {tried} proposals, drawn from {' and '.join(sorted(drawn_from))}, lay "
+                f"in the region as {kind} rows: its probability is below "
+                f"10^{bound / math.log(10):.2f} with 95 % confidence; ask for a larger region or "
+                "fewer rows, or raise max_draws if it has one"
+            )
     x, z = (torch.cat(parts)[:rows] for parts in zip(*kept, strict=True))
     return x, z
 
@@ -91,25 +97,3 @@ def _propose(
     x, log_accept = (torch.cat(parts) for parts in zip(*drawn, strict=True))
     place = order.argsort()
     return x[place], log_accept[place]
-
-
-def _rejection_message(
-    envelopes: Sequence[Envelope],
-    shares: Tensor,
-    log_total: float,
-    found: int,
-    tried: int,
-    dtype: torch.dtype,
-) -> str:
-    """The message: how many proposals were kept, and an upper bound of the probability."""
-    from scipy.special import gammaincinv
-
-    # The exact bound for a Poisson count; for none found it is the rule of three.
-    bound = log_total + math.log(float(gammaincinv(found + 1, 0.95)) / tried)
-    names = sorted({envelopes[k].name for k in (shares > 1e-3).nonzero().flatten().tolist()})
-    kind = str(dtype).removeprefix("torch.")
-    return (
-        f"{found} of {tried} proposals, drawn from {' and '.join(names)}, lay in the region as "
-        f"{kind} rows: its probability is below 10^{bound / math.log(10):.2f} with 95 % "
-        "confidence; ask for a larger region or fewer rows, or raise max_draws if it has one"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,3 +44,8 @@ def as_rows(x: Tensor, width: int | None) -> Tensor:
             f"{tuple(x.shape)}"
         )
     return x.to(accumulator_dtype(x.device))
+
+
+def unit_of(length: float) -> float:
+    """The power of two below a length: division by it rounds nothing."""
+    return math.ldexp(1.0, math.frexp(length)[1] - 1)

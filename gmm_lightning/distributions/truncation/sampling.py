@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -45,103 +44,81 @@ def sample_within(
     dtype: torch.dtype,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Samples `(*S, *B, D)` of a mixture within a region, and their components `(*S, *B)`.
+    """Samples `(*S, *B, D)` of a mixture within a region, and their components `(*S, *B)`."""
+    means, d = mixture.means, mixture.means.shape[-1]
+    with full_precision(means.device):
+        if isinstance(region, EuclideanRegion):
+            x = means.new_empty(*shape, d, dtype=dtype)
+            return _sample_euclidean(region, mixture, x, component, generator)
+        low, high = region.radii(d)
+        if not low < high:
+            raise InvalidArgumentError(f"{region!r} has no width in {d} dimensions")
+        if component is None:
+            component = choose_components(mixture.log_weights.exp(), shape, generator)
+        noise = means.new_empty(*shape, d).normal_(generator=generator)
+        length = sample_truncated_chi(d, low, high, noise[..., 0], generator)
+        noise *= (length / noise.norm(dim=-1)).unsqueeze(-1)
+        return _unwhiten_tempered(mixture, component, noise).to(dtype), component
 
-    Raises:
-        InvalidArgumentError: a region for rows of another width.
-        RegionError: too little of the mixture lies in the region.
-    """
-    region.check(mixture.means.shape[-1])
-    with full_precision(mixture.means.device):
-        if isinstance(region, MahalanobisRegion):
-            x, z = _sample_mahalanobis(region, mixture, shape, component, generator)
-        else:
-            x, z = _sample_euclidean(region, mixture, shape, component, dtype, generator)
-    return x.to(dtype), z
 
-
-def _sample_mahalanobis(
-    region: MahalanobisRegion,
-    mixture: TemperedMixture,
-    shape: Size,
-    component: Tensor | None,
-    generator: Generator | None,
-) -> tuple[Tensor, Tensor]:
-    """`x = mu_z + r L_z u`: r of a truncated chi distribution, u uniform on the sphere."""
-    d = mixture.means.shape[-1]
-    low, high = region.radii(d)
-    if not low < high:
-        raise InvalidArgumentError(f"{region!r} has no width in {d} dimensions")
-    z = component
-    if z is None:
-        z = choose_components(mixture.log_weights.exp(), shape, generator)
-    like = mixture.means
-    noise = torch.randn(*shape, d, dtype=like.dtype, device=like.device, generator=generator)
-    length = sample_truncated_chi(math.prod(shape), d, low, high, like, generator).view(shape)
-    noise *= (length / noise.norm(dim=-1)).unsqueeze(-1)
+def _unwhiten_tempered(mixture: TemperedMixture, component: Tensor, noise: Tensor) -> Tensor:
+    """`mu_z + spread L_z noise` row by row."""
     if mixture.means.dim() > 2:
-        noise *= mixture.spread
-        return unwhiten_rows(mixture.covariance, mixture.means, mixture.scale, z, noise), z
+        noise = mixture.spread * noise
+        return unwhiten_rows(mixture.covariance, mixture.means, mixture.scale, component, noise)
     # Without a batch, one product for all rows of a component.
-    drawn, flat, which = torch.empty_like(noise).view(-1, d), noise.view(-1, d), z.reshape(-1)
-    for one in which.unique().tolist():
-        mine = (which == one).nonzero().squeeze(-1)
-        drawn[mine] = _components_of(mixture, [one])[0].unwhiten(flat[mine])
-    return drawn.view(*shape, d), z
+    x = torch.empty_like(noise)
+    for one in component.unique().tolist():
+        mine = component == one
+        x[mine] = _components_of(mixture, [one])[0].unwhiten(noise[mine])
+    return x
 
 
 def _sample_euclidean(
     region: EuclideanRegion,
     mixture: TemperedMixture,
-    shape: Size,
+    x: Tensor,
     component: Tensor | None,
-    dtype: torch.dtype,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Component and row jointly by rejection, for each mixture of the batch."""
     *batch, k, d = mixture.means.shape
     cells = math.prod(batch)
-    x = mixture.means.new_empty(math.prod(shape) // cells, cells, d, dtype=dtype)
-    z = torch.empty(x.shape[:2], dtype=torch.long, device=x.device)
-    asked = None if component is None else component.reshape(z.shape)
+    rows = x.view(-1, cells, d)
     log_weights = mixture.log_weights.reshape(cells, k)
-    draw = partial(
-        rejection_sample,
-        contains=region.contains,
-        dtype=dtype,
-        max_refused=region.max_refused,
-        generator=generator,
-    )
     pairs = torch.arange(cells * k, device=x.device)
-    if asked is not None:
-        pairs = (pairs[::k] + asked).unique()
+    if component is None:
+        z = torch.empty(rows.shape[:2], dtype=torch.long, device=x.device)
+    else:
+        z = component.reshape(rows.shape[:2])
+        pairs = (pairs[::k] + z).unique()
     listed = pairs.tolist()
     envelopes = dict(zip(listed, region.envelopes(_components_of(mixture, listed)), strict=True))
     for cell in range(cells):
-        if asked is None:
+        if component is None:
             own = [envelopes[cell * k + one] for one in range(k)]
-            x[:, cell], z[:, cell] = draw(own, log_weights[cell], (len(x), d))
+            drawn = rejection_sample(region, own, log_weights[cell], rows[:, cell], generator)
+            rows[:, cell], z[:, cell] = drawn
             continue
-        z[:, cell] = asked[:, cell]
-        for one in asked[:, cell].unique().tolist():
-            mine = asked[:, cell] == one
+        for one in z[:, cell].unique().tolist():
+            mine, own = z[:, cell] == one, [envelopes[cell * k + one]]
             alone = log_weights.new_zeros(1)
-            own = [envelopes[cell * k + one]]
-            x[mine, cell] = draw(own, alone, (int(mine.sum()), d))[0]
-    return x.reshape(*shape, d), z.reshape(shape)
+            rows[mine, cell], _ = rejection_sample(region, own, alone, rows[mine, cell], generator)
+    return x, z.reshape(x.shape[:-1])
 
 
 def _components_of(mixture: TemperedMixture, pairs: Sequence[int]) -> list[GaussianComponent]:
     """Components `cell * K + k`, cell in the batch, with diagonal factors as vectors."""
     *batch, k, d = mixture.means.shape
     means = mixture.means.reshape(-1, d)
-    scale = mixture.scale.reshape(-1, *mixture.scale.shape[len(batch) + 1 :])
-    groups = mixture.scale.shape[len(batch)]
+    scale = mixture.scale.flatten(0, len(batch))
     # Where components share a covariance, they share its factor here too.
-    rows = {pair: pair if groups == k else pair // k for pair in pairs}
+    rows = [pair if len(scale) == len(means) else pair // k for pair in pairs]
     factors: dict[int, Tensor] = {}
-    for row in sorted(set(rows.values())):
+    for row in sorted(set(rows)):
         factor = mixture.spread * mixture.covariance.scale_tril(scale[row : row + 1], d)[0]
         diagonal = not bool(factor.tril(-1).any())
         factors[row] = factor.diagonal().clone() if diagonal else factor
-    return [GaussianComponent(means[pair], factors[row]) for pair, row in rows.items()]
+    return [
+        GaussianComponent(means[pair], factors[row]) for pair, row in zip(pairs, rows, strict=True)
+    ]

@@ -30,7 +30,7 @@ class MahalanobisRegion(ABC):
 
 @dataclass(frozen=True)
 class Shell(MahalanobisRegion):
-    """Mahalanobis radii between two: `low <= |L_k^-1 (x - mu_k)| <= high`, k the drawn component.
+    """Mahalanobis radii `low <= |L_k^-1 (x - mu_k)| <= high`, with k the drawn component.
 
     Every component has the same mass in its shell, so their shares stay `pi_k`.
 

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.special import log_ndtr, ndtr
+from torch.special import log_ndtr, ndtr, ndtri
 
-from gmm_lightning.distributions.truncation.hull import (
-    TANGENT_DEPTHS,
-    PiecewiseExponentialHull,
-    tangent_points,
-)
+from gmm_lightning.distributions.truncation.hull import TANGENT_DEPTHS, PiecewiseExponentialHull
+from gmm_lightning.linalg import LOG_2PI
 
-_LOG_SQRT_2PI = 0.9189385332046727
-_SQRT_HALF = 0.7071067811865476
+# Gauss-Legendre quadrature, which integrates what is smooth on [-1, 1] to rounding.
+_NODES, _WEIGHTS = (values.tolist() for values in np.polynomial.legendre.leggauss(16))
 
 
-@cache
-def _gauss_legendre() -> tuple[list[float], list[float]]:
-    """Nodes and weights on [0, 1] that integrate what is smooth there to rounding."""
-    nodes, weights = np.polynomial.legendre.leggauss(16)
-    return (0.5 * (nodes + 1)).tolist(), (0.5 * weights).tolist()
+def _mirror(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which intervals lie below zero more than above, and all ends `|a| <= b`, those mirrored."""
+    flip = low + high < 0
+    return flip, torch.where(flip, -high, low), torch.where(flip, -low, high)
 
 
 def log_interval_mass(low: Tensor, high: Tensor, width: Tensor | None = None) -> Tensor:
@@ -33,27 +28,24 @@ def log_interval_mass(low: Tensor, high: Tensor, width: Tensor | None = None) ->
     `width` is `high - low` where it is known more accurately than the difference.
     """
     width = high - low if width is None else width
-    flip = low + high < 0
-    a, b = torch.where(flip, -high, low), torch.where(flip, -low, high)
-    # Now |a| <= b. Beyond zero the logarithms of the tails differ enough unless the density
-    # varies by less than a factor e over the interval, which a quadrature then integrates.
+    _, a, b = _mirror(low, high)
+    # Beyond zero the logarithms of the tails differ enough unless the density varies by less than
+    # a factor e over the interval, which a quadrature then integrates.
     log_a, log_b = log_ndtr(-a), log_ndtr(-b)
     beyond = log_a + torch.log1p(-torch.where(log_a.isfinite(), log_b - log_a, -math.inf).exp())
     # Where zero lies inside, both the mass and its complement are sums of positive terms.
     missing = (ndtr(a) + ndtr(-b)).clamp(max=1.0)
-    there = 0.5 * (torch.erf(b * _SQRT_HALF) - torch.erf(a * _SQRT_HALF))
+    there = 0.5 * (torch.erf(b * math.sqrt(0.5)) - torch.erf(a * math.sqrt(0.5)))
     across = torch.where(missing < 0.5, torch.log1p(-missing), there.log())
     value = torch.where(a > 0, beyond, across)
     near = a.clamp(min=0)
     # Rounding of the ends shows in widths below 1e-3.
     thin = ((b - near) * (near + 0.5 * (b - near)) < 1) & ((a > 0) | (width < 1e-3))
     if thin.any():
-        near, start, w = near[thin], (a - near)[thin], width[thin]
-        total = torch.zeros_like(w)
-        for node, weight in zip(*_gauss_legendre(), strict=True):
-            t = start + node * w
-            total = total + weight * (-t * (near + 0.5 * t)).exp()
-        value[thin] = w.log() + total.log() - 0.5 * near.square() - _LOG_SQRT_2PI
+        near, start, w = near[thin], (a - near)[thin], 0.5 * width[thin]
+        t = start + (1 + near.new_tensor(_NODES).unsqueeze(-1)) * w
+        total = near.new_tensor(_WEIGHTS) @ (-t * (near + 0.5 * t)).exp()
+        value[thin] = w.log() + total.log() - 0.5 * (near.square() + LOG_2PI)
     return value
 
 
@@ -62,17 +54,16 @@ class TruncatedNormals:
 
     def __init__(self, low: Tensor, high: Tensor, width: Tensor | None = None) -> None:
         width = high - low if width is None else width
-        flip = low + high < 0
-        a, b = torch.where(flip, -high, low), torch.where(flip, -low, high)
-        near = a.clamp(min=0)
-        falls = near.new_tensor(TANGENT_DEPTHS)
-        right = 2 * falls / (near.unsqueeze(-1) + (near.square().unsqueeze(-1) + 2 * falls).sqrt())
-        left = torch.where(near.unsqueeze(-1) > 0, 0.0, -(2 * falls.flip(0)).sqrt())
+        flip, a, b = _mirror(low, high)
+        self.near = near = a.clamp(min=0)
+        self.sign = torch.where(flip, -1.0, 1.0).to(near)
         start = a - near
         stop = torch.where(start.isfinite(), start + width, b - near)
-        touch = torch.cat([left, torch.zeros_like(near).unsqueeze(-1), right], -1)
-        touch = torch.minimum(torch.maximum(touch, start.unsqueeze(-1)), stop.unsqueeze(-1))
-        sign = torch.where(flip, -1.0, 1.0).to(near)
+        column, falls = near.unsqueeze(-1), near.new_tensor(TANGENT_DEPTHS)
+        right = 2 * falls / (column + (column.square() + 2 * falls).sqrt())
+        left = torch.where(column > 0, 0.0, -(2 * falls.flip(0)).sqrt())
+        touch = torch.cat([left, torch.zeros_like(column), right], -1)
+        touch = touch.clamp(start.unsqueeze(-1), stop.unsqueeze(-1))
 
         def log_density(t: Tensor, which: Tensor) -> Tensor:
             return -t * (near[which] + 0.5 * t)
@@ -80,13 +71,11 @@ class TruncatedNormals:
         def slope(t: Tensor, which: Tensor) -> Tensor:
             return -near[which] - t
 
-        self.near, self.sign = near, sign
-        self.hull = PiecewiseExponentialHull.of(log_density, slope, touch, start, stop)
+        self.hull = PiecewiseExponentialHull(log_density, slope, start, stop, touch)
 
     def draw(self, which: Tensor, generator: Generator | None) -> Tensor:
         """A sample from interval `which` for each row."""
-        t = self.hull.draw(which, generator)
-        return self.sign[which] * (self.near[which] + t)
+        return self.sign[which] * (self.near[which] + self.hull.draw(which, generator))
 
 
 def sample_truncated_normals(
@@ -97,14 +86,12 @@ def sample_truncated_normals(
     Most intervals hold enough mass for the inverse distribution function, from the end that is
     nearer to zero; thin and far ones go by their tangents.
     """
-    flip = low + high < 0
-    a, b = torch.where(flip, -high, low), torch.where(flip, -low, high)
+    flip, a, b = _mirror(low, high)
     beyond_a, beyond_b = ndtr(-a), ndtr(-b)
-    u = torch.rand(a.shape, dtype=a.dtype, device=a.device, generator=generator)
     # u = 0, once in 2^53, would give an infinity.
-    u = u.clamp(min=torch.finfo(u.dtype).tiny)
-    z = -torch.special.ndtri(beyond_b + u * (beyond_a - beyond_b))
-    z = torch.where(flip, -1, 1) * torch.minimum(torch.maximum(z, a), b)
+    u = torch.empty_like(a).uniform_(generator=generator).clamp(min=torch.finfo(a.dtype).tiny)
+    z = -ndtri(beyond_b + u * (beyond_a - beyond_b))
+    z = torch.where(flip, -1, 1) * z.clamp(a, b)
     # Below a width of 1e-3 the difference of two probabilities loses digits that show.
     hard = ((a > 6) | (width < 1e-3)).nonzero().squeeze(-1)
     if len(hard):
@@ -114,14 +101,9 @@ def sample_truncated_normals(
 
 
 def sample_truncated_chi(
-    rows: int,
-    num_features: int,
-    low: float,
-    high: float,
-    like: Tensor,
-    generator: Generator | None,
+    num_features: int, low: float, high: float, like: Tensor, generator: Generator | None
 ) -> Tensor:
-    """Samples of the chi distribution with D degrees of freedom within `[low, high]`, `(rows,)`.
+    """Samples of the chi distribution with D degrees of freedom within `[low, high]`, as `like`.
 
     With r0 the most likely length in the interval and `r = r0 + t`, up to a constant
 
@@ -140,8 +122,6 @@ def sample_truncated_chi(
         value = -mode - t
         return value + power / (mode + t) if power else value
 
-    start, stop = low - mode, high - mode
-    touch = tangent_points(log_density, slope, start, stop)
-    hull = PiecewiseExponentialHull.of(log_density, slope, touch, start, stop)
-    one = torch.zeros(rows, dtype=torch.long, device=like.device)
-    return mode + hull.draw(one, generator)
+    hull = PiecewiseExponentialHull(log_density, slope, low - mode, high - mode)
+    which = torch.zeros(like.numel(), dtype=torch.long, device=like.device)
+    return (mode + hull.draw(which, generator)).view(like.shape)
