@@ -9,16 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 from torch import Tensor
 
-from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.distributions import MixtureOfGaussians, grad_log_prob
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._components import Components
-from gmm_lightning.plotting._limits import Limits, grid_of
+from gmm_lightning.plotting._components import Components, map_rows
 from gmm_lightning.plotting._line import draw_curves, draw_histogram, fine_grid
-from gmm_lightning.plotting.figures import INK
+from gmm_lightning.plotting._rows import Array
+from gmm_lightning.plotting._view import Limits, grid_of
+from gmm_lightning.plotting.palette import INK
 
 _ARROWS = 22
 
@@ -36,13 +35,11 @@ class _NegativeLogDensity:
     def values(self, points: Tensor) -> Tensor:
         return -self.density.log_prob(points)
 
-    def draw_line(
-        self, ax: Axes, parts: Components, rows: NDArray[np.float64], colors: Sequence[str]
-    ) -> None:
+    def draw_line(self, ax: Axes, parts: Components, rows: Array, colors: Sequence[str]) -> None:
         draw_histogram(ax, rows)
         draw_curves(ax, parts, rows, colors)
 
-    def draw_over(self, ax: Axes, window: Limits, grid: Any, levels: NDArray[np.float64]) -> None:
+    def draw_over(self, ax: Axes, window: Limits, grid: Any, levels: Array) -> None:
         ax.contour(*grid, levels=levels, colors="white", linewidths=0.5, alpha=0.6)
 
 
@@ -59,14 +56,12 @@ class _ScoreNorm:
     def values(self, points: Tensor) -> Tensor:
         return torch.linalg.vector_norm(grad_log_prob(self.density, points), dim=-1)
 
-    def draw_line(
-        self, ax: Axes, parts: Components, rows: NDArray[np.float64], colors: Sequence[str]
-    ) -> None:
+    def draw_line(self, ax: Axes, parts: Components, rows: Array, colors: Sequence[str]) -> None:
         grid = fine_grid(parts, rows)
         ax.plot(grid, evaluate(self, grid[:, None]), color=INK, linewidth=1.8)
         ax.set_ylim(bottom=0.0)
 
-    def draw_over(self, ax: Axes, window: Limits, grid: Any, levels: NDArray[np.float64]) -> None:
+    def draw_over(self, ax: Axes, window: Limits, grid: Any, levels: Array) -> None:
         size = _ARROWS + 2
         points = grid_of(window, size)[1].reshape(size, size, 2)[1:-1, 1:-1].reshape(-1, 2)
         steps: Any = grad_log_prob(self.density, torch.from_numpy(points)).numpy()
@@ -84,16 +79,9 @@ QUANTITIES: dict[str, type[Quantity]] = {
 }
 
 
-def evaluate(quantity: Quantity, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The values at any number of points.
-
-    Raises:
-        InvalidArgumentError: One of them is not finite.
-    """
-    density = quantity.density
-    size = rows_per_chunk(density.scale.numel(), density.means, in_cache=False)
-    chunks = torch.from_numpy(points).split(size)
-    values = torch.cat([quantity.values(chunk) for chunk in chunks]).numpy()
+def evaluate(quantity: Quantity, points: Array) -> Array:
+    """The values at points (N, d), which must all be finite."""
+    values = map_rows(quantity.values, quantity.density, points)
     if not np.isfinite(values).all():
         raise InvalidArgumentError(
             "the limits reach so far from every component that float64 holds no density there; "

@@ -1,19 +1,22 @@
-"""The one or two coordinates of a picture."""
+"""The one or two coordinates of a picture, its window, and a grid over it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from reprlib import repr as short
 
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._components import Components, MixtureLike, principal_plane
+from gmm_lightning.plotting._components import Components, principal_plane
+from gmm_lightning.plotting._rows import Array
 
 Dims = int | str | Sequence[int | str]
+Limits = tuple[tuple[float, float], ...]
+
+_STDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class View:
     """
 
     names: tuple[str, ...]
-    origin: NDArray[np.float64]
-    axes: NDArray[np.float64]
+    origin: Array
+    axes: Array
     features: tuple[int, ...] = ()
 
     @property
@@ -34,19 +37,17 @@ class View:
         """Whether there is one coordinate."""
         return self.axes.shape[1] == 1
 
-    def rows(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def rows(self, x: Array) -> Array:
         """Rows (N, D) in these coordinates (N, d)."""
         return (x - self.origin) @ self.axes
 
     def parts(self, parts: Components) -> Components:
         """The marginal components in these coordinates."""
-        return parts.project(self.origin, self.axes)
+        return replace(parts, means=self.rows(parts.means), factors=self.axes.T @ parts.factors)
 
-    def label(self, ax: Axes, quantity: str, title: str | None) -> None:
+    def label(self, ax: Axes, quantity: str) -> None:
         """Name the axes, the second one by `quantity` where there is one coordinate."""
         ax.set(xlabel=self.names[0], ylabel=quantity if self.is_line else self.names[1])
-        if title is not None:
-            ax.set_title(title)
 
 
 def feature_view(
@@ -78,19 +79,15 @@ def feature_view(
     return View(tuple(names[i] for i in chosen), np.zeros(num_features), axes, chosen)
 
 
-def principal_view(mixture: MixtureLike) -> View:
+def principal_view(parts: Components) -> View:
     """The two axes along which the mixture varies most, with their shares of the variance."""
-    origin, axes, share = principal_plane(mixture)
+    origin, axes, share = principal_plane(parts)
     names = (f"principal axis {i + 1} ({100 * share[i]:.3g}% of variance)" for i in range(2))
     return View(tuple(names), origin, axes)
 
 
 def feature_names(num_features: int, columns: Sequence[str] | None) -> tuple[str, ...]:
-    """One name per feature.
-
-    Raises:
-        InvalidArgumentError: Another number of names than features.
-    """
+    """One name per feature."""
     if columns is None:
         return tuple(f"feature {i}" for i in range(num_features))
     listed = isinstance(columns, Sized) and not isinstance(columns, str)
@@ -103,11 +100,7 @@ def feature_names(num_features: int, columns: Sequence[str] | None) -> tuple[str
 
 
 def as_dims(num_features: int, dims: Dims, columns: Sequence[str] | None) -> tuple[int, ...]:
-    """Positions of the features in `[0, D)`; names are looked up in `columns`.
-
-    Raises:
-        InvalidArgumentError: An unknown name, a position out of range, or a repeated one.
-    """
+    """Positions of the features in `[0, D)`; names are looked up in `columns`."""
     found = []
     for dim in dims if isinstance(dims, Iterable) and not isinstance(dims, str) else [dims]:
         if isinstance(dim, str):
@@ -126,3 +119,43 @@ def as_dims(num_features: int, dims: Dims, columns: Sequence[str] | None) -> tup
     if len(set(found)) < len(found):
         raise InvalidArgumentError(f"expected different features in dims, got {tuple(found)}")
     return tuple(found)
+
+
+def natural_limits(parts: Components, rows: Array) -> Limits:
+    """For each coordinate the range of the rows and of three deviations about each mean."""
+    used = parts.select(parts.weights > 0)
+    reach = _STDS * used.stds
+    ends = np.concatenate([used.means - reach, used.means + reach, rows])
+    if len(ends) == 0:
+        return ((-1.0, 1.0),) * parts.num_features
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    # Room for the dots at the edge; a window of no width would show nothing.
+    margin = np.where(high > low, 0.03 * (high - low), np.maximum(1e-6, 1e-3 * np.abs(low)))
+    return tuple(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
+
+
+def given_or_natural(
+    limits: Sequence[Sequence[float]] | None, parts: Components, rows: Array
+) -> Limits:
+    """The given limits, one pair for each coordinate, or the natural ones."""
+    if limits is None:
+        return natural_limits(parts, rows)
+    size = parts.num_features
+    try:
+        pairs = np.asarray(limits, dtype=np.float64).reshape(size, 2)
+    except (TypeError, ValueError):
+        pairs = np.full((size, 2), np.nan)
+    with np.errstate(over="ignore"):
+        widths = pairs[:, 1] - pairs[:, 0]
+    if not (np.isfinite(widths).all() and (widths > 0).all()):
+        expected = ", ".join(["(low, high)"] * size)
+        raise InvalidArgumentError(
+            f"expected limits ({expected}) of finite numbers with low < high, got {limits!r}"
+        )
+    return tuple((low, high) for low, high in pairs.tolist())
+
+
+def grid_of(limits: Limits, resolution: int) -> tuple[list[Array], Array]:
+    """The values along each axis, and all points: (R, 1), or (R * R, 2) with x running fastest."""
+    along = [np.linspace(low, high, resolution) for low, high in limits]
+    return along, np.stack([part.ravel() for part in np.meshgrid(*along)], axis=-1)

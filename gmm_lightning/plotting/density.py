@@ -6,21 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
 
 from gmm_lightning._validation import require_choice, require_integer
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import MixtureLike, components, density_of
-from gmm_lightning.plotting._limits import Limits, given_or_natural, grid_of
 from gmm_lightning.plotting._points import draw_points
 from gmm_lightning.plotting._quantities import QUANTITIES, Quantity, evaluate
-from gmm_lightning.plotting._rows import finite_rows
-from gmm_lightning.plotting._view import Dims, feature_view
-from gmm_lightning.plotting.figures import axes_or_new
+from gmm_lightning.plotting._rows import Array, Values, finite_rows
+from gmm_lightning.plotting._view import Dims, Limits, feature_view, given_or_natural, grid_of
+from gmm_lightning.plotting.figures import add_colorbar, axes_or_new
 from gmm_lightning.plotting.palette import palette
 
 _MAX_TICKS = 12
@@ -28,7 +25,7 @@ _MAX_TICKS = 12
 
 def plot_density(
     mixture: MixtureLike,
-    x: torch.Tensor | ArrayLike | None = None,
+    x: Values | None = None,
     *,
     ax: Axes | None = None,
     quantity: str = "density",
@@ -50,26 +47,20 @@ def plot_density(
     - Two features, `quantity="gradient_norm"`: filled contours of `|grad log p(x)|`, white at
       modes and saddle points, with arrows of one length along the gradient.
 
-    Shape:
-        x `(*S, D)`; limits one pair for each feature shown; columns D names.
-
     Args:
         mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
-        x: Rows to show above the contours, or as a histogram.
-        ax: Axes to draw on; None makes a new figure.
+        x: Rows `(*S, D)` to show above the contours, or as a histogram.
+        ax: Axes to draw on, and to return; None makes a new figure.
         quantity: `density` or `gradient_norm`.
-        levels: How many levels the contours have, or increasing values, in nats for the density.
-        limits: Window `((low, high), (low, high))`; None holds the rows and three standard
+        levels: Number of contour levels, or increasing values, in nats for the density.
+        limits: Window `(low, high)` for each feature shown; None holds the rows and three standard
             deviations of each component.
         resolution: Points of the grid along each axis.
-        colorbar: Whether the values of the colours stand beside the axes.
+        colorbar: Whether to draw a colour bar.
         dims: One or two features to show, by position or name; the rest are integrated out.
-        columns: Names of the features.
-        max_points: At most this many points are drawn, evenly spaced through the rows.
-        title: A title for the axes.
-
-    Returns:
-        The axes drawn on.
+        columns: Names of the D features.
+        max_points: Largest number of points drawn, evenly spaced through the rows.
+        title: Of the axes.
 
     Raises:
         InvalidArgumentError: More than two features without `dims`, a batch of mixtures, a mixture
@@ -88,24 +79,23 @@ def plot_density(
         ('length', 'density')
     """
     whole = components(mixture)
-    num_features = whole.means.shape[-1]
     kind = QUANTITIES[require_choice("quantity", quantity, QUANTITIES)]
     require_integer("resolution", resolution, least=2)
     require_integer("max_points", max_points, least=0)
-    view = feature_view(num_features, dims, columns)
-    parts, rows = view.parts(whole), view.rows(finite_rows(x, num_features))
+    view = feature_view(whole.num_features, dims, columns)
+    parts, rows = view.parts(whole), view.rows(finite_rows(x, whole.num_features))
     shown = kind(density_of(parts)[0])
     window = given_or_natural(limits, parts, rows)
-    ax = axes_or_new(ax)
+    ax = axes_or_new(ax, title)
     if view.is_line:
-        shown.draw_line(ax, parts, rows[:, 0], palette(mixture.weights.shape[-1]))
+        shown.draw_line(ax, parts, rows[:, 0], palette(whole.num_components))
         if limits is not None:
             ax.set_xlim(window[0])
     else:
         _draw_map(ax, shown, window, levels, resolution, colorbar=colorbar)
         draw_points(ax, rows, colors="#D55E00", max_points=max_points, zorder=3, alpha=0.85)
         ax.set(xlim=window[0], ylim=window[1])
-    view.label(ax, shown.line_label, title)
+    view.label(ax, shown.line_label)
     return ax
 
 
@@ -128,18 +118,13 @@ def _draw_map(
     grid = (*along, values)
     filled = ax.contourf(*grid, levels=edges, cmap=shown.cmap, norm=norm, extend=extend)
     shown.draw_over(ax, window, grid, edges)
-    if colorbar and ax.figure is not None:
+    if colorbar:
         # Ticks at round values, not at the edges of the bands, unless those were given.
         ticks = edges if given and len(edges) <= _MAX_TICKS else MaxNLocator(7)
-        options: dict[str, Any] = {"spacing": "proportional", "ticks": ticks}
-        bar = ax.figure.colorbar(filled, ax=ax, label=shown.label, **options)
-        bar.minorticks_off()
-        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+        add_colorbar(ax, filled, shown.label, spacing="proportional", ticks=ticks)
 
 
-def _levels(
-    levels: int | Sequence[float], values: NDArray[np.float64], growth: int
-) -> NDArray[np.float64]:
+def _levels(levels: int | Sequence[float], values: Array, growth: int) -> Array:
     if isinstance(levels, int | np.integer):
         require_integer("levels", levels, least=1)
         low, high = float(values.min()), float(values.max())

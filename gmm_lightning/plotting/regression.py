@@ -8,24 +8,21 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from numpy.typing import ArrayLike
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import regress
 from gmm_lightning.plotting._components import MixtureLike, components, density_of
-from gmm_lightning.plotting._ellipses import draw_ellipses
-from gmm_lightning.plotting._limits import natural_limits
-from gmm_lightning.plotting._points import add_legend, draw_points
-from gmm_lightning.plotting._rows import finite_rows
-from gmm_lightning.plotting._view import Dims, feature_view
-from gmm_lightning.plotting.figures import INK, axes_or_new
-from gmm_lightning.plotting.palette import palette
-from gmm_lightning.plotting.radii import radii_and_names
+from gmm_lightning.plotting._ellipses import draw_ellipses, radii_and_names
+from gmm_lightning.plotting._points import draw_points, inside_legend
+from gmm_lightning.plotting._rows import Values, finite_rows
+from gmm_lightning.plotting._view import Dims, feature_view, natural_limits
+from gmm_lightning.plotting.figures import axes_or_new
+from gmm_lightning.plotting.palette import INK, palette
 
 
 def plot_regression(
     mixture: MixtureLike,
-    x: torch.Tensor | ArrayLike | None = None,
+    x: Values | None = None,
     *,
     ax: Axes | None = None,
     dims: Dims | None = None,
@@ -43,24 +40,18 @@ def plot_regression(
     The variance is that within the components and that between their means, so the band is wide
     where the components disagree.
 
-    Shape:
-        x `(*S, D)`; columns D names.
-
     Args:
         mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
-        x: Rows to show.
-        ax: Axes to draw on; None makes a new figure.
+        x: Rows `(*S, D)` to show.
+        ax: Axes to draw on, and to return; None makes a new figure.
         dims: The input and the output feature, by position or name; the rest are integrated out.
             None for the first and the second of two.
         stds: Half widths of the bands in standard deviations.
         ellipses: Whether to outline the components at two standard deviations.
-        columns: Names of the features.
+        columns: Names of the D features.
         resolution: Points of the curve.
-        max_points: At most this many points are drawn, evenly spaced through the rows.
-        title: A title for the axes.
-
-    Returns:
-        The axes drawn on.
+        max_points: Largest number of points drawn, evenly spaced through the rows.
+        title: Of the axes.
 
     Raises:
         InvalidArgumentError: Not two features and no `dims`, a batch of mixtures, or another
@@ -79,13 +70,12 @@ def plot_regression(
         True
     """
     whole = components(mixture)
-    num_features = whole.means.shape[-1]
     otherwise = "take the marginal of the input and the output"
-    view = feature_view(num_features, dims, columns, allowed=(2,), otherwise=otherwise)
+    view = feature_view(whole.num_features, dims, columns, allowed=(2,), otherwise=otherwise)
     radii, names = radii_and_names(stds, None)
     require_integer("resolution", resolution, least=2)
     require_integer("max_points", max_points, least=0)
-    parts, rows = view.parts(whole), view.rows(finite_rows(x, num_features))
+    parts, rows = view.parts(whole), view.rows(finite_rows(x, whole.num_features))
     density, _ = density_of(parts)
     window = natural_limits(parts, rows)
     grid = np.linspace(*window[0], resolution)
@@ -93,7 +83,7 @@ def plot_regression(
     assert spread is not None
     center, std = mean[:, 0].numpy(), spread[:, 0, 0].sqrt().numpy()
 
-    ax = axes_or_new(ax)
+    ax = axes_or_new(ax, title)
     shade = palette(1)[0]
     draw_points(ax, rows, max_points=max_points)
     opacity = 0.28 / max(1, len(radii))
@@ -108,9 +98,9 @@ def plot_regression(
     expectation = f"E[{view.names[1]} | {view.names[0]}]"
     (line,) = ax.plot(grid, center, color=shade, linewidth=2.0, zorder=3, label=expectation)
     if ellipses:
-        shades = (INK,) * mixture.weights.shape[-1]
-        draw_ellipses(ax, parts.with_weight(), (2.0,), shades, fill=0.0, linewidth=0.8)
+        shown, shades = parts.select(parts.weights > 0), (INK,) * whole.num_components
+        draw_ellipses(ax, shown, (2.0,), shades, fill=0.0, linewidth=0.8)
     ax.set_xlim(window[0])
-    view.label(ax, "", title)
-    add_legend(ax, [line, *reversed(bands)], inside=True)
+    view.label(ax, "")
+    inside_legend(ax, [line, *reversed(bands)])
     return ax
