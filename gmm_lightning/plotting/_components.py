@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from reprlib import repr as short
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,26 +14,11 @@ from numpy.typing import NDArray
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.layers import GMMLayer
 from gmm_lightning.plotting._rows import Array, to_array
 
-
-class MixtureLike(Protocol):
-    """A mixture of Gaussians, as `MixtureOfGaussians` and `GMMLayer` both are."""
-
-    @property
-    def weights(self) -> torch.Tensor:
-        """Component probabilities `(K,)`."""
-        ...
-
-    @property
-    def means(self) -> torch.Tensor:
-        """Component means `(K, D)`."""
-        ...
-
-    @property
-    def scale_tril(self) -> torch.Tensor:
-        """Lower Cholesky factors of the component covariances `(K, D, D)`."""
-        ...
+# Or anything with the same `weights` (K,), `means` (K, D) and `scale_tril` (K, D, D).
+MixtureLike = MixtureOfGaussians | GMMLayer | Any
 
 
 @dataclass(frozen=True)
@@ -84,13 +69,32 @@ class Components:
         names = ("index", "weights", "means", "factors")
         return replace(self, **{name: getattr(self, name)[mask] for name in names})
 
+    def density(self) -> tuple[MixtureOfGaussians, NDArray[np.intp]]:
+        """The mixture, in float64 on the CPU, of the components with a density, and their numbers.
+
+        A density needs a positive weight and a covariance of full rank.
+        """
+        factor, info = torch.linalg.cholesky_ex(torch.from_numpy(self.covariances))
+        pivots = factor.diagonal(dim1=-2, dim2=-1)
+        kept = (self.weights > 0) & ((info == 0) & (pivots > 0).all(-1)).numpy()
+        if not kept.any():
+            raise InvalidArgumentError(
+                "expected a component with positive weight, finite parameters and a covariance of "
+                "full rank, got none; such a mixture has no density to draw"
+            )
+        logits, means = torch.from_numpy(self.weights).log(), torch.from_numpy(self.means)
+        return MixtureOfGaussians(logits[kept], means[kept], factor[kept]), self.index[kept]
+
+    def responsibilities(self, x: Array) -> Array:
+        """`p(k | x)` of all K components `(N, K)`, zero for those without a density."""
+        mixture, index = self.density()
+        full = np.zeros((len(x), self.num_components))
+        full[:, index] = map_rows(mixture.responsibilities, mixture, x)
+        return full
+
 
 def components(mixture: MixtureLike) -> Components:
-    """The components whose parameters are all finite.
-
-    Raises:
-        InvalidArgumentError: `mixture` is not a mixture, or a batch of mixtures.
-    """
+    """The components whose parameters are all finite."""
     if not all(hasattr(mixture, name) for name in ("weights", "means", "scale_tril")):
         raise InvalidArgumentError(f"expected a mixture, or a layer with one, got {short(mixture)}")
     weights = to_array(mixture.weights)
@@ -116,9 +120,8 @@ def principal_plane(parts: Components) -> tuple[Array, Array, Array]:
     same mixture with different data can be laid over each other.
 
     Returns:
-        The origin (D,), two orthonormal axes as columns (D, 2), each with its largest loading
-        positive, and the share of the total variance along each (2,). A mixture without a finite
-        component or covariance gives the first two coordinate axes and shares of zero.
+        The origin (D,), two orthonormal axes (D, 2), and the share of the total variance along
+        each (2,): the first two coordinate axes and zeros where the covariance is not finite.
     """
     size, total_weight = parts.num_features, parts.weights.sum()
     fallback = np.zeros(size), np.eye(size)[:, :2], np.zeros(2)
@@ -138,37 +141,6 @@ def principal_plane(parts: Components) -> tuple[Array, Array, Array]:
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])
     total = variances.sum()
     return origin, axes, variances[[-1, -2]] / total if total > 0 else np.zeros(2)
-
-
-def density_of(parts: Components) -> tuple[MixtureOfGaussians, NDArray[np.intp]]:
-    """The mixture, in float64 on the CPU, of the components that have a density.
-
-    Returns:
-        The mixture of the components with a positive weight and a covariance of full rank, and
-        their numbers among the K.
-
-    Raises:
-        InvalidArgumentError: There is no such component.
-    """
-    factor, info = torch.linalg.cholesky_ex(torch.from_numpy(parts.covariances))
-    pivots = factor.diagonal(dim1=-2, dim2=-1)
-    kept = (parts.weights > 0) & ((info == 0) & (pivots > 0).all(-1)).numpy()
-    if not kept.any():
-        raise InvalidArgumentError(
-            "expected a component with positive weight, finite parameters and a covariance of full "
-            "rank, got none; such a mixture has no density to draw"
-        )
-    logits, means = torch.from_numpy(np.log(parts.weights[kept])), torch.from_numpy(parts.means)
-    mask = torch.from_numpy(kept)
-    return MixtureOfGaussians(logits, means[mask], factor[mask]), parts.index[kept]
-
-
-def responsibilities_of(parts: Components, x: Array) -> Array:
-    """`p(k | x)` of all K components `(N, K)`, zero for those without a density."""
-    mixture, index = density_of(parts)
-    full = np.zeros((len(x), parts.num_components))
-    full[:, index] = map_rows(mixture.responsibilities, mixture, x)
-    return full
 
 
 def map_rows(function: Any, mixture: MixtureOfGaussians, x: Array) -> Array:

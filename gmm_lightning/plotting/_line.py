@@ -21,14 +21,14 @@ def draw_histogram(
     classes: NDArray[Any] | None = None,
     colors: Sequence[str] | None = None,
 ) -> None:
-    """A histogram of total area one, stacked by class; `colors` are those of the classes found."""
+    """A histogram of total area one, stacked by class; a class may be a position in `colors`."""
     if len(values) == 0:
         return
     groups, shades = [values], [PAPER_GREY]
     if classes is not None:
         found = np.unique(classes)
         groups = [values[classes == c] for c in found]
-        shades = list(colors or palette(len(found)))
+        shades = [str(colors[k]) for k in found] if colors else list(palette(len(found)))
     ax.hist(groups, bins=list(_edges(values)), density=True, stacked=True, color=shades, alpha=0.35)
 
 

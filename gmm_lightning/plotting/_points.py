@@ -55,15 +55,8 @@ def class_handles(classes: NDArray[Any]) -> list[Line2D]:
 
 def add_legend(ax: Axes, handles: Sequence[Any]) -> None:
     """A legend beside the axes, where it can hide no data, if the figure makes room for it."""
-    if not handles:
-        return
     figure = root_figure(ax)
-    if figure is not None and figure.get_layout_engine() is not None:
+    if handles and figure is not None and figure.get_layout_engine() is not None:
         ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    else:
-        inside_legend(ax, handles)
-
-
-def inside_legend(ax: Axes, handles: Sequence[Any]) -> None:
-    """A legend within the axes, where it hides least."""
-    ax.legend(handles=handles, loc="best", framealpha=0.9, fontsize="small")
+    elif handles:
+        ax.legend(handles=handles, loc="best", framealpha=0.9, fontsize="small")

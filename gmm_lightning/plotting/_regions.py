@@ -17,22 +17,16 @@ from gmm_lightning.distributions import EuclideanRegion, MahalanobisRegion, Regi
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import Components
 from gmm_lightning.plotting._rows import Array
-from gmm_lightning.plotting._view import Limits, grid_of
+from gmm_lightning.plotting._view import grid_of
 from gmm_lightning.plotting.palette import INK
 
 _RESOLUTION = 400
-_FILL = 0.10
-_SHELL_FILL = 0.12
+_FILL, _SHELL_FILL = 0.10, 0.12
 _DASHED: dict[str, Any] = {"edgecolor": INK, "linestyle": "--", "linewidth": 1.1, "zorder": 0.5}
 
 
 def project_region(region: Region, num_features: int, dims: tuple[int, ...]) -> Region:
-    """A region as it is seen in some features; one about each component stays as it is.
-
-    Raises:
-        InvalidArgumentError: Not a region, one of another width, or one whose shadow in fewer
-            features is not known.
-    """
+    """A region as it is seen in some features; one about each component stays as it is."""
     if not isinstance(region, Region):
         raise InvalidArgumentError(
             "expected within to be Shell, Confidence, Ball, Box, HalfSpace or Where, got "
@@ -51,7 +45,7 @@ def finite_ends(region: Region, inside: Array) -> Array:
 
 
 def draw_region(
-    ax: Axes, region: Region, parts: Components, colors: Sequence[str], window: Limits
+    ax: Axes, region: Region, parts: Components, colors: Sequence[str], window: Array
 ) -> None:
     """Shade where samples may lie and outline it."""
     if isinstance(region, MahalanobisRegion):
@@ -72,7 +66,7 @@ def draw_region(
     patch.set(facecolor=(INK, _FILL), **_DASHED)
 
 
-def _runs(region: EuclideanRegion, window: Limits, wide: Array) -> list[tuple[float, float]]:
+def _runs(region: EuclideanRegion, window: Array, wide: Array) -> list[tuple[float, float]]:
     """Intervals of the line that a region contains; those at an end of the window go on."""
     (along,), points = grid_of(window, _RESOLUTION)
     half = 0.5 * (along[1] - along[0])
@@ -83,7 +77,7 @@ def _runs(region: EuclideanRegion, window: Limits, wide: Array) -> list[tuple[fl
     return list(zip(starts[edges[::2]].tolist(), stops[edges[1::2]].tolist(), strict=True))
 
 
-def _draw_mask(ax: Axes, region: EuclideanRegion, window: Limits) -> None:
+def _draw_mask(ax: Axes, region: EuclideanRegion, window: Array) -> None:
     along, points = grid_of(window, _RESOLUTION)
     mask = region.contains(torch.from_numpy(points)).numpy().reshape(_RESOLUTION, _RESOLUTION)
     image = np.zeros((_RESOLUTION, _RESOLUTION, 4))

@@ -14,9 +14,6 @@ from gmm_lightning.plotting._components import Components, principal_plane
 from gmm_lightning.plotting._rows import Array
 
 Dims = int | str | Sequence[int | str]
-Limits = tuple[tuple[float, float], ...]
-
-_STDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -58,11 +55,7 @@ def feature_view(
     allowed: tuple[int, ...] = (1, 2),
     otherwise: str = "draw all pairs with plot_pairs",
 ) -> View:
-    """The features named by `dims`; without `dims`, all of them if the picture can hold them.
-
-    Raises:
-        InvalidArgumentError: `dims` or `columns` do not fit, or there are too many features.
-    """
+    """The features named by `dims`; without `dims`, all of them if the picture can hold them."""
     names = feature_names(num_features, columns)
     counts = " or ".join(map(str, allowed))
     if dims is None and num_features not in allowed:
@@ -101,12 +94,12 @@ def feature_names(num_features: int, columns: Sequence[str] | None) -> tuple[str
 
 def as_dims(num_features: int, dims: Dims, columns: Sequence[str] | None) -> tuple[int, ...]:
     """Positions of the features in `[0, D)`; names are looked up in `columns`."""
-    found = []
+    names = [] if columns is None else [str(name) for name in columns]
+    found: list[int] = []
     for dim in dims if isinstance(dims, Iterable) and not isinstance(dims, str) else [dims]:
         if isinstance(dim, str):
-            names = [] if columns is None else [str(name) for name in columns]
             if dim not in names:
-                known = ", ".join(names) if names else "none, pass columns="
+                known = ", ".join(names) or "none, pass columns="
                 raise InvalidArgumentError(f"unknown feature {dim!r} in dims; known are: {known}")
             found.append(names.index(dim))
             continue
@@ -121,23 +114,23 @@ def as_dims(num_features: int, dims: Dims, columns: Sequence[str] | None) -> tup
     return tuple(found)
 
 
-def natural_limits(parts: Components, rows: Array) -> Limits:
-    """For each coordinate the range of the rows and of three deviations about each mean."""
+def natural_limits(parts: Components, rows: Array) -> Array:
+    """The window `(d, 2)` of the rows and of three standard deviations about each mean."""
     used = parts.select(parts.weights > 0)
-    reach = _STDS * used.stds
+    reach = 3.0 * used.stds
     ends = np.concatenate([used.means - reach, used.means + reach, rows])
     if len(ends) == 0:
-        return ((-1.0, 1.0),) * parts.num_features
+        return np.array([[-1.0, 1.0]] * parts.num_features)
     low, high = ends.min(axis=0), ends.max(axis=0)
     # Room for the dots at the edge; a window of no width would show nothing.
     margin = np.where(high > low, 0.03 * (high - low), np.maximum(1e-6, 1e-3 * np.abs(low)))
-    return tuple(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
+    return np.stack([low - margin, high + margin], axis=1)
 
 
 def given_or_natural(
     limits: Sequence[Sequence[float]] | None, parts: Components, rows: Array
-) -> Limits:
-    """The given limits, one pair for each coordinate, or the natural ones."""
+) -> Array:
+    """The given limits as a window `(d, 2)`, or the natural ones."""
     if limits is None:
         return natural_limits(parts, rows)
     size = parts.num_features
@@ -152,10 +145,10 @@ def given_or_natural(
         raise InvalidArgumentError(
             f"expected limits ({expected}) of finite numbers with low < high, got {limits!r}"
         )
-    return tuple((low, high) for low, high in pairs.tolist())
+    return pairs
 
 
-def grid_of(limits: Limits, resolution: int) -> tuple[list[Array], Array]:
+def grid_of(window: Array, resolution: int) -> tuple[list[Array], Array]:
     """The values along each axis, and all points: (R, 1), or (R * R, 2) with x running fastest."""
-    along = [np.linspace(low, high, resolution) for low, high in limits]
+    along = [np.linspace(low, high, resolution) for low, high in window]
     return along, np.stack([part.ravel() for part in np.meshgrid(*along)], axis=-1)

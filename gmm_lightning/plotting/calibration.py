@@ -60,31 +60,32 @@ def plot_calibration(
     level = require_number("level", level, above=0, most=1)
     held = _counts(pit, counts, num_bins)
     ax = axes_or_new(ax, title)
-    draw(ax, held, level)
+    label = f"{100 * level:.4g} % band"
+    draw(ax, held, level, {"color": PAPER_GREY, "alpha": 0.3, "linewidth": 0, "label": label})
     if held.sum() > 0:
         ax.legend(loc=loc, frameon=False, fontsize="small")
     ax.set_xlim(0.0, 1.0)
     return ax
 
 
-def _draw_histogram(ax: Axes, held: Array, level: float) -> None:
+def _draw_histogram(ax: Axes, held: Array, level: float, band: dict[str, Any]) -> None:
     edges, total, share = np.linspace(0.0, 1.0, len(held) + 1), held.sum(), 1.0 / len(held)
     if total > 0:
         style: dict[str, Any] = {"color": palette(1)[0], "alpha": 0.55, "edgecolor": "white"}
         bars = held / total / share
         ax.bar(edges[:-1], bars, width=share, align="edge", linewidth=0.5, **style)
         low, high = _band(total, np.array([share]), level)
-        ax.axhspan(float(low[0] / share), float(high[0] / share), **_band_style(level))
+        ax.axhspan(float(low[0] / share), float(high[0] / share), **band)
     ax.axhline(1.0, color=INK, linewidth=1.0, linestyle="--")
     # Room for the legend above the bars.
     ax.set_ylim(0.0, 1.18 * ax.dataLim.ymax)
     ax.set(xlabel="probability integral transform", ylabel="density")
 
 
-def _draw_reliability(ax: Axes, held: Array, level: float) -> None:
+def _draw_reliability(ax: Axes, held: Array, level: float, band: dict[str, Any]) -> None:
     edges, total = np.linspace(0.0, 1.0, len(held) + 1), held.sum()
     if total > 0:
-        ax.fill_between(edges, *_band(total, edges, level), **_band_style(level))
+        ax.fill_between(edges, *_band(total, edges, level), **band)
         share = np.concatenate([[0.0], held.cumsum() / total])
         style: dict[str, Any] = {"color": palette(1)[0], "marker": "o", "markersize": 3}
         ax.plot(edges, share, linewidth=1.6, clip_on=False, **style)
@@ -97,11 +98,6 @@ _KINDS: dict[str, Any] = {
     "histogram": (_draw_histogram, "upper right"),
     "reliability": (_draw_reliability, "lower right"),
 }
-
-
-def _band_style(level: float) -> dict[str, Any]:
-    label = f"{100 * level:.4g} % band"
-    return {"color": PAPER_GREY, "alpha": 0.3, "linewidth": 0, "label": label}
 
 
 def _band(total: float, probability: Array, level: float) -> tuple[Array, Array]:

@@ -16,14 +16,12 @@ from gmm_lightning.plotting._view import Dims, feature_view
 from gmm_lightning.plotting.figures import axes_or_new
 from gmm_lightning.plotting.palette import palette
 
-_FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-
 
 def plot_error_ellipses(
     mixture: MixtureLike,
     *,
     ax: Axes | None = None,
-    stds: float | Sequence[float] = _FACTORS,
+    stds: float | Sequence[float] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
     masses: float | Sequence[float] | None = None,
     colors: str | Sequence[str] | None = None,
     alpha: float = 0.25,
@@ -48,8 +46,7 @@ def plot_error_ellipses(
         title: Of the axes.
 
     Raises:
-        InvalidArgumentError: Not two features and no `dims`, a batch of mixtures, or another
-            argument that does not fit.
+        InvalidArgumentError: Not two features, a batch, or another argument that does not fit.
 
     Example:
         >>> import torch
@@ -79,8 +76,8 @@ def plot_error_ellipses(
 def _shades(colors: str | Sequence[str] | None, num_components: int) -> tuple[str, ...]:
     if colors is None:
         return palette(num_components)
-    listed = isinstance(colors, Iterable) and not isinstance(colors, str)
-    given: list[Any] = list(colors) if listed else [colors]
+    single = isinstance(colors, str) or not isinstance(colors, Iterable)
+    given: list[Any] = [colors] if single else list(colors)
     if not given or not all(is_color_like(color) for color in given):
         raise InvalidArgumentError(f"expected one or more colours, got {colors!r}")
     return tuple(given[k % len(given)] for k in range(num_components))

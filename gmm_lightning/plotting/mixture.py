@@ -12,12 +12,7 @@ from numpy.typing import NDArray
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._components import (
-    Components,
-    MixtureLike,
-    components,
-    responsibilities_of,
-)
+from gmm_lightning.plotting._components import Components, MixtureLike, components
 from gmm_lightning.plotting._ellipses import (
     draw_ellipses,
     draw_means,
@@ -57,7 +52,7 @@ def plot_mixture(
     - More: the same for the two features in `dims`, or projected on the two axes of largest
       variance of the mixture itself, with their shares of the variance in the axis labels.
 
-    Without `labels` the colours tell components apart; with them, the colours belong to the labels
+    Without `labels` the colours are those of the components; with them, they belong to the labels
     and the components are drawn in dark grey. Components and rows that are not finite are left out.
 
     Args:
@@ -83,13 +78,9 @@ def plot_mixture(
         InvalidDataError: `x` does not consist of numbers.
 
     Example:
-        >>> import torch
+        >>> from gmm_lightning import GMMLayer
         >>> from gmm_lightning.plotting import plot_mixture
-        >>> class TwoBlobs:
-        ...     weights = torch.tensor([0.3, 0.7])
-        ...     means = torch.tensor([[0.0, 0.0], [4.0, 1.0]])
-        ...     scale_tril = torch.eye(2).expand(2, 2, 2)
-        >>> ax = plot_mixture(TwoBlobs(), columns=("length", "width"))
+        >>> ax = plot_mixture(GMMLayer(2, 2), columns=("length", "width"))
         >>> len(ax.patches), ax.get_xlabel()
         (4, 'length')
     """
@@ -108,7 +99,7 @@ def plot_mixture(
         raise InvalidArgumentError("mismatches are against labels; pass the classes as labels=")
     best = None
     if len(points) > 0 and (mismatches or predicted):
-        best = responsibilities_of(whole, points).argmax(axis=1)
+        best = whole.responsibilities(points).argmax(axis=1)
     if dims is None and num_features > 2:
         view = principal_view(whole)
     else:
@@ -119,8 +110,7 @@ def plot_mixture(
     ax = axes_or_new(ax, title)
     shades = palette(num_components) if classes is None else (INK,) * num_components
     if view.is_line:
-        used = None if best is None else [shades[k] for k in np.unique(best)]
-        draw_histogram(ax, rows[:, 0], *((best, used) if predicted else (classes, None)))
+        draw_histogram(ax, rows[:, 0], *((best, shades) if predicted else (classes, None)))
         draw_curves(ax, parts, rows[:, 0], shades)
     else:
         colors: Any = PAPER_GREY if classes is None else class_colors(classes)
@@ -144,15 +134,10 @@ def plot_mixture(
 def _mismatches_of(
     best: NDArray[np.intp], classes: NDArray[Any], num_components: int
 ) -> NDArray[np.bool_]:
-    """Which rows lie in a component of another class, `(N,)`.
+    """Which rows have a most probable component of another class, `(N,)`.
 
     A component belongs to the class that most of its rows have: with more components than classes
     several may share one, so nothing is wrong with a class that is not a Gaussian.
-
-    Args:
-        best: The most probable component of each row, `(N,)`.
-        classes: The class of each row, `(N,)`.
-        num_components: K.
     """
     found, codes = np.unique(classes, return_inverse=True)
     counts = np.zeros((num_components, len(found)))

@@ -45,7 +45,8 @@ def plot_pairs(
     Args:
         mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
         x: Rows `(*S, D)` to show.
-        axes: Axes `(d, d)` to draw on, for the d features shown; None makes a new figure.
+        axes: Axes `(d, d)` of the d features shown, to draw on and to return; None makes a new
+            figure. Those above the diagonal become invisible.
         labels: A class for each row, as for `plot_mixture`.
         stds: Radii of the ellipses in standard deviations.
         masses: Shares of a component that its ellipses hold, in (0, 1), instead of `stds`.
@@ -53,9 +54,6 @@ def plot_pairs(
         columns: Names of the D features.
         max_points: Largest number of points drawn in a panel.
         title: Of the figure that holds the axes.
-
-    Returns:
-        The axes `(d, d)`; those above the diagonal are invisible.
 
     Raises:
         InvalidArgumentError: A batch of mixtures, or an argument that does not fit it.
@@ -97,8 +95,8 @@ def plot_pairs(
                 draw_points(ax, rows, colors=colors, max_points=max_points, size=0.6)
                 draw_ellipses(ax, parts, radii, shades, linewidth=0.7 if small else 1.0)
                 draw_means(ax, parts, shades, size=10 if small else 22, numbers=not small)
-                ax.set_ylim(window[row])
-            ax.set_xlim(window[col])
+                ax.set(ylim=window[row])
+            ax.set(xlim=window[col])
             _name_axes(ax, names[col], names[row], bottom=i == len(shown) - 1, left=j == 0 < i)
     # Above the diagonal there is room; a single panel has its legend beside it.
     if classes is not None:
@@ -140,7 +138,6 @@ def _name_axes(ax: Axes, xlabel: str, ylabel: str, *, bottom: bool, left: bool) 
     if ax.get_yticks().size:
         ax.yaxis.set_major_locator(MaxNLocator(4, prune="both"))
     # Every panel knows its features; only those at the edge say them.
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.xaxis.label.set_visible(bottom)
     ax.yaxis.label.set_visible(left)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from numpy.typing import NDArray
 
 from gmm_lightning._validation import require_integer
@@ -36,15 +36,9 @@ def palette(num_colors: int) -> tuple[str, ...]:
         ('#0072B2', '#D55E00', '#009E73')
     """
     num_colors = require_integer("num_colors", num_colors, least=0)
-    dark = [_blend(hue, towards=0, amount=0.45) for hue in _HUES]
-    light = [_blend(hue, towards=255, amount=0.45) for hue in _HUES]
-    colors = [*_HUES, *dark, *light]
-    return tuple(colors[i % len(colors)] for i in range(num_colors))
-
-
-def _blend(color: str, *, towards: int, amount: float) -> str:
-    channels = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(c + amount * (towards - c)):02X}" for c in channels)
+    hues = rgb_of(_HUES)
+    colors = np.concatenate([hues, 0.55 * hues, 0.55 * hues + 0.45])
+    return tuple(to_hex(colors[i % len(colors)]).upper() for i in range(num_colors))
 
 
 def rgb_of(colors: Sequence[str]) -> NDArray[np.float64]:

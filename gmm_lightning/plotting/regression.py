@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import regress
-from gmm_lightning.plotting._components import MixtureLike, components, density_of
+from gmm_lightning.plotting._components import MixtureLike, components
 from gmm_lightning.plotting._ellipses import draw_ellipses, radii_and_names
-from gmm_lightning.plotting._points import draw_points, inside_legend
+from gmm_lightning.plotting._points import draw_points
 from gmm_lightning.plotting._rows import Values, finite_rows
-from gmm_lightning.plotting._view import Dims, feature_view, natural_limits
+from gmm_lightning.plotting._view import Dims, feature_view, grid_of, natural_limits
 from gmm_lightning.plotting.figures import axes_or_new
 from gmm_lightning.plotting.palette import INK, palette
 
@@ -54,8 +53,7 @@ def plot_regression(
         title: Of the axes.
 
     Raises:
-        InvalidArgumentError: Not two features and no `dims`, a batch of mixtures, or another
-            argument that does not fit.
+        InvalidArgumentError: Not two features, a batch, or another argument that does not fit.
         InvalidDataError: `x` does not consist of numbers.
 
     Example:
@@ -76,10 +74,10 @@ def plot_regression(
     require_integer("resolution", resolution, least=2)
     require_integer("max_points", max_points, least=0)
     parts, rows = view.parts(whole), view.rows(finite_rows(x, whole.num_features))
-    density, _ = density_of(parts)
+    density, _ = parts.density()
     window = natural_limits(parts, rows)
-    grid = np.linspace(*window[0], resolution)
-    mean, spread = regress(density, [0], torch.from_numpy(grid)[:, None])
+    (grid,), points = grid_of(window[:1], resolution)
+    mean, spread = regress(density, [0], torch.from_numpy(points))
     assert spread is not None
     center, std = mean[:, 0].numpy(), spread[:, 0, 0].sqrt().numpy()
 
@@ -95,12 +93,13 @@ def plot_regression(
         alpha = 1.0 - (1.0 - opacity) ** (depth + 1)
         label = "\N{PLUS-MINUS SIGN} " + name
         bands.append(Patch(facecolor=shade, alpha=alpha, linewidth=0, label=label))
-    expectation = f"E[{view.names[1]} | {view.names[0]}]"
-    (line,) = ax.plot(grid, center, color=shade, linewidth=2.0, zorder=3, label=expectation)
+    label = f"E[{view.names[1]} | {view.names[0]}]"
+    (line,) = ax.plot(grid, center, color=shade, linewidth=2.0, zorder=3, label=label)
     if ellipses:
         shown, shades = parts.select(parts.weights > 0), (INK,) * whole.num_components
         draw_ellipses(ax, shown, (2.0,), shades, fill=0.0, linewidth=0.8)
-    ax.set_xlim(window[0])
+    ax.set(xlim=window[0])
     view.label(ax, "")
-    inside_legend(ax, [line, *reversed(bands)])
+    handles = [line, *reversed(bands)]
+    ax.legend(handles=handles, loc="best", framealpha=0.9, fontsize="small")
     return ax

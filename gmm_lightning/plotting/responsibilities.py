@@ -12,20 +12,13 @@ from numpy.typing import NDArray
 
 from gmm_lightning._validation import require_choice, require_integer
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._components import (
-    Components,
-    MixtureLike,
-    components,
-    density_of,
-    responsibilities_of,
-)
+from gmm_lightning.plotting._components import Components, MixtureLike, components
 from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
 from gmm_lightning.plotting._line import fine_grid
 from gmm_lightning.plotting._points import MAX_LEGEND_ENTRIES, add_legend, draw_points
 from gmm_lightning.plotting._rows import Array, Values, finite_rows, thin
 from gmm_lightning.plotting._view import (
     Dims,
-    Limits,
     View,
     feature_names,
     feature_view,
@@ -35,7 +28,6 @@ from gmm_lightning.plotting._view import (
 from gmm_lightning.plotting.figures import add_colorbar, axes_or_new
 from gmm_lightning.plotting.palette import INK, palette, rgb_of
 
-_KINDS = ("map", "rows")
 _RESOLUTION = 200
 
 
@@ -73,8 +65,8 @@ def plot_responsibilities(
         title: Of the axes.
 
     Raises:
-        InvalidArgumentError: A map of more than two features without `dims`, rows missing where
-            they are needed, a batch of mixtures, or another argument that does not fit.
+        InvalidArgumentError: Too many features or no rows for this kind, a batch of mixtures, or
+            another argument that does not fit.
         InvalidDataError: `x` does not consist of numbers.
 
     Example:
@@ -86,24 +78,20 @@ def plot_responsibilities(
         'responsibility'
     """
     parts = components(mixture)
-    num_features, num_components = parts.num_features, parts.num_components
+    num_features, size = parts.num_features, parts.num_components
     feature_names(num_features, columns)
     require_integer("max_points", max_points, least=0)
-    density_of(parts)  # which refuses a mixture that has none
-    require_choice("kind", kind, _KINDS)
-    if component is not None:
-        require_integer("component", component, least=0)
-        if component >= num_components:
-            raise InvalidArgumentError(
-                f"expected a component in [0, {num_components}), got {component}"
-            )
+    parts.density()  # which refuses a mixture that has none
+    require_choice("kind", kind, ("map", "rows"))
+    if component is not None and require_integer("component", component, least=0) >= size:
+        raise InvalidArgumentError(f"expected a component in [0, {size}), got {component}")
     if x is None and kind == "rows":
         raise InvalidArgumentError("expected the rows x for kind='rows', got none; pass x")
     points = finite_rows(x, num_features)
     points = points[thin(len(points), max_points)]
     if kind == "rows":
         ax = axes_or_new(ax, title, (8.0, 3.2))
-        _draw_bars(ax, responsibilities_of(parts, points), component)
+        _draw_bars(ax, parts.responsibilities(points), component)
         return ax
     view = feature_view(num_features, dims, columns, otherwise="use kind='rows'")
     if num_features > len(view.features) and (x is None or view.is_line):
@@ -115,10 +103,8 @@ def plot_responsibilities(
     ax = axes_or_new(ax, title)
     if view.is_line:
         _draw_stack(ax, view.parts(parts), view.rows(points)[:, 0], component)
-    elif x is None:
-        _draw_plane(ax, view.parts(parts), component)
     else:
-        _draw_rows(ax, view, parts, points, component)
+        _draw_plane(ax, view, parts, None if x is None else points, component)
     view.label(ax, "responsibility")
     return ax
 
@@ -135,7 +121,7 @@ def _draw_bars(ax: Axes, r: Array, component: int | None) -> None:
 
 def _draw_stack(ax: Axes, parts: Components, rows: Array, component: int | None) -> None:
     grid = fine_grid(parts, rows)
-    _stack(ax, grid, responsibilities_of(parts, grid[:, None]), component)
+    _stack(ax, grid, parts.responsibilities(grid[:, None]), component)
     if len(rows) > 0:
         foot = np.full(len(rows), -0.03)
         ax.plot(rows, foot, "|", color=INK, alpha=0.4, markersize=6, clip_on=False)
@@ -154,39 +140,32 @@ def _stack(
         add_legend(ax, [Patch(color=colors[k], label=f"component {k}") for k in shown])
 
 
-def _draw_plane(ax: Axes, at: Components, component: int | None) -> None:
-    window = natural_limits(at, np.empty((0, 2)))
-    values, style = _shading(responsibilities_of(at, grid_of(window, _RESOLUTION)[1]), component)
-    if component is None:
-        # Faint, since ellipses lie on top.
-        values = 1.0 - 0.55 * (1.0 - values)
-    image = values.reshape(_RESOLUTION, _RESOLUTION, *values.shape[1:])
-    extent = (*window[0], *window[1])
-    drawn = ax.imshow(image, extent=extent, origin="lower", aspect="auto", **style)
-    _outline(ax, at, window, component, drawn)
-
-
-def _draw_rows(
-    ax: Axes, view: View, parts: Components, points: Array, component: int | None
+def _draw_plane(
+    ax: Axes, view: View, parts: Components, points: Array | None, component: int | None
 ) -> None:
-    at, rows = view.parts(parts), view.rows(points)
+    """The rows, or the plane itself, in mixed colours or on a scale of one probability."""
+    at, shades = view.parts(parts), palette(parts.num_components)
+    rows = view.rows(finite_rows(points, len(view.axes)))
+    window = natural_limits(at, rows)
     # dims may have reordered two features: probabilities of rows belong to the original order.
-    values, style = _shading(responsibilities_of(parts, points), component)
-    style |= {"size": 1.6, "alpha": 0.9}
-    drawn = draw_points(ax, rows, colors=values, max_points=len(rows), **style)
-    _outline(ax, at, natural_limits(at, rows), component, drawn)
-
-
-def _shading(r: Array, component: int | None) -> tuple[Array, dict[str, Any]]:
-    """Mixed colours `(N, 3)`, or the probability of one component `(N,)` and its scale."""
-    if component is None:
-        return r @ rgb_of(palette(r.shape[1])), {}
-    return r[:, component], {"cmap": "cividis_r", "vmin": 0.0, "vmax": 1.0}
-
-
-def _outline(ax: Axes, at: Components, window: Limits, component: int | None, drawn: Any) -> None:
-    """Components on top of the probabilities, and a colour bar where one is shown."""
-    shades = palette(at.num_components) if component is None else (INK,) * at.num_components
+    if points is None:
+        r = at.responsibilities(grid_of(window, _RESOLUTION)[1])
+    else:
+        r = parts.responsibilities(points)
+    values, style = r @ rgb_of(shades), {}
+    if component is not None:
+        shades = (INK,) * parts.num_components
+        values, style = r[:, component], {"cmap": "cividis_r", "vmin": 0.0, "vmax": 1.0}
+    elif points is None:
+        # Faint on the plane, where ellipses lie on top, and full on the dots.
+        values = 1.0 - 0.55 * (1.0 - values)
+    if points is None:
+        image = values.reshape(_RESOLUTION, _RESOLUTION, *values.shape[1:])
+        extent = (*window[0], *window[1])
+        drawn: Any = ax.imshow(image, extent=extent, origin="lower", aspect="auto", **style)
+    else:
+        style |= {"size": 1.6, "alpha": 0.9}
+        drawn = draw_points(ax, rows, colors=values, max_points=len(rows), **style)
     draw_ellipses(ax, at, (2.0,), shades, fill=0.0)
     draw_means(ax, at, shades, badge=True)
     ax.set(xlim=window[0], ylim=window[1])

@@ -13,13 +13,7 @@ from numpy.typing import NDArray
 from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import Region
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._components import (
-    Components,
-    MixtureLike,
-    components,
-    density_of,
-    responsibilities_of,
-)
+from gmm_lightning.plotting._components import Components, MixtureLike, components
 from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
 from gmm_lightning.plotting._line import draw_curves, draw_histogram
 from gmm_lightning.plotting._points import draw_points
@@ -66,18 +60,15 @@ def plot_samples(
         title: Of the axes.
 
     Raises:
-        InvalidArgumentError: More than two features without `dims`, a batch of mixtures, or another
-            argument that does not fit.
+        InvalidArgumentError: Too many features, a batch, or another argument that does not fit.
         InvalidDataError: `x` does not consist of numbers.
         RegionError: The mixture does not reach the region.
 
     Example:
-        >>> import torch
-        >>> from gmm_lightning import MixtureOfGaussians
+        >>> from gmm_lightning import GMMLayer
         >>> from gmm_lightning.distributions import Ball
         >>> from gmm_lightning.plotting import plot_samples
-        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
-        >>> ax = plot_samples(mixture, 100, within=Ball([1.0, 0.0], radius=0.5))
+        >>> ax = plot_samples(GMMLayer(2, 3), 100, within=Ball([1.0, 0.0], radius=0.5))
         >>> len(ax.collections[0].get_offsets())
         100
     """
@@ -96,16 +87,16 @@ def plot_samples(
     ax = axes_or_new(ax, title)
     shades = palette(whole.num_components)
     if view.is_line:
-        draw_histogram(ax, rows[:, 0], drawn, [shades[k] for k in np.unique(drawn)])
+        draw_histogram(ax, rows[:, 0], drawn, shades)
         draw_curves(ax, parts, rows[:, 0], shades, fill=0.0, linewidth=1.4)
     else:
         draw_points(ax, rows, colors=rgb_of(shades)[drawn], max_points=max_points)
         draw_ellipses(ax, parts, (1.0, 2.0), shades, fill=0.0, linewidth=0.8)
         draw_means(ax, parts, shades, badge=True)
-        ax.set_ylim(window[1])
+        ax.set(ylim=window[1])
     if region is not None:
         draw_region(ax, region, parts, shades, window)
-    ax.set_xlim(window[0])
+    ax.set(xlim=window[0])
     view.label(ax, "density")
     return ax
 
@@ -121,24 +112,20 @@ def _samples(
     if not isinstance(x, int | np.integer) or isinstance(x, bool):
         points, given = rows_and_labels(x, component, parts.num_features)
         if given is not None:
-            return points, _checked(given, parts.num_components)
+            size, whole = parts.num_components, given.dtype.kind in "iu"
+            if len(given) and not (whole and given.min() >= 0 and given.max() < size):
+                raise InvalidArgumentError(
+                    f"component must hold integers in [0, {size}), got {np.unique(given)[:10]}"
+                )
+            return points, given.astype(np.intp)
         if len(points) == 0:
             return points, np.empty(0, dtype=np.intp)
-        return points, responsibilities_of(parts, points).argmax(axis=1)
+        return points, parts.responsibilities(points).argmax(axis=1)
     require_integer("the number of samples", x, least=0)
     if component is not None:
         raise InvalidArgumentError("component= goes with the samples; draw them first")
-    density, index = density_of(parts)
+    density, index = parts.density()
     if generator is None:
         generator = torch.Generator().manual_seed(0)
     drawn: Any = density.sample(int(x), within=within, return_component=True, generator=generator)
     return drawn[0].numpy(), index[drawn[1].numpy()]
-
-
-def _checked(drawn: NDArray[Any], num_components: int) -> NDArray[np.intp]:
-    known = drawn.dtype.kind in "iu" and bool(((drawn >= 0) & (drawn < num_components)).all())
-    if not (known or len(drawn) == 0):
-        raise InvalidArgumentError(
-            f"component must hold integers in [0, {num_components}), got {np.unique(drawn)[:10]}"
-        )
-    return drawn.astype(np.intp)
