@@ -15,13 +15,13 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Names to classes, found by importing every public module of one package.
 
-    A class is registered when it is concrete, derives from `base` and carries a `name`
-    (and, where it likes, `aliases`).
+    A class is registered when it is concrete, derives from `base` and has a `name`; it may have
+    `aliases`.
 
     Args:
         package: dotted name of the package whose modules are the plug-ins.
-        base: what every plug-in derives from.
-        noun: what to call one in an error message.
+        base: class that every plug-in derives from.
+        noun: name of a plug-in in error messages.
     """
 
     def __init__(self, package: str, base: type[T], noun: str) -> None:
@@ -53,7 +53,7 @@ class Registry(Generic[T]):
 
     @property
     def aliases(self) -> dict[str, str]:
-        """Second names, each with the name it stands for."""
+        """Aliases, each with the registered name."""
         self._found()
         return dict(self._aliases)
 
@@ -71,7 +71,7 @@ class Registry(Generic[T]):
         return classes[resolved]
 
     def create(self, spec: str | T) -> T:
-        """An instance: made from a name, or passed through when it is one already."""
+        """Instance from a name, or the instance that was given."""
         if isinstance(spec, str):
             return self.get(spec)()
         if isinstance(spec, self._base):

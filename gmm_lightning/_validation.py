@@ -127,6 +127,18 @@ def format_list(values: Iterable[Any], limit: int = 10) -> str:
     return ", ".join(listed[:limit]) + more
 
 
+def format_value(value: Any) -> str:
+    """The shape of a tensor, or the type of anything else and how to make a tensor of it.
+
+    Example:
+        >>> format_value(torch.zeros(2, 3)), format_value([1.0])
+        ('shape (2, 3)', 'list; write torch.as_tensor(...)')
+    """
+    if isinstance(value, Tensor):
+        return f"shape {tuple(value.shape)}"
+    return f"{type(value).__name__}; write torch.as_tensor(...)"
+
+
 def format_rows(bad: Tensor, first_row: int = 0) -> str:
     """The numbers of the rows of a mask `(N, ...)` with a True, for a message.
 

@@ -1,9 +1,9 @@
 """Criteria for choosing the number of components and the covariance family.
 
 All of them weigh fit against the number of free parameters, in scikit-learn's sign: **lower is
-better**. They are functions of totals in nats, so they serve a fitted layer, a scikit-learn model
-or a number read from a paper alike. A tensor of log-likelihoods, one per restart or per mixture of
-a batch, gives a tensor of the same shape.
+better**. They are functions of totals in nats, of a fitted layer, of a scikit-learn model or from
+a paper. A tensor of log-likelihoods, one per restart or per mixture of a batch, gives a tensor of
+the same shape.
 
 Example:
     >>> from gmm_lightning.criteria import aic, bic

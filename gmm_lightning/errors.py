@@ -1,4 +1,4 @@
-"""What can go wrong, as types: every error a user can cause derives from `GMMError`."""
+"""Exceptions: every error that a user can cause derives from `GMMError`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ class GMMError(Exception):
 
 
 class InvalidArgumentError(GMMError, ValueError):
-    """An argument has the wrong value: the message says what was expected and what came."""
+    """An argument has the wrong value: the message names the expected and the given one."""
 
 
 class NoClosedFormError(GMMError, NotImplementedError):
-    """A quantity that mixtures have no formula for: the message names what estimates it."""
+    """A quantity of mixtures without a formula: the message names its estimators."""
 
 
 class InvalidDataError(GMMError, ValueError):

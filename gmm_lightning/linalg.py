@@ -1,4 +1,4 @@
-"""Small linear algebra shared by the covariance families."""
+"""Linear algebra and precision, shared by the covariance families."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOG_2PI = 1.8378770664093453
 
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Switch autocast off: a bfloat16 matrix product corrupts a log-density silently."""
+    """Context without autocast: a bfloat16 matrix product would corrupt log densities."""
     if device.type == "meta":
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
@@ -21,18 +21,18 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[ob
 
 @contextlib.contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
-    """Matrix products in the precision of their operands: no autocast, no TF32, no bfloat16."""
+    """Context in which products have the precision of their operands, without autocast or TF32."""
     with full_precision(device), contextlib.ExitStack() as restore:
-        for read, write, exact in precisions():
-            asked = read()
-            if asked not in exact:
-                restore.callback(write, asked)
+        for read, write, exact in _precision_settings():
+            present = read()
+            if present not in exact:
+                restore.callback(write, present)
                 write(exact[0])
         yield
 
 
-def precisions() -> list[tuple[Callable[[], str], Callable[[str], None], tuple[str, ...]]]:
-    """How to read and write the precision of float32 products, and the values that are exact.
+def _precision_settings() -> list[tuple[Callable[[], str], Callable[[str], None], tuple[str, ...]]]:
+    """Readers and writers of the precision of float32 products, and the exact values.
 
     Torch 2.9 has a setting per kind of device; once it was used, asking for the older one fails.
     """
@@ -48,24 +48,24 @@ def precisions() -> list[tuple[Callable[[], str], Callable[[str], None], tuple[s
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Raise half precision and integers to a dtype that factorisations and solves accept."""
+    """Tensor in float32 or float64, the dtypes of factorisations and solves."""
     if x.dtype in (torch.float32, torch.float64):
         return x
     return x.to(torch.float32 if x.is_floating_point() else torch.get_default_dtype())
 
 
 def accumulator_dtype(device: torch.device) -> torch.dtype:
-    """The dtype of sums over rows: float64 wherever the device has it."""
+    """Dtype of sums over rows: float64 where the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def tril_from_raw(raw: Tensor) -> Tensor:
-    """Unconstrained `(..., D, D)` to lower Cholesky factor: exponential on the diagonal."""
+    """Lower Cholesky factors of raw entries `(..., D, D)`: exponential on the diagonal."""
     return raw.tril(-1) + raw.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
 
 
 def raw_from_tril(factor: Tensor) -> Tensor:
-    """Inverse of `tril_from_raw`."""
+    """Raw entries of lower Cholesky factors, the inverse of `tril_from_raw`."""
     return factor.tril(-1) + factor.diagonal(dim1=-2, dim2=-1).log().diag_embed()
 
 
@@ -77,7 +77,7 @@ def factor_of_rows(rows: Tensor) -> Tensor:
 
 
 def solve_rows(factor: Tensor, rows: Tensor, *, transposed: bool = False) -> Tensor:
-    """Solve `L z = d`, or `L' z = d`, for many rows at once.
+    """Solutions of `L z = d`, or `L' z = d`, for many rows at once.
 
     Args:
         factor: lower-triangular, `(*B, K, D, D)`.
@@ -89,18 +89,20 @@ def solve_rows(factor: Tensor, rows: Tensor, *, transposed: bool = False) -> Ten
     """
     if transposed:
         upper = factor.mT
-        return by_columns(
+        return _apply_by_columns(
             lambda d: torch.linalg.solve_triangular(upper, d, upper=True), factor, rows
         )
-    return by_columns(lambda d: torch.linalg.solve_triangular(factor, d, upper=False), factor, rows)
+    return _apply_by_columns(
+        lambda d: torch.linalg.solve_triangular(factor, d, upper=False), factor, rows
+    )
 
 
 def multiply_rows(factor: Tensor, rows: Tensor) -> Tensor:
-    """`L d` for many rows at once, of the shapes of `solve_rows`."""
-    return by_columns(lambda d: factor @ d, factor, rows)
+    """Products `L d` for many rows at once, of the shapes of `solve_rows`."""
+    return _apply_by_columns(lambda d: factor @ d, factor, rows)
 
 
-def by_columns(apply: Callable[[Tensor], Tensor], factor: Tensor, rows: Tensor) -> Tensor:
+def _apply_by_columns(apply: Callable[[Tensor], Tensor], factor: Tensor, rows: Tensor) -> Tensor:
     """Apply a map of columns to rows: one call with a matrix per factor, not one per row.
 
     The leading axes that `factor` does not have become columns of the argument.
@@ -114,7 +116,7 @@ def by_columns(apply: Callable[[Tensor], Tensor], factor: Tensor, rows: Tensor) 
 
 
 def symmetrize(matrix: Tensor) -> Tensor:
-    """Average a matrix with its transpose."""
+    """Mean of a matrix and its transpose."""
     return 0.5 * (matrix + matrix.mT)
 
 

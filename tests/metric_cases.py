@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from gmm_lightning import MixtureOfGaussians
 from gmm_lightning import metrics as m
 from gmm_lightning.distributions import probability_integral_transform
-from gmm_lightning.metrics._sums import Sums
+from gmm_lightning.metrics._sums import SumMetric
 
 NUM_ROWS, K = 101, 4
 
@@ -25,7 +25,7 @@ def seeded(seed: int) -> Generator:
     return Generator(torch.get_default_device()).manual_seed(seed)
 
 
-MAKE: dict[str, Callable[[int], Sums]] = {
+MAKE: dict[str, Callable[[int], SumMetric]] = {
     "log-likelihood": lambda _: m.LogLikelihood(),
     "bic": lambda _: m.BIC(17),
     "aic": lambda _: m.AIC(17),
@@ -85,7 +85,7 @@ class Rows:
             "weight": self.weight,
         }
 
-    def feed(self, metric: Sums) -> Sums:
+    def feed(self, metric: SumMetric) -> SumMetric:
         """Update a metric with what it takes of these rows."""
         metric.update(**metric._filter_kwargs(**self.arguments()))
         return metric

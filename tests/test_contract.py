@@ -1,4 +1,4 @@
-"""The contract of section 10 of the design, for every family, prior and batch shape."""
+"""What every family promises with every prior and batch shape."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from torch.func import functional_call
 from gmm_lightning import GMMLayer, SufficientStatistics, e_step, fit_em, m_step, resolve_priors
 from gmm_lightning.covariances import registry as covariances
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.layers.config import build_layer, describe_layer
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -117,10 +116,10 @@ def test_3_copies_are_bit_identical(
 ) -> None:
     layer = random_layer(family, prior, batch=batch, generator=generator)
     buffer = io.BytesIO()
-    torch.save({"state": layer.state_dict(), "config": describe_layer(layer)}, buffer)
+    torch.save({"state": layer.state_dict(), "config": layer.to_config()}, buffer)
     buffer.seek(0)
     stored = torch.load(buffer, weights_only=True)
-    rebuilt = build_layer(stored["config"])
+    rebuilt = GMMLayer.from_config(stored["config"])
     rebuilt.load_state_dict(stored["state"])
     x = rows(9, 2, generator, batch)
     for twin in (rebuilt, pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
@@ -178,7 +177,7 @@ def test_4_em_never_lowers_the_objective(
     x = rows(n, 2, generator)
     result = fit_em(layer, x, initializer="random", max_iter=25, tol=0.0, generator=generator)
     history = n * torch.tensor(result.history)
-    # Numeric case 22; sums of 90 terms of order ten round at 1e-12.
+    # Sums of 90 terms of order ten round at 1e-12.
     assert (history.diff() > -1e-9).all()
     assert history[-1] > history[0]
     # What is monitored is the layer's own objective.
@@ -345,7 +344,7 @@ def test_6_weights_count_rows(family: str, batch: tuple, generator: torch.Genera
 
 @over_families
 def test_6_whole_fits_with_weights(family: str, generator: torch.Generator) -> None:
-    # Numeric case 23, through every step of a fit.
+    # "Weights count rows" of tests/golden/README.md, through every step of a fit.
     x = rows(40, 2, generator)
     labels = torch.arange(40) % 3
     weight = torch.ones(40)

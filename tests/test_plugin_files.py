@@ -58,7 +58,7 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.priors.base import Hyperparameter, Prior
+from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
 from gmm_lightning.statistics import Moments
 
 
@@ -72,14 +72,8 @@ class ToyPrior(Prior):
     def __init__(self, rows: Hyperparameter = 1.0) -> None:
         super().__init__(rows=rows)
 
-    def bind(
-        self,
-        num_components: int,
-        num_features: int,
-        covariance: Covariance,
-        batch_shape: tuple[int, ...],
-    ) -> None:
-        self._register("rows", (*batch_shape, num_components))
+    def bind(self, shape: MixtureShape) -> None:
+        self._register("rows", shape.weights)
 
     def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
         return (self.rows * mixture.log_weights).sum(-1)

@@ -9,7 +9,7 @@ from helpers import BATCHES, FAMILIES, random_layer, rows
 from gmm_lightning import e_step
 from gmm_lightning.covariances import as_covariance
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.statistics import DataMoments, Moments
+from gmm_lightning.statistics import DataMoments, Moments, WeightedMoments
 
 pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)
@@ -94,3 +94,44 @@ def test_sums_are_float64_for_any_layer(generator: torch.Generator) -> None:
     stats = e_step(layer, torch.randn(9, 2))
     assert {stats.counts.dtype, stats.first.dtype, stats.second.dtype} == {torch.float64}
     assert stats.log_likelihood.dtype == stats.num_samples.dtype == torch.float64
+
+
+# -- weighted moments -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(), (3,)], ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_weighted_moments_of_any_split(
+    shape: tuple[int, ...], weighted: bool, generator: torch.Generator
+) -> None:
+    # An offset of 1e8 deviations: sums of squares about 0 would have no digit left.
+    x = 1e8 + torch.randn(50, *shape, generator=generator)
+    weight = torch.randint(4, (50,), generator=generator).double() if weighted else None
+    whole = WeightedMoments.of(x, weight)
+    repeated = x if weight is None else x.repeat_interleave(weight.long(), 0)
+    assert float(whole.weight) == len(repeated)
+    # Rows hold the offset to eps times 1e8, and so does their mean; deviations are exact.
+    eps = torch.finfo(torch.float64).eps
+    torch.testing.assert_close(whole.mean, repeated.mean(0), rtol=4 * eps, atol=0)
+    expected = (repeated - 1e8).var(0, correction=0)
+    torch.testing.assert_close(whole.variance, expected, rtol=1e-7, atol=0)
+    parts = [slice(0, 1), slice(1, 1), slice(1, 30), slice(30, 50)]
+    moments = [WeightedMoments.of(x[p], None if weight is None else weight[p]) for p in parts]
+    total = sum(moments[1:], start=moments[0])
+    assert float(total.weight) == len(repeated)
+    torch.testing.assert_close(total.mean, whole.mean, rtol=4 * eps, atol=0)
+    torch.testing.assert_close(total.variance, whole.variance, rtol=1e-7, atol=0)
+
+
+def test_weighted_moments_without_rows() -> None:
+    nothing = WeightedMoments.of(torch.zeros(0, 2))
+    assert float(nothing.weight) == 0.0
+    assert nothing.mean.tolist() == [0.0, 0.0]
+    assert nothing.variance.tolist() == [0.0, 0.0]
+    one = WeightedMoments.of(torch.tensor([[1.0, 2.0]]))
+    for total in (nothing + one, one + nothing):
+        assert total.mean.tolist() == [1.0, 2.0]
+        assert total.variance.tolist() == [0.0, 0.0]
+    # A row of weight 0 changes nothing.
+    dropped = WeightedMoments.of(torch.tensor([[9.0, 9.0]]), torch.zeros(1))
+    assert (one + dropped).mean.tolist() == [1.0, 2.0]

@@ -8,6 +8,7 @@ from gmm_lightning.covariances._features import (
     NaturalParameters,
     StandardizedCoordinates,
 )
+from gmm_lightning.covariances._precision import PrecisionCholesky, TiedPrecisionCholesky
 from gmm_lightning.covariances.base import Covariance
 from gmm_lightning.covariances.diag import DiagCovariance
 from gmm_lightning.covariances.full import FullCovariance
@@ -20,7 +21,7 @@ registry: Registry[Covariance] = Registry(__name__, Covariance, "covariance")
 
 
 def as_covariance(spec: str | Covariance) -> Covariance:
-    """A family from its name, or the instance itself.
+    """Family from its name, or the instance itself.
 
     Example:
         >>> as_covariance("diag")
@@ -35,10 +36,12 @@ __all__ = [
     "Features",
     "FullCovariance",
     "NaturalParameters",
+    "PrecisionCholesky",
     "SphericalCovariance",
     "StandardizedCoordinates",
     "TiedCovariance",
     "TiedDiagCovariance",
+    "TiedPrecisionCholesky",
     "TiedSphericalCovariance",
     "as_covariance",
     "registry",

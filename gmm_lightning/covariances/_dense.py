@@ -1,4 +1,4 @@
-"""Dense covariances as lower Cholesky factors: what `full` and `tied` share."""
+"""Dense covariances by lower Cholesky factors, the base of `full` and `tied`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ class Dense(Covariance, ABC):
 
     def raw(self, scale: Tensor) -> Tensor:
         return raw_from_tril(scale)
+
+    def log_scale_mask(self, num_components: int, num_features: int) -> Tensor:
+        diagonal = torch.eye(num_features, dtype=torch.bool)
+        return diagonal.expand(self.shape(num_components, num_features))
 
     def raw_entry_scales(self, unit: Tensor, num_components: int) -> Tensor:
         # An entry below the diagonal has the unit of its row.

@@ -1,9 +1,10 @@
-"""Diagonal covariances as standard deviations: what `diag` and `tied_diag` share."""
+"""Diagonal covariances by standard deviations, the base of `diag` and `tied_diag`."""
 
 from __future__ import annotations
 
 from abc import ABC
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from gmm_lightning.covariances.base import Covariance
 class Diagonal(Covariance, ABC):
     """Axis-aligned ellipsoids: scale `(*B, G, D)` standard deviations, scatter `(*B, G, D)`."""
 
+    whitens_by_solve: ClassVar[bool] = False
+
     def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
         return (self.groups(num_components), num_features)
 
@@ -24,6 +27,9 @@ class Diagonal(Covariance, ABC):
 
     def raw(self, scale: Tensor) -> Tensor:
         return scale.log()
+
+    def log_scale_mask(self, num_components: int, num_features: int) -> Tensor:
+        return torch.ones(self.shape(num_components, num_features), dtype=torch.bool)
 
     def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
         return (scatter / dof.unsqueeze(-1)).sqrt()

@@ -1,9 +1,10 @@
-"""Round covariances as one standard deviation: what `spherical` and `tied_spherical` share."""
+"""Round covariances by one standard deviation, the base of `spherical` and `tied_spherical`."""
 
 from __future__ import annotations
 
 from abc import ABC
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ class Isotropic(Covariance, ABC):
     scatter, D drops out of the estimate.
     """
 
+    whitens_by_solve: ClassVar[bool] = False
+
     def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
         return (self.groups(num_components),)
 
@@ -28,6 +31,9 @@ class Isotropic(Covariance, ABC):
 
     def raw(self, scale: Tensor) -> Tensor:
         return scale.log()
+
+    def log_scale_mask(self, num_components: int, num_features: int) -> Tensor:
+        return torch.ones(self.shape(num_components, num_features), dtype=torch.bool)
 
     def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
         return (scatter / dof).sqrt()

@@ -1,17 +1,16 @@
-"""What a covariance family is: a stateless value that knows one structure of Sigma_k."""
+"""The protocol of covariance families: stateless values that know one structure of Sigma_k."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import require_number
 from gmm_lightning.covariances._features import Features
-from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import factor_of_rows, solve_rows, symmetrize
 
 
@@ -23,8 +22,9 @@ class Covariance(ABC):
     number of *distinct* covariances: K, or 1 for a tied family. Sums over rows that the M-step
     needs (`second`, `scatter`) have the family's own compact form too, `(*B, G, ...)`.
 
-    A new family implements the five abstract methods; whatever else is here works on dense
-    lower Cholesky factors `(*B, G, D, D)` and is overridden where a structure allows better.
+    A new family implements the five abstract methods, and `log_scale_mask` if networks are to
+    predict it. The defaults of all others work on dense lower Cholesky factors `(*B, G, D, D)`
+    and are overridden where a structure allows better.
 
     Args:
         reg_covar: added to every variance after the estimate, in squared units of the data.
@@ -39,17 +39,14 @@ class Covariance(ABC):
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
-    tied: ClassVar[bool] = False
+    tied: ClassVar[bool] = False  # one covariance for all components
+    whitens_by_solve: ClassVar[bool] = True  # `whiten` solves with `scale_tril`
 
     def __post_init__(self) -> None:
         for field in ("reg_covar", "relative_floor"):
-            value = getattr(self, field)
-            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise InvalidArgumentError(
-                    f"{field} of the covariance must be a finite number >= 0, got {value!r}"
-                )
+            require_number(f"{field} of the covariance", getattr(self, field), least=0)
 
-    # -- required ---------------------------------------------------------------------------
+    # -- parametrisation --------------------------------------------------------------------
 
     @abstractmethod
     def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
@@ -57,72 +54,38 @@ class Covariance(ABC):
 
     @abstractmethod
     def scale(self, raw: Tensor) -> Tensor:
-        """Unconstrained parameter to scale; zeros become the identity covariance."""
+        """Scale of an unconstrained parameter; zeros become the identity covariance."""
 
     @abstractmethod
     def raw(self, scale: Tensor) -> Tensor:
-        """Inverse of `scale`."""
-
-    @abstractmethod
-    def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
-        """Scale of the covariance that maximises `-(dof log|S| + tr(scatter S^-1)) / 2`.
-
-        Of a singular scatter, whose raw parameter is not finite, it may hold anything.
-        """
+        """Unconstrained parameter of a scale, the inverse of `scale`."""
 
     @abstractmethod
     def num_free_parameters(self, num_components: int, num_features: int) -> int:
         """Number of free parameters in all covariances together."""
 
-    def raw_entry_scales(self, unit: Tensor, num_components: int) -> Tensor:
-        """What each raw entry is measured in, `(*B, G, ...)`, for features in units `(*B, D)`.
-
-        One where the entry is a logarithm: steps in the parameters are compared in these units.
-        """
-        return unit.new_ones(*unit.shape[:-1], *self.shape(num_components, unit.shape[-1]))
-
-    # -- for networks -----------------------------------------------------------------------
-
-    def predicted(self) -> Covariance:
-        """The same structure in the form in which a network predicts it best: itself."""
-        return self
-
-    def on_logs(
-        self, change: Callable[..., Tensor], num_features: int, raw: Tensor, *others: Tensor
-    ) -> Tensor:
-        """Raw entries `(*B, G, ...)`, changed where they are logarithms of lengths.
-
-        Args:
-            change: of such entries, and of the same entries of the others.
-            num_features: D.
-            raw: the entries.
-            others: what broadcasts against them.
-        """
-        # float32, as is the number below in ONNX.
-        twice = torch.full((num_features,), 2.0, dtype=torch.float32, device=raw.device)
-        groups = raw.shape[-len(self.shape(1, num_features))]
-        return torch.where(self.raw_entry_scales(twice, groups) == 1, change(raw, *others), raw)
-
-    def whiten_raw(
-        self, change: Callable[..., Tensor], diff: Tensor, raw: Tensor, *others: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """`whiten` and `half_log_det` by raw entries whose logarithms are changed first.
-
-        A family overrides it where it can do without the scale, which would be as large as all
-        parameters of a network's mixtures.
-        """
-        scale = self.scale(self.on_logs(change, diff.shape[-1], raw, *others))
-        return self.whiten(scale, diff), self.half_log_det(scale, diff.shape[-1])
-
-    # -- distinct covariances ---------------------------------------------------------------
-
     def groups(self, num_components: int) -> int:
-        """G, the number of distinct covariances."""
+        """Number of distinct covariances, G."""
         return 1 if self.tied else num_components
 
-    def sum_tied(self, per_component: Tensor) -> Tensor:
-        """Sum `(*B, K)` to `(*B, G)`: degrees of freedom and counts per distinct covariance."""
-        return per_component.sum(-1, keepdim=True) if self.tied else per_component
+    def rescale(self, scale: Tensor, factor: float, num_features: int) -> Tensor:
+        """Scale of the covariance `factor^2 Sigma`; the default is for scales made of lengths."""
+        return scale * factor
+
+    def log_scale_mask(self, num_components: int, num_features: int) -> Tensor | None:
+        """Mask `(G, ...)` of the raw entries that are logarithms of standard deviations.
+
+        `DensityHead` shifts and bounds these, and refuses a family that states none by None.
+        """
+        return None
+
+    def raw_entry_scales(self, unit: Tensor, num_components: int) -> Tensor:
+        """Factors `(*B, G, ...)` of the raw entries when the features are multiplied by `unit`.
+
+        They are 1 for logarithms, which are shifted. Only the sizes of steps depend on them: by
+        the default, these are not adapted to the units `(*B, D)`.
+        """
+        return unit.new_ones(*unit.shape[:-1], *self.shape(num_components, unit.shape[-1]))
 
     # -- density ----------------------------------------------------------------------------
 
@@ -130,52 +93,53 @@ class Covariance(ABC):
         """Dense lower Cholesky factors `(*B, G, D, D)`."""
         return scale
 
+    def inverse_tril(self, scale: Tensor, num_features: int) -> Tensor | None:
+        """Dense inverse factors `(*B, G, D, D)` of a family that stores these, else None."""
+        return None
+
     def covariance_matrix(self, scale: Tensor, num_features: int) -> Tensor:
         """Dense covariances `(*B, G, D, D)`."""
         factor = self.scale_tril(scale, num_features)
         return factor @ factor.mT
 
     def whiten(self, scale: Tensor, diff: Tensor) -> Tensor:
-        """`L^-1 d` for differences `(*S, *B, K, D)`: unit variances where the model is right."""
+        """Whitened differences `L^-1 d`, `(*S, *B, K, D)`, for differences of that shape."""
         return solve_rows(self.scale_tril(scale, diff.shape[-1]), diff)
 
     def unwhiten(self, scale: Tensor, noise: Tensor) -> Tensor:
-        """`L z`, one factor per row: scale `(*R, ...)` and noise `(*R, D)`."""
+        """Products `L z`, `(*R, D)`, of one factor per row, scale `(*R, ...)`, noise `(*R, D)`."""
         factor = self.scale_tril(scale, noise.shape[-1])
         return (factor @ noise.unsqueeze(-1)).squeeze(-1)
 
     def half_log_det(self, scale: Tensor, num_features: int) -> Tensor:
-        """`log|Sigma| / 2`, `(*B, G)`."""
+        """Half log determinants `log|Sigma| / 2`, `(*B, G)`."""
         factor = self.scale_tril(scale, num_features)
         return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     def trace_precision_product(
         self, scale: Tensor, projected: Tensor, num_features: int
     ) -> Tensor:
-        """`tr(P Sigma^-1)`, `(*B, G)`, for a matrix P in the form that `project` returns."""
+        """Traces `tr(P Sigma^-1)`, `(*B, G)`, for P in the form that `project` returns."""
         factor = self.scale_tril(scale, num_features)
         half = torch.linalg.solve_triangular(factor, projected.expand_as(factor), upper=False)
         other = torch.linalg.solve_triangular(factor, half.mT, upper=False)
         return other.diagonal(dim1=-2, dim2=-1).sum(-1)
 
-    # -- parts ------------------------------------------------------------------------------
-
     def marginal(self, scale: Tensor, kept: Tensor, num_features: int) -> Tensor:
-        """The scale of some features alone, in their order, `(*B, G, ...)`."""
+        """Scale of the features `kept` alone, in their order, `(*B, G, ...)`."""
         return factor_of_rows(self.scale_tril(scale, num_features)[..., kept, :])
 
     def condition(
         self, scale: Tensor, given: Tensor, rest: Tensor, num_features: int
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What knowing some features says of the rest.
+        """Conditional distribution of the features `rest`, given the others.
 
-        With the features in the order (given, rest) and the factor in blocks
-        `((L_gg, 0), (L_rg, L_rr))`: the slope `L_rg L_gg^-1` of the mean of the rest, whose
-        covariance is `L_rr L_rr'`.
+        With the factor `((L_gg, 0), (L_rg, L_rr))` in the order (given, rest), the conditional
+        mean has the slope `L_rg L_gg^-1`, and the conditional covariance is `L_rr L_rr'`.
 
         Returns:
-            The scale of the given features, that of the rest when they are known, and the slope
-            `(*B, G, R, I)`, or None where the rest does not depend on them.
+            The marginal scale of the given features, the conditional scale of the rest, and the
+            slope `(*B, G, R, I)`, or None where the rest does not depend on them.
         """
         order = torch.cat([given, rest])
         factor = factor_of_rows(self.scale_tril(scale, num_features)[..., order, :])
@@ -186,12 +150,23 @@ class Covariance(ABC):
 
     # -- statistics -------------------------------------------------------------------------
 
+    @abstractmethod
+    def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
+        """Scale of the covariance that maximises `-(dof log|S| + tr(scatter S^-1)) / 2`.
+
+        Of a singular scatter, whose raw parameter is not finite, it may hold anything.
+        """
+
     def features(self, num_features: int) -> Features | None:
-        """The terms that make EM two matrix products, or None: differences it is, then."""
+        """Second-order terms with which EM is two matrix products, or None if there are none."""
         return None
 
+    def sum_tied(self, per_component: Tensor) -> Tensor:
+        """Sums `(*B, G)` over the components that share a covariance, of values `(*B, K)`."""
+        return per_component.sum(-1, keepdim=True) if self.tied else per_component
+
     def outer(self, weights: Tensor, diff: Tensor) -> Tensor:
-        """`sum_n w_nk d_nk d_nk'` in the family's form.
+        """Weighted scatter `sum_n w_nk d_nk d_nk'` in the family's form.
 
         Shape:
             weights `(N, *B, K)`, diff `(N, *B, K, D)` -> `(*B, G, ...)`.
@@ -204,12 +179,14 @@ class Covariance(ABC):
         return weighted.mT @ rows
 
     def project(self, matrix: Tensor) -> Tensor:
-        """A dense `(..., D, D)` matrix in the form of the family's scatter, `(..., *form)`."""
+        """Dense matrices `(..., D, D)` in the form of the family's scatter, `(..., *form)`."""
         return matrix
 
     def variances(self, scatter: Tensor, num_features: int) -> Tensor:
-        """Diagonal of a scatter per feature, `(*B, G, D)`."""
+        """Diagonal of a scatter, `(*B, G, D)`."""
         return scatter.diagonal(dim1=-2, dim2=-1)
+
+    # -- floor ------------------------------------------------------------------------------
 
     def variance_floor(
         self,
@@ -250,7 +227,7 @@ class Covariance(ABC):
         return min(least, 1e-14) if self.reg_covar > 0 else least
 
     def floor(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-        """Raise a scatter so that `scatter / dof >= diag(bound)` in the order of matrices.
+        """Scatter raised so that `scatter / dof - diag(bound)` is positive semidefinite.
 
         Eigenvalues below one, after scaling by `bound`, become one: the maximum of the
         likelihood under that constraint. Only components that violate it pay for an
@@ -274,8 +251,8 @@ class Covariance(ABC):
         if low.any():
             values, vectors = torch.linalg.eigh(scaled[low])
             raised = (vectors * values.clamp(min=1.0).unsqueeze(-2)) @ vectors.mT
-            # What no other feature goes with stays so to the last digit: a constant column
-            # beside large ones would take their rounding for its variance.
+            # A feature without covariance keeps none: a constant column beside large ones would
+            # take their rounding for its variance.
             alone = (scaled[low] != 0).sum(-1) <= 1
             apart = (alone.unsqueeze(-1) | alone.unsqueeze(-2)) & (identity == 0)
             raised = torch.where(apart, 0.0, raised)
@@ -284,8 +261,6 @@ class Covariance(ABC):
             smallest[low] = values[..., 0]
         return scatter, smallest
 
-    # -- description ------------------------------------------------------------------------
-
     def config(self) -> dict[str, Any]:
-        """The fields, as primitives: what rebuilds the family together with its name."""
+        """Constructor arguments as primitives."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gmm_lightning.covariances._dense import Dense
-from gmm_lightning.covariances._inverse import FullInverse
 
 
 @dataclass(frozen=True)
@@ -19,6 +18,3 @@ class FullCovariance(Dense):
     """
 
     name: ClassVar[str] = "full"
-
-    def predicted(self) -> FullInverse:
-        return FullInverse(self.reg_covar, self.relative_floor)

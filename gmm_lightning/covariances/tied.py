@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gmm_lightning.covariances._dense import Dense
-from gmm_lightning.covariances._inverse import TiedInverse
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,3 @@ class TiedCovariance(Dense):
     name: ClassVar[str] = "tied"
     aliases: ClassVar[tuple[str, ...]] = ("tied_full",)
     tied: ClassVar[bool] = True
-
-    def predicted(self) -> TiedInverse:
-        return TiedInverse(self.reg_covar, self.relative_floor)

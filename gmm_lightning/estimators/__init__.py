@@ -1,6 +1,6 @@
-"""Doors from other systems: their names, signatures and defaults, over the mixtures of here.
+"""Facades in the names, signatures and defaults of other systems; `gmr` is that of gmr 2.0.
 
-A door translates and computes nothing. `gmr` is the one for gmr 2.0.
+They translate arguments and results, and leave the computation to the other packages.
 """
 
 from __future__ import annotations

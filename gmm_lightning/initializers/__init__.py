@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from gmm_lightning._plugins import Registry
+from gmm_lightning.initializers._distances import DistanceTable
 from gmm_lightning.initializers.base import Initializer
 from gmm_lightning.initializers.given import Given
-from gmm_lightning.initializers.kmeans import KMeans
-from gmm_lightning.initializers.kmeans_plus_plus import KMeansPlusPlus
+from gmm_lightning.initializers.kmeans import KMeans, lloyd
+from gmm_lightning.initializers.kmeans_plus_plus import KMeansPlusPlus, kmeans_plus_plus_seeds
 from gmm_lightning.initializers.maxdist import MaxDist
 from gmm_lightning.initializers.random import Random
 from gmm_lightning.initializers.random_from_data import RandomFromData
@@ -14,6 +15,7 @@ from gmm_lightning.initializers.random_from_data import RandomFromData
 registry: Registry[Initializer] = Registry(__name__, Initializer, "initializer")
 
 __all__ = [
+    "DistanceTable",
     "Given",
     "Initializer",
     "KMeans",
@@ -21,5 +23,7 @@ __all__ = [
     "MaxDist",
     "Random",
     "RandomFromData",
+    "kmeans_plus_plus_seeds",
+    "lloyd",
     "registry",
 ]

@@ -1,4 +1,4 @@
-"""What an initializer is: rows in, assignments out. It never sees a covariance or a parameter."""
+"""The protocol of initializers: assignments of rows, without covariances or parameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.initializers._rows import Rows
+from gmm_lightning.initializers._distances import DistanceTable
 
 
 class Initializer(ABC):
@@ -45,14 +45,14 @@ class Initializer(ABC):
         num_starts: int,
         generator: Generator | None,
     ) -> Tensor:
-        """What `assign` gives when it is called `num_starts` times in a row.
+        """Results of `num_starts` successive calls of `assign`.
 
         Args:
             x: rows, as in `assign`.
             num_components: K, at most N.
             weight: `(N,)`, as in `assign`.
             num_starts: R, at least 1.
-            generator: source of randomness, left in the state that R calls leave it in.
+            generator: source of randomness, left in the state after R calls.
 
         Returns:
             Component indices `(R, N)`, or responsibilities `(R, N, K)`.
@@ -61,7 +61,7 @@ class Initializer(ABC):
         return torch.stack([self.assign(x, num_components, weight, generator) for _ in starts])
 
     def max_rows(self, num_components: int) -> int | None:
-        """The most rows to be shown to this initializer; `None` leaves it to the caller."""
+        """Largest number of rows for this initializer; None leaves it to the caller."""
         return None
 
     def __repr__(self) -> str:
@@ -69,13 +69,13 @@ class Initializer(ABC):
 
 
 class LabelInitializer(Initializer):
-    """An initializer that finds the labels of all starts together, from distances to centres."""
+    """Initializer by labels, which finds those of all starts together from distances."""
 
     @abstractmethod
     def labels(
-        self, rows: Rows, num_components: int, num_starts: int, generator: Generator | None
+        self, rows: DistanceTable, num_components: int, num_starts: int, generator: Generator | None
     ) -> Tensor:
-        """Component indices `(R, N)`, with the draws of one start after those of the other."""
+        """Component indices `(R, N)`; the starts draw random numbers one after the other."""
 
     def assign(
         self, x: Tensor, num_components: int, weight: Tensor, generator: Generator | None
@@ -90,7 +90,7 @@ class LabelInitializer(Initializer):
         num_starts: int,
         generator: Generator | None,
     ) -> Tensor:
-        return self.labels(Rows(x, weight), num_components, num_starts, generator)
+        return self.labels(DistanceTable(x, weight), num_components, num_starts, generator)
 
 
 def draw_rows(probability: Tensor, n: int, generator: Generator | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""A start that the user chose."""
+"""Assignments given by the user."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gmm_lightning.initializers.base import Initializer
 
 
 class Given(Initializer):
-    """Labels or responsibilities that the user brings, one row of them per row of the data.
+    """Given labels or responsibilities, one for each row of the data.
 
     Means, weights or covariances are given through `GMMLayer.set_parameters` or
-    `GMMLayer.from_parameters`, with no initializer at all.
+    `GMMLayer.from_parameters` instead, without an initializer.
 
     Args:
         assignments: component indices `(N,)`, or responsibilities `(N, K)`.

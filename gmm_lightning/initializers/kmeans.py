@@ -7,21 +7,19 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.initializers._rows import Rows
+from gmm_lightning._chunking import rows_per_chunk
+from gmm_lightning._validation import require_integer, require_number
+from gmm_lightning.initializers._distances import DistanceTable
 from gmm_lightning.initializers.base import LabelInitializer
-from gmm_lightning.initializers.kmeans_plus_plus import plus_plus_centres
-
-# Labels of starts that move together: 16 MiB of them.
-TOGETHER = 1 << 21
+from gmm_lightning.initializers.kmeans_plus_plus import kmeans_plus_plus_seeds
 
 
-def lloyd(rows: Rows, centres: Tensor, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
-    """Move centres `(R, K, D)` to the means of their rows until they rest, all starts at once.
+def lloyd(rows: DistanceTable, centres: Tensor, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
+    """Lloyd's iterations from centres `(R, K, D)`, all starts at once.
 
-    A start rests when no row changes its cluster, or when the squared movement of its centres,
-    summed over them, is at most `tol` times the mean variance of the features. Starts that rest
-    are left out of the passes that others still need.
+    A start has converged when no row changes its cluster, or when the squared movement of its
+    centres, summed over them, is at most `tol` times the mean variance of the features. It is left
+    out of the iterations of the others.
 
     Returns:
         Labels `(R, N)` and the weighted sum of squared distances `(R,)`.
@@ -35,26 +33,26 @@ def lloyd(rows: Rows, centres: Tensor, max_iter: int, tol: float) -> tuple[Tenso
         shift = (moved - centres).square().sum((-2, -1))
         before = labels[active]
         labels[active], distance[active] = after, _ = rows.nearest(moved)
-        going = ((after != before).any(-1) & (shift > limit)).nonzero().squeeze(-1)
-        if not len(going):
+        moving = ((after != before).any(-1) & (shift > limit)).nonzero().squeeze(-1)
+        if not len(moving):
             break
-        active, centres, sums = active[going], moved[going], sums[going]
+        active, centres, sums = active[moving], moved[moving], sums[moving]
         if rows.unweighted:
-            # Counts stay exact. Sums of unequal weights are not taken apart again: they may cancel.
-            rows.transfer(sums, before[going], after[going])
+            # Counts stay exact. Sums of unequal weights might cancel, and are made anew.
+            rows.update_sums(sums, before[moving], after[moving])
         else:
-            sums = rows.sums(after[going], centres.shape[1])
+            sums = rows.sums(after[moving], centres.shape[1])
     return labels, (distance * rows.weight).sum(-1)
 
 
-def _means(rows: Rows, centres: Tensor, sums: Tensor, distance: Tensor) -> Tensor:
-    """Means of the clusters; one without rows starts again at the rows that are served worst."""
+def _means(rows: DistanceTable, centres: Tensor, sums: Tensor, distance: Tensor) -> Tensor:
+    """Means of the clusters; one without rows starts again at the row with the largest error."""
     mass = sums[..., -1:]
     means = torch.where(mass > 0, sums[..., :-1] / mass, centres)
-    lost = mass.squeeze(-1) <= 0
-    for start in lost.any(-1).nonzero().squeeze(-1).tolist():
-        worst = (rows.weight * distance[start]).topk(int(lost[start].sum())).indices
-        means[start, lost[start]] = rows.x[worst]
+    empty = mass.squeeze(-1) <= 0
+    for start in empty.any(-1).nonzero().squeeze(-1).tolist():
+        worst = (rows.weight * distance[start]).topk(int(empty[start].sum())).indices
+        means[start, empty[start]] = rows.x[worst]
     return means
 
 
@@ -62,11 +60,11 @@ class KMeans(LabelInitializer):
     """Each row belongs to its k-means cluster, in standard units.
 
     Args:
-        max_iter: times that the centres move at most.
+        max_iter: largest number of iterations.
         tol: stop when the centres' squared movement, relative to the mean variance, is at most
             this (scikit-learn's convention).
-        num_starts: runs from seeds of their own, of which the one with the least weighted sum of
-            squared distances is kept.
+        num_starts: number of runs from different seeds, of which the one with the smallest
+            weighted sum of squared distances is kept.
 
     References:
         S. P. Lloyd (1982), Least squares quantization in PCM, IEEE Transactions on Information
@@ -76,22 +74,19 @@ class KMeans(LabelInitializer):
     name: ClassVar[str] = "kmeans"
 
     def __init__(self, max_iter: int = 100, tol: float = 1e-4, num_starts: int = 1) -> None:
-        if max_iter < 0 or not tol >= 0:
-            raise InvalidArgumentError(
-                f"kmeans needs max_iter >= 0 and tol >= 0, got {max_iter} and {tol}"
-            )
-        if num_starts < 1:
-            raise InvalidArgumentError(f"kmeans needs num_starts >= 1, got {num_starts}")
-        self.max_iter, self.tol, self.num_starts = max_iter, tol, num_starts
+        self.max_iter = require_integer("max_iter of kmeans", max_iter, least=0)
+        self.tol = require_number("tol of kmeans", tol, least=0)
+        self.num_starts = require_integer("num_starts of kmeans", num_starts, least=1)
 
     def labels(
-        self, rows: Rows, num_components: int, num_starts: int, generator: Generator | None
+        self, rows: DistanceTable, num_components: int, num_starts: int, generator: Generator | None
     ) -> Tensor:
         runs = num_starts * self.num_starts
-        seeds = plus_plus_centres(rows, num_components, runs, generator)
-        some = seeds.split(max(1, TOGETHER // len(rows)))
+        seeds = kmeans_plus_plus_seeds(rows, num_components, runs, generator)
+        # Labels of the runs that move together take half of the memory of a chunk.
+        chunks = seeds.split(rows_per_chunk(2 * len(rows), rows.weight, in_cache=False))
         labels, inertia = zip(
-            *(lloyd(rows, part, self.max_iter, self.tol) for part in some), strict=True
+            *(lloyd(rows, part, self.max_iter, self.tol) for part in chunks), strict=True
         )
         best = torch.cat(inertia).view(num_starts, self.num_starts).argmin(-1)
         best += self.num_starts * torch.arange(num_starts, device=best.device)

@@ -1,4 +1,4 @@
-"""Seeds far from each other, one after the other."""
+"""Seeds that are farthest from each other."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.initializers._rows import Rows
+from gmm_lightning.initializers._distances import DistanceTable
 from gmm_lightning.initializers.base import LabelInitializer, draw_rows
 
 
 class MaxDist(LabelInitializer):
-    """Each row belongs to the nearest of K seeds, every seed the row farthest from those before.
+    """Each row belongs to the nearest of K seeds, each the row farthest from the earlier ones.
 
-    The first seed is drawn at random and, once the others stand, replaced by the row farthest
-    from them.
+    The first seed is drawn at random and, in the end, replaced by the row farthest from the
+    others.
 
     References:
         T. F. Gonzalez (1985), Clustering to minimize the maximum intercluster distance,
@@ -25,7 +25,7 @@ class MaxDist(LabelInitializer):
     name: ClassVar[str] = "maxdist"
 
     def labels(
-        self, rows: Rows, num_components: int, num_starts: int, generator: Generator | None
+        self, rows: DistanceTable, num_components: int, num_starts: int, generator: Generator | None
     ) -> Tensor:
         drawn = [draw_rows(rows.weight, 1, generator) for _ in range(num_starts)]
         seeds = rows.x[torch.stack(drawn)]

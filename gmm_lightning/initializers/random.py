@@ -9,15 +9,15 @@ from torch import Generator, Tensor
 
 from gmm_lightning.initializers.base import Initializer
 
-# Responsibilities of one start: 16 MiB of float64.
-MOST = 1 << 21
+# 16 MiB of float64. A constant, as it decides which rows are drawn.
+_MAX_RESPONSIBILITIES = 1 << 21
 
 
 class Random(Initializer):
     """Responsibilities drawn uniformly from the simplex, independently for every row.
 
-    All components start near the whole data set, so EM needs more passes than from seeds. A
-    sample of the rows does as well as all of them, for the responsibilities say nothing of x.
+    All components start near the whole data set, so that EM needs more iterations than from
+    seeds. The responsibilities do not depend on x: a sample of the rows is enough.
     """
 
     name: ClassVar[str] = "random"
@@ -30,4 +30,4 @@ class Random(Initializer):
         return draws.div_(draws.sum(-1, keepdim=True))
 
     def max_rows(self, num_components: int) -> int | None:
-        return max(num_components, MOST // num_components)
+        return max(num_components, _MAX_RESPONSIBILITIES // num_components)

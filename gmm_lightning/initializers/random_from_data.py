@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.initializers._rows import Rows
+from gmm_lightning.initializers._distances import DistanceTable
 from gmm_lightning.initializers.base import LabelInitializer, draw_rows
 
 
@@ -17,7 +17,7 @@ class RandomFromData(LabelInitializer):
     name: ClassVar[str] = "random_from_data"
 
     def labels(
-        self, rows: Rows, num_components: int, num_starts: int, generator: Generator | None
+        self, rows: DistanceTable, num_components: int, num_starts: int, generator: Generator | None
     ) -> Tensor:
         drawn = [draw_rows(rows.weight, num_components, generator) for _ in range(num_starts)]
         return rows.nearest(rows.x[torch.stack(drawn)])[0]

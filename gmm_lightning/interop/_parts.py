@@ -1,4 +1,4 @@
-"""What both directions share: a mixture in full precision, and a layer from its parts."""
+"""Mixtures in float64 to convert from, and layers from converted parts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
 
-Source = GMMLayer | MixtureOfGaussians
+LayerOrMixture = GMMLayer | MixtureOfGaussians
 
 
 def require_mixture(source: object) -> None:
     """Raise unless this is a layer or a mixture.
 
     Raises:
-        InvalidArgumentError: saying what came.
+        InvalidArgumentError: naming the type.
     """
     if not isinstance(source, GMMLayer | MixtureOfGaussians):
         raise InvalidArgumentError(
@@ -27,8 +27,8 @@ def require_mixture(source: object) -> None:
         )
 
 
-def require_no_evidence(source: Source, system: str) -> None:
-    """Raise for a layer whose density is more than that of its mixture.
+def require_no_evidence(source: LayerOrMixture, system: str) -> None:
+    """Raise for a layer with evidence, whose density is not that of its mixture.
 
     Raises:
         InvalidArgumentError: the layer has evidence.
@@ -39,11 +39,11 @@ def require_no_evidence(source: Source, system: str) -> None:
         )
 
 
-def in_full(source: Source) -> MixtureOfGaussians:
-    """The mixture in float64 on the CPU, without a graph.
+def to_float64(source: LayerOrMixture) -> MixtureOfGaussians:
+    """Mixture in float64 on the CPU, without a graph.
 
     The constrained parameters of a layer are computed in float64 from its raw ones, so that a
-    float32 layer loses nothing on the way.
+    float32 layer loses no digit.
 
     Raises:
         InvalidArgumentError: neither a layer nor a mixture.
@@ -60,13 +60,13 @@ def in_full(source: Source) -> MixtureOfGaussians:
     return MixtureOfGaussians(wide(source.mixture_logits), wide(source.means), scale, family)
 
 
-def single(source: Source, system: str) -> MixtureOfGaussians:
-    """The mixture in float64, for a system that knows one mixture and nothing beside it.
+def to_single_float64(source: LayerOrMixture, system: str) -> MixtureOfGaussians:
+    """Mixture in float64, for a system without batches and evidence.
 
     Raises:
         InvalidArgumentError: a batch of mixtures, or a layer with evidence.
     """
-    mixture = in_full(source)
+    mixture = to_float64(source)
     if mixture.batch_shape:
         raise InvalidArgumentError(
             f"{system} holds one mixture, this is a batch of shape {tuple(mixture.batch_shape)}: "
@@ -76,12 +76,12 @@ def single(source: Source, system: str) -> MixtureOfGaussians:
     return mixture
 
 
-def tensors_of(system: str, **parts: ArrayLike | None) -> list[Tensor]:
-    """Arrays of another system as tensors that share nothing with them.
+def as_tensors(system: str, **parts: ArrayLike | None) -> list[Tensor]:
+    """Copies of another system's arrays as tensors.
 
     Raises:
-        InvalidArgumentError: one is None, which is how that system says that it is not fitted, or
-            no array of numbers.
+        InvalidArgumentError: one is None, as in a model that is not fitted, or not an array of
+            finite numbers.
     """
     missing = [name for name, value in parts.items() if value is None]
     if missing:
@@ -101,10 +101,10 @@ def tensors_of(system: str, **parts: ArrayLike | None) -> list[Tensor]:
 
 
 @torch.no_grad()
-def layer_of(
+def make_layer(
     weights: Tensor, means: Tensor, scale: Tensor, covariance: str | Covariance
 ) -> GMMLayer:
-    """A layer with exactly these means, and weights and scale to the last digit of a logarithm.
+    """Layer with exactly these means; weights and scale are rounded as their logarithms.
 
     Raises:
         InvalidArgumentError: shapes that do not fit each other, or negative weights.

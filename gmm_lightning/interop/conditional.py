@@ -1,20 +1,19 @@
-"""A network that ends in a mixture, as a module whose inputs and outputs are tensors."""
+"""Export of networks that end in a mixture, as modules of tensors."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import LOG_2PI, MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import full_precision
 
-# The substitution is written out feature by feature: some four operations each.
-MOST_FEATURES = 32
+# The substitution is written out feature by feature, in some four operations each.
+_MAX_FEATURES = 32
 
 
-class Conditional(nn.Module):
+class _Conditional(nn.Module):
     """A module or function of one tensor that returns a `MixtureOfGaussians`.
 
     Args:
@@ -28,10 +27,10 @@ class Conditional(nn.Module):
         self.model = model
 
     def mixture(self, h: Tensor) -> MixtureOfGaussians:
-        """What the model says of `h`.
+        """Mixture that the model returns for `h`.
 
         Raises:
-            InvalidArgumentError: it says something else.
+            InvalidArgumentError: it returns something else.
         """
         mixture = self.model(h)
         if not isinstance(mixture, MixtureOfGaussians):
@@ -42,11 +41,11 @@ class Conditional(nn.Module):
         return mixture
 
 
-class ConditionalDensity(Conditional):
+class ConditionalDensity(_Conditional):
     """`(h, y) -> log p(y | h)`, without a triangular solve.
 
-    A family that whitens in its own way, without dense factors, does so here. Dense factors are
-    met by forward substitution, `z_i = (d_i - sum_{j < i} L_ij z_j) / L_ii`, written out.
+    Where the family whitens by solving with dense factors, forward substitution is written out:
+    `z_i = (d_i - sum_{j < i} L_ij z_j) / L_ii`.
 
     Shape:
         h `(*S, in_features)` and y `(*S, D)` give `(*S)`.
@@ -72,8 +71,8 @@ class ConditionalDensity(Conditional):
         family, scale, d = mixture.covariance, mixture.scale, mixture.num_features
         with full_precision(y.device):
             diff = y.to(mixture.means.dtype).unsqueeze(-2) - mixture.means
-            if type(family).whiten is Covariance.whiten:
-                white = substituted(family.scale_tril(scale, d), diff)
+            if family.whitens_by_solve:
+                white = _forward_substitution(family.scale_tril(scale, d), diff)
             else:
                 white = family.whiten(scale, diff)
             squares = white.square().sum(-1) + d * self.log_2pi.to(white)
@@ -81,7 +80,7 @@ class ConditionalDensity(Conditional):
             return (mixture.log_weights - log_scale - 0.5 * squares).logsumexp(-1)
 
 
-class ConditionalParameters(Conditional):
+class ConditionalParameters(_Conditional):
     """`h -> (weights, means, scale_tril)` of the mixture that a model makes of h.
 
     Shape:
@@ -91,51 +90,47 @@ class ConditionalParameters(Conditional):
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weights, means and dense lower Cholesky factors."""
         mixture = self.mixture(h)
-        return mixture.weights, mixture.means, lower_factors(mixture)
+        return mixture.weights, mixture.means, _scale_tril(mixture)
 
 
-def lower_factors(mixture: MixtureOfGaussians) -> Tensor:
+def _scale_tril(mixture: MixtureOfGaussians) -> Tensor:
     """Dense lower Cholesky factors `(*B, K, D, D)`, without a triangular solve.
 
     Raises:
         InvalidArgumentError: more than 32 features, where the family holds inverse factors.
     """
-    inverse_tril = getattr(mixture.covariance, "inverse_tril", None)
-    if inverse_tril is None:
-        return mixture.scale_tril
     d = mixture.num_features
+    inverse = mixture.covariance.inverse_tril(mixture.scale, d)
+    if inverse is None:
+        return mixture.scale_tril
     units = torch.eye(d, dtype=mixture.means.dtype, device=mixture.means.device)
     units = units.reshape(d, *[1] * (len(mixture.batch_shape) + 1), d)
-    columns = substituted(inverse_tril(mixture.scale, d), units)
+    columns = _forward_substitution(inverse, units)
     return columns.movedim(0, -1).expand(*mixture.means.shape, d)
 
 
-def substituted(factor: Tensor, diff: Tensor) -> Tensor:
-    """Solve `L z = d` for factors `(*B, G, D, D)` and differences `(*S, *B, K, D)`, written out.
+def _forward_substitution(factor: Tensor, diff: Tensor) -> Tensor:
+    """Solutions of `L z = d`, `(*S, *B, K, D)`, for factors `(*B, G, D, D)`, written out.
 
     Raises:
         InvalidArgumentError: more than 32 features.
     """
     d = diff.shape[-1]
-    require_few(d)
+    _require_few_features(d)
     solved: list[Tensor] = []
     for i in range(d):
         z = diff[..., :1] / factor[..., i, i].unsqueeze(-1)
-        # What is left of the differences, without this column's share.
+        # The equations that remain, without the feature that is solved for.
         diff = diff[..., 1:] - factor[..., i + 1 :, i] * z
         solved.append(z)
     return torch.cat(solved, dim=-1)
 
 
-def require_few(num_features: int) -> None:
-    """Raise where writing out the substitution would make too large a graph.
-
-    Raises:
-        InvalidArgumentError: naming the limit and what to do instead.
-    """
-    if num_features > MOST_FEATURES:
+def _require_few_features(num_features: int) -> None:
+    # Writing out the substitution would make too large a graph.
+    if num_features > _MAX_FEATURES:
         raise InvalidArgumentError(
-            f"a triangular solve is written out for at most {MOST_FEATURES} features, got "
+            f"a triangular solve is written out for at most {_MAX_FEATURES} features, got "
             f"{num_features}: take a family without one (diagonal, spherical), the other of "
             "export_density and export_parameters where only that one solves, or torch.export of "
             "model(h).log_prob(y), which keeps the solve and does not convert to ONNX"
@@ -143,11 +138,11 @@ def require_few(num_features: int) -> None:
 
 
 def export_density(model: nn.Module) -> ConditionalDensity:
-    """A module `(h, y) -> log p(y | h)` for `torch.export` and ONNX.
+    """Module `(h, y) -> log p(y | h)` for `torch.export` and ONNX.
 
     The model is not copied: it is set to evaluation mode, and its parameters are the module's.
 
-    A `DensityHead` whitens by products and is exported at any width. A model of your own whose
+    A `DensityHead` whitens by products and is exported at any width. Another model whose
     mixtures hold dense factors, which have to be solved with, is refused above 32 features when
     it is called.
 
@@ -155,7 +150,7 @@ def export_density(model: nn.Module) -> ConditionalDensity:
         model: a `DensityHead`, or a network that ends in one or in another `MixtureOfGaussians`.
 
     Raises:
-        InvalidArgumentError: no module.
+        InvalidArgumentError: the model is not a module.
 
     Example:
         >>> from gmm_lightning.interop import export_density
@@ -170,7 +165,7 @@ def export_density(model: nn.Module) -> ConditionalDensity:
 
 
 def export_parameters(model: nn.Module) -> ConditionalParameters:
-    """A module `h -> (weights, means, scale_tril)` for `torch.export` and ONNX.
+    """Module `h -> (weights, means, scale_tril)` for `torch.export` and ONNX.
 
     The dense families of a `DensityHead` hold inverse factors: above 32 features they are refused
     when the module is called, as inverting them is written out.
@@ -179,7 +174,7 @@ def export_parameters(model: nn.Module) -> ConditionalParameters:
         model: as for `export_density`; it is not copied either.
 
     Raises:
-        InvalidArgumentError: no module.
+        InvalidArgumentError: the model is not a module.
 
     Example:
         >>> from gmm_lightning.interop import export_parameters

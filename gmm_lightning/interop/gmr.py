@@ -1,4 +1,4 @@
-"""gmr's `GMM` as a layer, and back."""
+"""Conversion of gmr's `GMM`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.interop._parts import Source, single, tensors_of
+from gmm_lightning.interop._parts import LayerOrMixture, as_tensors, to_single_float64
 from gmm_lightning.layers import GMMLayer
 
 
 def from_gmr(gmm: Any, covariance: str | Covariance = "full") -> GMMLayer:
-    """A layer with the parameters of gmr's `GMM`, or of anything else with its attributes.
+    """Layer with the parameters of gmr's `GMM`, or of anything else with its attributes.
 
     Means are exact; weights and covariances are as close as their logarithms hold them.
 
@@ -32,11 +32,11 @@ def from_gmr(gmm: Any, covariance: str | Covariance = "full") -> GMMLayer:
     """
     names = ("priors", "means", "covariances")
     parts = {name: getattr(gmm, name, None) for name in names}
-    weights, means, covariances = tensors_of("gmr", **parts)
+    weights, means, covariances = as_tensors("gmr", **parts)
     return GMMLayer.from_parameters(weights, means.double(), covariances, covariance)
 
 
-def to_gmr(layer: Source) -> Any:
+def to_gmr(layer: LayerOrMixture) -> Any:
     """Gmr's `GMM` with the layer's parameters, in float64, its covariances dense.
 
     Args:
@@ -50,7 +50,7 @@ def to_gmr(layer: Source) -> Any:
     except ImportError as error:
         raise InvalidArgumentError("to_gmr needs gmr: pip install gmr") from error
 
-    mixture = single(layer, "gmr")
+    mixture = to_single_float64(layer, "gmr")
     return GMM(
         mixture.num_components,
         mixture.weights.numpy(),

@@ -1,4 +1,4 @@
-"""torch's `MixtureSameFamily` as a layer, and back."""
+"""Conversion of torch's `MixtureSameFamily`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, Mu
 from torch.distributions import Normal as Univariate
 
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.interop._parts import Source, layer_of, require_mixture, require_no_evidence
+from gmm_lightning.interop._parts import (
+    LayerOrMixture,
+    make_layer,
+    require_mixture,
+    require_no_evidence,
+)
 from gmm_lightning.layers import GMMLayer
 
 
-def to_torch(layer: Source) -> MixtureSameFamily:
-    """The same density as a `MixtureSameFamily` over `MultivariateNormal`; gradients flow through.
+def to_torch(layer: LayerOrMixture) -> MixtureSameFamily:
+    """`MixtureSameFamily` over `MultivariateNormal` with the same density, differentiable.
 
     Raises:
-        InvalidArgumentError: a layer with evidence, for which torch has no place.
+        InvalidArgumentError: a layer with evidence, which torch cannot hold.
 
     Example:
         >>> to_torch(GMMLayer(num_features=2, num_components=3)).log_prob(torch.zeros(5, 2)).shape
@@ -28,7 +33,7 @@ def to_torch(layer: Source) -> MixtureSameFamily:
 
 @torch.no_grad()
 def from_torch(mixture: Distribution) -> GMMLayer:
-    """A layer with the parameters of torch's mixture, which are copied.
+    """Layer with copies of the parameters of torch's mixture.
 
     Logits and means are exact. Components are `MultivariateNormal` (family `full`) or
     `Independent(Normal, 1)` (family `diag`).
@@ -45,7 +50,7 @@ def from_torch(mixture: Distribution) -> GMMLayer:
         raise InvalidArgumentError(
             f"expected a MixtureSameFamily of torch, got {type(mixture).__name__}"
         )
-    chosen, components = mixture.mixture_distribution, mixture.component_distribution
+    categorical, components = mixture.mixture_distribution, mixture.component_distribution
     if isinstance(components, MultivariateNormal):
         family, scale = "full", components.scale_tril
     elif (
@@ -58,6 +63,6 @@ def from_torch(mixture: Distribution) -> GMMLayer:
         raise InvalidArgumentError(
             f"expected components MultivariateNormal or Independent(Normal, 1), got {components}"
         )
-    layer = layer_of(chosen.probs, components.mean, scale, family)
-    layer.mixture_logits.copy_(chosen.logits)
+    layer = make_layer(categorical.probs, components.mean, scale, family)
+    layer.mixture_logits.copy_(categorical.logits)
     return layer

@@ -1,4 +1,4 @@
-"""Modules: the mixture as a layer, draws from it, and the transform that goes before it."""
+"""Layers: the mixture, its density and sampling heads, its classifier, standardisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A linear map and a value per row of its result, without the result of all rows at once."""
+"""Functions of the outputs of a linear map, without the outputs of all rows in memory."""
 
 from __future__ import annotations
 
@@ -14,72 +14,89 @@ from gmm_lightning._chunking import rows_per_chunk
 PerRow = Callable[[Tensor, Tensor], Tensor]
 
 
-def rows_at_once(width: int, device: torch.device) -> int:
-    """Rows of a chunk."""
-    return max(64, rows_per_chunk(width, torch.empty((), device=device)))
+def map_linear_chunks(
+    function: PerRow, h: Tensor, weight: Tensor, bias: Tensor, y: Tensor
+) -> Tensor:
+    """Values `function(h W' + b, y)`, `(N,)`, a chunk of rows at a time.
+
+    Args:
+        function: of outputs `(n, Q)` and targets `(n, D)`, with a value per row `(n,)`.
+        h: rows `(N, P)`.
+        weight: W, `(Q, P)`.
+        bias: b, `(Q,)`.
+        y: targets `(N, D)`.
+    """
+    step = _rows_per_chunk(bias)
+    if len(h) <= step:
+        return function(functional.linear(h, weight, bias), y)
+    parts = (h, weight, bias, y)
+    if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
+        values: Any = _LinearChunks.apply(*parts, function)
+        return values
+    chunks = zip(h.split(step), y.split(step), strict=True)
+    return torch.cat([function(functional.linear(r, weight, bias), t) for r, t in chunks])
 
 
-class ChunkedRows(torch.autograd.Function):
-    """`value(h W' + b, y)` per row, `(N,)`, with gradients to h, W, b and y.
+class _LinearChunks(torch.autograd.Function):
+    """`map_linear_chunks` with gradients to h, W, b and y.
 
-    The graph of a chunk is run forwards and backwards while it is in the cache; what is kept is
-    the gradient by the linear map's result, one array `(N, Q)`, as large as what `nn.Linear`
-    alone would keep. A gradient of this gradient is taken through the whole graph instead.
+    The graph of a chunk is run forwards and backwards while it is in the cache. The gradient by
+    the outputs is kept, `(N, Q)`, as large as the outputs of `nn.Linear` alone. Gradients of
+    gradients are taken through the whole graph instead.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, y: Tensor, value: PerRow
+        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, y: Tensor, function: PerRow
     ) -> Tensor:
         values = y.new_empty(len(h))
-        by_target = torch.empty_like(y) if y.requires_grad else None
-        step = rows_at_once(len(bias), h.device)
-        space = h.new_empty(min(step, len(h)), len(bias))
-        by_result = []
-        for rows in portions(len(h), step):
+        y_grad = torch.empty_like(y) if y.requires_grad else None
+        step = _rows_per_chunk(bias)
+        buffer = h.new_empty(min(step, len(h)), len(bias))
+        output_grads = []
+        for rows in _chunks(len(h), step):
             part = h[rows]
-            result = torch.addmm(bias, part, weight.mT, out=space[: len(part)])
-            result = result.detach().requires_grad_()
-            target = y[rows].detach().requires_grad_(y.requires_grad)
+            outputs = torch.addmm(bias, part, weight.mT, out=buffer[: len(part)])
+            outputs = outputs.detach().requires_grad_()
+            targets = y[rows].detach().requires_grad_(y.requires_grad)
             with torch.enable_grad():
-                of_rows = value(result, target)
-                wanted = (result,) if by_target is None else (result, target)
-                found = torch.autograd.grad(of_rows.sum(), wanted)
-            values[rows] = of_rows.detach()
-            by_result.append(found[0])
-            if by_target is not None:
-                by_target[rows] = found[1]
-        ctx.save_for_backward(h, weight, bias, y, by_target, *by_result)
-        ctx.value = value
+                own = function(outputs, targets)
+                inputs = (outputs,) if y_grad is None else (outputs, targets)
+                grads = torch.autograd.grad(own.sum(), inputs)
+            values[rows] = own.detach()
+            output_grads.append(grads[0])
+            if y_grad is not None:
+                y_grad[rows] = grads[1]
+        ctx.save_for_backward(h, weight, bias, y, y_grad, *output_grads)
+        ctx.function = function
         return values
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, by_value: Tensor
+        ctx: Any, grad: Tensor
     ) -> tuple[Tensor | None, ...]:
-        h, weight, bias, y, by_target, *by_result = ctx.saved_tensors
+        h, weight, bias, y, y_grad, *output_grads = ctx.saved_tensors
         if torch.is_grad_enabled():
-            inputs = (h, weight, bias, y)
-            values = ctx.value(functional.linear(h, weight, bias), y)
-            wanted = [
-                each for each, need in zip(inputs, ctx.needs_input_grad, strict=False) if need
-            ]
-            found = iter(torch.autograd.grad(values, wanted, by_value, create_graph=True))
-            return *(next(found) if need else None for need in ctx.needs_input_grad[:4]), None
-        by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-        by_h = torch.empty_like(h) if ctx.needs_input_grad[0] else None
-        factor = by_value.unsqueeze(-1)
-        chunks = portions(len(h), rows_at_once(len(bias), h.device))
-        for rows, part in zip(chunks, by_result, strict=True):
+            inputs, needed = (h, weight, bias, y), ctx.needs_input_grad[:4]
+            values = ctx.function(functional.linear(h, weight, bias), y)
+            wanted = [each for each, need in zip(inputs, needed, strict=True) if need]
+            grads = iter(torch.autograd.grad(values, wanted, grad, create_graph=True))
+            return *(next(grads) if need else None for need in needed), None
+        weight_grad, bias_grad = torch.zeros_like(weight), torch.zeros_like(bias)
+        h_grad = torch.empty_like(h) if ctx.needs_input_grad[0] else None
+        factor = grad.unsqueeze(-1)
+        for rows, part in zip(_chunks(len(h), _rows_per_chunk(bias)), output_grads, strict=True):
             # Features are fewer than parameters: they take the factors.
-            by_weight.addmm_(part.mT, factor[rows] * h[rows])
-            by_bias.addmv_(part.mT, by_value[rows])
-            if by_h is not None:
-                torch.mm(part, weight, out=by_h[rows]).mul_(factor[rows])
-        by_y = None if by_target is None else by_target * factor
-        return by_h, by_weight, by_bias, by_y, None
+            weight_grad.addmm_(part.mT, factor[rows] * h[rows])
+            bias_grad.addmv_(part.mT, grad[rows])
+            if h_grad is not None:
+                torch.mm(part, weight, out=h_grad[rows]).mul_(factor[rows])
+        return h_grad, weight_grad, bias_grad, None if y_grad is None else y_grad * factor, None
 
 
-def portions(n: int, step: int) -> list[slice]:
-    """Slices of n rows, so many at a time."""
+def _rows_per_chunk(bias: Tensor) -> int:
+    return max(64, rows_per_chunk(len(bias), bias))
+
+
+def _chunks(n: int, step: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, n, step)]

@@ -9,20 +9,28 @@ import torch
 from torch import Size, Tensor, nn
 
 from gmm_lightning._chunking import map_chunks
+from gmm_lightning._validation import require_integer
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.layers._description import describe
+from gmm_lightning.layers._config import module_to_config
 from gmm_lightning.layers.mixture import MixtureModule
-from gmm_lightning.layers.parameters import constrained, mixture_logits, prior_rows
-from gmm_lightning.layers.pretrained import Pretrained
-from gmm_lightning.priors import Prior, PriorSpec, bind_priors, list_priors, sum_log_prob
+from gmm_lightning.layers.parameters import mixture_logits, prior_num_samples, project_parameters
+from gmm_lightning.layers.pretrained import PretrainedMixin
+from gmm_lightning.priors import (
+    MixtureShape,
+    Prior,
+    PriorSpec,
+    bind_priors,
+    list_priors,
+    sum_log_prob,
+)
 from gmm_lightning.rows import Batch
 
 Rows = Tensor | Batch
 
 
-class GMMLayer(Pretrained, MixtureModule):
+class GMMLayer(PretrainedMixin, MixtureModule):
     """`p(x) = sum_k pi_k N(x | mu_k, Sigma_k)` with trainable weights, means and covariances.
 
     Three parameters: `mixture_logits` `(*B, K)`, `means` `(*B, K, D)` and `raw_scale`
@@ -75,16 +83,14 @@ class GMMLayer(Pretrained, MixtureModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (("num_features", num_features), ("num_components", num_components)):
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise InvalidArgumentError(f"{name} must be an integer >= 1, got {size!r}")
+        self.num_features = require_integer("num_features", num_features, least=1)
+        self.num_components = require_integer("num_components", num_components, least=1)
         if any(size < 1 for size in batch_shape):
             raise InvalidArgumentError(
                 f"batch_shape must hold sizes >= 1, got {tuple(batch_shape)}"
             )
         if dtype not in (None, torch.float32, torch.float64):
             raise InvalidArgumentError(f"dtype must be float32 or float64, got {dtype}")
-        self.num_features, self.num_components = num_features, num_components
         self.batch_shape = Size(batch_shape)
         self.covariance = as_covariance(covariance)
         shape = self.covariance.shape(num_components, num_features)
@@ -92,8 +98,8 @@ class GMMLayer(Pretrained, MixtureModule):
         self.mixture_logits = nn.Parameter(torch.empty(*batch_shape, num_components, **made))
         self.means = nn.Parameter(torch.empty(*batch_shape, num_components, num_features, **made))
         self.raw_scale = nn.Parameter(torch.empty(*batch_shape, *shape, **made))
-        own = bind_priors(priors, num_components, num_features, self.covariance, self.batch_shape)
-        self.priors = own.to(**made)
+        sizes = MixtureShape(num_components, num_features, self.covariance, self.batch_shape)
+        self.priors = bind_priors(priors, sizes).to(**made)
         self.evidence: nn.Module | None = None
         self.projections = nn.ModuleList()
         self.reset_parameters()
@@ -192,7 +198,7 @@ class GMMLayer(Pretrained, MixtureModule):
             InvalidArgumentError: shapes that do not fit, weights that are negative or sum to
                 zero, or covariances that are not symmetric positive definite.
         """
-        self.write(*constrained(self, weights, means, covariance_matrix))
+        self.write(*project_parameters(self.distribution(), weights, means, covariance_matrix))
 
     @torch.no_grad()
     def write(self, weights: Tensor | None, means: Tensor | None, scale: Tensor | None) -> None:
@@ -274,13 +280,11 @@ class GMMLayer(Pretrained, MixtureModule):
         """
         log_prob = self.log_prob(x)
         rows = log_prob.reshape(-1, *self.batch_shape)
-        return rows.mean(0) + self.log_prior() / prior_rows(num_samples, rows.shape[0])
+        return rows.mean(0) + self.log_prior() / prior_num_samples(num_samples, rows.shape[0])
 
-    # -- description ------------------------------------------------------------------------
-
-    def describe(self) -> dict[str, Any]:
-        """What rebuilds the layer, as primitives: registry names and plain values."""
-        return describe(
+    def to_config(self) -> dict[str, Any]:
+        """Constructor arguments as primitives: registry names and plain values."""
+        return module_to_config(
             self,
             num_features=self.num_features,
             num_components=self.num_components,

@@ -1,26 +1,38 @@
-"""A module that stands for a mixture: what follows from its distribution alone."""
+"""Base of modules that have a mixture as their distribution."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from gmm_lightning.distributions import MixtureOfGaussians, SampleShape
+from gmm_lightning.distributions import MixtureOfGaussians
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _of_distribution(
+    method: Callable[Concatenate[MixtureOfGaussians, P], R],
+) -> Callable[Concatenate[MixtureModule, P], R]:
+    """Method of a module that calls the same method of its distribution."""
+
+    @wraps(method)
+    def call(self: MixtureModule, *args: P.args, **kwargs: P.kwargs) -> R:
+        return method(self.distribution(), *args, **kwargs)
+
+    return call
 
 
 class MixtureModule(nn.Module):
-    """Dense covariances, draws and the score of whatever `distribution` returns.
-
-    A subclass has parameters and says by `distribution` which mixture they make.
-    """
+    """Dense covariances, samples and the score of the mixture that `distribution` returns."""
 
     def distribution(self) -> MixtureOfGaussians:
-        """The mixture over the module's parameters; gradients flow into them."""
-        raise NotImplementedError(f"{type(self).__name__} has to say which mixture it is")
-
-    # -- parameters -------------------------------------------------------------------------
+        """Mixture over the module's parameters; gradients flow into them."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement distribution")
 
     @property
     def scale_tril(self) -> Tensor:
@@ -37,56 +49,6 @@ class MixtureModule(nn.Module):
         """Inverses of `covariance_matrix`, `(*B, K, D, D)`."""
         return torch.cholesky_inverse(self.scale_tril)
 
-    # -- density ----------------------------------------------------------------------------
-
-    def grad_log_prob(self, x: Tensor) -> Tensor:
-        """`d log p / dx`, `(*S, *B, D)`: see `MixtureOfGaussians.grad_log_prob`."""
-        return self.distribution().grad_log_prob(x)
-
-    # -- draws ------------------------------------------------------------------------------
-
-    def sample(
-        self,
-        sample_shape: SampleShape = (),
-        *,
-        component: int | Tensor | None = None,
-        return_component: bool = False,
-        within: Any = None,
-        temperature: float = 1.0,
-        quasi: bool = False,
-        antithetic: bool = False,
-        generator: Generator | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Draws from the mixture: see `MixtureOfGaussians.sample`."""
-        return self.distribution().sample(
-            sample_shape,
-            component=component,
-            return_component=return_component,
-            within=within,
-            temperature=temperature,
-            quasi=quasi,
-            antithetic=antithetic,
-            generator=generator,
-        )
-
-    def rsample(
-        self,
-        sample_shape: SampleShape = (),
-        *,
-        component: int | Tensor | None = None,
-        temperature: float = 1.0,
-        quasi: bool = False,
-        antithetic: bool = False,
-        relaxed: float | None = None,
-        generator: Generator | None = None,
-    ) -> Tensor:
-        """Draws with gradients to the parameters: see `MixtureOfGaussians.rsample`."""
-        return self.distribution().rsample(
-            sample_shape,
-            component=component,
-            temperature=temperature,
-            quasi=quasi,
-            antithetic=antithetic,
-            relaxed=relaxed,
-            generator=generator,
-        )
+    grad_log_prob = _of_distribution(MixtureOfGaussians.grad_log_prob)
+    sample = _of_distribution(MixtureOfGaussians.sample)
+    rsample = _of_distribution(MixtureOfGaussians.rsample)

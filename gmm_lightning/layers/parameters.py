@@ -1,51 +1,43 @@
-"""Parameters that a user gives, checked and brought into a layer's own form."""
+"""Checks of given parameters, and their projection onto a covariance family."""
 
 from __future__ import annotations
-
-from typing import Any, Protocol
 
 import torch
 from torch import Size, Tensor
 
 from gmm_lightning._validation import require_number
 from gmm_lightning.covariances import Covariance
+from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype
 
 
-class Parametrized(Protocol):
-    """What is needed of a layer."""
-
-    means: Any
-    covariance: Covariance
-
-    @property
-    def weights(self) -> Tensor:
-        """`(*B, K)`."""
-        ...
-
-
-def constrained(
-    layer: Parametrized,
+def project_parameters(
+    mixture: MixtureOfGaussians,
     weights: Tensor | None,
     means: Tensor | None,
     covariance_matrix: Tensor | None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Weights, means and the family's scale, each None where nothing was given.
 
+    Args:
+        mixture: the present mixture, whose weights pool tied covariances if none are given.
+        weights: `(*B, K)`.
+        means: `(*B, K, D)`.
+        covariance_matrix: `(*B, K, D, D)`.
+
     Raises:
         InvalidArgumentError: shapes that do not fit, values that are not finite, weights that
             are negative or sum to zero, covariances that are not symmetric positive definite.
     """
-    shape = layer.means.shape
-    device = layer.means.device
-    share = checked("weights", weights, shape[:-1], device)
-    centres = checked("means", means, shape, device)
-    dense = checked("covariance_matrix", covariance_matrix, (*shape, shape[-1]), device)
-    if share is not None and not bool(((share >= 0).all(-1) & (share.sum(-1) > 0)).all()):
-        raise InvalidArgumentError(f"weights must be >= 0 and not all 0, got {share.tolist()}")
+    shape, device = mixture.means.shape, mixture.means.device
+    weights = _require_parameter("weights", weights, shape[:-1], device)
+    means = _require_parameter("means", means, shape, device)
+    dense = _require_parameter("covariance_matrix", covariance_matrix, (*shape, shape[-1]), device)
+    if weights is not None and not bool(((weights >= 0).all(-1) & (weights.sum(-1) > 0)).all()):
+        raise InvalidArgumentError(f"weights must be >= 0 and not all 0, got {weights.tolist()}")
     if dense is None:
-        return share, centres, None
+        return weights, means, None
     # Asymmetry is judged in correlations, so that neither scale nor a tiny covariance matters.
     scale = dense.diagonal(dim1=-2, dim2=-1).abs().sqrt()
     allowed = 1e-5 * scale.unsqueeze(-1) * scale.unsqueeze(-2)
@@ -54,25 +46,25 @@ def constrained(
         raise InvalidArgumentError(
             "covariance_matrix must be symmetric and positive definite for every component"
         )
-    by = layer.weights.to(dense) if share is None else share
-    return share, centres, projected_scale(layer.covariance, dense, by)
+    pooling = mixture.weights.to(dense) if weights is None else weights
+    return weights, means, project_scale(mixture.covariance, dense, pooling)
 
 
-def prior_rows(num_samples: float | None, rows: int) -> float:
-    """What a log-prior is divided by: the rows of the training set, or those at hand.
+def prior_num_samples(num_samples: float | None, num_rows: int) -> float:
+    """Number of rows that a log-prior is divided by: as given, or of the batch.
 
     Raises:
         InvalidArgumentError: a number that is not positive.
     """
     if num_samples is None:
-        return max(1, rows)
+        return max(1, num_rows)
     return require_number("num_samples", num_samples, above=0)
 
 
-def checked(
+def _require_parameter(
     name: str, value: Tensor | None, shape: tuple[int, ...] | Size, device: torch.device
 ) -> Tensor | None:
-    """A given parameter in the widest dtype, refused unless finite and of the right shape."""
+    """Given parameter in the widest dtype, refused unless finite and of the right shape."""
     if value is None:
         return None
     value = torch.as_tensor(value, device=device).to(accumulator_dtype(device))
@@ -85,8 +77,8 @@ def checked(
     return value
 
 
-def projected_scale(family: Covariance, dense: Tensor, weights: Tensor) -> Tensor:
-    """The family's scale nearest in likelihood to dense covariances `(*B, K, D, D)`.
+def project_scale(family: Covariance, dense: Tensor, weights: Tensor) -> Tensor:
+    """Scale of the family that is nearest in likelihood to covariances `(*B, K, D, D)`.
 
     A tied family takes their average by the weights `(*B, K)`.
     """

@@ -1,4 +1,4 @@
-"""Draws as a module: the input of a generator, or the end of a conditional model."""
+"""Sampling head: draws from a mixture as a module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gmm_lightning.distributions import (
 )
 from gmm_lightning.errors import InvalidArgumentError
 
-GRADIENTS = ("implicit", "relaxed")
+_GRADIENTS = ("implicit", "relaxed")
 
 
 class SamplingHead(nn.Module):
@@ -34,22 +34,22 @@ class SamplingHead(nn.Module):
     Args:
         source: a `GMMLayer`, or anything else with a method `distribution()`; or a module or
             function whose result is a `MixtureOfGaussians`.
-        component: draw from this component only: an index, or a tensor of indices that
+        component: index of the only component to draw from, or a tensor of indices that
             broadcasts to `(*sample_shape, *B)`.
-        within: a region that the draws are given; see `MixtureOfGaussians.sample`.
+        within: region to draw within; see `MixtureOfGaussians.sample`.
         temperature: divides logits and multiplies covariances.
         quasi: scrambled Sobol points instead of independent rows.
         antithetic: neighbouring rows mirror each other about their mean.
-        reparameterize: False: draws without gradients, which train nothing before them.
-            `implicit`, or True: exact draws with unbiased
-            gradients. `relaxed`: a soft choice of the component, biased, of low variance.
-        relaxation: temperature of that soft choice.
+        reparameterize: False: draws without gradients. `implicit`, or True: exact draws with
+            unbiased gradients. `relaxed`: a relaxed choice of the component, biased, of low
+            variance.
+        relaxation: temperature of the relaxed choice.
         seed: of the draws; None for torch's global state. The sequence begins with the first
             draw on a device. Processes with the same seed draw the same rows.
 
     Raises:
-        InvalidArgumentError: no such source, a value out of range (against the sizes of the
-            source, where it has any), or options in each other's way.
+        InvalidArgumentError: another kind of source, a value out of range (for the sizes of the
+            source, where it has any), or options that exclude each other.
 
     References:
         N. Dilokthanakul et al. (2016), Deep unsupervised clustering with Gaussian mixture
@@ -85,7 +85,7 @@ class SamplingHead(nn.Module):
                 f"{source!r}"
             )
         reparameterize = "implicit" if reparameterize is True else reparameterize
-        if reparameterize is not False and reparameterize not in GRADIENTS:
+        if reparameterize is not False and reparameterize not in _GRADIENTS:
             raise InvalidArgumentError(
                 f"reparameterize must be False, 'implicit' or 'relaxed', got {reparameterize!r}"
             )
@@ -105,7 +105,7 @@ class SamplingHead(nn.Module):
         self._generator: Generator | None = None
 
     def distribution(self, *inputs: Any, **options: Any) -> MixtureOfGaussians:
-        """The mixture that is drawn from.
+        """Mixture that the source returns.
 
         Raises:
             InvalidArgumentError: the source returns something else.
@@ -120,35 +120,35 @@ class SamplingHead(nn.Module):
         return mixture
 
     def forward(self, sample_shape: SampleShape = (), *inputs: Any, **options: Any) -> Tensor:
-        """Draws `(*sample_shape, *B, D)`; what else is given goes to the source."""
+        """Draws `(*sample_shape, *B, D)`; other arguments go to the source."""
         draw = self.rsample if self.reparameterize else self.sample
         return draw(sample_shape, *inputs, **options)
 
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), *inputs: Any, **options: Any) -> Tensor:
-        """Draws without gradients, whatever `reparameterize` says."""
+        """Draws without gradients, for every `reparameterize`."""
         mixture = self.distribution(*inputs, **options)
-        generator = self._source_of_randomness(mixture.means.device)
+        generator = self._generator_on(mixture.means.device)
         return draw_samples(mixture, sample_shape, self.options, generator)[0]
 
     def rsample(self, sample_shape: SampleShape = (), *inputs: Any, **options: Any) -> Tensor:
-        """Draws with gradients to what the source's mixture is made of.
+        """Draws with gradients to the parameters of the source's mixture.
 
         Raises:
             InvalidArgumentError: the head draws within a region.
         """
         mixture = self.distribution(*inputs, **options)
-        generator = self._source_of_randomness(mixture.means.device)
+        generator = self._generator_on(mixture.means.device)
         return draw_reparameterized(mixture, sample_shape, self.options, self.relaxation, generator)
 
-    def _source_of_randomness(self, device: torch.device) -> Generator | None:
+    def _generator_on(self, device: torch.device) -> Generator | None:
         if self.seed is not None and (self._generator is None or self._generator.device != device):
             self._generator = Generator(device).manual_seed(self.seed)
         return self._generator
 
     def extra_repr(self) -> str:
         """The options that are not the defaults."""
-        usual = vars(DrawOptions()) | {"reparameterize": False, "seed": None}
-        chosen = vars(self.options) | {"reparameterize": self.reparameterize, "seed": self.seed}
-        said = (name for name in usual if repr(chosen[name]) != repr(usual[name]))
-        return ", ".join(f"{name}={chosen[name]!r}" for name in said)
+        defaults = vars(DrawOptions()) | {"reparameterize": False, "seed": None}
+        options = vars(self.options) | {"reparameterize": self.reparameterize, "seed": self.seed}
+        changed = (name for name in defaults if repr(options[name]) != repr(defaults[name]))
+        return ", ".join(f"{name}={options[name]!r}" for name in changed)

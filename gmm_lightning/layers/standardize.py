@@ -1,4 +1,4 @@
-"""An invertible change of units that travels with the model."""
+"""Standardisation as a layer, with its inverse."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Standardize(nn.Module):
 
     @torch.no_grad()
     def set(self, loc: Tensor, scale: Tensor) -> None:
-        """Take over a centre and a scale; a scale of zero (a constant column) becomes 1.
+        """Set centre and scale; a scale of zero (of a constant column) becomes 1.
 
         Raises:
             InvalidDataError: they are of another number of features.
@@ -44,7 +44,7 @@ class Standardize(nn.Module):
         self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """To standard units: `(..., D)`, computed in the wider dtype of x and the buffers.
+        """Standardised rows `(..., D)`, in the wider dtype of x and the buffers.
 
         Raises:
             InvalidDataError: x has another number of features.
@@ -59,10 +59,10 @@ class Standardize(nn.Module):
             )
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Back to the user's units: `(..., D)`."""
+        """Rows `(..., D)` in the user's units."""
         return z * self.scale + self.loc
 
     @property
     def log_abs_det(self) -> Tensor:
-        """`log |dz / dx|`: what is added to `log p(z)` for `log p(x)`."""
+        """Log determinant `log |dz / dx|`, by which `log p(x)` exceeds `log p(z)`."""
         return -self.scale.log().sum()

@@ -1,21 +1,21 @@
-"""Scores of anomaly in the form that torchmetrics ranks without loss."""
+"""Anomaly scores that torchmetrics ranks without loss of digits."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from gmm_lightning.metrics._sums import numbers, refuse
+from gmm_lightning.metrics._sums import as_numbers, raise_for_rows
 
 
 def anomaly_score(log_prob: Tensor) -> Tensor:
-    """The surprise `s = -log p` squeezed into [0, 1], in the same order.
+    """Monotone map of the surprise `s = -log p` into [0, 1].
 
         (1 + sign(s) t / (1 + t)) / 2,   t = log(1 + |s|)
 
     torchmetrics takes values outside [0, 1] for logits and passes them, batch by batch, through a
-    sigmoid, which is 1 for every surprise above 40: an area under the curve of `-log p` itself is
-    wrong without a word. These values it takes as they are, and in float64 they keep surprises
-    apart that differ in the tenth digit, however large they are.
+    sigmoid, which is 1 for every surprise above 40: the area under the curve of `-log p` itself
+    would be silently wrong. Values in [0, 1] are ranked as they are, and in float64 surprises that
+    differ in the tenth digit stay different.
 
     Args:
         log_prob: `log p(x)` of rows, of any shape.
@@ -33,8 +33,8 @@ def anomaly_score(log_prob: Tensor) -> Tensor:
         >>> auroc.compute()
         tensor(1.)
     """
-    surprise = -numbers(log_prob, "log_prob")
-    refuse(surprise.isnan(), "log_prob is NaN")
+    surprise = -as_numbers(log_prob, "log_prob")
+    raise_for_rows(surprise.isnan(), "log_prob is NaN")
     size = surprise.abs().log1p()
     # t / (1 + t), for an infinite one too.
     share = size.reciprocal().add(1).reciprocal()

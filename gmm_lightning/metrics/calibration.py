@@ -12,18 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import require_integer, require_number
+from gmm_lightning._validation import require_choice, require_integer, require_number
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.metrics._sums import Mean, Sums, refuse, rows_of, weight_of
+from gmm_lightning.metrics._sums import (
+    SumMetric,
+    WeightedMean,
+    as_vectors,
+    expand_weight,
+    raise_for_rows,
+)
 
-NORMS = ("l1", "l2", "max")
+_NORMS = ("l1", "l2", "max")
 
 
-class PITHistogram(Sums):
-    """How many PIT values fall into each of equally wide bins of [0, 1].
+class PITHistogram(SumMetric):
+    """Histogram of PIT values in equally wide bins of [0, 1].
 
-    Flat: calibrated. A hump: forecasts too wide; a trough: too narrow; a slope: biased. Draw it
-    with `plot_calibration(counts=metric.compute())`.
+    It is flat for calibrated forecasts, has a hump for forecasts that are too wide, a trough for
+    too narrow ones, and a slope for biased ones. `plot_calibration(counts=metric.compute())`
+    draws it.
 
     Args:
         num_bins: at least 2.
@@ -62,14 +69,14 @@ class PITHistogram(Sums):
             InvalidArgumentError: weights that do not fit.
             InvalidDataError: values outside [0, 1], with their rows.
         """
-        pit, weight = probabilities(pit, weight)
+        pit, weight = _as_probabilities(pit, weight)
         bins = (pit * self.num_bins).long().clamp(max=self.num_bins - 1)
         each = weight.unsqueeze(-1).expand_as(pit)
         more = torch.bincount(bins.flatten(), each.flatten(), minlength=self.num_bins)
         self.counts = self.counts + more
 
     def compute(self) -> Tensor:
-        """The total weight in each bin, `(num_bins,)`."""
+        """Total weight in each bin, `(num_bins,)`."""
         return self.counts
 
 
@@ -109,22 +116,20 @@ class CalibrationError(PITHistogram):
 
     def __init__(self, num_bins: int = 20, norm: str = "l1", **options: Any) -> None:
         super().__init__(num_bins, **options)
-        if norm not in NORMS:
-            raise InvalidArgumentError(f"unknown norm {norm!r}; known are: {', '.join(NORMS)}")
-        self.norm = norm
+        self.norm = require_choice("norm", norm, _NORMS)
 
     def compute(self) -> Tensor:
-        """See the class; NaN before any row."""
-        share = self.counts.cumsum(0) / self.counts.sum()
-        edge = torch.arange(1, self.num_bins).to(share) / self.num_bins
-        gap = (share[:-1] - edge).abs()
+        """Distance in the chosen norm; NaN before any row."""
+        cdf = self.counts.cumsum(0) / self.counts.sum()
+        edges = torch.arange(1, self.num_bins).to(cdf) / self.num_bins
+        gap = (cdf[:-1] - edges).abs()
         if self.norm == "max":
             return gap.max()
         return gap.mean() if self.norm == "l1" else gap.square().mean().sqrt()
 
 
-class Coverage(Mean):
-    """The share of values that the central intervals of a given mass hold: best when it is that.
+class Coverage(WeightedMean):
+    """Share of values inside the central intervals of a given mass; calibrated if it is the mass.
 
     `y` is in the interval that leaves `(1 - mass) / 2` on either side exactly when its PIT value
     u has `|u - 1/2| <= mass / 2`. For several features: that of each given those before it.
@@ -134,7 +139,7 @@ class Coverage(Mean):
         options: of `torchmetrics.Metric`.
 
     Raises:
-        InvalidArgumentError: no such mass.
+        InvalidArgumentError: a mass out of range.
 
     Example:
         >>> from gmm_lightning.metrics import Coverage
@@ -148,30 +153,30 @@ class Coverage(Mean):
 
     def __init__(self, mass: float = 0.9, **options: Any) -> None:
         mass = require_number("mass", mass, above=0, most=1)
-        # A name for each mass: see `Sums` on collections.
+        # A name for each mass: see `SumMetric` on collections.
         super().__init__(f"inside_{mass}".replace(".", "_"), **options)
         self.mass = mass
 
     def update(self, pit: Tensor, weight: Tensor | None = None) -> None:
         """Add rows: as for `PITHistogram.update`."""
-        pit, weight = probabilities(pit, weight)
+        pit, weight = _as_probabilities(pit, weight)
         inside = (pit - 0.5).abs() <= 0.5 * self.mass
         self.add(inside.to(pit.dtype).mean(-1), weight)
 
 
-def probabilities(pit: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+def _as_probabilities(pit: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """PIT values `(*S, D)` and weights `(*S,)`; values of weight 0 become 0.
 
     Raises:
         InvalidArgumentError: see `PITHistogram.update`.
         InvalidDataError: see there.
     """
-    pit = rows_of(pit, "pit")
+    pit = as_vectors(pit, "pit")
     if pit.dim() == 1:
         raise InvalidArgumentError(
             f"expected pit (*S, D), got shape {tuple(pit.shape)}; write pit[:, None]"
         )
-    weight = weight_of(pit[..., 0], weight)
+    weight = expand_weight(pit[..., 0], weight)
     pit = torch.where(weight.unsqueeze(-1) > 0, pit, 0.0)
-    refuse(~((pit >= 0) & (pit <= 1)).all(-1), "pit is not in [0, 1]")
+    raise_for_rows(~((pit >= 0) & (pit <= 1)).all(-1), "pit is not in [0, 1]")
     return pit, weight

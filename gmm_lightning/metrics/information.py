@@ -1,32 +1,24 @@
-"""The criteria of `gmm_lightning.criteria`, summed over batches and processes."""
+"""Information criteria as metrics: `gmm_lightning.criteria` over batches and processes."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gmm_lightning.criteria import aic, bic, icl
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.metrics._sums import Sums, rows_of, weighted
+from gmm_lightning.layers import GMMLayer
+from gmm_lightning.metrics._sums import SumMetric, as_vectors, weight_values
 
 
-class Model(Protocol):
-    """A layer, or anything else that counts its parameters."""
-
-    @property
-    def num_free_parameters(self) -> int:
-        """P."""
-        ...
-
-
-class Criterion(Sums):
-    """The total log-likelihood of a model with so many parameters: lower is better.
+class _Criterion(SumMetric):
+    """Criterion of the total log-likelihood and the number of parameters: lower is better.
 
     Args:
-        model: the number of free parameters, or a layer that knows it.
+        model: the number of free parameters, or a layer that has it.
         options: of `torchmetrics.Metric`.
 
     Raises:
@@ -37,7 +29,7 @@ class Criterion(Sums):
     log_likelihood: Tensor
     num_samples: Tensor
 
-    def __init__(self, model: int | Model, **options: Any) -> None:
+    def __init__(self, model: int | GMMLayer, **options: Any) -> None:
         super().__init__(**options)
         count = getattr(model, "num_free_parameters", model)
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
@@ -50,12 +42,12 @@ class Criterion(Sums):
 
     def add(self, log_prob: Tensor, weight: Tensor | None) -> None:
         """Add rows: as for `LogLikelihood.update`."""
-        log_prob, weight = weighted(log_prob, weight, "log_prob")
+        log_prob, weight = weight_values(log_prob, weight, "log_prob")
         self.log_likelihood = self.log_likelihood + (weight * log_prob).sum()
         self.num_samples = self.num_samples + weight.sum()
 
 
-class BIC(Criterion):
+class BIC(_Criterion):
     """`-2 log L + p log n`, the Bayesian information criterion of all rows.
 
     `n` is their number, or their total weight.
@@ -80,7 +72,7 @@ class BIC(Criterion):
         self.add(log_prob, weight)
 
     def compute(self) -> Tensor:
-        """See the class.
+        """Value of the criterion.
 
         Raises:
             InvalidArgumentError: no rows at all.
@@ -88,7 +80,7 @@ class BIC(Criterion):
         return bic(self.log_likelihood, self.num_free_parameters, float(self.num_samples))
 
 
-class AIC(Criterion):
+class AIC(_Criterion):
     """`-2 log L + 2 p`, Akaike's information criterion of all rows.
 
     Args:
@@ -111,11 +103,11 @@ class AIC(Criterion):
         self.add(log_prob, weight)
 
     def compute(self) -> Tensor:
-        """See the class."""
+        """Value of the criterion."""
         return aic(self.log_likelihood, self.num_free_parameters)
 
 
-class ICL(Criterion):
+class ICL(_Criterion):
     """`BIC + 2 sum_n H(r_n)`, the integrated completed likelihood of all rows.
 
     Args:
@@ -135,7 +127,7 @@ class ICL(Criterion):
 
     entropy: Tensor
 
-    def __init__(self, model: int | Model, **options: Any) -> None:
+    def __init__(self, model: int | GMMLayer, **options: Any) -> None:
         super().__init__(model, **options)
         self.add_sum("entropy")
 
@@ -150,14 +142,14 @@ class ICL(Criterion):
             InvalidArgumentError: weights that do not fit, or no axis of components.
             InvalidDataError: NaN, with the rows.
         """
-        log_joint = rows_of(log_joint, "log_joint")
-        log_prob, entropy = log_prob_and_entropy(log_joint)
+        log_joint = as_vectors(log_joint, "log_joint")
+        log_prob, entropy = _log_prob_and_entropy(log_joint)
         self.add(log_prob, weight)
-        entropy, weight = weighted(entropy, weight, "entropy")
+        entropy, weight = weight_values(entropy, weight, "entropy")
         self.entropy = self.entropy + (weight * entropy).sum()
 
     def compute(self) -> Tensor:
-        """See the class.
+        """Value of the criterion.
 
         Raises:
             InvalidArgumentError: no rows at all.
@@ -166,9 +158,9 @@ class ICL(Criterion):
         return icl(self.log_likelihood, self.num_free_parameters, rows, self.entropy)
 
 
-def log_prob_and_entropy(log_joint: Tensor) -> tuple[Tensor, Tensor]:
+def _log_prob_and_entropy(log_joint: Tensor) -> tuple[Tensor, Tensor]:
     """`log p(x)` and the entropy of the responsibilities, `(*S,)` each."""
     log_resp = log_joint.log_softmax(-1)
-    # What has no responsibility has no logarithm to weigh, and neither has a row without density.
-    spent = torch.where(log_resp > -math.inf, log_resp, 0.0)
-    return log_joint.logsumexp(-1), -(log_resp.exp().nan_to_num() * spent).sum(-1)
+    # `0 log 0 = 0`, and a row without density has no entropy.
+    logs = torch.where(log_resp > -math.inf, log_resp, 0.0)
+    return log_joint.logsumexp(-1), -(log_resp.exp().nan_to_num() * logs).sum(-1)

@@ -1,4 +1,4 @@
-"""How probable the rows are."""
+"""Mean log-likelihood as a metric."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from gmm_lightning.metrics._sums import Mean
+from gmm_lightning.metrics._sums import WeightedMean
 
 
-class LogLikelihood(Mean):
+class LogLikelihood(WeightedMean):
     """`sum_n w_n log p(x_n) / sum_n w_n`, in nats per row: higher is better.
 
     Args:

@@ -1,4 +1,4 @@
-"""How rows share out among components."""
+"""Entropy of responsibilities and effective number of components."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from torch import Tensor
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.metrics._sums import Mean, Sums, refuse, rows_of, weight_of
+from gmm_lightning.metrics._sums import (
+    SumMetric,
+    WeightedMean,
+    as_vectors,
+    expand_weight,
+    raise_for_rows,
+)
 
 # Rows of responsibilities that were rounded to bfloat16 sum to 1 within this.
-ROUNDING = 1e-2
+_TOLERANCE = 1e-2
 
 
-class ResponsibilityEntropy(Mean):
-    """`mean_n -sum_k r_nk log r_nk`, in nats per row: 0 for components apart, log K for one heap.
+class ResponsibilityEntropy(WeightedMean):
+    """`mean_n -sum_k r_nk log r_nk`, in nats per row: 0 for separate components, at most log K.
 
     Args:
         options: of `torchmetrics.Metric`.
@@ -41,25 +47,25 @@ class ResponsibilityEntropy(Mean):
 
         Raises:
             InvalidArgumentError: weights that do not fit, or no axis of components.
-            InvalidDataError: rows that are no shares of 1, by number.
+            InvalidDataError: rows that are negative or do not sum to 1, by number.
         """
-        resp, weight = shares(responsibilities, weight)
-        self.add(entropy(resp), weight)
+        resp, weight = _as_responsibilities(responsibilities, weight)
+        self.add(_entropy(resp), weight)
 
 
-class EffectiveComponents(Sums):
-    """`exp(-sum_k c_k log c_k)` of the mean responsibilities c: how many components are in use.
+class EffectiveComponents(SumMetric):
+    """Effective number of components `exp(-sum_k c_k log c_k)`, of mean responsibilities c.
 
     It is K when all have the same share of the rows, and 1 when one has them all: the perplexity
-    of the components, or the Hill number of order 1. Components that differ in nothing count as
-    many, and so do those that overlap: see `ResponsibilityEntropy` for these.
+    of the components, or the Hill number of order 1. Equal and overlapping components count one
+    each: `ResponsibilityEntropy` shows these.
 
     Args:
         num_components: K.
         options: of `torchmetrics.Metric`.
 
     Raises:
-        InvalidArgumentError: no number of components.
+        InvalidArgumentError: a number of components below 1.
 
     References:
         M. O. Hill (1973), Diversity and evenness: a unifying notation and its consequences,
@@ -78,7 +84,7 @@ class EffectiveComponents(Sums):
     def __init__(self, num_components: int, **options: Any) -> None:
         super().__init__(**options)
         self.num_components = require_integer("num_components", num_components, least=1)
-        # Not `counts`: see `Sums` on collections.
+        # Not `counts`: see `SumMetric` on collections.
         self.add_sum("component_counts", self.num_components)
 
     def update(self, responsibilities: Tensor, weight: Tensor | None = None) -> None:
@@ -86,9 +92,9 @@ class EffectiveComponents(Sums):
 
         Raises:
             InvalidArgumentError: weights that do not fit, or another number of components.
-            InvalidDataError: rows that are no shares of 1, by number.
+            InvalidDataError: rows that are negative or do not sum to 1, by number.
         """
-        resp, weight = shares(responsibilities, weight)
+        resp, weight = _as_responsibilities(responsibilities, weight)
         if resp.shape[-1] != self.num_components:
             raise InvalidArgumentError(
                 f"expected responsibilities of {self.num_components} components, got shape "
@@ -98,25 +104,25 @@ class EffectiveComponents(Sums):
         self.component_counts = self.component_counts + more
 
     def compute(self) -> Tensor:
-        """See the class; NaN before any row."""
-        return entropy(self.component_counts / self.component_counts.sum()).exp()
+        """Effective number of components; NaN before any row."""
+        return _entropy(self.component_counts / self.component_counts.sum()).exp()
 
 
-def shares(responsibilities: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+def _as_responsibilities(responsibilities: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """Responsibilities `(*S, K)` and weights `(*S,)`; rows of weight 0 become 0.
 
     Raises:
         InvalidArgumentError: see `EffectiveComponents.update`.
         InvalidDataError: see there.
     """
-    resp = rows_of(responsibilities, "responsibilities")
-    weight = weight_of(resp[..., 0], weight)
+    resp = as_vectors(responsibilities, "responsibilities")
+    weight = expand_weight(resp[..., 0], weight)
     resp = torch.where(weight.unsqueeze(-1) > 0, resp, 0.0)
-    good = (resp >= 0).all(-1) & ((resp.sum(-1) - 1).abs() <= ROUNDING)
-    refuse(~good & (weight > 0), "responsibilities are not shares that sum to 1")
+    good = (resp >= 0).all(-1) & ((resp.sum(-1) - 1).abs() <= _TOLERANCE)
+    raise_for_rows(~good & (weight > 0), "responsibilities are negative or do not sum to 1")
     return resp, weight
 
 
-def entropy(share: Tensor) -> Tensor:
-    """`-sum_k c_k log c_k`, `(*S,)`, with a gradient also where a share is 0."""
+def _entropy(share: Tensor) -> Tensor:
+    """Entropy `-sum_k c_k log c_k`, `(*S,)`, with a finite gradient where a share is 0."""
     return -(share * torch.where(share > 0, share, 1.0).log()).sum(-1)

@@ -1,4 +1,4 @@
-"""Proper scores of predicted mixtures against what came."""
+"""Proper scores of forecast mixtures as metrics."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Generator, Tensor
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import MixtureDensity, crps, energy_score
-from gmm_lightning.metrics._sums import Mean
+from gmm_lightning.metrics._sums import WeightedMean
 
 
-class CRPS(Mean):
-    """The mean continuous ranked probability score, in the unit of the target: lower is better.
+class CRPS(WeightedMean):
+    """Mean continuous ranked probability score, in the unit of the target: lower is better.
 
     See `gmm_lightning.distributions.crps` for the closed form.
 
@@ -39,7 +39,7 @@ class CRPS(Mean):
         Args:
             mixture: the forecasts, of one feature: one mixture per row as a head gives them, one
                 for all, or a layer.
-            target: what came, `(*S, *B, 1)`.
+            target: observed values, `(*S, *B, 1)`.
             weight: of each row, broadcasts to `(*S, *B)`.
 
         Raises:
@@ -49,15 +49,15 @@ class CRPS(Mean):
         self.add(crps(mixture, target), weight)
 
 
-class EnergyScore(Mean):
-    """The mean energy score, from draws: lower is better. With one feature it is the CRPS.
+class EnergyScore(WeightedMean):
+    """Mean energy score, estimated from samples: lower is better. With one feature, the CRPS.
 
-    See `gmm_lightning.distributions.energy_score`. Each update draws anew, so two passes differ
-    by the error of the draws, of the order of `sigma / sqrt(num_draws * rows)`.
+    See `gmm_lightning.distributions.energy_score`. Each update draws new samples, so that two
+    passes differ by errors of the order of `sigma / sqrt(num_draws * rows)`.
 
     Args:
         num_draws: for each row, at least 2.
-        generator: of the draws, on the device of the mixtures; None for the global one.
+        generator: on the device of the mixtures; None for the global one.
         options: of `torchmetrics.Metric`.
 
     Raises:
@@ -78,7 +78,7 @@ class EnergyScore(Mean):
         self, num_draws: int = 100, generator: Generator | None = None, **options: Any
     ) -> None:
         num_draws = require_integer("num_draws", num_draws, least=2)
-        # A name for each number: see `Sums` on collections.
+        # A name for each number: see `SumMetric` on collections.
         super().__init__(f"energy_score_{num_draws}", **options)
         self.num_draws = num_draws
         self.generator = generator
@@ -89,7 +89,7 @@ class EnergyScore(Mean):
         Args:
             mixture: the forecasts: one mixture per row as a head gives them, one for all, or a
                 layer.
-            target: what came, `(*S, *B, D)`.
+            target: observed values, `(*S, *B, D)`.
             weight: of each row, broadcasts to `(*S, *B)`.
 
         Raises:

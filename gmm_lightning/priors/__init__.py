@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gmm_lightning._plugins import Registry
-from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.priors.base import Prior
+from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
 from gmm_lightning.priors.dirichlet import Dirichlet
 from gmm_lightning.priors.inverse_wishart import InverseWishart
 from gmm_lightning.priors.normal import NormalMeans
@@ -20,8 +19,8 @@ from gmm_lightning.priors.normal_inverse_wishart import NormalInverseWishart
 
 registry: Registry[Prior] = Registry(__name__, Prior, "prior")
 
-# What each slot speaks of: two priors may not speak of the same thing.
-SLOTS: dict[str, frozenset[str]] = {
+# The parameters of each slot: two priors may not be on the same ones.
+_SLOTS: dict[str, frozenset[str]] = {
     "weights": frozenset({"weights"}),
     "means": frozenset({"means"}),
     "covariances": frozenset({"covariances"}),
@@ -35,7 +34,7 @@ def as_priors(spec: PriorSpec) -> dict[str, Prior]:
     """Priors by slot, from a name, an instance, a list of either, or a mapping onto them.
 
     Raises:
-        InvalidArgumentError: an unknown name, or two priors that speak of the same parameters.
+        InvalidArgumentError: an unknown name, or two priors on the same parameters.
 
     Example:
         >>> sorted(as_priors(["dirichlet", "niw"]))
@@ -49,49 +48,44 @@ def as_priors(spec: PriorSpec) -> dict[str, Prior]:
     for one in spec.values() if isinstance(spec, Mapping) else spec:
         prior = registry.create(one)
         for slot, other in chosen.items():
-            shared = SLOTS[slot] & SLOTS[prior.slot]
+            shared = _SLOTS[slot] & _SLOTS[prior.slot]
             if shared:
                 raise InvalidArgumentError(
-                    f"the priors {other.name!r} and {prior.name!r} both speak of the "
+                    f"the priors {other.name!r} and {prior.name!r} are both on the "
                     f"{' and '.join(sorted(shared))}: keep one of them"
                 )
         chosen[prior.slot] = prior
     return chosen
 
 
-def bind_priors(
-    spec: PriorSpec,
-    num_components: int,
-    num_features: int,
-    covariance: Covariance,
-    batch_shape: tuple[int, ...] = (),
-) -> nn.ModuleDict:
-    """Copies of priors by slot, with hyper-parameters of full shape: what a module holds.
+def bind_priors(spec: PriorSpec, shape: MixtureShape) -> nn.ModuleDict:
+    """Copies of priors by slot, with hyper-parameters of full shape.
 
     Raises:
-        InvalidArgumentError: as `as_priors`, or a prior that does not serve the family.
+        InvalidArgumentError: as `as_priors`, or a prior that does not support the family.
     """
     priors = nn.ModuleDict()
     for slot, prior in as_priors(spec).items():
         own = copy.deepcopy(prior)
-        if not own.supports(covariance):
+        if not own.supports(shape.covariance):
             raise InvalidArgumentError(
-                f"the prior {own.name!r} does not serve the covariance {covariance.name!r}"
+                f"the prior {own.name!r} does not support the covariance {shape.covariance.name!r}"
             )
-        own.bind(num_components, num_features, covariance, batch_shape)
-        for module in own.modules():
-            module._batch_dims = len(batch_shape)  # pyright: ignore
+        own.bind(shape)
+        for part in own.modules():
+            if isinstance(part, Prior):
+                part.batch_shape = tuple(shape.batch_shape)
         priors[slot] = own
     return priors
 
 
 def list_priors(priors: nn.ModuleDict) -> list[Prior]:
-    """The priors that a module holds."""
+    """Priors in a module's dictionary of priors."""
     return [prior for prior in priors.values() if isinstance(prior, Prior)]
 
 
 def sum_log_prob(priors: nn.ModuleDict, mixture: MixtureOfGaussians) -> Tensor:
-    """The sum of their log densities at the parameters of a mixture, `(*B)`; 0 without any.
+    """Sum of the log densities of priors at the parameters of a mixture, `(*B)`; 0 without any.
 
     Raises:
         UnresolvedPriorError: a prior waits for data that it has not seen.
@@ -104,10 +98,13 @@ def sum_log_prob(priors: nn.ModuleDict, mixture: MixtureOfGaussians) -> Tensor:
 
 __all__ = [
     "Dirichlet",
+    "Hyperparameter",
     "InverseWishart",
+    "MixtureShape",
     "NormalInverseWishart",
     "NormalMeans",
     "Prior",
+    "PriorSpec",
     "as_priors",
     "bind_priors",
     "list_priors",

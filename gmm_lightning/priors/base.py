@@ -1,11 +1,12 @@
-"""What a prior is: one formula with two faces, a log density and pseudo-observations."""
+"""The protocol of priors: a log density, and the same as pseudo-observations."""
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +19,53 @@ from gmm_lightning.statistics import DataMoments, Moments
 Hyperparameter = float | Sequence[Any] | Tensor | None
 
 
+@dataclass(frozen=True)
+class MixtureShape:
+    """Sizes and family of a batch of mixtures, to which priors are bound.
+
+    Args:
+        num_components: K.
+        num_features: D.
+        covariance: the family.
+        batch_shape: B.
+    """
+
+    num_components: int
+    num_features: int
+    covariance: Covariance
+    batch_shape: tuple[int, ...] = ()
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """Shape of the weights, `(*B, K)`."""
+        return (*self.batch_shape, self.num_components)
+
+    @property
+    def means(self) -> tuple[int, ...]:
+        """Shape of the means, `(*B, K, D)`."""
+        return (*self.weights, self.num_features)
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Shape of one number per distinct covariance, `(*B, G)`."""
+        return (*self.batch_shape, self.covariance.groups(self.num_components))
+
+
 class Prior(nn.Module, ABC):
-    """A log-prior on parameters of a mixture, usable by EM and by gradient descent.
+    """A log-prior on parameters of a mixture, for EM and for gradient descent.
 
     Gradient descent adds `log_prob` to the log-likelihood; EM adds `update` to the moments and
-    so reaches the exact mode of the same objective. One test ties the two together.
+    so reaches the exact mode of the same objective.
 
-    Hyper-parameters that are None follow from the data: the buffers exist at full shape as soon
-    as a layer binds the prior, hold NaN, and are filled by `resolve`.
+    Hyper-parameters that are None follow from the data: their buffers have full shape as soon as
+    a layer binds the prior, and hold NaN until `resolve`. They broadcast from the right, so that
+    `log_prob` and `update` take parameters `(*S, *B, ...)` of any leading axes S.
 
     Attributes:
-        slot: what it speaks of: `weights`, `means`, `covariances` or `components` (means and
-            covariances together). A layer takes one prior per slot.
-        fits: the kinds of training it serves, of `em` and `gradient`.
+        batch_shape: B, once a layer has bound the prior.
+        slot: the parameters that it is on: `weights`, `means`, `covariances` or `components`
+            (means and covariances). A layer takes one prior per slot.
+        fits: the kinds of training that it supports, of `em` and `gradient`.
     """
 
     name: ClassVar[str]
@@ -40,6 +75,7 @@ class Prior(nn.Module, ABC):
 
     def __init__(self, **hyper: Hyperparameter) -> None:
         super().__init__()
+        self.batch_shape: tuple[int, ...] = ()
         self._given: dict[str, Tensor | None] = {
             name: None if value is None else torch.as_tensor(value, dtype=torch.float64)
             for name, value in hyper.items()
@@ -50,13 +86,7 @@ class Prior(nn.Module, ABC):
         return True
 
     @abstractmethod
-    def bind(
-        self,
-        num_components: int,
-        num_features: int,
-        covariance: Covariance,
-        batch_shape: tuple[int, ...],
-    ) -> None:
+    def bind(self, shape: MixtureShape) -> None:
         """Register the hyper-parameters as buffers of full shape, and check them."""
 
     @abstractmethod
@@ -64,7 +94,7 @@ class Prior(nn.Module, ABC):
         """Log density in nats up to a constant of the hyper-parameters, `(*B)`."""
 
     def update(self, moments: Moments, covariance: Covariance) -> Moments:
-        """The same prior as data not yet seen, added to the moments."""
+        """Moments with the pseudo-observations of the prior added."""
         raise InvalidArgumentError(
             f"the prior {self.name!r} has no closed form for EM: use a gradient fit"
         )
@@ -72,21 +102,29 @@ class Prior(nn.Module, ABC):
     def resolve(self, data: DataMoments, num_components: int) -> None:
         """Fill the hyper-parameters that follow from the data."""
 
-    def select(self, index: Tensor) -> Prior:
-        """The same prior for some mixtures of its batch, along the flattened batch."""
-        own = copy.copy(self)
-        own.__dict__ = dict(self.__dict__)
-        own._batch_dims = 1
-        own._buffers = {
-            name: b.reshape(-1, *b.shape[self._batch_dims :])[index]
+    def select(self, index: Tensor) -> Self:
+        """Prior of the mixtures `index` `(M,)` of the flattened batch, of batch shape `(M,)`.
+
+        Its buffers are copies; this prior is left as it is. Without a batch, it is this prior.
+        """
+        n = len(self.batch_shape)
+        if not n:
+            return self
+        selected = copy.copy(self)
+        selected.batch_shape = tuple(index.shape)
+        buffers = {
+            name: b if b is None or b.shape[:n] != self.batch_shape else b.flatten(0, n - 1)[index]
             for name, b in self._buffers.items()
-            if b is not None
         }
-        own._modules = {name: m.select(index) for name, m in self._modules.items()}
-        return own
+        modules = {
+            name: child.select(index) if isinstance(child, Prior) else child
+            for name, child in self._modules.items()
+        }
+        vars(selected).update(_buffers=buffers, _modules=modules)
+        return selected
 
     def _register(self, name: str, shape: tuple[int, ...], default: float = float("nan")) -> None:
-        """Register a buffer of full shape, from the given value or a default."""
+        """Register a buffer of a given shape, from the given value or a default."""
         given = self._given[name]
         value = torch.tensor(default, dtype=torch.float64) if given is None else given
         try:
@@ -99,7 +137,7 @@ class Prior(nn.Module, ABC):
         self.register_buffer(name, value.clone())
 
     def _set_default(self, name: str, value: Tensor) -> None:
-        """Write a resolved default, unless the user gave a value."""
+        """Write a default that follows from data, unless the user gave a value."""
         if self._given[name] is None:
             buffer = self.get_buffer(name)
             buffer.copy_(value.expand_as(buffer))
@@ -110,10 +148,10 @@ class Prior(nn.Module, ABC):
         return not any(torch.isnan(buffer).any() for buffer in self.buffers())
 
     def require_resolved(self) -> None:
-        """Raise when hyper-parameters still wait for data.
+        """Raise unless every hyper-parameter has a value.
 
         Raises:
-            UnresolvedPriorError: they do.
+            UnresolvedPriorError: naming those that still follow from data.
         """
         if not self.resolved:
             missing = [
@@ -127,7 +165,7 @@ class Prior(nn.Module, ABC):
             )
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments as primitives."""
+        """Constructor arguments as primitives."""
         return {k: None if v is None else v.tolist() for k, v in self._given.items()}
 
     def extra_repr(self) -> str:

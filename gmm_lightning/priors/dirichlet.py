@@ -10,11 +10,11 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.priors.base import Hyperparameter, Prior, require_positive
+from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior, require_positive
 from gmm_lightning.statistics import Moments
 
-# Below this weight a sparse prior (concentration < 1) no longer grows.
-LEAST_WEIGHT = 1e-12
+# Below this weight the density of a sparse prior (concentration < 1) is constant.
+_MIN_WEIGHT = 1e-12
 
 
 class Dirichlet(Prior):
@@ -46,24 +46,18 @@ class Dirichlet(Prior):
         super().__init__(concentration=concentration)
         require_positive(self.name, "concentration", self._given["concentration"])
 
-    def bind(
-        self,
-        num_components: int,
-        num_features: int,
-        covariance: Covariance,
-        batch_shape: tuple[int, ...],
-    ) -> None:
-        self._register("concentration", (*batch_shape, num_components), default=1.0)
+    def bind(self, shape: MixtureShape) -> None:
+        self._register("concentration", shape.weights, default=1.0)
 
     def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
         log_weights = mixture.log_weights
-        least = torch.full_like(log_weights, LEAST_WEIGHT).log()
+        least = torch.full_like(log_weights, _MIN_WEIGHT).log()
         sparse = self.concentration < 1
         log_weights = torch.where(sparse, torch.maximum(log_weights, least), log_weights)
         return ((self.concentration - 1) * log_weights).sum(-1)
 
     def update(self, moments: Moments, covariance: Covariance) -> Moments:
         mass = (moments.mass + self.concentration.to(moments.mass) - 1).clamp(min=0)
-        # All shares below zero: the sparse prior has no mode, so the data decide alone.
+        # Without a positive weight the sparse prior has no mode: the data decide alone.
         mass = torch.where(mass.sum(-1, keepdim=True) > 0, mass, moments.mass)
         return replace(moments, mass=mass)

@@ -11,7 +11,7 @@ from torch import Tensor
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.priors.base import Hyperparameter, Prior
+from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
 from gmm_lightning.statistics import DataMoments, Moments
 
 
@@ -69,20 +69,14 @@ class InverseWishart(Prior):
                 f"df must be > num_features - 1 = {num_features - 1}, got {df.tolist()}"
             )
 
-    def bind(
-        self,
-        num_components: int,
-        num_features: int,
-        covariance: Covariance,
-        batch_shape: tuple[int, ...],
-    ) -> None:
-        self._require_df(num_features)
-        groups = covariance.groups(num_components)
-        self._register("df", (*batch_shape, groups), default=num_features + 2.0)
-        dense = (*batch_shape, groups, num_features, num_features)
-        form = covariance.project(torch.zeros(dense, device="meta")).shape
+    def bind(self, shape: MixtureShape) -> None:
+        d, family = shape.num_features, shape.covariance
+        self._require_df(d)
+        self._register("df", shape.groups, default=d + 2.0)
+        dense = (*shape.groups, d, d)
         given = self._given["scale_matrix"]
         if given is None:
+            form = family.project(torch.zeros(dense, device="meta")).shape
             self._register("scale_matrix", tuple(form))
             return
         try:
@@ -91,7 +85,7 @@ class InverseWishart(Prior):
             raise InvalidArgumentError(
                 f"scale_matrix must broadcast to {dense}, got shape {tuple(given.shape)}"
             ) from None
-        self.register_buffer("scale_matrix", covariance.project(given).clone())
+        self.register_buffer("scale_matrix", family.project(given).clone())
 
     def resolve(self, data: DataMoments, num_components: int) -> None:
         num_features = data.mean.shape[-1]

@@ -11,7 +11,7 @@ from torch import Tensor
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.priors.base import Hyperparameter, Prior, require_positive
+from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior, require_positive
 from gmm_lightning.statistics import DataMoments, Moments
 
 
@@ -54,15 +54,9 @@ class NormalMeans(Prior):
                 f"loc of the prior {self.name!r} must be finite, got {given.tolist()}"
             )
 
-    def bind(
-        self,
-        num_components: int,
-        num_features: int,
-        covariance: Covariance,
-        batch_shape: tuple[int, ...],
-    ) -> None:
-        self._register("loc", (*batch_shape, num_components, num_features))
-        self._register("mean_precision", (*batch_shape, num_components), default=0.01)
+    def bind(self, shape: MixtureShape) -> None:
+        self._register("loc", shape.means)
+        self._register("mean_precision", shape.weights, default=0.01)
 
     def resolve(self, data: DataMoments, num_components: int) -> None:
         self._set_default("loc", data.mean.unsqueeze(-2))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.priors.base import Hyperparameter, Prior
+from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
 from gmm_lightning.priors.inverse_wishart import InverseWishart
 from gmm_lightning.priors.normal import NormalMeans
 from gmm_lightning.statistics import DataMoments, Moments
@@ -77,15 +77,9 @@ class NormalInverseWishart(Prior):
         """Psi in the covariance family's form, `(*B, G, ...)`."""
         return self.on_covariances.scale_matrix
 
-    def bind(
-        self,
-        num_components: int,
-        num_features: int,
-        covariance: Covariance,
-        batch_shape: tuple[int, ...],
-    ) -> None:
-        self.on_means.bind(num_components, num_features, covariance, batch_shape)
-        self.on_covariances.bind(num_components, num_features, covariance, batch_shape)
+    def bind(self, shape: MixtureShape) -> None:
+        self.on_means.bind(shape)
+        self.on_covariances.bind(shape)
 
     def resolve(self, data: DataMoments, num_components: int) -> None:
         self.on_means.resolve(data, num_components)

@@ -46,7 +46,7 @@ def layer_from_checkpoint(checkpoint: dict[str, Any]) -> GMMLayer:
     described = checkpoint["gmm_lightning"]
     if not isinstance(described.get("layer"), dict):
         raise CheckpointError("the checkpoint does not describe its layer")
-    return GMMLayer.from_description(described["layer"])
+    return GMMLayer.from_config(described["layer"])
 
 
 def describe_data(datamodule: Any) -> dict[str, Any]:

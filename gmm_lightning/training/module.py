@@ -259,7 +259,7 @@ class GMMModule(StandardizedMixture):
         if datamodule is not None:
             self.data = describe_data(datamodule)
         checkpoint["gmm_lightning"] = {
-            "layer": self.layer.describe(),
+            "layer": self.layer.to_config(),
             "data": self.data,
             "phase": self.phase,
             "passes_before": self.passes_before,

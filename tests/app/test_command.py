@@ -49,7 +49,7 @@ MISTAKES = {
     "model.layer.num_features=5": r"(5 features|num_features).*2",
     "model.layer.covariance.reg_covar=-1": r"reg_covar .* >= 0, got -1",
     "model.layer.covariance.reg_covar=abc": r"reg_covar .*abc",
-    "priors=[niw,inverse_wishart]": r"both speak of the covariances",
+    "priors=[niw,inverse_wishart]": r"are both on the covariances",
     "priors=niw model.layer.priors.niw.df=0.5": r"df must be > num_features - 1 = 1, got 0.5",
     "priors=dirichlet model.layer.priors.dirichlet.concentration=-1": r"concentration.*> 0.*-1",
     "priors=niw model.layer.priors.niw.loc=[1,2,3]": r"loc of the prior .*\(3,\)",

@@ -153,7 +153,7 @@ def test_priors_combine_and_reach_the_layer(composed: Compose) -> None:
 
 def test_a_list_with_the_same_subject_twice_is_refused(composed: Compose) -> None:
     config = composed("priors=[niw,inverse_wishart]", "model.layer.num_features=2")
-    with pytest.raises(Exception, match="both speak of the covariances") as caught:
+    with pytest.raises(Exception, match="are both on the covariances") as caught:
         instantiate(config.model, _convert_="all")
     assert isinstance(caught.value.__cause__, InvalidArgumentError)
 

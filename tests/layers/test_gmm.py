@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from gmm_lightning import GMMLayer
 from gmm_lightning.covariances import FullCovariance, as_covariance
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
-from gmm_lightning.layers.config import build_layer, describe_layer
 from gmm_lightning.rows import Batch
 
 over_families = pytest.mark.parametrize("family", FAMILIES)
@@ -221,14 +220,14 @@ def test_the_meta_device_and_back(family: str, prior: str) -> None:
 @over_families
 def test_configuration(family: str) -> None:
     layer = GMMLayer(2, 3, family, ["dirichlet", "niw"], batch_shape=(2,))
-    config = describe_layer(layer)
+    config = layer.to_config()
     assert config["covariance"]["name"] == family
     assert [prior["name"] for prior in config["priors"]] == ["dirichlet", "niw"]
-    twin = build_layer(config)
-    assert describe_layer(twin) == config
+    twin = GMMLayer.from_config(config)
+    assert twin.to_config() == config
     assert repr(twin) == repr(layer)
     custom = GMMLayer(2, 3, type(layer.covariance)(reg_covar=0.5))
-    assert build_layer(describe_layer(custom)).covariance == custom.covariance
+    assert GMMLayer.from_config(custom.to_config()).covariance == custom.covariance
 
 
 @pytest.mark.parametrize(
@@ -245,12 +244,12 @@ def test_configuration(family: str) -> None:
     ids=str,
 )
 def test_a_broken_description_is_a_checkpoint_error(change: dict[str, Any]) -> None:
-    config = describe_layer(GMMLayer(2, 3))
+    config = GMMLayer(2, 3).to_config()
     with pytest.raises(CheckpointError, match="cannot be used"):
-        build_layer(config | change)
+        GMMLayer.from_config(config | change)
     del config["covariance"]
     with pytest.raises(CheckpointError, match="cannot be used"):
-        build_layer(config)
+        GMMLayer.from_config(config)
 
 
 @pytest.mark.usefixtures("double")

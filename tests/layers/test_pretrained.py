@@ -17,16 +17,16 @@ from gmm_lightning import DensityHead, GMMLayer, MixtureOfGaussians, fit_em
 from gmm_lightning.covariances import FullCovariance
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 from gmm_lightning.layers import pretrained
-from gmm_lightning.layers.pretrained import Pretrained
+from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.priors import NormalInverseWishart
 
 pytest.importorskip("safetensors")
 
 
-def assert_the_same(twin: Pretrained, module: Pretrained) -> None:
+def assert_the_same(twin: PretrainedMixin, module: PretrainedMixin) -> None:
     assert twin is not module
     assert repr(twin) == repr(module)
-    assert twin.describe() == module.describe()
+    assert twin.to_config() == module.to_config()
     state = twin.state_dict()
     assert state.keys() == module.state_dict().keys()
     for name, value in module.state_dict().items():

@@ -18,7 +18,7 @@ from trainers import ROOT, script
 
 from gmm_lightning import MixtureOfGaussians, metrics
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.metrics._sums import Sums
+from gmm_lightning.metrics._sums import SumMetric
 
 every = pytest.mark.parametrize("name", MAKE)
 RANDOM = {"energy"}
@@ -36,11 +36,11 @@ def line() -> MixtureOfGaussians:
     return MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
 
 
-def state(metric: Sums) -> dict[str, Any]:
+def state(metric: SumMetric) -> dict[str, Any]:
     return {name: value.clone() for name, value in metric.metric_state.items()}
 
 
-def unmoved(metric: Sums, before: dict[str, Any]) -> bool:
+def unmoved(metric: SumMetric, before: dict[str, Any]) -> bool:
     """The same states bit for bit, in float64."""
     after = metric.metric_state
     return all(
@@ -343,7 +343,7 @@ def test_refuses_impossible_metrics(call: Any, words: str) -> None:
         (metrics.ResponsibilityEntropy(), 0.5, InvalidArgumentError, r"\(\*S, K\), got shape \(\)"),
     ],
 )
-def test_refuses_values(metric: Sums, given: Any, error: type[Exception], words: str) -> None:
+def test_refuses_values(metric: SumMetric, given: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         metric.update(torch.tensor(given))
 

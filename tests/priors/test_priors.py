@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
 import torch
-from helpers import FAMILIES, HYPER, PRIORS, cases, finite, make_priors, random_layer, rows
+from helpers import FAMILIES, HYPER, PRIORS, finite, make_priors, random_layer, rows
+from support.covering import covering
 from torch import Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step, resolve_priors
@@ -18,18 +20,20 @@ from gmm_lightning.errors import InvalidArgumentError, UnresolvedPriorError
 from gmm_lightning.priors import (
     Dirichlet,
     InverseWishart,
+    MixtureShape,
     NormalInverseWishart,
     NormalMeans,
     Prior,
     as_priors,
     registry,
 )
+from gmm_lightning.statistics import Moments
 
 pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)
 over_priors = pytest.mark.parametrize("prior", registry.names)
 
-# Section 5 of the design and numeric case 20.
+# "One component under priors" of tests/golden/README.md, and docs/numerics.md, 3.
 ROWS = [[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0], [1.0, 4.0]]
 NIW: dict[str, Any] = {
     "loc": [0.0, 0.0],
@@ -69,7 +73,7 @@ def test_niw_of_the_design(family: str) -> None:
 
 @over_families
 def test_inverse_wishart_alone(family: str) -> None:
-    # Numeric case 20: the IW-only mode, n + df + D + 1 = 12.
+    # "One component under priors": the IW-only mode, n + df + D + 1 = 12.
     prior = InverseWishart(df=NIW["df"], scale_matrix=NIW["scale_matrix"])
     layer = one_step(torch.tensor(ROWS), 1, family, prior)
     variances = torch.tensor([0.41666667, 1.01666667])
@@ -160,13 +164,13 @@ def with_counts(counts: list[int], prior: Prior) -> GMMLayer:
 
 
 def test_dirichlet_map() -> None:
-    # Numeric case 21.
+    # "Weights under a Dirichlet prior" of tests/golden/README.md.
     layer = with_counts([6, 3, 1], Dirichlet(2.0))
     assert torch.allclose(layer.weights, torch.tensor([7.0, 4.0, 2.0]) / 13, rtol=1e-14)
 
 
 def test_a_sparse_dirichlet_drops_a_component() -> None:
-    # Numeric case 21: an empty component under alpha = 0.05.
+    # "Weights under a Dirichlet prior": an empty component under alpha = 0.05.
     layer = with_counts([7, 3, 0], Dirichlet(0.05))
     assert float(layer.weights.detach().sum()) == 1.0
     assert torch.allclose(layer.weights, torch.tensor([6.05, 2.05, 0.0]) / 8.1, rtol=1e-14)
@@ -212,8 +216,9 @@ def test_given_values_stay() -> None:
     assert not torch.isnan(niw.scale_matrix).any()
 
 
-@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e12])
-@pytest.mark.parametrize(("family", "prior"), cases())
+@pytest.mark.parametrize(
+    ("family", "prior", "scale"), covering(FAMILIES, PRIORS, [1e-8, 1.0, 1e12])
+)
 def test_default_priors_do_not_know_the_units(
     family: str, prior: str, scale: float, generator: torch.Generator
 ) -> None:
@@ -333,7 +338,7 @@ def test_refuses_what_does_not_fit_the_layer(prior: Prior, words: str) -> None:
     ids=str,
 )
 def test_two_priors_of_one_thing_are_an_error(pair: list) -> None:
-    with pytest.raises(InvalidArgumentError, match="both speak of the"):
+    with pytest.raises(InvalidArgumentError, match="are both on the"):
         GMMLayer(2, 3, priors=pair)
 
 
@@ -349,6 +354,101 @@ def test_every_way_to_ask_for_priors() -> None:
         as_priors("wishart")
 
 
+# -- batches of mixtures ------------------------------------------------------------------------
+
+over_batches = pytest.mark.parametrize(
+    ("family", "prior", "batch"), covering(FAMILIES, PRIORS[1:], [(3,), (2, 3)])
+)
+
+
+def batch_of(
+    family: str, prior: str, batch: tuple[int, ...], generator: torch.Generator
+) -> tuple[GMMLayer, Moments]:
+    """A layer whose priors differ from mixture to mixture, and moments of its batch shape."""
+    layer = random_layer(family, prior, generator=generator, batch=batch)
+    for buffer in layer.priors.buffers():
+        factor = torch.rand(*batch, *[1] * (buffer.dim() - len(batch)), generator=generator)
+        buffer.mul_(1 + factor)
+    return layer, moments_of(layer, rows(20, 2, generator, batch))
+
+
+def moments_of(layer: GMMLayer, x: Tensor) -> Moments:
+    return Moments.from_statistics(e_step(layer, x), layer.covariance)
+
+
+def taken(value: Any, pick: Any) -> Any:
+    """A distribution or moments with every tensor picked from."""
+    if isinstance(value, Moments):
+        return Moments(*(pick(getattr(value, field.name)) for field in fields(value)))
+    parts = (pick(part) for part in (value.mixture_logits, value.means, value.scale))
+    return MixtureOfGaussians(*parts, value.covariance)
+
+
+def assert_equal_moments(found: Moments, expected: Moments) -> None:
+    for field in fields(expected):
+        assert torch.equal(getattr(found, field.name), getattr(expected, field.name)), field.name
+
+
+@over_batches
+def test_a_selected_prior_is_that_of_its_mixtures(
+    family: str, prior: str, batch: tuple[int, ...], generator: torch.Generator
+) -> None:
+    layer, moments = batch_of(family, prior, batch, generator)
+    index = torch.tensor([2, 0, 2])
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+
+    def pick(value: Tensor) -> Tensor:
+        return value.reshape(-1, *value.shape[len(batch) :])[index]
+
+    mixture = layer.distribution()
+    for whole in layer.all_priors:
+        some = whole.select(index)
+        assert some is not whole
+        # Bit for bit: the same operations on the same numbers.
+        assert torch.equal(some.log_prob(taken(mixture, pick)), pick(whole.log_prob(mixture)))
+        expected = taken(whole.update(moments, layer.covariance), pick)
+        assert_equal_moments(some.update(taken(moments, pick), layer.covariance), expected)
+        assert some.batch_shape == (3,)
+        again = some.select(torch.tensor([1]))
+        assert torch.equal(
+            again.log_prob(taken(mixture, lambda v: pick(v)[1:2])),
+            some.log_prob(taken(mixture, pick))[1:2],
+        )
+        for buffer in some.buffers():
+            buffer.zero_()
+    after = layer.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@over_priors
+def test_the_prior_of_one_mixture_is_selected_as_it_is(prior: str) -> None:
+    (one,) = GMMLayer(2, 3, priors=prior).all_priors
+    assert one.select(torch.tensor([0, 0])) is one
+
+
+@pytest.mark.parametrize(("family", "prior", "batch"), covering(FAMILIES, PRIORS[1:], [(), (3,)]))
+def test_a_prior_broadcasts_over_leading_axes(
+    family: str, prior: str, batch: tuple[int, ...], generator: torch.Generator
+) -> None:
+    layer, _ = batch_of(family, prior, batch, generator)
+    starts = [random_layer(family, generator=generator, batch=batch) for _ in range(4)]
+    mixtures = [start.distribution() for start in starts]
+    x = rows(20, 2, generator, batch)
+    moments = [moments_of(start, x) for start in starts]
+    names = ("mixture_logits", "means", "scale")
+    stacked = [torch.stack([getattr(m, name) for m in mixtures]) for name in names]
+    together = MixtureOfGaussians(*stacked, layer.covariance)
+    several = Moments(
+        *(torch.stack([getattr(m, f.name) for m in moments]) for f in fields(Moments))
+    )
+    for one in layer.all_priors:
+        assert torch.equal(one.log_prob(together), torch.stack([*map(one.log_prob, mixtures)]))
+        updated = one.update(several, layer.covariance)
+        for r, own in enumerate(moments):
+            expected = one.update(own, layer.covariance)
+            assert_equal_moments(taken(updated, lambda v, r=r: v[r]), expected)
+
+
 class Picky(Prior):
     """Serves no family that is tied, and has no closed form."""
 
@@ -357,7 +457,7 @@ class Picky(Prior):
     def supports(self, covariance: Covariance) -> bool:
         return not covariance.tied
 
-    def bind(self, *sizes: Any) -> None:
+    def bind(self, shape: MixtureShape) -> None:
         pass
 
     def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
@@ -371,5 +471,5 @@ def test_a_prior_of_a_third_party() -> None:
         m_step(layer, e_step(layer, torch.randn(9, 2)))
     tied = [name for name in covariances.names if covariances.get(name).tied]
     for name in tied:
-        with pytest.raises(InvalidArgumentError, match=f"'picky' does not serve .* '{name}'"):
+        with pytest.raises(InvalidArgumentError, match=f"'picky' does not support .* '{name}'"):
             GMMLayer(2, 3, name, Picky())

@@ -19,7 +19,6 @@ from trainers import adam, fitted, same, state, trainer
 
 from gmm_lightning import GMMLayer
 from gmm_lightning.errors import CheckpointError, InvalidDataError, UnresolvedPriorError
-from gmm_lightning.layers.config import describe_layer
 from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, InitializeCallback
 
 PASS = {"train/log_likelihood", "train/objective", "val/log_likelihood", "step", "train/nll"}
@@ -333,8 +332,8 @@ def foreign_files(good: bytes, mark: Path) -> dict[str, bytes]:
                 archive.writestr(f"archive/{name}", content)
         return buffer.getvalue()
 
-    described = {"gmm_lightning": {"layer": describe_layer(GMMLayer(2, 3))}}
-    unknown = describe_layer(GMMLayer(2, 3)) | {"covariance": {"name": "nope"}}
+    described = {"gmm_lightning": {"layer": GMMLayer(2, 3).to_config()}}
+    unknown = GMMLayer(2, 3).to_config() | {"covariance": {"name": "nope"}}
     legacy = io.BytesIO()
     torch.save(described | {"x": Bomb(mark)}, legacy, _use_new_zipfile_serialization=False)
     return {

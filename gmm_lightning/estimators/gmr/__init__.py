@@ -1,10 +1,10 @@
 """The names of gmr 2.0: `from gmm_lightning.estimators import gmr` in place of `import gmr`.
 
-Arrays go in and float64 arrays come out. What gmr gets wrong is right here: k-means++ weighs by
+Arguments are arrays, and results float64 arrays. Errors of gmr are corrected: k-means++ weighs by
 the nearest seed, confidence regions have as many degrees of freedom as features, determinants
-have no floor, nothing is cached, nobody's arrays are overwritten.
+have no floor, nothing is cached, and arrays of the caller are not overwritten.
 
-Seeds decide what is drawn, but the draws are not gmr's own.
+Samples follow from seeds, but are not those of gmr.
 """
 
 from __future__ import annotations

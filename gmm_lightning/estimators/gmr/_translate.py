@@ -1,4 +1,4 @@
-"""Between arrays and mixtures."""
+"""Conversion between arrays and mixtures."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from gmm_lightning.linalg import factor_of_rows, symmetrize
 
 Floats = NDArray[np.float64]
 
-# What rounding may leave below zero, or between a matrix and its transpose, of the largest entry.
-ROUNDING = 1e-8
+# Relative rounding error of eigenvalues and of symmetry, of the largest entry.
+_ROUNDING = 1e-8
 
 
 class Converted:
-    """An attribute that a function brings into form whenever it is assigned."""
+    """Attribute whose values are converted by a function when they are assigned."""
 
     def __init__(self, convert: Callable[[Any], Any]) -> None:
         self.convert = convert
@@ -38,7 +38,7 @@ class Converted:
 
 
 def floats_of(value: ArrayLike) -> Floats:
-    """A copy, so that neither side sees what the other one does to its array later.
+    """A float64 copy of an array.
 
     Raises:
         InvalidDataError: not an array of numbers.
@@ -50,15 +50,15 @@ def floats_of(value: ArrayLike) -> Floats:
 
 
 def floats_or_none(value: ArrayLike | None) -> Floats | None:
-    """A copy, or nothing."""
+    """A float64 copy, or None."""
     return None if value is None else floats_of(value)
 
 
 def require_given(**parts: Floats | None) -> None:
-    """Refuse to use what has no parameters yet.
+    """Raise unless all parameters are given.
 
     Raises:
-        InvalidArgumentError: naming what is missing.
+        InvalidArgumentError: naming the missing ones.
     """
     missing = [name for name, value in parts.items() if value is None]
     if missing:
@@ -70,17 +70,17 @@ def require_given(**parts: Floats | None) -> None:
 def mixture_of(
     priors: ArrayLike, means: ArrayLike, covariances: ArrayLike, *, definite: bool = True
 ) -> MixtureOfGaussians:
-    """The mixture with these parameters, in float64 on the CPU; the priors are normalised.
+    """Mixture of given parameters, in float64 on the CPU; the priors are normalised.
 
     Args:
         priors: `(K,)`.
         means: `(K, D)`.
         covariances: `(K, D, D)`.
-        definite: refuse singular covariances, which have no density. Draws, moments and
-            conditionals do without.
+        definite: refuse singular covariances, which have samples, moments and conditionals, but
+            no density.
 
     Raises:
-        InvalidArgumentError: shapes that do not fit, or values that are no such parameters.
+        InvalidArgumentError: shapes that do not fit, or values out of range.
     """
     parts = {"priors": priors, "means": means, "covariances": covariances}
     weights, centres, dense = (tensor_of(value) for value in parts.values())
@@ -103,16 +103,16 @@ def factor_of(covariances: Tensor, *, definite: bool = True) -> Tensor:
     """Lower factors L of covariances `L L'`, `(K, D, D)`, with zeros on the diagonal if singular.
 
     Raises:
-        InvalidArgumentError: naming the components that are no covariances, or singular.
+        InvalidArgumentError: naming a component whose covariance is not one, or singular.
     """
     size = covariances.abs().amax((-2, -1))
-    skew = (covariances - covariances.mT).abs().amax((-2, -1)) > ROUNDING * size
+    skew = (covariances - covariances.mT).abs().amax((-2, -1)) > _ROUNDING * size
     covariances = symmetrize(covariances)
     factor, info = torch.linalg.cholesky_ex(covariances)
     if bool((info == 0).all() & ~skew.any()):
         return factor
     values, vectors = torch.linalg.eigh(covariances)
-    wrong = skew | (values[:, 0] < -ROUNDING * size)
+    wrong = skew | (values[:, 0] < -_ROUNDING * size)
     if definite:
         wrong = wrong | (info != 0)
     if bool(wrong.any()):
@@ -164,5 +164,5 @@ def training_rows(value: ArrayLike) -> Floats:
 
 
 def generator_of(random_state: np.random.RandomState) -> Generator:
-    """Torch's randomness, seeded by numpy's, which moves on."""
+    """Generator of torch, seeded from numpy's generator, which advances."""
     return Generator().manual_seed(int(random_state.randint(1 << 31)))

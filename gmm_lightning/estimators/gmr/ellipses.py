@@ -1,9 +1,9 @@
-"""Components as stacks of translucent ellipses on matplotlib axes."""
+"""Plots of components as stacks of translucent ellipses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -11,36 +11,21 @@ from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.gmr._translate import mixture_of, require_given
 
-FACTORS = tuple(np.linspace(0.25, 2.0, 8).tolist())
-
-
-class _Gaussian(Protocol):
-    """An `MVN`."""
-
-    mean: Any
-    covariance: Any
-
-
-class _Mixture(Protocol):
-    """A `GMM`."""
-
-    priors: Any
-    means: Any
-    covariances: Any
+_FACTORS = tuple(np.linspace(0.25, 2.0, 8).tolist())
 
 
 def plot_error_ellipse(
     ax: Any,
-    mvn: _Gaussian,
+    mvn: Any,
     color: str | None = None,
     alpha: float = 0.25,
-    factors: Iterable[float] = FACTORS,
+    factors: Iterable[float] = _FACTORS,
 ) -> None:
     """Draw a Gaussian of two features by `gmm_lightning.plotting.plot_error_ellipses`.
 
     Args:
         ax: matplotlib's axes to draw on; their labels stay.
-        mvn: the Gaussian.
+        mvn: the Gaussian, an `MVN`.
         color: None: the first of the palette.
         alpha: opacity of one ellipse; they add up towards the mean.
         factors: numbers of standard deviations.
@@ -53,10 +38,10 @@ def plot_error_ellipse(
 
 def plot_error_ellipses(
     ax: Any,
-    gmm: _Mixture,
+    gmm: Any,
     colors: Sequence[str] | None = None,
     alpha: float = 0.25,
-    factors: Iterable[float] = FACTORS,
+    factors: Iterable[float] = _FACTORS,
 ) -> None:
     """Draw a mixture of two features by `gmm_lightning.plotting.plot_error_ellipses`.
 
@@ -65,7 +50,7 @@ def plot_error_ellipses(
 
     Args:
         ax: matplotlib's axes to draw on; their labels stay.
-        gmm: the mixture.
+        gmm: the mixture, a `GMM`.
         colors: of the components in turn; None: those of the palette.
         alpha: opacity of one ellipse; they add up towards the means.
         factors: numbers of standard deviations.
@@ -82,7 +67,7 @@ def _draw(
     alpha: float,
     factors: Iterable[float],
 ) -> None:
-    """Draw a mixture, and leave the names of the axes as they are."""
+    """Draw a mixture, keeping the labels of the axes."""
     # Matplotlib takes a while to import, and nothing else here needs it.
     from gmm_lightning.plotting import axes_or_new, plot_error_ellipses
 

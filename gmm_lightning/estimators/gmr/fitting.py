@@ -1,4 +1,4 @@
-"""EM as gmr stops it: when the responsibilities stand still."""
+"""EM with gmr's rule to stop, by the change of the responsibilities."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from gmm_lightning.covariances import FullCovariance
-from gmm_lightning.em import e_step, m_step
-from gmm_lightning.em.shrinkage import Shrinkage
-from gmm_lightning.estimators.gmr._translate import Floats, tensor_of
+from gmm_lightning.em import Shrinkage, e_step, m_step
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.estimators.gmr._translate import Floats, floats_of, tensor_of
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.statistics import Moments
 
@@ -29,28 +30,39 @@ def fit(
     """Weights, means and covariances after at most `n_iter` M-steps from given ones."""
     weights, means, covariances = (tensor_of(value) for value in start)
     with torch.random.fork_rng(devices=[]):
-        # A layer draws means of its own first: not from the user's random numbers.
+        # The constructor draws means: not from the user's random numbers.
         layer = GMMLayer.from_parameters(weights, means, covariances)
     if shrink:
         layer.projections.append(Shrinkage())
     rows = torch.from_numpy(x)
-    before: Tensor | float = 0.0
+    previous: Tensor | float = 0.0
     for iteration in range(n_iter):
         now = layer.responsibilities(rows)
-        if float(torch.linalg.norm(now - before)) < R_diff:
+        if float(torch.linalg.norm(now - previous)) < R_diff:
             if verbose:
                 print("EM converged.")
             break
-        before = now
+        previous = now
         for event in m_step(layer, e_step(layer, rows)):
             if verbose:
                 print(replace(event, iteration=iteration))
     return layer.weights.numpy(), layer.means.numpy(), layer.covariance_matrix.numpy()
 
 
-def shrunk(means: Floats, covariances: Floats, n_samples_eff: Floats) -> Floats:
-    """Covariances `(K, D, D)` pulled towards balls, as if estimated from so many rows `(K,)`."""
-    counts = tensor_of(np.broadcast_to(n_samples_eff, len(means)))
+def shrink_covariances(means: Floats, covariances: Floats, n_samples_eff: ArrayLike) -> Floats:
+    """Covariances `(K, D, D)` shrunk towards balls, as if estimated from given numbers of rows.
+
+    Raises:
+        InvalidArgumentError: numbers of rows that are not positive, or not one per component.
+    """
+    counts = floats_of(n_samples_eff)
+    fits = counts.shape in ((), (1,), (len(means),)) and np.isfinite(counts).all()
+    if not (fits and (counts > 0).all()):
+        raise InvalidArgumentError(
+            f"n_samples_eff must be a number > 0, or one for each of {len(means)} components, "
+            f"got {n_samples_eff!r}"
+        )
+    counts = tensor_of(np.broadcast_to(counts, len(means)))
     moments = Moments(
         counts, counts, tensor_of(means), tensor_of(covariances), torch.ones_like(counts)
     )

@@ -1,4 +1,4 @@
-"""What is known of some features when others are known, for a single Gaussian."""
+"""Conditional distributions of a single Gaussian."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def regression_coefficients(
         >>> regression_coefficients([[2.0, 1.0], [1.0, 4.0]], [0], [1])
         array([[0.25]])
     """
-    dense = _square_of(covariance)
+    dense = _as_square(covariance)
     known = integers_of(i_in, len(dense))
     if cov_12 is None:
         cov_12 = dense[np.ix_(integers_of(i_out, len(dense)), known)]
@@ -78,7 +78,7 @@ def condition(
         >>> condition([0.0, 1.0], [[2.0, 1.0], [1.0, 4.0]], [0], [1], [3.0])
         (array([0.5]), array([[1.75]]))
     """
-    centre, dense = floats_of(mean), _square_of(covariance)
+    centre, dense = floats_of(mean), _as_square(covariance)
     if centre.shape != dense.shape[:1]:
         raise InvalidArgumentError(
             f"expected a mean of {len(dense)} features, got shape {centre.shape}"
@@ -97,7 +97,7 @@ def condition(
     return (means if np.ndim(X) == 2 else means[0]), spread.numpy()
 
 
-def _square_of(covariance: ArrayLike) -> Floats:
+def _as_square(covariance: ArrayLike) -> Floats:
     """A matrix `(n_features, n_features)`.
 
     Raises:

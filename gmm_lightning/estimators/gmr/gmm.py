@@ -1,36 +1,28 @@
-"""A mixture of Gaussians, and regression with it."""
+"""Mixture of Gaussians, and regression with it."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
-from gmm_lightning._validation import require_integer, require_number
-from gmm_lightning.distributions import (
-    Confidence,
-    MixtureOfGaussians,
-    in_confidence_region,
-    regress,
-    require_positive_density,
-)
+from gmm_lightning._validation import require_choice, require_integer, require_number
+from gmm_lightning.distributions import MixtureOfGaussians, regress, require_positive_density
 from gmm_lightning.distributions import condition as condition_mixture
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.estimators.gmr._density import Density
 from gmm_lightning.estimators.gmr._translate import (
     Converted,
     Floats,
-    floats_of,
     floats_or_none,
-    generator_of,
     mixture_of,
     require_given,
     rows_of,
     training_rows,
 )
 from gmm_lightning.estimators.gmr.ellipses import plot_error_ellipses
-from gmm_lightning.estimators.gmr.fitting import fit, shrunk
+from gmm_lightning.estimators.gmr.fitting import fit, shrink_covariances
 from gmm_lightning.estimators.gmr.functions import integers_of, require_known
 from gmm_lightning.estimators.gmr.initialization import (
     covariance_initialization,
@@ -38,7 +30,6 @@ from gmm_lightning.estimators.gmr.initialization import (
     kmeansplusplus_initialization,
 )
 from gmm_lightning.estimators.gmr.mvn import MVN
-from gmm_lightning.estimators.gmr.utils import check_random_state
 
 __all__ = [
     "GMM",
@@ -47,8 +38,10 @@ __all__ = [
     "plot_error_ellipses",
 ]
 
+_INITS = ("random", "kmeans++")
 
-class GMM:
+
+class GMM(Density):
     """A Gaussian mixture model, in gmr's terms.
 
     Parameters can be read and assigned at any time; nothing is kept that could go stale, and
@@ -59,7 +52,7 @@ class GMM:
         priors: weights of the components, `(n_components,)`.
         means: `(n_components, n_features)`.
         covariances: `(n_components, n_features, n_features)`.
-        verbose: above 0, fits say when they converge and what they had to repair.
+        verbose: above 0, fits print when they converge, and their collapse events.
         random_state: int, `RandomState`, or None for numpy's global source.
 
     Raises:
@@ -78,7 +71,6 @@ class GMM:
     priors: Converted = Converted(floats_or_none)
     means: Converted = Converted(floats_or_none)
     covariances: Converted = Converted(floats_or_none)
-    random_state: Converted = Converted(check_random_state)
 
     def __init__(
         self,
@@ -104,7 +96,7 @@ class GMM:
         init_params: str = "random",
         oracle_approximating_shrinkage: bool = False,  # noqa: FBT001, FBT002 (gmr's signature)
     ) -> Self:
-        """EM from the parameters that are there, or from new ones where they are missing.
+        """EM from the present parameters, or from initial ones where they are missing.
 
         Args:
             X: rows `(n_samples, n_features)`.
@@ -115,16 +107,22 @@ class GMM:
             oracle_approximating_shrinkage: shrink the covariances in each M-step.
 
         Raises:
-            InvalidArgumentError: an unknown start, a rule to stop that is none, or parameters that
-                do not fit.
+            InvalidArgumentError: an unknown `init_params`, `R_diff` or `n_iter` out of range, or
+                parameters that do not fit.
             InvalidDataError: unusable rows, or fewer than components.
         """
+        require_choice("init_params", init_params, _INITS)
         require_integer("n_components", self.n_components, least=1)
         require_integer("n_iter", n_iter, least=0)
         require_number("R_diff", R_diff, least=0)
         x = training_rows(X)
-        given = (self.priors, self.means, self.covariances)
-        start = initial_parameters(x, self.n_components, given, init_params, self.random_state)
+        start = initial_parameters(
+            x,
+            self.n_components,
+            (self.priors, self.means, self.covariances),
+            self.random_state,
+            kmeans=init_params == _INITS[1],
+        )
         mixture_of(*start)
         if len(start[1]) != self.n_components:
             raise InvalidArgumentError(
@@ -157,45 +155,7 @@ class GMM:
             covariance estimation, IEEE Transactions on Signal Processing 58.
         """
         self._require_given()
-        counts = floats_of(n_samples_eff)
-        fits = counts.shape in ((), (1,), (len(self.means),)) and np.isfinite(counts).all()
-        if not (fits and (counts > 0).all()):
-            raise InvalidArgumentError(
-                f"n_samples_eff must be a number > 0, or one for each of {len(self.means)} "
-                f"components, got {n_samples_eff!r}"
-            )
-        self.covariances = shrunk(self.means, self.covariances, counts)
-
-    def sample(self, n_samples: int) -> Floats:
-        """Draws `(n_samples, n_features)`, those of one component after those of the other."""
-        return self._draw(n_samples, None)
-
-    def sample_confidence_region(self, n_samples: int, alpha: float) -> Floats:
-        """Draws, each given that it lies in the region of mass alpha of its component.
-
-        Raises:
-            InvalidArgumentError: alpha outside (0, 1].
-        """
-        return self._draw(n_samples, Confidence(0.0, alpha))
-
-    def _draw(self, n_samples: int, within: Confidence | None) -> Floats:
-        x, component = self._mixture(definite=False).sample(
-            n_samples,
-            within=within,
-            return_component=True,
-            generator=generator_of(self.random_state),
-        )
-        assert isinstance(x, torch.Tensor)
-        return x[component.argsort(stable=True)].numpy()
-
-    def is_in_confidence_region(self, x: ArrayLike, alpha: float) -> Any:
-        """Whether x is in the region of mass alpha of the closest component.
-
-        A bool for one row, an array for several. See `MVN.is_in_confidence_region`.
-        """
-        mixture = self._mixture()
-        found = in_confidence_region(mixture, rows_of(x, mixture.num_features), alpha).numpy()
-        return found if np.ndim(x) == 2 else bool(found[0])
+        self.covariances = shrink_covariances(self.means, self.covariances, n_samples_eff)
 
     def to_responsibilities(self, X: ArrayLike) -> Floats:
         """`p(k | x)`, `(n_samples, n_components)`.
@@ -209,14 +169,7 @@ class GMM:
         require_positive_density(log_joint, x)
         return log_joint.softmax(-1).numpy()
 
-    def to_probability_density(self, X: ArrayLike) -> Floats:
-        """Densities of rows, `(n_samples,)`."""
-        return np.exp(self.to_log_probability_density(X))
-
-    def to_log_probability_density(self, X: ArrayLike) -> Floats:
-        """Their logarithms, finite however far a row is (not in gmr, whose densities become 0)."""
-        mixture = self._mixture()
-        return mixture.log_prob(rows_of(X, mixture.num_features)).numpy()
+    # -- regression -------------------------------------------------------------------------
 
     def condition(self, indices: ArrayLike, x: ArrayLike) -> GMM:
         """The mixture of the other features when those at `indices` are x, `(n_features_in,)`."""

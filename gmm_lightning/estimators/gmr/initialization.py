@@ -1,4 +1,4 @@
-"""Where EM starts: means far from each other, covariances by the spread of the rows."""
+"""Initial parameters of EM, from the rows."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from gmm_lightning._validation import require_choice, require_integer
+from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.estimators.gmr._translate import Floats, generator_of, training_rows
 from gmm_lightning.estimators.gmr.utils import check_random_state
-from gmm_lightning.initializers.kmeans_plus_plus import Rows, plus_plus_centres
+from gmm_lightning.initializers import DistanceTable, kmeans_plus_plus_seeds
 
 
 def kmeansplusplus_initialization(
     X: ArrayLike, n_components: int, random_state: Any = None
 ) -> Floats:
-    """Rows that k-means++ draws as centres, `(n_components, n_features)`.
+    """Centres by k-means++, `(n_components, n_features)`, rows of X.
 
     Each is drawn by the squared distance to the *nearest* centre before it (gmr: the farthest),
     the best of a few candidates.
@@ -44,15 +44,15 @@ def kmeansplusplus_initialization(
     # Distances keep their digits near the origin; one unit for all features keeps their ratios.
     centred = x - x.mean(axis=0)
     centred /= np.abs(centred).max() or 1.0
-    rows = Rows(torch.from_numpy(centred), torch.ones(len(x), dtype=torch.float64))
+    rows = DistanceTable(torch.from_numpy(centred), torch.ones(len(x), dtype=torch.float64))
     generator = generator_of(check_random_state(random_state))
-    seeds = plus_plus_centres(rows, n_components, 1, generator)[0].numpy()
+    seeds = kmeans_plus_plus_seeds(rows, n_components, 1, generator)[0].numpy()
     chosen = [np.flatnonzero((centred == seed).all(axis=1))[0] for seed in seeds]
     return x[chosen]
 
 
-def _random_initialization(X: ArrayLike, n_components: int, random_state: Any = None) -> Floats:
-    """Rows at random, of different values as long as there are any (gmr: with replacement)."""
+def _random_initialization(X: ArrayLike, n_components: int, random_state: Any) -> Floats:
+    """Random rows, with different values as long as there are any (gmr: with replacement)."""
     x = training_rows(X)
     _require_enough(x, n_components)
     order = check_random_state(random_state).permutation(len(x))
@@ -90,43 +90,31 @@ def covariance_initialization(X: ArrayLike, n_components: int) -> Floats:
     return np.tile(np.diag((distance / n_components) ** 2), (n_components, 1, 1)).reshape(-1, d, d)
 
 
+def _require_enough(x: Floats, n_components: int) -> None:
+    require_integer("n_components", n_components, least=1)
+    if n_components > len(x):
+        raise InvalidDataError(f"expected at least {n_components} rows, got {len(x)}")
+
+
 def initial_parameters(
     x: Floats,
     n_components: int,
     given: tuple[Floats | None, Floats | None, Floats | None],
-    init_params: str,
     random_state: Any,
+    *,
+    kmeans: bool,
 ) -> tuple[Floats, Floats, Floats]:
-    """Priors, means and covariances to start from: the given ones, and new ones for None.
-
-    Raises:
-        InvalidArgumentError: an unknown `init_params`.
-    """
-    (priors, means, covariances), d = given, x.shape[1]
-    choose = _MEANS[require_choice("init_params", init_params, _MEANS)]
+    """Priors, means and covariances: those that are given, and initial ones for None."""
+    priors, means, covariances = given
     if priors is None:
         priors = np.full(n_components, 1.0 / n_components)
     if means is None:
-        means = choose(x, n_components, random_state)
+        initialize = kmeansplusplus_initialization if kmeans else _random_initialization
+        means = initialize(x, n_components, random_state)
     if covariances is None:
-        covariances = np.tile(np.eye(d), (n_components, 1, 1))
-        if choose is kmeansplusplus_initialization and len(x) > 1:
+        covariances = np.tile(np.eye(x.shape[1]), (n_components, 1, 1))
+        if kmeans and len(x) > 1:
             spread = covariance_initialization(x, n_components)
-            # A feature that never varies tells nothing apart, whatever its variance.
+            # The variance of a constant feature does not matter: 1 keeps it regular.
             covariances = np.where(spread.max(axis=2, keepdims=True) > 0, spread, covariances)
     return priors, means, covariances
-
-
-_MEANS = {"random": _random_initialization, "kmeans++": kmeansplusplus_initialization}
-
-
-def _require_enough(x: Floats, n_components: int) -> None:
-    """Refuse more centres than rows.
-
-    Raises:
-        InvalidArgumentError: `n_components` below 1.
-        InvalidDataError: fewer rows than components.
-    """
-    require_integer("n_components", n_components, least=1)
-    if n_components > len(x):
-        raise InvalidDataError(f"expected at least {n_components} rows, got {len(x)}")

@@ -1,28 +1,25 @@
-"""A single Gaussian."""
+"""Single Gaussian."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from gmm_lightning.distributions import (
-    Confidence,
     MixtureOfGaussians,
     ellipses,
     from_sigma_points,
-    in_confidence_region,
     sigma_points,
     squared_mahalanobis,
 )
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.estimators.gmr._density import Density
 from gmm_lightning.estimators.gmr._translate import (
     Converted,
     Floats,
     floats_or_none,
-    generator_of,
     mixture_of,
     require_given,
     rows_of,
@@ -36,7 +33,6 @@ from gmm_lightning.estimators.gmr.functions import (
     invert_indices,
     regression_coefficients,
 )
-from gmm_lightning.estimators.gmr.utils import check_random_state
 
 __all__ = [
     "MVN",
@@ -47,17 +43,17 @@ __all__ = [
 ]
 
 
-class MVN:
+class MVN(Density):
     """A multivariate normal distribution, in gmr's terms.
 
     Mean and covariance can be read and assigned at any time; nothing is kept that could go stale.
-    A singular covariance serves draws, moments and conditionals; asking it for a density is an
-    error (gmr: `1e-3 I` is added silently, whatever the scale).
+    A singular covariance has samples, moments and conditionals; its density is an error (gmr:
+    `1e-3 I` is added silently, whatever the scale).
 
     Args:
         mean: `(n_features,)`.
         covariance: `(n_features, n_features)`.
-        verbose: kept, for there is nothing to say.
+        verbose: kept, without effect.
         random_state: int, `RandomState`, or None for numpy's global source.
 
     Raises:
@@ -71,7 +67,6 @@ class MVN:
 
     mean: Converted = Converted(floats_or_none)
     covariance: Converted = Converted(floats_or_none)
-    random_state: Converted = Converted(check_random_state)
 
     def __init__(
         self,
@@ -111,51 +106,11 @@ class MVN:
         peak = mixture.log_prob(mixture.means[0])
         return float(peak.exp()), -0.5 * squared_mahalanobis(mixture, x)[:, 0].numpy()
 
-    def to_probability_density(self, X: ArrayLike) -> Floats:
-        """Densities of rows, `(n_samples,)`."""
-        return np.exp(self.to_log_probability_density(X))
-
-    def to_log_probability_density(self, X: ArrayLike) -> Floats:
-        """Their logarithms, finite however far a row is (not in gmr, whose densities become 0)."""
-        mixture = self._mixture()
-        return mixture.log_prob(rows_of(X, mixture.num_features)).numpy()
-
     def squared_mahalanobis_distance(self, x: ArrayLike) -> Any:
         """`(x - mean)' covariance^-1 (x - mean)`: a float for one row, an array for several."""
         mixture = self._mixture()
         values = squared_mahalanobis(mixture, rows_of(x, mixture.num_features))[:, 0].numpy()
         return values if np.ndim(x) == 2 else float(values[0])
-
-    def is_in_confidence_region(self, x: ArrayLike, alpha: float) -> Any:
-        """Whether x lies where the mass alpha lies: a bool for one row, an array for several.
-
-        The radius has as many degrees of freedom as features (gmr: one less, and in 1-D the
-        variance in place of the standard deviation).
-        """
-        mixture = self._mixture()
-        found = in_confidence_region(mixture, rows_of(x, mixture.num_features), alpha).numpy()
-        return found if np.ndim(x) == 2 else bool(found[0])
-
-    # -- draws ------------------------------------------------------------------------------
-
-    def sample(self, n_samples: int) -> Floats:
-        """Draws `(n_samples, n_features)`."""
-        return self._draw(n_samples, None)
-
-    def sample_confidence_region(self, n_samples: int, alpha: float) -> Floats:
-        """Draws, given that they lie in the region of mass alpha, without rejections.
-
-        Raises:
-            InvalidArgumentError: alpha outside (0, 1].
-        """
-        return self._draw(n_samples, Confidence(0.0, alpha))
-
-    def _draw(self, n_samples: int, within: Confidence | None) -> Floats:
-        drawn = self._mixture(definite=False).sample(
-            n_samples, within=within, generator=generator_of(self.random_state)
-        )
-        assert isinstance(drawn, torch.Tensor)
-        return drawn.numpy()
 
     # -- features ---------------------------------------------------------------------------
 
@@ -183,7 +138,7 @@ class MVN:
     # -- shape ------------------------------------------------------------------------------
 
     def to_ellipse(self, factor: float = 1.0) -> tuple[float, float, float]:
-        """Angle in radians and both semi-axes, the longer one first, at so many deviations.
+        """Angle in radians and both semi-axes, the longer one first, at `factor` deviations.
 
         Raises:
             InvalidArgumentError: a factor that is not positive, or another number of features.

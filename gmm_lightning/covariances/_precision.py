@@ -1,9 +1,8 @@
-"""Dense covariances by the inverse of their factor: the form in which a network predicts them."""
+"""Dense covariances by Cholesky factors of their precisions, as networks predict them."""
 
 from __future__ import annotations
 
-from abc import ABC
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +15,7 @@ from gmm_lightning.linalg import factor_of_rows
 
 
 @dataclass(frozen=True)
-class InverseDense(Dense, ABC):
+class PrecisionCholesky(Dense):
     """Free ellipsoids as `Sigma^-1 = A' A`, with A the inverse of the lower Cholesky factor.
 
     The scale `(*B, G, D (D + 1) / 2)` holds `log L_dd = -log A_dd`, then the entries of A below
@@ -27,7 +26,14 @@ class InverseDense(Dense, ABC):
     References:
         P. M. Williams (1996), Using neural networks to model conditional multivariate densities,
         Neural Computation 8.
+
+    Example:
+        >>> PrecisionCholesky().shape(num_components=3, num_features=2)
+        (3, 3)
     """
+
+    name: ClassVar[str] = "precision_cholesky"
+    whitens_by_solve: ClassVar[bool] = False
 
     def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
         return (self.groups(num_components), num_features * (num_features + 1) // 2)
@@ -38,6 +44,14 @@ class InverseDense(Dense, ABC):
     def raw(self, scale: Tensor) -> Tensor:
         return scale
 
+    def rescale(self, scale: Tensor, factor: float, num_features: int) -> Tensor:
+        logs, below = scale.split((num_features, scale.shape[-1] - num_features), -1)
+        return torch.cat([logs + math.log(factor), below / factor], -1)
+
+    def log_scale_mask(self, num_components: int, num_features: int) -> Tensor:
+        shape = self.shape(num_components, num_features)
+        return (torch.arange(shape[-1]) < num_features).expand(shape)
+
     def raw_entry_scales(self, unit: Tensor, num_components: int) -> Tensor:
         # An entry below the diagonal multiplies the feature of its column.
         columns = torch.tril_indices(unit.shape[-1], unit.shape[-1], -1, device=unit.device)[1]
@@ -46,28 +60,22 @@ class InverseDense(Dense, ABC):
             *unit.shape[:-1], *self.shape(num_components, unit.shape[-1])
         )
 
-    def on_logs(
-        self, change: Callable[..., Tensor], num_features: int, raw: Tensor, *others: Tensor
-    ) -> Tensor:
-        logs, below = raw.split((num_features, raw.shape[-1] - num_features), -1)
-        changed = change(logs, *(other[..., :num_features] for other in others))
-        return torch.cat([changed, below], -1)
-
-    def predicted(self) -> InverseDense:
-        return self
-
     # -- density ----------------------------------------------------------------------------
 
     def whiten(self, scale: Tensor, diff: Tensor) -> Tensor:
-        return self.whiten_raw(lambda logs: logs, diff, scale)[0]
-
-    def whiten_raw(
-        self, change: Callable[..., Tensor], diff: Tensor, raw: Tensor, *others: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        d = diff.shape[-1]
         # Split once: every slice on its own would have a gradient of the size of the whole.
-        logs, below = raw.split((d, raw.shape[-1] - d), -1)
-        logs = change(logs, *(other[..., :d] for other in others))
+        logs, below = scale.split((diff.shape[-1], scale.shape[-1] - diff.shape[-1]), -1)
+        return self.whiten_parts(logs, below, diff)
+
+    def whiten_parts(self, logs: Tensor, below: Tensor, diff: Tensor) -> Tensor:
+        """Whitened differences, `(*S, *B, K, D)`, by the two parts of a scale.
+
+        Args:
+            logs: logarithms of the diagonal of L, `(*B, G, D)`.
+            below: entries of A below its diagonal, `(*B, G, D (D - 1) / 2)`.
+            diff: `(*S, *B, K, D)`.
+        """
+        d = diff.shape[-1]
         white = diff * torch.exp(-logs)
         if d > 1:
             # Products with matrices of zeros and ones pick columns and add up rows, which is
@@ -77,7 +85,7 @@ class InverseDense(Dense, ABC):
             pick = (every.unsqueeze(-1) == columns).to(diff)
             gather = (rows.unsqueeze(-1) == every).to(diff)
             white = white + (below * (diff @ pick)) @ gather
-        return white, logs.sum(-1)
+        return white
 
     def half_log_det(self, scale: Tensor, num_features: int) -> Tensor:
         return scale[..., :num_features].sum(-1)
@@ -89,7 +97,6 @@ class InverseDense(Dense, ABC):
         return ((inverse @ projected) * inverse).sum((-2, -1))
 
     def inverse_tril(self, scale: Tensor, num_features: int) -> Tensor:
-        """A, dense, `(*B, G, D, D)`."""
         rows, columns = torch.tril_indices(num_features, num_features, -1, device=scale.device)
         below = scale.new_zeros(*scale.shape[:-1], num_features, num_features)
         below[..., rows, columns] = scale[..., num_features:]
@@ -100,44 +107,37 @@ class InverseDense(Dense, ABC):
         identity = torch.eye(num_features, dtype=scale.dtype, device=scale.device)
         return torch.linalg.solve_triangular(inverse, identity.expand_as(inverse), upper=False)
 
-    # -- parts and estimates ----------------------------------------------------------------
-
     def marginal(self, scale: Tensor, kept: Tensor, num_features: int) -> Tensor:
-        return packed_inverse(factor_of_rows(self.scale_tril(scale, num_features)[..., kept, :]))
+        return _pack_inverse(factor_of_rows(self.scale_tril(scale, num_features)[..., kept, :]))
 
     def condition(
         self, scale: Tensor, given: Tensor, rest: Tensor, num_features: int
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         known, unknown, slope = super().condition(scale, given, rest, num_features)
-        return packed_inverse(known), packed_inverse(unknown), slope
+        return _pack_inverse(known), _pack_inverse(unknown), slope
+
+    # -- statistics -------------------------------------------------------------------------
 
     def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
-        return packed_inverse(super().estimate(scatter, dof))
+        return _pack_inverse(super().estimate(scatter, dof))
 
     def features(self, num_features: int) -> Features | None:
         return None
 
 
-def packed_inverse(factor: Tensor) -> Tensor:
-    """The scale of lower Cholesky factors `(*B, G, D, D)`."""
+@dataclass(frozen=True)
+class TiedPrecisionCholesky(PrecisionCholesky):
+    """One free ellipsoid shared by all components, in the same form."""
+
+    name: ClassVar[str] = "tied_precision_cholesky"
+    tied: ClassVar[bool] = True
+
+
+def _pack_inverse(factor: Tensor) -> Tensor:
+    """Scales `(*B, G, D (D + 1) / 2)` of lower Cholesky factors `(*B, G, D, D)`."""
     d = factor.shape[-1]
     identity = torch.eye(d, dtype=factor.dtype, device=factor.device).expand_as(factor)
     inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
     rows, columns = torch.tril_indices(d, d, -1, device=factor.device)
     logs = factor.diagonal(dim1=-2, dim2=-1).log()
     return torch.cat([logs, inverse[..., rows, columns]], -1)
-
-
-@dataclass(frozen=True)
-class FullInverse(InverseDense):
-    """A free ellipsoid for each component."""
-
-    name: ClassVar[str] = "full"
-
-
-@dataclass(frozen=True)
-class TiedInverse(InverseDense):
-    """One free ellipsoid for all components."""
-
-    name: ClassVar[str] = "tied"
-    tied: ClassVar[bool] = True

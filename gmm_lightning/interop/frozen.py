@@ -1,4 +1,4 @@
-"""A layer as a module of sums and products alone, which every run-time can carry out."""
+"""Export of mixtures with constant parameters, by sums and products alone."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gmm_lightning._validation import require_choice
 from gmm_lightning.distributions import LOG_2PI
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.interop._parts import Source, in_full
+from gmm_lightning.interop._parts import LayerOrMixture, to_float64
 from gmm_lightning.linalg import full_precision
 from gmm_lightning.rows import Batch
 
-SUMMARIES: dict[str, Callable[[Tensor], Tensor]] = {
+_OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "log_prob": lambda log_joint: log_joint.logsumexp(-1),
     "responsibilities": lambda log_joint: log_joint.softmax(-1),
     "predict": lambda log_joint: log_joint.argmax(-1),
 }
 
 
-class BakedMixture(nn.Module):
+class FrozenMixture(nn.Module):
     """`log pi_k N(x | mu_k, Sigma_k) = c_k - |W_k (x - mu_k)|^2 / 2` with constants as buffers.
 
     `W_k = L_k^-1` and `c_k = log pi_k - log|Sigma_k| / 2 - D log(2 pi) / 2` are computed once, in
     float64. Rows are centred before the product, so that a mixture far from the origin keeps its
-    digits; what rounding to a narrower dtype takes from the means is kept in `shift`.
+    digits; the rounding error of the means in a narrower dtype is whitened and kept in `shift`.
 
     Shape:
         x `(*S, *B, D)` gives `(*S, *B)`, or `(*S, *B, K)` for responsibilities.
 
     Args:
         source: the layer or mixture; its parameters are copied.
-        output: what `forward` returns: `log_prob`, `responsibilities` or `predict`.
+        output: result of `forward`: `log_prob`, `responsibilities` or `predict`.
         dtype: of the buffers; None: that of the source.
 
     Raises:
@@ -46,14 +47,11 @@ class BakedMixture(nn.Module):
     shift: Tensor | None
 
     def __init__(
-        self, source: Source, output: str = "log_prob", *, dtype: torch.dtype | None = None
+        self, source: LayerOrMixture, output: str = "log_prob", *, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
-        if output not in SUMMARIES:
-            raise InvalidArgumentError(
-                f"output must be one of {', '.join(SUMMARIES)}, got {output!r}"
-            )
-        mixture = in_full(source)
+        require_choice("output", output, _OUTPUTS)
+        mixture = to_float64(source)
         self.output, self.batch_dims = output, len(mixture.batch_shape)
         kind = (source.means.device, dtype or source.means.dtype)
         means = mixture.means.to(kind[1])
@@ -75,23 +73,23 @@ class BakedMixture(nn.Module):
         self.evidence = copy.deepcopy(getattr(source, "evidence", None))
 
     def forward(self, x: Tensor) -> Tensor:
-        """What `output` says."""
-        return SUMMARIES[self.output](self.log_joint(x))
+        """The answer that `output` names."""
+        return _OUTPUTS[self.output](self.log_joint(x))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """`log p(x)`, `(*S, *B)`."""
-        return SUMMARIES["log_prob"](self.log_joint(x))
+        """Log densities `log p(x)`, `(*S, *B)`."""
+        return _OUTPUTS["log_prob"](self.log_joint(x))
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        """`p(k | x)`, `(*S, *B, K)`."""
-        return SUMMARIES["responsibilities"](self.log_joint(x))
+        """Responsibilities `p(k | x)`, `(*S, *B, K)`."""
+        return _OUTPUTS["responsibilities"](self.log_joint(x))
 
     def predict(self, x: Tensor) -> Tensor:
-        """The most probable component, `(*S, *B)`."""
-        return SUMMARIES["predict"](self.log_joint(x))
+        """Most probable component of each row, `(*S, *B)`."""
+        return _OUTPUTS["predict"](self.log_joint(x))
 
     def log_joint(self, x: Tensor) -> Tensor:
-        """`log pi_k + log N(x | mu_k, Sigma_k)`, plus the evidence: `(*S, *B, K)`.
+        """Log joint densities `log pi_k + log N(x | mu_k, Sigma_k)` + evidence, `(*S, *B, K)`.
 
         Raises:
             InvalidArgumentError: rows of another width.
@@ -124,22 +122,21 @@ class BakedMixture(nn.Module):
 
 
 def export_module(
-    layer: Source, output: str = "log_prob", *, dtype: torch.dtype | None = None
-) -> BakedMixture:
-    """A module with the layer's parameters baked in, for `torch.export` and ONNX.
+    layer: LayerOrMixture, output: str = "log_prob", *, dtype: torch.dtype | None = None
+) -> FrozenMixture:
+    """Module with copies of the layer's parameters as constants, for `torch.export` and ONNX.
 
-    Triangular solves do not convert to ONNX: this module multiplies by inverse factors. It holds
-    no parameters, and later changes of the layer do not reach it. The layer's evidence goes with
-    it as a submodule.
+    Triangular solves do not convert to ONNX: this module multiplies by inverse factors. Later
+    changes of the layer do not reach it. The layer's evidence goes with it as a submodule.
 
     Args:
         layer: a layer or a `MixtureOfGaussians`, of any family and batch shape.
         output: `log_prob`, `responsibilities` or `predict`.
-        dtype: of the module; None: that of the layer. A float64 layer as a float32 module loses
-            only what rounding the rows loses.
+        dtype: of the module; None: that of the layer. The error of a float32 module is some D + 1
+            times that of rounding its rows to float32.
 
     Raises:
-        InvalidArgumentError: another output, or something that is not a mixture.
+        InvalidArgumentError: another output, or neither a layer nor a mixture.
 
     Example:
         >>> from gmm_lightning.interop import export_module
@@ -152,4 +149,4 @@ def export_module(
         To ONNX: `torch.onnx.export(module, (torch.zeros(4, 2),), "mixture.onnx", dynamo=True,
         dynamic_shapes=({0: rows},))`.
     """
-    return BakedMixture(layer, output, dtype=dtype).eval()
+    return FrozenMixture(layer, output, dtype=dtype).eval()

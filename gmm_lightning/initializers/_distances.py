@@ -1,22 +1,19 @@
-"""Distances from rows to centres by matrix products, in blocks that stay in the cache."""
+"""Squared distances from rows to centres, by matrix products."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Distances held at once: 512 KiB of float64, to share a second-level cache with their rows.
-BLOCK = 1 << 16
-# Rows summed at once.
-STEP = 1 << 11
+from gmm_lightning._chunking import rows_per_chunk
 
 
-class Rows:
-    """Weighted rows in standard units, laid out so that one product gives squared distances.
+class DistanceTable:
+    """Weighted rows in standard units, stored so that one product gives squared distances.
 
     `|x - c|^2 = <(-2 c, |c|^2, 1), (x, 1, |x|^2)>`. In standard units the terms are of the size of
-    the distances, so that little cancels. Every start has matrix products of its own, of the same
-    shape however many starts there are: what a start gets does not depend on the others.
+    the distances, so that little cancels. The matrix products of a start have the same shape for
+    any number of starts, so that its results do not depend on the others.
 
     Args:
         x: rows `(N, D)`.
@@ -52,32 +49,34 @@ class Rows:
         coefficients = _coefficients(centres)
         labels = torch.empty(num_starts, len(self), dtype=torch.long, device=centres.device)
         distance = centres.new_empty(num_starts, len(self))
-        n = max(1, min(len(self), BLOCK // num_components))
-        together = min(num_starts, max(1, BLOCK // (n * num_components)))
-        buffer = centres.new_empty(together * num_components * n)
-        places = torch.arange(num_components, dtype=centres.dtype, device=centres.device)
-        code = torch.stack([torch.ones_like(places), places]).expand(together, -1, -1)
+        # A third of the cache: the distances share it with their rows.
+        n = min(max(1, len(self)), rows_per_chunk(3 * num_components, centres))
+        starts = min(num_starts, rows_per_chunk(3 * n * num_components, centres))
+        buffer = centres.new_empty(starts * num_components * n)
+        index = torch.arange(num_components, dtype=centres.dtype, device=centres.device)
+        code = torch.stack([torch.ones_like(index), index]).expand(starts, -1, -1)
         for i in range(0, len(self), n):
             part = self.features[:, i : i + n]
-            for j in range(0, num_starts, together):
-                some = coefficients[j : j + together]
+            for j in range(0, num_starts, starts):
+                some = coefficients[j : j + starts]
                 shape = torch.Size((*some.shape[:2], part.shape[-1]))
-                block = _product(some, part, buffer[: shape.numel()].view(shape))
-                at = slice(j, j + together), slice(i, i + n)
-                _first_least(block, code[: len(some)], labels[at], distance[at])
+                chunk = _product(some, part, buffer[: shape.numel()].view(shape))
+                at = slice(j, j + starts), slice(i, i + n)
+                _first_minimum(chunk, code[: len(some)], labels[at], distance[at])
         return labels, distance.clamp_(min=0)
 
     def sums(self, labels: Tensor, num_components: int) -> Tensor:
-        """Each cluster's weighted sum of rows and, last, its mass, `(R, K, D + 1)`."""
+        """Weighted sum of the rows of each cluster and, last, its weight, `(R, K, D + 1)`."""
         sums = self.x.new_zeros(len(labels), num_components, self.x.shape[-1] + 1)
-        for i in range(0, len(self), STEP):
-            terms = self._terms(slice(i, i + STEP))
-            for total, label in zip(sums, labels[:, i : i + STEP], strict=True):
+        step = rows_per_chunk(8 * sums.shape[-1], sums)
+        for i in range(0, len(self), step):
+            terms = self._terms(slice(i, i + step))
+            for total, label in zip(sums, labels[:, i : i + step], strict=True):
                 total.index_add_(0, label, terms)
         return sums
 
-    def transfer(self, sums: Tensor, before: Tensor, labels: Tensor) -> None:
-        """Bring the `sums` of the labels before up to date, by the rows that moved."""
+    def update_sums(self, sums: Tensor, before: Tensor, labels: Tensor) -> None:
+        """Update the `sums` of the labels `before` in place, by the rows whose labels changed."""
         for total, old, new, moved in zip(sums, before, labels, before != labels, strict=True):
             some = moved.nonzero().squeeze(-1)
             terms = self._terms(some)
@@ -97,13 +96,13 @@ def _product(coefficients: Tensor, features: Tensor, out: Tensor | None) -> Tens
     return torch.bmm(coefficients, features.expand(len(coefficients), -1, -1), out=out)
 
 
-def _first_least(block: Tensor, code: Tensor, index: Tensor, value: Tensor) -> None:
-    """Write the first index and value of each column's least entry; spends the block `(R, K, n)`.
+def _first_minimum(chunk: Tensor, code: Tensor, index: Tensor, value: Tensor) -> None:
+    """Write the first index and value of the minimum of each column, overwriting `(R, K, n)`.
 
-    Several times faster than a minimum with indices: the least entries are marked by ones, and
-    one product with the code `(R, 2, K)`, ones and indices, counts them and adds up their indices.
+    Several times faster than a minimum with indices: the minima are marked by ones, and one
+    product with the code `(R, 2, K)`, ones and indices, counts them and adds up their indices.
     """
-    torch.amin(block, 1, keepdim=True, out=value.unsqueeze(1))
-    marks = block.eq_(value.unsqueeze(1))
+    torch.amin(chunk, 1, keepdim=True, out=value.unsqueeze(1))
+    marks = chunk.eq_(value.unsqueeze(1))
     count, place = torch.bmm(code, marks).unbind(1)
     index.copy_(marks.max(1).indices if bool((count > 1).any()) else place)

@@ -1,0 +1,66 @@
+"""Class labels of any kind as indices."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmm_lightning._chunking import is_tracing
+from gmm_lightning._validation import format_list, format_rows
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+
+
+class LabelEncoder:
+    """Different labels, and their positions among them.
+
+    Args:
+        classes: the labels; those of a tensor or an array become plain Python values.
+
+    Raises:
+        InvalidArgumentError: labels that are not `number` different ones.
+    """
+
+    def __init__(self, classes: Iterable[Hashable], number: int) -> None:
+        listed = classes.tolist() if isinstance(classes, Tensor | np.ndarray) else list(classes)
+        self.classes: tuple[Any, ...] = tuple(
+            label.item() if isinstance(label, np.generic) else label for label in listed
+        )
+        if len(self.classes) != number or len(set(self.classes)) != number:
+            raise InvalidArgumentError(
+                f"a layer of {number} mixtures needs {number} different classes, got "
+                f"{format_list(map(repr, self.classes))}"
+            )
+        self._index = {label: i for i, label in enumerate(self.classes)}
+        self._trivial = self.classes == tuple(range(number))
+
+    def encode(self, y: Any, device: torch.device) -> Tensor:
+        """Indices of labels of any shape, on a device.
+
+        Raises:
+            InvalidDataError: labels that are not among the classes, by row.
+        """
+        if isinstance(y, Tensor):
+            if self._trivial and not y.is_floating_point():
+                valid = is_tracing() or not bool(((y < 0) | (y >= len(self.classes))).any())
+                if valid:
+                    return y.to(device, torch.long)
+            y = y.detach().cpu().numpy()
+        array = np.asarray(y)
+        try:
+            values, inverse = np.unique(array, return_inverse=True)
+        except TypeError:
+            raise InvalidDataError("y must hold labels of one kind, all numbers or text") from None
+        codes = np.array([self._index.get(value, -1) for value in values.tolist()], dtype=np.int64)
+        indices = torch.as_tensor(codes[inverse].reshape(array.shape))
+        if bool((indices < 0).any()):
+            unknown = format_list(map(repr, values[codes < 0].tolist()))
+            raise InvalidDataError(
+                f"y has labels that are not among the {len(self.classes)} classes "
+                f"{format_list(map(repr, self.classes))}: {unknown} in row(s) "
+                f"{format_rows((indices < 0).reshape(-1))}; leave out the rows without a label"
+            )
+        return indices.to(device)
