@@ -7,6 +7,7 @@ servers and notebooks alike.
 
 from __future__ import annotations
 
+from gmm_lightning.plotting._ellipses import confidence_ellipse_std_devs
 from gmm_lightning.plotting.calibration import plot_calibration
 from gmm_lightning.plotting.convergence import plot_convergence
 from gmm_lightning.plotting.density import plot_density
@@ -16,7 +17,6 @@ from gmm_lightning.plotting.images import plot_images
 from gmm_lightning.plotting.mixture import plot_mixture
 from gmm_lightning.plotting.pairs import plot_pairs
 from gmm_lightning.plotting.palette import palette
-from gmm_lightning.plotting.radii import confidence_ellipse_std_devs
 from gmm_lightning.plotting.regression import plot_regression
 from gmm_lightning.plotting.responsibilities import plot_responsibilities
 from gmm_lightning.plotting.samples import plot_samples

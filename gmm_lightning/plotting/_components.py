@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from reprlib import repr as short
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,26 +14,11 @@ from numpy.typing import NDArray
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._rows import to_array
+from gmm_lightning.layers import GMMLayer
+from gmm_lightning.plotting._rows import Array, to_array
 
-
-class MixtureLike(Protocol):
-    """A mixture of Gaussians, as `MixtureOfGaussians` and `GMMLayer` both are."""
-
-    @property
-    def weights(self) -> torch.Tensor:
-        """Component probabilities `(K,)`."""
-        ...
-
-    @property
-    def means(self) -> torch.Tensor:
-        """Component means `(K, D)`."""
-        ...
-
-    @property
-    def scale_tril(self) -> torch.Tensor:
-        """Lower Cholesky factors of the component covariances `(K, D, D)`."""
-        ...
+# Or anything with the same `weights` (K,), `means` (K, D) and `scale_tril` (K, D, D).
+MixtureLike = MixtureOfGaussians | GMMLayer | Any
 
 
 @dataclass(frozen=True)
@@ -41,21 +26,33 @@ class Components:
     """The components with finite parameters, in the d coordinates of a picture.
 
     Attributes:
+        num_components: K, those left out included.
         index: Their numbers among the K, `(J,)`.
         weights: `(J,)`.
         means: `(J, d)`.
         factors: F `(J, d, D)` of covariances `F F'`, which need not have full rank.
     """
 
+    num_components: int
     index: NDArray[np.intp]
-    weights: NDArray[np.float64]
-    means: NDArray[np.float64]
-    factors: NDArray[np.float64]
+    weights: Array
+    means: Array
+    factors: Array
+
+    @property
+    def num_features(self) -> int:
+        """The number of coordinates, d."""
+        return self.means.shape[-1]
 
     @cached_property
-    def covariances(self) -> NDArray[np.float64]:
+    def covariances(self) -> Array:
         """`F F'`, `(J, d, d)`."""
         return self.factors @ np.swapaxes(self.factors, -1, -2)
+
+    @cached_property
+    def stds(self) -> Array:
+        """Standard deviations of the coordinates, `(J, d)`."""
+        return np.linalg.norm(self.factors, axis=-1)
 
     @cached_property
     def ellipses(self) -> list[tuple[float, float, float]]:
@@ -67,25 +64,37 @@ class Components:
         angles = np.degrees(np.arctan2(axes[:, 1, 0], axes[:, 0, 0]))
         return np.column_stack([2 * lengths, angles]).tolist()
 
-    def project(self, origin: NDArray[np.float64], axes: NDArray[np.float64]) -> Components:
-        """The marginal components in coordinates along the orthonormal `axes` (D, d)."""
-        means = (self.means - origin) @ axes
-        return Components(self.index, self.weights, means, axes.T @ self.factors)
+    def select(self, mask: NDArray[np.bool_]) -> Components:
+        """Some of the components."""
+        names = ("index", "weights", "means", "factors")
+        return replace(self, **{name: getattr(self, name)[mask] for name in names})
 
-    def with_weight(self) -> Components:
-        """The components of positive weight."""
-        used = self.weights > 0
-        return Components(
-            self.index[used], self.weights[used], self.means[used], self.factors[used]
-        )
+    def density(self) -> tuple[MixtureOfGaussians, NDArray[np.intp]]:
+        """The mixture, in float64 on the CPU, of the components with a density, and their numbers.
+
+        A density needs a positive weight and a covariance of full rank.
+        """
+        factor, info = torch.linalg.cholesky_ex(torch.from_numpy(self.covariances))
+        pivots = factor.diagonal(dim1=-2, dim2=-1)
+        kept = (self.weights > 0) & ((info == 0) & (pivots > 0).all(-1)).numpy()
+        if not kept.any():
+            raise InvalidArgumentError(
+                "expected a component with positive weight, finite parameters and a covariance of "
+                "full rank, got none; such a mixture has no density to draw"
+            )
+        logits, means = torch.from_numpy(self.weights).log(), torch.from_numpy(self.means)
+        return MixtureOfGaussians(logits[kept], means[kept], factor[kept]), self.index[kept]
+
+    def responsibilities(self, x: Array) -> Array:
+        """`p(k | x)` of all K components `(N, K)`, zero for those without a density."""
+        mixture, index = self.density()
+        full = np.zeros((len(x), self.num_components))
+        full[:, index] = map_rows(mixture.responsibilities, mixture, x)
+        return full
 
 
 def components(mixture: MixtureLike) -> Components:
-    """Weights, means and factors of the components whose parameters are all finite.
-
-    Raises:
-        InvalidArgumentError: `mixture` is not a mixture, or a batch of mixtures.
-    """
+    """The components whose parameters are all finite."""
     if not all(hasattr(mixture, name) for name in ("weights", "means", "scale_tril")):
         raise InvalidArgumentError(f"expected a mixture, or a layer with one, got {short(mixture)}")
     weights = to_array(mixture.weights)
@@ -94,20 +103,16 @@ def components(mixture: MixtureLike) -> Components:
             f"expected one mixture (batch shape ()), got batch shape {weights.shape[:-1]}; plot "
             "one mixture of the batch at a time, made from its own slice of the parameters"
         )
-    means, tril = to_array(mixture.means), to_array(mixture.scale_tril)
+    means = to_array(mixture.means)
+    tril = np.broadcast_to(to_array(mixture.scale_tril), (*means.shape, means.shape[-1]))
+    parts = Components(len(weights), np.arange(len(weights)), weights, means, tril)
     # Covariances that overflow cannot be drawn either, which is no reason to warn.
     with np.errstate(over="ignore", invalid="ignore"):
-        covariances = tril @ np.swapaxes(tril, -1, -2)
-    finite = (
-        np.isfinite(weights) & np.isfinite(means).all(-1) & np.isfinite(covariances).all((1, 2))
-    )
-    tril = np.broadcast_to(tril, (*means.shape, means.shape[-1]))
-    return Components(np.flatnonzero(finite), weights[finite], means[finite], tril[finite])
+        finite = np.isfinite(parts.covariances).all((1, 2))
+    return parts.select(finite & np.isfinite(weights) & np.isfinite(means).all(-1))
 
 
-def principal_plane(
-    mixture: MixtureLike,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def principal_plane(parts: Components) -> tuple[Array, Array, Array]:
     """The plane through the mixture's mean in which the mixture itself varies most.
 
     Its covariance is `sum_k w_k Sigma_k + sum_k w_k (mu_k - m)(mu_k - m)'`: within plus between
@@ -115,14 +120,11 @@ def principal_plane(
     same mixture with different data can be laid over each other.
 
     Returns:
-        The origin (D,), two orthonormal axes as columns (D, 2), each with its largest loading
-        positive, and the share of the total variance along each (2,). A mixture without a finite
-        component or covariance gives the first two coordinate axes and shares of zero.
+        The origin (D,), two orthonormal axes (D, 2), and the share of the total variance along
+        each (2,): the first two coordinate axes and zeros where the covariance is not finite.
     """
-    parts = components(mixture)
-    num_features = parts.means.shape[-1]
-    fallback = np.zeros(num_features), np.eye(num_features)[:, :2], np.zeros(2)
-    total_weight = parts.weights.sum()
+    size, total_weight = parts.num_features, parts.weights.sum()
+    fallback = np.zeros(size), np.eye(size)[:, :2], np.zeros(2)
     if not total_weight > 0:
         return fallback
     with np.errstate(over="ignore", invalid="ignore"):
@@ -135,46 +137,13 @@ def principal_plane(
         return fallback
     variances, vectors = np.linalg.eigh(covariance)
     axes = vectors[:, [-1, -2]]
-    # An eigenvector has no sign of its own; this rule keeps a picture from flipping between runs.
+    # The sign of an eigenvector is arbitrary; this rule keeps a picture from flipping between runs.
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])
     total = variances.sum()
     return origin, axes, variances[[-1, -2]] / total if total > 0 else np.zeros(2)
 
 
-def density_of(parts: Components) -> tuple[MixtureOfGaussians, NDArray[np.intp]]:
-    """The mixture of the components that have a density, in float64 on the CPU.
-
-    Returns:
-        The mixture of the components with a positive weight and a covariance of full rank, and
-        their numbers among the K.
-
-    Raises:
-        InvalidArgumentError: There is no such component.
-    """
-    factor, info = torch.linalg.cholesky_ex(torch.from_numpy(parts.covariances))
-    pivots = factor.diagonal(dim1=-2, dim2=-1)
-    kept = (parts.weights > 0) & ((info == 0) & (pivots > 0).all(-1)).numpy()
-    if not kept.any():
-        raise InvalidArgumentError(
-            "expected a component with positive weight, finite parameters and a covariance of full "
-            "rank, got none; such a mixture has no density to draw"
-        )
-    mixture = MixtureOfGaussians(
-        torch.from_numpy(np.log(parts.weights[kept])),
-        torch.from_numpy(parts.means[kept]),
-        factor[torch.from_numpy(kept)],
-    )
-    return mixture, parts.index[kept]
-
-
-def responsibilities_of(
-    parts: Components, x: NDArray[np.float64], num_components: int
-) -> NDArray[np.float64]:
-    """`p(k | x)` of all K components (N, K), zero for those without a density."""
-    mixture, index = density_of(parts)
-    full = np.zeros((len(x), num_components))
-    chunks = torch.from_numpy(x).split(
-        rows_per_chunk(mixture.means.numel(), mixture.means, in_cache=False)
-    )
-    full[:, index] = torch.cat([mixture.responsibilities(chunk) for chunk in chunks]).numpy()
-    return full
+def map_rows(function: Any, mixture: MixtureOfGaussians, x: Array) -> Array:
+    """`function(x)` as an array, for any number of rows, a chunk at a time."""
+    size = rows_per_chunk(mixture.scale.numel(), mixture.means, in_cache=False)
+    return torch.cat([function(chunk) for chunk in torch.from_numpy(x).split(size)]).numpy()

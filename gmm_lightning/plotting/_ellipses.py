@@ -1,4 +1,4 @@
-"""Components in the plane: ellipses, means and their numbers."""
+"""Components in the plane: ellipses, their radii, means and their numbers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
-from numpy.typing import NDArray
 
+from gmm_lightning._validation import require_integer
+from gmm_lightning.distributions import chi_quantile
+from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import Components
-from gmm_lightning.plotting.figures import INK
+from gmm_lightning.plotting._rows import Array
+from gmm_lightning.plotting.palette import INK
 
 _MAX_NUMBERS = 30
 _MAX_BADGES = 12
@@ -44,15 +47,15 @@ def draw_ellipses(
 
     `fill` is the opacity at the heart of the heaviest component; 0 leaves outlines.
     """
-    strength = _relative_weights(parts)
+    strength = _relative_weights(parts).tolist()
     # Fills of many overlapping components add up to mud, so they share what opacity there is.
     fill = fill / max(1.0, len(strength) / 4) / max(1, len(radii))
     # Beyond a handful of components the outer outlines are what makes a picture unreadable.
     faint, inner = min(0.8, 4.0 / max(1, len(strength))), min(radii, default=0.0)
-    for j, k in enumerate(map(int, parts.index)):
+    for j, k in enumerate(parts.index):
         for radius in sorted(radii, reverse=True):
-            outline = (0.25 + 0.7 * float(strength[j])) * (1.0 if radius == inner else faint)
-            face, edge = (colors[k], fill * float(strength[j])), (colors[k], outline)
+            outline = (0.25 + 0.7 * strength[j]) * (1.0 if radius == inner else faint)
+            face, edge = (colors[k], fill * strength[j]), (colors[k], outline)
             add_ellipse(ax, parts, j, radius, face, edgecolor=edge, linewidth=linewidth)
     ax.autoscale_view()
 
@@ -70,21 +73,20 @@ def draw_means(
 
     As a badge the number stands within a white dot, to be seen among points of its own colour.
     """
-    shades = [colors[int(k)] for k in parts.index]
+    shades = [colors[k] for k in parts.index]
     if not shades:
         return
     numbers = numbers and len(shades) <= _MAX_NUMBERS
-    badge = badge and numbers and len(shades) <= _MAX_BADGES
     style: dict[str, Any] = {"c": shades, "edgecolors": "white", "s": size}
     style["linewidths"] = 1.2 * min(1.0, size / 40)
     text: dict[str, Any] = {"xytext": (5, 5)}
-    if badge:
+    if badge and numbers and len(shades) <= _MAX_BADGES:
         style = {"c": "white", "edgecolors": shades, "s": 130, "linewidths": 1.5}
         text = {"xytext": (0, 0), "ha": "center", "va": "center_baseline"}
     ax.scatter(*parts.means.T, zorder=4, **style)
     if numbers:
         for k, (x, y) in zip(parts.index, parts.means.tolist(), strict=True):
-            _write(ax, str(int(k)), (x, y), textcoords="offset points", fontsize=8, **text)
+            _write(ax, str(k), (x, y), textcoords="offset points", fontsize=8, **text)
 
 
 def draw_radius_names(
@@ -93,23 +95,70 @@ def draw_radius_names(
     """Write the name of each outline once, at the foot of the lowest of the heavy components."""
     if len(parts.index) == 0:
         return
-    drop = np.sqrt(np.maximum(parts.covariances[:, 1, 1], 0.0))
-    feet = parts.means[:, 1] - max(radii, default=0.0) * drop
+    feet = parts.means[:, 1] - max(radii, default=0.0) * parts.stds[:, 1]
     j = int(np.where(_relative_weights(parts) >= 0.5, feet, np.inf).argmin())
-    if not drop[j] > 0:
+    drop = parts.stds[j, 1]
+    if not drop > 0:
         return
+    # The lowest point of an ellipse: there the outline runs level, like the text.
+    way = np.array([parts.covariances[j, 0, 1] / drop, drop])
     for radius, name in zip(radii, names, strict=True):
-        # The lowest point of the ellipse: there the outline runs level, like the text.
-        x = parts.means[j, 0] - radius * parts.covariances[j, 0, 1] / drop[j]
-        y = parts.means[j, 1] - radius * drop[j]
-        at = (float(x), float(y))
-        _write(ax, name, at, ha="center", va="center", fontsize=7, color=INK)
+        x, y = (parts.means[j] - radius * way).tolist()
+        _write(ax, name, (x, y), ha="center", va="center", fontsize=7, color=INK)
 
 
-def _relative_weights(parts: Components) -> NDArray[np.float64]:
+def _relative_weights(parts: Components) -> Array:
     """The weights relative to the largest one, in [0, 1]."""
     return parts.weights / max(parts.weights.max(initial=0.0), np.finfo(np.float64).tiny)
 
 
 def _write(ax: Axes, text: str, at: tuple[float, float], **style: Any) -> None:
     ax.annotate(text, at, path_effects=_HALO, zorder=5, **style)
+
+
+def confidence_ellipse_std_devs(
+    confidence_levels: float | Sequence[float], df: int = 2
+) -> list[float]:
+    """The Mahalanobis radii inside which a Gaussian of `df` features has the given masses.
+
+    `r^2` is the quantile of the chi-square distribution: two standard deviations hold 95 %
+    of the mass on a line, but 86 % in the plane.
+
+    Args:
+        confidence_levels: Masses in (0, 1), or one of them.
+        df: Number of features, 2 for an ellipse.
+
+    Raises:
+        InvalidArgumentError: A mass outside (0, 1), or `df` below 1.
+
+    Example:
+        >>> from gmm_lightning.plotting import confidence_ellipse_std_devs
+        >>> [round(radius, 4) for radius in confidence_ellipse_std_devs([0.5, 0.95])]
+        [1.1774, 2.4477]
+    """
+    masses = _numbers("confidence levels", confidence_levels)
+    if not all(0.0 < mass < 1.0 for mass in masses):
+        raise InvalidArgumentError(
+            f"expected masses strictly between 0 and 1, got {tuple(masses)}; write 0.9 for 90 %"
+        )
+    return chi_quantile(masses, require_integer("df", df, least=1)).tolist()
+
+
+def radii_and_names(
+    stds: float | Sequence[float], masses: float | Sequence[float] | None
+) -> tuple[list[float], list[str]]:
+    """Radii of ellipses in standard deviations, from `masses` if given, and their labels."""
+    if masses is not None:
+        radii = confidence_ellipse_std_devs(masses)
+        return radii, [f"{100 * mass:.4g}%" for mass in _numbers("masses", masses)]
+    radii = _numbers("stds", stds)
+    if not all(np.isfinite(radius) and radius > 0 for radius in radii):
+        raise InvalidArgumentError(f"expected positive numbers in stds, got {tuple(radii)}")
+    return radii, [f"{radius:.3g}\N{GREEK SMALL LETTER SIGMA}" for radius in radii]
+
+
+def _numbers(name: str, values: float | Sequence[float]) -> list[float]:
+    try:
+        return np.ravel(np.asarray(values, dtype=np.float64)).tolist()
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(f"expected numbers in {name}, got {values!r}") from None

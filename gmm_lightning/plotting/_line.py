@@ -11,28 +11,28 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from gmm_lightning.plotting._components import Components
-from gmm_lightning.plotting.figures import INK, PAPER_GREY
-from gmm_lightning.plotting.palette import palette
+from gmm_lightning.plotting._rows import Array
+from gmm_lightning.plotting.palette import INK, PAPER_GREY, palette
 
 
 def draw_histogram(
     ax: Axes,
-    values: NDArray[np.float64],
+    values: Array,
     classes: NDArray[Any] | None = None,
     colors: Sequence[str] | None = None,
 ) -> None:
-    """A histogram of total area one, stacked by class."""
+    """A histogram of total area one, stacked by class; a class may be a position in `colors`."""
     if len(values) == 0:
         return
     groups, shades = [values], [PAPER_GREY]
     if classes is not None:
         found = np.unique(classes)
         groups = [values[classes == c] for c in found]
-        shades = list(palette(len(found)) if colors is None else colors)
+        shades = [str(colors[k]) for k in found] if colors else list(palette(len(found)))
     ax.hist(groups, bins=list(_edges(values)), density=True, stacked=True, color=shades, alpha=0.35)
 
 
-def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _edges(values: Array) -> Array:
     count = min(60, max(10, round(2 * len(values) ** 0.4)))
     found = np.unique(values)
     # Measurements are rounded. Bins that hold now two, now three of the possible values show
@@ -50,7 +50,7 @@ def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def draw_curves(
     ax: Axes,
     parts: Components,
-    values: NDArray[np.float64],
+    values: Array,
     colors: Sequence[str],
     *,
     fill: float = 0.12,
@@ -60,13 +60,13 @@ def draw_curves(
     if len(parts.index) == 0:
         return
     grid = fine_grid(parts, values)
-    means, stds = _moments(parts)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        z = (grid - means) / stds
-        terms = parts.weights[:, None] * np.exp(-0.5 * z * z) / (stds * np.sqrt(2 * np.pi))
-    terms = np.nan_to_num(terms, nan=0.0, posinf=0.0)  # a point mass has no density to draw
+        z = (grid - parts.means) / parts.stds
+        scale = parts.weights[:, None] / (parts.stds * np.sqrt(2 * np.pi))
+        # A point mass has no density to draw.
+        terms = np.nan_to_num(scale * np.exp(-0.5 * z * z), nan=0.0, posinf=0.0)
     style = {"linewidth": 0.72 * linewidth, "linestyle": "--", "zorder": 2}
-    for term, k in zip(terms, map(int, parts.index), strict=True):
+    for term, k in zip(terms, parts.index, strict=True):
         if fill > 0:
             ax.fill_between(grid, term, color=colors[k], alpha=fill, linewidth=0, zorder=2)
         ax.plot(grid, term, color=colors[k], **style)
@@ -74,17 +74,12 @@ def draw_curves(
     ax.set_ylim(bottom=0.0)
 
 
-def fine_grid(parts: Components, values: NDArray[np.float64]) -> NDArray[np.float64]:
+def fine_grid(parts: Components, values: Array) -> Array:
     """Points along the line that miss no component, however narrow, and span the values."""
-    means, stds = _moments(parts)
+    means, stds = parts.means, parts.stds
     ends = np.concatenate([values, (means - 3.5 * stds).ravel(), (means + 3.5 * stds).ravel()])
     low, high = ends.min(), ends.max()
     # A narrow component falls between the points of an even grid, so each brings its own.
     own = (means + stds * np.linspace(-4.0, 4.0, 81)).ravel()
     grid = np.unique(np.concatenate([np.linspace(low, high, 512), own]))
     return grid[(grid >= low) & (grid <= high)]
-
-
-def _moments(parts: Components) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Means and standard deviations in one coordinate, `(J, 1)` each."""
-    return parts.means, np.sqrt(parts.covariances[:, 0])

@@ -7,20 +7,19 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from gmm_lightning.plotting._rows import thin
-from gmm_lightning.plotting.figures import PAPER_GREY
-from gmm_lightning.plotting.palette import palette
+from gmm_lightning.plotting._rows import Array, thin
+from gmm_lightning.plotting.figures import root_figure
+from gmm_lightning.plotting.palette import PAPER_GREY, palette
 
 MAX_LEGEND_ENTRIES = 12
 
 
 def draw_points(
     ax: Axes,
-    points: NDArray[np.float64],
+    points: Array,
     *,
     colors: NDArray[Any] | str = PAPER_GREY,
     max_points: int,
@@ -42,19 +41,8 @@ def draw_points(
     return ax.scatter(*points[keep].T, **dots, **style)
 
 
-def class_colors(classes: NDArray[Any]) -> NDArray[np.float64]:
-    """The colour of the class of each row, (N, 3)."""
-    found, codes = np.unique(classes, return_inverse=True)
-    return colors_of(codes, palette(len(found)))
-
-
-def colors_of(codes: NDArray[Any], colors: Sequence[str]) -> NDArray[np.float64]:
-    """The colours at some positions, as (N, 3)."""
-    return np.array([to_rgb(color) for color in colors]).reshape(-1, 3)[codes]
-
-
 def class_handles(classes: NDArray[Any]) -> list[Line2D]:
-    """Legend entries of the classes, none if there are too many."""
+    """Legend entries of the classes; empty if there are too many."""
     found = np.unique(classes)
     # Nobody matches twenty colours to a list of twenty names.
     if len(found) > MAX_LEGEND_ENTRIES:
@@ -65,12 +53,10 @@ def class_handles(classes: NDArray[Any]) -> list[Line2D]:
     ]
 
 
-def add_legend(ax: Axes, handles: Sequence[Any], *, inside: bool = False) -> None:
+def add_legend(ax: Axes, handles: Sequence[Any]) -> None:
     """A legend beside the axes, where it can hide no data, if the figure makes room for it."""
-    if not handles:
-        return
-    figure = ax.get_figure(root=True)
-    if not inside and figure is not None and figure.get_layout_engine() is not None:
+    figure = root_figure(ax)
+    if handles and figure is not None and figure.get_layout_engine() is not None:
         ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    else:
+    elif handles:
         ax.legend(handles=handles, loc="best", framealpha=0.9, fontsize="small")

@@ -12,27 +12,21 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.patches import PathPatch, Polygon
 from matplotlib.path import Path
-from numpy.typing import NDArray
 
 from gmm_lightning.distributions import EuclideanRegion, MahalanobisRegion, Region
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import Components
-from gmm_lightning.plotting._limits import Limits, grid_of
-from gmm_lightning.plotting.figures import INK
+from gmm_lightning.plotting._rows import Array
+from gmm_lightning.plotting._view import grid_of
+from gmm_lightning.plotting.palette import INK
 
 _RESOLUTION = 400
-_FILL = 0.10
-_SHELL_FILL = 0.12
+_FILL, _SHELL_FILL = 0.10, 0.12
 _DASHED: dict[str, Any] = {"edgecolor": INK, "linestyle": "--", "linewidth": 1.1, "zorder": 0.5}
 
 
-def shadow(region: Region, num_features: int, dims: tuple[int, ...]) -> Region:
-    """A region as it is seen in some features; one about each component stays as it is.
-
-    Raises:
-        InvalidArgumentError: Not a region, one of another width, or one whose shadow in fewer
-            features is not known.
-    """
+def project_region(region: Region, num_features: int, dims: tuple[int, ...]) -> Region:
+    """A region as it is seen in some features; one about each component stays as it is."""
     if not isinstance(region, Region):
         raise InvalidArgumentError(
             "expected within to be Shell, Confidence, Ball, Box, HalfSpace or Where, got "
@@ -42,7 +36,7 @@ def shadow(region: Region, num_features: int, dims: tuple[int, ...]) -> Region:
     return region.project(dims, num_features) if isinstance(region, EuclideanRegion) else region
 
 
-def finite_ends(region: Region, inside: NDArray[np.float64]) -> NDArray[np.float64]:
+def finite_ends(region: Region, inside: Array) -> Array:
     """Two rows that a window must hold: the ends of a region, or `inside` where it has none."""
     if not isinstance(region, EuclideanRegion):
         return np.empty((0, len(inside)))
@@ -51,16 +45,11 @@ def finite_ends(region: Region, inside: NDArray[np.float64]) -> NDArray[np.float
 
 
 def draw_region(
-    ax: Axes,
-    region: Region,
-    parts: Components,
-    colors: Sequence[str],
-    window: Limits,
-    num_features: int,
+    ax: Axes, region: Region, parts: Components, colors: Sequence[str], window: Array
 ) -> None:
     """Shade where samples may lie and outline it."""
     if isinstance(region, MahalanobisRegion):
-        _draw_shells(ax, region, parts, colors, num_features)
+        _draw_shells(ax, region, parts, colors)
         return
     # Unbounded sides lie outside the window, where their outline cannot be taken for an end.
     wide = np.array([(2 * low - high, 2 * high - low) for low, high in window])
@@ -77,28 +66,20 @@ def draw_region(
     patch.set(facecolor=(INK, _FILL), **_DASHED)
 
 
-def _mask(region: EuclideanRegion, points: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return region.contains(torch.from_numpy(points)).numpy()
-
-
-def _runs(
-    region: EuclideanRegion, window: Limits, wide: NDArray[np.float64]
-) -> list[tuple[float, float]]:
+def _runs(region: EuclideanRegion, window: Array, wide: Array) -> list[tuple[float, float]]:
     """Intervals of the line that a region contains; those at an end of the window go on."""
     (along,), points = grid_of(window, _RESOLUTION)
     half = 0.5 * (along[1] - along[0])
     starts, stops = along - half, np.append(0.0, along + half)
     starts[0], stops[-1] = wide
-    inside = np.concatenate([[False], _mask(region, points), [False]])
+    inside = np.pad(region.contains(torch.from_numpy(points)).numpy(), 1)
     edges = np.flatnonzero(np.diff(inside.astype(int)))
-    return [
-        (float(starts[a]), float(stops[b])) for a, b in zip(edges[::2], edges[1::2], strict=True)
-    ]
+    return list(zip(starts[edges[::2]].tolist(), stops[edges[1::2]].tolist(), strict=True))
 
 
-def _draw_mask(ax: Axes, region: EuclideanRegion, window: Limits) -> None:
+def _draw_mask(ax: Axes, region: EuclideanRegion, window: Array) -> None:
     along, points = grid_of(window, _RESOLUTION)
-    mask = _mask(region, points).reshape(_RESOLUTION, _RESOLUTION)
+    mask = region.contains(torch.from_numpy(points)).numpy().reshape(_RESOLUTION, _RESOLUTION)
     image = np.zeros((_RESOLUTION, _RESOLUTION, 4))
     image[mask] = to_rgba(INK, _FILL)
     extent = (*window[0], *window[1])
@@ -109,37 +90,36 @@ def _draw_mask(ax: Axes, region: EuclideanRegion, window: Limits) -> None:
 
 
 def _draw_shells(
-    ax: Axes, region: MahalanobisRegion, parts: Components, colors: Sequence[str], num_features: int
+    ax: Axes, region: MahalanobisRegion, parts: Components, colors: Sequence[str]
 ) -> None:
     """Shade the shell of each component in its colour and outline its ends.
 
     A shell without an outer end is shaded as far as 99 % of its rows lie, without an outline there.
     """
+    num_features = parts.factors.shape[-1]
     low, high = region.radii(num_features)
     reach = region.reach(num_features)
     # Seen from the side a shell is as full as a ball.
-    low = low if parts.means.shape[-1] == num_features else 0.0
+    low = low if parts.num_features == num_features else 0.0
     ends = [radius for radius in (low, high) if 0 < radius < math.inf]
     for j in np.flatnonzero(parts.weights > 0):
-        mean, color = parts.means[j], colors[int(parts.index[j])]
-        root = _symmetric_root(parts.covariances[j])
+        mean, color = parts.means[j], colors[parts.index[j]]
         if len(mean) == 1:
-            at, std = float(mean[0]), float(root[0, 0])
+            at, std = float(mean[0]), float(parts.stds[j, 0])
             spans = [(at - reach * std, at - low * std), (at + low * std, at + reach * std)]
             filled = _bands(ax, spans if low > 0 else [(spans[0][0], spans[1][1])])
             for end in (at + sign * radius * std for radius in ends for sign in (-1, 1)):
                 ax.axvline(end, color=color, alpha=0.8, linewidth=1.2, zorder=0.5)
         else:
+            root = _symmetric_root(parts.covariances[j])
             rims = [_rim(mean, root, reach)]
             if low > 0:
                 # Backwards: matplotlib leaves out what opposite turns enclose.
                 rims.append(_rim(mean, root, low, step=-1))
-            filled = PathPatch(Path.make_compound_path(*rims))
-            ax.add_patch(filled)
+            filled = ax.add_patch(PathPatch(Path.make_compound_path(*rims)))
             for radius in ends:
-                rim = PathPatch(_rim(mean, root, radius), fill=False, zorder=0.5)
+                rim = ax.add_patch(PathPatch(_rim(mean, root, radius), fill=False, zorder=0.5))
                 rim.set(edgecolor=(color, 0.8), linewidth=1.2)
-                ax.add_patch(rim)
         filled.set(facecolor=(color, _SHELL_FILL), linewidth=0, zorder=0.5)
 
 
@@ -156,15 +136,13 @@ def _bands(ax: Axes, spans: Iterable[tuple[float, float]]) -> PathPatch:
     return patch
 
 
-def _rim(
-    mean: NDArray[np.float64], root: NDArray[np.float64], radius: float, step: int = 1
-) -> Path:
+def _rim(mean: Array, root: Array, radius: float, step: int = 1) -> Path:
     circle = Path.unit_circle()
     vertices, codes = np.asarray(circle.vertices)[:-1], np.asarray(circle.codes)[:-1]
     return Path((mean + radius * vertices @ root)[::step], codes)
 
 
-def _symmetric_root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+def _symmetric_root(covariance: Array) -> Array:
     """A root that never mirrors, so that all rims turn the way they are meant to."""
     variances, vectors = np.linalg.eigh(covariance)
     return vectors * np.sqrt(np.maximum(variances, 0.0)) @ vectors.T

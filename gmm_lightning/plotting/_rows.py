@@ -10,17 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
+Array = NDArray[np.float64]
+Values = torch.Tensor | ArrayLike
+
 
 def rows_and_labels(
-    x: torch.Tensor | ArrayLike | None, labels: torch.Tensor | ArrayLike | None, num_features: int
-) -> tuple[NDArray[np.float64], NDArray[Any] | None]:
-    """The finite rows of `x` `(*S, D)` as `(N, D)` and their labels `(N,)`, None without labels.
-
-    Raises:
-        InvalidArgumentError: The last dimension of `x` is not `num_features`, or the labels are not
-            one per row.
-        InvalidDataError: `x` does not consist of numbers.
-    """
+    x: Values | None, labels: Values | None, num_features: int
+) -> tuple[Array, NDArray[Any] | None]:
+    """The finite rows of `x` `(*S, D)` as `(N, D)` and their labels `(N,)`, None without labels."""
     if x is None:
         if labels is not None:
             raise InvalidArgumentError("expected x together with labels, got labels alone; pass x")
@@ -46,7 +43,7 @@ def rows_and_labels(
     return points[finite], classes[finite]
 
 
-def finite_rows(x: torch.Tensor | ArrayLike | None, num_features: int) -> NDArray[np.float64]:
+def finite_rows(x: Values | None, num_features: int) -> Array:
     """The finite rows of `x` `(*S, D)` as `(N, D)`, an empty array for None."""
     return rows_and_labels(x, None, num_features)[0]
 
@@ -57,12 +54,8 @@ def thin(num_rows: int, max_points: int) -> NDArray[np.intp]:
     return np.linspace(0, num_rows - 1, count).round().astype(np.intp)
 
 
-def to_array(value: torch.Tensor | ArrayLike) -> NDArray[np.float64]:
-    """A float64 array of numbers, or of a tensor on any device, with or without a graph.
-
-    Raises:
-        InvalidDataError: The values are not numbers, or rows of different lengths.
-    """
+def to_array(value: Values) -> Array:
+    """A float64 array of numbers, or of a tensor on any device, with or without a graph."""
     if isinstance(value, torch.Tensor):
         return value.detach().to(device="cpu", dtype=torch.float64).numpy()
     try:

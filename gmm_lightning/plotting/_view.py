@@ -1,17 +1,17 @@
-"""The one or two coordinates of a picture."""
+"""The one or two coordinates of a picture, its window, and a grid over it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from reprlib import repr as short
 
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._components import Components, MixtureLike, principal_plane
+from gmm_lightning.plotting._components import Components, principal_plane
+from gmm_lightning.plotting._rows import Array
 
 Dims = int | str | Sequence[int | str]
 
@@ -25,8 +25,8 @@ class View:
     """
 
     names: tuple[str, ...]
-    origin: NDArray[np.float64]
-    axes: NDArray[np.float64]
+    origin: Array
+    axes: Array
     features: tuple[int, ...] = ()
 
     @property
@@ -34,19 +34,17 @@ class View:
         """Whether there is one coordinate."""
         return self.axes.shape[1] == 1
 
-    def rows(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def rows(self, x: Array) -> Array:
         """Rows (N, D) in these coordinates (N, d)."""
         return (x - self.origin) @ self.axes
 
     def parts(self, parts: Components) -> Components:
         """The marginal components in these coordinates."""
-        return parts.project(self.origin, self.axes)
+        return replace(parts, means=self.rows(parts.means), factors=self.axes.T @ parts.factors)
 
-    def label(self, ax: Axes, quantity: str, title: str | None) -> None:
+    def label(self, ax: Axes, quantity: str) -> None:
         """Name the axes, the second one by `quantity` where there is one coordinate."""
         ax.set(xlabel=self.names[0], ylabel=quantity if self.is_line else self.names[1])
-        if title is not None:
-            ax.set_title(title)
 
 
 def feature_view(
@@ -57,11 +55,7 @@ def feature_view(
     allowed: tuple[int, ...] = (1, 2),
     otherwise: str = "draw all pairs with plot_pairs",
 ) -> View:
-    """The features named by `dims`; without `dims`, all of them if the picture can hold them.
-
-    Raises:
-        InvalidArgumentError: `dims` or `columns` do not fit, or there are too many features.
-    """
+    """The features named by `dims`; without `dims`, all of them if the picture can hold them."""
     names = feature_names(num_features, columns)
     counts = " or ".join(map(str, allowed))
     if dims is None and num_features not in allowed:
@@ -78,19 +72,15 @@ def feature_view(
     return View(tuple(names[i] for i in chosen), np.zeros(num_features), axes, chosen)
 
 
-def principal_view(mixture: MixtureLike) -> View:
+def principal_view(parts: Components) -> View:
     """The two axes along which the mixture varies most, with their shares of the variance."""
-    origin, axes, share = principal_plane(mixture)
+    origin, axes, share = principal_plane(parts)
     names = (f"principal axis {i + 1} ({100 * share[i]:.3g}% of variance)" for i in range(2))
     return View(tuple(names), origin, axes)
 
 
 def feature_names(num_features: int, columns: Sequence[str] | None) -> tuple[str, ...]:
-    """One name per feature.
-
-    Raises:
-        InvalidArgumentError: Another number of names than features.
-    """
+    """One name per feature."""
     if columns is None:
         return tuple(f"feature {i}" for i in range(num_features))
     listed = isinstance(columns, Sized) and not isinstance(columns, str)
@@ -103,17 +93,13 @@ def feature_names(num_features: int, columns: Sequence[str] | None) -> tuple[str
 
 
 def as_dims(num_features: int, dims: Dims, columns: Sequence[str] | None) -> tuple[int, ...]:
-    """Positions of the features in `[0, D)`; names are looked up in `columns`.
-
-    Raises:
-        InvalidArgumentError: An unknown name, a position out of range, or a repeated one.
-    """
-    found = []
+    """Positions of the features in `[0, D)`; names are looked up in `columns`."""
+    names = [] if columns is None else [str(name) for name in columns]
+    found: list[int] = []
     for dim in dims if isinstance(dims, Iterable) and not isinstance(dims, str) else [dims]:
         if isinstance(dim, str):
-            names = [] if columns is None else [str(name) for name in columns]
             if dim not in names:
-                known = ", ".join(names) if names else "none, pass columns="
+                known = ", ".join(names) or "none, pass columns="
                 raise InvalidArgumentError(f"unknown feature {dim!r} in dims; known are: {known}")
             found.append(names.index(dim))
             continue
@@ -126,3 +112,43 @@ def as_dims(num_features: int, dims: Dims, columns: Sequence[str] | None) -> tup
     if len(set(found)) < len(found):
         raise InvalidArgumentError(f"expected different features in dims, got {tuple(found)}")
     return tuple(found)
+
+
+def natural_limits(parts: Components, rows: Array) -> Array:
+    """The window `(d, 2)` of the rows and of three standard deviations about each mean."""
+    used = parts.select(parts.weights > 0)
+    reach = 3.0 * used.stds
+    ends = np.concatenate([used.means - reach, used.means + reach, rows])
+    if len(ends) == 0:
+        return np.array([[-1.0, 1.0]] * parts.num_features)
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    # Room for the dots at the edge; a window of no width would show nothing.
+    margin = np.where(high > low, 0.03 * (high - low), np.maximum(1e-6, 1e-3 * np.abs(low)))
+    return np.stack([low - margin, high + margin], axis=1)
+
+
+def given_or_natural(
+    limits: Sequence[Sequence[float]] | None, parts: Components, rows: Array
+) -> Array:
+    """The given limits as a window `(d, 2)`, or the natural ones."""
+    if limits is None:
+        return natural_limits(parts, rows)
+    size = parts.num_features
+    try:
+        pairs = np.asarray(limits, dtype=np.float64).reshape(size, 2)
+    except (TypeError, ValueError):
+        pairs = np.full((size, 2), np.nan)
+    with np.errstate(over="ignore"):
+        widths = pairs[:, 1] - pairs[:, 0]
+    if not (np.isfinite(widths).all() and (widths > 0).all()):
+        expected = ", ".join(["(low, high)"] * size)
+        raise InvalidArgumentError(
+            f"expected limits ({expected}) of finite numbers with low < high, got {limits!r}"
+        )
+    return pairs
+
+
+def grid_of(window: Array, resolution: int) -> tuple[list[Array], Array]:
+    """The values along each axis, and all points: (R, 1), or (R * R, 2) with x running fastest."""
+    along = [np.linspace(low, high, resolution) for low, high in window]
+    return along, np.stack([part.ravel() for part in np.meshgrid(*along)], axis=-1)

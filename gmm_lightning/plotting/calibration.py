@@ -5,22 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
-from numpy.typing import ArrayLike, NDArray
 
 from gmm_lightning._validation import require_choice, require_integer, require_number
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.plotting._rows import to_array
-from gmm_lightning.plotting.figures import INK, PAPER_GREY, axes_or_new
-from gmm_lightning.plotting.palette import palette
+from gmm_lightning.plotting._rows import Array, Values, to_array
+from gmm_lightning.plotting.figures import axes_or_new
+from gmm_lightning.plotting.palette import INK, PAPER_GREY, palette
 
 
 def plot_calibration(
-    pit: torch.Tensor | ArrayLike | None = None,
+    pit: Values | None = None,
     *,
     ax: Axes | None = None,
-    counts: torch.Tensor | ArrayLike | None = None,
+    counts: Values | None = None,
     kind: str = "histogram",
     num_bins: int = 20,
     level: float = 0.95,
@@ -33,21 +31,14 @@ def plot_calibration(
     below each probability against that probability. The band holds each bar, or each point, of
     independent values from calibrated forecasts in `level` of all cases (binomial).
 
-    Shape:
-        pit of any shape; counts `(num_bins,)`.
-
     Args:
-        pit: The values, as from `probability_integral_transform(mixture, y)`; NaN is left out.
-        ax: Axes to draw on; None makes a new figure.
-        counts: Instead of `pit`: how many values each bin holds, as from the metric
-            `PITHistogram`.
+        pit: Values of any shape, as from `probability_integral_transform`; NaN is left out.
+        ax: Axes to draw on, and to return; None makes a new figure.
+        counts: Instead of `pit`: the number of values in each bin, as from `PITHistogram`.
         kind: `histogram` or `reliability`.
         num_bins: Equally wide bins, at least 2.
         level: The mass of the band, above 0 and at most 1.
-        title: A title for the axes.
-
-    Returns:
-        The axes drawn on.
+        title: Of the axes.
 
     Raises:
         InvalidArgumentError: Both or none of `pit` and `counts`, an unknown kind, or another
@@ -65,64 +56,51 @@ def plot_calibration(
         >>> ax.get_xlabel(), ax.get_ylabel()
         ('probability integral transform', 'density')
     """
-    draw = _KINDS[require_choice("kind", kind, _KINDS)]
+    draw, loc = _KINDS[require_choice("kind", kind, _KINDS)]
     level = require_number("level", level, above=0, most=1)
     held = _counts(pit, counts, num_bins)
-    ax = axes_or_new(ax)
-    draw(ax, held, level)
+    ax = axes_or_new(ax, title)
+    label = f"{100 * level:.4g} % band"
+    draw(ax, held, level, {"color": PAPER_GREY, "alpha": 0.3, "linewidth": 0, "label": label})
+    if held.sum() > 0:
+        ax.legend(loc=loc, frameon=False, fontsize="small")
     ax.set_xlim(0.0, 1.0)
-    if title is not None:
-        ax.set_title(title)
     return ax
 
 
-def _draw_histogram(ax: Axes, held: NDArray[np.float64], level: float) -> None:
+def _draw_histogram(ax: Axes, held: Array, level: float, band: dict[str, Any]) -> None:
     edges, total, share = np.linspace(0.0, 1.0, len(held) + 1), held.sum(), 1.0 / len(held)
     if total > 0:
         style: dict[str, Any] = {"color": palette(1)[0], "alpha": 0.55, "edgecolor": "white"}
         bars = held / total / share
         ax.bar(edges[:-1], bars, width=share, align="edge", linewidth=0.5, **style)
         low, high = _band(total, np.array([share]), level)
-        ax.axhspan(float(low[0] / share), float(high[0] / share), **_band_style(level))
+        ax.axhspan(float(low[0] / share), float(high[0] / share), **band)
     ax.axhline(1.0, color=INK, linewidth=1.0, linestyle="--")
     # Room for the legend above the bars.
     ax.set_ylim(0.0, 1.18 * ax.dataLim.ymax)
     ax.set(xlabel="probability integral transform", ylabel="density")
-    _legend(ax, "upper right")
 
 
-def _draw_reliability(ax: Axes, held: NDArray[np.float64], level: float) -> None:
+def _draw_reliability(ax: Axes, held: Array, level: float, band: dict[str, Any]) -> None:
     edges, total = np.linspace(0.0, 1.0, len(held) + 1), held.sum()
     if total > 0:
-        ax.fill_between(edges, *_band(total, edges, level), **_band_style(level))
+        ax.fill_between(edges, *_band(total, edges, level), **band)
         share = np.concatenate([[0.0], held.cumsum() / total])
         style: dict[str, Any] = {"color": palette(1)[0], "marker": "o", "markersize": 3}
         ax.plot(edges, share, linewidth=1.6, clip_on=False, **style)
     ax.plot([0.0, 1.0], [0.0, 1.0], color=INK, linewidth=1.0, linestyle="--")
     ax.set(xlabel="predicted probability", ylabel="observed share", ylim=(0.0, 1.0))
-    _legend(ax, "lower right")
 
 
-_KINDS = {"histogram": _draw_histogram, "reliability": _draw_reliability}
+# How each kind is drawn, and where its legend hides nothing.
+_KINDS: dict[str, Any] = {
+    "histogram": (_draw_histogram, "upper right"),
+    "reliability": (_draw_reliability, "lower right"),
+}
 
 
-def _legend(ax: Axes, loc: Any) -> None:
-    if ax.get_legend_handles_labels()[1]:
-        ax.legend(loc=loc, frameon=False, fontsize="small")
-
-
-def _band_style(level: float) -> dict[str, Any]:
-    return {
-        "color": PAPER_GREY,
-        "alpha": 0.3,
-        "linewidth": 0,
-        "label": f"{100 * level:.4g} % band",
-    }
-
-
-def _band(
-    total: float, probability: NDArray[np.float64], level: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _band(total: float, probability: Array, level: float) -> tuple[Array, Array]:
     """The interval of the share of values that fall into a bin of given probability."""
     from scipy.stats import binom  # takes longer to import than to draw
 
@@ -134,11 +112,7 @@ def _band(
     return low, high
 
 
-def _counts(
-    pit: torch.Tensor | ArrayLike | None,
-    counts: torch.Tensor | ArrayLike | None,
-    num_bins: int,
-) -> NDArray[np.float64]:
+def _counts(pit: Values | None, counts: Values | None, num_bins: int) -> Array:
     """The number of values in each bin."""
     num_bins = require_integer("num_bins", num_bins, least=2)
     if (pit is None) == (counts is None):

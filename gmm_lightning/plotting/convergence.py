@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
 
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._rows import to_array
+from gmm_lightning.plotting._rows import Array, Values, to_array
 from gmm_lightning.plotting.figures import axes_or_new
 from gmm_lightning.plotting.palette import palette
 
-_History = torch.Tensor | NDArray[Any] | Sequence[torch.Tensor | ArrayLike]
-
 
 def plot_convergence(
-    history: _History,
+    history: Values | Sequence[Values],
     *,
     ax: Axes | None = None,
     ylabel: str = "objective (nats per row)",
 ) -> Axes:
     """Draw the value of the objective after each iteration, and write the last one beside its dot.
 
-    Shape:
-        history `(T,)` for one fit, or `(T, R)` for R restarts or mixtures fitted together, each
-        of them a line.
-
     Args:
-        history: The values in order of iteration; those that are not finite leave a gap.
-        ax: Axes to draw on; None makes a new figure.
-        ylabel: What the values are.
-
-    Returns:
-        The axes drawn on.
+        history: Values `(T,)` in order of iteration, or `(T, R)` for R restarts or mixtures fitted
+            together, a line for each; those that are not finite leave a gap.
+        ax: Axes to draw on, and to return; None makes a new figure.
+        ylabel: Name of the values.
 
     Raises:
         InvalidArgumentError: `history` has more than two dimensions, or none.
@@ -58,14 +48,13 @@ def plot_convergence(
         finite = np.flatnonzero(np.isfinite(column))
         if len(finite) == 0:
             continue
-        last = int(finite[-1])
-        end = (float(iterations[last]), float(column[last]))
+        end = (float(iterations[finite[-1]]), float(column[finite[-1]]))
         ax.plot(*end, "o", color=color, markersize=5 if single else 3)
         if single:
             # Below the dot: a fit rises to its last value from the left, so that space is free.
             style: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": "small"}
             offset: dict[str, Any] = {"xytext": (0, -8), "textcoords": "offset points"}
-            ax.annotate(f"{column[last]:.6g}", end, **offset, **style)
+            ax.annotate(f"{end[1]:.6g}", end, **offset, **style)
     ax.set(xlabel="iteration", ylabel=ylabel)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     # An offset in the corner ("+4.15e0") hides the number that people compare.
@@ -73,10 +62,10 @@ def plot_convergence(
     return ax
 
 
-def _values(history: _History) -> NDArray[np.float64]:
+def _values(history: Any) -> Array:
     # A list may hold a tensor for each iteration, on any device.
     listed = isinstance(history, list | tuple)
-    values = to_array(np.array([to_array(v) for v in history]) if listed else cast(Any, history))
+    values = to_array(np.array([to_array(v) for v in history]) if listed else history)
     if values.ndim not in (1, 2):
         raise InvalidArgumentError(
             f"expected a history of shape (T,) or (T, R), got {values.shape}; flatten the batch"

@@ -11,20 +11,17 @@ from matplotlib.colors import is_color_like
 from gmm_lightning._validation import require_number
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import MixtureLike, components
-from gmm_lightning.plotting._ellipses import add_ellipse, draw_means
+from gmm_lightning.plotting._ellipses import add_ellipse, draw_means, radii_and_names
 from gmm_lightning.plotting._view import Dims, feature_view
 from gmm_lightning.plotting.figures import axes_or_new
 from gmm_lightning.plotting.palette import palette
-from gmm_lightning.plotting.radii import radii_and_names
-
-_FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
 
 def plot_error_ellipses(
     mixture: MixtureLike,
     *,
     ax: Axes | None = None,
-    stds: float | Sequence[float] = _FACTORS,
+    stds: float | Sequence[float] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
     masses: float | Sequence[float] | None = None,
     colors: str | Sequence[str] | None = None,
     alpha: float = 0.25,
@@ -39,21 +36,17 @@ def plot_error_ellipses(
 
     Args:
         mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
-        ax: Axes to draw on; None makes a new figure.
+        ax: Axes to draw on, and to return; None makes a new figure.
         stds: Radii of the ellipses in standard deviations.
         masses: Shares of a component that its ellipses hold, in (0, 1), instead of `stds`.
         colors: One for each component, repeated if there are fewer; None for the palette.
         alpha: Opacity of one ellipse; where n of them lie, it is `1 - (1 - alpha)^n`.
         dims: Two features to show, by position or name; the rest are integrated out.
-        columns: Names of the features.
-        title: A title for the axes.
-
-    Returns:
-        The axes drawn on.
+        columns: Names of the D features.
+        title: Of the axes.
 
     Raises:
-        InvalidArgumentError: Not two features and no `dims`, a batch of mixtures, or another
-            argument that does not fit.
+        InvalidArgumentError: Not two features, a batch, or another argument that does not fit.
 
     Example:
         >>> import torch
@@ -65,28 +58,26 @@ def plot_error_ellipses(
         [8.0, 4.0]
     """
     whole = components(mixture)
-    num_features, num_components = whole.means.shape[-1], mixture.weights.shape[-1]
     radii, _ = radii_and_names(stds, masses)
-    view = feature_view(num_features, dims, columns, allowed=(2,), otherwise="use plot_pairs")
+    view = feature_view(whole.num_features, dims, columns, allowed=(2,), otherwise="use plot_pairs")
     alpha = require_number("alpha", alpha, above=0, most=1)
-    shades = _shades(colors, num_components)
-    parts = view.parts(whole).with_weight()
-    ax = axes_or_new(ax)
-    for j, k in enumerate(map(int, parts.index)):
+    shades = _shades(colors, whole.num_components)
+    parts = view.parts(whole.select(whole.weights > 0))
+    ax = axes_or_new(ax, title)
+    for j, k in enumerate(parts.index):
         for radius in sorted(radii, reverse=True):
             add_ellipse(ax, parts, j, radius, (shades[k], alpha), linewidth=0)
     ax.autoscale_view()
     draw_means(ax, parts, shades, size=25)
-    view.label(ax, "", title)
+    view.label(ax, "")
     return ax
 
 
 def _shades(colors: str | Sequence[str] | None, num_components: int) -> tuple[str, ...]:
     if colors is None:
         return palette(num_components)
-    given: list[Any] = [colors]
-    if isinstance(colors, Iterable) and not isinstance(colors, str):
-        given = list(colors)
+    single = isinstance(colors, str) or not isinstance(colors, Iterable)
+    given: list[Any] = [colors] if single else list(colors)
     if not given or not all(is_color_like(color) for color in given):
         raise InvalidArgumentError(f"expected one or more colours, got {colors!r}")
     return tuple(given[k % len(given)] for k in range(num_components))

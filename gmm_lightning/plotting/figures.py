@@ -9,25 +9,27 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.errors import InvalidArgumentError
 
-INK = "#333333"
-PAPER_GREY = "#8C8C8C"
 
-
-def axes_or_new(ax: Axes | None, figsize: tuple[float, float] = (6.4, 4.8)) -> Axes:
-    """The axes of the user, or those of a new figure on the Agg canvas.
+def axes_or_new(
+    ax: Axes | None, title: str | None = None, figsize: tuple[float, float] = (6.4, 4.8)
+) -> Axes:
+    """The given axes, or those of a new figure on the Agg canvas, under a title if there is one.
 
     Raises:
         InvalidArgumentError: `ax` is not matplotlib's `Axes`.
     """
     if ax is not None and not isinstance(ax, Axes):
         raise InvalidArgumentError(f"expected matplotlib axes as ax, got {short(ax)}")
-    return new_grid(1, 1, figsize)[0, 0] if ax is None else ax
+    axes = new_grid(1, 1, figsize)[0, 0] if ax is None else ax
+    if title is not None:
+        axes.set_title(title)
+    return axes
 
 
 def new_grid(rows: int, cols: int, figsize: tuple[float, float]) -> NDArray[Any]:
@@ -41,14 +43,30 @@ def new_grid(rows: int, cols: int, figsize: tuple[float, float]) -> NDArray[Any]
     return grid
 
 
+def root_figure(artist: Any) -> Figure | None:
+    """The figure that holds axes or a subfigure, or None outside of any figure."""
+    while artist is not None and not isinstance(artist, Figure):
+        artist = getattr(artist, "figure", None)
+    return artist
+
+
+def add_colorbar(ax: Axes, drawn: Any, label: str, **options: Any) -> None:
+    """A colour bar beside the axes, without a frame."""
+    figure: Any = ax.figure
+    if figure is not None:
+        bar = figure.colorbar(drawn, ax=ax, label=label, **options)
+        bar.minorticks_off()
+        bar.outline.set_visible(False)
+
+
 def dynamic_figsize(
     rows: int, cols: int, base_width: float = 7.0, base_height: float = 4.5
 ) -> tuple[float, float]:
-    """Width and height in inches of a figure of panels of a given size.
+    """Width and height in inches of a figure with a grid of panels.
 
     Args:
-        rows: Rows of panels.
-        cols: Columns of panels.
+        rows: Number of panels below each other.
+        cols: Number of panels side by side.
         base_width: Width of one panel.
         base_height: Height of one panel.
 
@@ -67,17 +85,12 @@ def dynamic_figsize(
 
 
 def save_figure(ax_or_fig: Axes | Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:
-    """Write a figure, or the figure that holds the given axes, to a file.
-
-    The suffix of the path chooses the format (`.png`, `.pdf`, `.svg`); missing folders are made.
+    """Write a figure to a file, in the format that the suffix names, and return the path.
 
     Args:
-        ax_or_fig: Axes, as the plotting functions return them, or a figure.
-        path: Where to write.
+        ax_or_fig: A figure, or axes in it.
+        path: Where to write (`.png`, `.pdf`, `.svg`); missing folders are made.
         dpi: Dots per inch of a raster format.
-
-    Returns:
-        The path written to.
 
     Raises:
         InvalidArgumentError: The axes no longer belong to a figure, a suffix that is no format, or
@@ -91,9 +104,11 @@ def save_figure(ax_or_fig: Axes | Figure, path: str | os.PathLike[str], *, dpi: 
         ...     path.stat().st_size > 0
         True
     """
-    figure = ax_or_fig
-    if not isinstance(figure, Figure):
-        figure = _root_figure(getattr(ax_or_fig, "figure", None))
+    figure = root_figure(ax_or_fig)
+    if figure is None:
+        raise InvalidArgumentError(
+            "expected axes that belong to a figure, got axes removed from theirs; plot again"
+        )
     path, formats = Path(path), sorted(figure.canvas.get_supported_filetypes())
     if path.suffix.removeprefix(".") not in formats:
         raise InvalidArgumentError(
@@ -103,13 +118,3 @@ def save_figure(ax_or_fig: Axes | Figure, path: str | os.PathLike[str], *, dpi: 
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=dpi)
     return path
-
-
-def _root_figure(figure: Figure | SubFigure | None) -> Figure:
-    while figure is not None and not isinstance(figure, Figure):
-        figure = figure.figure
-    if figure is None:
-        raise InvalidArgumentError(
-            "expected axes that belong to a figure, got axes removed from theirs; plot again"
-        )
-    return figure

@@ -8,21 +8,21 @@ from reprlib import repr as short
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.plotting._rows import to_array
-from gmm_lightning.plotting.figures import INK, axes_or_new
+from gmm_lightning.plotting._rows import Array, Values, to_array
+from gmm_lightning.plotting.figures import axes_or_new
+from gmm_lightning.plotting.palette import INK
 
 _MAX_IMAGES = 1024
 
 
 def plot_images(
-    images: torch.Tensor | ArrayLike,
+    images: Values,
     *,
     ax: Axes | None = None,
     shape: tuple[int, int] | None = None,
@@ -34,22 +34,16 @@ def plot_images(
 ) -> Axes:
     """Draw images side by side, row by row, on one scale of grey.
 
-    Shape:
-        images `(N, H * W)`, or `(N, H, W)`; names N entries.
-
     Args:
-        images: Rows, such as digits, samples, or the means of a mixture. Entries that are not
-            finite stay white.
-        ax: Axes to draw on; None makes a new figure.
-        shape: Height and width of an image whose pixels come as a row; None for a square.
+        images: Rows of pixels `(N, H * W)`, or `(N, H, W)`, such as digits, samples, or the means
+            of a mixture. Entries that are not finite stay white.
+        ax: Axes to draw on, and to return without ticks; None makes a new figure.
+        shape: `(H, W)` for rows of pixels; None for a square.
         num_cols: Images side by side; None makes the whole about square.
-        names: What stands above each image, such as a label or a weight.
+        names: Text above each of the N images, such as a label or a weight.
         limits: Values drawn in the first and the last colour; None for the least and greatest.
-        cmap: Matplotlib's name of the colours.
-        title: A title for the axes.
-
-    Returns:
-        The axes drawn on, without ticks.
+        cmap: A colour map of matplotlib.
+        title: Of the axes.
 
     Raises:
         InvalidArgumentError: Rows that are not `shape`, or another argument that does not fit.
@@ -82,8 +76,10 @@ def plot_images(
     for (top, left), tile in zip(corners, tiles, strict=True):
         sheet[top : top + height, left : left + width] = tile
 
-    inch = min(0.75, 10.0 / cols)
-    ax = axes_or_new(ax, _figsize(sheet.shape, inch / step_x, title))
+    inch = min(0.75, 10.0 / cols) / step_x
+    size = (inch * sheet.shape[1], inch * sheet.shape[0])
+    figsize = (max(1.5, size[0]), max(1.0, size[1]) + (0.0 if title is None else 0.4))
+    ax = axes_or_new(ax, title, figsize)
     low, high = _limits(limits, sheet)
     masked = np.ma.masked_invalid(sheet)
     ax.imshow(masked, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
@@ -91,21 +87,18 @@ def plot_images(
     for (top, left), name in zip(corners, () if names is None else names, strict=False):
         ax.text(left + 0.5 * width - 0.5, top - 0.5 - 0.08 * head, str(name), **style)
     ax.set_axis_off()
-    if title is not None:
-        ax.set_title(title)
     return ax
 
 
-def _tiles(images: NDArray[np.float64], shape: tuple[int, int] | None) -> NDArray[np.float64]:
-    if images.ndim == 3 and shape is None:
-        shape = (images.shape[1], images.shape[2])
-    elif images.ndim == 2 and shape is None:
-        side = math.isqrt(images.shape[1])
-        shape = (side, side)
-    if images.ndim not in (2, 3) or shape is None:
+def _tiles(images: Array, shape: tuple[int, int] | None) -> Array:
+    """Images `(N, H, W)`, from that or from rows of pixels."""
+    if images.ndim not in (2, 3):
         raise InvalidArgumentError(
             f"expected images of shape (N, pixels) or (N, height, width), got {images.shape}"
         )
+    if shape is None:
+        side = math.isqrt(images.shape[1])
+        shape = (images.shape[1], images.shape[2]) if images.ndim == 3 else (side, side)
     if not isinstance(shape, Sequence) or len(shape) != 2:
         raise InvalidArgumentError(f"expected shape=(height, width), got {short(shape)}")
     for name, size in zip(("height", "width"), shape, strict=True):
@@ -123,7 +116,7 @@ def _tiles(images: NDArray[np.float64], shape: tuple[int, int] | None) -> NDArra
     return images.reshape(len(images), *shape)
 
 
-def _limits(limits: tuple[float, float] | None, sheet: NDArray[np.float64]) -> tuple[float, float]:
+def _limits(limits: tuple[float, float] | None, sheet: Array) -> tuple[float, float]:
     if limits is not None:
         ends = to_array(limits)
         if ends.shape != (2,) or not (np.isfinite(ends).all() and ends[0] < ends[1]):
@@ -131,10 +124,3 @@ def _limits(limits: tuple[float, float] | None, sheet: NDArray[np.float64]) -> t
         return float(ends[0]), float(ends[1])
     finite = sheet[np.isfinite(sheet)]
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-
-
-def _figsize(
-    sheet: tuple[int, ...], inches_per_pixel: float, title: str | None
-) -> tuple[float, float]:
-    height, width = (size * inches_per_pixel for size in sheet)
-    return max(1.5, width), max(1.0, height) + (0.0 if title is None else 0.4)

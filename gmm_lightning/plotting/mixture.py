@@ -6,39 +6,35 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._components import MixtureLike, components
-from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means, draw_radius_names
-from gmm_lightning.plotting._line import draw_curves, draw_histogram
-from gmm_lightning.plotting._mismatches import draw_initial_means, draw_mismatches, mismatches_of
-from gmm_lightning.plotting._points import (
-    add_legend,
-    class_colors,
-    class_handles,
-    colors_of,
-    draw_points,
+from gmm_lightning.plotting._components import Components, MixtureLike, components
+from gmm_lightning.plotting._ellipses import (
+    draw_ellipses,
+    draw_means,
+    draw_radius_names,
+    radii_and_names,
 )
-from gmm_lightning.plotting._rows import finite_rows, rows_and_labels
+from gmm_lightning.plotting._line import draw_curves, draw_histogram
+from gmm_lightning.plotting._points import add_legend, class_handles, draw_points
+from gmm_lightning.plotting._rows import Array, Values, finite_rows, rows_and_labels, thin
 from gmm_lightning.plotting._view import Dims, feature_names, feature_view, principal_view
-from gmm_lightning.plotting.figures import INK, PAPER_GREY, axes_or_new
-from gmm_lightning.plotting.palette import palette
-from gmm_lightning.plotting.radii import radii_and_names
+from gmm_lightning.plotting.figures import axes_or_new
+from gmm_lightning.plotting.palette import INK, PAPER_GREY, class_colors, palette, rgb_of
 
 
 def plot_mixture(
     mixture: MixtureLike,
-    x: torch.Tensor | ArrayLike | None = None,
+    x: Values | None = None,
     *,
     ax: Axes | None = None,
-    labels: torch.Tensor | ArrayLike | None = None,
+    labels: Values | None = None,
     mismatches: bool = False,
-    initial_means: torch.Tensor | ArrayLike | None = None,
+    initial_means: Values | None = None,
     stds: float | Sequence[float] = (1.0, 2.0),
     masses: float | Sequence[float] | None = None,
     dims: Dims | None = None,
@@ -53,100 +49,130 @@ def plot_mixture(
     - Two features: the points `x` and, for each component, its mean and the ellipses
       `(x - mu_k)' Sigma_k^-1 (x - mu_k) = s^2` for `s` in `stds`; heavier components are more
       opaque.
-    - More: the same for the two features in `dims`, or after projecting both on the two axes of
-      largest variance of the mixture itself, whose shares of the variance stand in the axis labels.
+    - More: the same for the two features in `dims`, or projected on the two axes of largest
+      variance of the mixture itself, with their shares of the variance in the axis labels.
 
-    Without `labels` the colours tell components apart; with them, the colours belong to the labels
-    and the components are drawn in dark grey. Components with parameters that are not finite are
-    left out, and so are rows that are not finite.
-
-    Shape:
-        x `(*S, D)`; labels one entry per row of x; initial_means `(*S, D)`; columns D names.
+    Without `labels` the colours are those of the components; with them, they belong to the labels
+    and the components are drawn in dark grey. Components and rows that are not finite are left out.
 
     Args:
         mixture: A `MixtureOfGaussians` with batch shape (), or anything with its `weights` (K,),
             `means` (K, D) and `scale_tril` (K, D, D). Any device and dtype.
-        x: Rows to show under the mixture.
-        ax: Axes to draw on; None makes a new figure.
+        x: Rows `(*S, D)` to show under the mixture.
+        ax: Axes to draw on, and to return; None makes a new figure.
         labels: A class for each row, numbers or names, of which up to twelve get a legend; or
             `"predicted"`, to give each row the colour of its most probable component.
         mismatches: Whether to cross out the rows whose most probable component belongs to another
             class; a component belongs to the class that most of its rows have.
-        initial_means: Where a fit started. With one for each component, a dotted line leads from
-            there to where it ended.
+        initial_means: Means `(*S, D)` at the start of a fit, joined to the final ones by dotted
+            lines if there is one for each component.
         stds: Radii of the ellipses in standard deviations.
         masses: Shares of a component that its ellipses hold, in (0, 1), instead of `stds`.
         dims: One or two features to show, by position or name; the rest are integrated out.
-        columns: Names of the features; they are not used where the axes are not features.
-        max_points: At most this many points are drawn, evenly spaced through the rows.
-        title: A title for the axes.
-
-    Returns:
-        The axes drawn on.
+        columns: Names of the D features; they are not used where the axes are not features.
+        max_points: Largest number of points drawn, evenly spaced through the rows.
+        title: Of the axes.
 
     Raises:
         InvalidArgumentError: The mixture is a batch, or another argument does not fit it.
         InvalidDataError: `x` does not consist of numbers.
 
     Example:
-        >>> import torch
+        >>> from gmm_lightning import GMMLayer
         >>> from gmm_lightning.plotting import plot_mixture
-        >>> class TwoBlobs:
-        ...     weights = torch.tensor([0.3, 0.7])
-        ...     means = torch.tensor([[0.0, 0.0], [4.0, 1.0]])
-        ...     scale_tril = torch.eye(2).expand(2, 2, 2)
-        >>> ax = plot_mixture(TwoBlobs(), columns=("length", "width"))
+        >>> ax = plot_mixture(GMMLayer(2, 2), columns=("length", "width"))
         >>> len(ax.patches), ax.get_xlabel()
         (4, 'length')
     """
     whole = components(mixture)
-    num_features, num_components = whole.means.shape[-1], mixture.weights.shape[-1]
+    num_features, num_components = whole.num_features, whole.num_components
     feature_names(num_features, columns)
     radii, radius_names = radii_and_names(stds, masses)
     require_integer("max_points", max_points, least=0)
-    predicted = _asks_for_prediction(labels)
+    predicted = isinstance(labels, str)
+    if predicted and labels != "predicted":
+        raise InvalidArgumentError(
+            f"expected one label per row or the word 'predicted' for labels, got {labels!r}"
+        )
     points, classes = rows_and_labels(x, None if predicted else labels, num_features)
     if mismatches and classes is None:
         raise InvalidArgumentError("mismatches are against labels; pass the classes as labels=")
-    wrong, best = None, None
+    best = None
     if len(points) > 0 and (mismatches or predicted):
-        wrong, best = mismatches_of(whole, points, classes, num_components)
+        best = whole.responsibilities(points).argmax(axis=1)
     if dims is None and num_features > 2:
-        view = principal_view(mixture)
+        view = principal_view(whole)
     else:
         view = feature_view(num_features, dims, columns)
     starts = view.rows(finite_rows(initial_means, num_features))
     parts, rows = view.parts(whole), view.rows(points)
 
-    ax = axes_or_new(ax)
+    ax = axes_or_new(ax, title)
     shades = palette(num_components) if classes is None else (INK,) * num_components
     if view.is_line:
-        used = None if best is None else [shades[k] for k in np.unique(best)]
-        draw_histogram(ax, rows[:, 0], *((best, used) if predicted else (classes, None)))
+        draw_histogram(ax, rows[:, 0], *((best, shades) if predicted else (classes, None)))
         draw_curves(ax, parts, rows[:, 0], shades)
     else:
         colors: Any = PAPER_GREY if classes is None else class_colors(classes)
         if predicted and best is not None:
-            colors = colors_of(best, shades)
+            colors = rgb_of(shades)[best]
         draw_points(ax, rows, colors=colors, max_points=max_points)
         draw_ellipses(ax, parts, radii, shades)
         draw_means(ax, parts, shades, badge=predicted)
         draw_radius_names(ax, parts, radii, radius_names)
     handles: list[Line2D] = [] if classes is None else class_handles(classes)
-    if mismatches and wrong is not None:
-        handles.append(draw_mismatches(ax, rows[wrong], max_points))
+    if mismatches and classes is not None and best is not None:
+        wrong = _mismatches_of(best, classes, num_components)
+        handles.append(_draw_mismatches(ax, rows[wrong], max_points))
     if len(starts) > 0:
-        handles.append(draw_initial_means(ax, starts, parts, shades))
-    view.label(ax, "density", title)
+        handles.append(_draw_initial_means(ax, starts, parts, shades))
+    view.label(ax, "density")
     add_legend(ax, handles)
     return ax
 
 
-def _asks_for_prediction(labels: Any) -> bool:
-    if not isinstance(labels, str):
-        return False
-    if labels != "predicted":
-        raise InvalidArgumentError(
-            f"expected one label per row or the word 'predicted' for labels, got {labels!r}"
-        )
-    return True
+def _mismatches_of(
+    best: NDArray[np.intp], classes: NDArray[Any], num_components: int
+) -> NDArray[np.bool_]:
+    """Which rows have a most probable component of another class, `(N,)`.
+
+    A component belongs to the class that most of its rows have: with more components than classes
+    several may share one, so nothing is wrong with a class that is not a Gaussian.
+    """
+    found, codes = np.unique(classes, return_inverse=True)
+    counts = np.zeros((num_components, len(found)))
+    np.add.at(counts, (best, codes), 1.0)
+    return counts.argmax(axis=1)[best] != codes
+
+
+def _draw_mismatches(ax: Axes, rows: Array, max_points: int) -> Line2D:
+    """Cross out rows (N, d) in one or two coordinates, and return the legend entry."""
+    keep = rows[thin(len(rows), max_points)]
+    style: dict[str, Any] = {"marker": "x", "color": INK, "linestyle": "none"}
+    if keep.shape[1] == 1:
+        # On a line the rows are a histogram, so the crosses stand along its foot.
+        transform, foot = ax.get_xaxis_transform(), np.full(len(keep), 0.02)
+        ax.plot(keep[:, 0], foot, transform=transform, markersize=4, zorder=4, **style)
+    else:
+        ax.scatter(*keep.T, s=22, c=INK, marker="x", linewidths=0.9, zorder=3)
+    return Line2D([], [], label=f"mismatch ({len(rows)})", markersize=5, **style)
+
+
+def _draw_initial_means(
+    ax: Axes, starts: Array, parts: Components, colors: Sequence[str]
+) -> Line2D:
+    """Hollow diamonds, joined to the final means if there is one each; returns the legend entry."""
+    paired = len(starts) == len(colors)
+    shades = list(colors) if paired else [INK] * len(starts)
+    line = starts.shape[1] == 1
+    # On a line the diamonds stand along the top, out of the way of the curves.
+    transform = ax.get_xaxis_transform() if line else ax.transData
+    heights = np.full(len(starts), 0.97) if line else starts[:, 1]
+    style: dict[str, Any] = {"marker": "D", "markerfacecolor": "white", "linestyle": "none"}
+    for at, height, color in zip(starts[:, 0], heights, shades, strict=True):
+        ax.plot([at], [height], transform=transform, color=color, markersize=5.5, zorder=5, **style)
+    if paired and not line:
+        for k, mean in zip(parts.index, parts.means, strict=True):
+            path = np.stack([starts[k], mean])
+            ax.plot(*path.T, color=colors[k], linestyle=":", linewidth=1.3, zorder=3)
+    return Line2D([], [], label="initial mean", color=INK, markersize=5.5, **style)

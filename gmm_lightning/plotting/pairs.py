@@ -6,33 +6,30 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import MixtureLike, components
-from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
-from gmm_lightning.plotting._limits import natural_limits
+from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means, radii_and_names
 from gmm_lightning.plotting._line import draw_curves, draw_histogram
-from gmm_lightning.plotting._points import add_legend, class_colors, class_handles, draw_points
-from gmm_lightning.plotting._rows import rows_and_labels
-from gmm_lightning.plotting._view import Dims, as_dims, feature_names, feature_view
-from gmm_lightning.plotting.figures import INK, PAPER_GREY, new_grid
-from gmm_lightning.plotting.palette import palette
-from gmm_lightning.plotting.radii import radii_and_names
+from gmm_lightning.plotting._points import add_legend, class_handles, draw_points
+from gmm_lightning.plotting._rows import Values, rows_and_labels
+from gmm_lightning.plotting._view import Dims, as_dims, feature_names, feature_view, natural_limits
+from gmm_lightning.plotting.figures import new_grid
+from gmm_lightning.plotting.palette import INK, PAPER_GREY, class_colors, palette
 
 _MAX_NUMBERED = 6
 
 
 def plot_pairs(
     mixture: MixtureLike,
-    x: torch.Tensor | ArrayLike | None = None,
+    x: Values | None = None,
     *,
     axes: NDArray[Any] | None = None,
-    labels: torch.Tensor | ArrayLike | None = None,
+    labels: Values | None = None,
     stds: float | Sequence[float] = (1.0, 2.0),
     masses: float | Sequence[float] | None = None,
     dims: Dims | None = None,
@@ -45,24 +42,18 @@ def plot_pairs(
     Below the diagonal stand the points and the ellipses of the two-dimensional marginals, on it the
     one-dimensional densities with histograms. A column of panels shares its window.
 
-    Shape:
-        x `(*S, D)`; labels one entry per row of x; columns D names; axes `(d, d)` for the d
-        features shown.
-
     Args:
         mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
-        x: Rows to show.
-        axes: Axes to draw on; None makes a new figure.
+        x: Rows `(*S, D)` to show.
+        axes: Axes `(d, d)` of the d features shown, to draw on and to return; None makes a new
+            figure. Those above the diagonal become invisible.
         labels: A class for each row, as for `plot_mixture`.
         stds: Radii of the ellipses in standard deviations.
         masses: Shares of a component that its ellipses hold, in (0, 1), instead of `stds`.
         dims: The features to show, by position or name; None shows all of them.
-        columns: Names of the features.
-        max_points: At most this many points are drawn in a panel.
-        title: A title for the figure that holds the axes.
-
-    Returns:
-        The axes `(d, d)`; those above the diagonal are invisible.
+        columns: Names of the D features.
+        max_points: Largest number of points drawn in a panel.
+        title: Of the figure that holds the axes.
 
     Raises:
         InvalidArgumentError: A batch of mixtures, or an argument that does not fit it.
@@ -77,7 +68,7 @@ def plot_pairs(
         ((3, 3), 'b')
     """
     whole = components(mixture)
-    num_features, num_components = whole.means.shape[-1], mixture.weights.shape[-1]
+    num_features, num_components = whole.num_features, whole.num_components
     names = feature_names(num_features, columns)
     shown = range(num_features) if dims is None else as_dims(num_features, dims, columns)
     radii, _ = radii_and_names(stds, masses)
@@ -104,8 +95,8 @@ def plot_pairs(
                 draw_points(ax, rows, colors=colors, max_points=max_points, size=0.6)
                 draw_ellipses(ax, parts, radii, shades, linewidth=0.7 if small else 1.0)
                 draw_means(ax, parts, shades, size=10 if small else 22, numbers=not small)
-                ax.set_ylim(window[row])
-            ax.set_xlim(window[col])
+                ax.set(ylim=window[row])
+            ax.set(xlim=window[col])
             _name_axes(ax, names[col], names[row], bottom=i == len(shown) - 1, left=j == 0 < i)
     # Above the diagonal there is room; a single panel has its legend beside it.
     if classes is not None:
@@ -147,7 +138,6 @@ def _name_axes(ax: Axes, xlabel: str, ylabel: str, *, bottom: bool, left: bool) 
     if ax.get_yticks().size:
         ax.yaxis.set_major_locator(MaxNLocator(4, prune="both"))
     # Every panel knows its features; only those at the edge say them.
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.xaxis.label.set_visible(bottom)
     ax.yaxis.label.set_visible(left)

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import to_hex, to_rgb
+from numpy.typing import NDArray
+
 from gmm_lightning._validation import require_integer
 
+INK = "#333333"
+PAPER_GREY = "#8C8C8C"
 # The hues of Okabe and Ito, without black (kept for text and totals) and without yellow (an outline
 # in yellow cannot be seen on white paper).
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -14,9 +23,6 @@ def palette(num_colors: int) -> tuple[str, ...]:
 
     Six hues come first, then their dark and their light shades, which differ in lightness and so
     remain distinct without colour vision; after eighteen colours the sequence repeats.
-
-    Args:
-        num_colors: How many colours are needed.
 
     Raises:
         InvalidArgumentError: `num_colors` is negative.
@@ -30,12 +36,17 @@ def palette(num_colors: int) -> tuple[str, ...]:
         ('#0072B2', '#D55E00', '#009E73')
     """
     num_colors = require_integer("num_colors", num_colors, least=0)
-    dark = [_blend(hue, towards=0, amount=0.45) for hue in _HUES]
-    light = [_blend(hue, towards=255, amount=0.45) for hue in _HUES]
-    colors = [*_HUES, *dark, *light]
-    return tuple(colors[i % len(colors)] for i in range(num_colors))
+    hues = rgb_of(_HUES)
+    colors = np.concatenate([hues, 0.55 * hues, 0.55 * hues + 0.45])
+    return tuple(to_hex(colors[i % len(colors)]).upper() for i in range(num_colors))
 
 
-def _blend(color: str, *, towards: int, amount: float) -> str:
-    channels = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(c + amount * (towards - c)):02X}" for c in channels)
+def rgb_of(colors: Sequence[str]) -> NDArray[np.float64]:
+    """Colours as numbers `(K, 3)` in [0, 1]."""
+    return np.array([to_rgb(color) for color in colors]).reshape(-1, 3)
+
+
+def class_colors(classes: NDArray[Any]) -> NDArray[np.float64]:
+    """The colour of the class of each row, `(N, 3)`."""
+    found, codes = np.unique(classes, return_inverse=True)
+    return rgb_of(palette(len(found)))[codes]

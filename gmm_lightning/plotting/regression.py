@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from numpy.typing import ArrayLike
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import regress
-from gmm_lightning.plotting._components import MixtureLike, components, density_of
-from gmm_lightning.plotting._ellipses import draw_ellipses
-from gmm_lightning.plotting._limits import natural_limits
-from gmm_lightning.plotting._points import add_legend, draw_points
-from gmm_lightning.plotting._rows import finite_rows
-from gmm_lightning.plotting._view import Dims, feature_view
-from gmm_lightning.plotting.figures import INK, axes_or_new
-from gmm_lightning.plotting.palette import palette
-from gmm_lightning.plotting.radii import radii_and_names
+from gmm_lightning.plotting._components import MixtureLike, components
+from gmm_lightning.plotting._ellipses import draw_ellipses, radii_and_names
+from gmm_lightning.plotting._points import draw_points
+from gmm_lightning.plotting._rows import Values, finite_rows
+from gmm_lightning.plotting._view import Dims, feature_view, grid_of, natural_limits
+from gmm_lightning.plotting.figures import axes_or_new
+from gmm_lightning.plotting.palette import INK, palette
 
 
 def plot_regression(
     mixture: MixtureLike,
-    x: torch.Tensor | ArrayLike | None = None,
+    x: Values | None = None,
     *,
     ax: Axes | None = None,
     dims: Dims | None = None,
@@ -43,28 +39,21 @@ def plot_regression(
     The variance is that within the components and that between their means, so the band is wide
     where the components disagree.
 
-    Shape:
-        x `(*S, D)`; columns D names.
-
     Args:
         mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
-        x: Rows to show.
-        ax: Axes to draw on; None makes a new figure.
+        x: Rows `(*S, D)` to show.
+        ax: Axes to draw on, and to return; None makes a new figure.
         dims: The input and the output feature, by position or name; the rest are integrated out.
             None for the first and the second of two.
         stds: Half widths of the bands in standard deviations.
         ellipses: Whether to outline the components at two standard deviations.
-        columns: Names of the features.
+        columns: Names of the D features.
         resolution: Points of the curve.
-        max_points: At most this many points are drawn, evenly spaced through the rows.
-        title: A title for the axes.
-
-    Returns:
-        The axes drawn on.
+        max_points: Largest number of points drawn, evenly spaced through the rows.
+        title: Of the axes.
 
     Raises:
-        InvalidArgumentError: Not two features and no `dims`, a batch of mixtures, or another
-            argument that does not fit.
+        InvalidArgumentError: Not two features, a batch, or another argument that does not fit.
         InvalidDataError: `x` does not consist of numbers.
 
     Example:
@@ -79,21 +68,20 @@ def plot_regression(
         True
     """
     whole = components(mixture)
-    num_features = whole.means.shape[-1]
     otherwise = "take the marginal of the input and the output"
-    view = feature_view(num_features, dims, columns, allowed=(2,), otherwise=otherwise)
+    view = feature_view(whole.num_features, dims, columns, allowed=(2,), otherwise=otherwise)
     radii, names = radii_and_names(stds, None)
     require_integer("resolution", resolution, least=2)
     require_integer("max_points", max_points, least=0)
-    parts, rows = view.parts(whole), view.rows(finite_rows(x, num_features))
-    density, _ = density_of(parts)
+    parts, rows = view.parts(whole), view.rows(finite_rows(x, whole.num_features))
+    density, _ = parts.density()
     window = natural_limits(parts, rows)
-    grid = np.linspace(*window[0], resolution)
-    mean, spread = regress(density, [0], torch.from_numpy(grid)[:, None])
+    (grid,), points = grid_of(window[:1], resolution)
+    mean, spread = regress(density, [0], torch.from_numpy(points))
     assert spread is not None
     center, std = mean[:, 0].numpy(), spread[:, 0, 0].sqrt().numpy()
 
-    ax = axes_or_new(ax)
+    ax = axes_or_new(ax, title)
     shade = palette(1)[0]
     draw_points(ax, rows, max_points=max_points)
     opacity = 0.28 / max(1, len(radii))
@@ -105,12 +93,13 @@ def plot_regression(
         alpha = 1.0 - (1.0 - opacity) ** (depth + 1)
         label = "\N{PLUS-MINUS SIGN} " + name
         bands.append(Patch(facecolor=shade, alpha=alpha, linewidth=0, label=label))
-    expectation = f"E[{view.names[1]} | {view.names[0]}]"
-    (line,) = ax.plot(grid, center, color=shade, linewidth=2.0, zorder=3, label=expectation)
+    label = f"E[{view.names[1]} | {view.names[0]}]"
+    (line,) = ax.plot(grid, center, color=shade, linewidth=2.0, zorder=3, label=label)
     if ellipses:
-        shades = (INK,) * mixture.weights.shape[-1]
-        draw_ellipses(ax, parts.with_weight(), (2.0,), shades, fill=0.0, linewidth=0.8)
-    ax.set_xlim(window[0])
-    view.label(ax, "", title)
-    add_legend(ax, [line, *reversed(bands)], inside=True)
+        shown, shades = parts.select(parts.weights > 0), (INK,) * whole.num_components
+        draw_ellipses(ax, shown, (2.0,), shades, fill=0.0, linewidth=0.8)
+    ax.set(xlim=window[0])
+    view.label(ax, "")
+    handles = [line, *reversed(bands)]
+    ax.legend(handles=handles, loc="best", framealpha=0.9, fontsize="small")
     return ax

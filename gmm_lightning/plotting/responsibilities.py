@@ -6,36 +6,34 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from gmm_lightning._validation import require_choice, require_integer
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._components import (
-    Components,
-    MixtureLike,
-    components,
-    density_of,
-    responsibilities_of,
-)
+from gmm_lightning.plotting._components import Components, MixtureLike, components
 from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
-from gmm_lightning.plotting._limits import grid_of, natural_limits
 from gmm_lightning.plotting._line import fine_grid
-from gmm_lightning.plotting._points import MAX_LEGEND_ENTRIES, add_legend, colors_of, draw_points
-from gmm_lightning.plotting._rows import finite_rows, thin
-from gmm_lightning.plotting._view import Dims, View, feature_names, feature_view
-from gmm_lightning.plotting.figures import INK, axes_or_new
-from gmm_lightning.plotting.palette import palette
+from gmm_lightning.plotting._points import MAX_LEGEND_ENTRIES, add_legend, draw_points
+from gmm_lightning.plotting._rows import Array, Values, finite_rows, thin
+from gmm_lightning.plotting._view import (
+    Dims,
+    View,
+    feature_names,
+    feature_view,
+    grid_of,
+    natural_limits,
+)
+from gmm_lightning.plotting.figures import add_colorbar, axes_or_new
+from gmm_lightning.plotting.palette import INK, palette, rgb_of
 
-_KINDS = ("map", "rows")
 _RESOLUTION = 200
 
 
 def plot_responsibilities(
     mixture: MixtureLike,
-    x: torch.Tensor | ArrayLike | None = None,
+    x: Values | None = None,
     *,
     ax: Axes | None = None,
     kind: str = "map",
@@ -51,30 +49,24 @@ def plot_responsibilities(
     - `kind="map"`, two features: each row in the mixture `sum_k r_k(x) colour_k` of the components'
       colours, so that doubtful rows are grey between them; without `x`, the plane itself.
     - `kind="rows"`, any number of features: one stacked bar for each row, sorted by component and
-      by how sure it is.
+      by its probability.
 
     The probabilities are those given all features; `dims` only chooses where the rows are drawn.
 
-    Shape:
-        x `(*S, D)`; columns D names.
-
     Args:
         mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
-        x: Rows, which only maps of one or two features can do without.
-        ax: Axes to draw on; None makes a new figure.
+        x: Rows `(*S, D)`, which only maps of one or two features can do without.
+        ax: Axes to draw on, and to return; None makes a new figure.
         kind: `map` or `rows`.
         component: Show the probability of this component alone, with a colour bar.
         dims: For a map, the one or two features to draw, by position or name.
-        columns: Names of the features.
-        max_points: At most this many rows are drawn, evenly spaced.
-        title: A title for the axes.
-
-    Returns:
-        The axes drawn on.
+        columns: Names of the D features.
+        max_points: Largest number of rows drawn, evenly spaced.
+        title: Of the axes.
 
     Raises:
-        InvalidArgumentError: A map of more than two features without `dims`, rows missing where
-            they are needed, a batch of mixtures, or another argument that does not fit.
+        InvalidArgumentError: Too many features or no rows for this kind, a batch of mixtures, or
+            another argument that does not fit.
         InvalidDataError: `x` does not consist of numbers.
 
     Example:
@@ -86,26 +78,20 @@ def plot_responsibilities(
         'responsibility'
     """
     parts = components(mixture)
-    num_features, num_components = parts.means.shape[-1], mixture.weights.shape[-1]
+    num_features, size = parts.num_features, parts.num_components
     feature_names(num_features, columns)
     require_integer("max_points", max_points, least=0)
-    density_of(parts)  # which refuses a mixture that has none
-    require_choice("kind", kind, _KINDS)
-    if component is not None:
-        require_integer("component", component, least=0)
-        if component >= num_components:
-            raise InvalidArgumentError(
-                f"expected a component in [0, {num_components}), got {component}"
-            )
+    parts.density()  # which refuses a mixture that has none
+    require_choice("kind", kind, ("map", "rows"))
+    if component is not None and require_integer("component", component, least=0) >= size:
+        raise InvalidArgumentError(f"expected a component in [0, {size}), got {component}")
     if x is None and kind == "rows":
         raise InvalidArgumentError("expected the rows x for kind='rows', got none; pass x")
     points = finite_rows(x, num_features)
     points = points[thin(len(points), max_points)]
     if kind == "rows":
-        ax = axes_or_new(ax, (8.0, 3.2))
-        _draw_bars(ax, responsibilities_of(parts, points, num_components), component)
-        if title is not None:
-            ax.set_title(title)
+        ax = axes_or_new(ax, title, (8.0, 3.2))
+        _draw_bars(ax, parts.responsibilities(points), component)
         return ax
     view = feature_view(num_features, dims, columns, otherwise="use kind='rows'")
     if num_features > len(view.features) and (x is None or view.is_line):
@@ -114,16 +100,16 @@ def plot_responsibilities(
             "whose probabilities are no function of fewer; pass both, or take the marginal of "
             "the mixture first"
         )
-    ax = axes_or_new(ax)
+    ax = axes_or_new(ax, title)
     if view.is_line:
-        _draw_stack(ax, view.parts(parts), view.rows(points), num_components, component)
+        _draw_stack(ax, view.parts(parts), view.rows(points)[:, 0], component)
     else:
-        _draw_plane(ax, view, parts, None if x is None else points, num_components, component)
-    view.label(ax, "responsibility", title)
+        _draw_plane(ax, view, parts, None if x is None else points, component)
+    view.label(ax, "responsibility")
     return ax
 
 
-def _draw_bars(ax: Axes, r: NDArray[np.float64], component: int | None) -> None:
+def _draw_bars(ax: Axes, r: Array, component: int | None) -> None:
     count = len(r)
     best = r.argmax(axis=1) if component is None else np.zeros(count, dtype=np.intp)
     sure = r.max(axis=1) if component is None else r[:, component]
@@ -133,27 +119,17 @@ def _draw_bars(ax: Axes, r: NDArray[np.float64], component: int | None) -> None:
     ax.set(xlabel=f"rows, sorted by {order}", ylabel="responsibility", xlim=(0, max(count, 1)))
 
 
-def _draw_stack(
-    ax: Axes,
-    parts: Components,
-    rows: NDArray[np.float64],
-    num_components: int,
-    component: int | None,
-) -> None:
-    grid = fine_grid(parts, rows[:, 0])
-    _stack(ax, grid, responsibilities_of(parts, grid[:, None], num_components), component)
+def _draw_stack(ax: Axes, parts: Components, rows: Array, component: int | None) -> None:
+    grid = fine_grid(parts, rows)
+    _stack(ax, grid, parts.responsibilities(grid[:, None]), component)
     if len(rows) > 0:
         foot = np.full(len(rows), -0.03)
-        ax.plot(rows[:, 0], foot, "|", color=INK, alpha=0.4, markersize=6, clip_on=False)
+        ax.plot(rows, foot, "|", color=INK, alpha=0.4, markersize=6, clip_on=False)
     ax.set(xlim=(grid[0], grid[-1]), ylim=(-0.06, 1.0))
 
 
 def _stack(
-    ax: Axes,
-    along: NDArray[Any],
-    r: NDArray[np.float64],
-    component: int | None,
-    step: str | None = None,
+    ax: Axes, along: NDArray[Any], r: Array, component: int | None, step: str | None = None
 ) -> None:
     colors = palette(r.shape[1])
     shown = range(r.shape[1]) if component is None else [component]
@@ -165,25 +141,20 @@ def _stack(
 
 
 def _draw_plane(
-    ax: Axes,
-    view: View,
-    parts: Components,
-    points: NDArray[np.float64] | None,
-    num_components: int,
-    component: int | None,
+    ax: Axes, view: View, parts: Components, points: Array | None, component: int | None
 ) -> None:
-    shades = palette(num_components)
-    at = view.parts(parts)
+    """The rows, or the plane itself, in mixed colours or on a scale of one probability."""
+    at, shades = view.parts(parts), palette(parts.num_components)
     rows = view.rows(finite_rows(points, len(view.axes)))
     window = natural_limits(at, rows)
     # dims may have reordered two features: probabilities of rows belong to the original order.
     if points is None:
-        r = responsibilities_of(at, grid_of(window, _RESOLUTION)[1], num_components)
+        r = at.responsibilities(grid_of(window, _RESOLUTION)[1])
     else:
-        r = responsibilities_of(parts, points, num_components)
-    style: dict[str, Any] = {}
-    values = r @ colors_of(np.arange(num_components), shades)
+        r = parts.responsibilities(points)
+    values, style = r @ rgb_of(shades), {}
     if component is not None:
+        shades = (INK,) * parts.num_components
         values, style = r[:, component], {"cmap": "cividis_r", "vmin": 0.0, "vmax": 1.0}
     elif points is None:
         # Faint on the plane, where ellipses lie on top, and full on the dots.
@@ -195,10 +166,8 @@ def _draw_plane(
     else:
         style |= {"size": 1.6, "alpha": 0.9}
         drawn = draw_points(ax, rows, colors=values, max_points=len(rows), **style)
-    outline = shades if component is None else (INK,) * num_components
-    draw_ellipses(ax, at, (2.0,), outline, fill=0.0)
-    draw_means(ax, at, outline, badge=True)
+    draw_ellipses(ax, at, (2.0,), shades, fill=0.0)
+    draw_means(ax, at, shades, badge=True)
     ax.set(xlim=window[0], ylim=window[1])
-    if component is not None and drawn is not None and ax.figure is not None:
-        bar = ax.figure.colorbar(drawn, ax=ax, label=f"p(component {component} | x)")
-        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    if component is not None and drawn is not None:
+        add_colorbar(ax, drawn, f"p(component {component} | x)")

@@ -8,35 +8,28 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import Region
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.plotting._components import (
-    Components,
-    MixtureLike,
-    components,
-    density_of,
-    responsibilities_of,
-)
+from gmm_lightning.plotting._components import Components, MixtureLike, components
 from gmm_lightning.plotting._ellipses import draw_ellipses, draw_means
-from gmm_lightning.plotting._limits import Limits, natural_limits
 from gmm_lightning.plotting._line import draw_curves, draw_histogram
-from gmm_lightning.plotting._points import colors_of, draw_points
-from gmm_lightning.plotting._regions import draw_region, finite_ends, shadow
-from gmm_lightning.plotting._rows import rows_and_labels
-from gmm_lightning.plotting._view import Dims, feature_view
+from gmm_lightning.plotting._points import draw_points
+from gmm_lightning.plotting._regions import draw_region, finite_ends, project_region
+from gmm_lightning.plotting._rows import Array, Values, rows_and_labels
+from gmm_lightning.plotting._view import Dims, feature_view, natural_limits
 from gmm_lightning.plotting.figures import axes_or_new
-from gmm_lightning.plotting.palette import palette
+from gmm_lightning.plotting.palette import palette, rgb_of
 
 
 def plot_samples(
     mixture: MixtureLike,
-    x: torch.Tensor | ArrayLike | int = 1000,
+    x: Values | int = 1000,
     *,
     ax: Axes | None = None,
-    component: torch.Tensor | ArrayLike | None = None,
+    component: Values | None = None,
     within: Region | None = None,
     generator: torch.Generator | None = None,
     dims: Dims | None = None,
@@ -52,107 +45,87 @@ def plot_samples(
     without the region. With one feature the samples are a histogram, of area one like the density.
     In fewer features than the mixture has, a region is drawn as its shadow.
 
-    Shape:
-        x `(*S, D)`; component `(*S,)`; columns D names.
-
     Args:
         mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
-        x: The samples, or how many to draw.
-        ax: Axes to draw on; None makes a new figure.
-        component: The component that each sample was drawn from, which gives its colour; None for
-            the most probable one.
+        x: The samples `(*S, D)`, or the number of samples to draw.
+        ax: Axes to draw on, and to return; None makes a new figure.
+        component: The component `(*S,)` that each sample was drawn from, which gives its colour;
+            None for the most probable one.
         within: The region, as for `MixtureOfGaussians.sample`.
         generator: Of the draws, on the host; None for one with a fixed seed, so that pictures
             repeat and the global one is left alone.
         dims: One or two features to show, by position or name.
-        columns: Names of the features.
-        max_points: At most this many points are drawn, evenly spaced through the samples.
-        title: A title for the axes.
-
-    Returns:
-        The axes drawn on.
+        columns: Names of the D features.
+        max_points: Largest number of points drawn, evenly spaced through the samples.
+        title: Of the axes.
 
     Raises:
-        InvalidArgumentError: More than two features without `dims`, a batch of mixtures, or another
-            argument that does not fit.
+        InvalidArgumentError: Too many features, a batch, or another argument that does not fit.
         InvalidDataError: `x` does not consist of numbers.
         RegionError: The mixture does not reach the region.
 
     Example:
-        >>> import torch
-        >>> from gmm_lightning import MixtureOfGaussians
+        >>> from gmm_lightning import GMMLayer
         >>> from gmm_lightning.distributions import Ball
         >>> from gmm_lightning.plotting import plot_samples
-        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
-        >>> ax = plot_samples(mixture, 100, within=Ball([1.0, 0.0], radius=0.5))
+        >>> ax = plot_samples(GMMLayer(2, 3), 100, within=Ball([1.0, 0.0], radius=0.5))
         >>> len(ax.collections[0].get_offsets())
         100
     """
     whole = components(mixture)
-    num_features, num_components = whole.means.shape[-1], mixture.weights.shape[-1]
+    num_features = whole.num_features
     view = feature_view(num_features, dims, columns, otherwise="draw the samples with plot_pairs")
     require_integer("max_points", max_points, least=0)
-    region = None if within is None else shadow(within, num_features, view.features)
+    region = None if within is None else project_region(within, num_features, view.features)
     points, drawn = _samples(whole, x, component, within, generator)
     parts, rows = view.parts(whole), view.rows(points)
-    window = _window(parts, rows, region)
+    window = natural_limits(parts, rows)
+    if region is not None:
+        inside = parts.means.mean(axis=0) if len(parts.means) else np.zeros(rows.shape[1])
+        window = natural_limits(parts, np.concatenate([rows, finite_ends(region, inside)]))
 
-    ax = axes_or_new(ax)
-    shades = palette(num_components)
+    ax = axes_or_new(ax, title)
+    shades = palette(whole.num_components)
     if view.is_line:
-        draw_histogram(ax, rows[:, 0], drawn, [shades[k] for k in np.unique(drawn)])
+        draw_histogram(ax, rows[:, 0], drawn, shades)
         draw_curves(ax, parts, rows[:, 0], shades, fill=0.0, linewidth=1.4)
     else:
-        draw_points(ax, rows, colors=colors_of(drawn, shades), max_points=max_points)
+        draw_points(ax, rows, colors=rgb_of(shades)[drawn], max_points=max_points)
         draw_ellipses(ax, parts, (1.0, 2.0), shades, fill=0.0, linewidth=0.8)
         draw_means(ax, parts, shades, badge=True)
-        ax.set_ylim(window[1])
+        ax.set(ylim=window[1])
     if region is not None:
-        draw_region(ax, region, parts, shades, window, num_features)
-    ax.set_xlim(window[0])
-    view.label(ax, "density", title)
+        draw_region(ax, region, parts, shades, window)
+    ax.set(xlim=window[0])
+    view.label(ax, "density")
     return ax
 
 
 def _samples(
     parts: Components,
-    x: torch.Tensor | ArrayLike | int,
-    component: torch.Tensor | ArrayLike | None,
+    x: Values | int,
+    component: Values | None,
     within: Region | None,
     generator: torch.Generator | None,
-) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+) -> tuple[Array, NDArray[np.intp]]:
     """The samples (N, D) and which of the K components they belong to (N,)."""
-    num_components = parts.weights.shape[-1]
     if not isinstance(x, int | np.integer) or isinstance(x, bool):
-        points, given = rows_and_labels(x, component, parts.means.shape[-1])
+        points, given = rows_and_labels(x, component, parts.num_features)
         if given is not None:
-            return points, _checked(given, num_components)
+            size, whole = parts.num_components, given.dtype.kind in "iu"
+            if len(given) and not (whole and given.min() >= 0 and given.max() < size):
+                raise InvalidArgumentError(
+                    f"component must hold integers in [0, {size}), got {np.unique(given)[:10]}"
+                )
+            return points, given.astype(np.intp)
         if len(points) == 0:
             return points, np.empty(0, dtype=np.intp)
-        return points, responsibilities_of(parts, points, num_components).argmax(axis=1)
+        return points, parts.responsibilities(points).argmax(axis=1)
     require_integer("the number of samples", x, least=0)
     if component is not None:
         raise InvalidArgumentError("component= goes with the samples; draw them first")
-    density, index = density_of(parts)
+    density, index = parts.density()
     if generator is None:
         generator = torch.Generator().manual_seed(0)
     drawn: Any = density.sample(int(x), within=within, return_component=True, generator=generator)
     return drawn[0].numpy(), index[drawn[1].numpy()]
-
-
-def _window(parts: Components, rows: NDArray[np.float64], region: Region | None) -> Limits:
-    """The samples, the components, and the bounded part of the region."""
-    if region is not None:
-        inside = parts.means.mean(axis=0) if len(parts.means) else np.zeros(rows.shape[1])
-        rows = np.concatenate([rows, finite_ends(region, inside)])
-    return natural_limits(parts, rows)
-
-
-def _checked(drawn: NDArray[Any], num_components: int) -> NDArray[np.intp]:
-    """Raise unless all are numbers of components."""
-    known = drawn.dtype.kind in "iu" and bool(((drawn >= 0) & (drawn < num_components)).all())
-    if not (known or len(drawn) == 0):
-        raise InvalidArgumentError(
-            f"component must hold integers in [0, {num_components}), got {np.unique(drawn)[:10]}"
-        )
-    return drawn.astype(np.intp)

@@ -106,6 +106,9 @@ def test_the_legend_covers_no_data(kind: str) -> None:
         box = legend.get_window_extent().transformed(ax.transData.inverted())
         if kind == "histogram":
             assert box.y0 >= max(patch.get_height() for patch in ax.containers[0])
+        else:
+            curve = np.stack(ax.lines[0].get_data(), axis=1)
+            assert box.count_contains(curve) == 0
 
 
 @pytest.mark.parametrize(

@@ -193,8 +193,11 @@ def test_refuses_what_is_no_mixture_and_what_are_no_axes(
 
 @every_plot_of_rows
 def test_no_rows_at_all(plot: Plot, make: Any) -> None:
-    render(plot(make(2, 2), ROWS[:0]))
-    plot(make(2, 2), np.full((3, 2), np.nan))
+    empty, missing, some = (
+        render(plot(make(2, 2), x)) for x in (ROWS[:0], np.full((3, 2), np.nan), ROWS)
+    )
+    assert np.array_equal(empty, missing)
+    assert not np.array_equal(empty, some)
 
 
 @every_plot
@@ -202,7 +205,10 @@ def test_components_of_weight_zero_flat_ones_and_points_are_no_obstacle(plot: Pl
     tril = torch.eye(2).repeat(4, 1, 1)
     tril[2], tril[3] = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.zeros(2, 2)
     means = torch.tensor([[0.0, 0.0], [5.0, 5.0], [3.0, 0.0], [-2.0, 3.0]])
-    render(plot(Plain(torch.tensor([0.5, 0.0, 0.3, 0.2]), means, tril)))
+    drawn = plot(Plain(torch.tensor([0.5, 0.0, 0.3, 0.2]), means, tril))
+    assert np.ptp(render(drawn)) > 0
+    for ax in np.ravel(drawn):
+        assert np.isfinite([ax.get_xlim(), ax.get_ylim()]).all()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from matplotlib.patches import Ellipse
 from support.plain_mixture import Plain
 
 from gmm_lightning.plotting import plot_mixture
-from gmm_lightning.plotting._components import principal_plane
+from gmm_lightning.plotting._components import components, principal_plane
 
 
 def test_principal_plane_is_that_of_the_mixture_covariance() -> None:
@@ -22,7 +22,7 @@ def test_principal_plane_is_that_of_the_mixture_covariance() -> None:
     mean = weights @ means
     covariance = (second - torch.outer(mean, mean)).numpy()
 
-    origin, axes, share = principal_plane(Plain(weights, means, tril))
+    origin, axes, share = principal_plane(components(Plain(weights, means, tril)))
     np.testing.assert_allclose(origin, mean, rtol=1e-12)
     np.testing.assert_allclose(axes.T @ axes, np.eye(2), atol=1e-12)
     variances = np.linalg.eigvalsh(covariance)[[-1, -2]]
@@ -34,13 +34,13 @@ def test_principal_plane_is_that_of_the_mixture_covariance() -> None:
 
 def test_principal_plane_without_variance_or_without_finite_covariance() -> None:
     point = Plain(torch.ones(1), torch.ones(1, 3), torch.zeros(1, 3, 3))
-    assert principal_plane(point)[2].tolist() == [0.0, 0.0]
+    assert principal_plane(components(point))[2].tolist() == [0.0, 0.0]
     far = Plain(
         torch.ones(2) / 2,
         torch.tensor([[-1e200] * 3, [1e200] * 3], dtype=torch.float64),
         torch.eye(3).expand(2, 3, 3),
     )
-    origin, axes, share = principal_plane(far)
+    origin, axes, share = principal_plane(components(far))
     assert origin.tolist() == [0.0, 0.0, 0.0]
     assert axes.tolist() == [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
     assert share.tolist() == [0.0, 0.0]

@@ -15,7 +15,7 @@ from gmm_lightning.covariances import FullCovariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting import palette, plot_mixture
-from gmm_lightning.plotting._components import principal_plane
+from gmm_lightning.plotting._components import components, principal_plane
 
 
 def make_mixture(num_components: int, num_features: int, seed: int = 0) -> MixtureOfGaussians:
@@ -127,7 +127,7 @@ def test_points_are_thinned_evenly() -> None:
 
 def test_more_features_are_projected_on_the_principal_plane() -> None:
     mixture, x = make_mixture(4, 5), make_rows(20, 5)
-    origin, axes, share = principal_plane(mixture)
+    origin, axes, share = principal_plane(components(mixture))
     ax = plot_mixture(mixture, x, stds=(1.0,))
     np.testing.assert_allclose(offsets(ax, 0), (x.double().numpy() - origin) @ axes)
     np.testing.assert_allclose(offsets(ax, 1), (mixture.means.numpy() - origin) @ axes)
