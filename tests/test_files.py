@@ -19,23 +19,30 @@ def test_a_file_appears_when_the_block_ends(tmp_path: Path, unique: bool) -> Non
     assert path.read_text() == "whole"
 
 
+def fail(path: Path, error: type[BaseException], beside: str | None = None) -> None:
+    """Write half of a file, and another one in its folder."""
+    with atomic_write(path) as partial:
+        partial.write_text("half")
+        if beside:
+            path.with_name(beside).write_text("somebody else's")
+        raise error
+
+
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_an_error_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
     old, new = tmp_path / "a.txt", tmp_path / "new" / "folder" / "a.txt"
     old.write_text("old")
     for path in (old, new):
-        with pytest.raises(error), atomic_write(path) as partial:
-            partial.write_text("half")
-            raise error
+        with pytest.raises(error):
+            fail(path, error)
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     assert old.read_text() == "old"
 
 
 def test_a_folder_that_others_use_stays(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.txt"
-    with pytest.raises(ZeroDivisionError), atomic_write(path):
-        (path.parent / "b.txt").write_text("somebody else's")
-        _ = 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        fail(path, ZeroDivisionError, beside="b.txt")
     assert [p.name for p in path.parent.iterdir()] == ["b.txt"]
 
 

@@ -1,24 +1,37 @@
-"""Which reader a file needs, and where its columns are."""
+"""Opening a table: the reader that a file needs, and where its columns are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gmm_lightning.datasets._arrays import ArraySource
-from gmm_lightning.datasets._cells import listed
-from gmm_lightning.datasets._parquet import ParquetSource
-from gmm_lightning.datasets._source import Source, require_file
-from gmm_lightning.datasets._text import TextSource
+from gmm_lightning._validation import format_list
+from gmm_lightning.datasets._arrays import ArrayReader
+from gmm_lightning.datasets._parquet import ParquetReader
+from gmm_lightning.datasets._reader import TableReader, require_file
+from gmm_lightning.datasets._text import TextReader
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
-TEXT, ARRAYS, PARQUET = (".csv", ".tsv", ".txt"), (".npy", ".npz"), (".parquet",)
+_TEXT, _ARRAYS, _PARQUET = (".csv", ".tsv", ".txt"), (".npy", ".npz"), (".parquet",)
+SUFFIXES = (*_TEXT, *_ARRAYS, *_PARQUET)
+Columns = Sequence[str | int] | str | int | None
 
 
-def opened(
+class Positions(NamedTuple):
+    """Where the columns to read are in a file."""
+
+    features: list[int]
+    label: int | None
+    weight: int | None
+
+    @property
+    def numbers(self) -> list[int]:
+        """The features, and the weight where there is one."""
+        return [*self.features, *(() if self.weight is None else (self.weight,))]
+
+
+def open_reader(
     path: str | Path,
     expected: Iterable[str],
     *,
@@ -26,7 +39,7 @@ def opened(
     separator: str | None,
     key: str | None,
     mapped: bool = False,
-) -> Source:
+) -> TableReader:
     """The reader of a file, by its suffix.
 
     Args:
@@ -45,85 +58,86 @@ def opened(
     require_file(path)
     suffix = path.suffix.lower()
     if key is not None and suffix != ".npz":
-        raise InvalidArgumentError(f"key= chooses an array of a .npz file, and {path} is none")
-    if suffix in TEXT:
-        return TextSource(path, expected, header=header, separator=separator)
-    if suffix in ARRAYS:
-        return ArraySource(path, key, mapped=mapped)
-    if suffix in PARQUET:
-        return ParquetSource(path)
+        raise InvalidArgumentError(f"key= chooses an array of a .npz file, and {path} is not one")
+    if suffix in _TEXT:
+        return TextReader(path, expected, header=header, separator=separator)
+    if suffix in _ARRAYS:
+        return ArrayReader(path, key, mapped=mapped)
+    if suffix in _PARQUET:
+        return ParquetReader(path)
     raise InvalidArgumentError(
-        f"{path}: expected a file that ends in {listed((*TEXT, *ARRAYS, *PARQUET))}; "
-        f"got {suffix or 'no suffix'}"
+        f"{path}: expected a file that ends in {format_list(SUFFIXES)}; got {suffix or 'no suffix'}"
     )
 
 
-def chosen_columns(
-    source: Source,
-    columns: Sequence[str | int] | None,
-    label: int | None,
-    weight: int | None = None,
-) -> list[int]:
-    """Where the columns to read stand; by default all that hold numbers, less label and weight.
+def open_table(
+    path: str | Path,
+    columns: Columns,
+    label: str | int | None,
+    weight: str | int | None,
+    **options: Any,
+) -> tuple[TableReader, Positions]:
+    """The reader of a file, and where the columns are that were chosen by name or number.
+
+    By default all columns of numbers are features, less label and weight.
 
     Raises:
-        InvalidArgumentError: a column that is not there or has two parts to play.
-        InvalidDataError: no column of numbers.
+        InvalidDataError: as for `open_reader`; or no column of numbers.
+        InvalidArgumentError: likewise; or a column that is not there, or has two parts to play.
     """
-    if label is not None and label == weight:
+    chosen = [columns] if isinstance(columns, str | int) else columns
+    expected = [name for name in (*(chosen or ()), label, weight) if isinstance(name, str)]
+    reader = open_reader(path, expected, **options)
+    at = None if label is None else reader.position(label, "label column")
+    mass = None if weight is None else reader.position(weight, "weight column")
+    if at is not None and at == mass:
         raise InvalidArgumentError(
-            f"{source.path}: {source.name_of(label)} is both the label and the weight; choose it "
-            "as one of the two"
+            f"{reader.path}: {reader.all_names[at]} is both the label and the weight; choose it as "
+            "one of the two"
         )
-    if columns is None:
-        chosen = [j for j in source.numeric() if j not in (label, weight)]
-        if not chosen:
-            single = len(source.names) == 1
-            hint = "; give the separator, for instance separator=';'" if single else ""
+    if chosen is None:
+        features = [j for j in reader.numeric_columns() if j not in (at, mass)]
+        if not features:
+            hint = "; give the separator, for instance separator=';'"
             raise InvalidDataError(
-                f"{source.path} has no column of numbers to read; its columns are: "
-                f"{listed(source.names)}{hint}"
+                f"{reader.path} has no column of numbers to read; its columns are: "
+                f"{format_list(reader.names, 20)}{hint if len(reader.names) == 1 else ''}"
             )
-        return chosen
-    if not columns:
+        return reader, Positions(features, at, mass)
+    if not len(chosen):
         raise InvalidArgumentError(
-            f"{source.path}: columns= chooses none; it has: {listed(source.names)}"
+            f"{reader.path}: columns= chooses none; it has: {format_list(reader.names, 20)}"
         )
-    chosen = [source.position(column) for column in columns]
-    twice = [source.names[j] for j in dict.fromkeys(chosen) if chosen.count(j) > 1]
+    features = [reader.position(column) for column in chosen]
+    twice = [reader.names[j] for j in dict.fromkeys(features) if features.count(j) > 1]
     if twice:
-        raise InvalidArgumentError(f"{source.path}: chosen more than once: {listed(twice)}")
-    for what, other in (("label", label), ("weight", weight)):
-        if other is not None and other in chosen:
+        raise InvalidArgumentError(f"{reader.path}: chosen more than once: {format_list(twice)}")
+    for what, other in (("label", at), ("weight", mass)):
+        if other is not None and other in features:
             raise InvalidArgumentError(
-                f"{source.path}: {source.name_of(other)} is both the {what} and one of the columns "
-                "to read; choose it as one of the two"
+                f"{reader.path}: {reader.all_names[other]} is both the {what} and one of the "
+                "columns to read; choose it as one of the two"
             )
-    return chosen
+    return reader, Positions(features, at, mass)
 
 
-def counts_rows(column: NDArray[np.float64]) -> bool:
-    """Whether a column reads 0, 1, 2, ... or 1, 2, 3, ... as programs number the rows."""
-    return bool((column == np.arange(len(column)) + (column[0] == 1)).all())
-
-
-def matched(source: Source, columns: tuple[str, ...]) -> list[int]:
-    """Where the columns stand in a file: by name, or in order where it has no names.
+def match_columns(reader: TableReader, columns: Sequence[str]) -> list[int]:
+    """Positions of columns by name, or in order where the file has no names.
 
     Raises:
         InvalidDataError: naming those that it lacks and those that it has.
     """
-    missing = [name for name in columns if name not in source.names]
+    missing = [name for name in columns if name not in reader.names]
     if not missing:
-        return [source.names.index(name) for name in columns]
-    if source.named:
+        return [reader.names.index(name) for name in columns]
+    if reader.named:
         raise InvalidDataError(
-            f"{source.path} lacks the column{'s'[: len(missing) > 1]} {listed(missing)}; it has: "
-            f"{listed(source.names)}"
+            f"{reader.path} lacks the column{'s'[: len(missing) > 1]} {format_list(missing, 20)}; "
+            f"it has: {format_list(reader.names, 20)}"
         )
-    if len(source.names) != len(columns):
+    if len(reader.names) != len(columns):
         raise InvalidDataError(
-            f"{source.path} has no names for its {len(source.names)} columns; expected these "
-            f"{len(columns)}, in this order: {listed(columns)}"
+            f"{reader.path} has no names for its {len(reader.names)} columns; expected these "
+            f"{len(columns)}, in this order: {format_list(columns, 20)}"
         )
     return list(range(len(columns)))

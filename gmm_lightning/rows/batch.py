@@ -65,6 +65,8 @@ class Batch(NamedTuple):
     @staticmethod
     def concatenate(batches: Sequence[Batch]) -> Batch:
         """All rows of several batches; a missing weight counts as 1."""
+        if len(batches) == 1:
+            return batches[0]
         weighted = [b.weight for b in batches if b.weight is not None]
         weight = None
         if weighted:

@@ -1,4 +1,4 @@
-"""A file that holds a table: what every format offers, and how a file is opened."""
+"""What every format of a table in a file offers, and how a file is opened."""
 
 from __future__ import annotations
 
@@ -11,23 +11,31 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from gmm_lightning.datasets._cells import listed
-from gmm_lightning.datasets._faults import Faults
+from gmm_lightning._validation import format_list
+from gmm_lightning.datasets._errors import DataErrors
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 
 class Block(NamedTuple):
-    """Some rows: numbers `(n, D)`, and their labels as they stand in the file."""
+    """Some rows: numbers `(n, D)`, and their labels as they are in the file."""
 
     x: NDArray[Any]
     labels: list[Any] | None
 
-    def at(self, part: slice) -> Block:
-        """Some of them."""
-        return Block(self.x[part], None if self.labels is None else self.labels[part])
+
+class Selection(NamedTuple):
+    """Columns to read, by position, and what was found to be wrong with the rows read so far."""
+
+    columns: Sequence[int]
+    label: int | None
+    errors: DataErrors
+
+    def check(self) -> None:
+        """Refuse bad rows, and bad cells of the selection."""
+        self.errors.check([*self.columns, *(() if self.label is None else (self.label,))])
 
 
-class Source(ABC):
+class TableReader(ABC):
     """A table in a file, read block by block.
 
     Attributes:
@@ -35,90 +43,80 @@ class Source(ABC):
         names: its columns.
         named: whether the names are the file's own, or `x0, x1, ...`.
         unit: what a row is called in messages.
-        extra: further names that labels or weights may have.
+        extra_names: further columns that can be labels or weights.
         unnamed: columns without a name among named ones.
-        described: how the file was understood, where that was a guess.
-        suspect: the row that may hold names, though it was taken for numbers.
-        at_random: whether a single row is read without reading others.
+        description: how the file was understood, where that was a guess.
+        possible_header: the row that may hold names, though it was taken for numbers.
+        random_access: whether a single row is read without reading others.
     """
 
     path: Path
     names: tuple[str, ...]
     named: bool = False
     unit: str = "row"
-    extra: tuple[str, ...] = ()
+    extra_names: tuple[str, ...] = ()
     unnamed: frozenset[int] = frozenset()
-    described: str = ""
-    suspect: int | None = None
-    at_random: bool = False
+    description: str = ""
+    possible_header: int | None = None
+    random_access: bool = False
 
     @abstractmethod
-    def numeric(self) -> list[int]:
-        """The columns that hold numbers, as far as can be said before reading all of them."""
+    def numeric_columns(self) -> list[int]:
+        """The columns that hold numbers, as far as is known before reading all of them."""
 
     @abstractmethod
-    def blocks(
-        self,
-        columns: Sequence[int],
-        label: int | None,
-        rows: int,
-        faults: Faults,
-        start: int = 0,
-    ) -> Iterator[Block]:
-        """The rows in order from `start` on, about `rows` at a time; faults are recorded."""
+    def count_rows(self) -> int:
+        """N."""
 
     @abstractmethod
-    def count(self) -> int:
-        """How many rows there are."""
+    def blocks(self, selection: Selection, batch_rows: int, start: int = 0) -> Iterator[Block]:
+        """The rows in order from `start` on, about `batch_rows` at a time.
 
-    def slices(
-        self, columns: Sequence[int], label: int | None, rows: int, faults: Faults, start: int = 0
-    ) -> Iterator[Block]:
-        """As `blocks`, without a copy and in the file's own dtype where they can be had so."""
-        return self.blocks(columns, label, rows, faults, start)
+        They are views where the file holds float32 or float64, and bad cells are recorded.
+        """
 
-    def faults(self) -> Faults:
-        """A record for what is wrong with this file."""
-        return Faults(self.path, (*self.names, *self.extra), self.unit, self.suspect)
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Names by position: those of the columns, then the others."""
+        return (*self.names, *self.extra_names)
+
+    def select(self, columns: Sequence[int], label: int | None = None) -> Selection:
+        """Columns to read, by position."""
+        errors = DataErrors(self.path, self.all_names, self.unit, self.possible_header)
+        return Selection(columns, label, errors)
 
     def position(self, column: str | int, what: str = "column") -> int:
-        """Where a column stands, by name or by number; negative numbers count from the end.
+        """Position of a column, by name or by number; negative numbers count from the end.
 
         Raises:
             InvalidArgumentError: there is none; the message lists those that exist.
         """
-        known = listed(self.names if what == "column" else (*self.names, *self.extra))
         if isinstance(column, bool) or not isinstance(column, str | int):
             raise InvalidArgumentError(
                 f"a {what} is chosen by its name or its number, got {column!r}"
             )
+        names, width = self.names if what == "column" else self.all_names, len(self.names)
+        known = format_list(names, 20)
         if isinstance(column, int):
-            width = len(self.names)
             if not -width <= column < width:
                 raise InvalidArgumentError(
                     f"{self.path}: there is no {what} number {column}; the {width} columns are "
                     f"numbered from 0: {known}"
                 )
             return column % width
-        if column in self.names:
-            return self.names.index(column)
-        if what != "column" and column in self.extra:
-            return len(self.names) + self.extra.index(column)
-        hint = "" if self.named or self.unit == "row" else " (no names in the first line)"
-        raise InvalidArgumentError(
-            f"{self.path}: there is no {what} {column!r}; the columns are: {known}{hint}"
-        )
-
-    def name_of(self, column: int) -> str:
-        """The name of a column at a position that `position` gave."""
-        return (*self.names, *self.extra)[column]
+        if column not in names:
+            hint = "" if self.named or self.unit == "row" else " (no names in the first line)"
+            raise InvalidArgumentError(
+                f"{self.path}: there is no {what} {column!r}; the columns are: {known}{hint}"
+            )
+        return names.index(column)
 
 
-def without_first(blocks: Iterator[Block], n: int) -> Iterator[Block]:
+def skip_rows(blocks: Iterator[Block], n: int) -> Iterator[Block]:
     """The rows after the first n."""
-    for block in blocks:
-        yield block.at(slice(n, None)) if n else block
-        n = max(0, n - len(block.x))
+    for x, labels in blocks:
+        yield Block(x[n:], labels and labels[n:])
+        n = max(0, n - len(x))
 
 
 def require_file(path: Path) -> None:
@@ -139,7 +137,7 @@ def require_file(path: Path) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what the operating system says into one sentence about the file.
+    """Context that turns errors of the operating system into one sentence about the file.
 
     Raises:
         InvalidDataError: the file cannot be opened, read or decoded.
@@ -161,7 +159,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def require_unique(path: Path, names: Sequence[str]) -> None:
-    """Refuse a table in which a name does not tell the column.
+    """Refuse a table in which two columns have the same name.
 
     Raises:
         InvalidDataError: naming those that occur more than once.
@@ -169,10 +167,10 @@ def require_unique(path: Path, names: Sequence[str]) -> None:
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
         raise InvalidDataError(
-            f"{path}: column names must differ; more than one column is called {listed(twice)}"
+            f"{path}: column names must differ; more than one column is called {format_list(twice)}"
         )
 
 
 def generated_names(width: int) -> tuple[str, ...]:
-    """The names of columns that have none."""
+    """Names of columns without any: `x0, x1, ...`."""
     return tuple(f"x{j}" for j in range(width))
