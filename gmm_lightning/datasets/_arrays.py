@@ -27,12 +27,10 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 
 class ArrayReader(TableReader):
-    """A .npy file, mapped into memory, or an array of a .npz file.
+    """A .npy file, mapped into memory, or the array `key` of a .npz file.
 
-    Args:
-        path: the file.
-        key: which array of a .npz file; None: `x`, `X`, or the only matrix.
-        mapped: map the arrays of a .npz file too, as far as they are not compressed.
+    Without a key that is `x`, `X`, or the only matrix. Arrays of a .npz file are mapped on
+    demand, unless they are compressed.
     """
 
     random_access = True

@@ -102,12 +102,7 @@ class DataErrors:
         return 0 < self.num_rows == self._missing[column].count
 
     def check(self, columns: Sequence[int]) -> None:
-        """Refuse bad rows, and bad cells of these columns.
-
-        Raises:
-            InvalidDataError: the gravest error: the shape of the rows, then text, then missing
-                values, then infinite ones.
-        """
+        """Refuse bad rows, then text, missing and infinite values of these columns."""
         if self._ragged.count:
             raise InvalidDataError(f"{self.path}: {self._describe_ragged()}")
         for tallies, describe in (

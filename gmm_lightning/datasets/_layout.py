@@ -46,7 +46,7 @@ class Layout:
         names: one per column.
         named: whether the first record holds them.
         skip: lines before the first row.
-        first: the line of the first record.
+        first_line: of the first record.
         numeric: columns that look like numbers.
         unnamed: columns to which the header gives no name.
     """
@@ -55,7 +55,7 @@ class Layout:
     names: tuple[str, ...]
     named: bool
     skip: int
-    first: int
+    first_line: int
     numeric: tuple[int, ...]
     unnamed: frozenset[int]
 
@@ -68,11 +68,7 @@ def open_text(path: Path, offset: int = 0) -> TextIO:
 
 
 def read_records(lines: Iterable[str], separator: str | None, skipped: int = 0) -> Iterator[Record]:
-    """Stripped cells of every record that is not blank, with the number of its first line.
-
-    Raises:
-        csv.Error: a quoted cell that does not end.
-    """
+    """Stripped cells of every record that is not blank, with the number of its first line."""
     if separator is None:
         for line, text in enumerate(lines, skipped + 1):
             cells = text.split()
@@ -102,13 +98,9 @@ def format_separator(separator: str | None) -> str:
 def find_layout(
     path: Path, expected: Iterable[str], *, header: bool | None, separator: str | None
 ) -> Layout:
-    """The layout of a text file, from its first lines.
+    """The layout of a text file, from its first lines; what is None is guessed.
 
-    Args:
-        path: the file.
-        expected: names of columns; a first record that holds all of them is a header.
-        header: whether the first record holds names; None: guess.
-        separator: between cells; None: guess.
+    A first record that holds all `expected` names is a header.
 
     Raises:
         InvalidDataError: an empty file, only a header, a separator that does not occur, names
@@ -154,7 +146,7 @@ def find_layout(
         names=names,
         named=named,
         skip=body[0][0] - 1 if named else 0,
-        first=line,
+        first_line=line,
         numeric=tuple(numeric),
         unnamed=frozenset(j for j, name in enumerate(first) if named and not name),
     )

@@ -27,8 +27,13 @@ class Positions(NamedTuple):
 
     @property
     def numbers(self) -> list[int]:
-        """The features, and the weight where there is one."""
+        """Features and weight, those that there are."""
         return [*self.features, *(() if self.weight is None else (self.weight,))]
+
+    @property
+    def others(self) -> list[int]:
+        """Weight and label, those that there are."""
+        return [position for position in (self.weight, self.label) if position is not None]
 
 
 def open_reader(
@@ -40,20 +45,7 @@ def open_reader(
     key: str | None,
     mapped: bool = False,
 ) -> TableReader:
-    """The reader of a file, by its suffix.
-
-    Args:
-        path: the file.
-        expected: names of columns that a header would hold.
-        header: of a text file.
-        separator: of a text file.
-        key: of a .npz file.
-        mapped: map the arrays of a .npz file, rather than hold them.
-
-    Raises:
-        InvalidDataError: no such file, or one that cannot be read.
-        InvalidArgumentError: an unknown suffix; the message lists the known ones.
-    """
+    """The reader of a file, by its suffix; `expected` are names of columns that a header holds."""
     path = Path(str(path)).expanduser()
     require_file(path)
     suffix = path.suffix.lower()
@@ -80,53 +72,45 @@ def open_table(
     """The reader of a file, and where the columns are that were chosen by name or number.
 
     By default all columns of numbers are features, less label and weight.
-
-    Raises:
-        InvalidDataError: as for `open_reader`; or no column of numbers.
-        InvalidArgumentError: likewise; or a column that is not there, or has two parts to play.
     """
     chosen = [columns] if isinstance(columns, str | int) else columns
     expected = [name for name in (*(chosen or ()), label, weight) if isinstance(name, str)]
     reader = open_reader(path, expected, **options)
-    at = None if label is None else reader.position(label, "label column")
-    mass = None if weight is None else reader.position(weight, "weight column")
-    if at is not None and at == mass:
+    label_at = None if label is None else reader.position(label, "label column")
+    weight_at = None if weight is None else reader.position(weight, "weight column")
+    if label_at is not None and label_at == weight_at:
         raise InvalidArgumentError(
-            f"{reader.path}: {reader.all_names[at]} is both the label and the weight; choose it as "
-            "one of the two"
+            f"{reader.path}: {reader.all_names[label_at]} is both the label and the weight; choose "
+            "it as one of the two"
         )
     if chosen is None:
-        features = [j for j in reader.numeric_columns() if j not in (at, mass)]
+        features = [j for j in reader.numeric_columns() if j not in (label_at, weight_at)]
         if not features:
             hint = "; give the separator, for instance separator=';'"
             raise InvalidDataError(
                 f"{reader.path} has no column of numbers to read; its columns are: "
                 f"{format_list(reader.names, 20)}{hint if len(reader.names) == 1 else ''}"
             )
-        return reader, Positions(features, at, mass)
-    if not len(chosen):
+        return reader, Positions(features, label_at, weight_at)
+    features = [reader.position(column) for column in chosen]
+    if not features:
         raise InvalidArgumentError(
             f"{reader.path}: columns= chooses none; it has: {format_list(reader.names, 20)}"
         )
-    features = [reader.position(column) for column in chosen]
     twice = [reader.names[j] for j in dict.fromkeys(features) if features.count(j) > 1]
     if twice:
         raise InvalidArgumentError(f"{reader.path}: chosen more than once: {format_list(twice)}")
-    for what, other in (("label", at), ("weight", mass)):
+    for what, other in (("label", label_at), ("weight", weight_at)):
         if other is not None and other in features:
             raise InvalidArgumentError(
                 f"{reader.path}: {reader.all_names[other]} is both the {what} and one of the "
                 "columns to read; choose it as one of the two"
             )
-    return reader, Positions(features, at, mass)
+    return reader, Positions(features, label_at, weight_at)
 
 
 def match_columns(reader: TableReader, columns: Sequence[str]) -> list[int]:
-    """Positions of columns by name, or in order where the file has no names.
-
-    Raises:
-        InvalidDataError: naming those that it lacks and those that it has.
-    """
+    """Positions of columns by name, or in order where the file has no names."""
     missing = [name for name in columns if name not in reader.names]
     if not missing:
         return [reader.names.index(name) for name in columns]

@@ -20,15 +20,7 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 
 class ParquetReader(TableReader):
-    """A .parquet file.
-
-    Args:
-        path: the file.
-
-    Raises:
-        InvalidArgumentError: pyarrow is not installed.
-        InvalidDataError: not a parquet file.
-    """
+    """A .parquet file."""
 
     named = True
 
@@ -65,11 +57,7 @@ class ParquetReader(TableReader):
         return int(self._group_starts[-1])
 
     def blocks(self, selection: Selection, batch_rows: int, start: int = 0) -> Iterator[Block]:
-        """Row groups in batches, from the one that holds `start` on; rows are counted from 0.
-
-        Raises:
-            InvalidDataError: a column of another type than numbers, or a damaged file.
-        """
+        """Row groups in batches, from the one that holds `start` on; rows are counted from 0."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -120,11 +120,7 @@ def skip_rows(blocks: Iterator[Block], n: int) -> Iterator[Block]:
 
 
 def require_file(path: Path) -> None:
-    """Refuse what is not a file.
-
-    Raises:
-        InvalidDataError: nothing there, or a folder.
-    """
+    """Refuse a path without a file, and a folder."""
     with reading(path):
         if path.is_dir():
             raise InvalidDataError(f"{path} is a folder; expected a file")
@@ -137,11 +133,7 @@ def require_file(path: Path) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Context that turns errors of the operating system into one sentence about the file.
-
-    Raises:
-        InvalidDataError: the file cannot be opened, read or decoded.
-    """
+    """Context that turns errors of the operating system into one sentence about the file."""
     try:
         yield
     except UnicodeDecodeError as error:
@@ -159,11 +151,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def require_unique(path: Path, names: Sequence[str]) -> None:
-    """Refuse a table in which two columns have the same name.
-
-    Raises:
-        InvalidDataError: naming those that occur more than once.
-    """
+    """Refuse a table in which two columns have the same name."""
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
         raise InvalidDataError(

@@ -18,9 +18,6 @@ def list_files(path: str | Path) -> list[Path]:
     """A file; or the files of a folder or of a pattern, by name.
 
     Names that begin with a dot or an underscore are left out, as other programs do.
-
-    Raises:
-        InvalidDataError: no files there, or files of several kinds.
     """
     whole = Path(str(path)).expanduser()
     if whole.is_dir():
@@ -58,11 +55,7 @@ class Shard:
     num_rows: int
 
     def blocks(self, start: int, batch_rows: int, *, labelled: bool) -> Iterator[Block]:
-        """Rows from `start` on, the weight as a further column.
-
-        Raises:
-            InvalidDataError: a bad row, named; or another number of rows than before.
-        """
+        """Rows from `start` on, the weight as a further column."""
         reader, row = self.reopen(), start
         label, weight = self.positions.label if labelled else None, self.positions.weight
         selection = reader.select(self.positions.numbers, label)

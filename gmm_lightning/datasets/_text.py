@@ -26,14 +26,7 @@ _MAX_CELLS = 1 << 22
 
 
 class TextReader(TableReader):
-    """A .csv, .tsv or .txt file.
-
-    Args:
-        path: the file.
-        expected: names of columns; a first record that holds all of them is a header.
-        header: whether its first record holds names; None: guess.
-        separator: between cells; None: guess.
-    """
+    """A .csv, .tsv or .txt file; the arguments are those of `find_layout`."""
 
     unit = "line"
 
@@ -43,9 +36,9 @@ class TextReader(TableReader):
         self.path = path
         self.layout = layout = find_layout(path, expected, header=header, separator=separator)
         self.names, self.named, self.unnamed = layout.names, layout.named, layout.unnamed
-        names = f"names in line {layout.first}" if self.named else "no line of names"
+        names = f"names in line {layout.first_line}" if self.named else "no line of names"
         self.description = f" ({format_separator(layout.separator)} between cells, {names})"
-        self.possible_header = None if self.named else layout.first
+        self.possible_header = None if self.named else layout.first_line
 
     def numeric_columns(self) -> list[int]:
         """The columns that hold numbers in the head of the file."""

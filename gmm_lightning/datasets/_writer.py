@@ -66,10 +66,10 @@ class TableWriter:
         self._shapes: dict[str, tuple[int, ...]] | None = None
 
     def __enter__(self) -> Self:
-        text: dict[str, Any] = {"mode": "w", "encoding": "utf-8", "newline": ""}
+        text = {"mode": "w", "encoding": "utf-8", "newline": ""}
+        options: dict[str, Any] = text if self._is_csv else {"mode": "wb"}
         with self._explain(), ExitStack() as stack:
             partial = stack.enter_context(atomic_write(self.path, unique=True))
-            options = text if self._is_csv else {"mode": "wb"}
             self._file = stack.enter_context(partial.open(**options))
             self._stack = stack.pop_all()
         if self._is_csv:

@@ -6,7 +6,7 @@ import copy
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,6 @@ from gmm_lightning.datasets._shards import Shard, list_files
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.rows import BLOCK_ROWS, Batch, RowSource, as_tensor
 
-__all__ = ["FileRows", "open_rows"]
-
 # More readers than this are opened again for every pass: each map keeps a file open.
 _MAX_READERS = 64
 
@@ -38,8 +36,7 @@ class FileRows(RowSource):
         columns: names of the features.
         weighted: whether rows have weights.
         labelled: whether rows have labels.
-        reads_labels: whether batches hold them: codes in the order in which the classes were
-            first read.
+        codes: the code of each label where batches hold them, None where they do not.
     """
 
     def __init__(self, name: str, columns: Sequence[str], shards: Sequence[Shard]) -> None:
@@ -48,8 +45,8 @@ class FileRows(RowSource):
         self._shards = list(shards)
         self._starts = [0, *accumulate(shard.num_rows for shard in shards)]
         self.weighted = shards[0].positions.weight is not None
-        self.labelled, self.reads_labels = shards[0].positions.label is not None, False
-        self._codes: dict[Any, int] = {}
+        self.labelled = shards[0].positions.label is not None
+        self.codes: dict[Any, int] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -71,10 +68,17 @@ class FileRows(RowSource):
         return total
 
     def with_labels(self) -> FileRows:
-        """The same rows with their labels, where they have any."""
+        """The same rows with their labels, where they have any: codes as :func:`read_table`'s."""
         twin = copy.copy(self)
-        twin.reads_labels = self.labelled
+        twin.codes = self._label_codes if self.labelled else None
         return twin
+
+    @cached_property
+    def _label_codes(self) -> dict[Any, int]:
+        """The code of each label, by one pass over the rows."""
+        blocks = (shard.blocks(0, BLOCK_ROWS, labelled=True) for shard in self._shards)
+        labels = list({label for block in chain(*blocks) for label in block.labels or ()})
+        return dict(zip(labels, encode_labels(labels)[0].tolist(), strict=True))
 
     def __iter__(self) -> Iterator[Batch]:
         return self.read()
@@ -82,12 +86,10 @@ class FileRows(RowSource):
     def read(
         self, start: int = 0, stop: int | None = None, size: int = BLOCK_ROWS
     ) -> Iterator[Batch]:
-        """Rows `start .. stop - 1` in order, `size` at a time, each exactly once.
-
-        The next batches are read while one is worked with.
+        """The rows in `[start, stop)`, `size` at a time; the next ones are read ahead.
 
         Raises:
-            InvalidArgumentError: rows that there are not.
+            InvalidArgumentError: bounds outside of the rows.
             InvalidDataError: a bad row, when its batch is reached.
         """
         return prefetch(self._batches(start, stop, size))
@@ -98,7 +100,7 @@ class FileRows(RowSource):
         return prefetch(next(self._batches(i, min(i + size, stop), size)) for i in starts)
 
     def every(self, step: int) -> Tensor:
-        """Rows 0, step, 2 step, ... `(n, D)`; a file of text or parquet is read through for it."""
+        """Every `step`-th row `(n, D)`; a file of text or parquet is read through for it."""
         if all(shard.reopen().random_access for shard in self._shards):
             singles = (next(self._batches(i, i + 1, 1)).x for i in range(0, self.num_rows, step))
             return torch.cat(list(singles))
@@ -116,17 +118,14 @@ class FileRows(RowSource):
     def _blocks(self, start: int, size: int) -> Iterator[Block]:
         first = bisect_right(self._starts, start) - 1
         for shard, begin in zip(self._shards[first:], self._starts[first:], strict=False):
-            yield from shard.blocks(max(start - begin, 0), size, labelled=self.reads_labels)
+            yield from shard.blocks(max(start - begin, 0), size, labelled=self.codes is not None)
 
     def _as_batch(self, block: Block) -> Batch:
         x, weight, labels = block.x, None, None
         if self.weighted:
             x, weight = np.ascontiguousarray(x[:, :-1]), as_tensor(x[:, -1].copy())
-        if block.labels is not None:
-            # Codes of the classes of a block, and of each class over all blocks.
-            codes, classes = encode_labels(block.labels)
-            known = [self._codes.setdefault(name, len(self._codes)) for name in classes]
-            labels = torch.from_numpy(np.array(known, dtype=np.int64)[codes])
+        if self.codes is not None and block.labels is not None:
+            labels = torch.tensor([self.codes[label] for label in block.labels], dtype=torch.long)
         return Batch(as_tensor(x), weight, labels)
 
 
@@ -165,9 +164,9 @@ def open_rows(
     r"""Rows of a file, or of shards in a folder, of which only a few blocks are in memory.
 
     A .npy file is mapped into memory: its blocks are views, in its own float32 or float64 (other
-    dtypes are converted block by block). So are the arrays of a .npz file that `numpy.savez`
-    wrote; one written by `savez_compressed` is held as a whole. Text is passed over once for
-    its line ends, so that reading can start at any row. A .parquet file is read by row groups.
+    dtypes are converted block by block). So are the arrays of a .npz file, unless they are
+    compressed: then they are held whole. The lines of text are counted once, so that reading can
+    start at any row. A .parquet file is read by row groups.
 
     Args:
         path: a file; a folder or a pattern such as `part-*.npy`, whose files are taken by name,
@@ -200,7 +199,7 @@ def open_rows(
     options: dict[str, Any] = {"header": header, "separator": separator, "key": key, "mapped": True}
     files = list_files(path)
     first, positions = open_table(files[0], columns, label, weight, **options)
-    expected = [first.all_names[j] for j in (*positions.numbers, positions.label) if j is not None]
+    expected = [first.all_names[j] for j in (*positions.features, *positions.others)]
     shards = []
     for file in files:
         reopen = partial(open_reader, file, expected, **options)

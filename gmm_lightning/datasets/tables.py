@@ -18,26 +18,20 @@ from gmm_lightning._validation import format_list, require_integer
 from gmm_lightning.datasets._cells import encode_labels
 from gmm_lightning.datasets._open import Columns, match_columns, open_reader, open_table
 from gmm_lightning.datasets._reader import Selection, TableReader
-from gmm_lightning.datasets._writer import TableWriter
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.rows import BLOCK_ROWS
-
-__all__ = ["Table", "TableWriter", "iter_table", "read_table", "read_tables"]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows of numbers from a file, with the names that belong to them.
-
-    Shape:
-        x `(N, D)`; labels `(N,)` with values `0 .. len(classes) - 1`.
+    """Rows of numbers from a file, and their names.
 
     Args:
-        x: the numbers, float64.
+        x: the numbers `(N, D)`, float64.
         columns: one name per column of x; `x0, x1, ...` by position where the file has none.
-        labels: the class of each row, or None.
+        labels: the class of each row, `(N,)` with values `0 .. len(classes) - 1`, or None.
         classes: the name of each class, or None.
         name: the file's name without its suffix.
         source: the path.
@@ -107,34 +101,35 @@ def read_table(
         >>> folder.cleanup()
     """
     options: dict[str, Any] = {"header": header, "separator": separator, "key": key}
-    reader, (features, at, mass) = open_table(path, columns, label, weight, **options)
-    beside = [] if mass is None else [mass]
-    selection = reader.select([*features, *beside], at)
+    reader, positions = open_table(path, columns, label, weight, **options)
+    selection = reader.select(positions.numbers, positions.label)
     blocks = list(reader.blocks(selection, BLOCK_ROWS))
-    errors, kept = selection.errors, list(range(len(features)))
+    features = kept = positions.features
     if columns is None:
-        kept = [i for i in kept if not errors.is_text(features[i])]
-        kept = [i for i in kept if not errors.is_empty(features[i])]
-    errors.check([*(features[i] for i in kept), *beside, *(() if at is None else (at,))])
+        errors = selection.errors
+        kept = [j for j in kept if not (errors.is_text(j) or errors.is_empty(j))]
+    selection.errors.check([*kept, *positions.others])
     if not kept or not blocks:
         raise InvalidDataError(f"{reader.path} holds no numbers")
     x = np.concatenate([block.x for block in blocks], dtype=np.float64)
     if columns is None:
-        numbering = {i for i in kept if features[i] in reader.unnamed and _is_row_index(x[:, i])}
-        kept = [i for i in kept if i not in numbering] or kept
+        unnamed = {j for j in kept if j in reader.unnamed}
+        numbering = {j for j in unnamed if _is_row_index(x[:, features.index(j)])}
+        kept = [j for j in kept if j not in numbering] or kept
     codes, classes = None, None
-    if at is not None:
+    if positions.label is not None:
         codes, classes = encode_labels([label for block in blocks for label in block.labels or ()])
+    names = dict[int | None, str](enumerate(reader.all_names))
     table = Table(
-        x=np.ascontiguousarray(x[:, kept]),
-        columns=tuple(reader.names[features[i]] for i in kept),
+        x=x if len(kept) == x.shape[1] else x.take([features.index(j) for j in kept], axis=1),
+        columns=tuple(names[j] for j in kept),
         labels=codes,
         classes=classes,
         name=reader.path.stem,
         source=str(reader.path),
-        label=None if at is None else reader.all_names[at],
-        weight=None if mass is None else x[:, -1].copy(),
-        weight_column=None if mass is None else reader.all_names[mass],
+        label=names.get(positions.label),
+        weight=None if positions.weight is None else x[:, -1].copy(),
+        weight_column=names.get(positions.weight),
     )
     _log.info("%s", _summary(reader, table, everything=columns is None))
     return table
@@ -149,11 +144,10 @@ def iter_table(
     key: str | None = None,
     batch_rows: int = BLOCK_ROWS,
 ) -> Iterator[NDArray[np.float64]]:
-    r"""Read given columns of a file in blocks, without ever holding the whole file.
+    r"""Read given columns of a file in blocks; only the arrays of a .npz file are held whole.
 
-    Columns are found by name, wherever they stand. In a file without names `x0, x1, ...` are its
-    first, second, ... column, and other names are taken in order if there are as many columns.
-    (The arrays of a .npz file are held as a whole.)
+    Columns are found by name. In a file without names `x0, x1, ...` are its first, second, ...
+    column, and other names are taken in order if there are as many columns.
 
     Args:
         path: as for :func:`read_table`.
@@ -233,7 +227,7 @@ def _is_row_index(column: NDArray[np.float64]) -> bool:
 
 
 def _summary(reader: TableReader, table: Table, *, everything: bool) -> str:
-    """What was read, how it was understood, and, of everything, what was left out."""
+    """What was read, how it was understood and, if everything was asked for, left out."""
     parts = [f"{len(table.x)} rows of {format_list(table.columns, 20)}"]
     if table.classes is not None:
         parts.append(f"label {table.label} of {len(table.classes)} classes")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gmm_lightning.datasets.tables import TableWriter, iter_table, read_table, read_tables
+from gmm_lightning.datasets import TableWriter, iter_table, read_table, read_tables
 from gmm_lightning.errors import GMMError, InvalidArgumentError, InvalidDataError
 
 Write = Callable[..., Path]
