@@ -44,14 +44,10 @@ class FileRows(RowSource):
         self.num_features = len(self.columns)
         self._shards = list(shards)
         self._starts = [0, *accumulate(shard.num_rows for shard in shards)]
+        self.num_rows = self._starts[-1]
         self.weighted = shards[0].positions.weight is not None
         self.labelled = shards[0].positions.label is not None
         self.codes: dict[Any, int] | None = None
-
-    @property
-    def num_rows(self) -> int:
-        """N, over all files."""
-        return self._starts[-1]
 
     @cached_property
     def total_weight(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
