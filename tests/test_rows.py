@@ -151,6 +151,8 @@ def test_weights_go_with_rows_in_memory(generator: torch.Generator) -> None:
     x = rows(30, 2, generator)
     with pytest.raises(InvalidArgumentError, match="rows in memory"):
         fit_em(GMMLayer(2, 3), list(x.split(8)), sample_weight=torch.ones(30))
+    with pytest.raises(InvalidArgumentError, match=r"carry their own.*Batch\(x, weight\)"):
+        fit_em(GMMLayer(2, 3), Batch(x), sample_weight=torch.ones(30))
 
 
 def test_what_is_rows_in_memory() -> None:
@@ -182,6 +184,8 @@ def test_batches_of_which_some_have_weights() -> None:
     source = as_source(parts, num_features=1)
     assert source.total_weight == 5.5
     assert source.sample(6, None).weight.tolist() == [1.0, 1.0, 1.0, 0.0, 2.0, 0.5]
+    drawn = source.sample(5, torch.Generator().manual_seed(0))
+    assert drawn.weight.tolist() == [[1.0, 1.0, 1.0, 0.0, 2.0, 0.5][int(i)] for i in drawn.x]
 
 
 def test_rows_from_any_row_on(generator: torch.Generator) -> None:
@@ -192,7 +196,6 @@ def test_rows_from_any_row_on(generator: torch.Generator) -> None:
         assert max(b.num_rows for b in source.read(7, 41, 5)) == 5
         assert torch.equal(source.every(7), x[::7])
         assert len(source.some(11)) <= 11
-        assert source.empty().x.shape == (0, 2)
 
 
 def test_rows_stay_where_they_are() -> None:

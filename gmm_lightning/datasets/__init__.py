@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from gmm_lightning.datasets._writer import TableWriter
 from gmm_lightning.datasets.builtin import Dataset, load, names
 from gmm_lightning.datasets.stream import FileRows, open_rows
 from gmm_lightning.datasets.tables import (
     Table,
-    TableWriter,
     iter_table,
     read_table,
     read_tables,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_lightning.datasets._cells import listed
-from gmm_lightning.datasets._faults import Faults
-from gmm_lightning.datasets._maps import mapped_members, picked, plain
-from gmm_lightning.datasets._source import (
+from gmm_lightning._validation import format_list
+from gmm_lightning.datasets._maps import as_floats, map_members, take_columns
+from gmm_lightning.datasets._reader import (
     Block,
-    Source,
+    Selection,
+    TableReader,
     generated_names,
     reading,
     require_unique,
@@ -26,36 +26,34 @@ from gmm_lightning.datasets._source import (
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 
-class ArraySource(Source):
-    """A .npy file, mapped into memory, or an array of a .npz file.
+class ArrayReader(TableReader):
+    """A .npy file, mapped into memory, or the array `key` of a .npz file.
 
-    Args:
-        path: the file.
-        key: which array of a .npz file; None: `x`, `X`, or the only matrix.
-        mapped: map the arrays of a .npz file too, as far as they are not compressed.
+    Without a key that is `x`, `X`, or the only matrix. Arrays of a .npz file are mapped on
+    demand, unless they are compressed.
     """
 
-    at_random = True
+    random_access = True
 
-    def __init__(self, path: Path, key: str | None = None, *, mapped: bool = False) -> None:
+    def __init__(self, path: Path, key: str | None, *, mapped: bool) -> None:
         self.path = path
-        self.beside: dict[str, NDArray[Any]] = {}
         arrays: dict[str, NDArray[Any]] = {}
-        with reading(path), readable(path):
+        with reading(path), _explain(path):
             if path.suffix.lower() == ".npy":
                 key = path.stem
                 arrays[key] = np.lib.format.open_memmap(path, mode="r")
             else:
                 if mapped and zipfile.is_zipfile(path):
-                    arrays |= mapped_members(path)
+                    arrays |= map_members(path)
                 with path.open("rb") as file:
                     found = np.load(file, allow_pickle=False)
-                    # A single array may hide behind the suffix.
-                    held = isinstance(found, np.lib.npyio.NpzFile)
-                    names = [name for name in (found if held else ()) if name not in arrays]
-                    arrays |= {name: found[name] for name in names} if held else {"x": found}
-        key = chosen_array(path, arrays, key)
-        self.array = as_matrix(path, arrays.pop(key))
+                    # The suffix does not make it an archive: it may be a single array.
+                    if isinstance(found, np.lib.npyio.NpzFile):
+                        arrays |= {name: found[name] for name in found if name not in arrays}
+                    else:
+                        arrays["x"] = found
+        key = _choose_array(path, arrays, key)
+        self.array = _as_matrix(path, arrays.pop(key))
         self.names = generated_names(self.array.shape[1])
         self.named = "columns" in arrays
         if self.named:
@@ -66,55 +64,41 @@ class ArraySource(Source):
                     f"{self.array.shape[1]} columns of {key}"
                 )
             require_unique(path, self.names)
-        rows = (len(self.array),)
-        self.beside = {name: array for name, array in arrays.items() if array.shape == rows}
-        self.extra = tuple(name for name in self.beside if name not in self.names)
+        shape = self.array.shape[:1]
+        self._extra = {
+            name: array
+            for name, array in arrays.items()
+            if array.shape == shape and name not in self.names
+        }
+        self.extra_names = tuple(self._extra)
 
-    def numeric(self) -> list[int]:
+    def numeric_columns(self) -> list[int]:
         """All columns of the matrix."""
         return list(range(len(self.names)))
 
-    def count(self) -> int:
+    def count_rows(self) -> int:
         """The length of the array."""
         return len(self.array)
 
-    def blocks(
-        self,
-        columns: Sequence[int],
-        label: int | None,
-        rows: int,
-        faults: Faults,
-        start: int = 0,
-    ) -> Iterator[Block]:
-        """Slices of the array as float64; rows are counted from 0."""
-        with reading(self.path):
-            for at in self._cuts(start, rows):
-                x = self._numbers(columns, at)
-                faults.add_block(x, columns, at.start)
-                yield Block(x, self._labels(label, at, faults))
-
-    def slices(
-        self, columns: Sequence[int], label: int | None, rows: int, faults: Faults, start: int = 0
-    ) -> Iterator[Block]:
-        """Views of the array where it holds plain numbers; looked through, so read from disk."""
+    def blocks(self, selection: Selection, batch_rows: int, start: int = 0) -> Iterator[Block]:
+        """Slices of the array, as they are read from the disk; rows are counted from 0."""
+        columns, label, errors = selection
         matrix = [column for column in columns if column < len(self.names)]
-        with reading(self.path):
-            for at in self._cuts(start, rows):
+        extra = [self._numeric_column(column) for column in columns[len(matrix) :]]
+        for low in range(start, len(self.array), batch_rows):
+            rows = slice(low, low + batch_rows)
+            with reading(self.path):
                 self._require_whole()
-                x = plain(picked(self.array, at, matrix))
-                if len(matrix) < len(columns):
-                    beside = [self.column(column)[at] for column in columns[len(matrix) :]]
-                    x = np.column_stack([x, *beside])
-                with np.errstate(over="ignore", invalid="ignore"):
-                    # A sum is finite only if every term is, or else it overflows.
-                    well = np.isfinite(x.sum())
-                if not well:
-                    faults.add_block(x, columns, at.start)
-                yield Block(x, self._labels(label, at, faults))
-
-    def _cuts(self, start: int, rows: int) -> Iterator[slice]:
-        for low in range(start, len(self.array), rows):
-            yield slice(low, min(low + rows, len(self.array)))
+                x = as_floats(take_columns(self.array, rows, matrix))
+            if extra:
+                x = np.column_stack([x, *(values[rows] for values in extra)])
+            errors.add_block(x, columns, low)
+            labels = None
+            if label is not None:
+                labels = self._column(label)[rows].tolist()
+                for row, value in enumerate(labels, low):
+                    errors.add_label(label, row, value)
+            yield Block(x, labels)
 
     def _require_whole(self) -> None:
         """A map of a file that was cut short since would end the process with a bus error."""
@@ -127,47 +111,24 @@ class ArraySource(Source):
                     f"{len(self.array)} rows, found {found}; write it again"
                 )
 
-    def _numbers(self, columns: Sequence[int], at: slice) -> NDArray[np.float64]:
-        width = len(self.names)
-        if all(column < width for column in columns):
-            return np.array(self.array[at, list(columns)], dtype=np.float64, order="C")
-        x = np.empty((len(self.array[at]), len(columns)))
-        for i, column in enumerate(columns):
-            x[:, i] = self.column(column)[at]
-        return x
-
-    def column(self, column: int) -> NDArray[Any]:
+    def _column(self, column: int) -> NDArray[Any]:
         """A column of the matrix, or an array beside it, by its position."""
-        width = len(self.names)
-        if column < width:
-            return self.array[:, column]
-        name = self.extra[column - width]
-        if self.beside[name].dtype.kind not in "fiub":
+        name = self.all_names[column]
+        return self._extra[name] if name in self._extra else self.array[:, column]
+
+    def _numeric_column(self, column: int) -> NDArray[Any]:
+        array = self._column(column)
+        if array.dtype.kind not in "fiub":
             raise InvalidDataError(
-                f"{self.path}: expected numbers in {name}, got an array of dtype "
-                f"{self.beside[name].dtype}"
+                f"{self.path}: expected numbers in {self.all_names[column]}, got an array of dtype "
+                f"{array.dtype}"
             )
-        return self.beside[name]
-
-    def _labels(self, label: int | None, at: slice, faults: Faults) -> list[Any] | None:
-        if label is None:
-            return None
-        width = len(self.names)
-        source = self.array[:, label] if label < width else self.beside[self.extra[label - width]]
-        labels = source[at].tolist()
-        for i, value in enumerate(labels):
-            faults.add_label(label, at.start + i, value)
-        return labels
+        return array
 
 
-def chosen_array(path: Path, arrays: dict[str, NDArray[Any]], key: str | None) -> str:
-    """The name of the array that holds the rows.
-
-    Raises:
-        InvalidArgumentError: the name given is not there.
-        InvalidDataError: none was given, and there is no single candidate.
-    """
-    known = listed(f"{name} {array.shape}" for name, array in arrays.items()) or "none"
+def _choose_array(path: Path, arrays: dict[str, NDArray[Any]], key: str | None) -> str:
+    """The name of the array that holds the rows."""
+    known = format_list((f"{name} {array.shape}" for name, array in arrays.items()), 20) or "none"
     if key is not None:
         if key not in arrays:
             raise InvalidArgumentError(f"{path}: there is no array {key!r}; it holds: {known}")
@@ -182,12 +143,8 @@ def chosen_array(path: Path, arrays: dict[str, NDArray[Any]], key: str | None) -
     )
 
 
-def as_matrix(path: Path, array: NDArray[Any]) -> NDArray[Any]:
-    """Rows `(N, D)`; a vector is one column.
-
-    Raises:
-        InvalidDataError: not numbers, or not a matrix.
-    """
+def _as_matrix(path: Path, array: NDArray[Any]) -> NDArray[Any]:
+    """Rows `(N, D)`; a vector is one column."""
     if array.dtype.kind not in "fiub":
         raise InvalidDataError(f"{path}: expected numbers, got an array of dtype {array.dtype}")
     if array.ndim not in (1, 2):
@@ -200,12 +157,8 @@ def as_matrix(path: Path, array: NDArray[Any]) -> NDArray[Any]:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Say that a file is not what its name promises.
-
-    Raises:
-        InvalidDataError: truncated, foreign, or holding objects.
-    """
+def _explain(path: Path) -> Iterator[None]:
+    """Context that turns errors of numpy's readers into one sentence about the file."""
     broken = (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, SyntaxError)
     try:
         yield

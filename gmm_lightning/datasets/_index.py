@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from io import TextIOWrapper
+from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from gmm_lightning.datasets._layout import Layout, read_records
 
-from gmm_lightning.datasets._layout import Layout, records
-
-# Rows between two places that are remembered, and bytes looked at together.
-EVERY, CHUNK = 1 << 12, 1 << 22
-BOM = b"\xef\xbb\xbf"
-LINE_FEED, RETURN = b"\n"[0], b"\r"[0]
+# Rows between two places that are remembered.
+EVERY = 1 << 12
 
 
 class Place(NamedTuple):
@@ -40,95 +37,36 @@ class Index:
 
 
 def build_index(path: Path, layout: Layout) -> Index:
-    """Count rows and remember every `EVERY`-th, in one pass over the bytes.
+    """Count the rows and remember every `EVERY`-th, in one pass over the lines.
 
-    Blank lines are no rows. Where a cell is quoted, a row may span lines, and the file is cut
-    into cells to find them.
+    Blank lines are no rows. From the first quotation mark on, a row may span lines, and the file
+    is cut into cells to find them.
     """
+    blank = f" \t\r\n\v\f{layout.separator or ''}"
     with path.open("rb") as file:
-        start = len(BOM) if file.read(len(BOM)) == BOM else 0
-        file.seek(start)
-        first = Place(0, start, 0)
-        if layout.skip:
-            ends = islice(line_ends(file, start), layout.skip - 1, layout.skip)
-            first = Place(0, next(ends, path.stat().st_size), layout.skip)
-        file.seek(first.offset)
-        index = plain_index(file, layout, first)
-        if index is None:
-            file.seek(first.offset)
-            index = quoted_index(file, layout, first)
-    return index
+        offset, line = len(BOM_UTF8) if file.read(len(BOM_UTF8)) == BOM_UTF8 else 0, 0
+        file.seek(offset)
+        text = TextIOWrapper(file, encoding="utf-8", newline="")
 
+        def lines() -> Iterator[str]:
+            nonlocal offset, line
+            for read in text:
+                offset, line = offset + len(read.encode()), line + 1
+                yield read
 
-def line_ends(file: BinaryIO, offset: int) -> Iterator[int]:
-    """The offset after each line, from here on."""
-    for chunk in whole_lines(file):
-        yield from (offset + ends(chunk)).tolist()
-        offset += len(chunk)
+        def rows() -> Iterator[object]:
+            for read in source:
+                if '"' in read:
+                    yield from read_records(chain([read], source), layout.separator)
+                elif read.strip(blank):
+                    yield read
 
-
-def plain_index(file: BinaryIO, layout: Layout, first: Place) -> Index | None:
-    """The places in a file without quotes; None at the first quote."""
-    content = np.ones(256, dtype=bool)
-    content[list(b" \t\r\n\v\f" + (layout.separator or "").encode()[:1])] = False
-    places, row, offset, line = [first], *first
-    for chunk in whole_lines(file):
-        if b'"' in chunk:
-            return None
-        data = np.frombuffer(chunk, dtype=np.uint8)
-        stops = ends(chunk)
-        starts = np.concatenate([[0], stops[:-1]])
-        full = content[data[starts]]
-        for i in np.flatnonzero(~full):
-            full[i] = content[data[starts[i] : stops[i]]].any()
-        at = np.flatnonzero(full)
-        due = np.arange(-row % EVERY, len(at), EVERY)
-        found = zip((row + due).tolist(), at[due].tolist(), strict=True)
-        places += [Place(r, offset + int(starts[i]), line + i) for r, i in found if r > 0]
-        row, offset, line = row + len(at), offset + len(chunk), line + len(stops)
-    return Index(row, tuple(places))
-
-
-def quoted_index(file: BinaryIO, layout: Layout, first: Place) -> Index:
-    """The places in a file with quoted cells, which may hold ends of lines."""
-    _, offset, line = first
-    places, row = [first], 0
-
-    def lines() -> Iterator[str]:
-        nonlocal offset, line
-        for raw in file:
-            offset, line = offset + len(raw), line + 1
-            yield raw.decode("utf-8").replace("\r\n", "\n")
-
-    for _ in records(lines(), layout.separator, line):
-        row += 1
-        if row % EVERY == 0:
-            places.append(Place(row, offset, line))
-    return Index(row, tuple(places))
-
-
-def whole_lines(file: BinaryIO) -> Iterator[bytes]:
-    """The rest of a file in large pieces that end where a line does."""
-    kept = b""
-    while chunk := file.read(CHUNK):
-        chunk = kept + chunk
-        # The last byte may be the first half of an end of two bytes.
-        cut = max(chunk.rfind(b"\n"), chunk.rfind(b"\r", 0, len(chunk) - 1)) + 1
-        kept = chunk[cut:]
-        if cut:
-            yield chunk[:cut]
-    if kept:
-        yield kept
-
-
-def ends(chunk: bytes) -> NDArray[np.int64]:
-    """The offset after each line of a piece; the last line may lack its end."""
-    data = np.frombuffer(chunk, dtype=np.uint8)
-    is_end = data == LINE_FEED
-    if b"\r" in chunk:
-        # A return ends a line of its own unless a line feed follows.
-        lone = data == RETURN
-        lone[:-1] &= data[1:] != LINE_FEED
-        is_end = is_end | lone
-    found = np.flatnonzero(is_end) + 1
-    return found if len(found) and found[-1] == len(chunk) else np.append(found, len(chunk))
+        source = lines()
+        for _ in islice(source, layout.skip):
+            pass
+        places, num_rows = [Place(0, offset, line)], 0
+        for _ in rows():
+            num_rows += 1
+            if num_rows % EVERY == 0:
+                places.append(Place(num_rows, offset, line))
+    return Index(num_rows, tuple(places))

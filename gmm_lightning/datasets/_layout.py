@@ -11,15 +11,20 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
-from gmm_lightning.datasets._cells import DECIMAL_COMMA, is_missing, mostly_numeric, number
-from gmm_lightning.datasets._source import generated_names, reading, require_unique
+from gmm_lightning.datasets._cells import (
+    DECIMAL_COMMA,
+    is_missing,
+    is_mostly_numeric,
+    parse_number,
+)
+from gmm_lightning.datasets._reader import generated_names, reading, require_unique
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 # The part of a file from which its layout is guessed.
-HEAD_LINES, HEAD_CHARACTERS = 1000, 1 << 18
+_HEAD_LINES, _HEAD_CHARACTERS = 1000, 1 << 18
 # None: any white space.
-SEPARATORS: tuple[str | None, ...] = (",", ";", "\t", "|", None)
-WORDS = {
+_SEPARATORS: tuple[str | None, ...] = (",", ";", "\t", "|", None)
+_WORDS = {
     "comma": ",",
     "semicolon": ";",
     "tab": "\t",
@@ -41,7 +46,7 @@ class Layout:
         names: one per column.
         named: whether the first record holds them.
         skip: lines before the first row.
-        first: the line of the first record.
+        first_line: of the first record.
         numeric: columns that look like numbers.
         unnamed: columns to which the header gives no name.
     """
@@ -50,7 +55,7 @@ class Layout:
     names: tuple[str, ...]
     named: bool
     skip: int
-    first: int
+    first_line: int
     numeric: tuple[int, ...]
     unnamed: frozenset[int]
 
@@ -62,15 +67,10 @@ def open_text(path: Path, offset: int = 0) -> TextIO:
     return TextIOWrapper(file, encoding="utf-8-sig")
 
 
-def records(lines: Iterable[str], separator: str | None, line: int = 0) -> Iterator[Record]:
-    """Stripped cells of every record that is not blank, with the number of its first line.
-
-    Raises:
-        csv.Error: a quoted cell that does not end.
-    """
+def read_records(lines: Iterable[str], separator: str | None, skipped: int = 0) -> Iterator[Record]:
+    """Stripped cells of every record that is not blank, with the number of its first line."""
     if separator is None:
-        for text in lines:
-            line += 1
+        for line, text in enumerate(lines, skipped + 1):
             cells = text.split()
             if '"' in text:
                 plain = text.strip().replace("\t", " ")
@@ -79,10 +79,10 @@ def records(lines: Iterable[str], separator: str | None, line: int = 0) -> Itera
                 yield line, cells
         return
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-    before = line
+    before = skipped
     try:
         for cells in reader:
-            start, before = before + 1, line + reader.line_num
+            start, before = before + 1, skipped + reader.line_num
             stripped = [cell.strip() for cell in cells]
             if any(stripped):
                 yield start, stripped
@@ -90,14 +90,78 @@ def records(lines: Iterable[str], separator: str | None, line: int = 0) -> Itera
         raise csv.Error(f"line {before + 1}: {error}") from error
 
 
-def given_separator(separator: str | None) -> str | None:
-    """A separator as a character, from a character or a word.
+def format_separator(separator: str | None) -> str:
+    """A separator as it would be typed."""
+    return {None: "whitespace", "\t": "tab"}.get(separator, f"'{separator}'")
+
+
+def find_layout(
+    path: Path, expected: Iterable[str], *, header: bool | None, separator: str | None
+) -> Layout:
+    """The layout of a text file, from its first lines; what is None is guessed.
+
+    A first record that holds all `expected` names is a header.
 
     Raises:
-        InvalidArgumentError: neither.
+        InvalidDataError: an empty file, only a header, a separator that does not occur, names
+            that are not unique.
+        InvalidArgumentError: no such separator.
     """
-    if isinstance(separator, str) and separator in WORDS:
-        return WORDS[separator]
+    if header is not None and not isinstance(header, bool):
+        raise InvalidArgumentError(f"header must be true, false or null, got {header!r}")
+    with reading(path), open_text(path) as file:
+        lines, size = [], 0
+        for text in islice(file, _HEAD_LINES):
+            lines.append(text)
+            size += len(text)
+            if size > _HEAD_CHARACTERS and len(lines) > 2:
+                break
+        whole = not file.read(1)
+        chosen = _guess_separator(lines) if separator is None else _parse_separator(separator)
+        records = _head_records(lines, chosen, whole=whole)
+        if not records:
+            raise InvalidDataError(f"{path} is empty")
+        if separator is not None and max(len(cells) for _, cells in records) == 1:
+            other = _guess_separator(lines)
+            if max(len(cells) for _, cells in _head_records(lines, other, whole=whole)) > 1:
+                raise InvalidDataError(
+                    f"{path}: the separator {format_separator(chosen)} does not occur; it looks "
+                    f"separated by {format_separator(other)}: leave separator away"
+                )
+    line, first = records[0]
+    named = _is_header([cells for _, cells in records], set(expected)) if header is None else header
+    body = records[1:] if named else records
+    if not body:
+        raise InvalidDataError(f"{path} has a header and no rows")
+    names, numeric = generated_names(len(first)), []
+    if named:
+        names = tuple(name or names[j] for j, name in enumerate(first))
+        require_unique(path, names)
+    for j in range(len(first)):
+        cells = [row[j] for _, row in body if j < len(row)]
+        if is_mostly_numeric(cells) or all(map(is_missing, cells)):
+            numeric.append(j)
+    return Layout(
+        separator=chosen,
+        names=names,
+        named=named,
+        skip=body[0][0] - 1 if named else 0,
+        first_line=line,
+        numeric=tuple(numeric),
+        unnamed=frozenset(j for j, name in enumerate(first) if named and not name),
+    )
+
+
+def _head_records(lines: list[str], separator: str | None, *, whole: bool) -> list[Record]:
+    records = list(read_records(lines, separator))
+    # The last record of a part of a file may be cut within a quoted cell.
+    return records if whole or len(records) < 3 else records[:-1]
+
+
+def _parse_separator(separator: str) -> str | None:
+    """A separator as a character, from a character or a word."""
+    if isinstance(separator, str) and separator in _WORDS:
+        return _WORDS[separator]
     given = separator if isinstance(separator, str) else ""
     if len(given) != 1 or given.isalnum() or given in '"+-.\r\n':
         raise InvalidArgumentError(
@@ -107,102 +171,12 @@ def given_separator(separator: str | None) -> str | None:
     return given
 
 
-def shown(separator: str | None) -> str:
-    """A separator as it would be typed."""
-    return {None: "whitespace", "\t": "tab"}.get(separator, f"'{separator}'")
-
-
-def find_layout(
-    path: Path, expected: Iterable[str], *, header: bool | None, separator: str | None
-) -> Layout:
-    """Look at the head of a text file.
-
-    Args:
-        path: the file.
-        expected: names of columns; a first record that holds all of them is a header.
-        header: whether the first record holds names; None: guess.
-        separator: between cells; None: guess.
-
-    Raises:
-        InvalidDataError: an empty file, only a header, a separator that does not occur, names
-            that are not unique.
-        InvalidArgumentError: no such separator.
-    """
-    if header is not None and not isinstance(header, bool):
-        raise InvalidArgumentError(f"header must be true, false or null, got {header!r}")
-    with reading(path), open_text(path) as handle:
-        lines, size = [], 0
-        for text in islice(handle, HEAD_LINES):
-            lines.append(text)
-            size += len(text)
-            if size > HEAD_CHARACTERS and len(lines) > 2:
-                break
-        whole = not handle.read(1)
-        chosen = _guessed(lines) if separator is None else given_separator(separator)
-        rows = _sample(lines, chosen, whole=whole)
-    if not rows:
-        raise InvalidDataError(f"{path} is empty")
-    width = len(rows[0][1])
-    if separator is not None and max(len(cells) for _, cells in rows) == 1:
-        other = _guessed(lines)
-        if max(len(cells) for _, cells in _sample(lines, other, whole=whole)) > 1:
-            raise InvalidDataError(
-                f"{path}: the separator {shown(chosen)} does not occur; it looks separated by "
-                f"{shown(other)}: leave separator away"
-            )
-    first = rows[0][1]
-    named = _is_header([cells for _, cells in rows], set(expected)) if header is None else header
-    body = rows[1:] if named else rows
-    if not body:
-        raise InvalidDataError(f"{path} has a header and no rows")
-    names, unnamed = generated_names(width), frozenset[int]()
-    if named:
-        unnamed = frozenset(j for j, name in enumerate(first) if not name)
-        names = tuple(name or names[j] for j, name in enumerate(first))
-        require_unique(path, names)
-    columns = range(width)
-    return Layout(
-        separator=chosen,
-        names=names,
-        named=named,
-        skip=_lines_of_first(lines, chosen) if named else 0,
-        first=rows[0][0],
-        numeric=tuple(
-            j
-            for j in columns
-            if mostly_numeric(cells := [c[j] for _, c in body if j < len(c)])
-            or all(map(is_missing, cells))
-        ),
-        unnamed=unnamed,
-    )
-
-
-def _sample(lines: list[str], separator: str | None, *, whole: bool) -> list[Record]:
-    rows = list(records(lines, separator))
-    # The last record of a part of a file may be cut within a quoted cell.
-    return rows if whole or len(rows) < 3 else rows[:-1]
-
-
-def _lines_of_first(lines: list[str], separator: str | None) -> int:
-    """How many lines the first record takes, with the blank ones before it."""
-    taken = 0
-
-    def counted() -> Iterator[str]:
-        nonlocal taken
-        for text in lines:
-            taken += 1
-            yield text
-
-    next(records(counted(), separator))
-    return taken
-
-
-def _guessed(lines: list[str]) -> str | None:
+def _guess_separator(lines: list[str]) -> str | None:
     """The separator that cuts most rows into equally many cells, most of them numbers."""
-    best, choice = 0.0, SEPARATORS[0]
-    for separator in SEPARATORS:
+    best, choice = 0.0, _SEPARATORS[0]
+    for separator in _SEPARATORS:
         try:
-            rows = [cells for _, cells in records(lines, separator)]
+            rows = [cells for _, cells in read_records(lines, separator)]
         except csv.Error:
             continue
         if not rows:
@@ -211,8 +185,8 @@ def _guessed(lines: list[str]) -> str | None:
         if width < 2:
             continue
         cells = [cell for row in rows[1:] or rows for cell in row if not is_missing(cell)]
-        numbers = sum(number(c) is not None or bool(DECIMAL_COMMA.fullmatch(c)) for c in cells)
-        score = count / len(rows) * (0.01 + numbers / max(len(cells), 1))
+        is_number = (parse_number(c) is not None or bool(DECIMAL_COMMA.fullmatch(c)) for c in cells)
+        score = count / len(rows) * (0.01 + sum(is_number) / max(len(cells), 1))
         if score > best:
             best, choice = score, separator
     return choice
@@ -224,10 +198,10 @@ def _is_header(rows: list[list[str]], expected: set[str]) -> bool:
     if expected and expected <= set(first):
         return True
     if not body:
-        return not any(number(cell) is not None for cell in first)
+        return not any(parse_number(cell) is not None for cell in first)
     votes = [
-        number(cell) is None
+        parse_number(cell) is None
         for j, cell in enumerate(first)
-        if not is_missing(cell) and mostly_numeric(row[j] for row in body if j < len(row))
+        if not is_missing(cell) and is_mostly_numeric(row[j] for row in body if j < len(row))
     ]
     return 2 * sum(votes) > len(votes)

@@ -1,4 +1,4 @@
-"""Arrays of numpy's files, mapped into memory wherever they lie there plainly."""
+"""Arrays of numpy's files, mapped into memory where they are stored as plain numbers."""
 
 from __future__ import annotations
 
@@ -9,54 +9,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Of a zip file's local header: its size, and where it says how long two fields after it are.
-HEADER, LENGTHS = 30, 26
+# Of a zip file's local header: its size, and where the lengths of the two fields after it are.
+_HEADER, _LENGTHS = 30, 26
 
 
-def mapped_members(path: Path) -> dict[str, NDArray[Any]]:
+def map_members(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a .npz file that are stored uncompressed, without reading them.
 
-    What is compressed, or holds Python objects, is not among them.
+    Compressed arrays and arrays of Python objects are left out.
     """
     found: dict[str, NDArray[Any]] = {}
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if member.compress_type != zipfile.ZIP_STORED or not member.filename.endswith(".npy"):
                 continue
-            file.seek(member.header_offset + LENGTHS)
+            file.seek(member.header_offset + _LENGTHS)
             name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-            file.seek(member.header_offset + HEADER + name + extra)
+            file.seek(member.header_offset + _HEADER + name + extra)
             version = np.lib.format.read_magic(file)
             if version not in ((1, 0), (2, 0)):
                 continue
-            read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-            shape, fortran, dtype = read(file)
-            if dtype.hasobject or 0 in shape or not shape:
-                continue
-            order = "F" if fortran else "C"
-            found[member.filename.removesuffix(".npy")] = np.memmap(
-                path, dtype, "r", offset=file.tell(), shape=shape, order=order
-            )
+            read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+            shape, fortran, dtype = read_header(file)
+            if not dtype.hasobject and shape and 0 not in shape:
+                found[member.filename.removesuffix(".npy")] = np.memmap(
+                    path, dtype, "r", file.tell(), shape, "F" if fortran else "C"
+                )
     return found
 
 
-def plain(part: NDArray[Any]) -> NDArray[Any]:
-    """A part of an array as a fit can take it: itself, or a copy in native float32 or float64."""
-    dtype = part.dtype.newbyteorder("=")
-    if dtype.kind != "f":
-        dtype = np.dtype(np.float64)
-    elif dtype.itemsize < 4:
+def as_floats(array: NDArray[Any]) -> NDArray[Any]:
+    """An array as a fit can take it: itself, or a copy in native float32 or float64."""
+    dtype = np.dtype(np.float64)
+    if array.dtype.kind == "f" and array.dtype.itemsize <= 4:
         dtype = np.dtype(np.float32)
-    elif dtype.itemsize > 8:
-        dtype = np.dtype(np.float64)
-    if part.dtype == dtype and part.dtype.isnative and part.flags.aligned:
-        return part
-    return part.astype(dtype, order="C")
+    if array.dtype == dtype and array.dtype.isnative and array.flags.aligned:
+        return array
+    return array.astype(dtype, order="C")
 
 
-def picked(array: NDArray[Any], at: slice, columns: list[int]) -> NDArray[Any]:
+def take_columns(array: NDArray[Any], rows: slice, columns: list[int]) -> NDArray[Any]:
     """Some columns of some rows; a view where they are evenly spaced, in order."""
     steps = set(np.diff(columns).tolist()) or {1}
     if len(steps) == 1 and (step := steps.pop()) > 0:
-        return array[at, columns[0] : columns[-1] + 1 : step]
-    return array[at][:, columns]
+        return array[rows, columns[0] : columns[-1] + 1 : step]
+    return array[rows][:, columns]

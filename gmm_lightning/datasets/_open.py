@@ -1,24 +1,42 @@
-"""Which reader a file needs, and where its columns are."""
+"""Opening a table: the reader that a file needs, and where its columns are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gmm_lightning.datasets._arrays import ArraySource
-from gmm_lightning.datasets._cells import listed
-from gmm_lightning.datasets._parquet import ParquetSource
-from gmm_lightning.datasets._source import Source, require_file
-from gmm_lightning.datasets._text import TextSource
+from gmm_lightning._validation import format_list
+from gmm_lightning.datasets._arrays import ArrayReader
+from gmm_lightning.datasets._parquet import ParquetReader
+from gmm_lightning.datasets._reader import TableReader, require_file
+from gmm_lightning.datasets._text import TextReader
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
-TEXT, ARRAYS, PARQUET = (".csv", ".tsv", ".txt"), (".npy", ".npz"), (".parquet",)
+_TEXT, _ARRAYS, _PARQUET = (".csv", ".tsv", ".txt"), (".npy", ".npz"), (".parquet",)
+SUFFIXES = (*_TEXT, *_ARRAYS, *_PARQUET)
+Columns = Sequence[str | int] | str | int | None
 
 
-def opened(
+class Positions(NamedTuple):
+    """Where the columns to read are in a file."""
+
+    features: list[int]
+    label: int | None
+    weight: int | None
+
+    @property
+    def numbers(self) -> list[int]:
+        """Features and weight, those that there are."""
+        return [*self.features, *(() if self.weight is None else (self.weight,))]
+
+    @property
+    def others(self) -> list[int]:
+        """Weight and label, those that there are."""
+        return [position for position in (self.weight, self.label) if position is not None]
+
+
+def open_reader(
     path: str | Path,
     expected: Iterable[str],
     *,
@@ -26,104 +44,84 @@ def opened(
     separator: str | None,
     key: str | None,
     mapped: bool = False,
-) -> Source:
-    """The reader of a file, by its suffix.
-
-    Args:
-        path: the file.
-        expected: names of columns that a header would hold.
-        header: of a text file.
-        separator: of a text file.
-        key: of a .npz file.
-        mapped: map the arrays of a .npz file, rather than hold them.
-
-    Raises:
-        InvalidDataError: no such file, or one that cannot be read.
-        InvalidArgumentError: an unknown suffix; the message lists the known ones.
-    """
+) -> TableReader:
+    """The reader of a file, by its suffix; `expected` are names of columns that a header holds."""
     path = Path(str(path)).expanduser()
     require_file(path)
     suffix = path.suffix.lower()
     if key is not None and suffix != ".npz":
-        raise InvalidArgumentError(f"key= chooses an array of a .npz file, and {path} is none")
-    if suffix in TEXT:
-        return TextSource(path, expected, header=header, separator=separator)
-    if suffix in ARRAYS:
-        return ArraySource(path, key, mapped=mapped)
-    if suffix in PARQUET:
-        return ParquetSource(path)
+        raise InvalidArgumentError(f"key= chooses an array of a .npz file, and {path} is not one")
+    if suffix in _TEXT:
+        return TextReader(path, expected, header=header, separator=separator)
+    if suffix in _ARRAYS:
+        return ArrayReader(path, key, mapped=mapped)
+    if suffix in _PARQUET:
+        return ParquetReader(path)
     raise InvalidArgumentError(
-        f"{path}: expected a file that ends in {listed((*TEXT, *ARRAYS, *PARQUET))}; "
-        f"got {suffix or 'no suffix'}"
+        f"{path}: expected a file that ends in {format_list(SUFFIXES)}; got {suffix or 'no suffix'}"
     )
 
 
-def chosen_columns(
-    source: Source,
-    columns: Sequence[str | int] | None,
-    label: int | None,
-    weight: int | None = None,
-) -> list[int]:
-    """Where the columns to read stand; by default all that hold numbers, less label and weight.
+def open_table(
+    path: str | Path,
+    columns: Columns,
+    label: str | int | None,
+    weight: str | int | None,
+    **options: Any,
+) -> tuple[TableReader, Positions]:
+    """The reader of a file, and where the columns are that were chosen by name or number.
 
-    Raises:
-        InvalidArgumentError: a column that is not there or has two parts to play.
-        InvalidDataError: no column of numbers.
+    By default all columns of numbers are features, less label and weight.
     """
-    if label is not None and label == weight:
+    chosen = [columns] if isinstance(columns, str | int) else columns
+    expected = [name for name in (*(chosen or ()), label, weight) if isinstance(name, str)]
+    reader = open_reader(path, expected, **options)
+    label_at = None if label is None else reader.position(label, "label column")
+    weight_at = None if weight is None else reader.position(weight, "weight column")
+    if label_at is not None and label_at == weight_at:
         raise InvalidArgumentError(
-            f"{source.path}: {source.name_of(label)} is both the label and the weight; choose it "
-            "as one of the two"
+            f"{reader.path}: {reader.all_names[label_at]} is both the label and the weight; choose "
+            "it as one of the two"
         )
-    if columns is None:
-        chosen = [j for j in source.numeric() if j not in (label, weight)]
-        if not chosen:
-            single = len(source.names) == 1
-            hint = "; give the separator, for instance separator=';'" if single else ""
+    if chosen is None:
+        features = [j for j in reader.numeric_columns() if j not in (label_at, weight_at)]
+        if not features:
+            hint = "; give the separator, for instance separator=';'"
             raise InvalidDataError(
-                f"{source.path} has no column of numbers to read; its columns are: "
-                f"{listed(source.names)}{hint}"
+                f"{reader.path} has no column of numbers to read; its columns are: "
+                f"{format_list(reader.names, 20)}{hint if len(reader.names) == 1 else ''}"
             )
-        return chosen
-    if not columns:
+        return reader, Positions(features, label_at, weight_at)
+    features = [reader.position(column) for column in chosen]
+    if not features:
         raise InvalidArgumentError(
-            f"{source.path}: columns= chooses none; it has: {listed(source.names)}"
+            f"{reader.path}: columns= chooses none; it has: {format_list(reader.names, 20)}"
         )
-    chosen = [source.position(column) for column in columns]
-    twice = [source.names[j] for j in dict.fromkeys(chosen) if chosen.count(j) > 1]
+    twice = [reader.names[j] for j in dict.fromkeys(features) if features.count(j) > 1]
     if twice:
-        raise InvalidArgumentError(f"{source.path}: chosen more than once: {listed(twice)}")
-    for what, other in (("label", label), ("weight", weight)):
-        if other is not None and other in chosen:
+        raise InvalidArgumentError(f"{reader.path}: chosen more than once: {format_list(twice)}")
+    for what, other in (("label", label_at), ("weight", weight_at)):
+        if other is not None and other in features:
             raise InvalidArgumentError(
-                f"{source.path}: {source.name_of(other)} is both the {what} and one of the columns "
-                "to read; choose it as one of the two"
+                f"{reader.path}: {reader.all_names[other]} is both the {what} and one of the "
+                "columns to read; choose it as one of the two"
             )
-    return chosen
+    return reader, Positions(features, label_at, weight_at)
 
 
-def counts_rows(column: NDArray[np.float64]) -> bool:
-    """Whether a column reads 0, 1, 2, ... or 1, 2, 3, ... as programs number the rows."""
-    return bool((column == np.arange(len(column)) + (column[0] == 1)).all())
-
-
-def matched(source: Source, columns: tuple[str, ...]) -> list[int]:
-    """Where the columns stand in a file: by name, or in order where it has no names.
-
-    Raises:
-        InvalidDataError: naming those that it lacks and those that it has.
-    """
-    missing = [name for name in columns if name not in source.names]
+def match_columns(reader: TableReader, columns: Sequence[str]) -> list[int]:
+    """Positions of columns by name, or in order where the file has no names."""
+    missing = [name for name in columns if name not in reader.names]
     if not missing:
-        return [source.names.index(name) for name in columns]
-    if source.named:
+        return [reader.names.index(name) for name in columns]
+    if reader.named:
         raise InvalidDataError(
-            f"{source.path} lacks the column{'s'[: len(missing) > 1]} {listed(missing)}; it has: "
-            f"{listed(source.names)}"
+            f"{reader.path} lacks the column{'s'[: len(missing) > 1]} {format_list(missing, 20)}; "
+            f"it has: {format_list(reader.names, 20)}"
         )
-    if len(source.names) != len(columns):
+    if len(reader.names) != len(columns):
         raise InvalidDataError(
-            f"{source.path} has no names for its {len(source.names)} columns; expected these "
-            f"{len(columns)}, in this order: {listed(columns)}"
+            f"{reader.path} has no names for its {len(reader.names)} columns; expected these "
+            f"{len(columns)}, in this order: {format_list(columns, 20)}"
         )
     return list(range(len(columns)))

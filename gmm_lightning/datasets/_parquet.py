@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gmm_lightning.datasets._faults import Faults
-from gmm_lightning.datasets._source import (
+from gmm_lightning.datasets._reader import (
     Block,
-    Source,
+    Selection,
+    TableReader,
     reading,
     require_unique,
-    without_first,
+    skip_rows,
 )
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 
-class ParquetSource(Source):
-    """A .parquet file.
-
-    Args:
-        path: the file.
-
-    Raises:
-        InvalidArgumentError: pyarrow is not installed.
-        InvalidDataError: not a parquet file.
-    """
+class ParquetReader(TableReader):
+    """A .parquet file."""
 
     named = True
 
@@ -44,90 +35,68 @@ class ParquetSource(Source):
         self.path = path
         with reading(path):
             try:
-                schema = pq.read_schema(path)
+                metadata = pq.read_metadata(path)
             except pa.ArrowInvalid as error:
                 raise InvalidDataError(f"{path} is not a readable parquet file") from error
-        self.schema: Any = schema
-        self.names = tuple(schema.names)
+        sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        # The first row of each row group, and the number of all rows.
+        self._group_starts = np.cumsum([0, *sizes])
+        self._types: list[Any] = metadata.schema.to_arrow_schema().types
+        self.names = tuple(metadata.schema.to_arrow_schema().names)
         require_unique(path, self.names)
         types = pa.types
         tests = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
-        self.numbers = [j for j, kind in enumerate(schema.types) if any(t(kind) for t in tests)]
+        self._numeric = [j for j, kind in enumerate(self._types) if any(t(kind) for t in tests)]
 
-    def numeric(self) -> list[int]:
+    def numeric_columns(self) -> list[int]:
         """The columns whose type is one of numbers."""
-        return list(self.numbers)
+        return list(self._numeric)
 
-    def count(self) -> int:
-        """As the file's footer says."""
-        import pyarrow.parquet as pq
+    def count_rows(self) -> int:
+        """N, from the file's footer."""
+        return int(self._group_starts[-1])
 
-        with reading(self.path):
-            return pq.read_metadata(self.path).num_rows
-
-    def blocks(
-        self,
-        columns: Sequence[int],
-        label: int | None,
-        rows: int,
-        faults: Faults,
-        start: int = 0,
-    ) -> Iterator[Block]:
-        """Row groups in batches, from the one that holds `start` on; rows are counted from 0.
-
-        Raises:
-            InvalidDataError: a column of another type than numbers, or a damaged file.
-        """
+    def blocks(self, selection: Selection, batch_rows: int, start: int = 0) -> Iterator[Block]:
+        """Row groups in batches, from the one that holds `start` on; rows are counted from 0."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        for j in columns:
-            if j not in self.numbers:
+        for j in selection.columns:
+            if j not in self._numeric:
                 raise InvalidDataError(
-                    f"{self.path}: column {self.names[j]} is of type {self.schema.types[j]}; "
+                    f"{self.path}: column {self.names[j]} is of type {self._types[j]}; "
                     "expected numbers"
                 )
-        wanted = [*columns, *(() if label is None else (label,))]
+        starts, label = self._group_starts, selection.label
+        first = int(np.searchsorted(starts, start, side="right")) - 1
+        wanted = [*selection.columns, *(() if label is None else (label,))]
         with reading(self.path), pq.ParquetFile(self.path) as file:
-            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-            first = np.searchsorted(np.cumsum(sizes), start, side="right")
-            before = sum(sizes[:first])
             batches = file.iter_batches(
-                rows,
-                row_groups=list(range(first, len(sizes))),
+                batch_rows,
+                row_groups=list(range(first, len(starts) - 1)),
                 columns=[self.names[j] for j in wanted],
             )
             try:
-                read = self._converted(batches, columns, label, before, faults)
-                yield from without_first(read, start - before)
+                blocks = self._as_blocks(batches, selection, int(starts[first]))
+                yield from skip_rows(blocks, start - int(starts[first]))
             except (pa.ArrowInvalid, OSError) as error:
                 raise InvalidDataError(f"{self.path} is not a readable parquet file") from error
 
-    def _converted(
-        self,
-        batches: Iterator[Any],
-        columns: Sequence[int],
-        label: int | None,
-        row: int,
-        faults: Faults,
-    ) -> Iterator[Block]:
+    def _as_blocks(self, batches: Iterable[Any], selection: Selection, row: int) -> Iterator[Block]:
+        import pyarrow as pa
+
+        columns, label, errors = selection
         for batch in batches:
-            held = dict(zip(batch.schema.names, batch.columns, strict=True))
             x = np.empty((batch.num_rows, len(columns)))
             for i, j in enumerate(columns):
-                x[:, i] = _numbers(held[self.names[j]])
-            faults.add_block(x, columns, row)
+                numbers = batch.column(self.names[j]).cast(pa.float64(), safe=False)
+                # NaN where a value is missing.
+                x[:, i] = numbers.to_numpy(zero_copy_only=False)
+            errors.add_block(x, columns, row)
             labels = None
             if label is not None:
-                labels = held[self.names[label]].to_pylist()
-                for i, value in enumerate(labels):
-                    faults.add_label(label, row + i, value)
+                labels = batch.column(self.names[label]).to_pylist()
+                for i, value in enumerate(labels, row):
+                    errors.add_label(label, i, value)
             row += len(x)
             yield Block(x, labels)
-
-
-def _numbers(column: Any) -> NDArray[np.float64]:
-    """A column as float64, with NaN where nothing is."""
-    import pyarrow as pa
-
-    return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)

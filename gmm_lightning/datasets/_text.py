@@ -3,52 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
-from gmm_lightning.datasets._cells import is_unlabelled, number
-from gmm_lightning.datasets._faults import Faults
+from gmm_lightning.datasets._cells import is_missing_label, parse_number
 from gmm_lightning.datasets._index import Index, Place, build_index
-from gmm_lightning.datasets._layout import Record, find_layout, open_text, records, shown
-from gmm_lightning.datasets._source import Block, Source, reading, without_first
+from gmm_lightning.datasets._layout import (
+    Record,
+    find_layout,
+    format_separator,
+    open_text,
+    read_records,
+)
+from gmm_lightning.datasets._reader import Block, Selection, TableReader, reading, skip_rows
 
 # Cells that are held as text at a time.
-CELLS = 1 << 22
+_MAX_CELLS = 1 << 22
 
 
-class TextSource(Source):
-    """A .csv, .tsv or .txt file.
-
-    Args:
-        path: the file.
-        expected: names of columns; a first record that holds all of them is a header.
-        header: whether its first record holds names; None: guess.
-        separator: between cells; None: guess.
-    """
+class TextReader(TableReader):
+    """A .csv, .tsv or .txt file; the arguments are those of `find_layout`."""
 
     unit = "line"
 
     def __init__(
-        self,
-        path: Path,
-        expected: Iterable[str] = (),
-        *,
-        header: bool | None = None,
-        separator: str | None = None,
+        self, path: Path, expected: Iterable[str], *, header: bool | None, separator: str | None
     ) -> None:
         self.path = path
-        self.layout = find_layout(path, expected, header=header, separator=separator)
-        self.names, self.named = self.layout.names, self.layout.named
-        self.unnamed = self.layout.unnamed
-        names = f"names in line {self.layout.first}" if self.named else "no line of names"
-        self.described = f" ({shown(self.layout.separator)} between cells, {names})"
-        self.suspect = None if self.named else self.layout.first
+        self.layout = layout = find_layout(path, expected, header=header, separator=separator)
+        self.names, self.named, self.unnamed = layout.names, layout.named, layout.unnamed
+        names = f"names in line {layout.first_line}" if self.named else "no line of names"
+        self.description = f" ({format_separator(layout.separator)} between cells, {names})"
+        self.possible_header = None if self.named else layout.first_line
 
-    def numeric(self) -> list[int]:
+    def numeric_columns(self) -> list[int]:
         """The columns that hold numbers in the head of the file."""
         return list(self.layout.numeric)
 
@@ -58,68 +50,52 @@ class TextSource(Source):
         with reading(self.path):
             return build_index(self.path, self.layout)
 
-    def count(self) -> int:
-        """Rows found by a pass over the bytes."""
+    def count_rows(self) -> int:
+        """N, by a pass over the lines."""
         return self.index.num_rows
 
-    def blocks(
-        self,
-        columns: Sequence[int],
-        label: int | None,
-        rows: int,
-        faults: Faults,
-        start: int = 0,
-    ) -> Iterator[Block]:
-        """Up to `rows` lines at a time, fewer where lines are long."""
-        place = self.index.before(start) if start else None
-        blocks = self._blocks(columns, label, rows, faults, place)
-        return without_first(blocks, start - place.row) if place else blocks
+    def blocks(self, selection: Selection, batch_rows: int, start: int = 0) -> Iterator[Block]:
+        """Up to `batch_rows` lines at a time, fewer where lines are long."""
+        place = self.index.before(start) if start else Place(0, 0, 0)
+        skip = 0 if start else self.layout.skip
+        return skip_rows(self._blocks(selection, batch_rows, place, skip), start - place.row)
 
     def _blocks(
-        self,
-        columns: Sequence[int],
-        label: int | None,
-        rows: int,
-        faults: Faults,
-        place: Place | None,
+        self, selection: Selection, batch_rows: int, place: Place, skip: int
     ) -> Iterator[Block]:
-        rows = max(1, min(rows, CELLS // len(self.names)))
-        with reading(self.path), open_text(self.path, place.offset if place else 0) as handle:
-            line = place.line if place else self.layout.skip
-            for _ in islice(handle, 0 if place else line):
+        num_lines = max(1, min(batch_rows, _MAX_CELLS // len(self.names)))
+        separator, line = self.layout.separator, place.line + skip
+        with reading(self.path), open_text(self.path, place.offset) as file:
+            for _ in islice(file, skip):
                 pass
-            while lines := list(islice(handle, rows)):
+            while lines := list(islice(file, num_lines)):
                 if any('"' in text for text in lines):
                     # Quoted cells may span lines, and so blocks of lines.
-                    quoted = records(chain(lines, handle), self.layout.separator, line)
-                    while part := list(islice(quoted, rows)):
-                        yield self._cut(part, columns, label, faults)
+                    quoted = read_records(chain(lines, file), separator, line)
+                    while records := list(islice(quoted, num_lines)):
+                        yield self._parse_cells(records, selection)
                     return
-                block = self._fast(lines, columns, label)
+                block = self._parse_lines(lines, selection)
                 if block is None:
-                    part = records(lines, self.layout.separator, line)
-                    block = self._exact(part, columns, label, faults)
-                else:
-                    faults.rows += len(block.x)
+                    block = self._parse_cells(read_records(lines, separator, line), selection)
                 line += len(lines)
                 yield block
 
-    def _fast(self, lines: list[str], columns: Sequence[int], label: int | None) -> Block | None:
-        """All cells finite and all rows of one width, or None."""
+    def _parse_lines(self, lines: list[str], selection: Selection) -> Block | None:
+        """All rows at once where they are of one width and their cells finite, or None."""
         separator, width = self.layout.separator, len(self.names)
+        columns, label, errors = selection
         lines = [text for text in lines if not text.isspace()]
-        if not lines:
-            return Block(np.empty((0, len(columns))), None if label is None else [])
         if separator is None:
             regular = all(len(text.split()) == width for text in lines)
         else:
             regular = all(text.count(separator) == width - 1 for text in lines)
-        if not regular:
+        if not regular or not lines:
             return None
         labels = None
         if label is not None:
             labels = [text.split(separator)[label].strip() for text in lines]
-            if any(map(is_unlabelled, set(labels))):
+            if any(map(is_missing_label, set(labels))):
                 return None
         try:
             x = np.loadtxt(
@@ -127,43 +103,28 @@ class TextSource(Source):
             )
         except ValueError:
             return None
-        return Block(x, labels) if np.isfinite(x).all() else None
+        if not np.isfinite(x).all():
+            return None
+        errors.num_rows += len(x)
+        return Block(x, labels)
 
-    def _cut(
-        self, part: list[Record], columns: Sequence[int], label: int | None, faults: Faults
-    ) -> Block:
-        """Cells already cut: all at once where they are right."""
-        if all(len(cells) == len(self.names) for _, cells in part):
-            flat = [cells[j] for _, cells in part for j in columns]
-            labels = None if label is None else [cells[label] for _, cells in part]
-            unlabelled = any(map(is_unlabelled, set(labels or ())))
-            try:
-                x = np.fromiter(map(float, flat), np.float64, len(flat))
-            except ValueError:
-                x = np.full(1, np.nan)
-            if np.isfinite(x).all() and not unlabelled and "_" not in "".join(flat):
-                faults.rows += len(part)
-                return Block(x.reshape(len(part), -1), labels)
-        return self._exact(part, columns, label, faults)
-
-    def _exact(
-        self, part: Iterable[Record], columns: Sequence[int], label: int | None, faults: Faults
-    ) -> Block:
-        """Cell by cell: a bad one becomes NaN and is recorded, a bad row is recorded and left."""
+    def _parse_cells(self, records: Iterable[Record], selection: Selection) -> Block:
+        """Cell by cell: a bad one is recorded and becomes NaN, a bad row is recorded and left."""
+        columns, label, errors = selection
         width, values, labels = len(self.names), [], []
-        for line, cells in part:
+        for line, cells in records:
             if len(cells) != width:
-                faults.add_ragged(line, len(cells))
+                errors.add_ragged(line, len(cells))
                 continue
-            faults.rows += 1
+            errors.num_rows += 1
             for j in columns:
-                value = number(cells[j])
+                value = parse_number(cells[j])
                 if value is None or not math.isfinite(value):
-                    faults.add_cell(j, line, cells[j])
+                    errors.add_cell(j, line, cells[j])
                     value = math.nan
                 values.append(value)
             if label is not None:
-                faults.add_label(label, line, cells[label])
+                errors.add_label(label, line, cells[label])
                 labels.append(cells[label])
         x = np.array(values, dtype=np.float64).reshape(-1, len(columns))
         return Block(x, None if label is None else labels)

@@ -1,34 +1,35 @@
-"""Tables written as they come, complete or not at all."""
+"""Tables written row by row, complete or not there."""
 
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_lightning.datasets._cells import listed
+from gmm_lightning._files import atomic_write
+from gmm_lightning._validation import format_list
 from gmm_lightning.errors import InvalidArgumentError
 
-SUFFIXES = (".csv", ".npz")
+_SUFFIXES = (".csv", ".npz")
+_Columns = dict[str, NDArray[Any]]
 
 
 class TableWriter:
-    """Writes a .csv file row by row, or a .npz file when all rows have come.
+    """Writes a .csv file row by row, or a .npz file at the end.
 
-    The file appears under its name when the block ends well. On an error nothing is left, and
+    The file appears under its name when the block ends well. After an error nothing is left, and
     an older file stays as it was. Missing folders are made.
 
     Args:
         path: where to write: .csv (numbers as their exact shortest decimals, truth values as 0
             and 1) or .npz.
-        columns: names of what is written.
+        columns: names of the columns.
         overwrite: replace a file that exists.
 
     Raises:
@@ -51,24 +52,29 @@ class TableWriter:
         self, path: str | Path, columns: Sequence[str], *, overwrite: bool = False
     ) -> None:
         self.path, self.columns, self.overwrite = Path(path).expanduser(), tuple(columns), overwrite
-        if self.path.suffix.lower() not in SUFFIXES:
+        self._is_csv = self.path.suffix.lower() == ".csv"
+        if self.path.suffix.lower() not in _SUFFIXES:
             raise InvalidArgumentError(
-                f"{self.path}: expected a name that ends in {listed(SUFFIXES)}"
+                f"{self.path}: expected a name that ends in {format_list(_SUFFIXES)}"
             )
         if len(set(self.columns)) < len(self.columns) or not self.columns:
             raise InvalidArgumentError(f"expected columns of different names, got {self.columns}")
         self._require_free()
-        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        self._made: list[Path] = []
-        self._text: TextIO | None = None
-        self._parts: list[dict[str, NDArray[Any]]] = []
+        self._file: Any = None
+        self._csv: Any = None
+        self._parts: list[_Columns] = []
+        self._shapes: dict[str, tuple[int, ...]] | None = None
 
     def __enter__(self) -> Self:
-        folder = self.path.parent
-        self._made = [p for p in (folder, *folder.parents) if not p.exists()]
-        with self._writing():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._text = self._partial.open("w", encoding="utf-8", newline="")
+        text = {"mode": "w", "encoding": "utf-8", "newline": ""}
+        options: dict[str, Any] = text if self._is_csv else {"mode": "wb"}
+        with self._explain(), ExitStack() as stack:
+            partial = stack.enter_context(atomic_write(self.path, unique=True))
+            self._file = stack.enter_context(partial.open(**options))
+            self._stack = stack.pop_all()
+        if self._is_csv:
+            # The format does not depend on the platform: lines end in one character.
+            self._csv = csv.writer(self._file, lineterminator="\n")
         return self
 
     def write(self, block: Any = None, /, **arrays: Any) -> None:
@@ -81,27 +87,24 @@ class TableWriter:
                 file called `name_0, ..., name_{K-1}`.
 
         Raises:
-            InvalidArgumentError: not the columns announced, unequal lengths, or a full disk.
+            InvalidArgumentError: other columns than announced, unequal lengths, or a full disk.
         """
-        if self._text is None:
+        if self._file is None:
             raise InvalidArgumentError("write to a TableWriter inside its with block")
         if (block is None) == (not arrays):
             raise InvalidArgumentError("expected either a block of rows or one array per column")
-        part = self._from_block(block) if block is not None else self._from_arrays(arrays)
-        if self._parts:
-            now, before = ({k: v.shape[1:] for k, v in p.items()} for p in (part, self._parts[0]))
-            if now != before:
-                raise InvalidArgumentError(f"expected arrays as before, {before}, got {now}")
-        if self.path.suffix.lower() == ".npz":
+        part = self._from_arrays(arrays) if block is None else self._from_block(block)
+        before, shapes = self._shapes, {name: array.shape[1:] for name, array in part.items()}
+        if before not in (None, shapes):
+            raise InvalidArgumentError(f"expected arrays as before, {before}, got {shapes}")
+        self._shapes = shapes
+        if not self._is_csv:
             self._parts.append(part)
             return
-        with self._writing():
-            # The format does not depend on the platform: lines end in one character.
-            out = csv.writer(self._text, lineterminator="\n")
-            if not self._parts:
-                self._parts.append({name: array[:0] for name, array in part.items()})
-                out.writerow(_names(part) if block is None else self.columns)
-            out.writerows(zip(*_cells(part), strict=True))
+        with self._explain():
+            if before is None:
+                self._csv.writerow(_header(part) if block is None else self.columns)
+            self._csv.writerows(zip(*_cells(part), strict=True))
 
     def __exit__(
         self,
@@ -109,32 +112,27 @@ class TableWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            self._discard()
-            return
-        with self._writing():
-            self._finish()
+        with self._explain():
+            if kind is not None:
+                self._stack.__exit__(kind, error, trace)
+                return
+            with self._stack:
+                self._finish()
 
     def _finish(self) -> None:
-        assert self._text is not None
-        if self.path.suffix.lower() == ".npz":
-            self._text.close()
+        if not self._is_csv:
             arrays = {
                 name: np.concatenate([part[name] for part in self._parts])
-                for name in (self._parts[0] if self._parts else ())
+                for name in self._shapes or ()
             }
             if tuple(arrays) == ("x",) and self.columns != ("x",):
                 arrays["columns"] = np.array(self.columns)
-            with self._partial.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-        else:
-            if not self._parts:
-                csv.writer(self._text, lineterminator="\n").writerow(self.columns)
-            self._text.close()
+            np.savez(self._file, allow_pickle=False, **arrays)
+        elif self._shapes is None:
+            self._csv.writerow(self.columns)
         self._require_free()
-        self._partial.replace(self.path)
 
-    def _from_block(self, block: Any) -> dict[str, NDArray[Any]]:
+    def _from_block(self, block: Any) -> _Columns:
         array = np.asarray(block)
         if array.ndim != 2 or array.shape[1] != len(self.columns):
             raise InvalidArgumentError(
@@ -142,10 +140,10 @@ class TableWriter:
             )
         return {"x": array}
 
-    def _from_arrays(self, arrays: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    def _from_arrays(self, arrays: dict[str, Any]) -> _Columns:
         if set(arrays) != set(self.columns):
             raise InvalidArgumentError(
-                f"expected the columns {listed(self.columns)}, got {listed(arrays)}"
+                f"expected the columns {format_list(self.columns)}, got {format_list(arrays)}"
             )
         part = {name: np.asarray(arrays[name]) for name in self.columns}
         shapes = {name: array.shape for name, array in part.items()}
@@ -162,43 +160,26 @@ class TableWriter:
                 f"{self.path} exists; choose another name, or replace it with overwrite=true"
             )
 
-    def _discard(self) -> None:
-        if self._text is not None:
-            # On a full disk: what could not be flushed is thrown away anyway.
-            with suppress(OSError):
-                self._text.close()
-        with suppress(OSError):
-            self._partial.unlink()
-        for folder in self._made:
-            try:
-                folder.rmdir()
-            except OSError:
-                return
-
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _explain(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            self._discard()
             raise InvalidArgumentError(
                 f"cannot write {self.path}: {error.strerror or error}"
             ) from error
-        except BaseException:
-            self._discard()
-            raise
 
 
-def _names(part: dict[str, NDArray[Any]]) -> list[str]:
-    """The header of a .csv file: a matrix has a column for each of its own."""
+def _header(part: _Columns) -> list[str]:
+    """Names of the columns of a .csv file: a matrix has one for each of its columns."""
     names: list[str] = []
     for name, array in part.items():
         names += [name] if array.ndim == 1 else [f"{name}_{k}" for k in range(array.shape[1])]
     return names
 
 
-def _cells(part: dict[str, NDArray[Any]]) -> Iterator[list[Any]]:
+def _cells(part: _Columns) -> Iterator[list[Any]]:
     """Columns as Python values, of which the csv module writes numbers exactly."""
     for array in part.values():
-        plain = array.astype(np.int8) if array.dtype.kind == "b" else array
-        yield from [plain.tolist()] if plain.ndim == 1 else plain.T.tolist()
+        values = array.astype(np.int8) if array.dtype.kind == "b" else array
+        yield from [values.tolist()] if values.ndim == 1 else values.T.tolist()

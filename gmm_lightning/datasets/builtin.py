@@ -1,49 +1,40 @@
-"""Load the data sets stored in ``gmm_lightning/datasets/files`` by name.
+"""Small real data sets that travel with the package.
 
-The files are read through :mod:`importlib.resources`, so an installed wheel or a zipped package
-serves them as well as a checkout does. Sources and licences are listed in ``files/LICENSES.md``.
+They are read through :mod:`importlib.resources`, so a wheel or a zipped package serves them as
+well as a checkout. Sources and licences are listed in `files/LICENSES.md`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gmm_lightning.errors import InvalidArgumentError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-__all__ = ["Dataset", "load", "names"]
+from gmm_lightning._validation import require_choice
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A table of measurements with what is known about it.
-
-    Shape:
-        x `(N, D)`; labels, where there are any, `(N,)` with values `0 .. len(classes) - 1`.
+    """A table of measurements and its description.
 
     Args:
-        name: The name that :func:`load` knows it by.
-        x: The measurements, in the dtype of the source: float64 for tables, uint8 for the two sets
-            of small integers. Convert with ``torch.as_tensor(dataset.x, dtype=torch.float64)``.
-        columns: One name per column of `x`.
-        labels: The class of each row as int64, or None for data without classes.
-        classes: The name of each class, or None for data without classes.
-        num_train: The first `num_train` rows are the customary training part; N if there is no
-            customary split.
-        description: One sentence on what was measured.
-        source: Who published it.
-        licence: The terms under which it is redistributed.
+        name: for :func:`load`.
+        x: the measurements `(N, D)` in the dtype of the source: float64 for tables, uint8 for
+            small integers. Convert with `torch.as_tensor(dataset.x, dtype=torch.float64)`.
+        columns: one name per column of x.
+        labels: the class of each row, `(N,)` with values `0 .. len(classes) - 1`, or None.
+        classes: the name of each class, or None.
+        num_train: the first rows that are customarily trained on; N where there is no such split.
+        description: what was measured.
+        source: who published it.
+        licence: the terms of redistribution.
 
     Example:
         >>> from gmm_lightning.datasets import load
@@ -77,15 +68,10 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> Dataset:
-    """Read one built-in data set.
-
-    Every call reads the file anew, so the arrays belong to the caller and may be changed in place.
-
-    Args:
-        name: One of :func:`names`.
+    """A built-in data set, read anew: its arrays belong to the caller.
 
     Raises:
-        InvalidArgumentError: No data set has this name; the message lists those that exist.
+        InvalidArgumentError: an unknown name; the message lists the known ones.
 
     Example:
         >>> from gmm_lightning.datasets import load
@@ -93,11 +79,7 @@ def load(name: str) -> Dataset:
         >>> faithful.x.shape, faithful.columns
         ((272, 2), ('eruptions', 'waiting'))
     """
-    entry = _CATALOGUE.get(name)
-    if entry is None:
-        raise InvalidArgumentError(
-            f"expected the name of a built-in data set, one of {', '.join(names())}; got {name!r}"
-        )
+    entry = _CATALOGUE[require_choice("built-in data set", name, names())]
     content = files("gmm_lightning.datasets").joinpath("files", entry.file).read_bytes()
     read = _read_npz if entry.file.endswith(".npz") else _read_csv
     x, labels, classes = read(content, entry)
@@ -107,7 +89,7 @@ def load(name: str) -> Dataset:
         columns=entry.columns,
         labels=labels,
         classes=classes,
-        num_train=len(x) if entry.num_train is None else entry.num_train,
+        num_train=entry.num_train or len(x),
         description=entry.description,
         source=entry.source,
         licence=entry.licence,
@@ -128,23 +110,23 @@ class _Entry:
     num_train: int | None = None
 
 
-_Table = tuple["NDArray[Any]", "NDArray[np.int64] | None", "tuple[str, ...] | None"]
+_Content = tuple[NDArray[Any], NDArray[np.int64] | None, tuple[str, ...] | None]
 
 
-def _read_csv(content: bytes, entry: _Entry) -> _Table:
+def _read_csv(content: bytes, entry: _Entry) -> _Content:
     rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"))))
     x = np.array([[float(row[column]) for column in entry.columns] for row in rows])
     if entry.label_column is None:
         return x, None, None
     found, codes = np.unique([row[entry.label_column] for row in rows], return_inverse=True)
-    return x, codes.astype(np.int64), tuple(str(value) for value in found)
+    return x, codes.astype(np.int64), tuple(found.tolist())
 
 
-def _read_npz(content: bytes, entry: _Entry) -> _Table:
+def _read_npz(content: bytes, entry: _Entry) -> _Content:
     # Pickled objects could run code on loading, and plain arrays are all that these files hold.
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         x, labels = arrays["X"], arrays["y"].astype(np.int64)
-        classes = entry.classes or tuple(str(value) for value in arrays["classes"])
+        classes = entry.classes or tuple(arrays["classes"].tolist())
     return x, labels, classes
 
 

@@ -6,7 +6,7 @@ import copy
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmm_lightning.datasets._arrays import ArraySource
-from gmm_lightning.datasets._cells import encode, listed
-from gmm_lightning.datasets._open import chosen_columns, matched, opened
+from gmm_lightning._validation import format_list
+from gmm_lightning.datasets._arrays import ArrayReader
+from gmm_lightning.datasets._cells import encode_labels
+from gmm_lightning.datasets._open import Columns, open_reader, open_table
 from gmm_lightning.datasets._prefetch import prefetch
-from gmm_lightning.datasets._shards import Shard, files_of, regrouped
-from gmm_lightning.datasets._source import Block, Source
+from gmm_lightning.datasets._reader import Block, TableReader
+from gmm_lightning.datasets._shards import Shard, list_files
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.rows import BLOCK_ROWS, Batch, RowSource, as_tensor
 
-__all__ = ["FileRows", "open_rows"]
-
 # More readers than this are opened again for every pass: each map keeps a file open.
-_MAX_HELD = 64
+_MAX_READERS = 64
 
 
 class FileRows(RowSource):
@@ -37,8 +36,7 @@ class FileRows(RowSource):
         columns: names of the features.
         weighted: whether rows have weights.
         labelled: whether rows have labels.
-        reads_labels: whether batches hold them: codes in the order in which the classes were
-            first read.
+        codes: the code of each label where batches hold them, None where they do not.
     """
 
     def __init__(self, name: str, columns: Sequence[str], shards: Sequence[Shard]) -> None:
@@ -46,14 +44,10 @@ class FileRows(RowSource):
         self.num_features = len(self.columns)
         self._shards = list(shards)
         self._starts = [0, *accumulate(shard.num_rows for shard in shards)]
-        self.weighted = shards[0].weight is not None
-        self.labelled, self.reads_labels = shards[0].label is not None, False
-        self._codes: dict[Any, int] = {}
-
-    @property
-    def num_rows(self) -> int:
-        """N, over all files."""
-        return self._starts[-1]
+        self.num_rows = self._starts[-1]
+        self.weighted = shards[0].positions.weight is not None
+        self.labelled = shards[0].positions.label is not None
+        self.codes: dict[Any, int] | None = None
 
     @cached_property
     def total_weight(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -70,10 +64,17 @@ class FileRows(RowSource):
         return total
 
     def with_labels(self) -> FileRows:
-        """The same rows with their labels, where they have any."""
+        """The same rows with their labels, where they have any: codes as :func:`read_table`'s."""
         twin = copy.copy(self)
-        twin.reads_labels = self.labelled
+        twin.codes = self._label_codes if self.labelled else None
         return twin
+
+    @cached_property
+    def _label_codes(self) -> dict[Any, int]:
+        """The code of each label, by one pass over the rows."""
+        blocks = (shard.blocks(0, BLOCK_ROWS, labelled=True) for shard in self._shards)
+        labels = list({label for block in chain(*blocks) for label in block.labels or ()})
+        return dict(zip(labels, encode_labels(labels)[0].tolist(), strict=True))
 
     def __iter__(self) -> Iterator[Batch]:
         return self.read()
@@ -81,12 +82,10 @@ class FileRows(RowSource):
     def read(
         self, start: int = 0, stop: int | None = None, size: int = BLOCK_ROWS
     ) -> Iterator[Batch]:
-        """Rows `start .. stop - 1` in order, `size` at a time, each exactly once.
-
-        The next batches are read while one is worked with.
+        """The rows in `[start, stop)`, `size` at a time; the next ones are read ahead.
 
         Raises:
-            InvalidArgumentError: rows that there are not.
+            InvalidArgumentError: bounds outside of the rows.
             InvalidDataError: a bad row, when its batch is reached.
         """
         return prefetch(self._batches(start, stop, size))
@@ -97,8 +96,8 @@ class FileRows(RowSource):
         return prefetch(next(self._batches(i, min(i + size, stop), size)) for i in starts)
 
     def every(self, step: int) -> Tensor:
-        """Rows 0, step, 2 step, ... `(n, D)`; a file of text or parquet is read through for it."""
-        if all(shard.reopen().at_random for shard in self._shards):
+        """Every `step`-th row `(n, D)`; a file of text or parquet is read through for it."""
+        if all(shard.reopen().random_access for shard in self._shards):
             singles = (next(self._batches(i, i + 1, 1)).x for i in range(0, self.num_rows, step))
             return torch.cat(list(singles))
         return super().every(step)
@@ -110,54 +109,66 @@ class FileRows(RowSource):
                 f"expected 0 <= start <= stop <= {self.num_rows} and size >= 1, got start={start}, "
                 f"stop={stop} and size={size}"
             )
-        return map(self._as_batch, regrouped(self._from(start, size), stop - start, size))
+        return _rebatch(map(self._as_batch, self._blocks(start, size)), stop - start, size)
 
-    def _from(self, start: int, size: int) -> Iterator[Block]:
+    def _blocks(self, start: int, size: int) -> Iterator[Block]:
         first = bisect_right(self._starts, start) - 1
-        for i in range(first, len(self._shards)):
-            at = max(start - self._starts[i], 0)
-            yield from self._shards[i].blocks(at, size, labelled=self.reads_labels)
+        for shard, begin in zip(self._shards[first:], self._starts[first:], strict=False):
+            yield from shard.blocks(max(start - begin, 0), size, labelled=self.codes is not None)
 
     def _as_batch(self, block: Block) -> Batch:
         x, weight, labels = block.x, None, None
         if self.weighted:
             x, weight = np.ascontiguousarray(x[:, :-1]), as_tensor(x[:, -1].copy())
-        if block.labels is not None:
-            # Codes of the classes of a block, and of each class over all blocks.
-            own, classes = encode(block.labels)
-            known = [self._codes.setdefault(name, len(self._codes)) for name in classes]
-            labels = torch.from_numpy(np.array(known, dtype=np.int64)[own])
+        if self.codes is not None and block.labels is not None:
+            labels = torch.tensor([self.codes[label] for label in block.labels], dtype=torch.long)
         return Batch(as_tensor(x), weight, labels)
 
-    def __repr__(self) -> str:
-        return (
-            f"FileRows({self.name!r}: {self.num_rows} rows of {listed(self.columns)}, "
-            f"{len(self._shards)} file(s))"
-        )
+
+def _rebatch(batches: Iterable[Batch], num_rows: int, size: int) -> Iterator[Batch]:
+    """The first `num_rows` rows in batches of exactly `size`, but for the last.
+
+    Batches of that size are passed on without a copy.
+    """
+    kept: list[Batch] = []
+    room = size
+    for batch in batches if num_rows else ():
+        rest = batch.at(slice(0, num_rows))
+        num_rows -= rest.num_rows
+        while rest.num_rows >= room:
+            yield Batch.concatenate([*kept, rest.at(slice(0, room))])
+            kept, rest, room = [], rest.at(slice(room, None)), size
+        if rest.num_rows:
+            kept.append(rest)
+            room -= rest.num_rows
+        if num_rows == 0:
+            break
+    if kept:
+        yield Batch.concatenate(kept)
 
 
 def open_rows(
     path: str | Path,
     *,
-    columns: Sequence[str | int] | str | int | None = None,
+    columns: Columns = None,
     weight: str | int | None = None,
     label: str | int | None = None,
     header: bool | None = None,
     separator: str | None = None,
     key: str | None = None,
 ) -> FileRows:
-    r"""Rows of a file, or of shards in a folder, without ever holding them all.
+    r"""Rows of a file, or of shards in a folder, of which only a few blocks are in memory.
 
     A .npy file is mapped into memory: its blocks are views, in its own float32 or float64 (other
-    dtypes are converted block by block). So are the arrays of a .npz file that `numpy.savez`
-    wrote; one written by `savez_compressed` is held as a whole. Text is passed over once for
-    its line ends, so that reading can start at any row. A .parquet file is read by row groups.
+    dtypes are converted block by block). So are the arrays of a .npz file, unless they are
+    compressed: then they are held whole. The lines of text are counted once, so that reading can
+    start at any row. A .parquet file is read by row groups.
 
     Args:
         path: a file; a folder or a pattern such as `part-*.npy`, whose files are taken by name,
             one after the other, and must be of one kind with the same columns.
-        columns: which to read, as for :func:`gmm_lightning.datasets.tables.read_table`. None:
-            every column of numbers, judged by the head of a text file.
+        columns: which to read, as for :func:`gmm_lightning.datasets.read_table`. None: every
+            column of numbers, judged by the head of a text file.
         weight: the column of sample weights, by name or number.
         label: the column of classes.
         header: as for `read_table`.
@@ -181,58 +192,40 @@ def open_rows(
         [[[2.0, 3.0], [4.0, 5.0]], [[6.0, 7.0]]]
         >>> del stream; folder.cleanup()
     """
-    given = None
-    if columns is not None:
-        given = [columns] if isinstance(columns, str | int) else list(columns)
-    expected = [name for name in (*(given or ()), label, weight) if isinstance(name, str)]
-    options: dict[str, Any] = {"header": header, "separator": separator, "key": key}
-    files = files_of(path)
-    reader = partial(opened, **options, mapped=True)
-    first = reader(files[0], expected)
-    at = None if label is None else first.position(label, "label column")
-    weigh = None if weight is None else first.position(weight, "weight column")
-    names = tuple(first.names[j] for j in chosen_columns(first, given, at, weigh))
-    named = [*names, *(first.name_of(j) for j in (at, weigh) if j is not None)]
-    shards = [_shard(first, names, at, weigh, len(files), reader)]
-    for file in files[1:]:
-        source = reader(file, named)
-        _require_like(source, first)
-        shards.append(_shard(source, names, at, weigh, len(files), reader))
-    stream = FileRows(Path(str(path)).stem, names, shards)
+    options: dict[str, Any] = {"header": header, "separator": separator, "key": key, "mapped": True}
+    files = list_files(path)
+    first, positions = open_table(files[0], columns, label, weight, **options)
+    expected = [first.all_names[j] for j in (*positions.features, *positions.others)]
+    shards = []
+    for file in files:
+        reopen = partial(open_reader, file, expected, **options)
+        reader = first if file is files[0] else reopen()
+        _require_like(reader, first)
+        if len(files) <= _MAX_READERS or not isinstance(reader, ArrayReader):
+            reopen = partial(_identity, reader)
+        shards.append(Shard(reopen, positions, reader.count_rows()))
+    stream = FileRows(Path(str(path)).stem, [first.names[j] for j in positions.features], shards)
     if stream.num_rows == 0:
         raise InvalidDataError(f"{path} holds no rows")
     return stream
 
 
-def _shard(
-    source: Source,
-    names: tuple[str, ...],
-    label: int | None,
-    weight: int | None,
-    num_files: int,
-    reader: Any,
-) -> Shard:
-    held = num_files <= _MAX_HELD or not isinstance(source, ArraySource)
-    reopen = (lambda: source) if held else partial(reader, source.path, names)
-    return Shard(source.path, reopen, matched(source, names), weight, label, source.count())
+def _identity(reader: TableReader) -> TableReader:
+    return reader
 
 
-def _require_like(source: Source, first: Source) -> None:
-    """Refuse a shard that is laid out otherwise than the first.
-
-    Raises:
-        InvalidDataError: naming both.
-    """
-    own, theirs = (*source.names, *source.extra), (*first.names, *first.extra)
-    if own != theirs:
+def _require_like(reader: TableReader, first: TableReader) -> None:
+    """Refuse a shard that is laid out otherwise than the first."""
+    if reader.all_names != first.all_names:
         raise InvalidDataError(
-            f"the columns of {source.path} are {listed(own)}, those of {first.path} are "
-            f"{listed(theirs)}; expected shards with the same columns"
+            f"the columns of {reader.path} are {format_list(reader.all_names, 20)}, those of "
+            f"{first.path} are {format_list(first.all_names, 20)}; expected shards with the same "
+            "columns"
         )
-    if isinstance(source, ArraySource) and isinstance(first, ArraySource):
-        dtypes = source.array.dtype, first.array.dtype
-        if dtypes[0] != dtypes[1]:
+    if isinstance(reader, ArrayReader) and isinstance(first, ArrayReader):
+        dtype, expected = reader.array.dtype, first.array.dtype
+        if dtype != expected:
             raise InvalidDataError(
-                f"{source.path} is of dtype {dtypes[0]}, {first.path} of {dtypes[1]}; expected "
-                "shards of the same dtype"
+                f"{reader.path} is of dtype {dtype}, {first.path} of {expected}; expected shards "
+                "of the same dtype"
             )

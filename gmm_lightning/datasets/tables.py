@@ -14,30 +14,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_lightning.datasets._cells import encode, listed
-from gmm_lightning.datasets._open import chosen_columns, counts_rows, matched, opened
-from gmm_lightning.datasets._source import Source
-from gmm_lightning.datasets._writer import TableWriter
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning._validation import format_list, require_integer
+from gmm_lightning.datasets._cells import encode_labels
+from gmm_lightning.datasets._open import Columns, match_columns, open_reader, open_table
+from gmm_lightning.datasets._reader import Selection, TableReader
+from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.rows import BLOCK_ROWS
 
-__all__ = ["Table", "TableWriter", "iter_table", "read_table", "read_tables"]
-
-ROWS = 1 << 16
-
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows of numbers from a file, with the names that belong to them.
-
-    Shape:
-        x `(N, D)`; labels `(N,)` with values `0 .. len(classes) - 1`.
+    """Rows of numbers from a file, and their names.
 
     Args:
-        x: the numbers, float64.
+        x: the numbers `(N, D)`, float64.
         columns: one name per column of x; `x0, x1, ...` by position where the file has none.
-        labels: the class of each row, or None.
+        labels: the class of each row, `(N,)` with values `0 .. len(classes) - 1`, or None.
         classes: the name of each class, or None.
         name: the file's name without its suffix.
         source: the path.
@@ -64,7 +58,7 @@ class Table:
 def read_table(
     path: str | Path,
     *,
-    columns: Sequence[str | int] | str | int | None = None,
+    columns: Columns = None,
     label: str | int | None = None,
     weight: str | int | None = None,
     header: bool | None = None,
@@ -106,43 +100,38 @@ def read_table(
         ('girth', 'height')
         >>> folder.cleanup()
     """
-    given = None
-    if columns is not None:
-        given = [columns] if isinstance(columns, str | int) else list(columns)
-    expected = [name for name in (*(given or ()), label, weight) if isinstance(name, str)]
-    source = opened(path, expected, header=header, separator=separator, key=key)
-    at = None if label is None else source.position(label, "label column")
-    beside = [] if weight is None else [source.position(weight, "weight column")]
-    chosen = chosen_columns(source, given, at, *beside)
-    faults, parts, labels = source.faults(), [], []
-    for block in source.blocks([*chosen, *beside], at, ROWS, faults):
-        parts.append(block.x)
-        labels.extend(block.labels or ())
-    kept = list(range(len(chosen)))
-    if given is None:
-        kept = [i for i in kept if not (faults.is_text(chosen[i]) or faults.is_empty(chosen[i]))]
-    faults.check([*(chosen[i] for i in kept), *beside, *(() if at is None else (at,))])
-    if not kept or not parts:
-        raise InvalidDataError(f"{source.path} holds no numbers")
-    x = np.concatenate(parts)
-    if given is None:
-        counting = {i for i in kept if chosen[i] in source.unnamed and counts_rows(x[:, i])}
-        kept = [i for i in kept if i not in counting] or kept
-    codes, classes = (None, None) if at is None else encode(labels)
+    options: dict[str, Any] = {"header": header, "separator": separator, "key": key}
+    reader, positions = open_table(path, columns, label, weight, **options)
+    selection = reader.select(positions.numbers, positions.label)
+    blocks = list(reader.blocks(selection, BLOCK_ROWS))
+    features = kept = positions.features
+    if columns is None:
+        errors = selection.errors
+        kept = [j for j in kept if not (errors.is_text(j) or errors.is_empty(j))]
+    selection.errors.check([*kept, *positions.others])
+    if not kept or not blocks:
+        raise InvalidDataError(f"{reader.path} holds no numbers")
+    x = np.concatenate([block.x for block in blocks], dtype=np.float64)
+    if columns is None:
+        unnamed = {j for j in kept if j in reader.unnamed}
+        numbering = {j for j in unnamed if _is_row_index(x[:, features.index(j)])}
+        kept = [j for j in kept if j not in numbering] or kept
+    codes, classes = None, None
+    if positions.label is not None:
+        codes, classes = encode_labels([label for block in blocks for label in block.labels or ()])
+    names = dict[int | None, str](enumerate(reader.all_names))
     table = Table(
-        x=x if len(kept) == x.shape[1] else np.ascontiguousarray(x[:, kept]),
-        columns=tuple(source.names[chosen[i]] for i in kept),
+        x=x if len(kept) == x.shape[1] else x.take([features.index(j) for j in kept], axis=1),
+        columns=tuple(names[j] for j in kept),
         labels=codes,
         classes=classes,
-        name=source.path.stem,
-        source=str(source.path),
-        label=None if at is None else source.name_of(at),
-        weight=x[:, -1].copy() if beside else None,
-        weight_column=source.name_of(*beside) if beside else None,
+        name=reader.path.stem,
+        source=str(reader.path),
+        label=names.get(positions.label),
+        weight=None if positions.weight is None else x[:, -1].copy(),
+        weight_column=names.get(positions.weight),
     )
-    used = (*table.columns, table.label, table.weight_column)
-    left = [name for name in source.names if name not in used]
-    log.info("%s", _said(source, table, left if given is None else []))
+    _log.info("%s", _summary(reader, table, everything=columns is None))
     return table
 
 
@@ -153,13 +142,12 @@ def iter_table(
     header: bool | None = None,
     separator: str | None = None,
     key: str | None = None,
-    batch_rows: int = ROWS,
+    batch_rows: int = BLOCK_ROWS,
 ) -> Iterator[NDArray[np.float64]]:
-    r"""Read given columns of a file in blocks, without ever holding the whole file.
+    r"""Read given columns of a file in blocks; only the arrays of a .npz file are held whole.
 
-    Columns are found by name, wherever they stand. In a file without names `x0, x1, ...` are its
-    first, second, ... column, and other names are taken in order if there are as many columns.
-    (The arrays of a .npz file are held as a whole.)
+    Columns are found by name. In a file without names `x0, x1, ...` are its first, second, ...
+    column, and other names are taken in order if there are as many columns.
 
     Args:
         path: as for :func:`read_table`.
@@ -186,16 +174,15 @@ def iter_table(
         [[[12.5, 0.8], [30.0, 1.1]], [[11.0, 0.9]]]
         >>> folder.cleanup()
     """
-    if batch_rows < 1:
-        raise InvalidArgumentError(f"batch_rows must be >= 1, got {batch_rows}")
-    source = opened(path, columns, header=header, separator=separator, key=key)
-    return _checked_blocks(source, matched(source, tuple(columns)), batch_rows)
+    batch_rows = require_integer("batch_rows", batch_rows, least=1)
+    reader = open_reader(path, columns, header=header, separator=separator, key=key)
+    return _iter_checked(reader, reader.select(match_columns(reader, columns)), batch_rows)
 
 
 def read_tables(
     paths: Sequence[str | Path],
     *,
-    columns: Sequence[str | int] | str | int | None = None,
+    columns: Columns = None,
     label: str | int | None = None,
     weight: str | int | None = None,
     **options: Any,
@@ -226,7 +213,7 @@ def read_tables(
     tables = [first, *(read_table(path, **same) for path in paths[1:])]
     if first.classes is None:
         return tables
-    codes, classes = encode([name for table in tables for name in table.classes or ()])
+    codes, classes = encode_labels([name for table in tables for name in table.classes or ()])
     own = np.split(codes, np.cumsum([len(table.classes or ()) for table in tables])[:-1])
     return [
         replace(table, labels=code[table.labels], classes=classes)
@@ -234,21 +221,27 @@ def read_tables(
     ]
 
 
-def _said(source: Source, table: Table, left: list[str]) -> str:
-    """What was read, how it was understood, and what was left out."""
-    parts = [f"{len(table.x)} rows of {listed(table.columns)}"]
+def _is_row_index(column: NDArray[np.float64]) -> bool:
+    """Whether a column reads 0, 1, 2, ... or 1, 2, 3, ... as programs number the rows."""
+    return bool((column == np.arange(len(column)) + (column[0] == 1)).all())
+
+
+def _summary(reader: TableReader, table: Table, *, everything: bool) -> str:
+    """What was read, how it was understood and, if everything was asked for, left out."""
+    parts = [f"{len(table.x)} rows of {format_list(table.columns, 20)}"]
     if table.classes is not None:
         parts.append(f"label {table.label} of {len(table.classes)} classes")
-    if left:
-        parts.append(f"left out: {listed(left)}")
-    return f"{source.path}{source.described}: {'; '.join(parts)}"
+    used = (*table.columns, table.label, table.weight_column)
+    left = [name for name in reader.names if name not in used]
+    if everything and left:
+        parts.append(f"left out: {format_list(left, 20)}")
+    return f"{reader.path}{reader.description}: {'; '.join(parts)}"
 
 
-def _checked_blocks(
-    source: Source, chosen: list[int], batch_rows: int
+def _iter_checked(
+    reader: TableReader, selection: Selection, batch_rows: int
 ) -> Iterator[NDArray[np.float64]]:
-    faults = source.faults()
-    for block in source.blocks(chosen, None, batch_rows, faults):
-        faults.check(chosen)
+    for block in reader.blocks(selection, batch_rows):
+        selection.check()
         if len(block.x):
-            yield block.x
+            yield np.array(block.x, dtype=np.float64, order="C")

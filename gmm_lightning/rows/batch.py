@@ -1,4 +1,4 @@
-"""Rows with everything that belongs to them."""
+"""One type for rows with everything that belongs to them."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Batch(NamedTuple):
             None if extra is None else {name: change(value) for name, value in extra.items()},
         )
 
-    def at(self, rows: slice | Tensor) -> Batch:
+    def at(self, index: slice | Tensor) -> Batch:
         """The rows of a slice or of indices."""
-        return self.map(lambda values: values[rows])
+        return self.map(lambda values: values[index])
 
     def split(self, size: int) -> Iterator[Batch]:
         """Batches of at most `size` rows."""
@@ -64,36 +64,29 @@ class Batch(NamedTuple):
 
     @staticmethod
     def concatenate(batches: Sequence[Batch]) -> Batch:
-        """All rows of several batches; a missing weight counts as 1."""
-        weighted = [b.weight for b in batches if b.weight is not None]
-        weight = None
-        if weighted:
-            ones = (weighted[0].new_ones(b.num_rows, *weighted[0].shape[1:]) for b in batches)
-            own = (b.weight for b in batches)
-            weight = torch.cat([o if w is None else w for o, w in zip(ones, own, strict=True)])
-        labels = [b.labels for b in batches if b.labels is not None]
-        extras = [b.extra for b in batches if b.extra is not None]
-        extra = (
-            {name: torch.cat([e[name] for e in extras]) for name in extras[0]} if extras else None
-        )
-        x = torch.cat([b.x for b in batches])
-        return Batch(x, weight, torch.cat(labels) if labels else None, extra)
+        """All rows of several batches, which have the same parts."""
+        first, *others = batches
+        if not others:
+            return first
+        extra = None
+        if first.extra is not None:
+            extra = {k: torch.cat([(b.extra or {})[k] for b in batches]) for k in first.extra}
+        x, weight, labels, *_ = zip(*batches, strict=True)
+        return Batch(torch.cat(x), _cat(weight), _cat(labels), extra)
+
+
+def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
+    return None if parts[0] is None else torch.cat(parts)  # pyright: ignore[reportArgumentType]
 
 
 def as_batch(item: Any) -> Batch:
-    """One item of an iterable as a batch.
-
-    Args:
-        item: a `Batch`, rows, a sequence that holds just the rows, or an object with the
-            attributes `x` and `weight`.
+    """A batch from one item of an iterable: a `Batch`, rows, or a sequence of just the rows.
 
     Raises:
         InvalidDataError: several arrays.
     """
     if isinstance(item, Batch):
         return item
-    if hasattr(item, "x") and hasattr(item, "weight"):
-        return Batch(item.x, item.weight, getattr(item, "labels", None))
     if isinstance(item, list | tuple) and len(item) == 1:
         item = item[0]
     if isinstance(item, list | tuple) and not is_array(item):
@@ -107,11 +100,11 @@ def is_array(x: Any) -> bool:
     """Whether x is rows in memory rather than an iterable of batches."""
     if isinstance(x, Tensor) or hasattr(x, "__array__"):
         return True
-    if isinstance(x, list | tuple) and not isinstance(x, Batch):
-        first = x[0] if len(x) else 0.0
-        if isinstance(first, Batch):
-            return False
-        if isinstance(first, list | tuple) and len(first):
-            first = first[0]
-        return not (isinstance(first, Tensor | np.ndarray) and first.ndim >= 2)
-    return False
+    if not isinstance(x, list | tuple) or isinstance(x, Batch):
+        return False
+    first = x[0] if len(x) else 0.0
+    if isinstance(first, Batch):
+        return False
+    if isinstance(first, list | tuple) and len(first):
+        first = first[0]
+    return not (isinstance(first, Tensor | np.ndarray) and first.ndim >= 2)

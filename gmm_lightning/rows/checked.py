@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Size
 
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
@@ -21,7 +21,7 @@ def as_source(
     num_features: int,
     batch_shape: Size | tuple[int, ...] = (),
 ) -> RowSource:
-    """Rows that were read and checked once, for mixtures of a given width and batch shape.
+    """Rows that were read and checked once, for mixtures of D features and batch shape B.
 
     Args:
         x: rows `(*S, *B, D)` as a tensor or an array, a `Batch`, a `RowSource`, or a re-iterable
@@ -32,74 +32,63 @@ def as_source(
 
     Raises:
         TypeError: an iterator that can be read only once.
-        InvalidArgumentError: weights for an iterable of batches.
+        InvalidArgumentError: weights beside a batch or an iterable of batches.
         InvalidDataError: rows of the wrong shape or not finite (by number), bad weights, no rows
             at all, or weights that are all zero.
     """
     batch_shape = Size(batch_shape)
     if isinstance(x, ArrayRows):
         x = x.batch
-    if isinstance(x, Batch) or is_array(x):
+    in_memory = isinstance(x, Batch) or is_array(x)
+    if not in_memory and not isinstance(x, Iterable):
+        raise TypeError(f"x must be rows or an iterable of batches, got {type(x).__name__}")
+    if not in_memory and iter(x) is x:
+        raise TypeError(
+            "x is an iterator that can be read only once, and EM reads the data in every "
+            "iteration: pass a list, a DataLoader, or an object whose __iter__ starts anew"
+        )
+    if sample_weight is not None and not is_array(x):
+        raise InvalidArgumentError(
+            "sample_weight goes with rows in memory; batches carry their own: "
+            "gmm_lightning.rows.Batch(x, weight)"
+        )
+    if in_memory:
         batch = x if isinstance(x, Batch) else Batch(x, sample_weight)
         rows = as_rows(batch.x, num_features, batch_shape)
-        source = ArrayRows(
-            batch._replace(x=rows, weight=as_weights(batch.weight, batch.x, batch_shape))
-        )
+        weight = as_weights(batch.weight, batch.x, batch_shape)
+        source = ArrayRows(batch._replace(x=rows, weight=weight))
     else:
-        if not isinstance(x, Iterable):
-            raise TypeError(f"x must be rows or an iterable of batches, got {type(x).__name__}")
-        if iter(x) is x:
-            raise TypeError(
-                "x is an iterator that can be read only once, and EM reads the data in every "
-                "iteration: pass a list, a DataLoader, or an object whose __iter__ starts anew"
-            )
-        if sample_weight is not None:
-            raise InvalidArgumentError(
-                "sample_weight goes with rows in memory; batches of an iterable carry their own: "
-                "yield gmm_lightning.rows.Batch(x, weight)"
-            )
         source = _CheckedRows(x, num_features, batch_shape)
     source.check()
     return source
 
 
 class _CheckedRows(RowSource):
-    """A re-iterable of batches whose shapes are checked as they are read.
-
-    Args:
-        batches: items that `as_batch` takes.
-        num_features: D.
-        batch_shape: B.
-    """
+    """A re-iterable of batches, checked as they are read; a missing weight counts as 1."""
 
     def __init__(self, batches: Iterable[Any], num_features: int, batch_shape: Size) -> None:
         self._batches, self.num_features, self._batch_shape = batches, num_features, batch_shape
-        self._num_rows = 0
-
-    @property
-    def num_rows(self) -> int:
-        """N, known after `check`."""
-        return self._num_rows
+        # Known after `check`.
+        self.num_rows = 0
 
     def __iter__(self) -> Iterator[Batch]:
         first_row = 0
         for number, item in enumerate(self._batches):
-            with self._naming(number, first_row):
+            try:
                 batch = as_batch(item)
                 x = as_rows(batch.x, self.num_features, self._batch_shape)
                 weight = as_weights(batch.weight, batch.x, self._batch_shape)
+            except InvalidDataError as error:
+                raise InvalidDataError(
+                    f"batch {number}, from row {first_row} on: {error}"
+                ) from error
             self.shared = self.shared and is_shared(x)
+            self.weighted = self.weighted or weight is not None
+            if weight is None and self.weighted:
+                weight = torch.ones(len(x), *self._batch_shape, dtype=torch.float64)
             yield batch._replace(x=x, weight=weight)
             first_row += len(x)
 
     def check(self) -> int:
-        self.shared = True
-        self._num_rows = super().check()
-        return self._num_rows
-
-    @contextmanager
-    def _naming(self, number: int, first_row: int) -> Iterator[None]:
-        try:
-            yield
-        except InvalidDataError as error:
-            raise InvalidDataError(f"batch {number}, from row {first_row} on: {error}") from error
+        self.num_rows = super().check()
+        return self.num_rows

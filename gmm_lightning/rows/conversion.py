@@ -19,33 +19,33 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
     Raises:
         InvalidDataError: not a dense, rectangular array of real numbers.
     """
-    if isinstance(x, Tensor):
-        tensor = x
-    else:
-        try:
-            array = np.asarray(x)
-        except ValueError as error:
-            raise InvalidDataError(f"{name} must be a rectangular array: {error}") from None
-        if array.dtype.kind not in "fiub":
-            raise InvalidDataError(
-                f"{name} must hold numbers, got an array of dtype {array.dtype} "
-                f"and shape {array.shape}"
-            )
-        if array.dtype.itemsize > 8:
-            array = array.astype(np.float64)
-        elif not array.dtype.isnative:
-            array = array.astype(array.dtype.newbyteorder("="))
-        if any(stride < 0 for stride in array.strides):
-            array = array.copy()
-        with warnings.catch_warnings():
-            # A read-only array is fine: nothing here writes into rows.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            tensor = torch.from_numpy(array)
+    tensor = x if isinstance(x, Tensor) else _tensor_from_numpy(x, name)
     if tensor.is_complex():
         raise InvalidDataError(f"{name} must hold real numbers, got dtype {tensor.dtype}")
     if tensor.layout != torch.strided:
         raise InvalidDataError(f"{name} must be dense, got layout {tensor.layout}; call to_dense()")
     return tensor
+
+
+def _tensor_from_numpy(x: Any, name: str) -> Tensor:
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise InvalidDataError(f"{name} must be a rectangular array: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise InvalidDataError(
+            f"{name} must hold numbers, got an array of dtype {array.dtype} and shape {array.shape}"
+        )
+    if array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    elif not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if any(stride < 0 for stride in array.strides):
+        array = array.copy()
+    with warnings.catch_warnings():
+        # A read-only array is fine: nothing here writes into rows.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def as_rows(x: Any, num_features: int, batch_shape: Size) -> Tensor:
@@ -98,16 +98,10 @@ def as_weights(sample_weight: Any, x: Any, batch_shape: Size) -> Tensor | None:
 
 
 def check_finite(rows: Tensor, first_row: int = 0) -> None:
-    """Refuse rows with NaN or infinity, by number.
-
-    Raises:
-        InvalidDataError: naming up to ten rows, counted from `first_row`.
-    """
-    if not rows.is_floating_point():
-        return
+    """Refuse rows with NaN or infinity, by number, counted from `first_row`."""
     # One pass without a mask: a sum is finite only if every term is (or it overflows, and then
     # the mask decides).
-    if bool(torch.isfinite(rows.sum())):
+    if not rows.is_floating_point() or bool(torch.isfinite(rows.sum())):
         return
     bad = ~torch.isfinite(rows)
     if bool(bad.any()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Generator, Tensor
@@ -22,21 +21,18 @@ class RowSource(ABC):
     """Rows `(N, *B, D)` that can be read in order, again and again.
 
     Attributes:
+        num_rows: N.
         num_features: D.
         in_memory: whether one batch holds all rows.
         shared: whether the mixtures of a batch read the same rows (B is all ones).
         weighted: whether the rows have weights.
     """
 
+    num_rows: int
     num_features: int
     in_memory: bool = False
     shared: bool = True
     weighted: bool = False
-
-    @property
-    @abstractmethod
-    def num_rows(self) -> int:
-        """N."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
@@ -57,10 +53,6 @@ class RowSource(ABC):
         """Blocks of `size` rows that begin at given rows, in that order."""
         for start in starts:
             yield from self.read(start, min(start + size, self.num_rows), size)
-
-    def empty(self) -> Batch:
-        """No rows, with all that rows of this source have."""
-        return next(iter(self.read(0, 1, 1))).at(slice(0, 0))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> RowSource:
         """The same rows with x changed batch by batch."""
@@ -91,9 +83,8 @@ class RowSource(ABC):
             InvalidDataError: rows that are not finite (by number), no rows, or weights all zero.
         """
         num_rows, positive = 0, False
-        for number, batch in enumerate(self):
-            with self._naming(number, num_rows):
-                check_finite(batch.x, num_rows)
+        for batch in self:
+            check_finite(batch.x, num_rows)
             num_rows += batch.num_rows
             weight = batch.weight
             positive |= batch.num_rows > 0 and (weight is None or bool((weight > 0).any()))
@@ -115,26 +106,18 @@ class RowSource(ABC):
             own = batch.at((drawn[low:high] - first).to(batch.x.device))
             # Filled in place: small pieces kept between large blocks would break up the heap.
             # Batches need not be of one dtype.
-            wide = accumulator_dtype(batch.x.device)
             if sample is None:
-                sample = own._replace(x=own.x.to(wide)).map(
-                    lambda v: v.new_ones(limit, *v.shape[1:])
-                )
-            _write(sample, slice(low, high), own)
+                wide = own._replace(x=own.x.to(accumulator_dtype(own.x.device)))
+                sample = wide.map(lambda values: values.new_ones(limit, *values.shape[1:]))
+            for into, values in zip(_tensors(sample), _tensors(own), strict=True):
+                into[low:high] = values
             first += batch.num_rows
         assert sample is not None
         return sample
 
-    def _naming(self, number: int, first_row: int) -> AbstractContextManager[None]:
-        """Context that adds to an error in which batch it was found."""
-        return nullcontext()
-
 
 class ArrayRows(RowSource):
-    """Rows in memory.
-
-    Args:
-        batch: all of them.
+    """A batch of rows in memory.
 
     Example:
         >>> rows = ArrayRows(Batch(torch.arange(6.0).reshape(3, 2), torch.tensor([1.0, 0.0, 2.0])))
@@ -146,13 +129,8 @@ class ArrayRows(RowSource):
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
-        self.num_features = batch.x.shape[-1]
+        self.num_rows, self.num_features = batch.num_rows, batch.x.shape[-1]
         self.shared, self.weighted = is_shared(batch.x), batch.weight is not None
-
-    @property
-    def num_rows(self) -> int:
-        """N."""
-        return self.batch.num_rows
 
     def __iter__(self) -> Iterator[Batch]:
         yield self.batch
@@ -171,21 +149,12 @@ class ArrayRows(RowSource):
 
 
 class _MappedRows(RowSource):
-    """A source whose rows are changed as they are read, `BLOCK_ROWS` at a time.
-
-    Args:
-        source: the rows.
-        change: applied to x.
-    """
+    """A source whose x is changed as it is read, `BLOCK_ROWS` rows at a time."""
 
     def __init__(self, source: RowSource, change: Callable[[Tensor], Tensor]) -> None:
         self._source, self._change = source, change
-        self.num_features, self.weighted = source.num_features, source.weighted
-
-    @property
-    def num_rows(self) -> int:
-        """N."""
-        return self._source.num_rows
+        self.num_rows, self.num_features = source.num_rows, source.num_features
+        self.weighted = source.weighted
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._source.read():
@@ -210,11 +179,6 @@ def is_shared(x: Tensor) -> bool:
     return all(size == 1 for size in x.shape[1:-1])
 
 
-def _write(into: Batch, rows: slice, batch: Batch) -> None:
-    """Copy a batch into rows of another."""
-    for name in ("x", "weight", "labels"):
-        if getattr(batch, name) is not None and getattr(into, name) is not None:
-            getattr(into, name)[rows] = getattr(batch, name)
-    for name, value in (batch.extra or {}).items():
-        assert into.extra is not None
-        into.extra[name][rows] = value
+def _tensors(batch: Batch) -> list[Tensor]:
+    parts = (batch.x, batch.weight, batch.labels, *(batch.extra or {}).values())
+    return [values for values in parts if values is not None]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from gmm_lightning._files import atomic_write
 from gmm_lightning.errors import InvalidArgumentError
 
 
@@ -53,13 +55,8 @@ class EpochCheckpoint(Checkpoint):
 
     def write(self, trainer: L.Trainer) -> None:
         """Write the state of the fit, atomically."""
-        beside = self.path.with_suffix(".partial")
-        try:
-            trainer.save_checkpoint(beside, weights_only=False)
-        except OSError:
-            # A full disk: the last good checkpoint stays, half of a new one does not.
-            beside.unlink(missing_ok=True)
-            raise
-        if trainer.is_global_zero:
-            beside.replace(self.path)
+        # All processes take part; the first one writes.
+        first = trainer.is_global_zero
+        with atomic_write(self.path) if first else nullcontext(self.path) as partial:
+            trainer.save_checkpoint(partial, weights_only=False)
         trainer.strategy.barrier("EpochCheckpoint")

@@ -135,7 +135,7 @@ class ArrayDataModule(RowsDataModule):
 
         Args:
             path: the training set, and what `val_fraction` and `test_fraction` are taken from.
-            columns: which to read, as for `gmm_lightning.datasets.tables.read_table`.
+            columns: which to read, as for `gmm_lightning.datasets.read_table`.
             label: the column of classes.
             weight: the column of sample weights.
             header: of a text file, whether its first line holds names; None: guess.

@@ -60,7 +60,8 @@ class RowLoader:
         for global_rows in _global_batch_sizes(num_rows, self.batch_size, self._world_size):
             batch = next(batches, None)
             if batch is None:
-                batch = self.source.empty()
+                # No rows, with all parts that rows of this source have.
+                batch = next(self.source.read(0, 1, 1)).at(slice(0, 0))
             yield batch._replace(global_rows=global_rows)
 
     def _shuffled(self, current_epoch: Callable[[], int]) -> Iterator[Batch]:

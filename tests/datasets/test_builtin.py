@@ -106,7 +106,7 @@ def test_a_data_set_is_frozen_and_prints_short() -> None:
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"faithful, letter, .*; got 'irsi'") as info:
+    with pytest.raises(ValueError, match=r"unknown .* 'irsi'; known are: faithful, letter") as info:
         load("irsi")
     assert isinstance(info.value, GMMError)
 

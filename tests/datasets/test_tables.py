@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gmm_lightning.datasets.tables import TableWriter, iter_table, read_table, read_tables
+from gmm_lightning.datasets import TableWriter, iter_table, read_table, read_tables
 from gmm_lightning.errors import GMMError, InvalidArgumentError, InvalidDataError
 
 Write = Callable[..., Path]
@@ -566,7 +566,7 @@ def test_columns_that_a_file_lacks(write: Write) -> None:
     with pytest.raises(InvalidDataError) as caught:
         iter_table(path, columns=["a", "y", "z"])
     assert str(caught.value) == f"{path} lacks the columns y, z; it has: a, b"
-    with pytest.raises(InvalidArgumentError, match="batch_rows must be >= 1, got 0"):
+    with pytest.raises(InvalidArgumentError, match="batch_rows must be an integer >= 1, got 0"):
         iter_table(path, columns=["a"], batch_rows=0)
 
 

@@ -1,0 +1,47 @@
+"""Files that are complete or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: Path, *, unique: bool = False) -> Iterator[Path]:
+    """A path to write to, which is moved to `path` when the block ends without an error.
+
+    After an error it is removed, with the folders that were made for it, and an older file at
+    `path` stays as it was.
+
+    Args:
+        path: where the file shall be; missing folders are made.
+        unique: name the unfinished file after this process, because others may write the same
+            file. Otherwise what a killed process left is written over.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name, "new", "numbers.txt")
+        >>> with atomic_write(path) as partial:
+        ...     _ = partial.write_text("1 2 3")
+        >>> path.read_text(), [p.name for p in path.parent.iterdir()]
+        ('1 2 3', ['numbers.txt'])
+        >>> folder.cleanup()
+    """
+    made = [folder for folder in path.parents if not folder.exists()]
+    owner = f".{os.getpid()}" if unique else ""
+    partial = path.with_name(f"{path.name}{owner}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        # A folder that somebody else uses meanwhile is not empty, and stays.
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+        raise
