@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: install train test test-slow lint bench clean
+.PHONY: install train test test-slow test-minimum lint bench clean
 .DEFAULT_GOAL := test
 
 install: $(VENV)/.installed
@@ -27,6 +27,12 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
 
+# The oldest versions that pyproject.toml declares, in an environment of their own.
+test-minimum:
+	$(PYTHON) -m venv $(VENV)-minimum
+	$(VENV)-minimum/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-minimum.txt -e '.[test]'
+	$(VENV)-minimum/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,4 +43,4 @@ bench: install
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-minimum build dist *.egg-info .pytest_cache .ruff_cache

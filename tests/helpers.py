@@ -109,5 +109,5 @@ def finite(layer: GMMLayer) -> bool:
 
 
 def collapsing_rows() -> Tensor:
-    """Numeric case 12: five rows of ones and five of zeros in 5-D."""
+    """Five rows of ones and five of zeros in 5-D."""
     return torch.cat([torch.ones(5, 5), torch.zeros(5, 5)])

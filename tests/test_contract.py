@@ -1,4 +1,4 @@
-"""The contract of section 10 of the design, for every family, prior and batch shape."""
+"""What every family promises with every prior and batch shape."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_4_em_never_lowers_the_objective(
     x = rows(n, 2, generator)
     result = fit_em(layer, x, initializer="random", max_iter=25, tol=0.0, generator=generator)
     history = n * torch.tensor(result.history)
-    # Numeric case 22; sums of 90 terms of order ten round at 1e-12.
+    # Sums of 90 terms of order ten round at 1e-12.
     assert (history.diff() > -1e-9).all()
     assert history[-1] > history[0]
     # What is monitored is the layer's own objective.
@@ -344,7 +344,7 @@ def test_6_weights_count_rows(family: str, batch: tuple, generator: torch.Genera
 
 @over_families
 def test_6_whole_fits_with_weights(family: str, generator: torch.Generator) -> None:
-    # Numeric case 23, through every step of a fit.
+    # "Weights count rows" of tests/golden/README.md, through every step of a fit.
     x = rows(40, 2, generator)
     labels = torch.arange(40) % 3
     weight = torch.ones(40)

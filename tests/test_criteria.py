@@ -13,7 +13,7 @@ from gmm_lightning.criteria import aic, bic, icl
 from gmm_lightning.errors import InvalidArgumentError
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "golden_iris_faithful.json").read_text())
-# Shared set A of the numeric cases: mean log density per row of its six rows.
+# "Two triangles" of tests/golden/README.md: mean log density per row of its six rows.
 FULL, DIAG, NUM_ROWS = -13.99013023, -13.60340006, 6
 
 

@@ -32,7 +32,7 @@ class Batches:
 @pytest.mark.parametrize("size", [1000, 100, 7, 1])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batches_fit_as_the_whole(family: str, size: int, generator: torch.Generator) -> None:
-    # Numeric case 10, ragged last batches included.
+    # "Any batches" of tests/golden/README.md, ragged last batches included.
     n = 250 if size > 1 else 40
     x, start = rows(n, 2, generator), torch.arange(n) % 3
     fitted = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -28,28 +28,22 @@ class WeightedChunk(NamedTuple):
 def weighted_chunks(
     model: MixtureModel,
     parameters: MixtureParameters,
-    batches: Iterable[Batch],
+    chunks: Iterable[Batch],
     responsibilities: Responsibilities,
-    chunk_size: int | None = None,
-    transform: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[WeightedChunk]:
     """Responsibilities under the parameters, a chunk of rows at a time."""
     mixture = model.distribution(parameters)
-    size = chunk_size or rows_per_chunk(parameters.means.numel(), parameters.means)
-    for batch in batches:
-        for chunk in batch.split(size):
-            x = (chunk.x if transform is None else transform(chunk.x)).to(parameters.means)
-            rows = model.per_mixture(x)
-            log_joint = mixture.log_joint(rows)
-            if model.evidence is not None:
-                log_joint = log_joint + model.log_evidence(
-                    chunk._replace(x=x), mixture.num_components
-                )
-            resp, log_prob = responsibilities(log_joint, -1, chunk)
-            if chunk.weight is not None:
-                weight = model.per_mixture(chunk.weight.to(x))
-                resp, log_prob = resp * weight.unsqueeze(-1), log_prob * weight
-            yield WeightedChunk(rows, resp, log_prob)
+    for chunk in chunks:
+        x = chunk.x.to(parameters.means)
+        rows = model.per_mixture(x)
+        log_joint = mixture.log_joint(rows)
+        if model.evidence is not None:
+            log_joint = log_joint + model.log_evidence(chunk._replace(x=x), log_joint.shape[-1])
+        resp, log_prob = responsibilities(log_joint, -1, chunk)
+        if chunk.weight is not None:
+            weight = model.per_mixture(chunk.weight.to(x))
+            resp, log_prob = resp * weight.unsqueeze(-1), log_prob * weight
+        yield WeightedChunk(rows, resp, log_prob)
 
 
 def single_component_chunks(

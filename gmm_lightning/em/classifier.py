@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Generator, Size, Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from gmm_lightning.em.class_rows import ClassGroup, ClassRows, group_by_length
 from gmm_lightning.em.expectation import EStep, pooled_statistics
 from gmm_lightning.em.fit import require_counts
 from gmm_lightning.em.initialization import initialize
@@ -19,10 +19,10 @@ from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
 from gmm_lightning.em.progress import ClassProgress
 from gmm_lightning.em.result import EMResult, best_runs, result_of
 from gmm_lightning.em.updater import MonotoneUpdater
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.initializers import Given, Initializer
 from gmm_lightning.layers import GMMLayer, MixtureClassifier
-from gmm_lightning.rows import ArrayRows, Batch, as_rows, as_weights, check_finite
+from gmm_lightning.rows import Batch
 from gmm_lightning.statistics import DataMoments, SufficientStatistics
 
 
@@ -114,10 +114,10 @@ def fit_classifier(
     layer = classifier.layer
     if layer.evidence is not None:
         raise InvalidArgumentError("fit_classifier takes no layer with evidence: use fit_em")
-    rows = _ClassRows.read(classifier, x, y, sample_weight, skip_nonfinite=skip_nonfinite)
+    rows = ClassRows.read(classifier, x, y, sample_weight, skip_nonfinite=skip_nonfinite)
     shares = torch.stack([w.sum() for w in rows.weights])
     class_logits = classifier.log_class_priors(shares if class_priors is None else class_priors)
-    groups = [_ClassGroup(layer, rows, classes) for classes in _group_by_length(rows.lengths)]
+    groups = [ClassGroup(layer, rows, classes) for classes in group_by_length(rows.lengths)]
     if initializer is not None or not all(prior.resolved for prior in layer.all_priors):
         _resolve_priors(layer, groups)
     fitter = _ClassFitter(
@@ -140,80 +140,6 @@ def fit_classifier(
 
 
 @dataclass(frozen=True)
-class _ClassRows:
-    """Rows `(n_c, D)` and weights `(n_c,)` of each class, in the order of the classes."""
-
-    rows: Sequence[Tensor]
-    weights: Sequence[Tensor]
-    num_skipped: int
-
-    @property
-    def lengths(self) -> list[int]:
-        """n_c of each class."""
-        return [len(part) for part in self.rows]
-
-    @classmethod
-    def read(
-        cls,
-        classifier: MixtureClassifier,
-        x: Any,
-        y: Any,
-        sample_weight: Any,
-        *,
-        skip_nonfinite: bool,
-    ) -> _ClassRows:
-        """Check rows and labels, and sort them by class.
-
-        Raises:
-            InvalidDataError: as `fit_classifier` says.
-        """
-        layer = classifier.layer
-        rows = as_rows(x, layer.num_features, Size(()))
-        weight = as_weights(sample_weight, x, Size(()))
-        codes = classifier.encode(y).to(rows.device)
-        if codes.shape != rows.shape[:1]:
-            raise InvalidDataError(
-                f"{len(rows)} rows need as many labels, got labels of shape {tuple(codes.shape)}"
-            )
-        weight = rows.new_ones(len(rows)) if weight is None else weight.to(rows.device)
-        # A row of weight 0 adds nothing.
-        kept, num_skipped = weight > 0, 0
-        if skip_nonfinite:
-            finite = torch.isfinite(rows).all(-1)
-            kept, num_skipped = kept & finite, int((~finite).sum())
-        else:
-            check_finite(rows)
-        rows, codes, weight = rows[kept], codes[kept], weight[kept]
-        counts = torch.bincount(codes, minlength=classifier.num_classes).tolist()
-        for label, count in zip(classifier.classes, counts, strict=True):
-            if count < layer.num_components:
-                raise InvalidDataError(
-                    f"class {label!r} has {count} rows, fewer than num_components="
-                    f"{layer.num_components}; use fewer components, or leave the class out"
-                )
-        order = codes.argsort(stable=True)
-        return cls(rows[order].split(counts), weight[order].split(counts), num_skipped)
-
-
-class _ClassGroup:
-    """Classes of similar length side by side: rows `(N, C, D)`, short classes with weight 0."""
-
-    def __init__(self, layer: GMMLayer, rows: _ClassRows, classes: list[int]) -> None:
-        own = [rows.rows[c] for c in classes]
-        self.classes = torch.tensor(classes, device=layer.means.device)
-        self.lengths = torch.tensor([len(part) for part in own])
-        weight = pad_sequence([rows.weights[c] for c in classes])
-        self.source = ArrayRows(Batch(_pad_rows(own), weight))
-
-    def model(self, layer: GMMLayer, num_restarts: int = 1) -> MixtureModel:
-        """The mixtures of these classes as a batch `(C,)`."""
-        model = MixtureModel.from_layer(layer).select(self.classes.repeat(num_restarts))
-        cells = torch.arange(len(self.classes), device=model.cells.device).repeat(num_restarts)
-        batch_shape = Size([len(self.classes)])
-        return replace(model, batch_shape=batch_shape, cells=cells, couples_batch=False)
-
-
-@dataclass(frozen=True)
 class _ClassFitter:
     """How to fit the classes of a group together."""
 
@@ -224,7 +150,7 @@ class _ClassFitter:
     generator: Generator | None
 
     def __call__(
-        self, layer: GMMLayer, group: _ClassGroup, progress: ClassProgress
+        self, layer: GMMLayer, group: ClassGroup, progress: ClassProgress
     ) -> tuple[list[EMResult], MixtureParameters]:
         """For each class of a group the result and the parameters of its best start."""
         model, size = group.model(layer, self.num_restarts), len(group.classes)
@@ -255,7 +181,7 @@ class _ClassEStep(EStep):
         chunk_size: rows at a time; None: what stays in cache.
     """
 
-    def __init__(self, group: _ClassGroup, model: MixtureModel, chunk_size: int | None) -> None:
+    def __init__(self, group: ClassGroup, model: MixtureModel, chunk_size: int | None) -> None:
         super().__init__(group.source, model, chunk_size)
         self._batch, self._lengths = group.source.batch, group.lengths
 
@@ -266,7 +192,7 @@ class _ClassEStep(EStep):
 
 
 @torch.no_grad()
-def _resolve_priors(layer: GMMLayer, groups: Sequence[_ClassGroup]) -> None:
+def _resolve_priors(layer: GMMLayer, groups: Sequence[ClassGroup]) -> None:
     """Give the priors of every class the values that follow from its own rows."""
     if not layer.all_priors:
         return
@@ -277,31 +203,6 @@ def _resolve_priors(layer: GMMLayer, groups: Sequence[_ClassGroup]) -> None:
     )
     for prior in layer.all_priors:
         prior.resolve(moments, layer.num_components)
-
-
-def _group_by_length(lengths: list[int]) -> list[list[int]]:
-    """Numbers of the classes in groups of similar length, in order within each.
-
-    None is more than twice as long as another of its group: padding costs that much at most.
-    """
-    groups: list[list[int]] = []
-    for c in sorted(range(len(lengths)), key=lambda c: -lengths[c]):
-        # The first of a group is its longest.
-        if groups and 2 * lengths[c] >= lengths[groups[-1][0]]:
-            groups[-1].append(c)
-        else:
-            groups.append([c])
-    return [sorted(group) for group in groups]
-
-
-def _pad_rows(rows: list[Tensor]) -> Tensor:
-    """Rows of several classes side by side, `(N, C, D)`; the short ones repeat their first row.
-
-    A row of the class itself has a density like any other, so that weight 0 is all it takes.
-    """
-    longest = max(map(len, rows))
-    filled = [torch.cat([part, part[:1].expand(longest - len(part), -1)]) for part in rows]
-    return torch.stack(filled, 1)
 
 
 def _require_random_start(initializer: Any, num_restarts: int) -> None:

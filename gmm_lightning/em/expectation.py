@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -31,7 +31,6 @@ def expected_statistics(
     workspace: Workspace,
     responsibilities: Responsibilities = softmax_responsibilities_,
     pooled: SufficientStatistics | None = None,
-    transform: Callable[[Tensor], Tensor] | None = None,
 ) -> SufficientStatistics:
     """Statistics `(M, ...)` about the means under the parameters.
 
@@ -43,22 +42,20 @@ def expected_statistics(
         workspace: memory of the feature kernel, and the chunk size.
         responsibilities: log joint densities to responsibilities.
         pooled: moments of the same rows in one component, where they are known.
-        transform: applied to the rows, chunk by chunk.
     """
+    size = workspace.rows_per_chunk(plan, parameters)
+    chunks = (chunk for batch in batches for chunk in batch.split(size) if chunk.num_rows)
     if plan is None:
-        chunks = weighted_chunks(
-            model, parameters, batches, responsibilities, workspace.chunk_size, transform
-        )
-        return centred_statistics(model.family, parameters.means, chunks)
+        weighted = weighted_chunks(model, parameters, chunks, responsibilities)
+        return centred_statistics(model.family, parameters.means, weighted)
     return feature_statistics(
         model,
         parameters,
         plan,
-        batches,
+        chunks,
         workspace=workspace,
         responsibilities=responsibilities,
         pooled=pooled,
-        transform=transform,
     )
 
 

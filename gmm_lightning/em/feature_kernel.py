@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -21,12 +21,11 @@ def feature_statistics(
     model: MixtureModel,
     parameters: MixtureParameters,
     plan: EStepPlan,
-    batches: Iterable[Batch],
+    chunks: Iterable[Batch],
     *,
     workspace: Workspace,
     responsibilities: Responsibilities,
     pooled: SufficientStatistics | None = None,
-    transform: Callable[[Tensor], Tensor] | None = None,
 ) -> SufficientStatistics:
     """Expected statistics about the means, in `2 N K (D(D+1)/2 + D + 1)` multiply-adds.
 
@@ -37,12 +36,11 @@ def feature_statistics(
         model: family and evidence.
         parameters: of M mixtures.
         plan: made for these parameters.
-        batches: rows `(n, *B, D)` with what belongs to them.
+        chunks: rows `(n, *B, D)` with what belongs to them, few enough to stay in cache.
         workspace: holds the buffers.
         responsibilities: log joint densities to responsibilities.
         pooled: moments of all rows in one component, `(M, 1, ...)`, which a family that shares
             its covariance needs; None: they are summed here.
-        transform: applied to the rows, chunk by chunk.
     """
     m, k, _ = parameters.means.shape
     groups, columns, length = plan.natural.shape
@@ -54,36 +52,30 @@ def feature_statistics(
     sums = _squeeze_group(torch.zeros(groups, length, columns, dtype=wide, device=device))
     log_likelihood = torch.zeros(m, dtype=wide, device=device)
     pools = pooled is None and model.family.tied
-    size, num_samples = workspace.rows_per_chunk(plan), 0
-    second: Tensor | float = 0.0
+    num_samples, second = 0, sums.new_zeros(())
     with exact_products(device):
-        for batch in batches:
-            for chunk in batch.split(size):
-                n = chunk.num_rows
-                if n == 0:
-                    continue
-                num_samples += n
-                x = (chunk.x if transform is None else transform(chunk.x)).to(parameters.means)
-                into = workspace.buffers(plan, n)
-                flat = _columns(model, x, groups)
-                weight = None
-                if chunk.weight is not None:
-                    weight = model.per_mixture(chunk.weight.to(x))
-                if pools:
-                    second = second + _pooled_second(model, flat - centre, weight)
-                _write_features(flat, centre, matrix, into)
-                into.multiply(natural, into.features, out=into.log_joint)
-                log_joint = into.log_joint.view(m, k, n)
-                if model.evidence is not None:
-                    log_joint += model.log_evidence(chunk._replace(x=x), k).movedim(0, -1)
-                resp, log_prob = responsibilities(log_joint, -2, chunk)
-                if weight is not None:
-                    resp *= weight.T.unsqueeze(-2)
-                    log_prob = log_prob * weight.T
-                log_likelihood += log_prob.sum(-1, dtype=wide)
-                # In this order, T R', matrix products run faster than R T'.
-                into.multiply(into.features, into.log_joint.mT, out=into.sums)
-                sums += into.sums
+        for chunk in chunks:
+            n = chunk.num_rows
+            num_samples += n
+            x = chunk.x.to(parameters.means)
+            into = workspace.buffers(plan, n)
+            flat = _columns(model, x, groups)
+            weight = None if chunk.weight is None else model.per_mixture(chunk.weight.to(x))
+            if pools:
+                second = second + _pooled_second(model, flat - centre, weight)
+            _write_features(flat, centre, matrix, into)
+            into.multiply(natural, into.features, out=into.log_joint)
+            log_joint = into.log_joint.view(m, k, n)
+            if model.evidence is not None:
+                log_joint += model.log_evidence(chunk._replace(x=x), k).movedim(0, -1)
+            resp, log_prob = responsibilities(log_joint, -2, chunk)
+            if weight is not None:
+                resp *= weight.T.unsqueeze(-2)
+                log_prob = log_prob * weight.T
+            log_likelihood += log_prob.sum(-1, dtype=wide)
+            # In this order, T R', matrix products run faster than R T'.
+            into.multiply(into.features, into.log_joint.mT, out=into.sums)
+            sums += into.sums
     if pooled is not None:
         second = pooled.about(_centres(plan, parameters)[:, :1], model.family).second
     sums = sums.reshape(groups, length, columns)
@@ -132,7 +124,7 @@ def _to_statistics(
     parameters: MixtureParameters,
     plan: EStepPlan,
     sums: Tensor,
-    second: Tensor | float,
+    second: Tensor,
     log_likelihood: Tensor,
     num_samples: int,
 ) -> SufficientStatistics:
@@ -143,7 +135,7 @@ def _to_statistics(
     if family.tied:
         scale = family.scale(parameters.raw_scale.to(sums))
         form = family.project(sums.new_zeros(d, d)).shape
-        second = (second + sums.new_zeros(())).expand(shape[0], 1, *form)
+        second = second.expand(shape[0], 1, *form)
         quadratic = family.trace_precision_product(scale, second, d).sum(-1)
         log_likelihood = log_likelihood - 0.5 * quadratic
     else:

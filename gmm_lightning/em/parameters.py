@@ -110,7 +110,7 @@ class MixtureModel:
         cells = torch.arange(size, device=layer.means.device).repeat(num_restarts)
         return cls(
             layer.covariance,
-            _select_priors(layer.all_priors, cells, layer.batch_shape),
+            [prior.select(cells) for prior in layer.all_priors],
             layer.evidence,
             list(layer.projections),
             layer.batch_shape,
@@ -119,8 +119,7 @@ class MixtureModel:
 
     def select(self, index: Tensor) -> MixtureModel:
         """The model of some mixtures along the leading axis."""
-        # Priors of a whole batch hold values per mixture, those of a single one serve them all.
-        priors = [prior.select(index) for prior in self.priors] if self.batch_shape else self.priors
+        priors = [prior.select(index) for prior in self.priors]
         return replace(self, cells=self.cells[index], priors=priors)
 
     def single_restart(self) -> MixtureModel:
@@ -199,7 +198,3 @@ class MixtureModel:
                 one = projection(one, self.family)
             projected.append(one.map(lambda v: v.reshape((size, *v.shape[len(batch) :]))))
         return Moments.concatenate(projected)
-
-
-def _select_priors(priors: Sequence[Prior], cells: Tensor, batch_shape: Size) -> Sequence[Prior]:
-    return [prior.select(cells) for prior in priors] if batch_shape else priors

@@ -64,14 +64,13 @@ def e_step(
     rows = as_rows(batch.x, layer.num_features, layer.batch_shape)
     weight = as_weights(batch.weight, batch.x, layer.batch_shape)
     model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+    plan = make_plan(model, parameters, len(rows), shared=is_shared(rows))
+    workspace, batches = Workspace(chunk_size), [batch._replace(x=rows, weight=weight)]
+    if transform is not None:
+        parts = batches[0].split(workspace.rows_per_chunk(plan, parameters))
+        batches = (part._replace(x=transform(part.x)) for part in parts)
     stats = expected_statistics(
-        model,
-        parameters,
-        make_plan(model, parameters, len(rows), shared=is_shared(rows)),
-        [batch._replace(x=rows, weight=weight)],
-        workspace=Workspace(chunk_size),
-        responsibilities=responsibilities,
-        transform=transform,
+        model, parameters, plan, batches, workspace=workspace, responsibilities=responsibilities
     )
     if not bool(torch.isfinite(stats.log_likelihood).all()):
         check_finite(rows)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
+from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import EStepPlan
 from gmm_lightning.errors import InvalidArgumentError
 
@@ -57,10 +58,12 @@ class Workspace:
         self.chunk_size = chunk_size
         self._made: dict[tuple[object, ...], Buffers] = {}
 
-    def rows_per_chunk(self, plan: EStepPlan) -> int:
-        """Rows whose features and log densities stay in cache."""
+    def rows_per_chunk(self, plan: EStepPlan | None, parameters: MixtureParameters) -> int:
+        """Rows of which everything that the kernel makes of them stays in cache."""
         if self.chunk_size is not None:
             return self.chunk_size
+        if plan is None:
+            return rows_per_chunk(parameters.means.numel(), parameters.means)
         kind = "cpu" if plan.natural.device.type == "cpu" else "other"
         groups, columns, length = plan.natural.shape
         numbers = groups * (columns + length + plan.features.num_scratch)

@@ -62,4 +62,4 @@ class EpochCheckpoint(Checkpoint):
             raise
         if trainer.is_global_zero:
             beside.replace(self.path)
-        trainer.strategy.barrier("PassCheckpoint")
+        trainer.strategy.barrier("EpochCheckpoint")

@@ -171,7 +171,7 @@ def test_the_floor_scales_with_each_feature(family: str) -> None:
 
 @over_families
 def test_a_singular_estimate_without_floor_is_an_event(family: str) -> None:
-    # Numeric case 12: typed, never NaN.
+    # "Ones and zeros" of tests/golden/README.md: typed, never NaN.
     layer = GMMLayer(2, 2, registry.get(family)(relative_floor=0.0))
     x = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_a_singular_estimate_without_floor_is_an_event(family: str) -> None:
     assert all(torch.isfinite(p).all() for p in layer.parameters())
 
 
-# Numeric cases 3 and 4: (K, D, covariance parameters with means and weights).
+# Counted by hand: (K, D, covariance parameters with means and weights).
 COUNTS = {
     "full": {(2, 3): 19, (3, 2): 17, (2, 5): 41, (3, 4): 44},
     "diag": {(2, 3): 13, (2, 5): 21, (3, 4): 26},

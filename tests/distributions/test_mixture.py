@@ -17,7 +17,7 @@ from gmm_lightning.errors import InvalidArgumentError
 over_families = pytest.mark.parametrize("family", FAMILIES)
 over_batches = pytest.mark.parametrize("batch", BATCHES, ids=str)
 
-# Shared set A of the numeric cases.
+# "Two triangles" of tests/golden/README.md.
 WEIGHTS, MEANS = [0.2, 0.8], [[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]]
 FULL = [[1.0, 0.5, 0.5], [0.5, 1.0, 0.5], [0.5, 0.5, 1.0]]
 DIAG = [[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]
@@ -36,7 +36,7 @@ def set_a(family: str) -> GMMLayer:
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("family", ["full", "tied"])
 def test_set_a_full(family: str) -> None:
-    # Numeric case 1; both covariances are the same, so a tied layer agrees.
+    # "Two triangles"; both covariances are the same, so a tied layer agrees.
     layer, x = set_a(family), torch.tensor(ROWS)
     log_prob = [-7.01833897, -12.6989768, -20.76967991, -15.41024201, -16.41024201, -11.6333017]
     assert torch.allclose(layer(x), torch.tensor(log_prob), rtol=0, atol=PRINTED)
@@ -48,7 +48,7 @@ def test_set_a_full(family: str) -> None:
 
 @pytest.mark.usefixtures("double")
 def test_set_a_diag() -> None:
-    # Numeric case 2.
+    # "Two triangles", diagonal.
     layer, x = set_a("diag"), torch.tensor(ROWS)
     log_prob = [-8.90967222, -11.10101684, -11.42879987, -18.65269533, -21.65269533, -9.87552078]
     assert torch.allclose(layer(x), torch.tensor(log_prob), rtol=0, atol=PRINTED)
@@ -57,7 +57,7 @@ def test_set_a_diag() -> None:
 
 @pytest.mark.usefixtures("double")
 def test_two_components_as_one_gaussian() -> None:
-    # Numeric case 15.
+    # "Collapse to one Gaussian" of tests/golden/README.md.
     eye = torch.eye(2).repeat(2, 1, 1)
     means = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     mixture = MixtureOfGaussians(torch.tensor([0.25, 0.75]).log(), means, eye)

@@ -29,11 +29,9 @@ def set_c() -> MixtureOfGaussians:
 @pytest.mark.parametrize(
     ("k", "d", "family", "expected"),
     [
-        # Case 3.
         (2, 3, "full", 19),
         (2, 3, "diag", 13),
         (3, 2, "full", 17),
-        # Case 4.
         (2, 5, "spherical", 13),
         (2, 5, "diag", 21),
         (2, 5, "tied", 26),
@@ -71,7 +69,7 @@ def test_a_missing_first_feature(double: None) -> None:
 
 
 def test_two_as_one() -> None:
-    # Case 15, through the reduction of mixtures.
+    # "Collapse to one Gaussian" of tests/golden/README.md, through the reduction of mixtures.
     means = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     mixture = MixtureOfGaussians(
         torch.tensor([0.25, 0.75]).log(), means, torch.eye(2).repeat(2, 1, 1)

@@ -14,7 +14,7 @@ from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from torch import Tensor
 
 from gmm_lightning import GMMLayer, MixtureClassifier, e_step, fit_classifier, fit_em
-from gmm_lightning.em.classifier import _group_by_length
+from gmm_lightning.em.class_rows import group_by_length
 from gmm_lightning.em.shrinkage import Shrinkage
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.initializers import Given, Initializer
@@ -259,7 +259,7 @@ def test_progress(generator: torch.Generator, capsys: pytest.CaptureFixture[str]
 
 def test_groups_of_similar_size() -> None:
     lengths = [5, 100, 60, 49, 12, 9]
-    groups = _group_by_length(lengths)
+    groups = group_by_length(lengths)
     assert groups == [
         [1, 2],
         [
@@ -272,7 +272,7 @@ def test_groups_of_similar_size() -> None:
         size = [lengths[c] for c in group]
         assert 2 * min(size) >= max(size)
     assert sorted(c for group in groups for c in group) == list(range(6))
-    assert _group_by_length([7, 7, 7]) == [[0, 1, 2]]
+    assert group_by_length([7, 7, 7]) == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ FLOOR = 1e-8
 @pytest.mark.parametrize("k", [2, 10])
 @over_families
 def test_case_12(family: str, k: int, initializer: str, generator: torch.Generator) -> None:
-    # Numeric case 12: five rows of ones, five of zeros in 5-D, up to K = 10.
+    # "Ones and zeros" of tests/golden/README.md, up to K = 10.
     x = collapsing_rows()
     for reg_covar in (0.0, 1e-3):
         layer = GMMLayer(5, k, registry.get(family)(reg_covar=reg_covar))

@@ -1,4 +1,4 @@
-"""The loop: when it stops, what it reports, restarts, and the numeric cases."""
+"""The loop: when it stops, what it reports, restarts, and reference values."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ over_families = pytest.mark.parametrize("family", FAMILIES)
 
 @pytest.mark.parametrize("initializer", [n for n in INITIALIZERS if n != "maxdist"])
 def test_six_points(initializer: str) -> None:
-    # Numeric case 6, without the floor, since scikit-learn's regularisation does its work. In
-    # standard units the split along the second feature is a local optimum, hence the restarts;
-    # maxdist finds the same two corners from every start.
+    # "Six points" of tests/golden/README.md, without the floor, since scikit-learn's
+    # regularisation does its work. In standard units the split along the second feature is a
+    # local optimum, hence the restarts; maxdist finds the same two corners from every start.
     x = [[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]]
     layer = GMMLayer(2, 2, registry.get("full")(reg_covar=1e-6, relative_floor=0.0))
     generator = torch.Generator(layer.means.device).manual_seed(1)
@@ -42,7 +42,7 @@ def test_six_points(initializer: str) -> None:
     assert first != second
 
 
-# Numeric case 7: best totals of iris, to the four decimals given.
+# "Iris optima" of tests/golden/README.md: best totals, to the four decimals given.
 IRIS = {
     ("full", 3): -180.1855,
     ("full", 2): -214.3547,

@@ -146,14 +146,21 @@ def by_features(
     batches: list[Batch] | None = None,
 ) -> SufficientStatistics:
     """The feature kernel, whatever would have been chosen."""
-    plan = plan_of(layer, x)
+    plan, parameters = plan_of(layer, x), MixtureParameters.from_layer(layer)
     assert plan is not None
+    workspace = workspace or Workspace()
+    size = workspace.rows_per_chunk(plan, parameters)
     return feature_statistics(
         MixtureModel.from_layer(layer),
-        MixtureParameters.from_layer(layer),
+        parameters,
         plan,
-        batches or [Batch(x, weight)],
-        workspace=workspace or Workspace(),
+        [
+            chunk
+            for batch in batches or [Batch(x, weight)]
+            for chunk in batch.split(size)
+            if len(chunk.x)
+        ],
+        workspace=workspace,
         responsibilities=responsibilities,
     ).reshape(layer.batch_shape)
 

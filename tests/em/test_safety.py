@@ -135,7 +135,7 @@ def mixtures(generator: Generator) -> dict[str, Tensor]:
 def test_float32_agrees_with_float64(family: str, data: str, generator: Generator) -> None:
     x = mixtures(generator)[data].float().double()
     single, exact = (fit(x, family, dtype) for dtype in (torch.float32, torch.float64))
-    # Section 7 of the design, with covariances relative to the deviations they belong to.
+    # docs/numerics.md, 10, with covariances relative to the deviations they belong to.
     deviation = exact[1].diagonal(dim1=-2, dim2=-1).sqrt()
     unit = deviation.unsqueeze(-1) * deviation.unsqueeze(-2)
     assert ((single[1] - exact[1]).abs() <= 1e-3 * unit).all()

@@ -78,14 +78,14 @@ def two_blobs(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 def test_an_offset_does_not_change_the_covariances(
     family: str, dtype: torch.dtype, offset: float, generator: torch.Generator
 ) -> None:
-    # Numeric case 11.
+    # "Two atoms far off" of tests/golden/README.md, at an offset.
     x, labels = two_blobs(generator)
     fitted = []
     for moved, kind in ((x, torch.float64), (x + offset, dtype)):
         layer = GMMLayer(2, 2, family, dtype=kind)
         fit_em(layer, moved, initializer=labels, max_iter=5, tol=0.0)
         fitted.append([layer.covariance_matrix.double(), layer.weights.double()])
-    # Section 7 of the design for float32; float64 at 1e8 has rows exact to 1e-8.
+    # docs/numerics.md, 10, for float32; float64 at 1e8 has rows exact to 1e-8.
     close = 1e-3 if dtype == torch.float32 else 1e-5
     assert torch.allclose(fitted[0][0], fitted[1][0], rtol=close, atol=close)
     assert torch.allclose(fitted[0][1], fitted[1][1], atol=0.1 * close)
@@ -93,7 +93,7 @@ def test_an_offset_does_not_change_the_covariances(
 
 @pytest.mark.parametrize("family", ["spherical", "full", "diag"])
 def test_two_points_far_apart_in_float32(family: str) -> None:
-    # Numeric case 11: {9999, 0} in float32 with reg_covar = 0.1 gave scikit-learn 112.1.
+    # "Two atoms far off": {9999, 0} in float32 with reg_covar = 0.1 gave scikit-learn 112.1.
     layer = GMMLayer(1, 2, registry.get(family)(reg_covar=0.1), dtype=torch.float32)
     fit_em(layer, [[9999.0], [0.0]], max_iter=10)
     expected = torch.full((2, 1, 1), 0.1)
@@ -132,7 +132,7 @@ def test_float32_agrees_with_float64(family: str, generator: torch.Generator) ->
         result = fit_em(layer, x, initializer=labels, max_iter=20, tol=0.0)
         fits[dtype] = (layer.double(), result.log_likelihood)
     (single, one), (exact, other) = fits[torch.float32], fits[torch.float64]
-    # Section 7 of the design.
+    # docs/numerics.md, 10.
     assert torch.allclose(single.covariance_matrix, exact.covariance_matrix, rtol=1e-3, atol=1e-4)
     assert torch.allclose(single.weights, exact.weights, atol=1e-4)
     assert one == pytest.approx(other, rel=1e-5)
@@ -288,7 +288,10 @@ def test_many_bad_rows_are_counted() -> None:
 def test_a_sum_that_overflows_is_not_a_bad_row() -> None:
     x = torch.full((4, 1), 6e4, dtype=torch.float16)
     x[:2] = -1.0
-    fit_em(GMMLayer(1, 2), x, max_iter=2)
+    layer = GMMLayer(1, 2)
+    fit_em(layer, x, max_iter=2)
+    # The two values, to the digits of float16.
+    assert sorted(layer.means.flatten().tolist()) == pytest.approx([-1.0, 6e4], rel=2**-11)
 
 
 @pytest.mark.parametrize("value", [1e30, 1e38])
@@ -430,7 +433,7 @@ def test_autocast_does_not_touch_a_step(family: str, generator: torch.Generator)
 @double
 @over_families
 def test_row_after_row_keeps_the_weights(family: str, generator: torch.Generator) -> None:
-    # Numeric case 26: n one-row updates of the sum, one M-step after each.
+    # "One-row updates" of tests/golden/README.md: an M-step after each.
     layer = random_layer(family, generator=generator)
     frozen, total = copy.deepcopy(layer), None
     for row in rows(25, 2, generator):
@@ -443,7 +446,7 @@ def test_row_after_row_keeps_the_weights(family: str, generator: torch.Generator
 
 @double
 def test_given_parameters_are_kept_without_iterations() -> None:
-    # Numeric case 26.
+    # "One-row updates" of tests/golden/README.md.
     means = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
     layer = GMMLayer.from_parameters(torch.tensor([0.3, 0.7]), means, torch.eye(2).repeat(2, 1, 1))
     before = parameters(layer)

@@ -177,8 +177,8 @@ SIX = torch.tensor([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]], dtype=to
 
 
 def test_more_starts_find_the_optimum() -> None:
-    # Numeric case 6. In standard units a single run finds the two columns in 18 % of all seeds
-    # (scikit-learn too); 40 runs miss them with a probability of 4e-4.
+    # "Six points" of tests/golden/README.md. In standard units a single run finds the two
+    # columns in 18 % of all seeds (scikit-learn too); 40 runs miss them with a probability of 4e-4.
     x = ((SIX - SIX.mean(0)) / SIX.std(0, correction=0)).to(torch.get_default_device())
     best = inertia(x, torch.tensor([0, 0, 0, 1, 1, 1]))
 

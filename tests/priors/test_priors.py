@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)
 over_priors = pytest.mark.parametrize("prior", registry.names)
 
-# Section 5 of the design and numeric case 20.
+# "One component under priors" of tests/golden/README.md, and docs/numerics.md, 3.
 ROWS = [[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0], [1.0, 4.0]]
 NIW: dict[str, Any] = {
     "loc": [0.0, 0.0],
@@ -73,7 +73,7 @@ def test_niw_of_the_design(family: str) -> None:
 
 @over_families
 def test_inverse_wishart_alone(family: str) -> None:
-    # Numeric case 20: the IW-only mode, n + df + D + 1 = 12.
+    # "One component under priors": the IW-only mode, n + df + D + 1 = 12.
     prior = InverseWishart(df=NIW["df"], scale_matrix=NIW["scale_matrix"])
     layer = one_step(torch.tensor(ROWS), 1, family, prior)
     variances = torch.tensor([0.41666667, 1.01666667])
@@ -164,13 +164,13 @@ def with_counts(counts: list[int], prior: Prior) -> GMMLayer:
 
 
 def test_dirichlet_map() -> None:
-    # Numeric case 21.
+    # "Weights under a Dirichlet prior" of tests/golden/README.md.
     layer = with_counts([6, 3, 1], Dirichlet(2.0))
     assert torch.allclose(layer.weights, torch.tensor([7.0, 4.0, 2.0]) / 13, rtol=1e-14)
 
 
 def test_a_sparse_dirichlet_drops_a_component() -> None:
-    # Numeric case 21: an empty component under alpha = 0.05.
+    # "Weights under a Dirichlet prior": an empty component under alpha = 0.05.
     layer = with_counts([7, 3, 0], Dirichlet(0.05))
     assert float(layer.weights.detach().sum()) == 1.0
     assert torch.allclose(layer.weights, torch.tensor([6.05, 2.05, 0.0]) / 8.1, rtol=1e-14)

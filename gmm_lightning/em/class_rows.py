@@ -1,0 +1,115 @@
+"""Rows sorted by class, and classes of similar length side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from gmm_lightning.em.parameters import MixtureModel
+from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.layers import GMMLayer, MixtureClassifier
+from gmm_lightning.rows import ArrayRows, Batch, as_rows, as_weights, check_finite
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """Rows `(n_c, D)` and weights `(n_c,)` of each class, in the order of the classes."""
+
+    rows: Sequence[Tensor]
+    weights: Sequence[Tensor]
+    num_skipped: int
+
+    @property
+    def lengths(self) -> list[int]:
+        """n_c of each class."""
+        return [len(part) for part in self.rows]
+
+    @classmethod
+    def read(
+        cls,
+        classifier: MixtureClassifier,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        skip_nonfinite: bool,
+    ) -> ClassRows:
+        """Check rows and labels, and sort them by class.
+
+        Raises:
+            InvalidDataError: as `fit_classifier` says.
+        """
+        layer = classifier.layer
+        rows = as_rows(x, layer.num_features, Size(()))
+        weight = as_weights(sample_weight, x, Size(()))
+        codes = classifier.encode(y).to(rows.device)
+        if codes.shape != rows.shape[:1]:
+            raise InvalidDataError(
+                f"{len(rows)} rows need as many labels, got labels of shape {tuple(codes.shape)}"
+            )
+        weight = rows.new_ones(len(rows)) if weight is None else weight.to(rows.device)
+        # A row of weight 0 adds nothing.
+        kept, num_skipped = weight > 0, 0
+        if skip_nonfinite:
+            finite = torch.isfinite(rows).all(-1)
+            kept, num_skipped = kept & finite, int((~finite).sum())
+        else:
+            check_finite(rows)
+        rows, codes, weight = rows[kept], codes[kept], weight[kept]
+        counts = torch.bincount(codes, minlength=classifier.num_classes).tolist()
+        for label, count in zip(classifier.classes, counts, strict=True):
+            if count < layer.num_components:
+                raise InvalidDataError(
+                    f"class {label!r} has {count} rows, fewer than num_components="
+                    f"{layer.num_components}; use fewer components, or leave the class out"
+                )
+        order = codes.argsort(stable=True)
+        return cls(rows[order].split(counts), weight[order].split(counts), num_skipped)
+
+
+class ClassGroup:
+    """Classes of similar length side by side: rows `(N, C, D)`, short classes with weight 0."""
+
+    def __init__(self, layer: GMMLayer, rows: ClassRows, classes: list[int]) -> None:
+        own = [rows.rows[c] for c in classes]
+        self.classes = torch.tensor(classes, device=layer.means.device)
+        self.lengths = torch.tensor([len(part) for part in own])
+        weight = pad_sequence([rows.weights[c] for c in classes])
+        self.source = ArrayRows(Batch(_pad_rows(own), weight))
+
+    def model(self, layer: GMMLayer, num_restarts: int = 1) -> MixtureModel:
+        """The mixtures of these classes as a batch `(C,)`."""
+        model = MixtureModel.from_layer(layer).select(self.classes.repeat(num_restarts))
+        cells = torch.arange(len(self.classes), device=model.cells.device).repeat(num_restarts)
+        batch_shape = Size([len(self.classes)])
+        return replace(model, batch_shape=batch_shape, cells=cells, couples_batch=False)
+
+
+def group_by_length(lengths: list[int]) -> list[list[int]]:
+    """Numbers of the classes in groups of similar length, in order within each.
+
+    None is more than twice as long as another of its group: padding costs that much at most.
+    """
+    groups: list[list[int]] = []
+    for c in sorted(range(len(lengths)), key=lambda c: -lengths[c]):
+        # The first of a group is its longest.
+        if groups and 2 * lengths[c] >= lengths[groups[-1][0]]:
+            groups[-1].append(c)
+        else:
+            groups.append([c])
+    return [sorted(group) for group in groups]
+
+
+def _pad_rows(rows: list[Tensor]) -> Tensor:
+    """Rows of several classes side by side, `(N, C, D)`; the short ones repeat their first row.
+
+    A row of the class itself has a density like any other, so that weight 0 is all it takes.
+    """
+    longest = max(map(len, rows))
+    filled = [torch.cat([part, part[:1].expand(longest - len(part), -1)]) for part in rows]
+    return torch.stack(filled, 1)
