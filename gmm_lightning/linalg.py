@@ -69,6 +69,12 @@ def raw_from_tril(factor: Tensor) -> Tensor:
     return factor.tril(-1) + factor.diagonal(dim1=-2, dim2=-1).log().diag_embed()
 
 
+def invert_tril(factor: Tensor) -> Tensor:
+    """Inverses of lower-triangular factors `(..., D, D)`."""
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+
+
 def factor_of_rows(rows: Tensor) -> Tensor:
     """Lower Cholesky factor of `R R'` for rows `(..., n, m)`, n <= m, without squaring them."""
     upper = torch.linalg.qr(rows.mT, mode="reduced").R
@@ -77,23 +83,16 @@ def factor_of_rows(rows: Tensor) -> Tensor:
 
 
 def solve_rows(factor: Tensor, rows: Tensor, *, transposed: bool = False) -> Tensor:
-    """Solutions of `L z = d`, or `L' z = d`, for many rows at once.
+    """Solutions of `L z = d`, or `L' z = d`, `(*S, *B, K, D)`, for many rows at once.
 
     Args:
         factor: lower-triangular, `(*B, K, D, D)`.
         rows: `(*S, *B, K, D)`, broadcastable against the factor's axes.
         transposed: by the transposed factor.
-
-    Returns:
-        `(*S, *B, K, D)`.
     """
-    if transposed:
-        upper = factor.mT
-        return _apply_by_columns(
-            lambda d: torch.linalg.solve_triangular(upper, d, upper=True), factor, rows
-        )
+    matrix = factor.mT if transposed else factor
     return _apply_by_columns(
-        lambda d: torch.linalg.solve_triangular(factor, d, upper=False), factor, rows
+        lambda d: torch.linalg.solve_triangular(matrix, d, upper=transposed), factor, rows
     )
 
 

@@ -3,14 +3,102 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances._features import Features, QuadraticFeatures, TiedFeatures
+from gmm_lightning.covariances._features import (
+    Features,
+    NaturalParameters,
+    StandardizedCoordinates,
+)
 from gmm_lightning.covariances.base import Covariance
-from gmm_lightning.linalg import raw_from_tril, symmetrize, tril_from_raw
+from gmm_lightning.linalg import invert_tril, raw_from_tril, symmetrize, tril_from_raw
+
+
+class QuadraticFeatures(Features):
+    """All products `z_i z_j`: dense covariances, scale `(P, M, D, D)` lower factors.
+
+    The coordinates whiten by the covariance of the whole mixture, so the correlation that all
+    components share costs no precision. Terms are ordered by the distance of j from i,
+    cyclically: one multiplication of z with a window that slides over a repeated z makes all.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        d = num_features
+        self.num_terms = d * (d + 1) // 2
+        self.shifts = (d + 1) // 2
+        self.num_scratch = self.shifts - 1
+        term = torch.arange(self.num_terms)
+        self.first, self.other = term % d, (term % d + term // d) % d
+
+    def is_cheaper(self, num_columns: int) -> bool:
+        # Measured on a CPU, one thread: D^2 / 2 products are made per row whatever K is, and
+        # differences to each mean are as fast at K = 2, 5, 8, 12 for D = 32, 64, 128, 256.
+        return 12 * num_columns >= self.num_features
+
+    def variances(self, scale: Tensor) -> Tensor:
+        return scale.square().sum(-1)
+
+    def axes(self, weights: Tensor, gap: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        forward, unit = super().axes(weights, gap, scale)
+        factors = torch.cat([scale, gap.unsqueeze(-1)], -1) * forward[:, None, :, None]
+        factors = factors * weights.sqrt()[..., None, None]
+        flat = factors.movedim(1, -2).flatten(-2)
+        factor, info = torch.linalg.cholesky_ex(flat @ flat.mT)
+        identity = torch.eye(self.num_features, dtype=scale.dtype, device=scale.device)
+        usable = (info == 0) & torch.isfinite(factor).all(-1).all(-1)
+        factor = torch.where(usable[:, None, None], factor, identity)
+        return invert_tril(factor) * forward.unsqueeze(-2), factor * unit.unsqueeze(-1)
+
+    def natural_parameters(
+        self, scale: Tensor, gap: Tensor, coordinates: StandardizedCoordinates
+    ) -> NaturalParameters:
+        both = torch.cat(
+            [coordinates.inverse_matrix.unsqueeze(1).expand_as(scale), gap.unsqueeze(-1)], -1
+        )
+        white = torch.linalg.solve_triangular(scale, both, upper=False)
+        axes, offset = white[..., :-1], white[..., -1:]
+        precision, square = axes.mT @ axes, offset.squeeze(-1).square().sum(-1)
+        spread = (coordinates.matrix.unsqueeze(1) @ scale).square().sum(-1)
+        reach = (spread + coordinates.forward(gap).square()).sqrt()
+        cancelling = precision * reach.unsqueeze(-1) * reach.unsqueeze(-2)
+        once = torch.where(self.first == self.other, -0.5, -1.0).to(scale)
+        return NaturalParameters(
+            quadratic=precision[..., self.first, self.other] * once,
+            linear=(axes.mT @ offset).squeeze(-1),
+            square=square,
+            magnitude=torch.linalg.matrix_norm(cancelling) + square,
+        )
+
+    def make_feature_writer(self, z: Tensor, terms: Tensor) -> Callable[[], None]:
+        d, whole = self.num_features, self.shifts * self.num_features
+        p, _, n = z.shape
+        windows = z.as_strided((p, self.shifts, d, n), (z.stride(0), n, n, 1), z.storage_offset())
+        cyclic = terms[:, :whole].view(p, self.shifts, d, n)
+        rest = self.num_terms - whole
+        own, again = z[:, : self.num_scratch], z[:, d : d + self.num_scratch]
+        half = (z[:, self.shifts : self.shifts + rest], z[:, :rest], terms[:, whole:])
+        repeated = z[:, None, :d]
+
+        def write() -> None:
+            again.copy_(own)
+            torch.mul(windows, repeated, out=cyclic)
+            if rest:
+                torch.mul(half[0], half[1], out=half[2])
+
+        return write
+
+    def second(self, sums: Tensor, coordinates: StandardizedCoordinates) -> Tensor:
+        d = self.num_features
+        matrix = sums.new_zeros(*sums.shape[:-1], d, d)
+        matrix[..., self.first, self.other] = sums
+        matrix[..., self.other, self.first] = sums
+        back = coordinates.inverse_matrix.unsqueeze(1)
+        return back @ matrix @ back.mT
 
 
 @dataclass(frozen=True)
@@ -20,6 +108,8 @@ class Dense(Covariance, ABC):
     The raw parameter holds the strict lower part as it is and the logarithm of the diagonal; its
     upper triangle is never used.
     """
+
+    feature_class = QuadraticFeatures
 
     def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
         return (self.groups(num_components), num_features, num_features)
@@ -47,7 +137,3 @@ class Dense(Covariance, ABC):
 
     def num_free_parameters(self, num_components: int, num_features: int) -> int:
         return self.groups(num_components) * num_features * (num_features + 1) // 2
-
-    def features(self, num_features: int) -> Features | None:
-        terms = QuadraticFeatures(num_features)
-        return TiedFeatures(terms) if self.tied else terms

@@ -2,25 +2,74 @@
 
 from __future__ import annotations
 
-from abc import ABC
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances._features import DiagonalFeatures, Features, TiedFeatures
+from gmm_lightning.covariances._features import (
+    Features,
+    NaturalParameters,
+    StandardizedCoordinates,
+)
 from gmm_lightning.covariances.base import Covariance
+from gmm_lightning.linalg import unsqueeze_like
+
+
+class DiagonalFeatures(Features):
+    """The squares `z_d^2`: diagonal covariances, scale `(P, M, D)` standard deviations."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        self.num_terms = num_features
+
+    def variances(self, scale: Tensor) -> Tensor:
+        return scale.square()
+
+    def natural_parameters(
+        self, scale: Tensor, gap: Tensor, coordinates: StandardizedCoordinates
+    ) -> NaturalParameters:
+        precision = (coordinates.inverse_matrix.unsqueeze(-2) / scale).square()
+        offset = coordinates.forward(gap)
+        square = (precision * offset.square()).sum(-1)
+        reach = precision * (1 / precision + offset.square())
+        return NaturalParameters(
+            quadratic=-0.5 * precision,
+            linear=precision * offset,
+            square=square,
+            magnitude=torch.linalg.vector_norm(reach, dim=-1) + square,
+        )
+
+    def make_feature_writer(self, z: Tensor, terms: Tensor) -> Callable[[], None]:
+        def write() -> None:
+            torch.mul(z, z, out=terms)
+
+        return write
+
+    def second(self, sums: Tensor, coordinates: StandardizedCoordinates) -> Tensor:
+        return sums * coordinates.inverse_matrix.square().unsqueeze(-2)
 
 
 @dataclass(frozen=True)
-class Diagonal(Covariance, ABC):
-    """Axis-aligned ellipsoids: scale `(*B, G, D)` standard deviations, scatter `(*B, G, D)`."""
+class AxisAligned(Covariance, ABC):
+    """Ellipsoids along the axes of the features: scales are standard deviations.
+
+    Scale and scatter have one form, `(*B, G, D)` or `(*B, G)`.
+    """
 
     whitens_by_solve: ClassVar[bool] = False
 
-    def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
-        return (self.groups(num_components), num_features)
+    @abstractmethod
+    def _per_feature(self, values: Tensor, num_features: int) -> Tensor:
+        """Scales or scatters with an axis of features, `(*B, G, D)`."""
+
+    @abstractmethod
+    def _from_features(self, values: Tensor) -> Tensor:
+        """Variances `(..., D)` in the form of the scatter."""
 
     def scale(self, raw: Tensor) -> Tensor:
         return raw.exp()
@@ -32,52 +81,47 @@ class Diagonal(Covariance, ABC):
         return torch.ones(self.shape(num_components, num_features), dtype=torch.bool)
 
     def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
-        return (scatter / dof.unsqueeze(-1)).sqrt()
+        return (scatter / unsqueeze_like(dof, scatter)).sqrt()
 
     def num_free_parameters(self, num_components: int, num_features: int) -> int:
-        return self.groups(num_components) * num_features
+        return math.prod(self.shape(num_components, num_features))
 
     def scale_tril(self, scale: Tensor, num_features: int) -> Tensor:
-        return scale.diag_embed()
+        return self._per_feature(scale, num_features).diag_embed()
 
     def covariance_matrix(self, scale: Tensor, num_features: int) -> Tensor:
-        return scale.square().diag_embed()
+        return self.scale_tril(scale.square(), num_features)
 
     def whiten(self, scale: Tensor, diff: Tensor) -> Tensor:
-        return diff / scale
+        return diff / self._per_feature(scale, diff.shape[-1])
 
     def unwhiten(self, scale: Tensor, noise: Tensor) -> Tensor:
-        return scale * noise
+        return self._per_feature(scale, noise.shape[-1]) * noise
 
     def half_log_det(self, scale: Tensor, num_features: int) -> Tensor:
-        return scale.log().sum(-1)
+        return self._per_feature(scale.log(), num_features).sum(-1)
 
     def trace_precision_product(
         self, scale: Tensor, projected: Tensor, num_features: int
     ) -> Tensor:
-        return (projected / scale.square()).sum(-1)
-
-    def marginal(self, scale: Tensor, kept: Tensor, num_features: int) -> Tensor:
-        return scale[..., kept]
+        return self._per_feature(projected / scale.square(), num_features).sum(-1)
 
     def condition(
         self, scale: Tensor, given: Tensor, rest: Tensor, num_features: int
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        return scale[..., given], scale[..., rest], None
-
-    def features(self, num_features: int) -> Features:
-        terms = DiagonalFeatures(num_features)
-        return TiedFeatures(terms) if self.tied else terms
+        known = self.marginal(scale, given, num_features)
+        return known, self.marginal(scale, rest, num_features), None
 
     def outer(self, weights: Tensor, diff: Tensor) -> Tensor:
-        second = (weights.unsqueeze(-1) * diff.square()).sum(0)
-        return second.sum(-2, keepdim=True) if self.tied else second
+        squares = self._from_features(diff.square())
+        second = (unsqueeze_like(weights, squares) * squares).sum(0)
+        return second.sum(weights.dim() - 2, keepdim=True) if self.tied else second
 
     def project(self, matrix: Tensor) -> Tensor:
-        return matrix.diagonal(dim1=-2, dim2=-1)
+        return self._from_features(matrix.diagonal(dim1=-2, dim2=-1))
 
     def variances(self, scatter: Tensor, num_features: int) -> Tensor:
-        return scatter
+        return self._per_feature(scatter, num_features)
 
     def variance_floor(
         self,
@@ -91,7 +135,26 @@ class Diagonal(Covariance, ABC):
         return self._share_of(variance)
 
     def floor(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-        least = bound * dof.unsqueeze(-1)
-        smallest = (scatter / least).amin(-1)
+        least = self._from_features(bound * dof.unsqueeze(-1))
+        smallest = (scatter / least).reshape(*dof.shape, -1).amin(-1)
         smallest = torch.where(smallest < 1, smallest, float("inf"))
         return torch.maximum(scatter, least), smallest
+
+
+@dataclass(frozen=True)
+class Diagonal(AxisAligned, ABC):
+    """Axis-aligned ellipsoids: scale `(*B, G, D)` standard deviations, scatter `(*B, G, D)`."""
+
+    feature_class = DiagonalFeatures
+
+    def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
+        return (self.groups(num_components), num_features)
+
+    def _per_feature(self, values: Tensor, num_features: int) -> Tensor:
+        return values
+
+    def _from_features(self, values: Tensor) -> Tensor:
+        return values
+
+    def marginal(self, scale: Tensor, kept: Tensor, num_features: int) -> Tensor:
+        return scale[..., kept]

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.covariances._dense import Dense
-from gmm_lightning.covariances._features import Features
-from gmm_lightning.linalg import factor_of_rows
+from gmm_lightning.linalg import factor_of_rows, invert_tril
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class PrecisionCholesky(Dense):
 
     name: ClassVar[str] = "precision_cholesky"
     whitens_by_solve: ClassVar[bool] = False
+    feature_class = None
 
     def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
         return (self.groups(num_components), num_features * (num_features + 1) // 2)
@@ -68,13 +68,7 @@ class PrecisionCholesky(Dense):
         return self.whiten_parts(logs, below, diff)
 
     def whiten_parts(self, logs: Tensor, below: Tensor, diff: Tensor) -> Tensor:
-        """Whitened differences, `(*S, *B, K, D)`, by the two parts of a scale.
-
-        Args:
-            logs: logarithms of the diagonal of L, `(*B, G, D)`.
-            below: entries of A below its diagonal, `(*B, G, D (D - 1) / 2)`.
-            diff: `(*S, *B, K, D)`.
-        """
+        """Whitened differences by the two parts of a scale, of D and `D (D - 1) / 2` entries."""
         d = diff.shape[-1]
         white = diff * torch.exp(-logs)
         if d > 1:
@@ -103,9 +97,7 @@ class PrecisionCholesky(Dense):
         return below + torch.exp(-scale[..., :num_features]).diag_embed()
 
     def scale_tril(self, scale: Tensor, num_features: int) -> Tensor:
-        inverse = self.inverse_tril(scale, num_features)
-        identity = torch.eye(num_features, dtype=scale.dtype, device=scale.device)
-        return torch.linalg.solve_triangular(inverse, identity.expand_as(inverse), upper=False)
+        return invert_tril(self.inverse_tril(scale, num_features))
 
     def marginal(self, scale: Tensor, kept: Tensor, num_features: int) -> Tensor:
         return _pack_inverse(factor_of_rows(self.scale_tril(scale, num_features)[..., kept, :]))
@@ -121,9 +113,6 @@ class PrecisionCholesky(Dense):
     def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
         return _pack_inverse(super().estimate(scatter, dof))
 
-    def features(self, num_features: int) -> Features | None:
-        return None
-
 
 @dataclass(frozen=True)
 class TiedPrecisionCholesky(PrecisionCholesky):
@@ -136,8 +125,6 @@ class TiedPrecisionCholesky(PrecisionCholesky):
 def _pack_inverse(factor: Tensor) -> Tensor:
     """Scales `(*B, G, D (D + 1) / 2)` of lower Cholesky factors `(*B, G, D, D)`."""
     d = factor.shape[-1]
-    identity = torch.eye(d, dtype=factor.dtype, device=factor.device).expand_as(factor)
-    inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
     rows, columns = torch.tril_indices(d, d, -1, device=factor.device)
     logs = factor.diagonal(dim1=-2, dim2=-1).log()
-    return torch.cat([logs, inverse[..., rows, columns]], -1)
+    return torch.cat([logs, invert_tril(factor)[..., rows, columns]], -1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_number
-from gmm_lightning.covariances._features import Features
+from gmm_lightning.covariances._features import Features, TiedFeatures
 from gmm_lightning.linalg import factor_of_rows, solve_rows, symmetrize
 
 
@@ -20,11 +20,10 @@ class Covariance(ABC):
 
     A family stores its covariances in a compact `scale` of shape `(*B, G, ...)`, where G is the
     number of *distinct* covariances: K, or 1 for a tied family. Sums over rows that the M-step
-    needs (`second`, `scatter`) have the family's own compact form too, `(*B, G, ...)`.
+    needs (`second`, `scatter`) have a compact form `(*B, G, ...)` too.
 
     A new family implements the five abstract methods, and `log_scale_mask` if networks are to
-    predict it. The defaults of all others work on dense lower Cholesky factors `(*B, G, D, D)`
-    and are overridden where a structure allows better.
+    predict it. The other defaults work on dense lower Cholesky factors `(*B, G, D, D)`.
 
     Args:
         reg_covar: added to every variance after the estimate, in squared units of the data.
@@ -41,6 +40,7 @@ class Covariance(ABC):
     aliases: ClassVar[tuple[str, ...]] = ()
     tied: ClassVar[bool] = False  # one covariance for all components
     whitens_by_solve: ClassVar[bool] = True  # `whiten` solves with `scale_tril`
+    feature_class: ClassVar[type[Features] | None] = None  # what `features` returns
 
     def __post_init__(self) -> None:
         for field in ("reg_covar", "relative_floor"):
@@ -159,7 +159,10 @@ class Covariance(ABC):
 
     def features(self, num_features: int) -> Features | None:
         """Second-order terms with which EM is two matrix products, or None if there are none."""
-        return None
+        if self.feature_class is None:
+            return None
+        terms = self.feature_class(num_features)
+        return TiedFeatures(terms) if self.tied else terms
 
     def sum_tied(self, per_component: Tensor) -> Tensor:
         """Sums `(*B, G)` over the components that share a covariance, of values `(*B, K)`."""
@@ -199,9 +202,9 @@ class Covariance(ABC):
         """Smallest variance per feature that a covariance may have, `(*B, G, D)`.
 
         With `relative_floor` it is a share of the variance of the data, a constant. A dense
-        covariance has `16 eps` of its own variances at least: what is flatter than that in some
-        direction is made of rounding. As that bound moves with the component, it is lowered, to
-        `eps` at most, until the present covariance satisfies it: so EM stays monotone.
+        covariance has `16 eps` of its own variances at least: what is flatter is made of rounding.
+        As that bound moves with the component, it is lowered, to `eps` at most, until the present
+        covariance satisfies it: so EM stays monotone.
 
         Args:
             scatter: `(*B, G, ...)` in the family's form.
@@ -230,8 +233,8 @@ class Covariance(ABC):
         """Scatter raised so that `scatter / dof - diag(bound)` is positive semidefinite.
 
         Eigenvalues below one, after scaling by `bound`, become one: the maximum of the
-        likelihood under that constraint. Only components that violate it pay for an
-        eigendecomposition; the others are certified by a Cholesky factorisation.
+        likelihood under that constraint. Components that satisfy it, by a Cholesky factorisation,
+        are spared the eigendecomposition.
 
         Args:
             scatter: `(*B, G, ...)` in the family's form.

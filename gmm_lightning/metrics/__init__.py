@@ -7,7 +7,8 @@
 - Anomalies: torchmetrics' own `BinaryAUROC` of `anomaly_score(log_prob)`.
 
 All states are sums in float64, so a metric of the whole is the merged metric of any split, on
-however many processes. Arguments have one name everywhere, so a collection takes them all:
+however many processes. `options` go to `torchmetrics.Metric`. Arguments have one name everywhere,
+so a collection takes them all:
 
 Example:
     >>> from torchmetrics import MetricCollection

@@ -18,13 +18,8 @@ class SumMetric(Metric):
     """Metric whose states add: over batches, over metrics (`merge_state`), over processes.
 
     A subclass declares its states with `add_sum` and adds to them in `update`. They keep their
-    dtype, where torchmetrics' own `.to(torch.float16)` rounds.
-
-    States of different sums have different names: a `MetricCollection` shares the states of
-    metrics whose names, shapes and first values are the same.
-
-    Args:
-        options: of `torchmetrics.Metric`.
+    dtype, where torchmetrics' own `.to(torch.float16)` rounds. Different sums have different
+    names: a `MetricCollection` shares states whose names, shapes and first values are the same.
     """
 
     full_state_update: bool | None = False
@@ -47,15 +42,7 @@ class SumMetric(Metric):
         return self
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot one value, or a list of values in order.
-
-        Args:
-            val: result of `compute` or `forward`, or a list of them; None: `compute()`.
-            ax: axes to draw on; None for a new figure of pyplot.
-
-        Returns:
-            Figure and axes.
-        """
+        """Figure and axes with `val`, one result or a list of them; None: `compute()`."""
         return self._plot(val, ax)
 
 
@@ -89,24 +76,26 @@ class WeightedMean(SumMetric):
 def weight_values(values: Tensor, weight: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
     """Values of rows and their weights, both of the shape of the values, in the dtype of sums.
 
-    Raises:
-        InvalidArgumentError: no tensor of numbers, or weights of another shape or negative.
-        InvalidDataError: NaN where the weight is not 0, naming the rows.
+    A weight of 0 drops the row, even with NaN; NaN elsewhere is refused.
     """
     values = as_numbers(values, name)
-    weight = expand_weight(values, weight)
-    # A weight of 0 drops the row, even with NaN.
+    weight = _expand_weight(values, weight)
     values = torch.where(weight > 0, values, 0.0)
     raise_for_rows(values.isnan(), f"{name} is NaN")
     return values, weight
 
 
-def expand_weight(rows: Tensor, weight: Tensor | None) -> Tensor:
-    """Weights in the shape of rows; ones for None.
+def weight_vectors(values: Tensor, weight: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
+    """Rows of K numbers `(*S, K)`, 0 where the weight is 0, and their weights `(*S,)`."""
+    values = as_numbers(values, name)
+    if values.dim() == 0 or values.shape[-1] == 0:
+        raise InvalidArgumentError(f"expected {name} (*S, K), got shape {tuple(values.shape)}")
+    weight = _expand_weight(values[..., 0], weight)
+    return torch.where(weight.unsqueeze(-1) > 0, values, 0.0), weight
 
-    Raises:
-        InvalidArgumentError: no numbers, another shape, or not finite numbers >= 0.
-    """
+
+def _expand_weight(rows: Tensor, weight: Tensor | None) -> Tensor:
+    """Weights in the shape of rows; ones for None."""
     if weight is None:
         return torch.ones_like(rows)
     weight = as_numbers(weight, "weight")
@@ -122,35 +111,20 @@ def expand_weight(rows: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def as_numbers(values: Any, name: str) -> Tensor:
-    """Tensor in the dtype of sums.
-
-    Raises:
-        InvalidArgumentError: no tensor of real numbers.
-    """
+    """Tensor of real numbers in the dtype of sums."""
     if not isinstance(values, Tensor) or values.is_complex():
         kind = str(values.dtype) if isinstance(values, Tensor) else type(values).__name__
         raise InvalidArgumentError(f"expected {name} as a tensor of real numbers, got {kind}")
     return values.to(accumulator_dtype(values.device))
 
 
-def as_vectors(values: Any, name: str) -> Tensor:
-    """Rows of K numbers, `(*S, K)`, in the dtype of sums.
-
-    Raises:
-        InvalidArgumentError: no tensor of real numbers, or one without that axis.
-    """
-    values = as_numbers(values, name)
-    if values.dim() == 0 or values.shape[-1] == 0:
-        raise InvalidArgumentError(f"expected {name} (*S, K), got shape {tuple(values.shape)}")
-    return values
+def categorical_entropy(share: Tensor) -> Tensor:
+    """Entropy `-sum_k c_k log c_k`, `(*S,)`, with a finite gradient where a share is 0."""
+    return -(share * torch.where(share > 0, share, 1.0).log()).sum(-1)
 
 
 def raise_for_rows(bad: Tensor, problem: str) -> None:
-    """Raise where a mask over rows is True.
-
-    Raises:
-        InvalidDataError: the problem, and the rows.
-    """
+    """Raise `InvalidDataError` with the problem and the rows where a mask is True."""
     if bool(bad.any()):
         rows = [at[0] if len(at) == 1 else tuple(at) for at in bad.nonzero().tolist()]
         raise InvalidDataError(f"{problem} in rows {format_list(rows, limit=5)}")

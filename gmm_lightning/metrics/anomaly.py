@@ -13,9 +13,8 @@ def anomaly_score(log_prob: Tensor) -> Tensor:
         (1 + sign(s) t / (1 + t)) / 2,   t = log(1 + |s|)
 
     torchmetrics takes values outside [0, 1] for logits and passes them, batch by batch, through a
-    sigmoid, which is 1 for every surprise above 40: the area under the curve of `-log p` itself
-    would be silently wrong. Values in [0, 1] are ranked as they are, and in float64 surprises that
-    differ in the tenth digit stay different.
+    sigmoid, which is 1 for every surprise above 40: areas under the curve of `-log p` itself would
+    be wrong. Values in [0, 1] are ranked as they are, and differ where the tenth digit does.
 
     Args:
         log_prob: `log p(x)` of rows, of any shape.

@@ -1,8 +1,7 @@
 """Calibration of forecasts: the distribution of their PIT values.
 
 Values of `probability_integral_transform(mixture, y)` are uniform in [0, 1] if the forecasts are
-right. For the calibration of class probabilities, torchmetrics has
-`torchmetrics.classification.CalibrationError`.
+right. Class probabilities have `torchmetrics.classification.CalibrationError`.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.metrics._sums import (
     SumMetric,
     WeightedMean,
-    as_vectors,
-    expand_weight,
+    as_numbers,
     raise_for_rows,
+    weight_vectors,
 )
 
 _NORMS = ("l1", "l2", "max")
@@ -28,13 +27,11 @@ _NORMS = ("l1", "l2", "max")
 class PITHistogram(SumMetric):
     """Histogram of PIT values in equally wide bins of [0, 1].
 
-    It is flat for calibrated forecasts, has a hump for forecasts that are too wide, a trough for
-    too narrow ones, and a slope for biased ones. `plot_calibration(counts=metric.compute())`
-    draws it.
+    Flat for calibrated forecasts, a hump for too wide ones, a trough for too narrow ones, a slope
+    for biased ones. `plot_calibration(counts=metric.compute())` draws it.
 
     Args:
         num_bins: at least 2.
-        options: of `torchmetrics.Metric`.
 
     Raises:
         InvalidArgumentError: fewer than 2 bins.
@@ -72,8 +69,7 @@ class PITHistogram(SumMetric):
         pit, weight = _as_probabilities(pit, weight)
         bins = (pit * self.num_bins).long().clamp(max=self.num_bins - 1)
         each = weight.unsqueeze(-1).expand_as(pit)
-        more = torch.bincount(bins.flatten(), each.flatten(), minlength=self.num_bins)
-        self.counts = self.counts + more
+        self.counts = self.counts + torch.bincount(bins.flatten(), each.flatten(), self.num_bins)
 
     def compute(self) -> Tensor:
         """Total weight in each bin, `(num_bins,)`."""
@@ -81,21 +77,19 @@ class PITHistogram(SumMetric):
 
 
 class CalibrationError(PITHistogram):
-    """How far the distribution function of the PIT values is from uniform.
+    """Distance of the distribution function F of PIT values from the uniform one.
 
-    Over the inner edges `e_j = j / num_bins` of the bins, with F their observed distribution:
+    Over the inner edges `e_j = j / num_bins` of the bins:
 
         l1:  mean_j |F(e_j) - e_j|      the area between the two
         l2:  sqrt(mean_j (F(e_j) - e_j)^2)
         max: max_j |F(e_j) - e_j|       the distance of Kolmogorov, up to the width of a bin
 
-    Lower is better, but not 0: n values of a calibrated forecast have an `l1` of about
-    `0.31 / sqrt(n)`.
+    Lower is better; n values of a calibrated forecast have an `l1` of about `0.31 / sqrt(n)`.
 
     Args:
         num_bins: at least 2.
         norm: `l1`, `l2` or `max`.
-        options: of `torchmetrics.Metric`.
 
     Raises:
         InvalidArgumentError: fewer than 2 bins, or an unknown norm.
@@ -136,7 +130,6 @@ class Coverage(WeightedMean):
 
     Args:
         mass: of the intervals, above 0 and at most 1.
-        options: of `torchmetrics.Metric`.
 
     Raises:
         InvalidArgumentError: a mass out of range.
@@ -165,18 +158,11 @@ class Coverage(WeightedMean):
 
 
 def _as_probabilities(pit: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """PIT values `(*S, D)` and weights `(*S,)`; values of weight 0 become 0.
-
-    Raises:
-        InvalidArgumentError: see `PITHistogram.update`.
-        InvalidDataError: see there.
-    """
-    pit = as_vectors(pit, "pit")
-    if pit.dim() == 1:
+    """PIT values `(*S, D)`, checked, and weights `(*S,)`."""
+    if as_numbers(pit, "pit").dim() == 1:
         raise InvalidArgumentError(
             f"expected pit (*S, D), got shape {tuple(pit.shape)}; write pit[:, None]"
         )
-    weight = expand_weight(pit[..., 0], weight)
-    pit = torch.where(weight.unsqueeze(-1) > 0, pit, 0.0)
+    pit, weight = weight_vectors(pit, weight, "pit")
     raise_for_rows(~((pit >= 0) & (pit <= 1)).all(-1), "pit is not in [0, 1]")
     return pit, weight

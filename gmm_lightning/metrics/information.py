@@ -1,29 +1,24 @@
-"""Information criteria as metrics: `gmm_lightning.criteria` over batches and processes."""
+"""Criteria of `gmm_lightning.criteria` over batches and processes."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gmm_lightning.criteria import aic, bic, icl
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.metrics._sums import SumMetric, as_vectors, weight_values
+from gmm_lightning.metrics._sums import (
+    SumMetric,
+    categorical_entropy,
+    weight_values,
+    weight_vectors,
+)
 
 
 class _Criterion(SumMetric):
-    """Criterion of the total log-likelihood and the number of parameters: lower is better.
-
-    Args:
-        model: the number of free parameters, or a layer that has it.
-        options: of `torchmetrics.Metric`.
-
-    Raises:
-        InvalidArgumentError: no number of parameters.
-    """
+    """Criterion of the total log-likelihood and the number of parameters."""
 
     higher_is_better = False
     log_likelihood: Tensor
@@ -40,7 +35,7 @@ class _Criterion(SumMetric):
         self.add_sum("log_likelihood")
         self.add_sum("num_samples")
 
-    def add(self, log_prob: Tensor, weight: Tensor | None) -> None:
+    def update(self, log_prob: Tensor, weight: Tensor | None = None) -> None:
         """Add rows: as for `LogLikelihood.update`."""
         log_prob, weight = weight_values(log_prob, weight, "log_prob")
         self.log_likelihood = self.log_likelihood + (weight * log_prob).sum()
@@ -48,16 +43,13 @@ class _Criterion(SumMetric):
 
 
 class BIC(_Criterion):
-    """`-2 log L + p log n`, the Bayesian information criterion of all rows.
-
-    `n` is their number, or their total weight.
+    """`-2 log L + p log n` of all rows, by `gmm_lightning.criteria.bic`: lower is better.
 
     Args:
         model: the number of free parameters p, or a layer.
-        options: of `torchmetrics.Metric`.
 
-    References:
-        See `gmm_lightning.criteria.bic`.
+    Raises:
+        InvalidArgumentError: no number of parameters; in `compute`, no rows at all.
 
     Example:
         >>> from gmm_lightning.metrics import BIC
@@ -67,28 +59,19 @@ class BIC(_Criterion):
         878.288
     """
 
-    def update(self, log_prob: Tensor, weight: Tensor | None = None) -> None:
-        """Add rows: as for `LogLikelihood.update`."""
-        self.add(log_prob, weight)
-
     def compute(self) -> Tensor:
-        """Value of the criterion.
-
-        Raises:
-            InvalidArgumentError: no rows at all.
-        """
+        """Value of the criterion."""
         return bic(self.log_likelihood, self.num_free_parameters, float(self.num_samples))
 
 
 class AIC(_Criterion):
-    """`-2 log L + 2 p`, Akaike's information criterion of all rows.
+    """`-2 log L + 2 p` of all rows, by `gmm_lightning.criteria.aic`: lower is better.
 
     Args:
         model: the number of free parameters p, or a layer.
-        options: of `torchmetrics.Metric`.
 
-    References:
-        See `gmm_lightning.criteria.aic`.
+    Raises:
+        InvalidArgumentError: no number of parameters.
 
     Example:
         >>> from gmm_lightning.metrics import AIC
@@ -98,24 +81,19 @@ class AIC(_Criterion):
         834.0
     """
 
-    def update(self, log_prob: Tensor, weight: Tensor | None = None) -> None:
-        """Add rows: as for `LogLikelihood.update`."""
-        self.add(log_prob, weight)
-
     def compute(self) -> Tensor:
         """Value of the criterion."""
         return aic(self.log_likelihood, self.num_free_parameters)
 
 
 class ICL(_Criterion):
-    """`BIC + 2 sum_n H(r_n)`, the integrated completed likelihood of all rows.
+    """`BIC + 2 sum_n H(r_n)` of all rows, by `gmm_lightning.criteria.icl`: lower is better.
 
     Args:
         model: the number of free parameters p, or a layer.
-        options: of `torchmetrics.Metric`.
 
-    References:
-        See `gmm_lightning.criteria.icl`.
+    Raises:
+        InvalidArgumentError: no number of parameters; in `compute`, no rows at all.
 
     Example:
         >>> from gmm_lightning.metrics import ICL
@@ -131,7 +109,9 @@ class ICL(_Criterion):
         super().__init__(model, **options)
         self.add_sum("entropy")
 
-    def update(self, log_joint: Tensor, weight: Tensor | None = None) -> None:
+    def update(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, log_joint: Tensor, weight: Tensor | None = None
+    ) -> None:
         """Add rows.
 
         Args:
@@ -142,25 +122,13 @@ class ICL(_Criterion):
             InvalidArgumentError: weights that do not fit, or no axis of components.
             InvalidDataError: NaN, with the rows.
         """
-        log_joint = as_vectors(log_joint, "log_joint")
-        log_prob, entropy = _log_prob_and_entropy(log_joint)
-        self.add(log_prob, weight)
-        entropy, weight = weight_values(entropy, weight, "entropy")
-        self.entropy = self.entropy + (weight * entropy).sum()
+        log_joint, weight = weight_vectors(log_joint, weight, "log_joint")
+        super().update(log_joint.logsumexp(-1), weight)
+        # A row without density has no entropy.
+        share = log_joint.softmax(-1).nan_to_num()
+        self.entropy = self.entropy + (weight * categorical_entropy(share)).sum()
 
     def compute(self) -> Tensor:
-        """Value of the criterion.
-
-        Raises:
-            InvalidArgumentError: no rows at all.
-        """
+        """Value of the criterion."""
         rows = float(self.num_samples)
         return icl(self.log_likelihood, self.num_free_parameters, rows, self.entropy)
-
-
-def _log_prob_and_entropy(log_joint: Tensor) -> tuple[Tensor, Tensor]:
-    """`log p(x)` and the entropy of the responsibilities, `(*S,)` each."""
-    log_resp = log_joint.log_softmax(-1)
-    # `0 log 0 = 0`, and a row without density has no entropy.
-    logs = torch.where(log_resp > -math.inf, log_resp, 0.0)
-    return log_joint.logsumexp(-1), -(log_resp.exp().nan_to_num() * logs).sum(-1)

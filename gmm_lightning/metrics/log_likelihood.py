@@ -12,9 +12,6 @@ from gmm_lightning.metrics._sums import WeightedMean
 class LogLikelihood(WeightedMean):
     """`sum_n w_n log p(x_n) / sum_n w_n`, in nats per row: higher is better.
 
-    Args:
-        options: of `torchmetrics.Metric`.
-
     Example:
         >>> from gmm_lightning.metrics import LogLikelihood
         >>> metric = LogLikelihood()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_integer
@@ -12,9 +11,9 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.metrics._sums import (
     SumMetric,
     WeightedMean,
-    as_vectors,
-    expand_weight,
+    categorical_entropy,
     raise_for_rows,
+    weight_vectors,
 )
 
 # Rows of responsibilities that were rounded to bfloat16 sum to 1 within this.
@@ -23,9 +22,6 @@ _TOLERANCE = 1e-2
 
 class ResponsibilityEntropy(WeightedMean):
     """`mean_n -sum_k r_nk log r_nk`, in nats per row: 0 for separate components, at most log K.
-
-    Args:
-        options: of `torchmetrics.Metric`.
 
     Example:
         >>> from gmm_lightning.metrics import ResponsibilityEntropy
@@ -50,19 +46,18 @@ class ResponsibilityEntropy(WeightedMean):
             InvalidDataError: rows that are negative or do not sum to 1, by number.
         """
         resp, weight = _as_responsibilities(responsibilities, weight)
-        self.add(_entropy(resp), weight)
+        self.add(categorical_entropy(resp), weight)
 
 
 class EffectiveComponents(SumMetric):
     """Effective number of components `exp(-sum_k c_k log c_k)`, of mean responsibilities c.
 
-    It is K when all have the same share of the rows, and 1 when one has them all: the perplexity
-    of the components, or the Hill number of order 1. Equal and overlapping components count one
-    each: `ResponsibilityEntropy` shows these.
+    K when all have the same share of the rows, 1 when one has them all: the perplexity of the
+    components, or the Hill number of order 1. Equal and overlapping components count one each:
+    `ResponsibilityEntropy` shows these.
 
     Args:
         num_components: K.
-        options: of `torchmetrics.Metric`.
 
     Raises:
         InvalidArgumentError: a number of components below 1.
@@ -88,12 +83,7 @@ class EffectiveComponents(SumMetric):
         self.add_sum("component_counts", self.num_components)
 
     def update(self, responsibilities: Tensor, weight: Tensor | None = None) -> None:
-        """Add rows: as for `ResponsibilityEntropy.update`.
-
-        Raises:
-            InvalidArgumentError: weights that do not fit, or another number of components.
-            InvalidDataError: rows that are negative or do not sum to 1, by number.
-        """
+        """Add rows: as for `ResponsibilityEntropy.update`, of K components."""
         resp, weight = _as_responsibilities(responsibilities, weight)
         if resp.shape[-1] != self.num_components:
             raise InvalidArgumentError(
@@ -105,24 +95,12 @@ class EffectiveComponents(SumMetric):
 
     def compute(self) -> Tensor:
         """Effective number of components; NaN before any row."""
-        return _entropy(self.component_counts / self.component_counts.sum()).exp()
+        return categorical_entropy(self.component_counts / self.component_counts.sum()).exp()
 
 
 def _as_responsibilities(responsibilities: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Responsibilities `(*S, K)` and weights `(*S,)`; rows of weight 0 become 0.
-
-    Raises:
-        InvalidArgumentError: see `EffectiveComponents.update`.
-        InvalidDataError: see there.
-    """
-    resp = as_vectors(responsibilities, "responsibilities")
-    weight = expand_weight(resp[..., 0], weight)
-    resp = torch.where(weight.unsqueeze(-1) > 0, resp, 0.0)
+    """Responsibilities `(*S, K)`, checked, and weights `(*S,)`."""
+    resp, weight = weight_vectors(responsibilities, weight, "responsibilities")
     good = (resp >= 0).all(-1) & ((resp.sum(-1) - 1).abs() <= _TOLERANCE)
     raise_for_rows(~good & (weight > 0), "responsibilities are negative or do not sum to 1")
     return resp, weight
-
-
-def _entropy(share: Tensor) -> Tensor:
-    """Entropy `-sum_k c_k log c_k`, `(*S,)`, with a finite gradient where a share is 0."""
-    return -(share * torch.where(share > 0, share, 1.0).log()).sum(-1)

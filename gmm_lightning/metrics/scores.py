@@ -14,10 +14,7 @@ from gmm_lightning.metrics._sums import WeightedMean
 class CRPS(WeightedMean):
     """Mean continuous ranked probability score, in the unit of the target: lower is better.
 
-    See `gmm_lightning.distributions.crps` for the closed form.
-
-    Args:
-        options: of `torchmetrics.Metric`.
+    In closed form: see `gmm_lightning.distributions.crps`.
 
     Example:
         >>> from gmm_lightning.metrics import CRPS
@@ -37,8 +34,7 @@ class CRPS(WeightedMean):
         """Add rows.
 
         Args:
-            mixture: the forecasts, of one feature: one mixture per row as a head gives them, one
-                for all, or a layer.
+            mixture: the forecasts, of one feature: a mixture per row, one for all, or a layer.
             target: observed values, `(*S, *B, 1)`.
             weight: of each row, broadcasts to `(*S, *B)`.
 
@@ -50,15 +46,14 @@ class CRPS(WeightedMean):
 
 
 class EnergyScore(WeightedMean):
-    """Mean energy score, estimated from samples: lower is better. With one feature, the CRPS.
+    """Mean energy score, the CRPS of one or more features, from samples: lower is better.
 
-    See `gmm_lightning.distributions.energy_score`. Each update draws new samples, so that two
-    passes differ by errors of the order of `sigma / sqrt(num_draws * rows)`.
+    See `gmm_lightning.distributions.energy_score`. Each update draws anew: two passes differ by
+    errors of the order of `sigma / sqrt(num_draws * rows)`.
 
     Args:
         num_draws: for each row, at least 2.
         generator: on the device of the mixtures; None for the global one.
-        options: of `torchmetrics.Metric`.
 
     Raises:
         InvalidArgumentError: fewer than 2 draws.
@@ -87,8 +82,7 @@ class EnergyScore(WeightedMean):
         """Add rows.
 
         Args:
-            mixture: the forecasts: one mixture per row as a head gives them, one for all, or a
-                layer.
+            mixture: the forecasts, as for `CRPS.update`, of any number of features.
             target: observed values, `(*S, *B, D)`.
             weight: of each row, broadcasts to `(*S, *B)`.
 

@@ -20,18 +20,18 @@ from gmm_lightning.priors.normal_inverse_wishart import NormalInverseWishart
 registry: Registry[Prior] = Registry(__name__, Prior, "prior")
 
 # The parameters of each slot: two priors may not be on the same ones.
-_SLOTS: dict[str, frozenset[str]] = {
-    "weights": frozenset({"weights"}),
-    "means": frozenset({"means"}),
-    "covariances": frozenset({"covariances"}),
-    "components": frozenset({"means", "covariances"}),
+_SLOTS = {
+    "weights": {"weights"},
+    "means": {"means"},
+    "covariances": {"covariances"},
+    "components": {"means", "covariances"},
 }
 
 PriorSpec = str | Prior | Iterable[str | Prior] | Mapping[str, str | Prior] | None
 
 
 def as_priors(spec: PriorSpec) -> dict[str, Prior]:
-    """Priors by slot, from a name, an instance, a list of either, or a mapping onto them.
+    """Priors by slot, from names or instances: one, several, or the values of a mapping.
 
     Raises:
         InvalidArgumentError: an unknown name, or two priors on the same parameters.

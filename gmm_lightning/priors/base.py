@@ -21,14 +21,7 @@ Hyperparameter = float | Sequence[Any] | Tensor | None
 
 @dataclass(frozen=True)
 class MixtureShape:
-    """Sizes and family of a batch of mixtures, to which priors are bound.
-
-    Args:
-        num_components: K.
-        num_features: D.
-        covariance: the family.
-        batch_shape: B.
-    """
+    """Sizes K and D, family and batch shape B of the mixtures that priors are bound to."""
 
     num_components: int
     num_features: int
@@ -52,9 +45,9 @@ class MixtureShape:
 
 
 class Prior(nn.Module, ABC):
-    """A log-prior on parameters of a mixture, for EM and for gradient descent.
+    """A log-prior on parameters of a mixture.
 
-    Gradient descent adds `log_prob` to the log-likelihood; EM adds `update` to the moments and
+    Gradient descent adds `log_prob` to the log-likelihood; EM adds `update` to the moments, and
     so reaches the exact mode of the same objective.
 
     Hyper-parameters that are None follow from the data: their buffers have full shape as soon as
@@ -63,8 +56,8 @@ class Prior(nn.Module, ABC):
 
     Attributes:
         batch_shape: B, once a layer has bound the prior.
-        slot: the parameters that it is on: `weights`, `means`, `covariances` or `components`
-            (means and covariances). A layer takes one prior per slot.
+        slot: what it is on: `weights`, `means`, `covariances` or `components` (the latter two).
+            A layer takes one prior per slot.
         fits: the kinds of training that it supports, of `em` and `gradient`.
     """
 
@@ -123,8 +116,17 @@ class Prior(nn.Module, ABC):
         vars(selected).update(_buffers=buffers, _modules=modules)
         return selected
 
-    def _register(self, name: str, shape: tuple[int, ...], default: float = float("nan")) -> None:
-        """Register a buffer of a given shape, from the given value or a default."""
+    def _register(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        default: float = float("nan"),
+        family: Covariance | None = None,
+    ) -> None:
+        """Register a buffer of the given value or a default, broadcast to a shape.
+
+        With a family, the shape is that of dense matrices, which it projects.
+        """
         given = self._given[name]
         value = torch.tensor(default, dtype=torch.float64) if given is None else given
         try:
@@ -134,7 +136,15 @@ class Prior(nn.Module, ABC):
                 f"{name} of the prior {self.name!r} must broadcast to {shape}, "
                 f"got shape {tuple(value.shape)}"
             ) from None
-        self.register_buffer(name, value.clone())
+        self.register_buffer(name, (family.project(value) if family else value).clone())
+
+    def _require_above(self, name: str, bound: float, words: str) -> None:
+        """Refuse a given hyper-parameter that is not finite and above a bound."""
+        value = self._given[name]
+        if value is not None and not bool(((value > bound) & torch.isfinite(value)).all()):
+            raise InvalidArgumentError(
+                f"{name} of the prior {self.name!r} must be {words}, got {value.tolist()}"
+            )
 
     def _set_default(self, name: str, value: Tensor) -> None:
         """Write a default that follows from data, unless the user gave a value."""
@@ -145,7 +155,11 @@ class Prior(nn.Module, ABC):
     @property
     def resolved(self) -> bool:
         """Whether every hyper-parameter has a value."""
-        return not any(torch.isnan(buffer).any() for buffer in self.buffers())
+        return not self._missing()
+
+    def _missing(self) -> list[str]:
+        named = self.named_buffers()
+        return [name.rpartition(".")[2] for name, buffer in named if torch.isnan(buffer).any()]
 
     def require_resolved(self) -> None:
         """Raise unless every hyper-parameter has a value.
@@ -153,12 +167,8 @@ class Prior(nn.Module, ABC):
         Raises:
             UnresolvedPriorError: naming those that still follow from data.
         """
-        if not self.resolved:
-            missing = [
-                name.rpartition(".")[2]
-                for name, buffer in self.named_buffers()
-                if torch.isnan(buffer).any()
-            ]
+        missing = self._missing()
+        if missing:
             raise UnresolvedPriorError(
                 f"the prior {self.name!r} has no value yet for {', '.join(missing)}: fit the "
                 "layer, call resolve_priors(layer, x), initialize_from a head, or give the values"
@@ -170,11 +180,3 @@ class Prior(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.config().items())
-
-
-def require_positive(prior: str, name: str, value: Tensor | None) -> None:
-    """Refuse a hyper-parameter that is not positive and finite."""
-    if value is not None and not bool(((value > 0) & torch.isfinite(value)).all()):
-        raise InvalidArgumentError(
-            f"{name} of the prior {prior!r} must be > 0 and finite, got {value.tolist()}"
-        )

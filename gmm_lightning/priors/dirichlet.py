@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior, require_positive
+from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
 from gmm_lightning.statistics import Moments
 
 # Below this weight the density of a sparse prior (concentration < 1) is constant.
@@ -44,7 +44,7 @@ class Dirichlet(Prior):
 
     def __init__(self, concentration: Hyperparameter = None) -> None:
         super().__init__(concentration=concentration)
-        require_positive(self.name, "concentration", self._given["concentration"])
+        self._require_above("concentration", 0, "> 0 and finite")
 
     def bind(self, shape: MixtureShape) -> None:
         self._register("concentration", shape.weights, default=1.0)

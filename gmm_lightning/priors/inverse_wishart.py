@@ -60,32 +60,16 @@ class InverseWishart(Prior):
                     "scale_matrix must be positive definite (smallest eigenvalue > 0), got "
                     f"smallest eigenvalue {smallest:.3g}"
                 )
-            self._require_df(psi.shape[-1])
+            self._require_df(psi.shape[-1] - 1)
 
-    def _require_df(self, num_features: int) -> None:
-        df = self._given["df"]
-        if df is not None and not bool(((df > num_features - 1) & torch.isfinite(df)).all()):
-            raise InvalidArgumentError(
-                f"df must be > num_features - 1 = {num_features - 1}, got {df.tolist()}"
-            )
+    def _require_df(self, least: int) -> None:
+        self._require_above("df", least, f"finite and > num_features - 1 = {least}")
 
     def bind(self, shape: MixtureShape) -> None:
-        d, family = shape.num_features, shape.covariance
-        self._require_df(d)
+        d = shape.num_features
+        self._require_df(d - 1)
         self._register("df", shape.groups, default=d + 2.0)
-        dense = (*shape.groups, d, d)
-        given = self._given["scale_matrix"]
-        if given is None:
-            form = family.project(torch.zeros(dense, device="meta")).shape
-            self._register("scale_matrix", tuple(form))
-            return
-        try:
-            given = given.expand(dense)
-        except RuntimeError:
-            raise InvalidArgumentError(
-                f"scale_matrix must broadcast to {dense}, got shape {tuple(given.shape)}"
-            ) from None
-        self.register_buffer("scale_matrix", family.project(given).clone())
+        self._register("scale_matrix", (*shape.groups, d, d), family=shape.covariance)
 
     def resolve(self, data: DataMoments, num_components: int) -> None:
         num_features = data.mean.shape[-1]
@@ -95,9 +79,8 @@ class InverseWishart(Prior):
         self.require_resolved()
         family, scale, d = mixture.covariance, mixture.scale, mixture.num_features
         log_det = (self.df + d + 1) * family.half_log_det(scale, d)
-        return -(log_det + 0.5 * family.trace_precision_product(scale, self.scale_matrix, d)).sum(
-            -1
-        )
+        trace = family.trace_precision_product(scale, self.scale_matrix, d)
+        return -(log_det + 0.5 * trace).sum(-1)
 
     def update(self, moments: Moments, covariance: Covariance) -> Moments:
         self.require_resolved()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import ClassVar
 
@@ -10,8 +11,7 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior, require_positive
+from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
 from gmm_lightning.statistics import DataMoments, Moments
 
 
@@ -47,12 +47,8 @@ class NormalMeans(Prior):
 
     def __init__(self, loc: Hyperparameter = None, mean_precision: Hyperparameter = None) -> None:
         super().__init__(loc=loc, mean_precision=mean_precision)
-        require_positive(self.name, "mean_precision", self._given["mean_precision"])
-        given = self._given["loc"]
-        if given is not None and not bool(torch.isfinite(given).all()):
-            raise InvalidArgumentError(
-                f"loc of the prior {self.name!r} must be finite, got {given.tolist()}"
-            )
+        self._require_above("mean_precision", 0, "> 0 and finite")
+        self._require_above("loc", -math.inf, "finite")
 
     def bind(self, shape: MixtureShape) -> None:
         self._register("loc", shape.means)

@@ -17,12 +17,10 @@ from gmm_lightning.statistics import DataMoments, Moments
 class NormalInverseWishart(Prior):
     """`Sigma_k ~ IW(df, Psi)` and `mu_k | Sigma_k ~ N(loc, Sigma_k / kappa)`.
 
-    For a family that is not tied:
+    The product of `NormalMeans` and `InverseWishart`; for a family that is not tied,
 
         -2 log p = (df + D + 2) log|Sigma| + tr(Psi Sigma^-1)
                    + kappa (mu - loc)' Sigma^-1 (mu - loc) + const
-
-    It is the product of its two parts, in the density as in the M-step.
 
     Args:
         loc: centre of the means; None: the data's mean.
