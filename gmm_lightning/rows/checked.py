@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Size
@@ -53,7 +53,7 @@ def as_source(
             "gmm_lightning.rows.Batch(x, weight)"
         )
     if in_memory:
-        batch = x if isinstance(x, Batch) else Batch(x, sample_weight)
+        batch = x if isinstance(x, Batch) else Batch(cast(Any, x), sample_weight)
         rows = as_rows(batch.x, num_features, batch_shape)
         weight = as_weights(batch.weight, batch.x, batch_shape)
         source = ArrayRows(batch._replace(x=rows, weight=weight))
