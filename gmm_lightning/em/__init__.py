@@ -12,7 +12,7 @@ from gmm_lightning.em.classifier import ClassifierResult, fit_classifier
 from gmm_lightning.em.collapse import Collapsed, CollapseEvent, collapse_error, new_events
 from gmm_lightning.em.fit import fit_em
 from gmm_lightning.em.initialization import initialize_layer, resolve_priors
-from gmm_lightning.em.maximization import MStep, maximize
+from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
 from gmm_lightning.em.policies import (
     Candidates,
@@ -48,7 +48,7 @@ __all__ = [
     "Collapsed",
     "EMResult",
     "Floor",
-    "MStep",
+    "MStepResult",
     "MixtureModel",
     "MixtureParameters",
     "MonotoneUpdater",

@@ -18,7 +18,7 @@ from gmm_lightning.statistics import SufficientStatistics
 
 
 class WeightedChunk(NamedTuple):
-    """Rows `(n, M, D)`, weighted responsibilities `(n, M, K)` and log densities `(n, M)`."""
+    """Rows `(n, M, D)`; responsibilities `(n, M, K)` and log densities `(n, M)`, both weighted."""
 
     x: Tensor
     responsibilities: Tensor
@@ -56,7 +56,7 @@ def single_component_chunks(
             weight = x.new_ones(x.shape[:-1])
             if chunk.weight is not None:
                 weight = model.per_mixture(chunk.weight.to(x))
-            yield WeightedChunk(x, weight.unsqueeze(-1), weight)
+            yield WeightedChunk(x, weight.unsqueeze(-1), torch.zeros_like(weight))
 
 
 @torch.no_grad()

@@ -85,9 +85,11 @@ class ClassGroup:
     def model(self, layer: GMMLayer, num_restarts: int = 1) -> MixtureModel:
         """The mixtures of these classes as a batch `(C,)`."""
         model = MixtureModel.from_layer(layer).select(self.classes.repeat(num_restarts))
-        cells = torch.arange(len(self.classes), device=model.cells.device).repeat(num_restarts)
+        batch_index = torch.arange(len(self.classes), device=model.batch_index.device).repeat(
+            num_restarts
+        )
         batch_shape = Size([len(self.classes)])
-        return replace(model, batch_shape=batch_shape, cells=cells, couples_batch=False)
+        return replace(model, batch_shape=batch_shape, batch_index=batch_index, couples_batch=False)
 
 
 def group_by_length(lengths: list[int]) -> list[list[int]]:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Generator, Size, Tensor
 
+from gmm_lightning._validation import require_integer
 from gmm_lightning.em.class_rows import ClassGroup, ClassRows, group_by_length
 from gmm_lightning.em.expectation import EStep, pooled_statistics
-from gmm_lightning.em.fit import require_counts
 from gmm_lightning.em.initialization import initialize
 from gmm_lightning.em.loop import EMOptions, run_em
-from gmm_lightning.em.maximization import MStep
+from gmm_lightning.em.maximization import MStepResult
 from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
 from gmm_lightning.em.progress import ClassProgress
 from gmm_lightning.em.result import EMResult, best_runs, result_of
@@ -109,7 +109,8 @@ def fit_classifier(
             f"expected a MixtureClassifier, got {type(classifier).__name__}; wrap the layer: "
             "MixtureClassifier(layer)"
         )
-    require_counts(max_iter, tol, num_restarts)
+    require_integer("num_restarts", num_restarts, least=1)
+    options = EMOptions(max_iter, tol, prune=False)
     _require_random_start(initializer, num_restarts)
     layer = classifier.layer
     if layer.evidence is not None:
@@ -120,9 +121,7 @@ def fit_classifier(
     groups = [ClassGroup(layer, rows, classes) for classes in group_by_length(rows.lengths)]
     if initializer is not None or not all(prior.resolved for prior in layer.all_priors):
         _resolve_priors(layer, groups)
-    fitter = _ClassFitter(
-        initializer, EMOptions(max_iter, tol, prune=False), chunk_size, num_restarts, generator
-    )
+    fitter = _ClassFitter(initializer, options, chunk_size, num_restarts, generator)
     parameters, results = MixtureParameters.from_layer(layer), dict[int, EMResult]()
     with ClassProgress(classifier.num_classes, enabled=progress) as bar:
         for group in groups:
@@ -157,7 +156,7 @@ class _ClassFitter:
         present = MixtureParameters.from_layer(layer).select(
             group.classes.repeat(self.num_restarts)
         )
-        start = MStep.unchanged(present)
+        start = MStepResult.unchanged(present)
         if self.initializer is not None:
             start = initialize(model, present, group.source, self.initializer, self.generator)
         e_step = _ClassEStep(group, model, self.chunk_size)
@@ -187,7 +186,7 @@ class _ClassEStep(EStep):
 
     def batches(self, model: MixtureModel) -> Iterable[Batch]:
         """As many rows as the longest of the classes that are still fitted."""
-        longest = int(self._lengths[model.cells.cpu()].max())
+        longest = int(self._lengths[model.batch_index.cpu()].max())
         return [self._batch.at(slice(0, longest))]
 
 

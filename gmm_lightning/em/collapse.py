@@ -113,9 +113,10 @@ class Collapsed(NamedTuple):
             (self.emptied, self.counts, infinite, EMPTIED),
         ):
             for m, k in where.nonzero().tolist():
-                cell = np.unravel_index(int(model.cells[m]), model.batch_shape or (1,))
+                cell = np.unravel_index(int(model.batch_index[m]), model.batch_shape or (1,))
                 component = (*map(int, cell[: len(model.batch_shape)]), k)
-                moved = bool(self.reseeded[m, k])
+                # A shared covariance is never moved.
+                moved = bool(self.reseeded[m, k]) and not (tied and action == FLOORED)
                 numbers = float(counts[m, k]), float(smallest[m, k])
                 yield (
                     m,

@@ -101,7 +101,7 @@ class EStep:
         self, model: MixtureModel, parameters: MixtureParameters, plan: EStepPlan | None
     ) -> list[Tensor]:
         """Indices of mixtures that are computed together; several groups only where it pays."""
-        everything = torch.arange(parameters.num_mixtures, device=model.cells.device)
+        everything = torch.arange(parameters.num_mixtures, device=model.batch_index.device)
         is_coarse = plan is not None and plan.natural.dtype == parameters.means.dtype
         # An E-step over a stream costs more than digits that some mixtures could do without.
         if is_coarse or len(everything) == 1 or not self.source.in_memory:
@@ -127,7 +127,7 @@ class EStep:
             self.batches(model),
             workspace=self._workspace,
             responsibilities=responsibilities,
-            pooled=None if self._pooled is None else self._pooled.select(model.cells),
+            pooled=None if self._pooled is None else self._pooled.select(model.batch_index),
         )
 
     def batches(self, model: MixtureModel) -> Iterable[Batch]:
@@ -142,7 +142,7 @@ def pooled_statistics(source: RowSource, model: MixtureModel) -> SufficientStati
     Two readings: the first finds the mean, which the second takes its differences from, so
     that neither an offset nor a row of weight 0 costs digits.
     """
-    device = model.cells.device
+    device = model.batch_index.device
     first = next(batch.x[:1] for batch in source if batch.num_rows)
     shift = model.per_mixture(first.to(device, accumulator_dtype(device)))[0].unsqueeze(1)
     about_first = pooled_statistics_about(source, model, shift)

@@ -59,7 +59,7 @@ def feature_statistics(
             num_samples += n
             x = chunk.x.to(parameters.means)
             into = workspace.buffers(plan, n)
-            flat = _columns(model, x, groups)
+            flat = _rows_of_groups(model, x, groups)
             weight = None if chunk.weight is None else model.per_mixture(chunk.weight.to(x))
             if pools:
                 second = second + _pooled_second(model, flat - centre, weight)
@@ -74,7 +74,7 @@ def feature_statistics(
                 log_prob = log_prob * weight.T
             log_likelihood += log_prob.sum(-1, dtype=wide)
             # In this order, T R', matrix products run faster than R T'.
-            into.multiply(into.features, into.log_joint.mT, out=into.sums)
+            into.multiply(into.features, resp.reshape(into.log_joint.shape).mT, out=into.sums)
             sums += into.sums
     if pooled is not None:
         second = pooled.about(_centres(plan, parameters)[:, :1], model.family).second
@@ -82,7 +82,7 @@ def feature_statistics(
     return _to_statistics(model, parameters, plan, sums, second, log_likelihood, num_samples)
 
 
-def _columns(model: MixtureModel, x: Tensor, groups: int) -> Tensor:
+def _rows_of_groups(model: MixtureModel, x: Tensor, groups: int) -> Tensor:
     """Rows `(n, P, D)` of each group; the axis of a single one is left out."""
     is_shared = x.shape[1:-1].numel() == 1
     rows = x.reshape(len(x), 1, -1) if groups == 1 and is_shared else model.per_mixture(x)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Generator
 
-from gmm_lightning._validation import require_integer, require_number
+from gmm_lightning._validation import require_integer
 from gmm_lightning.em.acceleration import Accelerator
 from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.initialization import as_initializer, initialize, layer_source, resolve_from
 from gmm_lightning.em.loop import EMOptions, run_em
-from gmm_lightning.em.maximization import MStep
+from gmm_lightning.em.maximization import MStepResult
 from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
 from gmm_lightning.em.policies import Candidates, CollapsePolicy, as_policy
 from gmm_lightning.em.progress import EMProgress
@@ -91,9 +92,10 @@ def fit_em(
         >>> result.converged, layer.means.shape
         (True, torch.Size([2, 2]))
     """
-    require_counts(max_iter, tol, num_restarts)
+    require_integer("num_restarts", num_restarts, least=1)
     policy = as_policy(collapse)
     schedule = ResponsibilitySchedule.create(hard=hard, annealing=annealing)
+    options = EMOptions(max_iter, tol, prune, schedule, policy)
     updater = MonotoneUpdater(acceleration, num_restarts * layer.batch_shape.numel())
     if num_restarts > 1 and (initializer is None or isinstance(as_initializer(initializer), Given)):
         raise InvalidArgumentError(
@@ -105,22 +107,14 @@ def fit_em(
         resolve_from(layer, source)
     model = MixtureModel.from_layer(layer, num_restarts)
     e_step = EStep(source, model, chunk_size)
-    start = MStep.unchanged(MixtureParameters.from_layer(layer, num_restarts))
+    start = MStepResult.unchanged(MixtureParameters.from_layer(layer, num_restarts))
     if initializer is not None:
         start = initialize(model, start.parameters, source, initializer, generator)
-    candidates = None
     if policy.num_candidates:
         candidates = Candidates(source.sample(policy.num_candidates, generator), generator)
-    options = EMOptions(max_iter, tol, prune, schedule, policy, candidates)
+        options = replace(options, candidates=candidates)
     with EMProgress(max_iter, num_restarts, enabled=progress) as bar:
         state = run_em(e_step, model, start, options, updater, bar.update)
     result, parameters = summarize(state, layer.batch_shape)
     parameters.write_to(layer)
     return result
-
-
-def require_counts(max_iter: int, tol: float, num_restarts: int) -> None:
-    """Refuse options out of range, before any data are read."""
-    require_integer("max_iter", max_iter, least=0)
-    require_number("tol", tol, least=0)
-    require_integer("num_restarts", num_restarts, least=1)

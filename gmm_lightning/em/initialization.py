@@ -12,7 +12,7 @@ from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.em.centred_kernel import WeightedChunk, centred_statistics
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.expectation import expected_statistics, pooled_statistics
-from gmm_lightning.em.maximization import MStep, maximize
+from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
 from gmm_lightning.em.plan import MAX_CANCELLATION, make_plan
 from gmm_lightning.em.responsibilities import ASSIGNMENTS, assigned_responsibilities_
@@ -115,7 +115,7 @@ def initialize(
     source: RowSource,
     spec: Any,
     generator: Generator | None,
-) -> MStep:
+) -> MStepResult:
     """Assign rows to components and turn the assignments into parameters by one M-step.
 
     Args:
@@ -152,7 +152,7 @@ def _assign_rows(
     generator: Generator | None,
 ) -> Tensor:
     """Labels `(N, M)` or responsibilities `(N, M, K)`, one mixture of the batch at a time."""
-    num_restarts = len(model.cells) // model.batch_shape.numel()
+    num_restarts = len(model.batch_index) // model.batch_shape.numel()
     spread = rows.expand(len(rows), *model.batch_shape, rows.shape[-1])
     per_mixture = []
     for index in itertools.product(*map(range, model.batch_shape)):
@@ -171,7 +171,7 @@ def _assign_rows(
         per_mixture.append(assigned)
     # (R, N) per mixture of the batch -> (N, R, B) -> (N, M), restarts first.
     stacked = torch.stack(per_mixture, 1).movedim(2, 0)
-    return stacked.reshape(len(rows), len(model.cells), *stacked.shape[3:])
+    return stacked.reshape(len(rows), len(model.batch_index), *stacked.shape[3:])
 
 
 def _standardize(x: Tensor, weight: Tensor) -> Tensor:

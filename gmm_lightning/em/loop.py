@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.em.collapse import CollapseEvent, collapse_error, new_events
 from gmm_lightning.em.expectation import EStep
-from gmm_lightning.em.maximization import SINGULAR, MStep, maximize
+from gmm_lightning.em.maximization import MStepResult, maximize, singular_error
 from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
 from gmm_lightning.em.policies import Candidates, CollapsePolicy, Floor
 from gmm_lightning.em.responsibilities import Responsibilities, ResponsibilitySchedule
@@ -19,10 +20,24 @@ from gmm_lightning.em.updater import MonotoneUpdater
 from gmm_lightning.errors import CollapseError, InvalidDataError
 from gmm_lightning.statistics import SufficientStatistics
 
+MStep = Callable[[MixtureModel, MixtureParameters, SufficientStatistics], MStepResult]
+
 
 @dataclass(frozen=True)
 class EMOptions:
-    """When a mixture stops, and what is done on its way: the options of `fit_em`."""
+    """When a mixture stops, and what is done on its way: the options of `fit_em`.
+
+    Attributes:
+        max_iter: M-steps at most.
+        tol: a mixture has converged when its objective gains less, in nats per row.
+        prune: give up the worse half of the restarts every few M-steps.
+        schedule: the responsibilities of each E-step.
+        policy: treats components that collapse.
+        candidates: rows at which the policy may let a component start anew.
+
+    Raises:
+        InvalidArgumentError: a value out of range.
+    """
 
     max_iter: int = 100
     tol: float = 1e-3
@@ -30,6 +45,10 @@ class EMOptions:
     schedule: ResponsibilitySchedule = field(default_factory=ResponsibilitySchedule)
     policy: CollapsePolicy = field(default_factory=Floor)
     candidates: Candidates | None = None
+
+    def __post_init__(self) -> None:
+        require_integer("max_iter", self.max_iter, least=0)
+        require_number("tol", self.tol, least=0)
 
 
 class EMState:
@@ -54,7 +73,7 @@ class EMState:
         number = start.num_mixtures
         self.active = torch.arange(number)
         self.model, self.parameters, self.iteration = model, start, 0
-        self.final = MixtureParameters(*(value.clone() for value in start))
+        self.final = start.select(self.active.to(start.device))
         self.history: list[Tensor] = []
         self.num_steps = torch.zeros(number, dtype=torch.long)
         self.num_e_steps = torch.zeros(number, dtype=torch.long)
@@ -62,9 +81,10 @@ class EMState:
         self.converged = torch.zeros(number, dtype=torch.bool)
         self.events: dict[int, list[CollapseEvent]] = {}
         self.failures: dict[int, CollapseError] = {}
-        self.num_reseeds = torch.zeros_like(start.mixture_logits, dtype=torch.long)
+        shape = (number, start.num_components)
+        self.num_reseeds = torch.zeros(shape, dtype=torch.long, device=start.device)
         self._latest: dict[int, list[CollapseEvent]] = {}
-        self._moved = self.converged
+        self._moved = torch.zeros(number, dtype=torch.bool)
 
     def record(self, objective: Tensor, stats: SufficientStatistics) -> None:
         """Keep the numbers of an accepted E-step."""
@@ -84,11 +104,14 @@ class EMState:
         gain = self.history[-1] - self.history[-2]
         return (gain[self.active] < tol) & ~self._moved
 
-    def advance(self, step: MStep, parameters: MixtureParameters, options: EMOptions) -> Tensor:
-        """Take the parameters of an M-step, treat what collapsed; the mixtures to give up."""
-        failed = step.singular.cpu()
+    def advance(self, step: MStepResult, options: EMOptions) -> Tensor:
+        """Go on from an M-step, with what collapsed in it treated; the mixtures to give up, `(M,)`.
+
+        A mixture is given up whose covariance is singular, or when the policy says so.
+        """
+        parameters, failed = step.parameters, step.singular.cpu()
         for m in failed.nonzero().squeeze(-1).tolist():
-            self.failures[int(self.active[m])] = SINGULAR
+            self.failures[int(self.active[m])] = singular_error()
         found: dict[int, list[CollapseEvent]] = {}
         self._moved = torch.zeros_like(failed)
         if step.collapsed is not None:
@@ -111,7 +134,7 @@ class EMState:
         return failed
 
     def drop(self, leaving: Tensor) -> Tensor:
-        """Go on without some of the mixtures; indices of those that stay."""
+        """Go on without some of the mixtures `(M,)`; positions along M of those that stay."""
         left = self.active[leaving]
         for whole, own in zip(self.final, self.parameters, strict=True):
             whole[left] = own[leaving]
@@ -126,10 +149,11 @@ class EMState:
 def run_em(
     e_step: EStep,
     model: MixtureModel,
-    start: MStep,
+    start: MStepResult,
     options: EMOptions,
     updater: MonotoneUpdater,
     progress: Callable[[EMState], None] | None = None,
+    m_step: MStep = maximize,
 ) -> EMState:
     """EM from every start at once, through the same matrix products.
 
@@ -143,34 +167,29 @@ def run_em(
         options: when to stop, and how responsibilities and collapses are treated.
         updater: takes extrapolated steps, and takes them back.
         progress: called after every accepted E-step.
+        m_step: from statistics to parameters.
     """
     state = EMState(model, start.parameters)
-    failed = state.advance(start, start.parameters, options)
-    while True:
-        if bool(failed.any()):
-            updater.select(state.drop(_whole_restarts(state.model, failed, torch.any)))
-        if not len(state.active):
-            return state
+    _leave(state, updater, state.advance(start, options), torch.any)
+    while len(state.active):
         responsibilities = options.schedule.at(state.iteration, options.max_iter)
         stats, objective = _evaluate(e_step, state, responsibilities, updater)
         updater.accept(objective, options.tol)
         state.record(objective, stats)
-        stopped = _stopping(state, objective, options, updater)
-        if bool(stopped.any()):
-            stay = state.drop(stopped)
-            updater.select(stay)
-            stats = stats.select(stay)
+        stay = _leave(state, updater, _stopping(state, objective, options, updater), torch.all)
         if progress is not None:
             progress(state)
         if not len(state.active):
-            return state
-        step = maximize(state.model, state.parameters, stats)
-        parameters = step.parameters
+            break
+        step = m_step(state.model, state.parameters, stats if stay is None else stats.select(stay))
         if options.schedule.is_stationary(state.iteration - 1):
             disturbed = None if step.collapsed is None else step.collapsed.mixtures
-            parameters = updater.extrapolate(state.model, state.parameters, parameters, disturbed)
+            before, after = state.parameters, step.parameters
+            further = updater.extrapolate(state.model, before, after, disturbed)
+            step = step._replace(parameters=further)
         state.iteration += 1
-        failed = state.advance(step, parameters, options)
+        _leave(state, updater, state.advance(step, options), torch.any)
+    return state
 
 
 def _evaluate(
@@ -192,7 +211,7 @@ def _evaluate(
         e_step.source.check()
         raise InvalidDataError(
             f"the objective is {objective.squeeze(0).tolist()}: the values of the rows are too "
-            f"large or too small for {state.parameters.means.dtype}; standardise them or use "
+            f"large or too small for {state.parameters.dtype}; standardise them or use "
             "float64"
         )
     return stats, objective
@@ -208,16 +227,27 @@ def _stopping(
     state.converged[state.active] = settled
     stopped = settled | (state.iteration >= options.max_iter)
     if options.prune and stationary:
-        cells = state.model.cells.cpu()
-        stopped = stopped | halving_losers(objective.cpu(), cells, state.iteration)
-    return _whole_restarts(state.model, stopped, torch.all)
+        batch_index = state.model.batch_index.cpu()
+        stopped = stopped | halving_losers(objective.cpu(), batch_index, state.iteration)
+    return stopped
 
 
-def _whole_restarts(
-    model: MixtureModel, mask: Tensor, combine: Callable[[Tensor, int], Tensor]
-) -> Tensor:
-    """A mask that treats the mixtures of a restart alike where a projection ties them."""
-    if model.runs_independently:
-        return mask
-    size = model.batch_shape.numel()
-    return combine(mask.view(-1, size), 1).repeat_interleave(size)
+def _leave(
+    state: EMState,
+    updater: MonotoneUpdater,
+    leaving: Tensor,
+    combine: Callable[[Tensor, int], Tensor],
+) -> Tensor | None:
+    """Go on without some mixtures; positions along M of those that stay, None where all do.
+
+    Where a projection ties the mixtures of a restart they leave together: when any of them
+    (`torch.any`) or all of them (`torch.all`) would.
+    """
+    if not state.model.runs_independently:
+        size = state.model.batch_shape.numel()
+        leaving = combine(leaving.view(-1, size), 1).repeat_interleave(size)
+    if not bool(leaving.any()):
+        return None
+    stay = state.drop(leaving)
+    updater.select(stay)
+    return stay

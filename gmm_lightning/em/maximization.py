@@ -16,16 +16,11 @@ from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import unsqueeze_like
 from gmm_lightning.statistics import Moments, SufficientStatistics
 
-SINGULAR = CollapseError(
-    "a covariance is singular; set relative_floor or reg_covar of the covariance above 0, add a "
-    "covariance prior, or use fewer components"
-)
-
 # Below this share of all rows a component has no mean of its own: float64 cannot hold it.
 _EMPTY_SHARE = 2.3e-16
 
 
-class MStep(NamedTuple):
+class MStepResult(NamedTuple):
     """The result of an M-step.
 
     Attributes:
@@ -56,7 +51,7 @@ class MStep(NamedTuple):
             CollapseError: there is one.
         """
         if bool(self.singular.any()):
-            raise SINGULAR
+            raise singular_error()
 
     @classmethod
     def unchanged(cls, parameters: MixtureParameters) -> Self:
@@ -65,11 +60,19 @@ class MStep(NamedTuple):
         return cls(parameters, None, nothing)
 
 
+def singular_error() -> CollapseError:
+    """The error of a covariance that cannot be estimated."""
+    return CollapseError(
+        "a covariance is singular; set relative_floor or reg_covar of the covariance above 0, add "
+        "a covariance prior, or use fewer components"
+    )
+
+
 @torch.no_grad()
 def maximize(
     model: MixtureModel, parameters: MixtureParameters, stats: SufficientStatistics
-) -> MStep:
-    """The parameters that maximise the expected objective.
+) -> MStepResult:
+    """The parameters that maximise the expected objective, and what had to be repaired.
 
     The priors add their pseudo-observations, the projections apply in order, the floor bounds
     the covariances from below, and the family estimates its scale.
@@ -110,9 +113,11 @@ def maximize(
     # Weights that the last M-step set to zero were reported by it.
     floored, emptied = torch.isfinite(smallest), empty & ~weightless(parameters)
     if not bool(floored.any() | emptied.any()):
-        return MStep(updated, None, singular)
+        return MStepResult(updated, None, singular)
     nothing = torch.zeros_like(emptied)
-    return MStep(updated, Collapsed(floored, emptied, stats.counts, smallest, nothing), singular)
+    return MStepResult(
+        updated, Collapsed(floored, emptied, stats.counts, smallest, nothing), singular
+    )
 
 
 def _without_rows(
@@ -147,14 +152,16 @@ def _apply_floor(
     family, variance = model.family, data_scale.variance
     if family.relative_floor == 0:
         return moments.scatter, torch.full_like(moments.dof, torch.inf)
-    bound = family.variance_floor(moments.scatter, moments.dof, variance, parameters.eps)
+    bound = family.variance_floor(
+        moments.scatter, moments.dof, variance, torch.finfo(parameters.dtype).eps
+    )
     scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
     if bool(torch.isfinite(smallest).any()):
         # The part of the bound that moves with a component is lowered until the present
         # covariance satisfies it: so the objective cannot fall.
         present = model.scale(parameters)
         bound = family.variance_floor(
-            moments.scatter, moments.dof, variance, parameters.eps, present
+            moments.scatter, moments.dof, variance, torch.finfo(parameters.dtype).eps, present
         )
         scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
     return scatter, smallest * (bound / variance.unsqueeze(-2)).amin(-1)

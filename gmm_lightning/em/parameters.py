@@ -56,9 +56,19 @@ class MixtureParameters(NamedTuple):
         return len(self.means)
 
     @property
-    def eps(self) -> float:
-        """Machine precision of the parameters."""
-        return torch.finfo(self.means.dtype).eps
+    def num_components(self) -> int:
+        """K."""
+        return self.means.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return self.means.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the parameters."""
+        return self.means.device
 
     def select(self, index: Tensor) -> MixtureParameters:
         """The parameters of some mixtures."""
@@ -86,11 +96,11 @@ class MixtureModel:
 
     Attributes:
         family: structure of the covariances.
-        priors: of the mixtures in `cells`.
+        priors: of the mixtures in `batch_index`.
         evidence: log densities of other observations of a row, or None: see `GMMLayer`.
         projections: constraints of the M-step, in order.
         batch_shape: B of the layer.
-        cells: `(M,)`, which mixture of the flattened batch each entry of the leading axis is.
+        batch_index: `(M,)`, which mixture of the flattened batch each entry of the leading axis is.
         couples_batch: whether a projection sees the mixtures of a restart together, in the
             layer's batch shape; False: any of them, as a batch `(M,)`.
     """
@@ -100,31 +110,31 @@ class MixtureModel:
     evidence: nn.Module | None
     projections: Sequence[nn.Module]
     batch_shape: Size
-    cells: Tensor
+    batch_index: Tensor
     couples_batch: bool = True
 
     @classmethod
     def from_layer(cls, layer: GMMLayer, num_restarts: int = 1) -> Self:
         """The model of a layer, for a number of restarts."""
         size = layer.batch_shape.numel()
-        cells = torch.arange(size, device=layer.means.device).repeat(num_restarts)
+        batch_index = torch.arange(size, device=layer.means.device).repeat(num_restarts)
         return cls(
             layer.covariance,
-            [prior.select(cells) for prior in layer.all_priors],
+            [prior.select(batch_index) for prior in layer.all_priors],
             layer.evidence,
             list(layer.projections),
             layer.batch_shape,
-            cells,
+            batch_index,
         )
 
     def select(self, index: Tensor) -> MixtureModel:
         """The model of some mixtures along the leading axis."""
         priors = [prior.select(index) for prior in self.priors]
-        return replace(self, cells=self.cells[index], priors=priors)
+        return replace(self, batch_index=self.batch_index[index], priors=priors)
 
     def single_restart(self) -> MixtureModel:
         """The model of one restart of each mixture."""
-        return self.select(torch.arange(self.batch_shape.numel(), device=self.cells.device))
+        return self.select(torch.arange(self.batch_shape.numel(), device=self.batch_index.device))
 
     def without_evidence(self) -> MixtureModel:
         """The model of the rows alone."""
@@ -141,15 +151,17 @@ class MixtureModel:
         Where all mixtures read the same rows, B being ones, nothing is copied.
         """
         n, lead = len(values), 1 + len(self.batch_shape)
-        tail, size, m = values.shape[lead:], self.batch_shape.numel(), len(self.cells)
+        tail, size, m = values.shape[lead:], self.batch_shape.numel(), len(self.batch_index)
         if values.shape[1:lead].numel() == 1:
             return values.reshape(n, 1, *tail).expand(n, m, *tail)
         flat = values.expand(n, *self.batch_shape, *tail).reshape(n, size, *tail)
-        return flat if self._has_all_cells else flat[:, self.cells]
+        return flat if self._has_whole_batch else flat[:, self.batch_index]
 
     @cached_property
-    def _has_all_cells(self) -> bool:
-        return torch.equal(self.cells, torch.arange(self.batch_shape.numel()).to(self.cells))
+    def _has_whole_batch(self) -> bool:
+        return torch.equal(
+            self.batch_index, torch.arange(self.batch_shape.numel()).to(self.batch_index)
+        )
 
     def log_evidence(self, batch: Batch, num_components: int) -> Tensor:
         """What the evidence adds to the log joint densities of rows, `(n, M, K)`."""
@@ -180,6 +192,16 @@ class MixtureModel:
             mixture = self.distribution(parameters)
             total = total + sum(prior.log_prob(mixture).to(total) for prior in self.priors)
         return total / stats.total_weight
+
+    def entry_scales(self, parameters: MixtureParameters) -> Tensor:
+        """The unit of each entry of `to_vector`, `(M, V)`: deviations of the mixture, or 1."""
+        unit = self.distribution(parameters).variance.sqrt()
+        unit = torch.where(torch.isfinite(unit) & (unit > 0), unit, 1.0)
+        logits, means, _ = parameters
+        scales = self.family.raw_entry_scales(unit, parameters.num_components)
+        return MixtureParameters(
+            torch.ones_like(logits), unit.unsqueeze(-2).expand_as(means), scales
+        ).to_vector()
 
     def update_moments(self, moments: Moments) -> Moments:
         """Moments with the priors' pseudo-observations, then constrained by the projections."""

@@ -78,9 +78,9 @@ def group_by_precision(model: MixtureModel, parameters: MixtureParameters) -> li
     """Indices of the mixtures in groups that need the same dtype, each in its own coordinates."""
     features = model.family.features(parameters.means.shape[-1])
     if features is None:
-        return [torch.arange(parameters.num_mixtures, device=model.cells.device)]
+        return [torch.arange(parameters.num_mixtures, device=model.batch_index.device)]
     terms = _Terms(model, parameters, parameters.num_mixtures)
-    level = model.cells.new_zeros(parameters.num_mixtures)
+    level = model.batch_index.new_zeros(parameters.num_mixtures)
     for dtype in _precisions(parameters):
         magnitude = terms.in_coordinates(features, dtype)[1].magnitude
         level += ~(magnitude <= MAX_CANCELLATION[dtype]).all(-1)

@@ -157,10 +157,11 @@ class Reseed(CollapsePolicy):
         tied = model.family.tied
         wanted = collapsed.emptied if tied else collapsed.floored | collapsed.emptied
         rows, generator = candidates
-        counted = torch.ones(rows.num_rows, len(model.cells), dtype=torch.bool)
+        counted = torch.ones(rows.num_rows, len(model.batch_index), dtype=torch.bool)
         if rows.weight is not None:
             counted = (model.per_mixture(rows.weight) > 0).cpu()
-        wanted = wanted & (num_reseeds < self.max_reseeds) & counted.any(0).unsqueeze(-1).to(wanted)
+        wanted = wanted & (num_reseeds < self.max_reseeds)
+        wanted = wanted & (wanted.cumsum(-1) <= counted.sum(0).unsqueeze(-1).to(wanted.device))
         failed = torch.zeros_like(wanted[:, 0])
         if k == 1 or not bool(wanted.any()):
             return Repair(parameters, torch.zeros_like(wanted), failed)
@@ -169,11 +170,14 @@ class Reseed(CollapsePolicy):
         weights = parameters.mixture_logits.softmax(-1)
         means, scale = parameters.means.clone(), model.scale(parameters).clone()
         new_scale = None if tied else _whole_scale(model, parameters, k ** (-2 / d))
+        log_prob = torch.where(counted, log_prob, torch.inf)
         for m, component in wanted.nonzero().tolist():
-            places = counted[:, m].nonzero().squeeze(-1)
-            order = log_prob[places, m].argsort()
-            poor = order[: max(1, int(self.poor_fraction * len(order)))]
-            means[m, component] = x[int(places[poor[_draw(len(poor), generator)]]), m]
+            num_poor = max(1, int(self.poor_fraction * int(counted[:, m].sum())))
+            poor = log_prob[:, m].argsort(stable=True)[:num_poor]
+            place = int(poor[_draw(num_poor, generator)])
+            # Two components that start at one row would never part.
+            log_prob[place, m] = torch.inf
+            means[m, component] = x[place, m]
             weights[m, component] = weights[m].sum() / k
             if new_scale is not None:
                 scale[m, component] = new_scale[m, 0]

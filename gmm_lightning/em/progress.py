@@ -34,7 +34,7 @@ class EMProgress:
         if self._bar is None:
             return
         best = state.log_likelihood.nan_to_num(nan=-float("inf")).max()
-        several = {"starts": len(state.active)} if len(state.final.means) > 1 else {}
+        several = {"starts": len(state.active)} if state.final.num_mixtures > 1 else {}
         self._bar.set_postfix(log_likelihood=f"{float(best):.6f}", **several, refresh=False)
         self._bar.update(state.iteration - self._bar.n)
 
@@ -62,7 +62,7 @@ class ClassProgress:
         """Count the classes of a group that no start is followed of any more."""
         if self._bar is not None:
             every = state.model.batch_shape.numel()
-            done = every - len(state.model.cells.unique())
+            done = every - len(state.model.batch_index.unique())
             self._bar.update(done - self._before)
             self._before = done % every
 

@@ -13,7 +13,7 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.rows import Batch
 
 # (log joint densities, axis of the components, rows) -> (responsibilities, log density per row).
-# The first argument is overwritten: the responsibilities take its memory.
+# The first argument may be overwritten, as those below do: responsibilities take its memory.
 Responsibilities = Callable[[Tensor, int, Batch], tuple[Tensor, Tensor]]
 
 # Responsibilities below exp(_MIN_LOG), far less than what a sum of them can hold, are zero:
@@ -137,14 +137,16 @@ class ResponsibilitySchedule:
     hard: bool = False
     annealing: Annealing | None = None
 
-    @classmethod
-    def create(cls, *, hard: bool, annealing: Annealing | float | None) -> ResponsibilitySchedule:
-        """From the options of a fit."""
-        if hard and annealing is not None:
+    def __post_init__(self) -> None:
+        if self.hard and self.annealing is not None:
             raise InvalidArgumentError(
                 "hard=True gives every row to one component whatever the temperature, so "
-                f"annealing={annealing} would do nothing: leave one of them out"
+                f"annealing={self.annealing.start} would do nothing: leave one of them out"
             )
+
+    @classmethod
+    def create(cls, *, hard: bool, annealing: Annealing | float | None) -> ResponsibilitySchedule:
+        """From the options of a fit, where a number is the first inverse temperature."""
         if isinstance(annealing, float | int):
             annealing = Annealing(annealing)
         return cls(hard, annealing)

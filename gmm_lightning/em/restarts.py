@@ -9,12 +9,12 @@ from torch import Tensor
 _HALVING_STEPS = 5
 
 
-def halving_losers(objective: Tensor, cells: Tensor, iteration: int) -> Tensor:
+def halving_losers(objective: Tensor, batch_index: Tensor, iteration: int) -> Tensor:
     """Starts to give up, `(M,)`: successive halving, every 5 M-steps, down to one.
 
     Args:
         objective: of the starts still followed, `(M,)`.
-        cells: which mixture of a batch each of them is a start of, `(M,)`.
+        batch_index: which mixture of a batch each of them is a start of, `(M,)`.
         iteration: M-steps done.
 
     References:
@@ -24,18 +24,18 @@ def halving_losers(objective: Tensor, cells: Tensor, iteration: int) -> Tensor:
         hyperparameter optimization, AISTATS.
 
     Example:
-        >>> objective, cells = torch.tensor([1.0, 3.0, 2.0, 0.0]), torch.tensor([0, 0, 0, 1])
-        >>> halving_losers(objective, cells, iteration=5).tolist()
+        >>> objective, batch_index = torch.tensor([1.0, 3.0, 2.0, 0.0]), torch.tensor([0, 0, 0, 1])
+        >>> halving_losers(objective, batch_index, iteration=5).tolist()
         [True, False, False, False]
     """
     lost = torch.zeros(len(objective), dtype=torch.bool)
-    counts = cells.bincount()
+    counts = batch_index.bincount()
     if iteration == 0 or iteration % _HALVING_STEPS or int(counts.max()) < 2:
         return lost
     order = objective.argsort(descending=True)
-    order = order[cells[order].argsort(stable=True)]
+    order = order[batch_index[order].argsort(stable=True)]
     # Rank of each start among those of its own mixture.
     first = counts.cumsum(0) - counts
-    rank = torch.arange(len(order)) - first[cells[order]]
-    lost[order] = rank >= (counts[cells[order]] + 1) // 2
+    rank = torch.arange(len(order)) - first[batch_index[order]]
+    lost[order] = rank >= (counts[batch_index[order]] + 1) // 2
     return lost

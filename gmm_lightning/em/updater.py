@@ -18,8 +18,9 @@ class MonotoneUpdater:
     """Decides, mixture by mixture, whether an extrapolated step is taken and kept.
 
     After an E-step `rejected` says where the objective fell below the last accepted one;
-    `restore` gives these mixtures the parameters of the M-step before the extrapolation. The
-    objective of accepted E-steps never falls.
+    `restore` gives these mixtures the parameters of the M-step before the extrapolation, `accept`
+    takes the others as they are, and `extrapolate` follows the next M-step: so the objective of
+    accepted E-steps falls no more than plain EM's does.
 
     Args:
         acceleration: `squarem`, `anderson`, an `Accelerator`, or None.
@@ -43,7 +44,7 @@ class MonotoneUpdater:
             "accepted": torch.full((num_mixtures,), -torch.inf, dtype=torch.float64),
             "extrapolated": nothing,  # The present parameters are an extrapolation.
             "from_m_step": ~nothing,  # The last accepted ones were not.
-            "steady": nothing,  # The last accepted step gained less than the tolerance.
+            "small_gain": nothing,  # The last accepted step gained less than the tolerance.
             "cooldown": nothing.long(),  # M-steps to wait before the next extrapolation.
             "backoff": nothing.long() + 1,  # How long to wait after the next failure.
         }
@@ -81,7 +82,7 @@ class MonotoneUpdater:
         state["backoff"] = torch.where(state["extrapolated"], shorter, state["backoff"])
         state["from_m_step"] = ~state["extrapolated"]
         # The gain of an extrapolation tells nothing of convergence: an M-step alone follows.
-        state["steady"] = gain < tol
+        state["small_gain"] = gain < tol
         state["accepted"] = objective
         state["extrapolated"] = torch.zeros_like(state["extrapolated"])
 
@@ -104,8 +105,8 @@ class MonotoneUpdater:
         if self._accelerator is None:
             return after
         rows, state = after.to_vector(), self._state
-        found = self._accelerator.propose(before.to_vector(), rows, _entry_scales(model, before))
-        quiet = torch.ones_like(state["steady"])
+        found = self._accelerator.propose(before.to_vector(), rows, model.entry_scales(before))
+        quiet = torch.ones_like(state["small_gain"])
         if disturbed is not None:
             quiet = ~disturbed.cpu()
             self._accelerator.restart(disturbed)
@@ -114,7 +115,7 @@ class MonotoneUpdater:
         if found is None:
             return after
         proposal, valid = found
-        take = quiet & ~waiting & valid.cpu() & ~(state["steady"] & ~state["from_m_step"])
+        take = quiet & ~waiting & valid.cpu() & ~(state["small_gain"] & ~state["from_m_step"])
         take &= torch.isfinite(proposal).all(-1).cpu()
         state["extrapolated"], self._fallback = take, rows
         return after.from_vector(torch.where(take.to(rows.device).unsqueeze(-1), proposal, rows))
@@ -143,14 +144,3 @@ class MonotoneUpdater:
         # The steps that another kind of acceleration kept are of no use here.
         if self._accelerator is not None and state.get("kind") == self._accelerator.name:
             self._accelerator.load_state_dict(state["accelerator"])
-
-
-def _entry_scales(model: MixtureModel, parameters: MixtureParameters) -> Tensor:
-    """What each entry of the rows `(M, V)` is measured in: deviations of the mixture, or 1."""
-    unit = model.distribution(parameters).variance.sqrt()
-    unit = torch.where(torch.isfinite(unit) & (unit > 0), unit, 1.0)
-    logits, means, _ = parameters
-    scales = model.family.raw_entry_scales(unit, means.shape[1])
-    return MixtureParameters(
-        torch.ones_like(logits), unit.unsqueeze(-2).expand_as(means), scales
-    ).to_vector()

@@ -107,7 +107,7 @@ def _raise_to_floor(
     mixture, scale = model.distribution(wide), model.scale(wide)
     scatter = family.project(family.covariance_matrix(scale, d))
     dof = scatter.new_ones(len(scale), family.groups(k))
-    bound = family.variance_floor(scatter, dof, mixture.variance, parameters.eps)
+    bound = family.variance_floor(scatter, dof, mixture.variance, torch.finfo(parameters.dtype).eps)
     bound = bound.clamp(min=min_std**2)
     raised, smallest = family.floor(scatter, dof, bound)
     low = torch.isfinite(smallest)

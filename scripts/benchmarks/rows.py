@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning import GMMLayer, SufficientStatistics, fit_em
-from gmm_lightning.em import MixtureModel, MixtureParameters, MStep, maximize
+from gmm_lightning.em import MixtureModel, MixtureParameters, MStepResult, maximize
 from gmm_lightning.em.expectation import EStep
 from gmm_lightning.rows import as_source
 
@@ -94,7 +94,7 @@ class FitSteps:
         """One E-step."""
         return self._e_step(self.model, self.parameters)
 
-    def iterate(self) -> MStep:
+    def iterate(self) -> MStepResult:
         """One E-step and one M-step."""
         step = maximize(self.model, self.parameters, self.statistics())
         self.parameters = step.parameters

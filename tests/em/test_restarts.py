@@ -207,9 +207,9 @@ def test_pruning_keeps_the_best_where_that_is_easy(family: str, generator: Gener
 
 def test_each_mixture_keeps_its_better_starts() -> None:
     objective = torch.tensor([[0.0, 9.0], [1.0, 0.0], [2.0, 1.0], [3.0, 2.0]])
-    cells = torch.arange(2).repeat(4)
+    batch_index = torch.arange(2).repeat(4)
     # Better halves: starts 2 and 3 of the first mixture, starts 0 and 3 of the second.
-    lost = halving_losers(objective.flatten(), cells, 5).view(4, 2)
+    lost = halving_losers(objective.flatten(), batch_index, 5).view(4, 2)
     assert lost.tolist() == [[True, False], [True, True], [False, True], [False, False]]
     one = torch.zeros(4, dtype=torch.long)
     assert not halving_losers(objective[:, 0], one, 0).any()
