@@ -1,8 +1,8 @@
 """Closed-form EM: two steps, and a loop around them.
 
-Read in this order: `parameters` (what EM works on), `responsibilities`, `plan` and the two kernels
-(`expectation` chooses), `maximization`, `collapse` and `policies`, `acceleration` and `updater`,
-`restarts`, `loop` (the algorithm), `fit`. For layers: `steps`, `stepwise`, `classifier`.
+Read in this order: `parameters` (what EM works on), `responsibilities`, `plan`, `workspace` and the
+two kernels (`expectation` chooses), `collapse`, `maximization`, `policies`, `acceleration`,
+`updater`, `restarts`, `loop` (the algorithm), `fit`. For layers: `steps`, `stepwise`, `classifier`.
 """
 
 from __future__ import annotations
