@@ -10,13 +10,9 @@ from scipy.special import gammaincc, gammainccinv, gammaincinv
 
 
 def chi_quantile(mass: ArrayLike, num_features: int) -> NDArray[np.float64]:
-    """The Mahalanobis radius inside which a Gaussian of D features has each of some masses.
+    """The Mahalanobis radii inside which a Gaussian of D features has masses in [0, 1].
 
     `r^2` is the quantile of the chi-square distribution with D degrees of freedom.
-
-    Args:
-        mass: in [0, 1]; 1 gives infinity.
-        num_features: D.
 
     Example:
         >>> chi_quantile([0.5, 0.95], 2).round(4)
@@ -29,13 +25,7 @@ def chi_quantile(mass: ArrayLike, num_features: int) -> NDArray[np.float64]:
 
 
 def chi_tail_quantile(radius: float, share: float, num_features: int) -> float:
-    """The radius that leaves outside a share of the mass that another radius leaves outside.
-
-    Example:
-        >>> from gmm_lightning.distributions._chi import chi_tail_quantile
-        >>> round(chi_tail_quantile(0.0, 0.05, 2), 4)
-        2.4477
-    """
+    """The radius that leaves outside a share of the mass that another radius leaves outside."""
     half = 0.5 * num_features
     left = share * float(gammaincc(half, 0.5 * radius**2))
     if left > np.finfo(np.float64).tiny:

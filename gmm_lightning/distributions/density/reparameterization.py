@@ -33,6 +33,9 @@ def draw_reparameterized(
         shape = full_shape(mixture, sample_shape)
         return gumbel_softmax_sample(tempered, shape, relaxation, generator)
     x, z = draw_samples(mixture, sample_shape, options, generator)
+    own = (mixture.mixture_logits, mixture.means, mixture.scale)
+    if not (torch.is_grad_enabled() and any(p.requires_grad for p in own)):
+        return x
     if 0 in mixture.batch_shape:
         # No mixture, no draw: only the graph is kept.
         return x + tempered.means.sum()

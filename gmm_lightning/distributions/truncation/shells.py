@@ -42,7 +42,6 @@ class Shell(MahalanobisRegion):
         InvalidArgumentError: a negative radius, or an empty range.
 
     Example:
-        >>> from gmm_lightning.distributions import MixtureOfGaussians
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 3), torch.eye(3)[None])
         >>> x = mixture.sample(4, within=Shell(40.0, 41.0))
         >>> bool(((x.norm(dim=-1) > 40) & (x.norm(dim=-1) < 41)).all())
@@ -74,7 +73,6 @@ class Confidence(MahalanobisRegion):
         InvalidArgumentError: a probability out of range, or an empty range.
 
     Example:
-        >>> from gmm_lightning.distributions import MixtureOfGaussians
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
         >>> x = mixture.sample(1000, within=Confidence(0.95, 1.0))
         >>> bool((x.norm(dim=-1) > 2.447).all())
