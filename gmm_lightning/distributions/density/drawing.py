@@ -9,11 +9,11 @@ from typing import SupportsIndex
 import torch
 from torch import Generator, Size, Tensor
 
-from gmm_lightning.distributions._ancestral import choose_components, unwhiten_rows
-from gmm_lightning.distributions.density.mixture_density import MixtureDensity
+from gmm_lightning.distributions.density.ancestral import choose_components, unwhiten_rows
+from gmm_lightning.distributions.density.mixture_density import M, MixtureDensity
 from gmm_lightning.distributions.density.options import DrawOptions, SampleShape
 from gmm_lightning.distributions.density.quasi import low_variance_normals
-from gmm_lightning.distributions.truncation import TemperedMixture, sample_within
+from gmm_lightning.distributions.density.within import sample_within
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype, full_precision
 
@@ -58,7 +58,8 @@ def draw_samples(
     if shape.numel() == 0:
         return means.new_empty(*shape, d), torch.zeros(shape, dtype=torch.long, device=means.device)
     if options.within is not None:
-        tempered = _tempered_parameters(mixture, temperature)
+        wide = mixture.map_parameters(lambda p: p.to(accumulator_dtype(p.device)))
+        tempered = temper(wide, temperature)
         return sample_within(options.within, tempered, shape, z, means.dtype, generator)
     if options.quasi or options.antithetic:
         found, noise = low_variance_normals(
@@ -73,9 +74,9 @@ def draw_samples(
         return unwhiten_rows(mixture.covariance, means, mixture.scale, z, noise), z
 
 
-def _tempered_parameters(mixture: MixtureDensity, temperature: float) -> TemperedMixture:
-    """Parameters in the precision of sums: logits over, covariances times the temperature."""
-    wide = mixture.map_parameters(lambda p: p.to(accumulator_dtype(p.device)))
-    log_weights = (wide.mixture_logits / temperature).log_softmax(-1)
-    spread = math.sqrt(temperature)
-    return TemperedMixture(wide.covariance, log_weights, wide.means, wide.scale, spread)
+def temper(mixture: M, temperature: float) -> M:
+    """The mixture with logits divided, and covariances multiplied, by the temperature."""
+    if temperature == 1:
+        return mixture
+    factor = math.sqrt(temperature) * mixture.scale_tril
+    return mixture.with_parameters(mixture.mixture_logits / temperature, mixture.means, factor)

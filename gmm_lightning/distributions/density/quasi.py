@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Size, Tensor
 from torch.quasirandom import SobolEngine
 
-from gmm_lightning.distributions._ancestral import choose_components
+from gmm_lightning.distributions.density.ancestral import choose_components
 from gmm_lightning.errors import InvalidArgumentError
 
 # torch's points are multiples of this.

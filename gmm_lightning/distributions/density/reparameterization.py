@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -10,10 +9,10 @@ from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
 from gmm_lightning._validation import require_integer, require_number
-from gmm_lightning.distributions._ancestral import choose_components
-from gmm_lightning.distributions.density.drawing import draw_samples, full_shape
+from gmm_lightning.distributions.density.ancestral import choose_components
+from gmm_lightning.distributions.density.drawing import draw_samples, full_shape, temper
 from gmm_lightning.distributions.density.implicit import implicit_reparameterization
-from gmm_lightning.distributions.density.mixture_density import M, MixtureDensity, as_mixture
+from gmm_lightning.distributions.density.mixture_density import MixtureDensity, as_mixture
 from gmm_lightning.distributions.density.options import DrawOptions, SampleShape
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import full_precision, multiply_rows
@@ -28,7 +27,7 @@ def draw_reparameterized(
 ) -> Tensor:
     """Samples `(*S, *B, D)` with gradients: see `MixtureOfGaussians.rsample`."""
     check_reparameterization(options, relaxation)
-    tempered = _temper(mixture, float(options.temperature))
+    tempered = temper(mixture, float(options.temperature))
     if relaxation is not None:
         shape = full_shape(mixture, sample_shape)
         return gumbel_softmax_sample(tempered, shape, relaxation, generator)
@@ -66,14 +65,6 @@ def check_reparameterization(options: DrawOptions, relaxation: float | None) -> 
         raise InvalidArgumentError(
             "relaxed draws mix all components: they take no component, quasi or antithetic"
         )
-
-
-def _temper(mixture: M, temperature: float) -> M:
-    """The mixture with logits divided, and covariances multiplied, by the temperature."""
-    if temperature == 1:
-        return mixture
-    factor = math.sqrt(temperature) * mixture.scale_tril
-    return mixture.with_parameters(mixture.mixture_logits / temperature, mixture.means, factor)
 
 
 def _blend(mixture: MixtureDensity, e: Tensor, choice: Tensor) -> Tensor:

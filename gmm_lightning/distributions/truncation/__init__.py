@@ -17,21 +17,26 @@ References:
 from __future__ import annotations
 
 from gmm_lightning.distributions.truncation.ball import Ball
+from gmm_lightning.distributions.truncation.envelopes import GaussianComponent
 from gmm_lightning.distributions.truncation.euclidean import EuclideanRegion, Where
 from gmm_lightning.distributions.truncation.polyhedra import Box, HalfSpace
-from gmm_lightning.distributions.truncation.sampling import Region, TemperedMixture, sample_within
+from gmm_lightning.distributions.truncation.rejection import rejection_sample
 from gmm_lightning.distributions.truncation.shells import Confidence, MahalanobisRegion, Shell
+from gmm_lightning.distributions.truncation.truncated import sample_truncated_chi
+
+Region = EuclideanRegion | MahalanobisRegion
 
 __all__ = [
     "Ball",
     "Box",
     "Confidence",
     "EuclideanRegion",
+    "GaussianComponent",
     "HalfSpace",
     "MahalanobisRegion",
     "Region",
     "Shell",
-    "TemperedMixture",
     "Where",
-    "sample_within",
+    "rejection_sample",
+    "sample_truncated_chi",
 ]
