@@ -10,10 +10,15 @@ from torch.nn.functional import one_hot
 
 from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.distributions.density.ancestral import choose_components
-from gmm_lightning.distributions.density.drawing import draw_samples, full_shape, temper
+from gmm_lightning.distributions.density.drawing import (
+    DrawOptions,
+    SampleShape,
+    draw_samples,
+    full_shape,
+    temper,
+)
 from gmm_lightning.distributions.density.implicit import implicit_reparameterization
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity, as_mixture
-from gmm_lightning.distributions.density.options import DrawOptions, SampleShape
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import full_precision, multiply_rows
 
@@ -47,12 +52,7 @@ def draw_reparameterized(
 
 
 def check_reparameterization(options: DrawOptions, relaxation: float | None) -> None:
-    """Raise where samples with these options have no gradient.
-
-    Raises:
-        InvalidArgumentError: a region, whose mass depends on the parameters; or a relaxation
-            together with given components, `quasi` or `antithetic`.
-    """
+    """Raise `InvalidArgumentError` where samples with these options have no gradient."""
     if options.within is not None:
         raise InvalidArgumentError(
             "draws within a region have no gradients: how many are refused depends on the "

@@ -48,7 +48,7 @@ def sample_within(
 def _unwhiten(mixture: MixtureDensity, component: Tensor, noise: Tensor) -> Tensor:
     """`mu_z + L_z noise` row by row."""
     if mixture.batch_shape:
-        return unwhiten_rows(mixture.covariance, mixture.means, mixture.scale, component, noise)
+        return unwhiten_rows(mixture, component, noise)
     # Without a batch, one product for all rows of a component.
     x = torch.empty_like(noise)
     for one in component.unique().tolist():
@@ -91,10 +91,10 @@ def _sample_euclidean(
 
 def _components_of(mixture: MixtureDensity, pairs: Sequence[int]) -> list[GaussianComponent]:
     """Components `cell * K + k`, cell in the batch, with diagonal factors as vectors."""
-    k, d = mixture.means.shape[-2:]
+    d = mixture.num_features
     means, scale = mixture.means.reshape(-1, d), mixture.scale.flatten(0, len(mixture.batch_shape))
     # Where components share a covariance, they share its factor here too.
-    rows = [pair if len(scale) == len(means) else pair // k for pair in pairs]
+    rows = [pair * len(scale) // len(means) for pair in pairs]
     factors: dict[int, Tensor] = {}
     for row in sorted(set(rows)):
         factor = mixture.covariance.scale_tril(scale[row : row + 1], d)[0]

@@ -21,7 +21,12 @@ from gmm_lightning.distributions.truncation.envelopes import GaussianComponent
 from gmm_lightning.distributions.truncation.euclidean import EuclideanRegion, Where
 from gmm_lightning.distributions.truncation.polyhedra import Box, HalfSpace
 from gmm_lightning.distributions.truncation.rejection import rejection_sample
-from gmm_lightning.distributions.truncation.shells import Confidence, MahalanobisRegion, Shell
+from gmm_lightning.distributions.truncation.shells import (
+    Confidence,
+    MahalanobisRegion,
+    Shell,
+    chi_quantile,
+)
 from gmm_lightning.distributions.truncation.truncated import sample_truncated_chi
 
 Region = EuclideanRegion | MahalanobisRegion
@@ -37,6 +42,7 @@ __all__ = [
     "Region",
     "Shell",
     "Where",
+    "chi_quantile",
     "rejection_sample",
     "sample_truncated_chi",
 ]
