@@ -17,7 +17,6 @@ Functions take a mixture, or a layer for its `distribution()`.
 
 from __future__ import annotations
 
-from gmm_lightning.distributions._chi import chi_quantile
 from gmm_lightning.distributions.algebra import (
     Estimate,
     affine,
@@ -79,6 +78,7 @@ from gmm_lightning.distributions.truncation import (
     Region,
     Shell,
     Where,
+    chi_quantile,
 )
 
 __all__ = [

@@ -25,14 +25,11 @@ from gmm_lightning.distributions.inference import (
 from gmm_lightning.distributions.truncation import Region
 from gmm_lightning.errors import InvalidArgumentError
 
-_MARGINALIZE = "marginalize"
-
 
 class MixtureOfGaussians(MixtureDensity):
     """`p(x) = sum_k pi_k N(x | mu_k, Sigma_k)`, batched, differentiable in x and parameters.
 
-    Densities do not depend on checks of values: a row with NaN has density NaN, and the whole
-    graph compiles.
+    Densities do not check values: a row with NaN has density NaN, and the whole graph compiles.
     A row so far from every component that the squares overflow (1e154 standard deviations, 1e19
     in float32) has log density -inf, and responsibilities and a score that are NaN.
 
@@ -73,8 +70,8 @@ class MixtureOfGaussians(MixtureDensity):
         """
         if missing is None:
             return super().log_joint(x)
-        if missing != _MARGINALIZE:
-            raise InvalidArgumentError(f"missing must be None or {_MARGINALIZE!r}, got {missing!r}")
+        if missing != "marginalize":
+            raise InvalidArgumentError(f"missing must be None or 'marginalize', got {missing!r}")
         return log_joint_observed(self, x)
 
     def log_prob(self, value: Tensor, missing: str | None = None) -> Tensor:
@@ -82,9 +79,9 @@ class MixtureOfGaussians(MixtureDensity):
 
         Args:
             value: the rows.
-            missing: None: a row with NaN has density NaN, and no value is inspected.
-                `marginalize`: the density of the entries that are not NaN, integrated over
-                the others; log density 0 for a row without entries.
+            missing: None: a row with NaN has density NaN. `marginalize`: the density of the
+                entries that are not NaN, integrated over the others; log density 0 for a row
+                without entries.
 
         Raises:
             InvalidArgumentError: rows of another width, or an unknown value of `missing`.
@@ -98,8 +95,6 @@ class MixtureOfGaussians(MixtureDensity):
 
     def grad_log_prob(self, x: Tensor) -> Tensor:
         """The score `d log p / dx = sum_k r_k(x) Sigma_k^-1 (mu_k - x)`, `(*S, *B, D)`.
-
-        Differentiable in x and the parameters.
 
         Example:
             >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
@@ -178,27 +173,18 @@ class MixtureOfGaussians(MixtureDensity):
     ) -> Tensor:
         """Samples with gradients to weights, means and scales, `(*sample_shape, *B, D)`.
 
-        By default these are the samples of `sample` with implicit reparameterisation gradients:
-        unbiased for `E[f(x)]`, in the weights too, but noisy in the weights where components are
-        more than about six standard deviations apart (`score_function` is better there).
-
-        Args:
-            sample_shape: as for `sample`.
-            component: as for `sample`; the weights then have no gradient.
-            temperature: as for `sample`.
-            quasi: as for `sample`.
-            antithetic: as for `sample`.
-            relaxed: None, or the temperature of a Gumbel-softmax relaxation of the component: the
-                gradient has a low variance, but is biased unless the temperature is near 0.
-            generator: as for `sample`.
+        Arguments are those of `sample`. Gradients are implicit reparameterisation gradients:
+        unbiased for `E[f(x)]`, but noisy in the weights where components are more than about six
+        standard deviations apart (`score_function` is better there). With `component` the weights
+        have none. `relaxed` is the temperature of a Gumbel-softmax relaxation of the component:
+        the gradient has a low variance, but is biased unless the temperature is near 0.
 
         Raises:
             InvalidArgumentError: as for `sample`, or `relaxed` together with `component`,
                 `quasi` or `antithetic`.
 
         References:
-            M. Figurnov, S. Mohamed, A. Mnih (2018), Implicit reparameterization gradients,
-            NeurIPS.
+            M. Figurnov, S. Mohamed, A. Mnih (2018), Implicit reparameterization gradients, NeurIPS.
 
         Example:
             >>> logits = torch.zeros(2, requires_grad=True)
@@ -258,9 +244,9 @@ class MixtureOfGaussians(MixtureDensity):
         return condition(self, indices, values)
 
     def moment_match(self) -> Self:
-        """The Gaussian with the mixture's mean and covariance, as a mixture of one component.
+        """The Gaussian q with the least `KL(p || q)`, as a mixture of one component.
 
-        It is the Gaussian q that minimises `KL(p || q)`.
+        It has the mixture's mean and covariance.
 
         Example:
             >>> mixture = MixtureOfGaussians(torch.zeros(2), torch.tensor([[-2.0], [2.0]]),

@@ -18,7 +18,6 @@ from gmm_lightning.distributions.density import (
     as_mixture,
     conditional_cdfs,
     draw_reparameterized,
-    draw_samples,
 )
 from gmm_lightning.distributions.inference import require_one_feature
 
@@ -32,12 +31,9 @@ def crps(mixture: MixtureDensity, y: Tensor) -> Tensor:
     Lower is better, in the unit of y; for a point mass it is the absolute error. Differentiable,
     and so a loss.
 
-    Shape:
-        y `(*S, *B, 1)` gives `(*S, *B)`.
-
     Args:
         mixture: of one feature.
-        y: the observations.
+        y: the observations, `(*S, *B, 1)`, which give `(*S, *B)`.
 
     Raises:
         InvalidArgumentError: several features, or rows of another shape.
@@ -68,9 +64,8 @@ def crps(mixture: MixtureDensity, y: Tensor) -> Tensor:
 def _mean_absolute(mean: Tensor, scale: Tensor) -> Tensor:
     """`E|X|` of `N(m, s^2)`."""
     z = mean / scale
-    return scale * math.sqrt(2 / math.pi) * (-0.5 * z.square()).exp() + mean * torch.erf(
-        z * math.sqrt(0.5)
-    )
+    peak = scale * math.sqrt(2 / math.pi) * (-0.5 * z.square()).exp()
+    return peak + mean * torch.erf(z * math.sqrt(0.5))
 
 
 def probability_integral_transform(mixture: MixtureDensity, y: Tensor) -> Tensor:
@@ -79,12 +74,9 @@ def probability_integral_transform(mixture: MixtureDensity, y: Tensor) -> Tensor
     For one feature it is the distribution function; for several the Rosenblatt transform, in the
     order of the features. Differentiable in y and the parameters.
 
-    Shape:
-        y `(*S, *B, D)` gives `(*S, *B, D)`.
-
     Args:
         mixture: the forecast.
-        y: the observations.
+        y: the observations, `(*S, *B, D)`, as the result.
 
     Raises:
         InvalidArgumentError: rows of another shape.
@@ -99,9 +91,7 @@ def probability_integral_transform(mixture: MixtureDensity, y: Tensor) -> Tensor
         tensor([[0.5000, 0.5000],
                 [0.8413, 0.5000]])
     """
-    mixture = as_mixture(mixture)
-    mixture.check_rows(y)
-    return conditional_cdfs(mixture, y)[0].clamp(0.0, 1.0)
+    return conditional_cdfs(as_mixture(mixture), y)[0].clamp(0.0, 1.0)
 
 
 def energy_score(
@@ -115,12 +105,9 @@ def energy_score(
     Unbiased: each row has its own samples, of which each is compared with y and with the next.
     Lower is better. Gradients of the parameters flow through the samples, as from `rsample`.
 
-    Shape:
-        y `(*S, *B, D)` gives `(*S, *B)`, from samples `(num_draws, *S, *B, D)`.
-
     Args:
         mixture: the forecast, of any number of features.
-        y: the observations.
+        y: the observations, `(*S, *B, D)`, which give `(*S, *B)`.
         num_draws: samples for each row, at least 2.
         generator: source of randomness.
 
@@ -141,14 +128,8 @@ def energy_score(
     num_draws = require_integer("num_draws", num_draws, least=2)
     mixture.check_rows(y)
     rows = torch.broadcast_shapes(y.shape[:-1], mixture.batch_shape)
-    lead = rows[: len(rows) - len(mixture.batch_shape)]
-    shape = torch.Size([num_draws, *lead])
-    own = mixture.expand(rows[len(lead) :])
-    if torch.is_grad_enabled() and any(
-        p.requires_grad for p in (own.mixture_logits, own.means, own.scale)
-    ):
-        x = draw_reparameterized(own, shape, DrawOptions(), None, generator)
-    else:
-        x, _ = draw_samples(own, shape, DrawOptions(), generator)
+    lead = len(rows) - len(mixture.batch_shape)
+    own, shape = mixture.expand(rows[lead:]), (num_draws, *rows[:lead])
+    x = draw_reparameterized(own, shape, DrawOptions(), None, generator)
     miss = (x - y.to(x.dtype)).norm(dim=-1).mean(0)
     return miss - 0.5 * (x - x.roll(1, 0)).norm(dim=-1).mean(0)

@@ -22,6 +22,7 @@ from gmm_lightning.distributions import (
     MixtureOfGaussians,
     Where,
     affine,
+    chi_quantile,
     confidence_radius,
     ellipses,
     entropy,
@@ -36,7 +37,7 @@ from gmm_lightning.distributions import (
     sigma_points,
     unscented,
 )
-from gmm_lightning.distributions._chi import chi_quantile, chi_tail_quantile
+from gmm_lightning.distributions.truncation.shells import chi_tail_quantile
 from gmm_lightning.errors import GMMError, InvalidArgumentError, InvalidDataError
 
 NOT_NUMBERS = ["a", None, math.nan, True, [1.0], 10**400, 1j, torch.ones(1)]

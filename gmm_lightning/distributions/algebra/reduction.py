@@ -25,7 +25,7 @@ def prune(mixture: M, min_weight: float) -> M:
     _require_single(mixture)
     min_weight = require_number("min_weight", min_weight, least=0, most=1)
     weights = mixture.weights.detach()
-    kept = (weights >= min(min_weight, float(weights.max()))).nonzero().squeeze(-1)
+    kept = weights >= min(min_weight, float(weights.max()))
     return mixture.with_parameters(
         mixture.mixture_logits[kept], mixture.means[kept], mixture.scale_tril[kept]
     )
@@ -53,26 +53,22 @@ def reduce(mixture: M, num_components: int) -> M:
     num_components = require_integer("num_components", num_components, least=1)
     # The contribution of means far apart takes more digits than the covariances.
     wide = accumulator_dtype(mixture.means.device)
-    w, m = mixture.weights.to(wide), mixture.means.to(wide)
-    factor = mixture.scale_tril.to(wide)
-    c = factor @ factor.mT
+    w, factor = mixture.weights.to(wide), mixture.scale_tril.to(wide)
     # The mean of two components of weight 0 is undefined.
-    positive = w > 0
-    w, m, c = w[positive], m[positive], c[positive]
+    kept = w > 0
+    w, m, c = w[kept], mixture.means.to(wide)[kept], (factor @ factor.mT)[kept]
     while len(w) > num_components:
         i, j = torch.triu_indices(len(w), len(w), 1, device=w.device)
-        total, mean, spread = _merge_moments(w, m, c, i, j)
+        merged = total, _, spread = _merge_moments(w, m, c, i, j)
         cost = total * torch.logdet(spread) - w[i] * torch.logdet(c[i]) - w[j] * torch.logdet(c[j])
         best = int(cost.detach().argmin())
-        a, b = int(i[best]), int(j[best])
-        left = [n for n in range(len(w)) if n not in (a, b)]
-        w = torch.cat([w[left], total[best : best + 1]])
-        m = torch.cat([m[left], mean[best : best + 1]])
-        c = torch.cat([c[left], spread[best : best + 1]])
+        left = torch.ones_like(w, dtype=torch.bool)
+        left[i[best]] = left[j[best]] = False
+        pairs = zip((w, m, c), merged, strict=True)
+        w, m, c = (torch.cat([old[left], new[best : best + 1]]) for old, new in pairs)
     factor = torch.linalg.cholesky(symmetrize(c))
-    return mixture.with_parameters(
-        w.log().to(mixture.means), m.to(mixture.means), factor.to(mixture.means)
-    )
+    logits, means, factor = (v.to(mixture.means) for v in (w.log(), m, factor))
+    return mixture.with_parameters(logits, means, factor)
 
 
 def _merge_moments(

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_number
-from gmm_lightning.covariances import FullCovariance
 from gmm_lightning.distributions.density import MixtureDensity, as_mixture
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
@@ -48,10 +47,10 @@ def from_sigma_points(
     beta: float = 2.0,
     kappa: float = 0.0,
 ) -> MixtureOfGaussians:
-    """The mixture whose components have the moments of sigma points `(*B, K, 2 D + 1, M)`.
+    """The mixture whose components have the moments of sigma points.
 
     Args:
-        points: function values at `sigma_points`.
+        points: function values at `sigma_points`, `(*B, K, 2 D + 1, M)`.
         mixture_logits: `(*B, K)`.
         alpha: as for `sigma_points`.
         beta: weight of the central point in the covariance; 2 for a normal distribution.
@@ -78,7 +77,7 @@ def from_sigma_points(
             "the points of a component have no covariance of full rank: the function loses "
             "dimensions"
         )
-    return MixtureOfGaussians(mixture_logits, points[..., 0, :] + shift, factor, FullCovariance())
+    return MixtureOfGaussians(mixture_logits, points[..., 0, :] + shift, factor)
 
 
 def unscented(
@@ -106,12 +105,10 @@ def unscented(
     """
     mixture = as_mixture(mixture)
     # Points lie close together for a small alpha: their differences need float64.
-    dtype, wide = mixture.means.dtype, accumulator_dtype(mixture.means.device)
-    logits = mixture.mixture_logits.to(wide)
-    exact = mixture.with_parameters(logits, mixture.means.to(wide), mixture.scale_tril.to(wide))
-    points = function(sigma_points(exact, alpha, kappa))
-    image = from_sigma_points(points, logits, alpha=alpha, beta=beta, kappa=kappa)
-    return image.with_parameters(logits.to(dtype), image.means.to(dtype), image.scale.to(dtype))
+    wide = mixture.map_parameters(lambda p: p.to(accumulator_dtype(p.device)))
+    points = function(sigma_points(wide, alpha, kappa))
+    image = from_sigma_points(points, wide.mixture_logits, alpha=alpha, beta=beta, kappa=kappa)
+    return image.map_parameters(lambda p: p.to(mixture.means.dtype))
 
 
 def _scaling(num_features: int, alpha: float, kappa: float) -> float:

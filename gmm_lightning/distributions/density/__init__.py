@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gmm_lightning.distributions.density.drawing import draw_samples
+from gmm_lightning.distributions.density.drawing import DrawOptions, SampleShape, draw_samples
 from gmm_lightning.distributions.density.implicit import (
     conditional_cdfs,
     implicit_reparameterization,
@@ -14,7 +14,6 @@ from gmm_lightning.distributions.density.mixture_density import (
     as_mixture,
     moment_match,
 )
-from gmm_lightning.distributions.density.options import DrawOptions, SampleShape
 from gmm_lightning.distributions.density.reparameterization import (
     check_reparameterization,
     draw_reparameterized,

@@ -1,21 +1,106 @@
-"""Samples from a mixture."""
+"""Samples from a mixture, and their options."""
 
 from __future__ import annotations
 
 import math
 import operator
+from dataclasses import dataclass
 from typing import SupportsIndex
 
 import torch
 from torch import Generator, Size, Tensor
 
-from gmm_lightning.distributions._ancestral import choose_components, unwhiten_rows
-from gmm_lightning.distributions.density.mixture_density import MixtureDensity
-from gmm_lightning.distributions.density.options import DrawOptions, SampleShape
-from gmm_lightning.distributions.density.quasi import low_variance_normals
-from gmm_lightning.distributions.truncation import TemperedMixture, sample_within
+from gmm_lightning._validation import require_number
+from gmm_lightning.distributions.density.ancestral import (
+    check_sobol_dimension,
+    choose_components,
+    low_variance_normals,
+    unwhiten_rows,
+)
+from gmm_lightning.distributions.density.mixture_density import M, MixtureDensity
+from gmm_lightning.distributions.density.within import sample_within
+from gmm_lightning.distributions.truncation import Region
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype, full_precision
+
+SampleShape = tuple[int, ...] | Size | int
+
+
+@dataclass(frozen=True, eq=False)
+class DrawOptions:
+    """Options of `MixtureOfGaussians.sample`, which explains them, checked at construction.
+
+    Raises:
+        InvalidArgumentError: a value out of range, or options that exclude each other.
+    """
+
+    component: int | Tensor | None = None
+    within: Region | None = None
+    temperature: float = 1.0
+    quasi: bool = False
+    antithetic: bool = False
+
+    def __post_init__(self) -> None:
+        index = None if self.component is None else _as_index(self.component)
+        if isinstance(self.temperature, Tensor) and self.temperature.requires_grad:
+            raise InvalidArgumentError("no gradient flows to the temperature: pass its value")
+        require_number("temperature", self.temperature, above=0)
+        for name in ("quasi", "antithetic"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidArgumentError(
+                    f"{name} must be True or False, got {getattr(self, name)!r}"
+                )
+        if not isinstance(self.within, Region | None):
+            raise InvalidArgumentError(
+                "within must be a region (Shell, Confidence, Ball, Box, HalfSpace or Where), got "
+                f"{self.within!r}"
+            )
+        if self.within is not None and (self.quasi or self.antithetic):
+            raise InvalidArgumentError("draws within a region are independent ones only")
+        if self.antithetic and index is not None and index.dim():
+            raise InvalidArgumentError(
+                "antithetic rows share a component in pairs: give one component, or none"
+            )
+        if self.quasi and self.antithetic:
+            raise InvalidArgumentError(
+                "quasi and antithetic are two ways to spread draws: choose one"
+            )
+
+    def check(self, num_components: int, num_features: int) -> None:
+        """Raise `InvalidArgumentError` where these options do not fit a mixture of given sizes."""
+        index = torch.zeros(0) if self.component is None else _as_index(self.component)
+        if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < num_components):
+            ends = f"{int(index.min())} to {int(index.max())}"
+            found = index.tolist() if index.numel() <= 10 else ends
+            raise InvalidArgumentError(f"component must be in [0, {num_components}), got {found}")
+        if self.within is not None:
+            self.within.check(num_features)
+        if self.quasi:
+            check_sobol_dimension(num_features)
+
+    def components(self, shape: Size, device: torch.device) -> Tensor | None:
+        """The given component indices, expanded to shape `(*S, *B)`."""
+        if self.component is None:
+            return None
+        index = _as_index(self.component).to(device)
+        try:
+            return index.expand(shape)
+        except RuntimeError:
+            raise InvalidArgumentError(
+                f"component must broadcast to {tuple(shape)}, got shape {tuple(index.shape)}"
+            ) from None
+
+
+def _as_index(component: int | Tensor) -> Tensor:
+    """Component indices as a tensor of integers."""
+    try:
+        index = torch.as_tensor(component)
+    except (TypeError, ValueError, RuntimeError):
+        index = torch.zeros(())
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise InvalidArgumentError(f"component must be an integer index, got {component!r}")
+    return index.long()
+
 
 _INDEPENDENT = DrawOptions()
 
@@ -58,7 +143,8 @@ def draw_samples(
     if shape.numel() == 0:
         return means.new_empty(*shape, d), torch.zeros(shape, dtype=torch.long, device=means.device)
     if options.within is not None:
-        tempered = _tempered_parameters(mixture, temperature)
+        wide = mixture.map_parameters(lambda p: p.to(accumulator_dtype(p.device)))
+        tempered = temper(wide, temperature)
         return sample_within(options.within, tempered, shape, z, means.dtype, generator)
     if options.quasi or options.antithetic:
         found, noise = low_variance_normals(
@@ -70,12 +156,12 @@ def draw_samples(
         noise = means.new_empty(*shape, d).normal_(generator=generator)
     noise *= math.sqrt(temperature)
     with full_precision(noise.device):
-        return unwhiten_rows(mixture.covariance, means, mixture.scale, z, noise), z
+        return unwhiten_rows(mixture, z, noise), z
 
 
-def _tempered_parameters(mixture: MixtureDensity, temperature: float) -> TemperedMixture:
-    """Parameters in the precision of sums: logits over, covariances times the temperature."""
-    wide = mixture.map_parameters(lambda p: p.to(accumulator_dtype(p.device)))
-    log_weights = (wide.mixture_logits / temperature).log_softmax(-1)
-    spread = math.sqrt(temperature)
-    return TemperedMixture(wide.covariance, log_weights, wide.means, wide.scale, spread)
+def temper(mixture: M, temperature: float) -> M:
+    """The mixture with logits divided, and covariances multiplied, by the temperature."""
+    if temperature == 1:
+        return mixture
+    factor = math.sqrt(temperature) * mixture.scale_tril
+    return mixture.with_parameters(mixture.mixture_logits / temperature, mixture.means, factor)

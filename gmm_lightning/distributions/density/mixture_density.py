@@ -26,15 +26,6 @@ class MixtureDensity(Distribution):
     """The base class of `MixtureOfGaussians`, and the type that functions of mixtures take.
 
     Functions build their results by `with_parameters`, so that a subclass is preserved.
-
-    Args:
-        mixture_logits: unnormalised log weights, `(*B, K)`.
-        means: `(*B, K, D)`.
-        scale: the covariances in the family's compact form, `(*B, G, ...)`.
-        covariance: the family; None for dense lower Cholesky factors.
-
-    Raises:
-        InvalidArgumentError: the shapes do not fit each other.
     """
 
     arg_constraints: ClassVar[Any] = {}
@@ -98,22 +89,14 @@ class MixtureDensity(Distribution):
     # -- density ----------------------------------------------------------------------------
 
     def whiten(self, x: Tensor) -> Tensor:
-        """`L_k^-1 (x - mu_k)`: `(*S, *B, D)` -> `(*S, *B, K, D)`.
-
-        Raises:
-            InvalidArgumentError: rows of another width.
-        """
+        """`L_k^-1 (x - mu_k)`: `(*S, *B, D)` -> `(*S, *B, K, D)`."""
         self.check_rows(x)
         x = x.to(self.means.dtype)
         with full_precision(x.device):
             return self.covariance.whiten(self.scale, x.unsqueeze(-2) - self.means)
 
     def check_rows(self, x: Tensor) -> None:
-        """Raise unless rows are of the mixture's width and shape `(*S, *B, D)`.
-
-        Raises:
-            InvalidArgumentError: another width, or a batch that does not broadcast.
-        """
+        """Raise `InvalidArgumentError` unless rows are a tensor of a shape `(*S, *B, D)`."""
         if not isinstance(x, Tensor):
             raise InvalidArgumentError(
                 f"expected rows as a tensor, got {type(x).__name__}; write torch.as_tensor(x)"
@@ -250,12 +233,8 @@ M = TypeVar("M", bound=MixtureDensity)
 def as_mixture(value: M, name: str = "mixture") -> M:
     """The mixture itself, or the one that a layer's `distribution()` returns.
 
-    Args:
-        value: a mixture, or a layer with one.
-        name: of the argument, for the message.
-
     Raises:
-        InvalidArgumentError: anything else.
+        InvalidArgumentError: anything else; the message begins with the `name` of the argument.
 
     Example:
         >>> from gmm_lightning import GMMLayer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -10,11 +9,16 @@ from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
 from gmm_lightning._validation import require_integer, require_number
-from gmm_lightning.distributions._ancestral import choose_components
-from gmm_lightning.distributions.density.drawing import draw_samples, full_shape
+from gmm_lightning.distributions.density.ancestral import choose_components
+from gmm_lightning.distributions.density.drawing import (
+    DrawOptions,
+    SampleShape,
+    draw_samples,
+    full_shape,
+    temper,
+)
 from gmm_lightning.distributions.density.implicit import implicit_reparameterization
-from gmm_lightning.distributions.density.mixture_density import M, MixtureDensity, as_mixture
-from gmm_lightning.distributions.density.options import DrawOptions, SampleShape
+from gmm_lightning.distributions.density.mixture_density import MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import full_precision, multiply_rows
 
@@ -28,11 +32,14 @@ def draw_reparameterized(
 ) -> Tensor:
     """Samples `(*S, *B, D)` with gradients: see `MixtureOfGaussians.rsample`."""
     check_reparameterization(options, relaxation)
-    tempered = _temper(mixture, float(options.temperature))
+    tempered = temper(mixture, float(options.temperature))
     if relaxation is not None:
         shape = full_shape(mixture, sample_shape)
         return gumbel_softmax_sample(tempered, shape, relaxation, generator)
     x, z = draw_samples(mixture, sample_shape, options, generator)
+    own = (mixture.mixture_logits, mixture.means, mixture.scale)
+    if not (torch.is_grad_enabled() and any(p.requires_grad for p in own)):
+        return x
     if 0 in mixture.batch_shape:
         # No mixture, no draw: only the graph is kept.
         return x + tempered.means.sum()
@@ -45,12 +52,7 @@ def draw_reparameterized(
 
 
 def check_reparameterization(options: DrawOptions, relaxation: float | None) -> None:
-    """Raise where samples with these options have no gradient.
-
-    Raises:
-        InvalidArgumentError: a region, whose mass depends on the parameters; or a relaxation
-            together with given components, `quasi` or `antithetic`.
-    """
+    """Raise `InvalidArgumentError` where samples with these options have no gradient."""
     if options.within is not None:
         raise InvalidArgumentError(
             "draws within a region have no gradients: how many are refused depends on the "
@@ -63,14 +65,6 @@ def check_reparameterization(options: DrawOptions, relaxation: float | None) -> 
         raise InvalidArgumentError(
             "relaxed draws mix all components: they take no component, quasi or antithetic"
         )
-
-
-def _temper(mixture: M, temperature: float) -> M:
-    """The mixture with logits divided, and covariances multiplied, by the temperature."""
-    if temperature == 1:
-        return mixture
-    factor = math.sqrt(temperature) * mixture.scale_tril
-    return mixture.with_parameters(mixture.mixture_logits / temperature, mixture.means, factor)
 
 
 def _blend(mixture: MixtureDensity, e: Tensor, choice: Tensor) -> Tensor:

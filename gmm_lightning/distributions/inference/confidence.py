@@ -14,8 +14,8 @@ from gmm_lightning._validation import (
     require_number,
     require_numbers,
 )
-from gmm_lightning.distributions._chi import chi_quantile
 from gmm_lightning.distributions.density import MixtureDensity, as_mixture, draw_samples
+from gmm_lightning.distributions.truncation import chi_quantile
 from gmm_lightning.errors import InvalidArgumentError
 
 _KINDS = ("component", "density")

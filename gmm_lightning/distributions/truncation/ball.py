@@ -32,7 +32,6 @@ class Ball(EuclideanRegion):
             not positive and finite.
 
     Example:
-        >>> from gmm_lightning.distributions import MixtureOfGaussians
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
         >>> ball = Ball([20.0, 0.0], radius=1.0)
         >>> bool(ball.contains(mixture.sample(5, within=ball)).all())

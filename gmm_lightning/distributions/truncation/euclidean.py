@@ -23,7 +23,6 @@ class EuclideanRegion(ABC):
     """A set of rows, the same for all components. A subclass needs `contains` alone.
 
     Example:
-        >>> from gmm_lightning.distributions import EuclideanRegion, MixtureOfGaussians
         >>> class Ring(EuclideanRegion):
         ...     def contains(self, x):
         ...         return (x.norm(dim=-1) - 1).abs() < 0.1
@@ -97,7 +96,6 @@ class Where(EuclideanRegion):
         InvalidArgumentError: `fn` cannot be called, or `max_draws` is below 1.
 
     Example:
-        >>> from gmm_lightning.distributions import MixtureOfGaussians
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
         >>> ring = Where(lambda x: (x.norm(dim=-1) - 1).abs() < 0.1)
         >>> bool(ring.contains(mixture.sample(5, within=ring)).all())

@@ -40,7 +40,6 @@ class Box(EuclideanRegion):
         InvalidArgumentError: not rows of numbers, or an interval without mass.
 
     Example:
-        >>> from gmm_lightning.distributions import MixtureOfGaussians
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
         >>> box = Box([5.0, -math.inf], [6.0, 0.0])
         >>> bool(box.contains(mixture.sample(5, within=box)).all())
@@ -116,7 +115,6 @@ class HalfSpace(EuclideanRegion):
         InvalidArgumentError: a normal that is zero or not finite, or an offset that is not.
 
     Example:
-        >>> from gmm_lightning.distributions import MixtureOfGaussians
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
         >>> plane = HalfSpace([1.0, 1.0], 30.0)
         >>> bool(plane.contains(mixture.sample(5, within=plane)).all())

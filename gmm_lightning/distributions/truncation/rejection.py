@@ -35,12 +35,7 @@ def rejection_sample(
     kept has the density `sum_k pi_k N_k(x) 1(x in region)` up to its integral, which is not
     needed: the shares of the components are exact.
 
-    Args:
-        region: rows are tested after rounding to the dtype of the result.
-        envelopes: one per component.
-        log_weights: `log pi_k`, `(K,)`.
-        like: gives shape `(n, D)` and dtype of the samples.
-        generator: source of randomness.
+    `like` gives the shape `(n, D)` and the dtype, to which rows are rounded before the test.
 
     Raises:
         RegionError: no component reaches the region, or too many proposals were refused.

@@ -7,8 +7,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import gammaincc, gammainccinv, gammaincinv
+
 from gmm_lightning._validation import is_number
-from gmm_lightning.distributions._chi import chi_quantile, chi_tail_quantile
 from gmm_lightning.errors import InvalidArgumentError
 
 
@@ -42,7 +45,6 @@ class Shell(MahalanobisRegion):
         InvalidArgumentError: a negative radius, or an empty range.
 
     Example:
-        >>> from gmm_lightning.distributions import MixtureOfGaussians
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 3), torch.eye(3)[None])
         >>> x = mixture.sample(4, within=Shell(40.0, 41.0))
         >>> bool(((x.norm(dim=-1) > 40) & (x.norm(dim=-1) < 41)).all())
@@ -74,7 +76,6 @@ class Confidence(MahalanobisRegion):
         InvalidArgumentError: a probability out of range, or an empty range.
 
     Example:
-        >>> from gmm_lightning.distributions import MixtureOfGaussians
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
         >>> x = mixture.sample(1000, within=Confidence(0.95, 1.0))
         >>> bool((x.norm(dim=-1) > 2.447).all())
@@ -103,3 +104,28 @@ def _check_range(name: str, low: Any, high: Any, largest: float) -> None:
         raise InvalidArgumentError(
             f"{name} must leave something between them, low < high, got {low!r} and {high!r}"
         )
+
+
+def chi_quantile(mass: ArrayLike, num_features: int) -> NDArray[np.float64]:
+    """The Mahalanobis radii inside which a Gaussian of D features has masses in [0, 1].
+
+    `r^2` is the quantile of the chi-square distribution with D degrees of freedom.
+
+    Example:
+        >>> chi_quantile([0.5, 0.95], 2).round(4)
+        array([1.1774, 2.4477])
+    """
+    p, half = np.asarray(mass, dtype=np.float64), 0.5 * num_features
+    # From the nearer end: 1 - p is exact for p >= 1 / 2.
+    square = np.where(p < 0.5, gammaincinv(half, p), gammainccinv(half, 1 - p))
+    return np.sqrt(2 * square)
+
+
+def chi_tail_quantile(radius: float, share: float, num_features: int) -> float:
+    """The radius that leaves outside a share of the mass that another radius leaves outside."""
+    half = 0.5 * num_features
+    left = share * float(gammaincc(half, 0.5 * radius**2))
+    if left > np.finfo(np.float64).tiny:
+        return math.sqrt(2 * float(gammainccinv(half, left)))
+    # So far out that the mass is no number, the density falls like exp(-r^2 / 2).
+    return math.sqrt(radius**2 - 2 * math.log(share))

@@ -1,51 +1,35 @@
-"""Exact sampling from a mixture within a region."""
+"""Exact samples from a mixture within a region."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Generator, Size, Tensor
 
-from gmm_lightning.covariances import Covariance
-from gmm_lightning.distributions._ancestral import choose_components, unwhiten_rows
-from gmm_lightning.distributions.truncation.envelopes import GaussianComponent
-from gmm_lightning.distributions.truncation.euclidean import EuclideanRegion
-from gmm_lightning.distributions.truncation.rejection import rejection_sample
-from gmm_lightning.distributions.truncation.shells import MahalanobisRegion
-from gmm_lightning.distributions.truncation.truncated import sample_truncated_chi
+from gmm_lightning.distributions.density.ancestral import choose_components, unwhiten_rows
+from gmm_lightning.distributions.density.mixture_density import MixtureDensity
+from gmm_lightning.distributions.truncation import (
+    EuclideanRegion,
+    GaussianComponent,
+    Region,
+    rejection_sample,
+    sample_truncated_chi,
+)
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import full_precision
-
-Region = EuclideanRegion | MahalanobisRegion
-
-
-class TemperedMixture(NamedTuple):
-    """Parameters of a mixture in double precision, with covariances `(spread L)(spread L)'`.
-
-    Shape:
-        log_weights `(*B, K)`, means `(*B, K, D)`, scale `(*B, G, ...)`.
-    """
-
-    covariance: Covariance
-    log_weights: Tensor
-    means: Tensor
-    scale: Tensor
-    spread: float
 
 
 def sample_within(
     region: Region,
-    mixture: TemperedMixture,
+    mixture: MixtureDensity,
     shape: Size,
     component: Tensor | None,
     dtype: torch.dtype,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Samples `(*S, *B, D)` of a mixture within a region, and their components `(*S, *B)`."""
-    means, d = mixture.means, mixture.means.shape[-1]
+    means, d = mixture.means, mixture.num_features
     with full_precision(means.device):
         if isinstance(region, EuclideanRegion):
             x = means.new_empty(*shape, d, dtype=dtype)
@@ -54,18 +38,17 @@ def sample_within(
         if not low < high:
             raise InvalidArgumentError(f"{region!r} has no width in {d} dimensions")
         if component is None:
-            component = choose_components(mixture.log_weights.exp(), shape, generator)
+            component = choose_components(mixture.weights, shape, generator)
         noise = means.new_empty(*shape, d).normal_(generator=generator)
         length = sample_truncated_chi(d, low, high, noise[..., 0], generator)
         noise *= (length / noise.norm(dim=-1)).unsqueeze(-1)
-        return _unwhiten_tempered(mixture, component, noise).to(dtype), component
+        return _unwhiten(mixture, component, noise).to(dtype), component
 
 
-def _unwhiten_tempered(mixture: TemperedMixture, component: Tensor, noise: Tensor) -> Tensor:
-    """`mu_z + spread L_z noise` row by row."""
-    if mixture.means.dim() > 2:
-        noise = mixture.spread * noise
-        return unwhiten_rows(mixture.covariance, mixture.means, mixture.scale, component, noise)
+def _unwhiten(mixture: MixtureDensity, component: Tensor, noise: Tensor) -> Tensor:
+    """`mu_z + L_z noise` row by row."""
+    if mixture.batch_shape:
+        return unwhiten_rows(mixture, component, noise)
     # Without a batch, one product for all rows of a component.
     x = torch.empty_like(noise)
     for one in component.unique().tolist():
@@ -76,15 +59,14 @@ def _unwhiten_tempered(mixture: TemperedMixture, component: Tensor, noise: Tenso
 
 def _sample_euclidean(
     region: EuclideanRegion,
-    mixture: TemperedMixture,
+    mixture: MixtureDensity,
     x: Tensor,
     component: Tensor | None,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Component and row jointly by rejection, for each mixture of the batch."""
-    *batch, k, d = mixture.means.shape
-    cells = math.prod(batch)
-    rows = x.view(-1, cells, d)
+    cells, k = mixture.batch_shape.numel(), mixture.num_components
+    rows = x.view(-1, cells, mixture.num_features)
     log_weights = mixture.log_weights.reshape(cells, k)
     pairs = torch.arange(cells * k, device=x.device)
     if component is None:
@@ -107,16 +89,15 @@ def _sample_euclidean(
     return x, z.reshape(x.shape[:-1])
 
 
-def _components_of(mixture: TemperedMixture, pairs: Sequence[int]) -> list[GaussianComponent]:
+def _components_of(mixture: MixtureDensity, pairs: Sequence[int]) -> list[GaussianComponent]:
     """Components `cell * K + k`, cell in the batch, with diagonal factors as vectors."""
-    *batch, k, d = mixture.means.shape
-    means = mixture.means.reshape(-1, d)
-    scale = mixture.scale.flatten(0, len(batch))
+    d = mixture.num_features
+    means, scale = mixture.means.reshape(-1, d), mixture.scale.flatten(0, len(mixture.batch_shape))
     # Where components share a covariance, they share its factor here too.
-    rows = [pair if len(scale) == len(means) else pair // k for pair in pairs]
+    rows = [pair * len(scale) // len(means) for pair in pairs]
     factors: dict[int, Tensor] = {}
     for row in sorted(set(rows)):
-        factor = mixture.spread * mixture.covariance.scale_tril(scale[row : row + 1], d)[0]
+        factor = mixture.covariance.scale_tril(scale[row : row + 1], d)[0]
         diagonal = not bool(factor.tril(-1).any())
         factors[row] = factor.diagonal().clone() if diagonal else factor
     return [

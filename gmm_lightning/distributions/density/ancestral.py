@@ -1,0 +1,104 @@
+"""Ancestral sampling: a component per row, then a normal with its mean and covariance."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Size, Tensor
+from torch.quasirandom import SobolEngine
+
+from gmm_lightning._chunking import rows_per_chunk
+from gmm_lightning.distributions.density.mixture_density import MixtureDensity
+from gmm_lightning.errors import InvalidArgumentError
+
+
+def choose_components(weights: Tensor, shape: Size, generator: Generator | None) -> Tensor:
+    """Component indices of shape `(*S, *B)`, drawn with weights `(*B, K)`."""
+    if math.prod(shape) == 0:
+        return torch.zeros(shape, dtype=torch.long, device=weights.device)
+    table = weights.reshape(-1, weights.shape[-1])
+    rows = math.prod(shape) // table.shape[0]
+    return torch.multinomial(table, rows, replacement=True, generator=generator).T.reshape(shape)
+
+
+def unwhiten_rows(mixture: MixtureDensity, component: Tensor, noise: Tensor) -> Tensor:
+    """`mu_z + L_z noise`, row by row, for components `(*S, *B)` and noise `(*S, *B, D)`."""
+    own, k, d = len(mixture.batch_shape), mixture.num_components, mixture.num_features
+    cell = torch.arange(mixture.batch_shape.numel(), device=noise.device).view(mixture.batch_shape)
+    which = (cell * k + component).reshape(-1)
+    centre = mixture.means.reshape(-1, d)[which]
+    # All components of a tied family have one factor.
+    which = which // (k // mixture.scale.shape[own])
+    table = mixture.scale.flatten(0, own)
+    size = rows_per_chunk(table[0].numel(), table, in_cache=False)
+    # Filled in place: small results kept between large chunks would splinter the heap.
+    correlated = torch.empty_like(centre)
+    chunks = (values.split(size) for values in (which, noise.reshape(-1, d), correlated))
+    for index, rows, place in zip(*chunks, strict=True):
+        place.copy_(mixture.covariance.unwhiten(table[index], rows))
+    return (centre + correlated).reshape(noise.shape)
+
+
+def low_variance_normals(
+    weights: Tensor, shape: Size, num_features: int, *, quasi: bool, generator: Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Components `(*S, *B)` and standard normals `(*S, *B, D)`, quasi-random or antithetic.
+
+    Antithetic rows 2 i + 1 have the component of row 2 i and the opposite noise: means of functions
+    that are nearly linear around a component lose most of their variance.
+
+    References:
+        J. M. Hammersley, K. W. Morton (1956), A new Monte Carlo technique: antithetic variates,
+        Mathematical Proceedings of the Cambridge Philosophical Society 52.
+    """
+    batch = weights.shape[:-1]
+    rows = math.prod(shape[: len(shape) - len(batch)])
+    if quasi:
+        z, noise = _sobol_normals(weights, rows, num_features, generator)
+    else:
+        z = choose_components(weights, Size([rows, *batch]), generator)
+        noise = weights.new_empty(rows, *batch, num_features).normal_(generator=generator)
+        paired = rows - rows % 2
+        z[1:paired:2], noise[1:paired:2] = z[:paired:2], -noise[:paired:2]
+    return z.reshape(shape), noise.reshape(*shape, num_features)
+
+
+def _sobol_normals(
+    weights: Tensor, rows: int, num_features: int, generator: Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Components `(n, *B)` and standard normals `(n, *B, D)` from scrambled Sobol points.
+
+    The first coordinate of a point picks the component, the others become normals through the
+    inverse distribution function. Every row has the distribution of the mixture; rows are
+    dependent and evenly spread. Where n is a power of two, component k has `n pi_k` rows up to 1.
+    Means of smooth functions converge faster than `1 / sqrt(n)`.
+
+    References:
+        A. B. Owen (1997), Scrambled net variance for integrals of smooth functions, Annals of
+        Statistics 25.
+    """
+    *batch, k = weights.shape
+    device = weights.device
+    components, normals = [], []
+    for edges in weights.double().reshape(-1, k).cumsum(-1).cpu():
+        seed = int(torch.randint(2**31 - 1, (), generator=generator, device=device))
+        engine = SobolEngine(num_features + 1, scramble=True, seed=seed)
+        # Torch's points are multiples of 2^-30; their middles are neither 0 nor 1.
+        points = engine.draw(rows, dtype=torch.float64).cpu() + 2.0**-31
+        order = torch.randperm(rows, generator=generator, device=device).cpu()
+        first, rest = points[order].split([1, num_features], dim=-1)
+        z = torch.searchsorted(edges / edges[-1], first.squeeze(-1).contiguous())
+        components.append(z.clamp(max=k - 1))
+        normals.append(torch.special.ndtri(rest))
+    z = torch.stack(components, 1).reshape(rows, *batch)
+    noise = torch.stack(normals, 1).reshape(rows, *batch, num_features)
+    return z.to(device), noise.to(weights)
+
+
+def check_sobol_dimension(num_features: int) -> None:
+    """Raise where torch has no Sobol sequence of D + 1 dimensions."""
+    if num_features + 1 > SobolEngine.MAXDIM:
+        raise InvalidArgumentError(
+            f"quasi-random draws have at most {SobolEngine.MAXDIM - 1} features, got {num_features}"
+        )
