@@ -49,7 +49,7 @@ class ResponsibilityEntropy(WeightedMean):
             InvalidArgumentError: weights that do not fit, or no axis of components.
             InvalidDataError: rows that are negative or do not sum to 1, by number.
         """
-        resp, weight = _as_responsibilities(responsibilities, weight)
+        resp, weight = as_responsibilities(responsibilities, weight)
         self.add(_entropy(resp), weight)
 
 
@@ -94,7 +94,7 @@ class EffectiveComponents(SumMetric):
             InvalidArgumentError: weights that do not fit, or another number of components.
             InvalidDataError: rows that are negative or do not sum to 1, by number.
         """
-        resp, weight = _as_responsibilities(responsibilities, weight)
+        resp, weight = as_responsibilities(responsibilities, weight)
         if resp.shape[-1] != self.num_components:
             raise InvalidArgumentError(
                 f"expected responsibilities of {self.num_components} components, got shape "
@@ -108,7 +108,7 @@ class EffectiveComponents(SumMetric):
         return _entropy(self.component_counts / self.component_counts.sum()).exp()
 
 
-def _as_responsibilities(responsibilities: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+def as_responsibilities(responsibilities: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """Responsibilities `(*S, K)` and weights `(*S,)`; rows of weight 0 become 0.
 
     Raises:
