@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmm_lightning.app.agreement import LabelAgreement
 from gmm_lightning.criteria import aic, bic, icl
+from gmm_lightning.metrics import label_agreement
 from gmm_lightning.rows import RowSource
 from gmm_lightning.statistics import WeightedMoments
 from gmm_lightning.training import GMMModule
@@ -22,6 +22,7 @@ _BLOCK = 1 << 14
 # Log-densities that are kept for quantiles; of more rows, evenly spaced ones.
 _MAX_KEPT = 10_000_000
 _COVERAGES = (0.5, 0.9, 0.95, 0.99)
+_SCORES = ("adjusted_rand_score", "normalized_mutual_info_score")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def evaluate_rows(module: GMMModule, rows: RowSource) -> tuple[dict[str, Any], L
         evenly spaced.
     """
     layer = module.layer
-    labels = LabelAgreement(layer.num_components)
+    pairs = torch.zeros(0, layer.num_components, dtype=torch.float64)
     step, row = max(1, -(-rows.num_rows // _MAX_KEPT)), 0
     # Filled in place: many small pieces between the blocks would keep their memory from them.
     values, weights = torch.empty(2, -(-rows.num_rows // step), dtype=torch.float64)
@@ -87,7 +88,7 @@ def evaluate_rows(module: GMMModule, rows: RowSource) -> tuple[dict[str, Any], L
         if weight is not None:
             weights[at] = weight[kept]
         if batch.labels is not None:
-            labels.add(batch.labels.cpu(), log_joint.argmax(-1).cpu(), weight)
+            pairs = _add_pairs(pairs, batch.labels.cpu(), log_joint.argmax(-1).cpu(), weight)
         row += batch.num_rows
     moments = reduce(operator.add, parts)
     n, p, mean = float(moments.weight), layer.num_free_parameters, float(moments.mean[0])
@@ -103,9 +104,18 @@ def evaluate_rows(module: GMMModule, rows: RowSource) -> tuple[dict[str, Any], L
         "num_features": layer.num_features,
         "num_components": layer.num_components,
         "num_free_parameters": p,
-        **(labels.scores() if labels.counts else {}),
+        **({name: float(label_agreement(pairs, name)) for name in _SCORES} if len(pairs) else {}),
     }
     return numbers, LogDensitySample(values, weights if rows.weighted else None)
+
+
+def _add_pairs(
+    pairs: Tensor, labels: Tensor, components: Tensor, weight: Tensor | None
+) -> Tensor:
+    """Weights of the pairs `(C, K)` of label and component, with more rows for new labels."""
+    pairs = torch.nn.functional.pad(pairs, (0, 0, 0, max(int(labels.max()) + 1 - len(pairs), 0)))
+    weight = torch.ones_like(labels) if weight is None else weight
+    return pairs.index_put((labels.long(), components), weight.to(pairs), accumulate=True)
 
 
 @torch.no_grad()

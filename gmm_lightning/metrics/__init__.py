@@ -1,7 +1,7 @@
 """Metrics of densities and forecasts, as torchmetrics: summed over batches and processes.
 
 - Density: `LogLikelihood`, and `BIC`, `AIC`, `ICL` of a model.
-- Components: `ResponsibilityEntropy`, `EffectiveComponents`.
+- Components: `ResponsibilityEntropy`, `EffectiveComponents`, and `LabelAgreement` with classes.
 - Forecasts: `CRPS`, `EnergyScore`; their calibration: `CalibrationError`, `Coverage`,
   `PITHistogram`.
 - Anomalies: torchmetrics' own `BinaryAUROC` of `anomaly_score(log_prob)`.
@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from gmm_lightning.metrics.anomaly import anomaly_score
 from gmm_lightning.metrics.calibration import CalibrationError, Coverage, PITHistogram
+from gmm_lightning.metrics.clustering import LabelAgreement, label_agreement
 from gmm_lightning.metrics.information import AIC, BIC, ICL
 from gmm_lightning.metrics.log_likelihood import LogLikelihood
 from gmm_lightning.metrics.responsibilities import EffectiveComponents, ResponsibilityEntropy
@@ -45,8 +46,10 @@ __all__ = [
     "Coverage",
     "EffectiveComponents",
     "EnergyScore",
+    "LabelAgreement",
     "LogLikelihood",
     "PITHistogram",
     "ResponsibilityEntropy",
     "anomaly_score",
+    "label_agreement",
 ]

@@ -45,7 +45,7 @@ class ResponsibilityEntropy(WeightedMean):
             InvalidArgumentError: weights that do not fit, or no axis of components.
             InvalidDataError: rows that are negative or do not sum to 1, by number.
         """
-        resp, weight = _as_responsibilities(responsibilities, weight)
+        resp, weight = as_responsibilities(responsibilities, weight)
         self.add(categorical_entropy(resp), weight)
 
 
@@ -84,7 +84,7 @@ class EffectiveComponents(SumMetric):
 
     def update(self, responsibilities: Tensor, weight: Tensor | None = None) -> None:
         """Add rows: as for `ResponsibilityEntropy.update`, of K components."""
-        resp, weight = _as_responsibilities(responsibilities, weight)
+        resp, weight = as_responsibilities(responsibilities, weight)
         if resp.shape[-1] != self.num_components:
             raise InvalidArgumentError(
                 f"expected responsibilities of {self.num_components} components, got shape "
@@ -98,7 +98,7 @@ class EffectiveComponents(SumMetric):
         return categorical_entropy(self.component_counts / self.component_counts.sum()).exp()
 
 
-def _as_responsibilities(responsibilities: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+def as_responsibilities(responsibilities: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """Responsibilities `(*S, K)`, checked, and weights `(*S,)`."""
     resp, weight = weight_vectors(responsibilities, weight, "responsibilities")
     good = (resp >= 0).all(-1) & ((resp.sum(-1) - 1).abs() <= _TOLERANCE)

@@ -265,7 +265,7 @@ def test_plots_its_values(name: str) -> None:
 
 def test_which_way_is_better() -> None:
     known = {type(make(0)).__name__: make(0).higher_is_better for make in MAKE.values()}
-    assert {name for name, better in known.items() if better} == {"LogLikelihood"}
+    assert {name for name, better in known.items() if better} == {"LabelAgreement", "LogLikelihood"}
     assert {name for name, better in known.items() if better is False} == {
         *("BIC", "AIC", "ICL", "CRPS", "EnergyScore", "CalibrationError")
     }
@@ -306,7 +306,7 @@ def test_refuses_nan_with_the_row(name: str) -> None:
     assert all(not value.any() for value in state(metric).values())
 
 
-@pytest.mark.parametrize("name", [n for n in MAKE if n not in ("crps", "energy")])
+@pytest.mark.parametrize("name", sorted({*MAKE} - {"crps", "energy", "rand", "information"}))
 @pytest.mark.parametrize("given", ["text", [0.5], None, torch.ones(3, dtype=torch.complex64)])
 def test_refuses_what_is_no_tensor_of_numbers(name: str, given: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="as a tensor of real numbers, got"):
@@ -320,6 +320,8 @@ def test_refuses_what_is_no_tensor_of_numbers(name: str, given: Any) -> None:
         (lambda: metrics.AIC("many"), "got 'many'"),
         (lambda: metrics.ICL(True), "got True"),
         (lambda: metrics.EffectiveComponents(0), "num_components must be an integer >= 1, got 0"),
+        (lambda: metrics.LabelAgreement(0, 2), "num_classes must be an integer >= 1, got 0"),
+        (lambda: metrics.LabelAgreement(2, 2, "purity"), "unknown score 'purity'; known are: adj"),
         (lambda: metrics.PITHistogram(1), "num_bins must be an integer >= 2, got 1"),
         (lambda: metrics.CalibrationError(norm="l3"), "unknown norm 'l3'; known are: l1, l2, max"),
         (lambda: metrics.Coverage(0.0), "mass must be a finite number > 0 and <= 1, got 0.0"),
