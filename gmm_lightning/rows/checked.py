@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Size
 
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.rows.batch import Batch, as_batch, is_array
-from gmm_lightning.rows.conversion import as_rows, as_weights
+from gmm_lightning.rows.conversion import as_rows, as_tensor, as_weights
 from gmm_lightning.rows.source import ArrayRows, RowSource, is_shared
 
 
@@ -53,7 +53,7 @@ def as_source(
             "gmm_lightning.rows.Batch(x, weight)"
         )
     if in_memory:
-        batch = x if isinstance(x, Batch) else Batch(cast(Any, x), sample_weight)
+        batch = x if isinstance(x, Batch) else Batch(as_tensor(x), sample_weight)
         rows = as_rows(batch.x, num_features, batch_shape)
         weight = as_weights(batch.weight, batch.x, batch_shape)
         source = ArrayRows(batch._replace(x=rows, weight=weight))

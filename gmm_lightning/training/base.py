@@ -1,4 +1,4 @@
-"""What the data modules of this package share, whether rows are in memory or on disk."""
+"""What the data modules share, whether rows are in memory or on disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning._validation import require_integer
 from gmm_lightning.rows import RowSource
 from gmm_lightning.statistics import WeightedMoments
 from gmm_lightning.training.loader import RowLoader
@@ -22,10 +22,10 @@ class RowsDataModule(L.LightningDataModule):
 
     Attributes:
         batch_size: rows at a time; shuffled, the rows of one step over all processes.
-        shuffle: read a fresh permutation in every epoch, as gradient descent wants.
-        standardize: let the model subtract the mean and divide by the standard deviation.
         seed: of the permutations.
         name: what the rows are called in messages and pictures.
+        shuffle: read a fresh permutation in every epoch, as gradient descent wants.
+        standardize: let the model subtract the mean and divide by the standard deviation.
         columns: names of the features.
         classes: names of the labels, or None.
     """
@@ -34,13 +34,12 @@ class RowsDataModule(L.LightningDataModule):
     classes: tuple[str, ...] | None
 
     def __init__(
-        self, *, batch_size: int, shuffle: bool, standardize: bool, seed: int, name: str
+        self, batch_size: int, seed: int, name: str, *, shuffle: bool, standardize: bool
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise InvalidArgumentError(f"batch_size must be >= 1, got {batch_size}")
-        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.standardize, self.name = standardize, name
+        self.batch_size = require_integer("batch_size", batch_size, least=1)
+        self.seed, self.name = seed, name
+        self.shuffle, self.standardize = shuffle, standardize
 
     @abstractmethod
     def part(self, name: str, *, labels: bool = False) -> RowSource | None:
@@ -51,9 +50,9 @@ class RowsDataModule(L.LightningDataModule):
             labels: whether labels are wanted, which may have to be read for it.
         """
 
-    def train_source(self) -> RowSource:
+    def train_source(self, *, labels: bool = False) -> RowSource:
         """The whole training set."""
-        part = self.part("train")
+        part = self.part("train", labels=labels)
         assert part is not None
         return part
 
@@ -103,16 +102,16 @@ class RowsDataModule(L.LightningDataModule):
         return self._loader("train", shuffle=False)
 
     def _loader(self, name: str, *, shuffle: bool) -> RowLoader:
-        trainer, source = self.trainer, self.part(name)
+        trainer = self.trainer
+        layer = getattr(trainer and trainer.lightning_module, "layer", None)
+        # Only evidence reads labels in a fit.
+        source = self.part(name, labels=getattr(layer, "evidence", None) is not None)
         assert source is not None
         return RowLoader(
             source,
             self.batch_size,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
-            epoch=self._current_epoch if shuffle else None,
+            epoch=(lambda: trainer.current_epoch if trainer else 0) if shuffle else None,
             seed=self.seed,
         )
-
-    def _current_epoch(self) -> int:
-        return self.trainer.current_epoch if self.trainer else 0

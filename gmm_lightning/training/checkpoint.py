@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from gmm_lightning._files import atomic_write
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning._validation import require_integer
 
 
 def is_dry(trainer: L.Trainer) -> bool:
@@ -30,10 +30,8 @@ class EpochCheckpoint(Checkpoint):
     """
 
     def __init__(self, dirpath: str | Path, every_n_passes: int = 10) -> None:
-        if every_n_passes < 1:
-            raise InvalidArgumentError(f"every_n_passes must be >= 1, got {every_n_passes}")
         self.path = Path(dirpath) / "last.ckpt"
-        self.every_n_passes = every_n_passes
+        self.every_n_passes = require_integer("every_n_passes", every_n_passes, least=1)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make the folder: its presence tells that training has started."""

@@ -25,7 +25,7 @@ from gmm_lightning.em import (
 )
 from gmm_lightning.rows import Batch
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class CollapseHandler:
@@ -40,19 +40,17 @@ class CollapseHandler:
     Attributes:
         events: what was repaired; of a component that stays as it is only the first time.
         reseeded: components that the last step moved, `(M, K)`, or None.
-
-    Raises:
-        InvalidArgumentError: an unknown policy.
     """
 
     def __init__(
-        self, policy: str | CollapsePolicy, seed: int, *, report_once: bool = False
+        self, policy: str | CollapsePolicy = "floor", seed: int = 0, *, report_once: bool = False
     ) -> None:
         self.policy, self._report_once = as_policy(policy), report_once
         self.events: list[CollapseEvent] = []
         self.reseeded: Tensor | None = None
         self._latest: list[CollapseEvent] = []
-        self._num_reseeds: Tensor | None = None
+        # Per component, once there is a first repair.
+        self._num_reseeds = torch.tensor(0)
         self._generator = torch.Generator().manual_seed(seed)
 
     @property
@@ -66,9 +64,8 @@ class CollapseHandler:
         model: MixtureModel,
         parameters: MixtureParameters,
         collapsed: Collapsed | None,
-        rows: Batch,
-        transform: Callable[[Tensor], Tensor],
         iteration: int,
+        rows: Callable[[int], Batch] | None = None,
     ) -> MixtureParameters:
         """The parameters after the policy.
 
@@ -77,9 +74,9 @@ class CollapseHandler:
             model: of the layer.
             parameters: after the M-step.
             collapsed: what it repaired, or None.
-            rows: of this process, among which a component may start anew.
-            transform: takes rows to the units of the layer.
             iteration: M-steps done before.
+            rows: gives at most as many rows as it is asked for, at which a component may start
+                anew.
 
         Raises:
             CollapseError: the policy gives up.
@@ -87,11 +84,10 @@ class CollapseHandler:
         found: list[CollapseEvent] = []
         self.reseeded = None
         if collapsed is not None:
-            if self._num_reseeds is None:
-                self._num_reseeds = torch.zeros_like(collapsed.emptied, dtype=torch.long)
-            repair = self._apply(trainer, model, parameters, collapsed, rows, transform)
+            self._num_reseeds = self._num_reseeds.to(collapsed.emptied.device)
+            repair = self._repair(trainer, model, parameters, collapsed, rows)
             parameters, self.reseeded = repair.parameters, repair.reseeded
-            self._num_reseeds = self._num_reseeds.to(repair.reseeded.device) + repair.reseeded
+            self._num_reseeds = self._num_reseeds + repair.reseeded
             collapsed = collapsed._replace(reseeded=repair.reseeded)
             found = [event for _, event in collapsed.events(model, iteration)]
             if bool(repair.failed.any()):
@@ -103,30 +99,25 @@ class CollapseHandler:
         self.events += events
         if trainer.is_global_zero:
             for event in events:
-                log.warning("%s", event)
+                _log.warning("%s", event)
         return parameters
 
-    def _apply(
+    def _repair(
         self,
         trainer: L.Trainer,
         model: MixtureModel,
         parameters: MixtureParameters,
         collapsed: Collapsed,
-        rows: Batch,
-        transform: Callable[[Tensor], Tensor],
+        rows: Callable[[int], Batch] | None,
     ) -> Repair:
         """What the policy does with rows of the first process, on every process."""
-        assert self._num_reseeds is not None
-        counts = self._num_reseeds.to(collapsed.emptied.device)
-        if not self.policy.num_candidates:
-            return self.policy.handle(model, parameters, collapsed, counts, None)
+        state = (model, parameters, collapsed, self._num_reseeds)
+        if rows is None or not self.policy.num_candidates:
+            return self.policy.handle(*state, None)
         repair = Repair(parameters, torch.zeros_like(collapsed.emptied), collapsed.mixtures & False)
-        if rows.num_rows and trainer.is_global_zero:
-            some = rows.at(slice(None, None, -(-rows.num_rows // self.policy.num_candidates)))
-            some = some._replace(x=transform(some.x))
-            repair = self.policy.handle(
-                model, parameters, collapsed, counts, Candidates(some, self._generator)
-            )
+        candidates = Candidates(rows(self.policy.num_candidates), self._generator)
+        if candidates.rows.num_rows and trainer.is_global_zero:
+            repair = self.policy.handle(*state, candidates)
         return trainer.strategy.broadcast(repair)
 
     def state_dict(self) -> dict[str, Any]:

@@ -24,9 +24,9 @@ class ArrayDataModule(RowsDataModule):
         x: rows `(N, D)`, a tensor or an array of any real dtype.
         sample_weight: `(N,)`, finite and not negative: a row of weight 2 counts as two rows, one
             of weight 0 as none. Parts that are set aside keep the weights of their rows.
-        labels: `(N,)`, only ever used to judge a fit.
+        labels: `(N,)`, or soft ones `(N, C)`: for the evidence of a layer, and to judge a fit.
         val_fraction: share of the rows set aside for validation, drawn by `seed`.
-        test_fraction: share of the rows set aside and not touched by a fit.
+        test_fraction: share of the rows set aside for a test.
         batch_size: rows at a time; shuffled, the rows of one step over all processes.
         shuffle: read a fresh permutation in every epoch, as gradient descent wants.
         standardize: let the model subtract the mean and divide by the standard deviation.
@@ -63,24 +63,16 @@ class ArrayDataModule(RowsDataModule):
         classes: Sequence[str] | None = None,
         name: str = "data",
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            shuffle=shuffle,
-            standardize=standardize,
-            seed=seed,
-            name=name,
-        )
-        whole = ArrayRows(_checked(x, sample_weight, labels))
-        count = whole.num_features
-        self.columns = tuple(columns) if columns else tuple(f"x{i}" for i in range(count))
+        super().__init__(batch_size, seed, name, shuffle=shuffle, standardize=standardize)
+        whole = _checked(x, sample_weight, labels)
+        self.columns = tuple(columns or (f"x{i}" for i in range(whole.x.shape[1])))
         self.classes = tuple(classes) if classes else None
         self._parts: dict[str, ArrayRows] = {}
         split = split_rows(whole.num_rows, val_fraction, test_fraction, seed)
         for part, index in zip(_PARTS, split, strict=True):
             if len(index):
                 # Without a split nothing is copied.
-                one = len(index) == whole.num_rows
-                self.set_part(part, whole if one else ArrayRows(whole.batch.at(index)))
+                self.set_part(part, whole if len(index) == whole.num_rows else whole.at(index))
 
     @property
     def train(self) -> Batch:
@@ -135,14 +127,14 @@ class ArrayDataModule(RowsDataModule):
 
         Args:
             path: the training set, and what `val_fraction` and `test_fraction` are taken from.
-            columns: which to read, as for `gmm_lightning.datasets.read_table`.
+            columns: as for `gmm_lightning.datasets.read_table`, like the next five.
             label: the column of classes.
             weight: the column of sample weights.
             header: of a text file, whether its first line holds names; None: guess.
             separator: of a text file; None: guess.
             key: the array of a .npz file.
-            val_path: a validation set of its own, in place of `val_fraction`; columns by name.
-            test_path: likewise, in place of `test_fraction`.
+            val_path: a validation set instead of `val_fraction`; columns by name.
+            test_path: a test set instead of `test_fraction`.
             options: as for the class.
 
         Raises:
@@ -165,13 +157,13 @@ class ArrayDataModule(RowsDataModule):
                 "expected the path of a file to read; on the command line: data=file "
                 "data.path=my.csv"
             )
-        beside = {"val": val_path, "test": test_path}
-        beside = {part: other for part, other in beside.items() if other not in (None, "")}
-        paths = [str(p) for p in (path, *beside.values())]
+        others = {"val": val_path, "test": test_path}
+        others = {part: other for part, other in others.items() if other not in (None, "")}
+        paths = [str(p) for p in (path, *others.values())]
         how = {"label": label, "weight": weight, "header": header}
         how |= {"separator": separator, "key": key}
-        train, *others = read_tables(paths, columns=columns, **how)
-        options |= {f"{part}_fraction": 0.0 for part in beside}
+        options |= {f"{part}_fraction": 0.0 for part in others}
+        train, *tables = read_tables(paths, columns=columns, **how)
         data = cls(
             train.x,
             sample_weight=train.weight,
@@ -181,54 +173,42 @@ class ArrayDataModule(RowsDataModule):
             name=train.name,
             **options,
         )
-        for part, table in zip(beside, others, strict=True):
-            data.set_part(part, ArrayRows(_checked(table.x, table.weight, table.labels)))
+        for part, table in zip(others, tables, strict=True):
+            data.set_part(part, _checked(table.x, table.weight, table.labels))
         return data
 
     def part(self, name: str, *, labels: bool = True) -> ArrayRows | None:
         """All rows of `train`, `val` or `test`; None where none were set aside."""
         return self._parts.get(name)
 
-    def set_part(self, name: str, rows: ArrayRows) -> None:
+    def set_part(self, name: str, rows: Batch) -> None:
         """Make `rows` the rows of `train`, `val` or `test`.
 
         Raises:
             InvalidDataError: all their sample weights are 0.
         """
-        if not rows.total_weight > 0:
+        self._parts[name] = ArrayRows(rows)
+        if not self._parts[name].total_weight > 0:
             raise InvalidDataError(
                 f"all sample weights of the {_PARTS[name]} are 0, so no row of it counts; give "
                 "some of its rows a positive weight"
             )
-        self._parts[name] = rows
 
 
 def _checked(x: Any, weight: Any, labels: Any) -> Batch:
-    """A matrix of finite rows, with a weight and a label for each row where there are any.
-
-    Raises:
-        InvalidDataError: anything else.
-    """
+    """A matrix of finite rows, with a weight and a label for each row where there are any."""
     x = as_tensor(x)
-    if x.dim() != 2:
+    if x.dim() != 2 or 0 in x.shape:
         hint = "; reshape one feature with x[:, None]" if x.dim() == 1 else ""
         raise InvalidDataError(
             f"expected a matrix of rows (N, D), got an array of shape {tuple(x.shape)}{hint}"
         )
-    if 0 in x.shape:
-        raise InvalidDataError(f"expected rows, got an array of shape {tuple(x.shape)}")
     check_finite(x)
-    if weight is not None:
-        weight = as_tensor(weight, "sample_weight")
-        if weight.shape != x.shape[:1]:
-            raise InvalidDataError(
-                f"sample_weight must be of shape ({len(x)},), got shape {tuple(weight.shape)}"
-            )
-        weight = as_weights(weight, x, Size(()))
     if labels is not None:
         labels = as_tensor(labels, "labels")
-        if labels.shape != x.shape[:1]:
+        if labels.shape[:1] != x.shape[:1] or labels.dim() > 2:
             raise InvalidDataError(
-                f"labels must be of shape ({len(x)},), got shape {tuple(labels.shape)}"
+                f"labels must be of shape ({len(x)},) or ({len(x)}, C), got shape "
+                f"{tuple(labels.shape)}"
             )
-    return Batch(x, weight, labels)
+    return Batch(x, as_weights(weight, x, Size(())), labels)

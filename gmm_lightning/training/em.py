@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -18,7 +19,6 @@ from gmm_lightning.em import (
     ResponsibilitySchedule,
     maximize,
 )
-from gmm_lightning.statistics import SufficientStatistics
 from gmm_lightning.training.collapse import CollapseHandler
 from gmm_lightning.training.em_base import BaseEMCallback
 
@@ -87,19 +87,11 @@ class EMCallback(BaseEMCallback):
         if stage == "fit":
             self._updater.resize(self.layer(pl_module).batch_shape.numel())
 
-    @torch.no_grad()
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def _end_batch(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """With the last batch of a whole pass: reduce over processes, and do the M-step."""
         if not (trainer.is_last_batch and self._accumulator.is_whole):
             return
-        layer = self.layer(pl_module)
+        layer, iteration = self.layer(pl_module), len(self.history)
         stats = self._accumulator.reduce(trainer.strategy, layer)
         self._require_rows(int(stats.num_samples))
         self.counts = stats.counts
@@ -115,22 +107,6 @@ class EMCallback(BaseEMCallback):
             self._keep_going(trainer)
             return
         self._updater.accept(objective)
-        updated = self._maximize(trainer, pl_module, model, parameters, stats)
-        self._log_pass(trainer, pl_module, stats.log_likelihood / stats.total_weight, objective)
-        updated.write_to(layer)
-        if not self._shows_convergence():
-            self._keep_going(trainer)
-
-    def _maximize(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        model: MixtureModel,
-        parameters: MixtureParameters,
-        stats: SufficientStatistics,
-    ) -> MixtureParameters:
-        """The parameters after the M-step of an accepted pass."""
-        iteration = len(self.history)
         step = maximize(model, parameters, stats)
         step.require_regular()
         updated, collapsed = step.parameters, step.collapsed
@@ -140,7 +116,12 @@ class EMCallback(BaseEMCallback):
         if iteration == 0 and self._collapse.policy.num_candidates:
             # No M-step reports what the start left without rows.
             collapsed = Collapsed.with_weightless(collapsed, parameters, stats.counts)
-        return self._repair(trainer, pl_module, model, updated, collapsed, iteration)
+        rows = partial(self._candidates, pl_module)
+        updated = self._collapse.handle(trainer, model, updated, collapsed, iteration, rows)
+        self._log_pass(trainer, pl_module, stats.log_likelihood / stats.total_weight, objective)
+        updated.write_to(layer)
+        if not self._shows_convergence():
+            self._keep_going(trainer)
 
     def _shows_convergence(self) -> bool:
         """Whether a small gain of the last pass says that EM has converged.

@@ -7,13 +7,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gmm_lightning.em import (
-    Collapsed,
     CollapseEvent,
-    MixtureModel,
-    MixtureParameters,
     ResponsibilitySchedule,
     e_step,
 )
@@ -34,7 +31,7 @@ from gmm_lightning.training.target import (
 
 
 class BaseEMCallback(L.Callback):
-    """What EM callbacks share: the layer, the E-step of each batch, and what is logged.
+    """Base of the EM callbacks.
 
     The rows of a `GMMModule` are its batches; those of a layer inside another model are what the
     layer is called with.
@@ -86,11 +83,7 @@ class BaseEMCallback(L.Callback):
     # -- the layer --------------------------------------------------------------------------
 
     def layer(self, pl_module: L.LightningModule) -> GMMLayer:
-        """The layer that this callback trains.
-
-        Raises:
-            InvalidArgumentError: there is none at the target; the message lists those found.
-        """
+        """The layer that this callback trains."""
         return target_layer(pl_module, self.target, type(self).__name__)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -168,7 +161,7 @@ class BaseEMCallback(L.Callback):
         """Receive them again: a step may go backwards several times."""
         self._in_backward = False
 
-    @abstractmethod
+    @torch.no_grad()
     def on_train_batch_end(
         self,
         trainer: L.Trainer,
@@ -178,39 +171,24 @@ class BaseEMCallback(L.Callback):
         batch_idx: int,
     ) -> None:
         """The M-step, where one is due."""
+        self._end_batch(trainer, pl_module)
+
+    @abstractmethod
+    def _end_batch(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The M-step, where one is due."""
 
     # -- the M-step -------------------------------------------------------------------------
 
-    def _repair(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        model: MixtureModel,
-        parameters: MixtureParameters,
-        collapsed: Collapsed | None,
-        iteration: int,
-    ) -> MixtureParameters:
-        """The parameters after collapsed components were treated."""
-        transform: nn.Module = nn.Identity()
+    def _candidates(self, pl_module: L.LightningModule, limit: int) -> Batch:
+        """At most `limit` rows of the last batch, in the units of the layer."""
+        rows = self._accumulator.last_batch
+        rows = rows.at(slice(None, None, max(1, -(-rows.num_rows // limit))))
         if isinstance(pl_module, GMMModule):
-            transform = pl_module.standardize
-        return self._collapse.handle(
-            trainer,
-            model,
-            parameters,
-            collapsed,
-            self._accumulator.last_batch,
-            transform,
-            iteration,
-        )
+            return rows._replace(x=pl_module.standardize(rows.x))
+        return rows
 
     def _require_rows(self, num_samples: int) -> None:
-        """Refuse a pass in which a target was given no rows.
-
-        Raises:
-            InvalidDataError: all of them were left out.
-            InvalidArgumentError: the layer was not called.
-        """
+        """Refuse a pass in which a target was given no rows, or none but those left out."""
         if self.target is None or num_samples:
             return
         if self._accumulator.dropped:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import lightning as L
 import torch
 
 from gmm_lightning._validation import require_number
-from gmm_lightning.em import (
-    Collapsed,
-    CollapseEvent,
-    MixtureModel,
-    MixtureParameters,
-    new_events,
-)
+from gmm_lightning.em import Collapsed, CollapseEvent, MixtureModel, MixtureParameters
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.linalg import accumulator_dtype, unsqueeze_like
+from gmm_lightning.training.collapse import CollapseHandler
 from gmm_lightning.training.target import state_key_for, target_layer
-
-log = logging.getLogger(__name__)
 
 
 class CovarianceFloorCallback(L.Callback):
@@ -49,7 +41,12 @@ class CovarianceFloorCallback(L.Callback):
 
     def __init__(self, target: str | None = None, *, min_std: float = 1e-6) -> None:
         self.target, self.min_std = target, require_number("min_std", min_std, above=0)
-        self.events: list[CollapseEvent] = []
+        self._collapse = CollapseHandler(report_once=True)
+
+    @property
+    def events(self) -> list[CollapseEvent]:
+        """Components that had to be repaired."""
+        return self._collapse.events
 
     @property
     def state_key(self) -> str:
@@ -78,23 +75,17 @@ class CovarianceFloorCallback(L.Callback):
                 "the learning rate, or clip gradients"
             )
         raised, collapsed = _raise_to_floor(model, parameters, self.min_std)
-        if collapsed is None:
-            return
-        raised.write_to(layer)
-        events = (event for _, event in collapsed.events(model, trainer.global_step))
-        found = new_events(events, self.events)
-        self.events += found
-        if trainer.is_global_zero:
-            for event in found:
-                log.warning("%s", event)
+        if collapsed is not None:
+            step = trainer.global_step
+            self._collapse.handle(trainer, model, raised, collapsed, step).write_to(layer)
 
     def state_dict(self) -> dict[str, Any]:
         """What was repaired."""
-        return {"events": [vars(event) for event in self.events]}
+        return self._collapse.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.events = [CollapseEvent(**event) for event in state_dict["events"]]
+        self._collapse.load_state_dict(state_dict)
 
 
 @torch.no_grad()

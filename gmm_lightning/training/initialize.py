@@ -128,7 +128,8 @@ def _training_rows(module: GMMModule, datamodule: Any) -> Any:
     """The whole training set of a data module in standard units."""
     device = module.layer.means.device
     if isinstance(datamodule, RowsDataModule):
-        return datamodule.train_source().map(lambda x: module.standardize(x.to(device)))
+        rows = datamodule.train_source(labels=module.layer.evidence is not None)
+        return rows.map(lambda x: module.standardize(x.to(device)))
     return _LoaderRows(module, datamodule)
 
 

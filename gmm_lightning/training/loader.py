@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import lightning as L
 import torch
 
+from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.rows import BLOCK_ROWS, Batch, RowSource, as_batch
 
 
@@ -88,6 +90,26 @@ def as_global_batch(item: Any, world_size: int) -> Batch:
     if batch.global_rows is not None:
         return batch
     return batch._replace(global_rows=batch.num_rows * world_size)
+
+
+def total_train_weight(trainer: L.Trainer) -> float:
+    """Rows of the training set of a fit, or their total weight.
+
+    Raises:
+        InvalidDataError: neither the data module nor the loader has it.
+    """
+    datamodule = getattr(trainer, "datamodule", None)
+    for name in ("total_weight", "num_train_rows"):
+        known = getattr(datamodule, name, None)
+        if known is not None:
+            return known
+    dataset = getattr(trainer.train_dataloader, "dataset", None)
+    if dataset is not None and hasattr(dataset, "__len__"):
+        return len(dataset)
+    raise InvalidDataError(
+        "a prior needs the number of training rows: use ArrayDataModule, or a data module "
+        "with the attribute num_train_rows"
+    )
 
 
 def shard(num_rows: int, rank: int, world_size: int) -> range:

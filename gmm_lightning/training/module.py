@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from gmm_lightning.training.checkpoint_io import (
     read_checkpoint,
     read_state,
 )
-from gmm_lightning.training.loader import as_global_batch
+from gmm_lightning.training.loader import as_global_batch, total_train_weight
 from gmm_lightning.training.units import StandardizedMixture, is_identity
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -51,7 +50,7 @@ class GMMModule(StandardizedMixture):
             asks for one. It is part of the checkpoint.
         phase: which of several consecutive fits of one run this is; `passes_before` counts the
             passes of the earlier ones.
-        data: name, columns and classes of the data it was trained on, for outputs to carry.
+        data: name, columns and classes of the data it was trained on.
 
     Example:
         >>> from gmm_lightning.training import GMMModule
@@ -70,9 +69,7 @@ class GMMModule(StandardizedMixture):
         self.optimizer, self.scheduler = optimizer, scheduler
         self.data: dict[str, Any] = {}
         self.phase = self.passes_before = 0
-        self._train: list[WeightedMoments] = []
-        self._val: list[WeightedMoments] = []
-        self._own_units = False
+        self._moments: dict[str, WeightedMoments] = {}
 
     # -- training ---------------------------------------------------------------------------
 
@@ -80,22 +77,17 @@ class GMMModule(StandardizedMixture):
         """The factory's optimizer, or None for EM.
 
         Raises:
-            InvalidArgumentError: the factory refuses its settings.
+            InvalidArgumentError: a factory refuses its settings.
         """
         if self.optimizer is None:
             # Lightning warns of what is meant here.
             warnings.filterwarnings("ignore", message=".*fit will run with no optimizer.*")
             return None
-        try:
-            optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
-        except (TypeError, ValueError) as error:
-            raise InvalidArgumentError(f"this optimizer cannot be made: {error}") from error
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = _make("optimizer", self.optimizer, parameters)
         if self.scheduler is None:
             return optimizer
-        try:
-            scheduler = self.scheduler(optimizer)
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            raise InvalidArgumentError(f"this scheduler cannot be made: {error}") from error
+        scheduler = _make("scheduler", self.scheduler, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -107,7 +99,7 @@ class GMMModule(StandardizedMixture):
         self, batch: Batch, responsibilities: Responsibilities = softmax_responsibilities_
     ) -> SufficientStatistics:
         """Expected statistics of rows in the user's units: what `EMCallback` adds up."""
-        transform = None if self._own_units else self.standardize
+        transform = None if is_identity(self.standardize) else self.standardize
         return e_step(self.layer, batch, responsibilities=responsibilities, transform=transform)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -115,10 +107,9 @@ class GMMModule(StandardizedMixture):
         if self.optimizer is None:
             return self.layer.means.new_zeros(())
         batch = as_global_batch(batch, self.trainer.world_size)
-        weight = batch.weight
-        log_prob = self.layer.log_prob(batch._replace(x=self._standardized(batch.x)))
-        total = log_prob.sum() if weight is None else (weight.to(log_prob) * log_prob).sum()
-        nll = -total * self.trainer.world_size / self._step_weight(batch)
+        log_prob = self._log_prob(batch)
+        weighted = log_prob if batch.weight is None else batch.weight.to(log_prob) * log_prob
+        nll = -weighted.sum() * self.trainer.world_size / _step_weight(batch, self.trainer)
         loss = nll - self._prior_per_row()
         if not bool(torch.isfinite(loss)):
             check_finite(batch.x)
@@ -126,58 +117,54 @@ class GMMModule(StandardizedMixture):
                 f"the loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}: "
                 "standardise the data, lower the learning rate, or clip gradients"
             )
-        if batch_idx == 0:
-            self._train = []
-        self._train.append(WeightedMoments.of(log_prob.detach(), weight))
-        self.log(
-            "train/nll",
-            nll.detach() - self.standardize.log_abs_det,
-            on_step=True,
-            on_epoch=False,
-            batch_size=1,
-        )
+        self._add_moments("train", log_prob.detach(), batch.weight, batch_idx)
+        shown = nll.detach() - self.standardize.log_abs_det
+        self.log("train/nll", shown, on_step=True, on_epoch=False, batch_size=1)
         return loss
-
-    def _step_weight(self, batch: Batch) -> Tensor | int:
-        """What all processes hold together in this step: the sum of the weights, or the rows."""
-        if batch.weight is None:
-            assert batch.global_rows is not None
-            return max(batch.global_rows, 1)
-        total = self.trainer.strategy.reduce(batch.weight.sum(), reduce_op="sum")
-        return torch.where(total > 0, total, 1.0)
 
     def on_train_epoch_end(self) -> None:
         """Under gradient descent: the mean over the epoch, each batch under its own parameters."""
-        if self._train:
-            mean = self._reduced_mean(self._train) + self.standardize.log_abs_det
-            prior = self._prior_per_row().detach()
-            self.log_pass(
-                {"train/log_likelihood": mean, "train/objective": mean + prior}, prog_bar=True
-            )
-            self._train = []
-
-    def on_validation_epoch_start(self) -> None:
-        """Begin a new mean."""
-        self._val = []
+        if "train" in self._moments:
+            mean, prior = self._mean_log_prob("train"), self._prior_per_row().detach()
+            values = {"train/log_likelihood": mean, "train/objective": mean + prior}
+            self.log_pass(values, prog_bar=True)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Sums the log-likelihood of one batch."""
+        """Adds the log-likelihood of one batch."""
         batch = as_global_batch(batch, self.trainer.world_size)
-        log_prob = self.layer.log_prob(batch._replace(x=self._standardized(batch.x)))
-        self._val.append(WeightedMoments.of(log_prob, batch.weight))
+        self._add_moments("val", self._log_prob(batch), batch.weight, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the weighted mean over all rows of all processes."""
-        mean = self._reduced_mean(self._val) + self.standardize.log_abs_det
+        mean = self._mean_log_prob("val")
         if not self.trainer.sanity_checking:
             self.log_pass({"val/log_likelihood": mean}, prog_bar=True)
 
-    def _reduced_mean(self, parts: Sequence[WeightedMoments]) -> Tensor:
-        """The weighted mean over batches and processes."""
-        moments = reduce(operator.add, parts)
+    def _log_prob(self, batch: Batch) -> Tensor:
+        """Log densities of a batch in standard units."""
+        return self.layer.log_prob(batch._replace(x=self.standardize(batch.x)))
+
+    def _add_moments(
+        self, part: str, log_prob: Tensor, weight: Tensor | None, batch_idx: int
+    ) -> None:
+        own = WeightedMoments.of(log_prob, weight)
+        before = self._moments.get(part)
+        self._moments[part] = own if before is None or batch_idx == 0 else before + own
+
+    def _mean_log_prob(self, part: str) -> Tensor:
+        """The weighted mean over batches and processes, in the user's units."""
+        moments = self._moments.pop(part)
         sums = torch.stack([moments.weight * moments.mean, moments.weight])
         total, weight = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        return total / torch.where(weight > 0, weight, 1.0)
+        return total / torch.where(weight > 0, weight, 1.0) + self.standardize.log_abs_det
+
+    def _prior_per_row(self) -> Tensor:
+        """`log_prior / num_samples`, summed over a batch of mixtures; 0 without priors."""
+        if not len(self.layer.priors):
+            return self.layer.means.new_zeros(())
+        return self.layer.log_prior().sum() / self.num_samples
+
+    # -- logs -------------------------------------------------------------------------------
 
     def log_pass(self, values: Mapping[str, Tensor | float], *, prog_bar: bool = False) -> None:
         """Log numbers of one pass, equal on all processes, against the number of the pass.
@@ -186,60 +173,22 @@ class GMMModule(StandardizedMixture):
         before EM does.
         """
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1}
-        wide = {name: self._wide(value) for name, value in values.items()}
-        self.log_dict(wide, prog_bar=prog_bar, sync_dist=True, **options)
-        self.log("step", self._wide(self.current_pass), sync_dist=True, **options)
+        wide = {"dtype": accumulator_dtype(self.device), "device": self.device}
+        for name, value in (*values.items(), ("step", self.current_pass)):
+            shown = prog_bar and name != "step"
+            self.log(name, torch.as_tensor(value, **wide), shown, sync_dist=True, **options)
 
     @property
     def current_pass(self) -> int:
         """Passes done in this run, over all its phases."""
         return self.passes_before + self.current_epoch
 
-    def _wide(self, value: Tensor | float) -> Tensor:
-        dtype = accumulator_dtype(self.device)
-        return torch.as_tensor(value, dtype=dtype, device=self.device)
-
     # -- data -------------------------------------------------------------------------------
-
-    def on_train_start(self) -> None:
-        """Units do not change during a fit: where they are the data's own, nothing is computed."""
-        self._own_units = is_identity(self.standardize)
-
-    def on_train_end(self) -> None:
-        """After a fit they may be set anew."""
-        self._own_units = False
-
-    def _standardized(self, x: Tensor) -> Tensor:
-        """Rows of a batch in standard units."""
-        skip = self._own_units and x.shape[-1:] == self.standardize.loc.shape
-        return x if skip else self.standardize(x)
-
-    def _prior_per_row(self) -> Tensor:
-        """`log_prior / num_samples`, summed over a batch of mixtures; 0 without priors."""
-        if not len(self.layer.priors):
-            return self.layer.means.new_zeros(())
-        return self.layer.log_prior().sum() / self.num_samples
 
     @property
     def num_samples(self) -> float:
-        """What the prior is divided by: rows of the training set, or their total weight.
-
-        Raises:
-            InvalidDataError: the data module and the loader do not tell.
-        """
-        trainer = self.trainer
-        datamodule = getattr(trainer, "datamodule", None)
-        for name in ("total_weight", "num_train_rows"):
-            known = getattr(datamodule, name, None)
-            if known is not None:
-                return known
-        dataset = getattr(trainer.train_dataloader, "dataset", None)
-        if dataset is not None and hasattr(dataset, "__len__"):
-            return len(dataset)
-        raise InvalidDataError(
-            "a prior needs the number of training rows: use ArrayDataModule, or a data module "
-            "with the attribute num_train_rows"
-        )
+        """What the prior is divided by: rows of the training set, or their total weight."""
+        return total_train_weight(self.trainer)
 
     def take_units(self, datamodule: Any) -> None:
         """Take over the data's mean and standard deviation, when the data module asks for it."""
@@ -295,3 +244,19 @@ class GMMModule(StandardizedMixture):
         module.data = data_from_checkpoint(checkpoint)
         read_state(module, checkpoint, checkpoint_path)
         return module.eval()
+
+
+def _step_weight(batch: Batch, trainer: L.Trainer) -> Tensor | int:
+    """Sum of the weights of a step over all processes, or the number of its rows."""
+    if batch.weight is None:
+        assert batch.global_rows is not None
+        return max(batch.global_rows, 1)
+    total = trainer.strategy.reduce(batch.weight.sum(), reduce_op="sum")
+    return torch.where(total > 0, total, 1.0)
+
+
+def _make(name: str, factory: Callable[[Any], Any], argument: Any) -> Any:
+    try:
+        return factory(argument)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise InvalidArgumentError(f"this {name} cannot be made: {error}") from error

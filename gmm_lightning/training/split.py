@@ -5,19 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import require_number
 from gmm_lightning.errors import InvalidArgumentError
 
 
 def split_rows(
     num_rows: int, val_fraction: float, test_fraction: float, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Numbers of the rows to train on, for validation and for a test, in order each.
+    """Indices of the rows to train on, for validation and for a test, in order each.
 
-    Args:
-        num_rows: N.
-        val_fraction: share for validation; drawn first, so that a test set leaves it as it is.
-        test_fraction: share for a test.
-        seed: of the draw.
+    The validation set is drawn first, so that a test set leaves it as it is.
 
     Raises:
         InvalidArgumentError: a share out of range, or one that leaves no rows somewhere.
@@ -27,9 +24,7 @@ def split_rows(
         [7, 2, 1]
     """
     shares = {"val_fraction": val_fraction, "test_fraction": test_fraction}
-    for name, share in shares.items():
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-            raise InvalidArgumentError(f"{name} must be in [0, 1), got {share}")
+    shares = {name: require_number(name, x, least=0, most=1) for name, x in shares.items()}
     sizes = {name: round(share * num_rows) for name, share in shares.items() if share > 0}
     if not sizes:
         return torch.arange(num_rows), torch.arange(0), torch.arange(0)

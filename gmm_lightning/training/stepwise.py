@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -65,7 +66,7 @@ class StepwiseEMCallback(BaseEMCallback):
         self._stream: StepwiseEM | None = None
         self._stored: dict[str, Any] | None = None
         self._sums: Tensor | None = None
-        self._rows_of_pass: float | None = None
+        self._pass_weight: float | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the layer, and begin or take up its running statistics."""
@@ -75,15 +76,7 @@ class StepwiseEMCallback(BaseEMCallback):
                 self.layer(pl_module), exponent=self.exponent, offset=self.offset
             )
 
-    @torch.no_grad()
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def _end_batch(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Reduce the batch over processes and move the parameters."""
         layer, stream = self.layer(pl_module), self._stream
         assert stream is not None
@@ -92,7 +85,7 @@ class StepwiseEMCallback(BaseEMCallback):
             stream.load_state_dict(self._stored)
             self._stored = None
         if self.target is not None:
-            stream.num_samples = self._rows_of_pass
+            stream.num_samples = self._pass_weight
         elif isinstance(pl_module, GMMModule) and layer.all_priors:
             stream.num_samples = float(pl_module.num_samples)
         blended = stream.blend(stats)
@@ -100,25 +93,27 @@ class StepwiseEMCallback(BaseEMCallback):
             model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
             step = maximize(model, parameters, blended.reshape((parameters.num_mixtures,)))
             step.require_regular()
-            self._repair(
-                trainer, pl_module, model, step.parameters, step.collapsed, stream.num_batches
-            ).write_to(layer)
+            rows, iteration = partial(self._candidates, pl_module), stream.num_batches
+            updated, collapsed = step.parameters, step.collapsed
+            updated = self._collapse.handle(trainer, model, updated, collapsed, iteration, rows)
+            updated.write_to(layer)
             if self._collapse.has_moved and self._collapse.reseeded is not None:
                 stream.reset_components(self._collapse.reseeded)
         self.counts = stats.counts
-        batch_sums = torch.stack([stats.log_likelihood, stats.total_weight])
-        self._sums = batch_sums if self._sums is None or batch_idx == 0 else self._sums + batch_sums
+        sums = torch.stack([stats.log_likelihood, stats.total_weight])
+        is_first = self._accumulator.next_batch == 1
+        self._sums = sums if self._sums is None or is_first else self._sums + sums
         if trainer.is_last_batch:
-            self._require_rows(int(self._sums[1].max() > 0))
-            self._close_pass(trainer, pl_module)
+            self._close_pass(trainer, pl_module, *self._sums)
 
-    def _close_pass(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _close_pass(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, total: Tensor, weight: Tensor
+    ) -> None:
         """Log the means over the batches of a pass."""
-        assert self._sums is not None
-        total, weight = self._sums
+        self._require_rows(int(weight.max() > 0))
         prior = self.layer(pl_module).log_prior().to(total)
         if self._accumulator.is_whole:
-            self._rows_of_pass = float(weight.max())
+            self._pass_weight = float(weight.max())
         self._log_pass(trainer, pl_module, total / weight, (total + prior) / weight)
 
     def state_dict(self) -> dict[str, Any]:
@@ -127,9 +122,9 @@ class StepwiseEMCallback(BaseEMCallback):
         stream = self._stored
         if stream is None and self._stream is not None:
             stream = self._stream.state_dict()
-        return super().state_dict() | {"stream": stream, "rows_of_pass": self._rows_of_pass}
+        return super().state_dict() | {"stream": stream, "pass_weight": self._pass_weight}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         super().load_state_dict(state_dict)
-        self._stored, self._rows_of_pass = state_dict["stream"], state_dict["rows_of_pass"]
+        self._stored, self._pass_weight = state_dict["stream"], state_dict["pass_weight"]

@@ -22,7 +22,7 @@ class StreamDataModule(RowsDataModule):
         path: a file, a folder of shards, or a pattern: see `gmm_lightning.datasets.open_rows`.
         columns: which to read; None: every column of numbers.
         weight: the column of sample weights.
-        label: the column of classes, only ever used to judge a fit.
+        label: the column of classes, read for the evidence of a layer, and to judge a fit.
         header: of a text file, whether its first line holds names; None: guess.
         separator: of a text file; None: guess.
         key: the array of a .npz file.
@@ -71,13 +71,8 @@ class StreamDataModule(RowsDataModule):
                 "expected the path of a file or a folder to read; on the command line: "
                 "data=stream data.path=big.npy"
             )
-        super().__init__(
-            batch_size=batch_size,
-            shuffle=shuffle,
-            standardize=standardize,
-            seed=seed,
-            name=Path(str(path)).stem,
-        )
+        name = Path(str(path)).stem
+        super().__init__(batch_size, seed, name, shuffle=shuffle, standardize=standardize)
         options = {"weight": weight, "label": label, "header": header}
         options |= {"separator": separator, "key": key}
         self._files = {"train": open_rows(path, columns=columns, **options)}

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning._validation import require_integer
 from gmm_lightning.plotting import plot_mixture
 from gmm_lightning.training.checkpoint import is_dry
 from gmm_lightning.training.em_base import BaseEMCallback
@@ -31,18 +31,14 @@ class MixtureLogger(L.Callback):
     """
 
     def __init__(self, every_n_passes: int = 10, max_points: int = 2000) -> None:
-        if every_n_passes < 1 or max_points < 1:
-            raise InvalidArgumentError(
-                "MixtureLogger needs every_n_passes >= 1 and max_points >= 1, got "
-                f"{every_n_passes} and {max_points}"
-            )
-        self.every_n_passes, self.max_points = every_n_passes, max_points
-        self._told = 0
+        self.every_n_passes = require_integer("every_n_passes", every_n_passes, least=1)
+        self.max_points = require_integer("max_points", max_points, least=1)
+        self._num_logged = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A resumed fit has told of its earlier repairs."""
+        """Leave out the repairs that a resumed fit has logged before."""
         em = self._em(trainer)
-        self._told = len(em.events) if em is not None else 0
+        self._num_logged = len(em.events) if em is not None else 0
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Numbers of this pass, and pictures when they are due."""
@@ -55,9 +51,9 @@ class MixtureLogger(L.Callback):
             for k, value in enumerate(values.reshape(-1).tolist()):
                 writer.add_scalar(f"{name}/{k}", value, step)
         if em is not None:
-            for event in em.events[self._told :]:
+            for event in em.events[self._num_logged :]:
                 writer.add_text("repaired components", str(event), step)
-            self._told = len(em.events)
+            self._num_logged = len(em.events)
         if step % self.every_n_passes == 0:
             self._log_figures(writer, trainer, pl_module)
 

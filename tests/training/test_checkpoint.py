@@ -157,5 +157,5 @@ def test_a_dry_run_leaves_nothing_behind(x: Tensor, tmp_path: Path) -> None:
 
 
 def test_an_interval_below_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="every_n_passes must be >= 1, got 0"):
+    with pytest.raises(InvalidArgumentError, match="every_n_passes must be an integer >= 1, got 0"):
         EpochCheckpoint(tmp_path, every_n_passes=0)

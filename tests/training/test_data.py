@@ -115,8 +115,8 @@ def test_every_real_dtype_is_accepted(x: Any) -> None:
     [
         (torch.zeros(5), r"expected a matrix.*\(5,\).*x\[:, None\]"),
         (torch.zeros(2, 3, 4), r"expected a matrix.*\(2, 3, 4\)"),
-        (torch.zeros(0, 3), r"expected rows, got an array of shape \(0, 3\)"),
-        (torch.zeros(3, 0), r"expected rows, got an array of shape \(3, 0\)"),
+        (torch.zeros(0, 3), r"expected a matrix.*\(0, 3\)"),
+        (torch.zeros(3, 0), r"expected a matrix.*\(3, 0\)"),
         (torch.tensor([[0.0], [float("nan")], [float("inf")]]), r"row\(s\) 1, 2"),
         (np.array([["a", "b"]]), "must hold numbers"),
         ([[1.0], [1.0, 2.0]], "rectangular"),
@@ -131,11 +131,11 @@ def test_unusable_rows_are_refused(x: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_fraction": 1.0}, r"val_fraction must be in \[0, 1\), got 1.0"),
-        ({"val_fraction": -0.1}, r"val_fraction must be in \[0, 1\), got -0.1"),
+        ({"val_fraction": 1.0}, "val_fraction=1.0 of 40 rows leaves no rows on one side"),
+        ({"val_fraction": -0.1}, "val_fraction must be .* >= 0 and <= 1, got -0.1"),
         ({"val_fraction": 0.01}, "leaves no rows on one side"),
         ({"val_fraction": 0.99}, "leaves no rows on one side"),
-        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

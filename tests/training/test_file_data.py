@@ -121,8 +121,8 @@ def test_no_path(path: str | None) -> None:
     [
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "val_fraction=0.6 and test_fraction=0.4 of"),
         ({"test_fraction": 0.01}, "test_fraction=0.01 of 20 rows leaves no rows on one side; 0"),
-        ({"test_fraction": -0.1}, r"test_fraction must be in \[0, 1\), got -0.1"),
-        ({"test_fraction": "half"}, r"test_fraction must be in \[0, 1\), got half"),
+        ({"test_fraction": -0.1}, "test_fraction must be .* >= 0 and <= 1, got -0.1"),
+        ({"test_fraction": "half"}, "test_fraction must be .* got 'half'"),
     ],
 )
 def test_shares_out_of_range(path: Path, options: dict[str, float], said: str) -> None:

@@ -193,7 +193,7 @@ def test_a_step_need_not_call_the_layer(rows: Tensor, way: str) -> None:
     em = by(way)
     train(Seldom(), rows, em)
     # Batches of 20, 20 and the last, of 3 rows.
-    assert float(em._rows_of_pass if way == "stepwise" else em.counts.sum()) == pytest.approx(43)  # pyright: ignore
+    assert float(em._pass_weight if way == "stepwise" else em.counts.sum()) == pytest.approx(43)  # pyright: ignore
 
 
 @pytest.mark.parametrize("way", ["em", "stepwise"])
@@ -302,7 +302,7 @@ def test_rows_that_are_run_through_again_on_the_way_back_count_once(rows: Tensor
     callback = by(way)
     train(Saving(), rows, callback, epochs=1)
     assert isinstance(callback, BaseEMCallback)
-    total = callback._rows_of_pass if way == "stepwise" else callback.counts.sum()  # pyright: ignore
+    total = callback._pass_weight if way == "stepwise" else callback.counts.sum()  # pyright: ignore
     assert float(total) == pytest.approx(len(rows))
 
 

@@ -209,5 +209,5 @@ def test_no_path(path: str | None) -> None:
 
 
 def test_a_batch_size_out_of_range(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="batch_size must be >= 1, got 0"):
+    with pytest.raises(InvalidArgumentError, match="batch_size must be an integer >= 1, got 0"):
         StreamDataModule(numbered(tmp_path, 3), batch_size=0)

@@ -173,8 +173,8 @@ def test_a_label_and_a_weight(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("weight", "message"),
     [
-        ([1.0] * 100, r"sample_weight must be of shape \(101,\), got shape \(100,\)"),
-        ([[1.0]] * 101, r"sample_weight must be of shape \(101,\), got shape \(101, 1\)"),
+        ([1.0] * 100, r"sample_weight must broadcast to \(101,\), got shape \(100,\)"),
+        ([[1.0]] * 101, r"sample_weight must broadcast to \(101,\), got shape \(101, 1\)"),
         ([1.0, -1.0] + [1.0] * 99, r"finite and >= 0; it is not in row\(s\) 1$"),
         ([float("nan")] * 101, r"not in row\(s\) 0, 1, 2, .*9 and 91 more"),
         ([float("inf")] + [1.0] * 100, r"not in row\(s\) 0$"),
