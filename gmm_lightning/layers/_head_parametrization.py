@@ -16,10 +16,10 @@ from gmm_lightning.covariances import (
     TiedCovariance,
     TiedPrecisionCholesky,
 )
-from gmm_lightning.distributions import LOG_2PI, MixtureOfGaussians
+from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers.parameters import project_scale
-from gmm_lightning.linalg import at_least_float32
+from gmm_lightning.linalg import LOG_2PI, at_least_float32
 from gmm_lightning.priors import MixtureShape
 
 
