@@ -1,9 +1,8 @@
 """Criteria for choosing the number of components and the covariance family.
 
-All of them weigh fit against the number of free parameters, in scikit-learn's sign: **lower is
-better**. They are functions of totals in nats, of a fitted layer, of a scikit-learn model or from
-a paper. A tensor of log-likelihoods, one per restart or per mixture of a batch, gives a tensor of
-the same shape.
+They weigh fit against the number of free parameters, in scikit-learn's sign: **lower is better**.
+Totals in nats, of a layer or of any other model, are numbers, or tensors `(*B)` with one entry per
+restart or per mixture of a batch, which give a tensor of that shape.
 
 Example:
     >>> from gmm_lightning.criteria import aic, bic
@@ -18,7 +17,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning._validation import require_number
 
 __all__ = ["aic", "bic", "icl"]
 
@@ -28,17 +27,13 @@ Total = TypeVar("Total", float, Tensor)
 def bic(log_likelihood: Total, num_free_parameters: int, num_samples: float) -> Total:
     """Bayesian information criterion, `-2 log L + p log n`.
 
-    Shape:
-        log_likelihood and the result are both a number or both `(*B)`.
-
     Args:
-        log_likelihood: Total log-likelihood of the data in nats (a sum over rows, not a mean).
-        num_free_parameters: `p`, the number of free parameters of the model.
-        num_samples: `n`, the number of rows, or their total weight.
+        log_likelihood: total log-likelihood of the data, a sum over rows.
+        num_free_parameters: p, a layer's `num_free_parameters`.
+        num_samples: n, the number of rows summed over, or their total weight.
 
     Raises:
-        InvalidArgumentError: `num_samples` is not a positive number, or `num_free_parameters` is
-            negative.
+        InvalidArgumentError: `num_samples` is not positive, or `num_free_parameters` negative.
 
     References:
         Schwarz (1978), Estimating the dimension of a model. Annals of Statistics 6(2), 461-464.
@@ -48,24 +43,16 @@ def bic(log_likelihood: Total, num_free_parameters: int, num_samples: float) -> 
         >>> round(bic(-180.1855, 44, 150), 3)
         580.839
     """
-    _check_parameters(num_free_parameters)
-    if not (math.isfinite(num_samples) and num_samples > 0):
-        raise InvalidArgumentError(
-            f"expected a positive number of rows, got num_samples={num_samples}; pass the rows "
-            "that the total log-likelihood was summed over"
-        )
-    return -2.0 * log_likelihood + num_free_parameters * math.log(num_samples)
+    rows = require_number("num_samples, the rows of the log-likelihood,", num_samples, above=0)
+    return -2.0 * log_likelihood + _require_count(num_free_parameters) * math.log(rows)
 
 
 def aic(log_likelihood: Total, num_free_parameters: int) -> Total:
     """Akaike's information criterion, `-2 log L + 2 p`.
 
-    Shape:
-        log_likelihood and the result are both a number or both `(*B)`.
-
     Args:
-        log_likelihood: Total log-likelihood of the data in nats (a sum over rows, not a mean).
-        num_free_parameters: `p`, the number of free parameters of the model.
+        log_likelihood: as for `bic`.
+        num_free_parameters: as for `bic`.
 
     Raises:
         InvalidArgumentError: `num_free_parameters` is negative.
@@ -80,8 +67,7 @@ def aic(log_likelihood: Total, num_free_parameters: int) -> Total:
         >>> aic(torch.tensor([-100.0, -90.0]), 5).tolist()
         [210.0, 190.0]
     """
-    _check_parameters(num_free_parameters)
-    return -2.0 * log_likelihood + 2.0 * num_free_parameters
+    return -2.0 * log_likelihood + 2.0 * _require_count(num_free_parameters)
 
 
 def icl(
@@ -89,22 +75,17 @@ def icl(
 ) -> Total:
     """Integrated completed likelihood, `bic + 2 sum_i sum_k -r_ik log r_ik`.
 
-    The entropy of the responsibilities is zero when every row belongs to one component and grows
-    where components overlap, so that ICL prefers separated clusters where BIC prefers a good
-    density.
-
-    Shape:
-        log_likelihood, entropy and the result are all numbers or all `(*B)`.
+    The entropy of the responsibilities r grows where components overlap: ICL prefers separated
+    clusters where BIC prefers a good density.
 
     Args:
-        log_likelihood: Total log-likelihood of the data in nats (a sum over rows, not a mean).
-        num_free_parameters: `p`, the number of free parameters of the model.
-        num_samples: `n`, the number of rows, or their total weight.
-        entropy: Total entropy of the responsibilities in nats, `-sum_i sum_k r_ik log r_ik`.
+        log_likelihood: as for `bic`.
+        num_free_parameters: as for `bic`.
+        num_samples: as for `bic`.
+        entropy: total entropy of the responsibilities.
 
     Raises:
-        InvalidArgumentError: `num_samples` is not a positive number, or `num_free_parameters` is
-            negative.
+        InvalidArgumentError: as for `bic`.
 
     References:
         Biernacki, Celeux and Govaert (2000), Assessing a mixture model for clustering with the
@@ -121,9 +102,6 @@ def icl(
     return bic(log_likelihood, num_free_parameters, num_samples) + 2.0 * entropy
 
 
-def _check_parameters(num_free_parameters: int) -> None:
-    if num_free_parameters < 0:
-        raise InvalidArgumentError(
-            f"expected a number of free parameters >= 0, got {num_free_parameters}; a layer has it "
-            "as num_free_parameters"
-        )
+def _require_count(num_free_parameters: int) -> int:
+    require_number("num_free_parameters", num_free_parameters, least=0)
+    return num_free_parameters

@@ -82,6 +82,15 @@ def factor_of_rows(rows: Tensor) -> Tensor:
     return (upper * sign.unsqueeze(-1)).mT
 
 
+def unit_rows(num_features: int, batch_dims: int, like: Tensor) -> Tensor:
+    """Rows of the identity, `(D, *B, K, D)` with ones for B and K.
+
+    A linear map of rows has its matrix columns in the results.
+    """
+    identity = torch.eye(num_features, dtype=like.dtype, device=like.device)
+    return identity.reshape(num_features, *[1] * (batch_dims + 1), num_features)
+
+
 def solve_rows(factor: Tensor, rows: Tensor, *, transposed: bool = False) -> Tensor:
     """Solutions of `L z = d`, or `L' z = d`, `(*S, *B, K, D)`, for many rows at once.
 

@@ -25,7 +25,7 @@ from gmm_lightning._validation import (
 )
 from gmm_lightning.distributions import MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import LOG_2PI, at_least_float32, full_precision
+from gmm_lightning.linalg import LOG_2PI, at_least_float32, full_precision, unit_rows
 from gmm_lightning.rows import check_finite
 
 __all__ = [
@@ -50,14 +50,13 @@ def negative_log_likelihood(
         mixture: p, such as a head returns for a batch of rows.
         x: rows `(*S, *B, D)`.
         reduction: `mean` or `sum` over all rows, or `none`: `(*S, *B)`.
-        skip_nonfinite: leave out rows with NaN or infinite entries instead of refusing them;
-            `count_nonfinite(x)` says how many. A mean is over the other rows, `none` has 0 there,
-            and no gradient comes from them. A batch without any other row has the loss 0.
+        skip_nonfinite: leave out rows with NaN or infinite entries, `count_nonfinite(x)` of them:
+            a mean is over the other rows (0 without any), `none` has 0 there, without gradient.
 
     Raises:
         InvalidArgumentError: rows of another width, or an unknown reduction.
-        InvalidDataError: rows that are not finite, by number, unless they are skipped (or the
-            call is being compiled or exported: then they are not looked for).
+        InvalidDataError: rows that are not finite, by number, unless they are skipped or the call
+            is being compiled or exported.
 
     Example:
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
@@ -68,29 +67,24 @@ def negative_log_likelihood(
     mixture = as_mixture(mixture)
     require_choice("reduction", reduction, _REDUCTIONS)
     mixture.check_rows(x)
-    if not skip_nonfinite:
+    if skip_nonfinite:
+        # Replaced before anything is computed, NaN stays out of the gradient.
+        kept = torch.isfinite(x).all(-1)
+        loss = -mixture.log_prob(torch.where(kept.unsqueeze(-1), x, 0.0))
+        loss = torch.where(kept, loss, 0.0)
+        num_rows = kept.expand_as(loss).sum().clamp(min=1)
+    else:
         if not is_tracing():
             check_finite(x.detach().reshape(-1, x.shape[-1]))
         loss = -mixture.log_prob(x)
-        rows = max(1, loss.numel())
-        return _reduce(loss, loss.new_tensor(float(rows)), reduction)
-    # Replaced before anything is computed, NaN stays out of the gradient.
-    kept = torch.isfinite(x).all(-1)
-    loss = -mixture.log_prob(torch.where(kept.unsqueeze(-1), x, torch.zeros_like(x)))
-    kept = kept.expand_as(loss)
-    loss = torch.where(kept, loss, torch.zeros_like(loss))
-    return _reduce(loss, kept.sum().clamp(min=1).to(loss), reduction)
-
-
-def _reduce(loss: Tensor, rows: Tensor, reduction: str) -> Tensor:
-    """The losses of all rows, their sum, or their mean over a number of rows."""
+        num_rows = max(1, loss.numel())
     if reduction == "none":
         return loss
-    return loss.sum() if reduction == "sum" else loss.sum() / rows
+    return loss.sum() if reduction == "sum" else loss.sum() / num_rows
 
 
 def count_nonfinite(x: Tensor) -> Tensor:
-    """How many rows `(*S, D)` have NaN or infinite entries: an integer tensor `()`."""
+    """Number of rows `(*S, D)` with NaN or infinite entries, an integer tensor `()`."""
     return (~torch.isfinite(x).all(-1)).sum()
 
 
@@ -102,8 +96,7 @@ def dagmm_energy(mixture: MixtureDensity, z: Tensor, penalty: float = 0.05) -> T
     Args:
         mixture: p.
         z: codes `(*S, *B, D)`; the mean is over S.
-        penalty: lambda. Zong et al. weigh the energy by 0.1 and the penalty by 0.005 in their
-            whole loss: in proportion, 0.05 here.
+        penalty: weight relative to the energy: 0.005 and 0.1 in the loss of Zong et al.
 
     Raises:
         InvalidArgumentError: codes of another width, or a penalty that is negative.
@@ -144,23 +137,22 @@ def kl_to_mixture(
 
         KL(q || p) <= sum_k gamma_k (KL_k + log gamma_k - log pi_k)
 
-    is the regulariser of VaDE, in closed form. It is least at `gamma_k ~ pi_k exp(-KL_k)`, where
-    it is `-log sum_k pi_k exp(-KL_k)`; for a mixture of one it is exact. From samples of q,
-    the estimate is unbiased, with gradients through the samples; the entropy of q is exact.
+    is the regulariser of VaDE, in closed form. The least, `-log sum_k pi_k exp(-KL_k)`, is at
+    `gamma_k ~ pi_k exp(-KL_k)`; for a mixture of one it is exact. The estimate is unbiased, with
+    gradients through the samples.
 
     Args:
         mean: of q, `(*S, *B, D)`.
         scale: standard deviations of q, positive, of the same shape.
         mixture: p.
-        num_samples: None: the bound; a number: an estimate from as many samples, in
-            antithetic pairs.
-        responsibilities: of the bound, `(*S, *B, K)`, positive with sum 1, such as
-            `p.responsibilities(z)` at a sample z of q as in VaDE; None: those of the least bound.
+        num_samples: None: the bound; a number of samples, in antithetic pairs: the estimate.
+        responsibilities: of the bound, `(*S, *B, K)`, such as `p.responsibilities(z)` at a sample
+            z of q as in VaDE; None: those of the least bound.
         generator: source of randomness.
 
     Raises:
-        InvalidArgumentError: shapes that do not fit, a scale that is not positive, fewer
-            samples than 1, responsibilities together with `num_samples`, or that do not sum to 1.
+        InvalidArgumentError: shapes that do not fit, a scale that is not positive, fewer samples
+            than 1, responsibilities that do not sum to 1, or are given with `num_samples`.
 
     References:
         Z. Jiang et al. (2017), Variational deep embedding: an unsupervised and generative
@@ -207,7 +199,7 @@ def kl_to_components(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> Te
         mixture: the components.
 
     Raises:
-        InvalidArgumentError: shapes that do not fit.
+        InvalidArgumentError: shapes that do not fit, or a scale that is not positive.
     """
     mixture = as_mixture(mixture)
     mean, scale = _as_posterior(mean, scale, mixture)
@@ -215,10 +207,7 @@ def kl_to_components(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> Te
     with full_precision(mean.device):
         white = mixture.whiten(mean)
         # Columns of L^-1: their squares add up to the diagonal of the precision.
-        axes = torch.eye(d, dtype=mean.dtype, device=mean.device)
-        axes = axes.reshape(d, *[1] * len(mixture.batch_shape), 1, d).expand(
-            d, *mixture.means.shape
-        )
+        axes = unit_rows(d, len(mixture.batch_shape), mean)
         precision = family.whiten(mixture.scale, axes).square().sum(-1).movedim(0, -1)
         trace = (scale.square().unsqueeze(-2) * precision).sum(-1)
         square = trace + white.square().sum(-1) - d
@@ -233,7 +222,7 @@ def _kl_from_samples(
     num_samples: int,
     generator: Generator | None,
 ) -> Tensor:
-    """The estimate `-H(q) - E_q[log p]`, `(*S, *B)`, from reparameterised antithetic samples."""
+    """Estimate `-H(q) - E_q[log p]`, `(*S, *B)`, from reparameterised antithetic samples."""
     num_samples = require_integer("num_samples", num_samples, least=1)
     mean, scale = _as_posterior(mean, scale, mixture)
     half = torch.empty((num_samples + 1) // 2, *mean.shape, dtype=mean.dtype, device=mean.device)
@@ -245,11 +234,7 @@ def _kl_from_samples(
 
 
 def _as_posterior(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
-    """Mean and scale in the mixture's dtype.
-
-    Raises:
-        InvalidArgumentError: shapes that do not fit each other or the mixture.
-    """
+    """Mean and scale, checked, in the mixture's dtype."""
     mixture.check_rows(mean)
     mixture.check_rows(scale)
     if mean.shape != scale.shape:
@@ -268,7 +253,7 @@ def responsibility_entropy(mixture: MixtureDensity, x: Tensor) -> Tensor:
     Added to a loss it makes rows choose one component; subtracted, it keeps all of them in use.
 
     Args:
-        mixture: whose components are chosen from.
+        mixture: of the components.
         x: rows `(*S, *B, D)`; the mean is over S.
 
     Raises:

@@ -82,8 +82,7 @@ class Covariance(ABC):
     def raw_entry_scales(self, unit: Tensor, num_components: int) -> Tensor:
         """Factors `(*B, G, ...)` of the raw entries when the features are multiplied by `unit`.
 
-        They are 1 for logarithms, which are shifted. Only the sizes of steps depend on them: by
-        the default, these are not adapted to the units `(*B, D)`.
+        1 for logarithms, which are shifted; by the default, steps do not adapt to units `(*B, D)`.
         """
         return unit.new_ones(*unit.shape[:-1], *self.shape(num_components, unit.shape[-1]))
 
@@ -159,10 +158,8 @@ class Covariance(ABC):
 
     def features(self, num_features: int) -> Features | None:
         """Second-order terms with which EM is two matrix products, or None if there are none."""
-        if self.feature_class is None:
-            return None
-        terms = self.feature_class(num_features)
-        return TiedFeatures(terms) if self.tied else terms
+        terms = None if self.feature_class is None else self.feature_class(num_features)
+        return TiedFeatures(terms) if terms is not None and self.tied else terms
 
     def sum_tied(self, per_component: Tensor) -> Tensor:
         """Sums `(*B, G)` over the components that share a covariance, of values `(*B, K)`."""

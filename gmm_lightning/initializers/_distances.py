@@ -12,8 +12,8 @@ class DistanceTable:
     """Weighted rows in standard units, stored so that one product gives squared distances.
 
     `|x - c|^2 = <(-2 c, |c|^2, 1), (x, 1, |x|^2)>`. In standard units the terms are of the size of
-    the distances, so that little cancels. The matrix products of a start have the same shape for
-    any number of starts, so that its results do not depend on the others.
+    the distances: little cancels. The products of a start have the same shape for any number of
+    starts: its results do not depend on the others.
 
     Args:
         x: rows `(N, D)`.
@@ -31,16 +31,8 @@ class DistanceTable:
     def __len__(self) -> int:
         return len(self.x)
 
-    def mean_variance(self) -> Tensor:
-        """Weighted variance, averaged over the features."""
-        moments = self.features @ self.weight / self.weight.sum()
-        return (moments[-1] - moments[:-2].square().sum()).clamp(min=0) / self.x.shape[-1]
-
     def distances(self, centres: Tensor, out: Tensor | None = None) -> Tensor:
-        """Squared distances from centres `(R, L, D)` to all rows, `(R, L, N)`.
-
-        Rounding leaves some a little below zero.
-        """
+        """Squared distances from centres `(R, L, D)` to rows, `(R, L, N)`, up to rounding."""
         return _product(_coefficients(centres), self.features, out)
 
     def nearest(self, centres: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,7 @@ from gmm_lightning.initializers._distances import DistanceTable
 
 
 class Initializer(ABC):
-    """A way to assign rows to components before the first M-step.
-
-    One M-step turns the assignments into parameters, for every covariance family and prior.
-    """
+    """A way to assign rows to components before the first M-step, for every family and prior."""
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
@@ -45,18 +42,7 @@ class Initializer(ABC):
         num_starts: int,
         generator: Generator | None,
     ) -> Tensor:
-        """Results of `num_starts` successive calls of `assign`.
-
-        Args:
-            x: rows, as in `assign`.
-            num_components: K, at most N.
-            weight: `(N,)`, as in `assign`.
-            num_starts: R, at least 1.
-            generator: source of randomness, left in the state after R calls.
-
-        Returns:
-            Component indices `(R, N)`, or responsibilities `(R, N, K)`.
-        """
+        """Results of `num_starts` successive calls of `assign`, `(R, N)` or `(R, N, K)`."""
         starts = range(num_starts)
         return torch.stack([self.assign(x, num_components, weight, generator) for _ in starts])
 
@@ -99,8 +85,5 @@ def draw_rows(probability: Tensor, n: int, generator: Generator | None) -> Tenso
     Rows of probability zero come last, so fewer distinct candidates than n are no error.
     """
     race = torch.empty_like(probability).exponential_(generator=generator)
-    return (
-        (race / probability.clamp(min=torch.finfo(probability.dtype).tiny))
-        .topk(n, largest=False)
-        .indices
-    )
+    race /= probability.clamp(min=torch.finfo(probability.dtype).tiny)
+    return race.topk(n, largest=False).indices

@@ -14,8 +14,7 @@ from gmm_lightning.initializers.base import Initializer
 class Given(Initializer):
     """Given labels or responsibilities, one for each row of the data.
 
-    Means, weights or covariances are given through `GMMLayer.set_parameters` or
-    `GMMLayer.from_parameters` instead, without an initializer.
+    Means, weights or covariances are given through `GMMLayer.set_parameters` instead.
 
     Args:
         assignments: component indices `(N,)`, or responsibilities `(N, K)`.

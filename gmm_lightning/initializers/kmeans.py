@@ -12,22 +12,20 @@ from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.initializers._distances import DistanceTable
 from gmm_lightning.initializers.base import LabelInitializer
 from gmm_lightning.initializers.kmeans_plus_plus import kmeans_plus_plus_seeds
+from gmm_lightning.statistics import WeightedMoments
 
 
 def lloyd(rows: DistanceTable, centres: Tensor, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
-    """Lloyd's iterations from centres `(R, K, D)`, all starts at once.
+    """Labels `(R, N)` and weighted sums of squared distances `(R,)` by Lloyd's iterations.
 
-    A start has converged when no row changes its cluster, or when the squared movement of its
-    centres, summed over them, is at most `tol` times the mean variance of the features. It is left
-    out of the iterations of the others.
-
-    Returns:
-        Labels `(R, N)` and the weighted sum of squared distances `(R,)`.
+    From centres `(R, K, D)`. A start has converged, and is left out of further iterations, when no
+    row changes its cluster, or when the squared movement of its centres, summed over them, is at
+    most `tol` times the mean variance of the features.
     """
     labels, distance = rows.nearest(centres)
     active = torch.arange(len(centres), device=centres.device)
     sums = rows.sums(labels, centres.shape[1])
-    limit = tol * rows.mean_variance()
+    limit = tol * WeightedMoments.of(rows.x, rows.weight).variance.mean()
     for _ in range(max_iter):
         moved = _means(rows, centres, sums, distance[active])
         shift = (moved - centres).square().sum((-2, -1))

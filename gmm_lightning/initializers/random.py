@@ -16,8 +16,7 @@ _MAX_RESPONSIBILITIES = 1 << 21
 class Random(Initializer):
     """Responsibilities drawn uniformly from the simplex, independently for every row.
 
-    All components start near the whole data set, so that EM needs more iterations than from
-    seeds. The responsibilities do not depend on x: a sample of the rows is enough.
+    All components start near the whole data set: EM needs more iterations than from seeds.
     """
 
     name: ClassVar[str] = "random"

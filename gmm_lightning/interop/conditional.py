@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import LOG_2PI, full_precision
+from gmm_lightning.linalg import LOG_2PI, full_precision, unit_rows
 
 # The substitution is written out feature by feature, in some four operations each.
 _MAX_FEATURES = 32
@@ -103,8 +103,7 @@ def _scale_tril(mixture: MixtureOfGaussians) -> Tensor:
     inverse = mixture.covariance.inverse_tril(mixture.scale, d)
     if inverse is None:
         return mixture.scale_tril
-    units = torch.eye(d, dtype=mixture.means.dtype, device=mixture.means.device)
-    units = units.reshape(d, *[1] * (len(mixture.batch_shape) + 1), d)
+    units = unit_rows(d, len(mixture.batch_shape), mixture.means)
     columns = _forward_substitution(inverse, units)
     return columns.movedim(0, -1).expand(*mixture.means.shape, d)
 

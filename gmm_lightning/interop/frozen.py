@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gmm_lightning._validation import require_choice
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.interop._parts import LayerOrMixture, to_float64
-from gmm_lightning.linalg import LOG_2PI, full_precision
+from gmm_lightning.linalg import LOG_2PI, full_precision, unit_rows
 from gmm_lightning.rows import Batch
 
 _OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -56,8 +56,7 @@ class FrozenMixture(nn.Module):
         means = mixture.means.to(kind[1])
         d = mixture.num_features
         # Whitening is linear in the rows, whatever the family: unit rows give its columns.
-        units = torch.eye(d, dtype=torch.float64, device=mixture.means.device)
-        units = units.reshape(d, *[1] * (self.batch_dims + 1), d)
+        units = unit_rows(d, self.batch_dims, mixture.means)
         inverse = mixture.covariance.whiten(mixture.scale, units).movedim(0, -1)
         self.diagonal = not bool((inverse - inverse.diagonal(dim1=-2, dim2=-1).diag_embed()).any())
         if self.diagonal:

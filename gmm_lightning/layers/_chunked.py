@@ -19,12 +19,8 @@ def map_linear_chunks(
 ) -> Tensor:
     """Values `function(h W' + b, y)`, `(N,)`, a chunk of rows at a time.
 
-    Args:
-        function: of outputs `(n, Q)` and targets `(n, D)`, with a value per row `(n,)`.
-        h: rows `(N, P)`.
-        weight: W, `(Q, P)`.
-        bias: b, `(Q,)`.
-        y: targets `(N, D)`.
+    Shape:
+        h `(N, P)`, weight W `(Q, P)`, bias b `(Q,)`, y `(N, D)`.
     """
     step = _rows_per_chunk(bias)
     if len(h) <= step:
@@ -40,9 +36,8 @@ def map_linear_chunks(
 class _LinearChunks(torch.autograd.Function):
     """`map_linear_chunks` with gradients to h, W, b and y.
 
-    The graph of a chunk is run forwards and backwards while it is in the cache. The gradient by
-    the outputs is kept, `(N, Q)`, as large as the outputs of `nn.Linear` alone. Gradients of
-    gradients are taken through the whole graph instead.
+    A chunk is run forwards and backwards while it is in the cache. The gradient by the outputs is
+    kept, `(N, Q)`. Gradients of gradients are taken through the whole graph instead.
     """
 
     @staticmethod

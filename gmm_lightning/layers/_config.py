@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -19,19 +19,19 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 T = TypeVar("T")
 
 
-def module_to_config(module: Any, **arguments: Any) -> dict[str, Any]:
+def module_to_config(module: Any, names: Iterable[str]) -> dict[str, Any]:
     """Constructor arguments of a module with a family and priors, as primitives.
 
-    A third party's family or prior is described by its `name`; reading the configuration back
-    needs its class in the registry.
+    Reading a third party's family or prior back needs its class in the registry.
 
     Args:
         module: has `covariance` and `priors`.
-        arguments: the other arguments of its constructor.
+        names: of its other arguments, which are its attributes.
     """
     dtype = next(module.parameters()).dtype
+    arguments = {name: getattr(module, name) for name in names}
     return {
-        **arguments,
+        **{name: list(v) if isinstance(v, tuple) else v for name, v in arguments.items()},
         "covariance": _plugin_to_config(module.covariance),
         "priors": [_plugin_to_config(prior) for prior in module.priors.values()],
         "dtype": str(dtype).removeprefix("torch."),
@@ -39,11 +39,7 @@ def module_to_config(module: Any, **arguments: Any) -> dict[str, Any]:
 
 
 def module_from_config(cls: Callable[..., T], config: Any) -> T:
-    """Module from its configuration, its parameters not loaded.
-
-    Raises:
-        CheckpointError: a name that is not registered here, or not a configuration.
-    """
+    """Module from its configuration, its parameters not loaded."""
     try:
         arguments = dict(config)
         arguments["covariance"] = _plugin_from_config(arguments["covariance"], covariance_registry)

@@ -32,10 +32,9 @@ class HeadParametrization(nn.Module):
 
     Args:
         sizes: K, D and the family of the mixtures.
-        scale_range: standard deviations are at most this many units, and at least one over it.
+        scale_range: largest standard deviation in units; its inverse is the least.
         shared_scale: the raw covariances are a parameter, the same for all rows.
-        device: where parameters and units live.
-        dtype: their dtype.
+        factory: device and dtype.
 
     Attributes:
         num_outputs: of the linear map.
@@ -43,9 +42,6 @@ class HeadParametrization(nn.Module):
         loc: mean of the targets, `(D,)`.
         unit: their standard deviations, `(D,)`.
         log_unit: raw form of the covariance with these standard deviations, `(1, ...)`.
-
-    Raises:
-        InvalidArgumentError: the family does not state which raw entries are logarithms.
     """
 
     loc: Tensor
@@ -53,13 +49,7 @@ class HeadParametrization(nn.Module):
     log_unit: Tensor
 
     def __init__(
-        self,
-        sizes: MixtureShape,
-        scale_range: float,
-        *,
-        shared_scale: bool,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, sizes: MixtureShape, scale_range: float, *, shared_scale: bool, **factory: Any
     ) -> None:
         super().__init__()
         k, d = sizes.num_components, sizes.num_features
@@ -68,7 +58,6 @@ class HeadParametrization(nn.Module):
         self._limit = math.log(scale_range)
         self._mask = _require_log_scale_mask(self.covariance, k, d)
         self._all_logs = bool(self._mask.all())
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.num_outputs = k * (1 + d) + (0 if shared_scale else math.prod(self.shape))
         self.raw_scale = nn.Parameter(torch.zeros(self.shape, **factory)) if shared_scale else None
         self.register_buffer("loc", torch.zeros(d, **factory))

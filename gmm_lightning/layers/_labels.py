@@ -15,14 +15,7 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 
 class LabelEncoder:
-    """Different labels, and their positions among them.
-
-    Args:
-        classes: the labels; those of a tensor or an array become plain Python values.
-
-    Raises:
-        InvalidArgumentError: labels that are not `number` different ones.
-    """
+    """Positions of labels among `number` different ones, which become plain Python values."""
 
     def __init__(self, classes: Iterable[Hashable], number: int) -> None:
         listed = classes.tolist() if isinstance(classes, Tensor | np.ndarray) else list(classes)
@@ -38,11 +31,7 @@ class LabelEncoder:
         self._trivial = self.classes == tuple(range(number))
 
     def encode(self, y: Any, device: torch.device) -> Tensor:
-        """Indices of labels of any shape, on a device.
-
-        Raises:
-            InvalidDataError: labels that are not among the classes, by row.
-        """
+        """Indices of labels of any shape, on a device."""
         if isinstance(y, Tensor):
             if self._trivial and not y.is_floating_point():
                 valid = is_tracing() or not bool(((y < 0) | (y >= len(self.classes))).any())

@@ -11,21 +11,14 @@ MAX_TEMPERATURE = 100.0
 
 
 def cross_entropy(logits: Tensor, own: Tensor, inverse: float) -> float:
-    """Mean `-log p(c | x)` of log posteriors `(N, C)` at an inverse temperature.
-
-    Args:
-        logits: log posteriors up to a constant of each row.
-        own: indices of the rows' classes, `(N, 1)`.
-        inverse: factor of the log posteriors.
-    """
+    """Mean `-log p(c | x)` of log posteriors `(N, C)` and classes `(N, 1)`, at a temperature."""
     return -float((inverse * logits).log_softmax(-1).gather(-1, own).mean())
 
 
 def best_inverse_temperature(logits: Tensor, own: Tensor) -> float:
-    """Inverse temperature of the least cross entropy, by Newton's method within a bracket.
+    """Inverse temperature of the least cross entropy, which is convex in it.
 
-    The cross entropy is convex in it. The bracket reaches from `1 / MAX_TEMPERATURE` to its
-    inverse.
+    By Newton's method within a bracket from `1 / MAX_TEMPERATURE` to `MAX_TEMPERATURE`.
     """
     target = logits.gather(-1, own).mean()
 

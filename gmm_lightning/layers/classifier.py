@@ -28,13 +28,7 @@ from gmm_lightning.linalg import accumulator_dtype
 
 
 class Calibration(NamedTuple):
-    """Result of `MixtureClassifier.calibrate`.
-
-    Attributes:
-        temperature: divides log joint densities.
-        before: mean `-log p(c | x)` of the rows at the old temperature, in nats.
-        after: the same at the new one.
-    """
+    """New temperature, and mean `-log p(c | x)` in nats before and after it was set."""
 
     temperature: float
     before: float
@@ -44,8 +38,8 @@ class Calibration(NamedTuple):
 class MixtureClassifier(nn.Module):
     """`p(c | x) ~ p(c) p(x | c)`, with a mixture of Gaussians for each class.
 
-    The classes are the batch of one layer, so that all are evaluated in the same operations.
-    `fit_classifier` fits them by EM; `-objective(x, y)` is the loss for gradient descent.
+    The classes are the batch of one layer. `fit_classifier` fits them by EM; `-objective(x, y)` is
+    the loss for gradient descent.
 
     Shape:
         x `(*S, D)`; joint and posterior `(*S, C)`.
@@ -58,7 +52,7 @@ class MixtureClassifier(nn.Module):
         layer: the mixtures.
         class_logits: unnormalised log priors of the classes, `(C,)`: a parameter, equal at first.
         temperature: divides log joint densities in the posterior; 1 until `calibrate`.
-        classes: the labels. Arguments y hold labels; predictions are indices of `classes`.
+        classes: the labels, as in arguments y; predictions are indices of them.
 
     Raises:
         InvalidArgumentError: a layer of another batch shape, or classes that are not C
@@ -110,15 +104,15 @@ class MixtureClassifier(nn.Module):
 
     @torch.no_grad()
     def set_class_priors(self, priors: Tensor) -> None:
-        """Overwrite `p(c)` in place by numbers `(C,)`, divided by their sum.
+        """Overwrite `p(c)` in place: see `log_class_priors`."""
+        self.class_logits.copy_(self.log_class_priors(priors))
+
+    def log_class_priors(self, priors: Tensor) -> Tensor:
+        """Logarithms of numbers `(C,)` divided by their sum.
 
         Raises:
             InvalidArgumentError: another shape, negative or infinite numbers, or a sum of zero.
         """
-        self.class_logits.copy_(self.log_class_priors(priors))
-
-    def log_class_priors(self, priors: Tensor) -> Tensor:
-        """Logarithms of numbers `(C,)` divided by their sum, as `set_class_priors` writes them."""
         given = require_numbers("class priors", priors, self.class_logits)
         fits = given.shape == self.class_logits.shape
         if not fits or not bool((torch.isfinite(given) & (given >= 0)).all() & (given.sum() > 0)):
@@ -133,8 +127,6 @@ class MixtureClassifier(nn.Module):
 
     def log_joint(self, x: Tensor) -> Tensor:
         """Log joint densities `log p(c) + log p(x | c)`: `(*S, D)` -> `(*S, C)`.
-
-        Without gradients, rows are worked through in chunks, so that only the result is large.
 
         Raises:
             InvalidArgumentError: rows of another width.
@@ -192,8 +184,7 @@ class MixtureClassifier(nn.Module):
             x: rows `(*S, D)`.
             y: their labels, `(*S)`.
             generative: weight of `log p(x)`, in [0, 1].
-            num_samples: divides the layer's log-prior: the rows of the training set, for a
-                mini-batch; None: the rows of x.
+            num_samples: rows of the training set, when x is a mini-batch; None: those of x.
 
         Raises:
             InvalidArgumentError: shapes that do not fit, or a weight outside [0, 1].
@@ -219,9 +210,8 @@ class MixtureClassifier(nn.Module):
         """Set the temperature to the best one for held-out rows.
 
         Mixtures fitted class by class are overconfident where features depend on each other more
-        than the mixtures model. Newton's method minimises the mean of `-log p(c | x)`, which is
-        convex in the inverse temperature, between 1/100 and 100. Neither `predict` nor `log_prob`
-        changes.
+        than the mixtures model. The mean of `-log p(c | x)` is minimised over inverse temperatures
+        between 1/100 and 100. Neither `predict` nor `log_prob` changes.
 
         Args:
             x: rows that the classifier was not fitted to, `(*S, D)`.
@@ -275,11 +265,7 @@ class MixtureClassifier(nn.Module):
         return self._encoder.encode(y, self.class_logits.device)
 
     def _encode_rows(self, x: Tensor, y: Any) -> Tensor:
-        """Indices of labels, one for every row.
-
-        Raises:
-            InvalidArgumentError: labels of another shape.
-        """
+        """Indices of labels, one for every row."""
         indices = self.encode(y)
         if indices.shape != x.shape[:-1]:
             raise InvalidArgumentError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,8 @@ from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians, as_mixture
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers._chunked import map_linear_chunks
-from gmm_lightning.layers._config import module_to_config
 from gmm_lightning.layers._head_parametrization import make_parametrization
-from gmm_lightning.layers.parameters import prior_num_samples
+from gmm_lightning.layers.parameters import prior_num_samples, tensor_options
 from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.linalg import full_precision
 from gmm_lightning.priors import (
@@ -36,8 +35,8 @@ class DensityHead(PretrainedMixin):
 
     The map works in units of the targets, which `initialize_from` takes over from a fitted layer;
     the mixture is in the user's units. Standard deviations, of a feature given those before it,
-    stay between `1 / scale_range` and `scale_range` units, so that the loss is bounded below, and
-    autocast is switched off: the loss is finite for features of 1e4 and in bfloat16, too.
+    stay between `1 / scale_range` and `scale_range` units, which bounds the loss below, and
+    autocast is off: the loss is finite for features of 1e4 and in bfloat16, too.
 
     Shape:
         h `(*S, in_features)` gives a mixture of batch shape `*S`; y is `(*S, D)`.
@@ -53,11 +52,10 @@ class DensityHead(PretrainedMixin):
         shared_scale: the covariances are parameters, the same for all rows, not functions of h.
         scale_range: largest standard deviation in units of the targets; its inverse is the least.
         temperature: divides logits and multiplies covariances, as when sampling.
-        device: where the parameters live.
-        dtype: their dtype, float32 or float64.
+        device: of the parameters.
+        dtype: float32 or float64.
 
     Attributes:
-        covariance: the family that was asked for.
         num_skipped: rows that `loss` has left out so far; not part of checkpoints.
 
     Raises:
@@ -76,6 +74,15 @@ class DensityHead(PretrainedMixin):
         >>> head(h).mean.shape
         torch.Size([8, 2])
     """
+
+    config_names: ClassVar[tuple[str, ...]] = (
+        "in_features",
+        "num_features",
+        "num_components",
+        "shared_scale",
+        "scale_range",
+        "temperature",
+    )
 
     def __init__(
         self,
@@ -98,9 +105,7 @@ class DensityHead(PretrainedMixin):
         self.scale_range = require_number("scale_range", scale_range, above=1)
         self.temperature = require_number("temperature", temperature, above=0)
         self.shared_scale = shared_scale
-        if dtype not in (None, torch.float32, torch.float64):
-            raise InvalidArgumentError(f"dtype must be float32 or float64, got {dtype}")
-        factory: dict[str, Any] = {"device": device, "dtype": dtype or torch.get_default_dtype()}
+        factory = tensor_options(device, dtype)
         self.covariance = as_covariance(covariance)
         sizes = MixtureShape(self.num_components, self.num_features, self.covariance)
         self.parametrization = make_parametrization(
@@ -115,8 +120,6 @@ class DensityHead(PretrainedMixin):
     def reset_parameters(self) -> None:
         """Set biases to equal weights, unit covariances and standard normal means."""
         self.linear.reset_parameters()
-        if self.linear.bias.is_meta:
-            return
         self.linear.bias.zero_()
         k = self.num_components
         self.linear.bias[k : k * (1 + self.num_features)].normal_()
@@ -130,8 +133,8 @@ class DensityHead(PretrainedMixin):
         Units, biases and open values of priors come from the source; the weights become zero.
 
         Args:
-            source: a `GMMLayer` that was fitted to targets, or a mixture, with D features and K
-                components. Its covariances are projected by the family.
+            source: a `GMMLayer` that was fitted to targets, or a mixture, of D features and K
+                components. The family projects its covariances.
 
         Raises:
             InvalidArgumentError: a source of other sizes, or a batch of mixtures.
@@ -168,7 +171,7 @@ class DensityHead(PretrainedMixin):
 
     def forward(self, h: Tensor) -> MixtureOfGaussians:
         """Mixture of each row, with gradients to h and the parameters."""
-        self._check(h)
+        _check_rows(self, h)
         with full_precision(h.device):
             weight, bias = self.parametrization.rescale_linear(self.linear)
             outputs = functional.linear(h.to(weight.dtype), weight, bias)
@@ -180,7 +183,7 @@ class DensityHead(PretrainedMixin):
         Raises:
             InvalidArgumentError: shapes that do not fit each other.
         """
-        self._check(h, y)
+        _check_rows(self, h, y)
         with full_precision(h.device):
             weight, bias = self.parametrization.rescale_linear(self.linear)
             h, y = h.to(weight.dtype), y.to(weight.dtype)
@@ -216,14 +219,14 @@ class DensityHead(PretrainedMixin):
             y: targets `(*S, D)`.
             num_samples: rows of the training set, for a mini-batch; None: the rows here.
             skip_nonfinite: leave out rows with a feature or target that is not finite, and count
-                them in `num_skipped`. The loss of no rows is 0. A network that turned NaN into
-                such features has NaN gradients all the same: leave these rows out before it.
+                them in `num_skipped`. The loss of no rows is 0. The network that made such
+                features has NaN gradients all the same: leave these rows out before it.
 
         Raises:
             InvalidArgumentError: shapes that do not fit each other.
             InvalidDataError: a row with NaN or infinity, or without a finite density.
         """
-        self._check(h, y)
+        _check_rows(self, h, y)
         if skip_nonfinite:
             kept = torch.isfinite(h).all(-1) & torch.isfinite(y).all(-1)
             self.num_skipped += int(kept.numel() - kept.sum())
@@ -241,38 +244,27 @@ class DensityHead(PretrainedMixin):
             raise _nonfinite_error(h, y, log_prob)
         return -log_prob.mean() - penalty
 
-    def _check(self, h: Tensor, y: Tensor | None = None) -> None:
-        width = self.in_features
-        if not isinstance(h, Tensor) or h.dim() == 0 or h.shape[-1] != width:
-            raise InvalidArgumentError(f"expected features (*S, {width}), got {format_value(h)}")
-        if y is None:
-            return
-        expected = (*h.shape[:-1], self.num_features)
-        if not isinstance(y, Tensor) or y.shape != expected:
-            hint = "; write y[:, None]" if expected == (*getattr(y, "shape", ()), 1) else ""
-            raise InvalidArgumentError(
-                f"features of shape {tuple(h.shape)} need targets of shape {expected}, got "
-                f"{format_value(y)}{hint}"
-            )
-
-    def to_config(self) -> dict[str, Any]:
-        """Constructor arguments as primitives: registry names and plain values."""
-        return module_to_config(
-            self,
-            in_features=self.in_features,
-            num_features=self.num_features,
-            num_components=self.num_components,
-            shared_scale=self.shared_scale,
-            scale_range=self.scale_range,
-            temperature=self.temperature,
-        )
-
     def extra_repr(self) -> str:
         """Sizes and family."""
         shared = ", shared_scale=True" if self.shared_scale else ""
         return (
             f"in_features={self.in_features}, num_features={self.num_features}, "
             f"num_components={self.num_components}, covariance={self.covariance.name!r}{shared}"
+        )
+
+
+def _check_rows(head: DensityHead, h: Tensor, y: Tensor | None = None) -> None:
+    width = head.in_features
+    if not isinstance(h, Tensor) or h.dim() == 0 or h.shape[-1] != width:
+        raise InvalidArgumentError(f"expected features (*S, {width}), got {format_value(h)}")
+    if y is None:
+        return
+    expected = (*h.shape[:-1], head.num_features)
+    if not isinstance(y, Tensor) or y.shape != expected:
+        hint = "; write y[:, None]" if expected == (*getattr(y, "shape", ()), 1) else ""
+        raise InvalidArgumentError(
+            f"features of shape {tuple(h.shape)} need targets of shape {expected}, got "
+            f"{format_value(y)}{hint}"
         )
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Size, Tensor, nn
 
-from gmm_lightning._chunking import map_chunks
 from gmm_lightning._validation import require_integer
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.layers._config import module_to_config
 from gmm_lightning.layers.mixture import MixtureModule
-from gmm_lightning.layers.parameters import mixture_logits, prior_num_samples, project_parameters
+from gmm_lightning.layers.parameters import (
+    mixture_logits,
+    prior_num_samples,
+    project_parameters,
+    tensor_options,
+)
 from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.priors import (
     MixtureShape,
@@ -25,17 +27,14 @@ from gmm_lightning.priors import (
     list_priors,
     sum_log_prob,
 )
-from gmm_lightning.rows import Batch
-
-Rows = Tensor | Batch
 
 
 class GMMLayer(PretrainedMixin, MixtureModule):
     """`p(x) = sum_k pi_k N(x | mu_k, Sigma_k)` with trainable weights, means and covariances.
 
-    Three parameters: `mixture_logits` `(*B, K)`, `means` `(*B, K, D)` and `raw_scale`
-    `(*B, G, ...)`, the unconstrained form of the covariance family's scale. EM writes them in
-    place, gradient descent trains them; both optimise `objective`.
+    Parameters are `mixture_logits` `(*B, K)`, `means` `(*B, K, D)` and `raw_scale` `(*B, G, ...)`,
+    the unconstrained form of the family's scale. EM writes them in place, gradient descent trains
+    them; both optimise `objective`.
 
     Shape:
         x `(*S, *B, D)` gives `(*S, *B)`. K is the right-most batch axis, as in
@@ -48,13 +47,12 @@ class GMMLayer(PretrainedMixin, MixtureModule):
             `tied_spherical`) or an instance.
         priors: a prior, a name, or a list of them; they are copied.
         batch_shape: B, for a batch of independent mixtures.
-        device: where the parameters live.
-        dtype: their dtype, float32 or float64.
+        device: of the parameters.
+        dtype: float32 or float64.
 
     Attributes:
-        evidence: None, or a module that takes a `Batch` of rows, with the labels and other values
-            that belong to them, and returns `(*S, *B, K)`: added to `log_joint`. For labels,
-            censoring, a noise component.
+        evidence: None, or a module from a `Batch` of rows, with what belongs to them, to terms
+            `(*S, *B, K)` of `log_joint`: labels, censoring, a noise component.
         projections: modules `(moments, covariance) -> moments`, applied in order by each M-step
             after the priors: frozen parts, bounds, shrinkage.
 
@@ -70,6 +68,8 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         >>> layer(torch.zeros(5, 2)).shape
         torch.Size([5])
     """
+
+    config_names: ClassVar[tuple[str, ...]] = ("num_features", "num_components", "batch_shape")
 
     def __init__(
         self,
@@ -89,29 +89,24 @@ class GMMLayer(PretrainedMixin, MixtureModule):
             raise InvalidArgumentError(
                 f"batch_shape must hold sizes >= 1, got {tuple(batch_shape)}"
             )
-        if dtype not in (None, torch.float32, torch.float64):
-            raise InvalidArgumentError(f"dtype must be float32 or float64, got {dtype}")
         self.batch_shape = Size(batch_shape)
         self.covariance = as_covariance(covariance)
         shape = self.covariance.shape(num_components, num_features)
-        made: dict[str, Any] = {"device": device, "dtype": dtype or torch.get_default_dtype()}
+        made = tensor_options(device, dtype)
         self.mixture_logits = nn.Parameter(torch.empty(*batch_shape, num_components, **made))
         self.means = nn.Parameter(torch.empty(*batch_shape, num_components, num_features, **made))
         self.raw_scale = nn.Parameter(torch.empty(*batch_shape, *shape, **made))
         sizes = MixtureShape(num_components, num_features, self.covariance, self.batch_shape)
         self.priors = bind_priors(priors, sizes).to(**made)
-        self.evidence: nn.Module | None = None
         self.projections = nn.ModuleList()
         self.reset_parameters()
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Equal weights, unit covariances, and means drawn from a standard normal."""
-        if self.means.is_meta:
-            return
-        with torch.no_grad():
-            self.mixture_logits.zero_()
-            self.means.normal_()
-            self.raw_scale.zero_()
+        self.mixture_logits.zero_()
+        self.means.normal_()
+        self.raw_scale.zero_()
 
     @classmethod
     def from_parameters(
@@ -121,17 +116,10 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         covariance_matrix: Tensor,
         covariance: str | Covariance = "full",
     ) -> Self:
-        """A layer with given parameters, on their device and in their dtype.
-
-        Args:
-            weights: `(*B, K)`, not negative, with a positive sum.
-            means: `(*B, K, D)`.
-            covariance_matrix: `(*B, K, D, D)`; the family projects it onto its structure.
-            covariance: the family.
+        """A layer with the parameters of `set_parameters`, on the device and in the dtype of means.
 
         Raises:
-            InvalidArgumentError: shapes that do not fit, or matrices that are not positive
-                definite.
+            InvalidArgumentError: as for `set_parameters`.
 
         Example:
             >>> layer = GMMLayer.from_parameters(torch.tensor([0.3, 0.7]), torch.zeros(2, 3),
@@ -144,15 +132,9 @@ class GMMLayer(PretrainedMixin, MixtureModule):
             means = means.to(torch.get_default_dtype())
         if means.dim() < 2:
             raise InvalidArgumentError(f"means must be (*B, K, D), got shape {tuple(means.shape)}")
-        *batch, num_components, num_features = means.shape
-        layer = cls(
-            num_features,
-            num_components,
-            covariance,
-            batch_shape=tuple(batch),
-            device=means.device,
-            dtype=means.dtype,
-        )
+        *batch, k, d = means.shape
+        options: dict[str, Any] = {"device": means.device, "dtype": means.dtype}
+        layer = cls(d, k, covariance, batch_shape=tuple(batch), **options)
         layer.set_parameters(weights, means, covariance_matrix)
         return layer
 
@@ -191,8 +173,8 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         Args:
             weights: `(*B, K)`, not negative; divided by their sum.
             means: `(*B, K, D)`.
-            covariance_matrix: `(*B, K, D, D)`; the family projects it (a tied one averages over
-                components by their weights).
+            covariance_matrix: `(*B, K, D, D)`; the family projects it, a tied one onto the
+                average by the weights.
 
         Raises:
             InvalidArgumentError: shapes that do not fit, weights that are negative or sum to
@@ -210,55 +192,9 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         if scale is not None:
             self.raw_scale.copy_(self.covariance.raw(scale))
 
-    # -- density ----------------------------------------------------------------------------
-
     def distribution(self) -> MixtureOfGaussians:
         """The mixture over these parameters; gradients flow into them."""
         return MixtureOfGaussians(self.mixture_logits, self.means, self.scale, self.covariance)
-
-    def log_joint(self, x: Rows, missing: str | None = None) -> Tensor:
-        """`log pi_k + log N(x | mu_k, Sigma_k)`, plus the evidence: `(*S, *B, K)`."""
-        batch = x if isinstance(x, Batch) else Batch(x)
-        log_joint = self.distribution().log_joint(batch.x, missing)
-        return log_joint if self.evidence is None else log_joint + self.evidence(batch)
-
-    def log_prob(self, x: Rows, missing: str | None = None) -> Tensor:
-        """`log p(x)` in nats: `(*S, *B, D)` -> `(*S, *B)`.
-
-        Args:
-            x: the rows, or a `Batch` of rows with what the evidence reads; its weights are not
-                used.
-            missing: as for `MixtureOfGaussians.log_prob`: None, or `marginalize`.
-        """
-        return self._reduce_joint(x, lambda log_joint: log_joint.logsumexp(-1), missing)
-
-    def forward(self, x: Rows) -> Tensor:
-        """`log_prob`."""
-        return self.log_prob(x)
-
-    def log_responsibilities(self, x: Rows) -> Tensor:
-        """`log p(k | x)`: `(*S, *B, K)`."""
-        return self._reduce_joint(x, lambda log_joint: log_joint.log_softmax(-1))
-
-    def responsibilities(self, x: Rows) -> Tensor:
-        """`p(k | x)`: `(*S, *B, K)`."""
-        return self._reduce_joint(x, lambda log_joint: log_joint.softmax(-1))
-
-    def predict(self, x: Rows) -> Tensor:
-        """The most probable component of each row: `(*S, *B)`."""
-        return self._reduce_joint(x, lambda log_joint: log_joint.argmax(-1))
-
-    def _reduce_joint(
-        self, x: Rows, reduce: Callable[[Tensor], Tensor], missing: str | None = None
-    ) -> Tensor:
-        """`reduce(log_joint(x))` without all log joint densities in memory at once."""
-        return map_chunks(
-            lambda rows: reduce(self.log_joint(rows, missing)),
-            x,
-            batch_dims=len(self.batch_shape),
-            numbers_per_row=self.means.numel(),
-            module=self,
-        )
 
     # -- objective --------------------------------------------------------------------------
 
@@ -275,21 +211,11 @@ class GMMLayer(PretrainedMixin, MixtureModule):
 
         Args:
             x: rows `(*S, *B, D)`.
-            num_samples: what the prior is divided by: the rows of the training set, when x is a
-                mini-batch of it; None: the rows of x.
+            num_samples: rows of the training set, when x is a mini-batch; None: those of x.
         """
         log_prob = self.log_prob(x)
         rows = log_prob.reshape(-1, *self.batch_shape)
         return rows.mean(0) + self.log_prior() / prior_num_samples(num_samples, rows.shape[0])
-
-    def to_config(self) -> dict[str, Any]:
-        """Constructor arguments as primitives: registry names and plain values."""
-        return module_to_config(
-            self,
-            num_features=self.num_features,
-            num_components=self.num_components,
-            batch_shape=list(self.batch_shape),
-        )
 
     def extra_repr(self) -> str:
         """Sizes and family."""

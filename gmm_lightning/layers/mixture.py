@@ -1,4 +1,4 @@
-"""Base of modules that have a mixture as their distribution."""
+"""Base of modules that have a mixture as their distribution: densities of rows, samples."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
+from gmm_lightning._chunking import map_chunks
 from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.rows import Batch
 
+Rows = Tensor | Batch
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -28,11 +31,65 @@ def _of_distribution(
 
 
 class MixtureModule(nn.Module):
-    """Dense covariances, samples and the score of the mixture that `distribution` returns."""
+    """Densities, dense covariances, samples of the mixture that `distribution` returns."""
+
+    batch_shape: Size
+    means: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.evidence: nn.Module | None = None
 
     def distribution(self) -> MixtureOfGaussians:
         """Mixture over the module's parameters; gradients flow into them."""
         raise NotImplementedError(f"{type(self).__name__} does not implement distribution")
+
+    # -- density ----------------------------------------------------------------------------
+
+    def log_joint(self, x: Rows, missing: str | None = None) -> Tensor:
+        """`log pi_k + log N(x | mu_k, Sigma_k)`, plus the evidence: `(*S, *B, K)`."""
+        batch = x if isinstance(x, Batch) else Batch(x)
+        log_joint = self.distribution().log_joint(batch.x, missing)
+        return log_joint if self.evidence is None else log_joint + self.evidence(batch)
+
+    def log_prob(self, x: Rows, missing: str | None = None) -> Tensor:
+        """`log p(x)` in nats: `(*S, *B, D)` -> `(*S, *B)`.
+
+        Args:
+            x: the rows, or a `Batch` with what the evidence reads; weights are not used.
+            missing: None, or `marginalize`: see `MixtureOfGaussians.log_prob`.
+        """
+        return self._reduce_joint(x, lambda log_joint: log_joint.logsumexp(-1), missing)
+
+    def forward(self, x: Rows) -> Tensor:
+        """`log_prob`."""
+        return self.log_prob(x)
+
+    def log_responsibilities(self, x: Rows) -> Tensor:
+        """`log p(k | x)`: `(*S, *B, K)`."""
+        return self._reduce_joint(x, lambda log_joint: log_joint.log_softmax(-1))
+
+    def responsibilities(self, x: Rows) -> Tensor:
+        """`p(k | x)`: `(*S, *B, K)`."""
+        return self._reduce_joint(x, lambda log_joint: log_joint.softmax(-1))
+
+    def predict(self, x: Rows) -> Tensor:
+        """The most probable component of each row: `(*S, *B)`."""
+        return self._reduce_joint(x, lambda log_joint: log_joint.argmax(-1))
+
+    def _reduce_joint(
+        self, x: Rows, reduce: Callable[[Tensor], Tensor], missing: str | None = None
+    ) -> Tensor:
+        """`reduce(log_joint(x))` without all log joint densities in memory at once."""
+        return map_chunks(
+            lambda rows: reduce(self.log_joint(rows, missing)),
+            x,
+            batch_dims=len(self.batch_shape),
+            numbers_per_row=self.means.numel(),
+            module=self,
+        )
+
+    # -- of the distribution ----------------------------------------------------------------
 
     @property
     def scale_tril(self) -> Tensor:

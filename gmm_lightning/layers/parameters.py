@@ -1,6 +1,8 @@
-"""Checks of given parameters, and their projection onto a covariance family."""
+"""Options and checks of parameters, and their projection onto a covariance family."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Size, Tensor
@@ -9,7 +11,14 @@ from gmm_lightning._validation import require_number
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import accumulator_dtype
+from gmm_lightning.linalg import accumulator_dtype, unsqueeze_like
+
+
+def tensor_options(device: torch.device | str | None, dtype: torch.dtype | None) -> dict[str, Any]:
+    """Options of new parameters; the dtype is float32, float64, or None for the default."""
+    if dtype not in (None, torch.float32, torch.float64):
+        raise InvalidArgumentError(f"dtype must be float32 or float64, got {dtype}")
+    return {"device": device, "dtype": dtype or torch.get_default_dtype()}
 
 
 def project_parameters(
@@ -18,17 +27,9 @@ def project_parameters(
     means: Tensor | None,
     covariance_matrix: Tensor | None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Weights, means and the family's scale, each None where nothing was given.
+    """Arguments of `GMMLayer.set_parameters`, checked, the covariances as the family's scale.
 
-    Args:
-        mixture: the present mixture, whose weights pool tied covariances if none are given.
-        weights: `(*B, K)`.
-        means: `(*B, K, D)`.
-        covariance_matrix: `(*B, K, D, D)`.
-
-    Raises:
-        InvalidArgumentError: shapes that do not fit, values that are not finite, weights that
-            are negative or sum to zero, covariances that are not symmetric positive definite.
+    The present mixture has the weights that pool tied covariances if none are given.
     """
     shape, device = mixture.means.shape, mixture.means.device
     weights = _require_parameter("weights", weights, shape[:-1], device)
@@ -51,11 +52,7 @@ def project_parameters(
 
 
 def prior_num_samples(num_samples: float | None, num_rows: int) -> float:
-    """Number of rows that a log-prior is divided by: as given, or of the batch.
-
-    Raises:
-        InvalidArgumentError: a number that is not positive.
-    """
+    """Number of rows that a log-prior is divided by: as given, or of the batch."""
     if num_samples is None:
         return max(1, num_rows)
     return require_number("num_samples", num_samples, above=0)
@@ -84,7 +81,7 @@ def project_scale(family: Covariance, dense: Tensor, weights: Tensor) -> Tensor:
     """
     share = weights if family.tied else torch.ones_like(weights)
     projected = family.project(dense)
-    scatter = share[(..., *[None] * (projected.dim() - share.dim()))] * projected
+    scatter = unsqueeze_like(share, projected) * projected
     if family.tied:
         scatter = scatter.sum(weights.dim() - 1, keepdim=True)
     return family.estimate(scatter, family.sum_tied(share))
@@ -93,8 +90,7 @@ def project_scale(family: Covariance, dense: Tensor, weights: Tensor) -> Tensor:
 def mixture_logits(weights: Tensor, dtype: torch.dtype) -> Tensor:
     """Logarithms of weights `(*B, K)` after division by their sum.
 
-    A weight of zero becomes the smallest positive number, so that its logarithm is finite and a
-    later gradient phase stays so.
+    A weight of zero becomes the smallest positive number: its gradients stay finite.
     """
     weights = weights / weights.sum(-1, keepdim=True)
     return weights.clamp(min=torch.finfo(dtype).tiny).log().to(dtype)

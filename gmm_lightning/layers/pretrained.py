@@ -7,29 +7,34 @@ import math
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
-from gmm_lightning.layers._config import module_from_config
+from gmm_lightning.layers._config import module_from_config, module_to_config
 
 _CONFIG, _TENSORS = "config.json", "model.safetensors"
 M = TypeVar("M", bound="PretrainedMixin")
 
 
 class PretrainedMixin(nn.Module):
-    """`save_pretrained` and `from_pretrained` for a module with `to_config`.
+    """`save_pretrained` and `from_pretrained` for a module with `covariance` and `priors`.
 
     The folder holds `model.safetensors` and `config.json`: the class, the version that wrote it,
     and the configuration of the module, names and plain values. Nothing in it is ever run: a
     configuration can only name what is registered here.
+
+    Attributes:
+        config_names: further constructor arguments, which are attributes of the module.
     """
+
+    config_names: ClassVar[tuple[str, ...]]
 
     def to_config(self) -> dict[str, Any]:
         """Constructor arguments as primitives: registry names and plain values."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement to_config")
+        return module_to_config(self, self.config_names)
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
@@ -46,8 +51,8 @@ class PretrainedMixin(nn.Module):
         Files are written under other names and then renamed, so that none is ever incomplete.
 
         Raises:
-            InvalidArgumentError: safetensors is not installed, the path is that of a file, or the
-                module has parts that a configuration does not hold, such as evidence.
+            InvalidArgumentError: no safetensors here, the path is that of a file, or the module
+                has parts that a configuration does not hold, such as evidence.
             CheckpointError: a family or a prior that is not registered here.
         """
         safetensors = _import_safetensors()
@@ -86,8 +91,8 @@ class PretrainedMixin(nn.Module):
         """Module that `save_pretrained` wrote, bit for bit, on the default device.
 
         Raises:
-            InvalidArgumentError: safetensors is not installed.
-            CheckpointError: files that are missing, truncated or foreign, another class, names
+            InvalidArgumentError: no safetensors here.
+            CheckpointError: files that are missing, truncated, foreign or of another class, names
                 that are not registered here, or tensors that do not fit the configuration.
         """
         safetensors = _import_safetensors()
@@ -127,12 +132,7 @@ def _untrained(cls: type[M], config: Any) -> M:
 
 
 def _require_rebuilt(module: PretrainedMixin, config: dict[str, Any]) -> None:
-    """Raise unless a configuration gives the same modules.
-
-    Raises:
-        InvalidArgumentError: a part that the configuration does not hold.
-        CheckpointError: a family or a prior that is not registered here.
-    """
+    """Raise unless a configuration gives the same modules."""
     twin = _untrained(type(module), config)
     # A family is not a module, and a class derived from a registered one has its name.
     family, theirs = getattr(module, "covariance", None), getattr(twin, "covariance", None)
@@ -150,11 +150,7 @@ def _require_rebuilt(module: PretrainedMixin, config: dict[str, Any]) -> None:
 
 
 def _read_config(path: Path, name: str) -> Any:
-    """Configuration of a module of the class `name` from a `config.json`.
-
-    Raises:
-        CheckpointError: no such file, one that is not ours, or one of another class.
-    """
+    """Configuration of a module of the class `name` from a `config.json`."""
     _require_file(path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -174,11 +170,7 @@ def _require_file(path: Path) -> Path:
 
 
 def _require_size(config: Any, path: Path) -> None:
-    """Raise where a file is too small for the means of a configuration, before they are made.
-
-    Raises:
-        CheckpointError: it is.
-    """
+    """Raise where a file is too small for the means of a configuration, before they are made."""
     get = config.get if isinstance(config, dict) else {}.get
     batch = get("batch_shape")
     batch = batch if isinstance(batch, list) else []

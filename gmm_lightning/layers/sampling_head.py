@@ -24,8 +24,7 @@ _GRADIENTS = ("implicit", "relaxed")
 class SamplingHead(nn.Module):
     """`sampler(n)` draws from a layer, `sampler(n, h)` from the mixtures that a module makes of h.
 
-    The source is a submodule: its parameters are in `parameters()` and the state dict, move with
-    `.to`, and with `reparameterize` they are trained through the draws.
+    The source is a submodule; with `reparameterize` its parameters are trained through the draws.
 
     Shape:
         `forward(sample_shape, *inputs)` gives `(*sample_shape, *B, D)`; B are the rows of h for a
@@ -34,12 +33,11 @@ class SamplingHead(nn.Module):
     Args:
         source: a `GMMLayer`, or anything else with a method `distribution()`; or a module or
             function whose result is a `MixtureOfGaussians`.
-        component: index of the only component to draw from, or a tensor of indices that
-            broadcasts to `(*sample_shape, *B)`.
-        within: region to draw within; see `MixtureOfGaussians.sample`.
-        temperature: divides logits and multiplies covariances.
-        quasi: scrambled Sobol points instead of independent rows.
-        antithetic: neighbouring rows mirror each other about their mean.
+        component: as for `MixtureOfGaussians.sample`.
+        within: as for `MixtureOfGaussians.sample`.
+        temperature: as for `MixtureOfGaussians.sample`.
+        quasi: as for `MixtureOfGaussians.sample`.
+        antithetic: as for `MixtureOfGaussians.sample`.
         reparameterize: False: draws without gradients. `implicit`, or True: exact draws with
             unbiased gradients. `relaxed`: a relaxed choice of the component, biased, of low
             variance.
@@ -53,7 +51,7 @@ class SamplingHead(nn.Module):
 
     References:
         N. Dilokthanakul et al. (2016), Deep unsupervised clustering with Gaussian mixture
-        variational autoencoders, arXiv 1611.02648, for a mixture as the input of a generator.
+        variational autoencoders, arXiv 1611.02648.
 
     Example:
         >>> from gmm_lightning import GMMLayer

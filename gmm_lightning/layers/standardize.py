@@ -41,7 +41,7 @@ class Standardize(nn.Module):
         """
         self._check(loc)
         self.loc.copy_(loc)
-        self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
+        self.scale.copy_(torch.where(scale > 0, scale, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardised rows `(..., D)`, in the wider dtype of x and the buffers.

@@ -78,12 +78,6 @@ def test_sums_follow_the_rows_that_move(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.allclose(sums, some.sums(after, 4), atol=1e-13)
 
 
-def test_mean_variance_is_weighted() -> None:
-    x, weight = torch.randn(40, 3) + 1.0, torch.rand(40)
-    expected = torch.cov(x.mT, aweights=weight, correction=0).diagonal().mean()
-    assert torch.allclose(DistanceTable(x, weight).mean_variance(), expected, rtol=1e-12)
-
-
 def test_seeds_are_drawn_by_squared_distance() -> None:
     # Two components have two candidates per seed; the better one wins.
     x = torch.tensor([[0.0], [1.0], [3.0]])
