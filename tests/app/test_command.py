@@ -62,7 +62,7 @@ MISTAKES = {
     "seed=abc": r"seed must be an integer >= 0, got 'abc'",
     "data.val_fraction=2": r"val_fraction must be .*got 2",
     "data.batch_size=0": r"batch_size must be >= 1, got 0",
-    "data.name=nope": r"one of faithful, letter.*'nope'",
+    "data.name=nope": r"'nope'; known are: faithful, letter",
     "init=given": r"'given' needs assignments",
     "callbacks.checkpoint.every_n_passes=0": r"every_n_passes.* got 0",
     "fit=sgd model.optimizer.lr=-1": r"optimizer cannot be made: .*learning rate.*-1",
