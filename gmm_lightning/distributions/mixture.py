@@ -33,15 +33,11 @@ class MixtureOfGaussians(MixtureDensity):
     A row so far from every component that the squares overflow (1e154 standard deviations, 1e19
     in float32) has log density -inf, and responsibilities and a score that are NaN.
 
-    Shape:
-        mixture_logits `(*B, K)`, means `(*B, K, D)`, scale `(*B, G, ...)` in the family's shape;
-        x `(*S, *B, D)` gives log densities `(*S, *B)`.
-
     Args:
-        mixture_logits: unnormalised log weights.
-        means: the components' means.
-        scale: the covariances in the family's compact form; dense lower Cholesky factors
-            `(*B, K, D, D)` for the default family.
+        mixture_logits: unnormalised log weights, `(*B, K)`.
+        means: the components' means, `(*B, K, D)`.
+        scale: the covariances in the family's compact form, `(*B, G, ...)`; dense lower Cholesky
+            factors `(*B, K, D, D)` for the default family.
         covariance: the family.
 
     Raises:

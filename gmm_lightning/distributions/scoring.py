@@ -95,10 +95,7 @@ def probability_integral_transform(mixture: MixtureDensity, y: Tensor) -> Tensor
 
 
 def energy_score(
-    mixture: MixtureDensity,
-    y: Tensor,
-    num_draws: int = 100,
-    generator: Generator | None = None,
+    mixture: MixtureDensity, y: Tensor, num_draws: int = 100, generator: Generator | None = None
 ) -> Tensor:
     """The energy score `E|X - y| - E|X - X'| / 2`, the multivariate CRPS, by Monte Carlo.
 

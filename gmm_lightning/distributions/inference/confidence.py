@@ -22,12 +22,9 @@ _KINDS = ("component", "density")
 
 
 class Ellipse(NamedTuple):
-    """An ellipse in the plane.
+    """An ellipse in the plane: centre `(2,)` and half lengths of its axes, the longer one first.
 
-    Attributes:
-        center: `(2,)`.
-        semi_axes: half lengths, the longer one first, `(2,)`.
-        angle: of the longer axis from the first feature, in radians, in (-pi/2, pi/2].
+    The angle of the longer axis from the first feature is in radians, in (-pi/2, pi/2].
     """
 
     center: Tensor

@@ -68,10 +68,7 @@ def log_prob_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
 
 
 def impute(
-    mixture: MixtureDensity,
-    x: Tensor,
-    kind: str = "mean",
-    generator: Generator | None = None,
+    mixture: MixtureDensity, x: Tensor, kind: str = "mean", generator: Generator | None = None
 ) -> Tensor:
     """Rows with their missing entries imputed from the conditional distribution.
 

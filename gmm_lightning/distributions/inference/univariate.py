@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.special import log_ndtr, ndtri
 
 from gmm_lightning._validation import require_numbers
-from gmm_lightning.distributions.density import MixtureDensity, as_mixture, normal_cdf
+from gmm_lightning.distributions.density import MixtureDensity, as_mixture, conditional_cdfs
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import LOG_2PI, accumulator_dtype
 
@@ -37,8 +37,7 @@ def cdf(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """
     mixture = as_mixture(mixture)
     require_one_feature(mixture, "cdf")
-    z = mixture.whiten(x).squeeze(-1)
-    return (mixture.weights * normal_cdf(z)).sum(-1).clamp(max=1.0)
+    return conditional_cdfs(mixture, x)[0].squeeze(-1).clamp(max=1.0)
 
 
 def quantile(mixture: MixtureDensity, p: _Probability) -> Tensor:
