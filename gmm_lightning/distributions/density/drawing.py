@@ -11,12 +11,7 @@ import torch
 from torch import Generator, Size, Tensor
 
 from gmm_lightning._validation import require_number
-from gmm_lightning.distributions.density.ancestral import (
-    check_sobol_dimension,
-    choose_components,
-    low_variance_normals,
-    unwhiten_rows,
-)
+from gmm_lightning.distributions.density import ancestral
 from gmm_lightning.distributions.density.mixture_density import M, MixtureDensity
 from gmm_lightning.distributions.density.within import sample_within
 from gmm_lightning.distributions.truncation import Region
@@ -76,7 +71,7 @@ class DrawOptions:
         if self.within is not None:
             self.within.check(num_features)
         if self.quasi:
-            check_sobol_dimension(num_features)
+            ancestral.check_sobol_dimension(num_features)
 
     def components(self, shape: Size, device: torch.device) -> Tensor | None:
         """The given component indices, expanded to shape `(*S, *B)`."""
@@ -147,16 +142,16 @@ def draw_samples(
         tempered = temper(wide, temperature)
         return sample_within(options.within, tempered, shape, z, means.dtype, generator)
     if options.quasi or options.antithetic:
-        found, noise = low_variance_normals(
+        found, noise = ancestral.low_variance_normals(
             weights, shape, d, quasi=options.quasi, generator=generator
         )
         z = found if z is None else z
     else:
-        z = choose_components(weights, shape, generator) if z is None else z
+        z = ancestral.choose_components(weights, shape, generator) if z is None else z
         noise = means.new_empty(*shape, d).normal_(generator=generator)
     noise *= math.sqrt(temperature)
     with full_precision(noise.device):
-        return unwhiten_rows(mixture, z, noise), z
+        return ancestral.unwhiten_rows(mixture, z, noise), z
 
 
 def temper(mixture: M, temperature: float) -> M:
