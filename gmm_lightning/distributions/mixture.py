@@ -42,12 +42,7 @@ class MixtureOfGaussians(density.MixtureDensity):
     # -- density ----------------------------------------------------------------------------
 
     def log_joint(self, x: Tensor, missing: str | None = None) -> Tensor:
-        """`log pi_k + log N(x | mu_k, Sigma_k)`: `(*S, *B, D)` -> `(*S, *B, K)`.
-
-        Args:
-            x: the rows.
-            missing: as for `log_prob`.
-        """
+        """`log pi_k + log N(x | mu_k, Sigma_k)`, `(*S, *B, K)`; `missing` as for `log_prob`."""
         if missing is None:
             return super().log_joint(x)
         if missing != "marginalize":
@@ -207,8 +202,7 @@ class MixtureOfGaussians(density.MixtureDensity):
             values: their values, `(*S, *B, I)`: the result has the batch shape `(*S, *B)`.
 
         Raises:
-            InvalidArgumentError: indices out of range or repeated, no or all features, or
-                values of another width.
+            InvalidArgumentError: as for `marginal`, all features, or values of another width.
             InvalidDataError: values so far from every component that all densities are 0.
 
         References:

@@ -22,15 +22,9 @@ class PiecewiseExponentialHull:
     """An upper bound of log-concave densities `exp(h(t))`: the least of some tangents of h.
 
     A tangent of a concave function lies above it everywhere, so the bound holds wherever the
-    knots between the tangents are; only its tightness depends on them.
-
-    Args:
-        log_density: h of E densities.
-        slope: its derivative.
-        low: the intervals' lower ends, `(E,)`; -inf needs a touching point of positive slope.
-        high: their upper ends; inf needs a touching point of negative slope.
-        touch: where the tangents touch, increasing, `(E, m)`. By default beside a maximum at 0,
-            where `h(0) = 0`, for densities with `h'' <= -1`.
+    knots between the tangents are; only its tightness depends on them. The intervals `(E,)` may be
+    infinite where h has a touching point with a slope towards the end. By default the increasing
+    touching points `(E, m)` lie about a maximum `h(0) = 0` of densities with `h'' <= -1`.
 
     References:
         W. R. Gilks, P. Wild (1992), Adaptive rejection sampling for Gibbs sampling, Applied
