@@ -23,11 +23,7 @@ SampleShape = tuple[int, ...] | Size | int
 
 @dataclass(frozen=True, eq=False)
 class DrawOptions:
-    """Options of `MixtureOfGaussians.sample`, which explains them, checked at construction.
-
-    Raises:
-        InvalidArgumentError: a value out of range, or options that exclude each other.
-    """
+    """Options of `MixtureOfGaussians.sample`, which explains them, checked at construction."""
 
     component: int | Tensor | None = None
     within: Region | None = None

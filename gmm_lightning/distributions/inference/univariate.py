@@ -15,9 +15,6 @@ from gmm_lightning.linalg import LOG_2PI, accumulator_dtype
 
 _Probability = float | Tensor
 
-# Bisection alone takes fewer steps from the widest bracket of float64 to adjacent numbers.
-_MAX_STEPS = 256
-
 
 def cdf(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`F(x) = sum_k pi_k Phi((x - mu_k) / s_k)`, differentiable in x and the parameters.
@@ -93,7 +90,8 @@ def _solve_quantile(log_weights: Tensor, means: Tensor, scale: Tensor, log_p: Te
     x = (log_weights.exp() * each).sum(-1).clamp(low, high)
     last = high - low
     done = torch.zeros_like(x, dtype=torch.bool)
-    for _ in range(_MAX_STEPS):
+    # Bisection alone takes fewer steps from the widest bracket of float64 to adjacent numbers.
+    for _ in range(256):
         log_cdf, slope = _log_cdf_and_slope(log_weights, means, scale, x)
         gap = log_cdf - log_p
         low, high = torch.where(gap < 0, x, low), torch.where(gap < 0, high, x)
