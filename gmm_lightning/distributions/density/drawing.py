@@ -9,10 +9,11 @@ from typing import SupportsIndex
 
 import torch
 from torch import Generator, Size, Tensor
+from torch.quasirandom import SobolEngine
 
 from gmm_lightning._validation import require_number
-from gmm_lightning.distributions.density import ancestral
-from gmm_lightning.distributions.density.mixture_density import M, MixtureDensity
+from gmm_lightning.distributions.density.ancestral import draw_noise, unwhiten_rows
+from gmm_lightning.distributions.density.mixture_density import MixtureDensity
 from gmm_lightning.distributions.density.within import sample_within
 from gmm_lightning.distributions.truncation import Region
 from gmm_lightning.errors import InvalidArgumentError
@@ -66,8 +67,11 @@ class DrawOptions:
             raise InvalidArgumentError(f"component must be in [0, {num_components}), got {found}")
         if self.within is not None:
             self.within.check(num_features)
-        if self.quasi:
-            ancestral.check_sobol_dimension(num_features)
+        if self.quasi and num_features >= SobolEngine.MAXDIM:
+            raise InvalidArgumentError(
+                f"quasi-random draws have at most {SobolEngine.MAXDIM - 1} features, got "
+                f"{num_features}"
+            )
 
     def components(self, shape: Size, device: torch.device) -> Tensor | None:
         """The given component indices, expanded to shape `(*S, *B)`."""
@@ -135,24 +139,10 @@ def draw_samples(
         return means.new_empty(*shape, d), torch.zeros(shape, dtype=torch.long, device=means.device)
     if options.within is not None:
         wide = mixture.map_parameters(lambda p: p.to(accumulator_dtype(p.device)))
-        tempered = temper(wide, temperature)
+        tempered = wide.temper(temperature)
         return sample_within(options.within, tempered, shape, z, means.dtype, generator)
-    if options.quasi or options.antithetic:
-        found, noise = ancestral.low_variance_normals(
-            weights, shape, d, quasi=options.quasi, generator=generator
-        )
-        z = found if z is None else z
-    else:
-        z = ancestral.choose_components(weights, shape, generator) if z is None else z
-        noise = means.new_empty(*shape, d).normal_(generator=generator)
+    kind = {"quasi": options.quasi, "antithetic": options.antithetic}
+    z, noise = draw_noise(weights, z, shape, d, **kind, generator=generator)
     noise *= math.sqrt(temperature)
     with full_precision(noise.device):
-        return ancestral.unwhiten_rows(mixture, z, noise), z
-
-
-def temper(mixture: M, temperature: float) -> M:
-    """The mixture with logits divided, and covariances multiplied, by the temperature."""
-    if temperature == 1:
-        return mixture
-    factor = math.sqrt(temperature) * mixture.scale_tril
-    return mixture.with_parameters(mixture.mixture_logits / temperature, mixture.means, factor)
+        return unwhiten_rows(mixture, z, noise), z

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from reprlib import repr as short
@@ -182,6 +183,13 @@ class MixtureDensity(distributions.Distribution):
         """The mixture with logits, means and scale changed by one function."""
         logits, means, scale = map(change, (self.mixture_logits, self.means, self.scale))
         return self.with_parameters(logits, means, scale, self.covariance)
+
+    def temper(self, temperature: float) -> Self:
+        """The mixture with logits divided, and covariances multiplied, by a temperature."""
+        if temperature == 1:
+            return self
+        factor = math.sqrt(temperature) * self.scale_tril
+        return self.with_parameters(self.mixture_logits / temperature, self.means, factor)
 
     def component(self, k: int) -> Self:
         """The mixture of component k alone.

@@ -10,8 +10,13 @@ from torch import Generator, Tensor
 from torch.nn.functional import one_hot, pad
 
 from gmm_lightning._validation import require_integer, require_number
-from gmm_lightning.distributions.density import drawing
 from gmm_lightning.distributions.density.ancestral import choose_components
+from gmm_lightning.distributions.density.drawing import (
+    DrawOptions,
+    SampleShape,
+    draw_samples,
+    full_shape,
+)
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import LOG_2PI, full_precision, multiply_rows
@@ -19,18 +24,18 @@ from gmm_lightning.linalg import LOG_2PI, full_precision, multiply_rows
 
 def draw_reparameterized(
     mixture: MixtureDensity,
-    sample_shape: drawing.SampleShape,
-    options: drawing.DrawOptions,
+    sample_shape: SampleShape,
+    options: DrawOptions,
     relaxation: float | None,
     generator: Generator | None,
 ) -> Tensor:
     """Samples `(*S, *B, D)` with gradients: see `MixtureOfGaussians.rsample`."""
     check_reparameterization(options, relaxation)
-    tempered = drawing.temper(mixture, float(options.temperature))
+    tempered = mixture.temper(float(options.temperature))
     if relaxation is not None:
-        shape = drawing.full_shape(mixture, sample_shape)
+        shape = full_shape(mixture, sample_shape)
         return gumbel_softmax_sample(tempered, shape, relaxation, generator)
-    x, z = drawing.draw_samples(mixture, sample_shape, options, generator)
+    x, z = draw_samples(mixture, sample_shape, options, generator)
     own = (mixture.mixture_logits, mixture.means, mixture.scale)
     if not (torch.is_grad_enabled() and any(p.requires_grad for p in own)):
         return x
@@ -45,7 +50,7 @@ def draw_reparameterized(
     return _blend(tempered, e, one_hot(z, mixture.num_components))
 
 
-def check_reparameterization(options: drawing.DrawOptions, relaxation: float | None) -> None:
+def check_reparameterization(options: DrawOptions, relaxation: float | None) -> None:
     """Raise `InvalidArgumentError` where samples with these options have no gradient."""
     if options.within is not None:
         raise InvalidArgumentError(
