@@ -97,9 +97,6 @@ def _as_index(component: int | Tensor) -> Tensor:
     return index.long()
 
 
-_INDEPENDENT = DrawOptions()
-
-
 def full_shape(mixture: MixtureDensity, sample_shape: SampleShape) -> Size:
     """The shape `(*S, *B)` of samples from a mixture."""
     single = isinstance(sample_shape, SupportsIndex)
@@ -118,10 +115,11 @@ def full_shape(mixture: MixtureDensity, sample_shape: SampleShape) -> Size:
 def draw_samples(
     mixture: MixtureDensity,
     sample_shape: SampleShape,
-    options: DrawOptions = _INDEPENDENT,
+    options: DrawOptions | None = None,
     generator: Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Samples `(*S, *B, D)` and their components `(*S, *B)`: see `MixtureOfGaussians.sample`."""
+    options = options or DrawOptions()
     shape, means, d = full_shape(mixture, sample_shape), mixture.means, mixture.num_features
     finite = (bool(values.isfinite().all()) for values in (means, mixture.scale))
     # A weight of 0 is allowed.

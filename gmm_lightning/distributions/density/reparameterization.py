@@ -25,11 +25,12 @@ from gmm_lightning.linalg import LOG_2PI, full_precision, multiply_rows
 def draw_reparameterized(
     mixture: MixtureDensity,
     sample_shape: SampleShape,
-    options: DrawOptions,
-    relaxation: float | None,
-    generator: Generator | None,
+    options: DrawOptions | None = None,
+    relaxation: float | None = None,
+    generator: Generator | None = None,
 ) -> Tensor:
     """Samples `(*S, *B, D)` with gradients: see `MixtureOfGaussians.rsample`."""
+    options = options or DrawOptions()
     check_reparameterization(options, relaxation)
     tempered = mixture.temper(float(options.temperature))
     if relaxation is not None:

@@ -42,19 +42,14 @@ def sample_within(
         noise = means.new_empty(*shape, d).normal_(generator=generator)
         length = sample_truncated_chi(d, low, high, noise[..., 0], generator)
         noise *= (length / noise.norm(dim=-1)).unsqueeze(-1)
-        return _unwhiten(mixture, component, noise).to(dtype), component
-
-
-def _unwhiten(mixture: MixtureDensity, component: Tensor, noise: Tensor) -> Tensor:
-    """`mu_z + L_z noise` row by row."""
-    if mixture.batch_shape:
-        return unwhiten_rows(mixture, component, noise)
-    # Without a batch, one product for all rows of a component.
-    x = torch.empty_like(noise)
-    for one in component.unique().tolist():
-        mine = component == one
-        x[mine] = _components_of(mixture, [one])[0].unwhiten(noise[mine])
-    return x
+        if mixture.batch_shape:
+            return unwhiten_rows(mixture, component, noise).to(dtype), component
+        # Without a batch, one product for all rows of a component.
+        x = torch.empty_like(noise, dtype=dtype)
+        for one in component.unique().tolist():
+            mine = component == one
+            x[mine] = _components_of(mixture, [one])[0].unwhiten(noise[mine]).to(dtype)
+        return x, component
 
 
 def _sample_euclidean(

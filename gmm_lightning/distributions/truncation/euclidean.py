@@ -47,8 +47,6 @@ class EuclideanRegion(ABC):
         """An envelope for each component; by default the component itself."""
         return [unrestricted_envelope(component) for component in components]
 
-    # -- geometry ---------------------------------------------------------------------------
-
     def project(self, dims: Sequence[int], num_features: int) -> EuclideanRegion:
         """The shadow on the features `dims`: the values of these that rows of the region have.
 
