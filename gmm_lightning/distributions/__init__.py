@@ -1,17 +1,8 @@
 """The distribution that layers and heads return, and functions of it, in five rooms.
 
-- `density`: `MixtureOfGaussians.log_prob`, `sample`, `rsample`; gradients of expectations by
-  `implicit_reparameterization`, `gumbel_softmax_sample`, `score_function`.
-- `truncation`: the regions `Shell`, `Confidence`, `Ball`, `Box`, `HalfSpace`, `Where`, and
-  `EuclideanRegion` and `MahalanobisRegion` to write another.
-- `inference`: `marginal`, `condition`, `regress`; `impute`, `log_prob_observed` for missing
-  entries; `cdf`, `quantile`, `interval`; `modes`, `grad_log_prob`; `confidence_radius`,
-  `in_confidence_region`, `ellipses`, `squared_mahalanobis`.
-- `algebra`: `affine`, `convolve`, `product`, `unscented`; `prune`, `reduce`, `moment_match`;
-  `entropy`, `entropy_bounds`, `kl_divergence`, `kl_variational`, `l2_distance`,
-  `cauchy_schwarz_divergence`, `log_inner_product`.
-- `scoring`: `crps`, `energy_score`, `probability_integral_transform`.
-
+`density` has the parameters, log p(x) and draws; `truncation` the regions that draws can be
+restricted to; `inference` conditionals, missing entries, quantiles, modes and confidence regions;
+`algebra` mixtures from mixtures, entropies and divergences; `scoring` scores of forecasts.
 Functions take a mixture, or a layer for its `distribution()`.
 """
 

@@ -6,42 +6,22 @@ from typing import ClassVar, Self
 
 from torch import Generator, Tensor
 
-from gmm_lightning.distributions.density import (
-    DrawOptions,
-    MixtureDensity,
-    SampleShape,
-    draw_reparameterized,
-    draw_samples,
-    moment_match,
-)
-from gmm_lightning.distributions.inference import (
-    Indices,
-    Values,
-    condition,
-    grad_log_prob,
-    log_joint_observed,
-    marginal,
-)
-from gmm_lightning.distributions.truncation import Region
+from gmm_lightning.distributions import density, inference, truncation
 from gmm_lightning.errors import InvalidArgumentError
 
 
-class MixtureOfGaussians(MixtureDensity):
+class MixtureOfGaussians(density.MixtureDensity):
     """`p(x) = sum_k pi_k N(x | mu_k, Sigma_k)`, batched, differentiable in x and parameters.
 
     Densities do not check values: a row with NaN has density NaN, and the whole graph compiles.
     A row so far from every component that the squares overflow (1e154 standard deviations, 1e19
     in float32) has log density -inf, and responsibilities and a score that are NaN.
 
-    Shape:
-        mixture_logits `(*B, K)`, means `(*B, K, D)`, scale `(*B, G, ...)` in the family's shape;
-        x `(*S, *B, D)` gives log densities `(*S, *B)`.
-
     Args:
-        mixture_logits: unnormalised log weights.
-        means: the components' means.
-        scale: the covariances in the family's compact form; dense lower Cholesky factors
-            `(*B, K, D, D)` for the default family.
+        mixture_logits: unnormalised log weights, `(*B, K)`.
+        means: the components' means, `(*B, K, D)`.
+        scale: the covariances in the family's compact form, `(*B, G, ...)`; dense lower Cholesky
+            factors `(*B, K, D, D)` for the default family.
         covariance: the family.
 
     Raises:
@@ -62,17 +42,12 @@ class MixtureOfGaussians(MixtureDensity):
     # -- density ----------------------------------------------------------------------------
 
     def log_joint(self, x: Tensor, missing: str | None = None) -> Tensor:
-        """`log pi_k + log N(x | mu_k, Sigma_k)`: `(*S, *B, D)` -> `(*S, *B, K)`.
-
-        Args:
-            x: the rows.
-            missing: as for `log_prob`.
-        """
+        """`log pi_k + log N(x | mu_k, Sigma_k)`, `(*S, *B, K)`; `missing` as for `log_prob`."""
         if missing is None:
             return super().log_joint(x)
         if missing != "marginalize":
             raise InvalidArgumentError(f"missing must be None or 'marginalize', got {missing!r}")
-        return log_joint_observed(self, x)
+        return inference.log_joint_observed(self, x)
 
     def log_prob(self, value: Tensor, missing: str | None = None) -> Tensor:
         """`log p(x)`: `(*S, *B, D)` -> `(*S, *B)`.
@@ -101,7 +76,7 @@ class MixtureOfGaussians(MixtureDensity):
             >>> mixture.grad_log_prob(torch.tensor([1.0, -2.0]))
             tensor([-1.,  2.])
         """
-        return grad_log_prob(self, x)
+        return inference.grad_log_prob(self, x)
 
     def mahalanobis(self, x: Tensor) -> Tensor:
         """Mahalanobis distances: `(*S, *B, D)` -> `(*S, *B, K)`.
@@ -117,11 +92,11 @@ class MixtureOfGaussians(MixtureDensity):
 
     def sample(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
-        sample_shape: SampleShape = (),
+        sample_shape: density.SampleShape = (),
         *,
         component: int | Tensor | None = None,
         return_component: bool = False,
-        within: Region | None = None,
+        within: truncation.Region | None = None,
         temperature: float = 1.0,
         quasi: bool = False,
         antithetic: bool = False,
@@ -156,13 +131,13 @@ class MixtureOfGaussians(MixtureDensity):
             >>> x.shape, z.shape
             (torch.Size([5, 3]), torch.Size([5]))
         """
-        options = DrawOptions(component, within, temperature, quasi, antithetic)
-        x, z = draw_samples(self, sample_shape, options, generator)
+        options = density.DrawOptions(component, within, temperature, quasi, antithetic)
+        x, z = density.draw_samples(self, sample_shape, options, generator)
         return (x, z) if return_component else x
 
     def rsample(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
-        sample_shape: SampleShape = (),
+        sample_shape: density.SampleShape = (),
         *,
         component: int | Tensor | None = None,
         temperature: float = 1.0,
@@ -194,12 +169,12 @@ class MixtureOfGaussians(MixtureDensity):
             >>> logits.grad[1] > logits.grad[0]
             tensor(True)
         """
-        options = DrawOptions(component, None, temperature, quasi, antithetic)
-        return draw_reparameterized(self, sample_shape, options, relaxed, generator)
+        options = density.DrawOptions(component, None, temperature, quasi, antithetic)
+        return density.draw_reparameterized(self, sample_shape, options, relaxed, generator)
 
     # -- marginals and conditionals ---------------------------------------------------------
 
-    def marginal(self, indices: Indices) -> Self:
+    def marginal(self, indices: inference.Indices) -> Self:
         """The marginal distribution of some features, in the order of the indices.
 
         Args:
@@ -214,9 +189,9 @@ class MixtureOfGaussians(MixtureDensity):
             >>> mixture.marginal([2, 0]).means
             tensor([[3., 1.]])
         """
-        return marginal(self, indices)
+        return inference.marginal(self, indices)
 
-    def condition(self, indices: Indices, values: Values) -> Self:
+    def condition(self, indices: inference.Indices, values: inference.Values) -> Self:
         """The conditional distribution of the other features given the values of some.
 
         `p(y | x) = sum_k w_k(x) N(y | m_k(x), C_k)` with `w_k(x)` proportional to
@@ -227,8 +202,7 @@ class MixtureOfGaussians(MixtureDensity):
             values: their values, `(*S, *B, I)`: the result has the batch shape `(*S, *B)`.
 
         Raises:
-            InvalidArgumentError: indices out of range or repeated, no or all features, or
-                values of another width.
+            InvalidArgumentError: as for `marginal`, all features, or values of another width.
             InvalidDataError: values so far from every component that all densities are 0.
 
         References:
@@ -241,7 +215,7 @@ class MixtureOfGaussians(MixtureDensity):
             tensor([[0.6000],
                     [1.2000]])
         """
-        return condition(self, indices, values)
+        return inference.condition(self, indices, values)
 
     def moment_match(self) -> Self:
         """The Gaussian q with the least `KL(p || q)`, as a mixture of one component.
@@ -254,4 +228,4 @@ class MixtureOfGaussians(MixtureDensity):
             >>> mixture.moment_match().component_covariances
             tensor([[[5.0000]]])
         """
-        return moment_match(self)
+        return density.moment_match(self)

@@ -13,7 +13,6 @@ from torch import Generator, Tensor
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions.density import (
-    DrawOptions,
     MixtureDensity,
     as_mixture,
     conditional_cdfs,
@@ -95,10 +94,7 @@ def probability_integral_transform(mixture: MixtureDensity, y: Tensor) -> Tensor
 
 
 def energy_score(
-    mixture: MixtureDensity,
-    y: Tensor,
-    num_draws: int = 100,
-    generator: Generator | None = None,
+    mixture: MixtureDensity, y: Tensor, num_draws: int = 100, generator: Generator | None = None
 ) -> Tensor:
     """The energy score `E|X - y| - E|X - X'| / 2`, the multivariate CRPS, by Monte Carlo.
 
@@ -130,6 +126,6 @@ def energy_score(
     rows = torch.broadcast_shapes(y.shape[:-1], mixture.batch_shape)
     lead = len(rows) - len(mixture.batch_shape)
     own, shape = mixture.expand(rows[lead:]), (num_draws, *rows[:lead])
-    x = draw_reparameterized(own, shape, DrawOptions(), None, generator)
+    x = draw_reparameterized(own, shape, generator=generator)
     miss = (x - y.to(x.dtype)).norm(dim=-1).mean(0)
     return miss - 0.5 * (x - x.roll(1, 0)).norm(dim=-1).mean(0)

@@ -20,6 +20,7 @@ from gmm_lightning.distributions import (
     Confidence,
     HalfSpace,
     MixtureOfGaussians,
+    Shell,
     Where,
     affine,
     chi_quantile,
@@ -37,7 +38,6 @@ from gmm_lightning.distributions import (
     sigma_points,
     unscented,
 )
-from gmm_lightning.distributions.truncation.shells import chi_tail_quantile
 from gmm_lightning.errors import GMMError, InvalidArgumentError, InvalidDataError
 
 NOT_NUMBERS = ["a", None, math.nan, True, [1.0], 10**400, 1j, torch.ones(1)]
@@ -250,10 +250,10 @@ def test_the_radius_of_a_mass(num_features: int) -> None:
 def test_what_lies_beyond_a_radius(num_features: int) -> None:
     reference = chi2(num_features)
     for radius in (0.0, 2.0, 8.0, 20.0):
-        found = chi_tail_quantile(radius, 0.01, num_features)
+        found = Shell(radius).reach(num_features)
         assert reference.logsf(found**2) - reference.logsf(radius**2) == pytest.approx(
             math.log(0.01), rel=1e-6
         )
     # Exact in the plane, and close elsewhere.
-    far = chi_tail_quantile(60.0, 0.01, num_features)
+    far = Shell(60.0).reach(num_features)
     assert far == pytest.approx(math.sqrt(3600 - 2 * math.log(0.01)), rel=1e-12)

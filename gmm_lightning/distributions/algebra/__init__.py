@@ -12,8 +12,7 @@ from gmm_lightning.distributions.algebra.divergences import (
     l2_distance,
     log_inner_product,
 )
-from gmm_lightning.distributions.algebra.reduction import prune, reduce
-from gmm_lightning.distributions.algebra.transforms import affine, convolve, product
+from gmm_lightning.distributions.algebra.transforms import affine, convolve, product, prune, reduce
 from gmm_lightning.distributions.algebra.unscented import from_sigma_points, sigma_points, unscented
 
 __all__ = [

@@ -16,12 +16,7 @@ from gmm_lightning.linalg import LOG_2PI, full_precision
 
 
 class Estimate(NamedTuple):
-    """A Monte Carlo estimate, `(*B)` each.
-
-    Attributes:
-        value: the mean over samples.
-        standard_error: the standard deviation of that mean.
-    """
+    """A Monte Carlo estimate and its standard error, `(*B)` each."""
 
     value: Tensor
     standard_error: Tensor

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 from gmm_lightning.distributions.density.drawing import DrawOptions, SampleShape, draw_samples
-from gmm_lightning.distributions.density.implicit import (
-    conditional_cdfs,
-    implicit_reparameterization,
-    normal_cdf,
-)
 from gmm_lightning.distributions.density.mixture_density import (
     M,
     MixtureDensity,
@@ -16,8 +11,10 @@ from gmm_lightning.distributions.density.mixture_density import (
 )
 from gmm_lightning.distributions.density.reparameterization import (
     check_reparameterization,
+    conditional_cdfs,
     draw_reparameterized,
     gumbel_softmax_sample,
+    implicit_reparameterization,
     score_function,
 )
 
@@ -34,6 +31,5 @@ __all__ = [
     "gumbel_softmax_sample",
     "implicit_reparameterization",
     "moment_match",
-    "normal_cdf",
     "score_function",
 ]

@@ -10,7 +10,6 @@ from torch.quasirandom import SobolEngine
 
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity
-from gmm_lightning.errors import InvalidArgumentError
 
 
 def choose_components(weights: Tensor, shape: Size, generator: Generator | None) -> Tensor:
@@ -40,10 +39,17 @@ def unwhiten_rows(mixture: MixtureDensity, component: Tensor, noise: Tensor) -> 
     return (centre + correlated).reshape(noise.shape)
 
 
-def low_variance_normals(
-    weights: Tensor, shape: Size, num_features: int, *, quasi: bool, generator: Generator | None
+def draw_noise(
+    weights: Tensor,
+    component: Tensor | None,
+    shape: Size,
+    num_features: int,
+    *,
+    quasi: bool,
+    antithetic: bool,
+    generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Components `(*S, *B)` and standard normals `(*S, *B, D)`, quasi-random or antithetic.
+    """Components `(*S, *B)`, unless they are given, and standard normals `(*S, *B, D)`.
 
     Antithetic rows 2 i + 1 have the component of row 2 i and the opposite noise: means of functions
     that are nearly linear around a component lose most of their variance.
@@ -57,11 +63,14 @@ def low_variance_normals(
     if quasi:
         z, noise = _sobol_normals(weights, rows, num_features, generator)
     else:
-        z = choose_components(weights, Size([rows, *batch]), generator)
+        z = component
+        if z is None or antithetic:
+            z = choose_components(weights, Size([rows, *batch]), generator)
         noise = weights.new_empty(rows, *batch, num_features).normal_(generator=generator)
+    if antithetic:
         paired = rows - rows % 2
         z[1:paired:2], noise[1:paired:2] = z[:paired:2], -noise[:paired:2]
-    return z.reshape(shape), noise.reshape(*shape, num_features)
+    return (z.reshape(shape) if component is None else component), noise.reshape(*shape, -1)
 
 
 def _sobol_normals(
@@ -94,11 +103,3 @@ def _sobol_normals(
     z = torch.stack(components, 1).reshape(rows, *batch)
     noise = torch.stack(normals, 1).reshape(rows, *batch, num_features)
     return z.to(device), noise.to(weights)
-
-
-def check_sobol_dimension(num_features: int) -> None:
-    """Raise where torch has no Sobol sequence of D + 1 dimensions."""
-    if num_features + 1 > SobolEngine.MAXDIM:
-        raise InvalidArgumentError(
-            f"quasi-random draws have at most {SobolEngine.MAXDIM - 1} features, got {num_features}"
-        )

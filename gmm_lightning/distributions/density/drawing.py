@@ -9,15 +9,11 @@ from typing import SupportsIndex
 
 import torch
 from torch import Generator, Size, Tensor
+from torch.quasirandom import SobolEngine
 
 from gmm_lightning._validation import require_number
-from gmm_lightning.distributions.density.ancestral import (
-    check_sobol_dimension,
-    choose_components,
-    low_variance_normals,
-    unwhiten_rows,
-)
-from gmm_lightning.distributions.density.mixture_density import M, MixtureDensity
+from gmm_lightning.distributions.density.ancestral import draw_noise, unwhiten_rows
+from gmm_lightning.distributions.density.mixture_density import MixtureDensity
 from gmm_lightning.distributions.density.within import sample_within
 from gmm_lightning.distributions.truncation import Region
 from gmm_lightning.errors import InvalidArgumentError
@@ -28,11 +24,7 @@ SampleShape = tuple[int, ...] | Size | int
 
 @dataclass(frozen=True, eq=False)
 class DrawOptions:
-    """Options of `MixtureOfGaussians.sample`, which explains them, checked at construction.
-
-    Raises:
-        InvalidArgumentError: a value out of range, or options that exclude each other.
-    """
+    """Options of `MixtureOfGaussians.sample`, which explains them, checked at construction."""
 
     component: int | Tensor | None = None
     within: Region | None = None
@@ -75,8 +67,11 @@ class DrawOptions:
             raise InvalidArgumentError(f"component must be in [0, {num_components}), got {found}")
         if self.within is not None:
             self.within.check(num_features)
-        if self.quasi:
-            check_sobol_dimension(num_features)
+        if self.quasi and num_features >= SobolEngine.MAXDIM:
+            raise InvalidArgumentError(
+                f"quasi-random draws have at most {SobolEngine.MAXDIM - 1} features, got "
+                f"{num_features}"
+            )
 
     def components(self, shape: Size, device: torch.device) -> Tensor | None:
         """The given component indices, expanded to shape `(*S, *B)`."""
@@ -102,9 +97,6 @@ def _as_index(component: int | Tensor) -> Tensor:
     return index.long()
 
 
-_INDEPENDENT = DrawOptions()
-
-
 def full_shape(mixture: MixtureDensity, sample_shape: SampleShape) -> Size:
     """The shape `(*S, *B)` of samples from a mixture."""
     single = isinstance(sample_shape, SupportsIndex)
@@ -123,10 +115,11 @@ def full_shape(mixture: MixtureDensity, sample_shape: SampleShape) -> Size:
 def draw_samples(
     mixture: MixtureDensity,
     sample_shape: SampleShape,
-    options: DrawOptions = _INDEPENDENT,
+    options: DrawOptions | None = None,
     generator: Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Samples `(*S, *B, D)` and their components `(*S, *B)`: see `MixtureOfGaussians.sample`."""
+    options = options or DrawOptions()
     shape, means, d = full_shape(mixture, sample_shape), mixture.means, mixture.num_features
     finite = (bool(values.isfinite().all()) for values in (means, mixture.scale))
     # A weight of 0 is allowed.
@@ -144,24 +137,10 @@ def draw_samples(
         return means.new_empty(*shape, d), torch.zeros(shape, dtype=torch.long, device=means.device)
     if options.within is not None:
         wide = mixture.map_parameters(lambda p: p.to(accumulator_dtype(p.device)))
-        tempered = temper(wide, temperature)
+        tempered = wide.temper(temperature)
         return sample_within(options.within, tempered, shape, z, means.dtype, generator)
-    if options.quasi or options.antithetic:
-        found, noise = low_variance_normals(
-            weights, shape, d, quasi=options.quasi, generator=generator
-        )
-        z = found if z is None else z
-    else:
-        z = choose_components(weights, shape, generator) if z is None else z
-        noise = means.new_empty(*shape, d).normal_(generator=generator)
+    kind = {"quasi": options.quasi, "antithetic": options.antithetic}
+    z, noise = draw_noise(weights, z, shape, d, **kind, generator=generator)
     noise *= math.sqrt(temperature)
     with full_precision(noise.device):
         return unwhiten_rows(mixture, z, noise), z
-
-
-def temper(mixture: M, temperature: float) -> M:
-    """The mixture with logits divided, and covariances multiplied, by the temperature."""
-    if temperature == 1:
-        return mixture
-    factor = math.sqrt(temperature) * mixture.scale_tril
-    return mixture.with_parameters(mixture.mixture_logits / temperature, mixture.means, factor)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from reprlib import repr as short
 from typing import Any, ClassVar, Self, SupportsIndex, TypeVar, cast
 
 import torch
-from torch import Size, Tensor
-from torch.distributions import (
-    Categorical,
-    Distribution,
-    MixtureSameFamily,
-    MultivariateNormal,
-    constraints,
-)
+from torch import Size, Tensor, distributions
+from torch.distributions import constraints
 
 from gmm_lightning.covariances import Covariance, FullCovariance
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
 from gmm_lightning.linalg import LOG_2PI, at_least_float32, factor_of_rows, full_precision
 
 
-class MixtureDensity(Distribution):
+class MixtureDensity(distributions.Distribution):
     """The base class of `MixtureOfGaussians`, and the type that functions of mixtures take.
 
     Functions build their results by `with_parameters`, so that a subclass is preserved.
@@ -189,6 +184,13 @@ class MixtureDensity(Distribution):
         logits, means, scale = map(change, (self.mixture_logits, self.means, self.scale))
         return self.with_parameters(logits, means, scale, self.covariance)
 
+    def temper(self, temperature: float) -> Self:
+        """The mixture with logits divided, and covariances multiplied, by a temperature."""
+        if temperature == 1:
+            return self
+        factor = math.sqrt(temperature) * self.scale_tril
+        return self.with_parameters(self.mixture_logits / temperature, self.means, factor)
+
     def component(self, k: int) -> Self:
         """The mixture of component k alone.
 
@@ -212,12 +214,11 @@ class MixtureDensity(Distribution):
         own = len(self.batch_shape)
         return self.map_parameters(lambda p: p.expand(*batch_shape, *p.shape[own:]))
 
-    def to_torch(self) -> MixtureSameFamily:
+    def to_torch(self) -> distributions.MixtureSameFamily:
         """Torch's `MixtureSameFamily` over `MultivariateNormal` with the same density."""
-        return MixtureSameFamily(
-            Categorical(logits=self.mixture_logits),
-            MultivariateNormal(self.means, scale_tril=self.scale_tril),
-        )
+        weights = distributions.Categorical(logits=self.mixture_logits)
+        normals = distributions.MultivariateNormal(self.means, scale_tril=self.scale_tril)
+        return distributions.MixtureSameFamily(weights, normals)
 
     def __repr__(self) -> str:
         batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""

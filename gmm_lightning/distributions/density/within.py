@@ -42,19 +42,14 @@ def sample_within(
         noise = means.new_empty(*shape, d).normal_(generator=generator)
         length = sample_truncated_chi(d, low, high, noise[..., 0], generator)
         noise *= (length / noise.norm(dim=-1)).unsqueeze(-1)
-        return _unwhiten(mixture, component, noise).to(dtype), component
-
-
-def _unwhiten(mixture: MixtureDensity, component: Tensor, noise: Tensor) -> Tensor:
-    """`mu_z + L_z noise` row by row."""
-    if mixture.batch_shape:
-        return unwhiten_rows(mixture, component, noise)
-    # Without a batch, one product for all rows of a component.
-    x = torch.empty_like(noise)
-    for one in component.unique().tolist():
-        mine = component == one
-        x[mine] = _components_of(mixture, [one])[0].unwhiten(noise[mine])
-    return x
+        if mixture.batch_shape:
+            return unwhiten_rows(mixture, component, noise).to(dtype), component
+        # Without a batch, one product for all rows of a component.
+        x = torch.empty_like(noise, dtype=dtype)
+        for one in component.unique().tolist():
+            mine = component == one
+            x[mine] = _components_of(mixture, [one])[0].unwhiten(noise[mine]).to(dtype)
+        return x, component
 
 
 def _sample_euclidean(
@@ -68,25 +63,20 @@ def _sample_euclidean(
     cells, k = mixture.batch_shape.numel(), mixture.num_components
     rows = x.view(-1, cells, mixture.num_features)
     log_weights = mixture.log_weights.reshape(cells, k)
-    pairs = torch.arange(cells * k, device=x.device)
     if component is None:
+        envelopes = region.envelopes(_components_of(mixture, range(cells * k)))
         z = torch.empty(rows.shape[:2], dtype=torch.long, device=x.device)
-    else:
-        z = component.reshape(rows.shape[:2])
-        pairs = (pairs[::k] + z).unique()
-    listed = pairs.tolist()
-    envelopes = dict(zip(listed, region.envelopes(_components_of(mixture, listed)), strict=True))
-    for cell in range(cells):
-        if component is None:
-            own = [envelopes[cell * k + one] for one in range(k)]
-            drawn = rejection_sample(region, own, log_weights[cell], rows[:, cell], generator)
+        for cell, own in enumerate(log_weights):
+            mine = envelopes[cell * k : (cell + 1) * k]
+            drawn = rejection_sample(region, mine, own, rows[:, cell], generator)
             rows[:, cell], z[:, cell] = drawn
-            continue
-        for one in z[:, cell].unique().tolist():
-            mine, own = z[:, cell] == one, [envelopes[cell * k + one]]
-            alone = log_weights.new_zeros(1)
-            rows[mine, cell], _ = rejection_sample(region, own, alone, rows[mine, cell], generator)
-    return x, z.reshape(x.shape[:-1])
+        return x, z.view(x.shape[:-1])
+    which = k * torch.arange(cells, device=x.device) + component.reshape(rows.shape[:2])
+    pairs = which.unique().tolist()
+    for pair, envelope in zip(pairs, region.envelopes(_components_of(mixture, pairs)), strict=True):
+        mine, alone = which == pair, log_weights.new_zeros(1)
+        rows[mine], _ = rejection_sample(region, [envelope], alone, rows[mine], generator)
+    return x, component
 
 
 def _components_of(mixture: MixtureDensity, pairs: Sequence[int]) -> list[GaussianComponent]:

@@ -95,13 +95,10 @@ def _as_values(mixture: MixtureDensity, index: Tensor, values: Values) -> Tensor
 
 
 def require_positive_density(log_joint: Tensor, values: Tensor) -> None:
-    """Raise where all components have density 0, so that responsibilities are undefined.
+    """Raise `InvalidDataError` where all components have density 0: no responsibilities exist.
 
     A squared Mahalanobis distance overflows at 1e154 standard deviations, or 1e19 in float32. NaN
     passes, and so does a graph that is being compiled.
-
-    Raises:
-        InvalidDataError: with the number of such rows, and the first.
     """
     if torch.compiler.is_compiling():
         return
@@ -135,8 +132,7 @@ def regress(
         The mean `(*S, *B, R)` and the covariance `(*S, *B, R, R)` of the rest, or None.
 
     Raises:
-        InvalidArgumentError: as for `MixtureOfGaussians.condition`.
-        InvalidDataError: as for `MixtureOfGaussians.condition`.
+        InvalidArgumentError, InvalidDataError: as for `MixtureOfGaussians.condition`.
 
     References:
         Z. Ghahramani, M. I. Jordan (1994), Supervised learning from incomplete data via an EM

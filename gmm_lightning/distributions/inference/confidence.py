@@ -18,16 +18,11 @@ from gmm_lightning.distributions.density import MixtureDensity, as_mixture, draw
 from gmm_lightning.distributions.truncation import chi_quantile
 from gmm_lightning.errors import InvalidArgumentError
 
-_KINDS = ("component", "density")
-
 
 class Ellipse(NamedTuple):
-    """An ellipse in the plane.
+    """An ellipse in the plane: centre `(2,)` and half lengths of its axes, the longer one first.
 
-    Attributes:
-        center: `(2,)`.
-        semi_axes: half lengths, the longer one first, `(2,)`.
-        angle: of the longer axis from the first feature, in radians, in (-pi/2, pi/2].
+    The angle of the longer axis from the first feature is in radians, in (-pi/2, pi/2].
     """
 
     center: Tensor
@@ -61,8 +56,7 @@ def confidence_radius(probability: float | Tensor, num_features: int) -> Tensor:
 
 def squared_mahalanobis(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """`(x - mu_k)' Sigma_k^-1 (x - mu_k)`, `(*S, *B, K)`."""
-    mixture = as_mixture(mixture)
-    return mixture.whiten(x).square().sum(-1)
+    return as_mixture(mixture).whiten(x).square().sum(-1)
 
 
 def in_confidence_region(
@@ -95,7 +89,7 @@ def in_confidence_region(
     """
     mixture = as_mixture(mixture)
     probability = require_number("probability", probability, least=0, most=1)
-    if require_choice("kind", kind, _KINDS) == "component":
+    if require_choice("kind", kind, ("component", "density")) == "component":
         square = float(chi_quantile(probability, mixture.num_features)) ** 2
         return squared_mahalanobis(mixture, x).amin(-1) <= square
     num_samples = require_integer("num_samples", num_samples, least=1)

@@ -13,8 +13,6 @@ from gmm_lightning.distributions.inference.conditioning import condition, margin
 from gmm_lightning.distributions.inference.modes import modes
 from gmm_lightning.errors import InvalidArgumentError
 
-_KINDS = ("mean", "mode", "draw")
-
 
 def _missingness_patterns(x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """For each missingness pattern of rows `(N, D)`: their numbers, and a mask of the observed."""
@@ -49,29 +47,16 @@ def log_joint_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
 
 
 def log_prob_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
-    """`log p` of the entries that are not NaN, integrated over the others: `(*S, *B)`.
-
-    A row without entries has log density 0.
-
-    Args:
-        mixture: the mixture.
-        x: rows `(*S, *B, D)`, NaN where an entry is missing.
-
-    Raises:
-        InvalidArgumentError: rows of another width.
+    """`MixtureOfGaussians.log_prob(x, missing="marginalize")` of a mixture or a layer, `(*S, *B)`.
 
     References:
         R. J. A. Little, D. B. Rubin (2019), Statistical Analysis with Missing Data, chapter 11.
     """
-    mixture = as_mixture(mixture)
-    return log_joint_observed(mixture, x).logsumexp(-1)
+    return log_joint_observed(as_mixture(mixture), x).logsumexp(-1)
 
 
 def impute(
-    mixture: MixtureDensity,
-    x: Tensor,
-    kind: str = "mean",
-    generator: Generator | None = None,
+    mixture: MixtureDensity, x: Tensor, kind: str = "mean", generator: Generator | None = None
 ) -> Tensor:
     """Rows with their missing entries imputed from the conditional distribution.
 
@@ -92,7 +77,7 @@ def impute(
         tensor([[3., 1.]])
     """
     mixture = as_mixture(mixture)
-    require_choice("kind", kind, _KINDS)
+    require_choice("kind", kind, ("mean", "mode", "draw"))
     if mixture.batch_shape:
         raise InvalidArgumentError(
             f"missing entries need a single mixture, got a batch of shape "
@@ -106,10 +91,9 @@ def impute(
     for at, observed in _missingness_patterns(rows):
         if bool(observed.all()):
             continue
+        conditional = mixture.expand((len(at),))
         if bool(observed.any()):
             conditional = condition(mixture, observed, rows[at][:, observed])
-        else:
-            conditional = mixture.expand((len(at),))
         if kind == "mean":
             filled = conditional.mean
         elif kind == "mode":

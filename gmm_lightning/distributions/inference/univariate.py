@@ -9,14 +9,11 @@ from torch import Tensor
 from torch.special import log_ndtr, ndtri
 
 from gmm_lightning._validation import require_numbers
-from gmm_lightning.distributions.density import MixtureDensity, as_mixture, normal_cdf
+from gmm_lightning.distributions.density import MixtureDensity, as_mixture, conditional_cdfs
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import LOG_2PI, accumulator_dtype
 
 _Probability = float | Tensor
-
-# Bisection alone takes fewer steps from the widest bracket of float64 to adjacent numbers.
-_MAX_STEPS = 256
 
 
 def cdf(mixture: MixtureDensity, x: Tensor) -> Tensor:
@@ -37,8 +34,7 @@ def cdf(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """
     mixture = as_mixture(mixture)
     require_one_feature(mixture, "cdf")
-    z = mixture.whiten(x).squeeze(-1)
-    return (mixture.weights * normal_cdf(z)).sum(-1).clamp(max=1.0)
+    return conditional_cdfs(mixture, x)[0].squeeze(-1).clamp(max=1.0)
 
 
 def quantile(mixture: MixtureDensity, p: _Probability) -> Tensor:
@@ -94,7 +90,8 @@ def _solve_quantile(log_weights: Tensor, means: Tensor, scale: Tensor, log_p: Te
     x = (log_weights.exp() * each).sum(-1).clamp(low, high)
     last = high - low
     done = torch.zeros_like(x, dtype=torch.bool)
-    for _ in range(_MAX_STEPS):
+    # Bisection alone takes fewer steps from the widest bracket of float64 to adjacent numbers.
+    for _ in range(256):
         log_cdf, slope = _log_cdf_and_slope(log_weights, means, scale, x)
         gap = log_cdf - log_p
         low, high = torch.where(gap < 0, x, low), torch.where(gap < 0, high, x)

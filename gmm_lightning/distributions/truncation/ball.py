@@ -28,8 +28,7 @@ class Ball(EuclideanRegion):
         radius: above 0, finite.
 
     Raises:
-        InvalidArgumentError: a centre that is not a row of finite numbers, or a radius that is
-            not positive and finite.
+        InvalidArgumentError: not a row of finite numbers, or not a positive finite radius.
 
     Example:
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
@@ -68,7 +67,6 @@ class Ball(EuclideanRegion):
         return center - self.radius, center + self.radius
 
     def outline(self, window: Tensor) -> Tensor:
-        """See `EuclideanRegion.outline`: a regular polygon of many sides."""
         low, high = self.bounds(len(self.center))
         if len(low) == 1:
             return torch.stack([low, high])

@@ -124,9 +124,7 @@ def _tilted_envelopes(axes: _PrincipalAxes, radius: float) -> list[Envelope]:
     """
     e, a, square = axes.variance, axes.center, radius**2
     far = a.norm(dim=-1)
-    high = torch.maximum(
-        torch.full_like(far, 2 * e.shape[-1] / square), 2 * far / radius / e.amin(-1)
-    )
+    high = (2 * far / radius / e.amin(-1)).clamp(min=2 * e.shape[-1] / square)
     least = low = high * 1e-16
     for _ in range(_BISECTIONS):
         middle = (low * high).sqrt()
@@ -145,8 +143,7 @@ def _tilted_envelopes(axes: _PrincipalAxes, radius: float) -> list[Envelope]:
 
         def draw(rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
             y = component.unwhiten(component.noise(rows, generator))
-            missing = square - (y - a[k]).square().sum(-1)
-            return y, -0.5 * tilt[k] * missing
+            return y, -0.5 * tilt[k] * (square - (y - a[k]).square().sum(-1))
 
         return Envelope("a Gaussian drawn to the centre of the ball", float(log_mass[k]), draw)
 

@@ -15,11 +15,7 @@ from gmm_lightning.distributions.truncation.truncated import TruncatedNormals
 
 @dataclass(frozen=True)
 class GaussianComponent:
-    """A component `N(mu, F F')`, where a vector F `(D,)` stands for a diagonal factor.
-
-    Shape:
-        mean `(D,)`, factor `(D, D)` or `(D,)`.
-    """
+    """A component `N(mu, F F')`; a factor F `(D,)` stands for a diagonal one, else `(D, D)`."""
 
     mean: Tensor
     factor: Tensor

@@ -47,14 +47,8 @@ class EuclideanRegion(ABC):
         """An envelope for each component; by default the component itself."""
         return [unrestricted_envelope(component) for component in components]
 
-    # -- geometry ---------------------------------------------------------------------------
-
     def project(self, dims: Sequence[int], num_features: int) -> EuclideanRegion:
-        """The shadow on some features: the values of these that rows of the region have.
-
-        Args:
-            dims: positions of the features, in the order of the result.
-            num_features: D.
+        """The shadow on the features `dims`: the values of these that rows of the region have.
 
         Raises:
             InvalidArgumentError: the region is known by `contains` alone, and misses a feature.
@@ -73,13 +67,10 @@ class EuclideanRegion(ABC):
         return -ends, ends
 
     def outline(self, window: Tensor) -> Tensor | None:
-        """Corners in order around a convex region of one or two features, cut to a window.
+        """Corners `(V, D)` in order around a convex region, or None: it is not known.
 
-        Args:
-            window: least and largest value of each feature, `(D, 2)`.
-
-        Returns:
-            `(V, D)`, or None: the region is known by `contains` alone.
+        The region is of one or two features and cut to a window, `(D, 2)`: the least and largest
+        value of each.
         """
         return None
 

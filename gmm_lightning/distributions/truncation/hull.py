@@ -22,15 +22,9 @@ class PiecewiseExponentialHull:
     """An upper bound of log-concave densities `exp(h(t))`: the least of some tangents of h.
 
     A tangent of a concave function lies above it everywhere, so the bound holds wherever the
-    knots between the tangents are; only its tightness depends on them.
-
-    Args:
-        log_density: h of E densities.
-        slope: its derivative.
-        low: the intervals' lower ends, `(E,)`; -inf needs a touching point of positive slope.
-        high: their upper ends; inf needs a touching point of negative slope.
-        touch: where the tangents touch, increasing, `(E, m)`. By default beside a maximum at 0,
-            where `h(0) = 0`, for densities with `h'' <= -1`.
+    knots between the tangents are; only its tightness depends on them. The intervals `(E,)` may be
+    infinite where h has a touching point with a slope towards the end. By default the increasing
+    touching points `(E, m)` lie about a maximum `h(0) = 0` of densities with `h'' <= -1`.
 
     References:
         W. R. Gilks, P. Wild (1992), Adaptive rejection sampling for Gibbs sampling, Applied
@@ -104,15 +98,15 @@ def _tangent_points(log_density: _Function, slope: _Function, low: Tensor, high:
     """0, and where h lies `TANGENT_DEPTHS` below `h(0) = 0` on either side, `(E, 2 J + 1)`."""
     which = torch.arange(len(low), device=low.device).unsqueeze(-1)
     side = low.new_tensor([-1.0, 1.0]).repeat_interleave(len(TANGENT_DEPTHS)).unsqueeze(0)
-    falls = low.new_tensor([*reversed(TANGENT_DEPTHS), *TANGENT_DEPTHS]).unsqueeze(0)
+    depths = low.new_tensor([*reversed(TANGENT_DEPTHS), *TANGENT_DEPTHS]).unsqueeze(0)
     end = torch.where(side > 0, high.unsqueeze(-1), -low.unsqueeze(-1))
     rate = (-side * slope(torch.zeros_like(end), which)).clamp(min=0)
-    # h(t) <= -rate |t| - t^2 / 2, so the fall is reached before this point.
-    outer = torch.minimum(end, 2 * falls / (rate + (rate.square() + 2 * falls).sqrt()))
+    # h(t) <= -rate |t| - t^2 / 2, so the depth is reached before this point.
+    outer = torch.minimum(end, 2 * depths / (rate + (rate.square() + 2 * depths).sqrt()))
     inner = torch.zeros_like(outer)
     for _ in range(50):
         middle = 0.5 * (inner + outer)
-        beyond = log_density(side * middle, which) < -falls
+        beyond = log_density(side * middle, which) < -depths
         outer, inner = torch.where(beyond, middle, outer), torch.where(beyond, inner, middle)
     left, right = (side * inner).split(len(TANGENT_DEPTHS), dim=-1)
     return torch.cat([left, torch.zeros_like(left[:, :1]), right], -1)

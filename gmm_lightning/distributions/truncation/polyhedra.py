@@ -25,12 +25,11 @@ from gmm_lightning.errors import InvalidArgumentError
 class Box(EuclideanRegion):
     """Rows with `lower <= x <= upper`, feature by feature.
 
-    Features that are independent within the components are drawn one by one. Dependent ones are
-    proposed by minimax tilting, whose acceptance falls with the number of features and with their
-    correlations: in 10 dimensions .3 to .97; in 100 dimensions .4 to .9 where all correlations
-    are 1/2, .03 to .5 for the covariance of 200 random rows, and 1e-5 to .1 where the eigenvalues
-    span three orders of magnitude. Below some .01 it ends in a `RegionError`. A row proposed in
-    100 dimensions takes about 0.1 ms on one core.
+    Dependent features are proposed by minimax tilting, whose acceptance falls with their number
+    and correlations: .3 to .97 in 10 dimensions; in 100 dimensions .4 to .9 where all correlations
+    are 1/2, .03 to .5 for the covariance of 200 random rows, 1e-5 to .1 where the eigenvalues span
+    three orders of magnitude. Below some .01 it ends in a `RegionError`. A row proposed in 100
+    dimensions takes about 0.1 ms on one core.
 
     Args:
         lower: `(D,)`, or one number for all features; may be -inf.
@@ -157,19 +156,14 @@ class HalfSpace(EuclideanRegion):
         return found
 
     def project(self, dims: Sequence[int], num_features: int) -> EuclideanRegion:
-        """See `EuclideanRegion.project`: features that are left out can make up for any value."""
         left_out = set(range(num_features)) - set(dims)
+        # Features that are left out can make up for any value.
         if any(self.normal[i] for i in left_out):
             return Box(-math.inf, math.inf)
         return HalfSpace([float(self.normal[i]) for i in dims], self.offset)
 
     def outline(self, window: Tensor) -> Tensor:
-        """See `EuclideanRegion.outline`.
-
-        References:
-            I. E. Sutherland, G. W. Hodgman (1974), Reentrant polygon clipping, Communications of
-            the ACM 17.
-        """
+        # I. E. Sutherland, G. W. Hodgman (1974), Reentrant polygon clipping, CACM 17.
         corners = _corners_of(*window.double().unbind(-1))
         normal, offset = self._plane(corners)
         kept, depths = [], corners @ normal - offset

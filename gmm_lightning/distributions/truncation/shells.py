@@ -28,7 +28,7 @@ class MahalanobisRegion(ABC):
     def reach(self, num_features: int, outside: float = 0.01) -> float:
         """The largest radius, or, where it is infinite, one that leaves a share of rows outside."""
         low, high = self.radii(num_features)
-        return high if math.isfinite(high) else chi_tail_quantile(low, outside, num_features)
+        return high if math.isfinite(high) else _chi_tail_quantile(low, outside, num_features)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def chi_quantile(mass: ArrayLike, num_features: int) -> NDArray[np.float64]:
     return np.sqrt(2 * square)
 
 
-def chi_tail_quantile(radius: float, share: float, num_features: int) -> float:
+def _chi_tail_quantile(radius: float, share: float, num_features: int) -> float:
     """The radius that leaves outside a share of the mass that another radius leaves outside."""
     half = 0.5 * num_features
     left = share * float(gammaincc(half, 0.5 * radius**2))

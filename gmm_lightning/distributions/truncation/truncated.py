@@ -59,9 +59,9 @@ class TruncatedNormals:
         self.sign = torch.where(flip, -1.0, 1.0).to(near)
         start = a - near
         stop = torch.where(start.isfinite(), start + width, b - near)
-        column, falls = near.unsqueeze(-1), near.new_tensor(TANGENT_DEPTHS)
-        right = 2 * falls / (column + (column.square() + 2 * falls).sqrt())
-        left = torch.where(column > 0, 0.0, -(2 * falls.flip(0)).sqrt())
+        column, depths = near.unsqueeze(-1), near.new_tensor(TANGENT_DEPTHS)
+        right = 2 * depths / (column + (column.square() + 2 * depths).sqrt())
+        left = torch.where(column > 0, 0.0, -(2 * depths.flip(0)).sqrt())
         touch = torch.cat([left, torch.zeros_like(column), right], -1)
         touch = touch.clamp(start.unsqueeze(-1), stop.unsqueeze(-1))
 
