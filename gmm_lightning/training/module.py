@@ -20,7 +20,6 @@ from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.rows import Batch, check_finite
 from gmm_lightning.statistics import SufficientStatistics, WeightedMoments
 from gmm_lightning.training.checkpoint_io import (
-    data_from_checkpoint,
     describe_data,
     layer_from_checkpoint,
     read_checkpoint,
@@ -164,8 +163,6 @@ class GMMModule(StandardizedMixture):
             return self.layer.means.new_zeros(())
         return self.layer.log_prior().sum() / self.num_samples
 
-    # -- logs -------------------------------------------------------------------------------
-
     def log_pass(self, values: Mapping[str, Tensor | float], *, prog_bar: bool = False) -> None:
         """Log numbers of one pass, equal on all processes, against the number of the pass.
 
@@ -182,8 +179,6 @@ class GMMModule(StandardizedMixture):
     def current_pass(self) -> int:
         """Passes done in this run, over all its phases."""
         return self.passes_before + self.current_epoch
-
-    # -- data -------------------------------------------------------------------------------
 
     @property
     def num_samples(self) -> float:
@@ -241,7 +236,8 @@ class GMMModule(StandardizedMixture):
         """
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         module = cls(layer if layer is not None else layer_from_checkpoint(checkpoint))
-        module.data = data_from_checkpoint(checkpoint)
+        data = checkpoint["gmm_lightning"].get("data")
+        module.data = data if isinstance(data, dict) else {}
         read_state(module, checkpoint, checkpoint_path)
         return module.eval()
 
