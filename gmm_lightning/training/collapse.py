@@ -65,18 +65,9 @@ class CollapseHandler:
         parameters: MixtureParameters,
         collapsed: Collapsed | None,
         iteration: int,
-        rows: Callable[[int], Batch] | None = None,
+        candidates: Callable[[int], Batch] | None = None,
     ) -> MixtureParameters:
-        """The parameters after the policy.
-
-        Args:
-            trainer: of all processes.
-            model: of the layer.
-            parameters: after the M-step.
-            collapsed: what it repaired, or None.
-            iteration: M-steps done before.
-            rows: gives at most as many rows as it is asked for, at which a component may start
-                anew.
+        """The parameters after the policy, which may move components to rows among `candidates`.
 
         Raises:
             CollapseError: the policy gives up.
@@ -86,15 +77,15 @@ class CollapseHandler:
         if collapsed is not None:
             self._num_reseeds = self._num_reseeds.to(collapsed.emptied.device)
             state = (model, parameters, collapsed, self._num_reseeds)
-            if rows is None or not self.policy.num_candidates:
+            if candidates is None or not self.policy.num_candidates:
                 repair = self.policy.handle(*state, None)
             else:
                 # The first process decides, by rows of its own.
                 nothing = torch.zeros_like(collapsed.emptied)
                 repair = Repair(parameters, nothing, nothing.any(-1))
-                candidates = Candidates(rows(self.policy.num_candidates), self._generator)
-                if candidates.rows.num_rows and trainer.is_global_zero:
-                    repair = self.policy.handle(*state, candidates)
+                rows = candidates(self.policy.num_candidates)
+                if rows.num_rows and trainer.is_global_zero:
+                    repair = self.policy.handle(*state, Candidates(rows, self._generator))
                 repair = trainer.strategy.broadcast(repair)
             parameters, self.reseeded = repair.parameters, repair.reseeded
             self._num_reseeds = self._num_reseeds + repair.reseeded

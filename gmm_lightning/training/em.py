@@ -117,8 +117,8 @@ class EMCallback(BaseEMCallback):
         if iteration == 0 and self._collapse.policy.num_candidates:
             # No M-step reports what the start left without rows.
             collapsed = Collapsed.with_weightless(collapsed, parameters, stats.counts)
-        rows = partial(self._candidates, pl_module)
-        updated = self._collapse.handle(trainer, model, updated, collapsed, iteration, rows)
+        candidates = partial(self._candidates, pl_module)
+        updated = self._collapse.handle(trainer, model, updated, collapsed, iteration, candidates)
         self._log_pass(trainer, pl_module, stats.log_likelihood / stats.total_weight, objective)
         updated.write_to(layer)
         if not self._gain_is_comparable():

@@ -59,12 +59,12 @@ class RowLoader:
         num_rows = self.source.num_rows
         own = shard(num_rows, self._rank, self._world_size)
         batches = self.source.read(own.start, own.stop, self.batch_size)
-        for global_rows in _global_batch_sizes(num_rows, self.batch_size, self._world_size):
+        for num_global_rows in _global_batch_sizes(num_rows, self.batch_size, self._world_size):
             batch = next(batches, None)
             if batch is None:
                 # No rows, with all parts that rows of this source have.
                 batch = next(self.source.read(0, 1, 1)).at(slice(0, 0))
-            yield batch._replace(global_rows=global_rows)
+            yield batch._replace(num_global_rows=num_global_rows)
 
     def _shuffled(self, current_epoch: Callable[[], int]) -> Iterator[Batch]:
         # Asked with the first batch: when a fit resumes, Lightning makes the iterator while the
@@ -79,7 +79,7 @@ class RowLoader:
             for step in order.split(self.batch_size):
                 part = shard(len(step), self._rank, self._world_size)
                 batch = block.at(step[part.start : part.stop])
-                yield batch._replace(global_rows=len(step))
+                yield batch._replace(num_global_rows=len(step))
 
 
 def as_global_batch(item: Any, world_size: int) -> Batch:
@@ -87,9 +87,9 @@ def as_global_batch(item: Any, world_size: int) -> Batch:
     if isinstance(item, list | tuple) and not isinstance(item, Batch):
         item = item[0]
     batch = as_batch(item)
-    if batch.global_rows is not None:
+    if batch.num_global_rows is not None:
         return batch
-    return batch._replace(global_rows=batch.num_rows * world_size)
+    return batch._replace(num_global_rows=batch.num_rows * world_size)
 
 
 def total_train_weight(trainer: L.Trainer) -> float:

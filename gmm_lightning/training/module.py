@@ -26,10 +26,10 @@ from gmm_lightning.training.checkpoint_io import (
     read_state,
 )
 from gmm_lightning.training.loader import as_global_batch, total_train_weight
-from gmm_lightning.training.units import StandardizedMixture, is_identity
+from gmm_lightning.training.units import StandardizedMixture
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-SchedulerFactory = Callable[[Optimizer], Any]
+_OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+_SchedulerFactory = Callable[[Optimizer], Any]
 
 
 class GMMModule(StandardizedMixture):
@@ -61,8 +61,8 @@ class GMMModule(StandardizedMixture):
     def __init__(
         self,
         layer: GMMLayer,
-        optimizer: OptimizerFactory | None = None,
-        scheduler: SchedulerFactory | None = None,
+        optimizer: _OptimizerFactory | None = None,
+        scheduler: _SchedulerFactory | None = None,
     ) -> None:
         super().__init__(layer)
         self.optimizer, self.scheduler = optimizer, scheduler
@@ -98,7 +98,9 @@ class GMMModule(StandardizedMixture):
         self, batch: Batch, responsibilities: Responsibilities = softmax_responsibilities_
     ) -> SufficientStatistics:
         """Expected statistics of rows in the user's units: what `EMCallback` adds up."""
-        transform = None if is_identity(self.standardize) else self.standardize
+        units = self.standardize
+        is_identity = bool((units.loc == 0).all() and (units.scale == 1).all())
+        transform = None if is_identity else units
         return e_step(self.layer, batch, responsibilities=responsibilities, transform=transform)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -245,8 +247,8 @@ class GMMModule(StandardizedMixture):
 def _step_weight(batch: Batch, trainer: L.Trainer) -> Tensor | int:
     """Sum of the weights of a step over all processes, or the number of its rows."""
     if batch.weight is None:
-        assert batch.global_rows is not None
-        return max(batch.global_rows, 1)
+        assert batch.num_global_rows is not None
+        return max(batch.num_global_rows, 1)
     total = trainer.strategy.reduce(batch.weight.sum(), reduce_op="sum")
     return torch.where(total > 0, total, 1.0)
 

@@ -51,18 +51,12 @@ class EpochProgress(ProgressBar):
         )
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Count batches within a long pass."""
         if self.total_train_batches > 1 and self._bar is not None:
-            self._bar.set_description(
-                f"passes, batch {batch_idx + 1}/{self.total_train_batches}", refresh=False
-            )
+            batch = f"batch {trainer.fit_loop.batch_idx + 1}/{self.total_train_batches}"
+            self._bar.set_description(f"passes, {batch}", refresh=False)
             self._bar.update(0)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

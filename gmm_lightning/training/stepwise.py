@@ -93,10 +93,9 @@ class StepwiseEMCallback(BaseEMCallback):
             model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
             step = maximize(model, parameters, blended.reshape((parameters.num_mixtures,)))
             step.require_regular()
-            rows, iteration = partial(self._candidates, pl_module), stream.num_batches
-            updated, collapsed = step.parameters, step.collapsed
-            updated = self._collapse.handle(trainer, model, updated, collapsed, iteration, rows)
-            updated.write_to(layer)
+            candidates = partial(self._candidates, pl_module)
+            result = (step.parameters, step.collapsed, stream.num_batches)
+            self._collapse.handle(trainer, model, *result, candidates).write_to(layer)
             if self._collapse.has_moved and self._collapse.reseeded is not None:
                 stream.reset_components(self._collapse.reseeded)
         self.counts = stats.counts

@@ -12,11 +12,6 @@ from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.layers import GMMLayer, Standardize
 
 
-def is_identity(units: Standardize) -> bool:
-    """Whether a change of units changes nothing."""
-    return bool((units.loc == 0).all() and (units.scale == 1).all())
-
-
 class StandardizedMixture(L.LightningModule):
     """A mixture in standard units, whose inputs and outputs are in the units of the data."""
 
