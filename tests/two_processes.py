@@ -90,7 +90,7 @@ class Mixed(L.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         log_prob = self.density(self.encoder(batch.x)) - self.extra**2
-        return -log_prob.sum() * self.trainer.world_size / batch.global_rows
+        return -log_prob.sum() * self.trainer.world_size / batch.num_global_rows
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Lightning asks why there is a loader, even an empty one, and no step."""

@@ -86,16 +86,16 @@ class ArrayReader(TableReader):
         matrix = [column for column in columns if column < len(self.names)]
         extra = [self._numeric_column(column) for column in columns[len(matrix) :]]
         for low in range(start, len(self.array), batch_rows):
-            rows = slice(low, low + batch_rows)
+            index = slice(low, low + batch_rows)
             with reading(self.path):
                 self._require_whole()
-                x = as_floats(take_columns(self.array, rows, matrix))
+                x = as_floats(take_columns(self.array, index, matrix))
             if extra:
-                x = np.column_stack([x, *(values[rows] for values in extra)])
+                x = np.column_stack([x, *(values[index] for values in extra)])
             errors.add_block(x, columns, low)
             labels = None
             if label is not None:
-                labels = self._column(label)[rows].tolist()
+                labels = self._column(label)[index].tolist()
                 for row, value in enumerate(labels, low):
                     errors.add_label(label, row, value)
             yield Block(x, labels)

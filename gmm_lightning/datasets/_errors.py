@@ -27,10 +27,10 @@ class _Tally:
     def __init__(self, limit: int = 10) -> None:
         self.count, self.first, self._limit = 0, list[tuple[int, Any]](), limit
 
-    def add(self, rows: Sequence[int] | NDArray[np.int64], content: Any = None) -> None:
-        self.count += len(rows)
-        missing = self._limit - len(self.first)
-        self.first += [(int(row), content) for row in rows[:missing]]
+    def add(self, numbers: Sequence[int] | NDArray[np.int64], content: Any = None) -> None:
+        self.count += len(numbers)
+        room = self._limit - len(self.first)
+        self.first += [(int(number), content) for number in numbers[:room]]
 
     def format(self, items: Iterable[Any], noun: str = "") -> str:
         """The first items, and how many there are beside them."""
@@ -89,9 +89,9 @@ class DataErrors:
                 return
         for j, column in enumerate(columns):
             for is_bad, tallies in ((np.isnan, self._missing), (np.isinf, self._infinite)):
-                rows = is_bad(x[:, j]).nonzero()[0]
-                if len(rows):
-                    tallies[column].add(first_row + rows)
+                numbers = first_row + is_bad(x[:, j]).nonzero()[0]
+                if len(numbers):
+                    tallies[column].add(numbers)
 
     def is_text(self, column: int) -> bool:
         """Whether less than half of the cells that are not missing are numbers."""

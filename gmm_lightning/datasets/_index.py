@@ -13,7 +13,7 @@ from typing import NamedTuple
 from gmm_lightning.datasets._layout import Layout, read_records
 
 # Rows between two places that are remembered.
-EVERY = 1 << 12
+_EVERY = 1 << 12
 
 
 class Place(NamedTuple):
@@ -33,11 +33,11 @@ class Index:
 
     def before(self, row: int) -> Place:
         """The last remembered place that is not after a row."""
-        return self.places[min(row // EVERY, len(self.places) - 1)]
+        return self.places[min(row // _EVERY, len(self.places) - 1)]
 
 
 def build_index(path: Path, layout: Layout) -> Index:
-    """Count the rows and remember every `EVERY`-th, in one pass over the lines.
+    """Count the rows and remember every `_EVERY`-th, in one pass over the lines.
 
     Blank lines are no rows. From the first quotation mark on, a row may span lines, and the file
     is cut into cells to find them.
@@ -67,6 +67,6 @@ def build_index(path: Path, layout: Layout) -> Index:
         places, num_rows = [Place(0, offset, line)], 0
         for _ in rows():
             num_rows += 1
-            if num_rows % EVERY == 0:
+            if num_rows % _EVERY == 0:
                 places.append(Place(num_rows, offset, line))
     return Index(num_rows, tuple(places))

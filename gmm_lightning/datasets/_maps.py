@@ -48,9 +48,9 @@ def as_floats(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(dtype, order="C")
 
 
-def take_columns(array: NDArray[Any], rows: slice, columns: list[int]) -> NDArray[Any]:
+def take_columns(array: NDArray[Any], index: slice, columns: list[int]) -> NDArray[Any]:
     """Some columns of some rows; a view where they are evenly spaced, in order."""
     steps = set(np.diff(columns).tolist()) or {1}
     if len(steps) == 1 and (step := steps.pop()) > 0:
-        return array[rows, columns[0] : columns[-1] + 1 : step]
-    return array[rows][:, columns]
+        return array[index, columns[0] : columns[-1] + 1 : step]
+    return array[index][:, columns]

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 _END: Any = object()
 
 
-def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
+def prefetch(items: Iterable[_Item], depth: int = 2) -> Iterator[_Item]:
     """The same items, up to `depth` of them taken in advance by a thread.
 
     An error of the thread is raised here, after the items before it. When this iterator is

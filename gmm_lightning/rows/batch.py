@@ -21,7 +21,7 @@ class Batch(NamedTuple):
         weight: `(n, *B)`, or None where every row counts once.
         labels: class indices `(n,)`, soft labels `(n, C)`, or None.
         extra: other values by name, each with n entries along its first axis, or None.
-        global_rows: rows of the same step over all processes, or None.
+        num_global_rows: rows of the same step over all processes, or None.
 
     Example:
         >>> batch = Batch(torch.zeros(5, 2), labels=torch.arange(5))
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     weight: Tensor | None = None
     labels: Tensor | None = None
     extra: Mapping[str, Tensor] | None = None
-    global_rows: int | None = None
+    num_global_rows: int | None = None
 
     @property
     def num_rows(self) -> int:

@@ -13,7 +13,7 @@ from gmm_lightning.statistics import SufficientStatistics
 
 
 class PassAccumulator:
-    """Sums statistics batch by batch, and reduces them over processes in one operation.
+    """Sums statistics over batches, and over processes in one reduction.
 
     Attributes:
         is_whole: whether every batch of the pass so far was seen.

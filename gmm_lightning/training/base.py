@@ -20,12 +20,9 @@ from gmm_lightning.training.loader import RowLoader
 class RowsDataModule(L.LightningDataModule):
     """Rows for training, validation and a test, sharded exactly over processes.
 
+    The arguments are those of `ArrayDataModule`.
+
     Attributes:
-        batch_size: rows at a time; shuffled, the rows of one step over all processes.
-        seed: of the permutations.
-        name: what the rows are called in messages and pictures.
-        shuffle: read a fresh permutation in every epoch, as gradient descent wants.
-        standardize: let the model subtract the mean and divide by the standard deviation.
         columns: names of the features.
         classes: names of the labels, or None.
     """
@@ -45,9 +42,7 @@ class RowsDataModule(L.LightningDataModule):
     def part(self, name: str, *, labels: bool = False) -> RowSource | None:
         """All rows of `train`, `val` or `test`; None where none were set aside.
 
-        Args:
-            name: of the part.
-            labels: whether labels are wanted, which may have to be read for it.
+        Labels may have to be read, so they are there only if they are asked for.
         """
 
     def train_source(self, *, labels: bool = False) -> RowSource:

@@ -20,9 +20,8 @@ def is_dry(trainer: L.Trainer) -> bool:
 class EpochCheckpoint(Checkpoint):
     """Writes `last.ckpt` after the first pass, every few passes, and at the end of a fit.
 
-    A checkpoint inside a pass would resume with half a sum of statistics, so there is none. The
-    file is written beside its place and then moved there: whatever interrupts the writing, the
-    last good checkpoint stays.
+    A checkpoint inside a pass would resume with half a sum of statistics, so there is none.
+    Whatever interrupts the writing, the last good checkpoint stays.
 
     Args:
         dirpath: folder of the file.
@@ -34,7 +33,7 @@ class EpochCheckpoint(Checkpoint):
         self.every_n_passes = require_integer("every_n_passes", every_n_passes, least=1)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Make the folder: its presence tells that training has started."""
+        """Make the folder: from then on training has started."""
         if trainer.is_global_zero and not is_dry(trainer):
             self.path.parent.mkdir(parents=True, exist_ok=True)
 

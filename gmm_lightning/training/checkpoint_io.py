@@ -38,31 +38,21 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
 
 
 def layer_from_checkpoint(checkpoint: dict[str, Any]) -> GMMLayer:
-    """An untrained layer of the shape, family and priors that a checkpoint describes.
-
-    Raises:
-        CheckpointError: the description is incomplete, or names what is not registered.
-    """
-    described = checkpoint["gmm_lightning"]
-    if not isinstance(described.get("layer"), dict):
+    """An untrained layer of the shape, family and priors that a checkpoint describes."""
+    described = checkpoint["gmm_lightning"].get("layer")
+    if not isinstance(described, dict):
         raise CheckpointError("the checkpoint does not describe its layer")
-    return GMMLayer.from_config(described["layer"])
+    return GMMLayer.from_config(described)
 
 
 def describe_data(datamodule: Any) -> dict[str, Any]:
-    """What outputs carry of the data: their name, columns and classes, as primitives."""
+    """Name, columns and classes of the data, as primitives."""
     columns, classes = getattr(datamodule, "columns", None), getattr(datamodule, "classes", None)
     return {
         "name": str(getattr(datamodule, "name", "data")),
         "columns": [str(c) for c in columns] if columns else None,
         "classes": [str(c) for c in classes] if classes else None,
     }
-
-
-def data_from_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The description that `describe_data` left, or an empty one."""
-    data = checkpoint["gmm_lightning"].get("data")
-    return data if isinstance(data, dict) else {}
 
 
 def read_state(module: nn.Module, checkpoint: dict[str, Any], path: str | Path) -> None:

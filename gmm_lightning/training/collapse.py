@@ -34,11 +34,11 @@ class CollapseHandler:
     Args:
         policy: `floor`, `reseed`, `raise` or a `CollapsePolicy`, as in `fit_em`.
         seed: of the rows at which components are reseeded.
-        report_once: report a repair at the floor only the first time, however often it is
-            needed: small batches ask for the same one again and again.
+        report_once: report a repair at the floor only the first time: small batches need the same
+            one again and again. Otherwise a repair is reported unless the last M-step needed it.
 
     Attributes:
-        events: what was repaired; of a component that stays as it is only the first time.
+        events: what was repaired.
         reseeded: components that the last step moved, `(M, K)`, or None.
     """
 
@@ -65,18 +65,9 @@ class CollapseHandler:
         parameters: MixtureParameters,
         collapsed: Collapsed | None,
         iteration: int,
-        rows: Callable[[int], Batch] | None = None,
+        candidates: Callable[[int], Batch] | None = None,
     ) -> MixtureParameters:
-        """The parameters after the policy.
-
-        Args:
-            trainer: of all processes.
-            model: of the layer.
-            parameters: after the M-step.
-            collapsed: what it repaired, or None.
-            iteration: M-steps done before.
-            rows: gives at most as many rows as it is asked for, at which a component may start
-                anew.
+        """The parameters after the policy, which may move components to rows among `candidates`.
 
         Raises:
             CollapseError: the policy gives up.
@@ -85,7 +76,17 @@ class CollapseHandler:
         self.reseeded = None
         if collapsed is not None:
             self._num_reseeds = self._num_reseeds.to(collapsed.emptied.device)
-            repair = self._repair(trainer, model, parameters, collapsed, rows)
+            state = (model, parameters, collapsed, self._num_reseeds)
+            if candidates is None or not self.policy.num_candidates:
+                repair = self.policy.handle(*state, None)
+            else:
+                # The first process decides, by rows of its own.
+                nothing = torch.zeros_like(collapsed.emptied)
+                repair = Repair(parameters, nothing, nothing.any(-1))
+                rows = candidates(self.policy.num_candidates)
+                if rows.num_rows and trainer.is_global_zero:
+                    repair = self.policy.handle(*state, Candidates(rows, self._generator))
+                repair = trainer.strategy.broadcast(repair)
             parameters, self.reseeded = repair.parameters, repair.reseeded
             self._num_reseeds = self._num_reseeds + repair.reseeded
             collapsed = collapsed._replace(reseeded=repair.reseeded)
@@ -101,24 +102,6 @@ class CollapseHandler:
             for event in events:
                 _log.warning("%s", event)
         return parameters
-
-    def _repair(
-        self,
-        trainer: L.Trainer,
-        model: MixtureModel,
-        parameters: MixtureParameters,
-        collapsed: Collapsed,
-        rows: Callable[[int], Batch] | None,
-    ) -> Repair:
-        """What the policy does with rows of the first process, on every process."""
-        state = (model, parameters, collapsed, self._num_reseeds)
-        if rows is None or not self.policy.num_candidates:
-            return self.policy.handle(*state, None)
-        repair = Repair(parameters, torch.zeros_like(collapsed.emptied), collapsed.mixtures & False)
-        candidates = Candidates(rows(self.policy.num_candidates), self._generator)
-        if candidates.rows.num_rows and trainer.is_global_zero:
-            repair = self.policy.handle(*state, candidates)
-        return trainer.strategy.broadcast(repair)
 
     def state_dict(self) -> dict[str, Any]:
         """What was repaired, as tensors and primitives."""

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from torch import Size
+import torch
+from torch import Size, Tensor
 
+from gmm_lightning._validation import require_number
 from gmm_lightning.datasets import load, read_tables
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.rows import ArrayRows, Batch, as_tensor, as_weights, check_finite
 from gmm_lightning.training.base import RowsDataModule
-from gmm_lightning.training.split import split_rows
 
 _PARTS = {"train": "training set", "val": "validation set", "test": "test set"}
 
@@ -68,7 +69,7 @@ class ArrayDataModule(RowsDataModule):
         self.columns = tuple(columns or (f"x{i}" for i in range(whole.x.shape[1])))
         self.classes = tuple(classes) if classes else None
         self._parts: dict[str, ArrayRows] = {}
-        split = split_rows(whole.num_rows, val_fraction, test_fraction, seed)
+        split = _split_rows(whole.num_rows, val_fraction, test_fraction, seed)
         for part, index in zip(_PARTS, split, strict=True):
             if len(index):
                 # Without a split nothing is copied.
@@ -178,7 +179,7 @@ class ArrayDataModule(RowsDataModule):
         return data
 
     def part(self, name: str, *, labels: bool = True) -> ArrayRows | None:
-        """All rows of `train`, `val` or `test`; None where none were set aside."""
+        """See `RowsDataModule.part`."""
         return self._parts.get(name)
 
     def set_part(self, name: str, rows: Batch) -> None:
@@ -212,3 +213,27 @@ def _checked(x: Any, weight: Any, labels: Any) -> Batch:
                 f"{tuple(labels.shape)}"
             )
     return Batch(x, as_weights(weight, x, Size(())), labels)
+
+
+def _split_rows(
+    num_rows: int, val_fraction: float, test_fraction: float, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices of the rows to train on, for validation and for a test, in order each.
+
+    The validation set is drawn first, so that a test set leaves it as it is.
+    """
+    shares = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+    shares = {name: require_number(name, x, least=0, most=1) for name, x in shares.items()}
+    sizes = {name: round(share * num_rows) for name, share in shares.items() if share > 0}
+    if not sizes:
+        return torch.arange(num_rows), torch.arange(0), torch.arange(0)
+    if 0 in sizes.values() or sum(sizes.values()) >= num_rows:
+        asked = " and ".join(f"{name}={shares[name]}" for name in sizes)
+        raise InvalidArgumentError(
+            f"{asked} of {num_rows} rows leaves no rows on one side; 0 sets none aside"
+        )
+    num_val, num_test = (sizes.get(name, 0) for name in shares)
+    order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed))
+    parts = order.split([num_val, num_test, num_rows - num_val - num_test])
+    val, test, train = (part.sort().values for part in parts)
+    return train, val, test

@@ -26,16 +26,14 @@ from gmm_lightning.training.em_base import BaseEMCallback
 class EMCallback(BaseEMCallback):
     """Closed-form M-step on the last batch of a pass: before validation and any checkpoint.
 
-    Every batch contributes its statistics; they are summed over batches, then over processes in
-    one reduction, and never stored in the model. A pass that was joined in the middle or cut
-    short does no M-step.
+    Statistics are summed over batches, then over processes in one reduction, and never stored in
+    the model. A pass that was joined in the middle or cut short does no M-step.
 
     Args:
         target: None for a `GMMModule`; for any other LightningModule the dotted path of the
             `GMMLayer` inside it, for instance `"model.density"`. The layer then learns from the
-            rows it is called with in training, each counted once, and its parameters are frozen
-            for the optimizer, which may be given all of them. `InitializeCallback` with the same
-            target finds a start.
+            rows it is called with in training, each counted once, and is frozen for the
+            optimizer. `InitializeCallback` with the same target finds a start.
         acceleration: `squarem` or `anderson`: extrapolate along the path of EM. A step that
             lowers the objective is taken back, which costs a pass.
         annealing: begin with flat responsibilities: an `Annealing`, or its first inverse
@@ -44,8 +42,8 @@ class EMCallback(BaseEMCallback):
         collapse: what to do with a component that loses its volume or its rows: `floor`,
             `reseed`, `raise` or a `CollapsePolicy`, as in `fit_em`.
         seed: of the rows at which components are reseeded.
-        skip_nonfinite: for a target: leave out rows with NaN or infinity, and count them, instead
-            of ending the fit. They still reach the loss.
+        skip_nonfinite: for a target: leave out rows with NaN or infinity, and count them. They
+            still reach the loss.
 
     Attributes:
         history: the objective of each pass, before its M-step, in nats per row.
@@ -87,7 +85,10 @@ class EMCallback(BaseEMCallback):
         if stage == "fit":
             self._updater.resize(self.layer(pl_module).batch_shape.numel())
 
-    def _end_batch(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
         """With the last batch of a whole pass: reduce over processes, and do the M-step."""
         if not (trainer.is_last_batch and self._accumulator.is_whole):
             return
@@ -116,27 +117,21 @@ class EMCallback(BaseEMCallback):
         if iteration == 0 and self._collapse.policy.num_candidates:
             # No M-step reports what the start left without rows.
             collapsed = Collapsed.with_weightless(collapsed, parameters, stats.counts)
-        rows = partial(self._candidates, pl_module)
-        updated = self._collapse.handle(trainer, model, updated, collapsed, iteration, rows)
+        candidates = partial(self._candidates, pl_module)
+        updated = self._collapse.handle(trainer, model, updated, collapsed, iteration, candidates)
         self._log_pass(trainer, pl_module, stats.log_likelihood / stats.total_weight, objective)
         updated.write_to(layer)
-        if not self._shows_convergence():
+        if not self._gain_is_comparable():
             self._keep_going(trainer)
 
-    def _shows_convergence(self) -> bool:
-        """Whether a small gain of the last pass says that EM has converged.
-
-        Not while it anneals, after an extrapolation, or where a component was moved.
-        """
+    def _gain_is_comparable(self) -> bool:
+        """False while it anneals, after an extrapolation, or where a component was moved."""
         stationary = self._schedule.is_stationary(len(self.history) - 2)
         from_m_step = bool(self._updater.from_m_step.all())
         return stationary and from_m_step and not self._collapse.has_moved
 
     def _keep_going(self, trainer: L.Trainer) -> None:
-        """Let early stopping judge the next pass by this one, whatever it gained.
-
-        In somebody's own model that concerns only what watches the values of this callback.
-        """
+        """Let early stopping ignore the gain of this pass, in values that this callback logs."""
         for stopping in trainer.early_stopping_callbacks:
             if self.target is None or stopping.monitor in self._logged:
                 worst = -torch.inf if stopping.mode == "max" else torch.inf

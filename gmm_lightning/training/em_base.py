@@ -1,19 +1,14 @@
-"""What the EM callbacks share: the layer, the E-step of each batch, and what is logged."""
+"""Base of the EM callbacks: the layer, the E-step of each batch, and what is logged."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from gmm_lightning.em import (
-    CollapseEvent,
-    ResponsibilitySchedule,
-    e_step,
-)
+from gmm_lightning.em import CollapseEvent, ResponsibilitySchedule, e_step
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import Batch
@@ -31,15 +26,10 @@ from gmm_lightning.training.target import (
 
 
 class BaseEMCallback(L.Callback):
-    """Base of the EM callbacks.
+    """Base of the EM callbacks, which do the M-step in `on_train_batch_end`: see `EMCallback`.
 
     The rows of a `GMMModule` are its batches; those of a layer inside another model are what the
     layer is called with.
-
-    Attributes:
-        history: the objective of each pass, in nats per row.
-        counts: rows that each component held in the last pass or batch.
-        skipped: rows that were left out, over all processes and passes.
     """
 
     def __init__(
@@ -95,20 +85,15 @@ class BaseEMCallback(L.Callback):
         if self.target is not None:
             self._observer = LayerObserver(layer, lambda batch: self._on_call(layer, batch))
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
         """Give a target layer back to the optimizer."""
-        self._release()
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """The same where a fit ends early, and `teardown` is not called."""
-        self._release()
-
-    def _release(self) -> None:
         if self._observer is not None:
             self._observer.release()
             self._observer = None
+
+    def on_exception(self, *args: Any, **kwargs: Any) -> None:
+        """The same where a fit ends early, and `teardown` is not called."""
+        self.teardown()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a loader whose shards repeat rows, and a model with nothing to optimise."""
@@ -151,31 +136,13 @@ class BaseEMCallback(L.Callback):
             ) from error
         self._accumulator.add(stats, batch, dropped)
 
-    def on_before_backward(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
-    ) -> None:
+    def on_before_backward(self, *args: Any, **kwargs: Any) -> None:
         """Ignore the layer's calls: activation checkpointing runs rows through it once more."""
         self._in_backward = True
 
-    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_after_backward(self, *args: Any, **kwargs: Any) -> None:
         """Receive them again: a step may go backwards several times."""
         self._in_backward = False
-
-    @torch.no_grad()
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """The M-step, where one is due."""
-        self._end_batch(trainer, pl_module)
-
-    @abstractmethod
-    def _end_batch(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The M-step, where one is due."""
 
     # -- the M-step -------------------------------------------------------------------------
 
@@ -226,9 +193,8 @@ class BaseEMCallback(L.Callback):
     def _log_again(self, pl_module: L.LightningModule) -> None:
         """Log the numbers of the last pass, in the user's units where the module has them."""
         if not isinstance(pl_module, GMMModule):
-            pl_module.log_dict(
-                self._logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True
-            )
+            how: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True}
+            pl_module.log_dict(self._logged, batch_size=1, **how)
             return
         units = float(pl_module.standardize.log_abs_det)
         shown = {name: value + units for name, value in self._logged.items()}

@@ -21,8 +21,8 @@ class CovarianceFloorCallback(L.Callback):
     The likelihood of a mixture has no maximum: a component on one spot, or a network that draws
     its latents together, gains without bound until its scale underflows. This is the projection
     onto `Sigma_k >= c diag(variance of the mixture)`, with c the family's `relative_floor`, and
-    onto standard deviations of `min_std` at least. A prior on the covariances in the loss, as in
-    `layer.objective(z, num_samples)`, avoids the edge itself.
+    onto standard deviations of at least `min_std`. A prior on the covariances in the loss
+    (`layer.objective(z, num_samples)`) avoids the bound itself.
 
     Args:
         target: as for `EMCallback`.
@@ -59,14 +59,9 @@ class CovarianceFloorCallback(L.Callback):
             target_layer(pl_module, self.target, type(self).__name__)
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Raise what is too flat, alike in all processes."""
+        """Raise the covariances that are too flat, alike in all processes."""
         layer = target_layer(pl_module, self.target, type(self).__name__)
         model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
         if not all(bool(torch.isfinite(value).all()) for value in parameters):

@@ -26,13 +26,9 @@ from gmm_lightning.training.target import target_layer
 class InitializeCallback(L.Callback):
     """Sets units, priors and parameters before the first batch of a fit.
 
-    It reads the whole training set, not a process's shard, in `setup`: so the start does not
-    depend on the number of processes, and DDP hands out the parameters of the first one. A
-    resumed fit is left alone.
-
-    For a layer inside a model it reads what the untrained network makes of the training set,
-    as `collect_latents` does, when training starts: each process its part, and all of them take the
-    parameters of the first one.
+    The whole training set is read in `setup`, not a process's shard: the start does not depend on
+    the number of processes. A resumed fit is left alone. A layer inside a model is initialised
+    from the latents of the untrained network (`collect_latents`) when training starts.
 
     Args:
         initializer: a name, an instance, labels or responsibilities, or None to keep the
@@ -43,7 +39,7 @@ class InitializeCallback(L.Callback):
         trial_passes: EM passes of each start when there are several.
         target: None for a `GMMModule`; else the dotted path of a `GMMLayer`, as for `EMCallback`.
         step: with a target: the method that is given the batches, as for `collect_latents`.
-        skip_nonfinite: with a target: leave out latents with NaN or infinity, and say how many.
+        skip_nonfinite: with a target: leave out latents with NaN or infinity, and log their number.
 
     Raises:
         InvalidArgumentError: there is no layer at the target, it is never called, or a
@@ -91,7 +87,7 @@ class InitializeCallback(L.Callback):
         self._start(pl_module.layer, _training_rows(pl_module, datamodule))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Initialise a layer inside a model, whose network is in its place by now."""
+        """Initialise a layer inside a model, whose network is on its device by now."""
         if self.target is None or trainer.ckpt_path is not None:
             return
         layer = target_layer(pl_module, self.target, type(self).__name__)
@@ -109,15 +105,8 @@ class InitializeCallback(L.Callback):
         """Priors and parameters of a layer from all rows."""
         generator = torch.Generator().manual_seed(self.seed)
         if self.num_restarts > 1:
-            fit_em(
-                layer,
-                rows,
-                initializer=self.initializer,
-                max_iter=self.trial_passes,
-                tol=0.0,
-                num_restarts=self.num_restarts,
-                generator=generator,
-            )
+            how = {"max_iter": self.trial_passes, "num_restarts": self.num_restarts, "tol": 0.0}
+            fit_em(layer, rows, initializer=self.initializer, generator=generator, **how)
         elif self.initializer is None:
             resolve_priors(layer, rows)
         else:
@@ -134,7 +123,7 @@ def _training_rows(module: GMMModule, datamodule: Any) -> Any:
 
 
 class _LoaderRows:
-    """The batches of somebody's data module in standard units, as often as they are wanted."""
+    """The batches of any data module in standard units, re-iterable."""
 
     def __init__(self, module: GMMModule, datamodule: Any) -> None:
         self.module, self.datamodule = module, datamodule
@@ -147,11 +136,7 @@ class _LoaderRows:
 
 
 def _training_batches(trainer: L.Trainer) -> Iterator[Any]:
-    """This process's batches of one pass: in order where the data module can.
-
-    Raises:
-        InvalidArgumentError: there are several training loaders.
-    """
+    """This process's batches of one pass: in order where the data module can."""
     datamodule = getattr(trainer, "datamodule", None)
     if isinstance(datamodule, RowsDataModule):
         return iter(datamodule.predict_dataloader())

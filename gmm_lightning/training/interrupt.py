@@ -11,17 +11,17 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class GracefulStop(Checkpoint):
     """Ends a fit after the pass in which a signal came; the second Ctrl-C ends it at once.
 
-    A pass that is cut short would waste its statistics and leave nothing to resume from
-    exactly. All processes stop after the same pass, whichever of them got the signal. It must
-    stand before `EpochCheckpoint`, which writes when it sees the stop.
+    A pass that is cut short would leave nothing to resume from exactly. All processes stop after
+    the same pass, whichever of them got the signal. Put it before `EpochCheckpoint`, which writes
+    when it sees the stop.
 
     Attributes:
         signum: the signal that ended the fit, or None.
@@ -35,14 +35,14 @@ class GracefulStop(Checkpoint):
         """Listen. Lightning has installed its own handlers by now; ours come first."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for signum in SIGNALS:
+        for signum in _SIGNALS:
             self._former[signum] = signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.signum = signum
-        log.warning("%s: stopping after this pass", signal.Signals(signum).name)
+        _log.warning("%s: stopping after this pass", signal.Signals(signum).name)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Agree with the other processes, and stop."""

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from gmm_lightning.em import EMResult, fit_em
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.rows import Batch, finite_rows
+from gmm_lightning.rows import finite_rows
 from gmm_lightning.training.observer import LayerObserver, not_called_error, warn_dropped
 from gmm_lightning.training.target import target_layer
 
@@ -23,10 +23,10 @@ from gmm_lightning.training.target import target_layer
 def collect_latents(
     module: L.LightningModule, loader: Iterable[Any], target: str, *, step: str = "training_step"
 ) -> Tensor:
-    """What a `GMMLayer` inside a model is called with, batch after batch of a loader.
+    """The rows `(N, *B, D)` that a `GMMLayer` inside a model is called with for a whole loader.
 
     The module runs its own step, in evaluation mode and without gradients. Nothing is logged,
-    and random states and modes are afterwards what they were.
+    and random states and modes are restored.
 
     Args:
         module: any LightningModule, attached to a trainer or not.
@@ -34,9 +34,6 @@ def collect_latents(
         target: dotted path of the layer, for instance `"model.density"`.
         step: name of the method that is given `(batch, batch_idx)`, or the batch alone where it
             takes one argument. It must call the layer as `layer(z)`.
-
-    Returns:
-        Rows `(N, *B, D)` on the layer's device.
 
     Raises:
         InvalidArgumentError: there is no layer at the target, no such method, one that optimises
@@ -63,29 +60,25 @@ def collect_latents(
             f"the training_step of {type(module).__name__} optimises by hand: give step= the name "
             "of a method that only calls the layer"
         )
-    alone = _accepts_batch_only(method)
     parts: list[Tensor] = []
-    number_of_batches = 0
-
-    def keep(batch: Batch) -> None:
-        # A copy: some networks overwrite their latents in place.
-        parts.append(batch.x.to(layer.means, copy=True))
-
-    observer = LayerObserver(layer, keep, frozen=False)
+    num_batches, batch_only = 0, _accepts_batch_only(method)
+    # Copies: some networks overwrite their latents in place.
+    observer = LayerObserver(
+        layer, lambda batch: parts.append(batch.x.to(layer.means, copy=True)), frozen=False
+    )
     with _evaluation_context(module):
         try:
-            for number, batch in enumerate(loader):
-                given = _transfer_batch(module, batch)
-                method(given) if alone else method(given, number)
-                number_of_batches = number + 1
+            for batch in loader:
+                moved = _transfer_batch(module, batch)
+                method(moved) if batch_only else method(moved, num_batches)
+                num_batches += 1
         finally:
             observer.release()
-    if number_of_batches == 0:
+    if num_batches == 0:
         raise InvalidDataError("the loader gave no batches; a generator gives them only once")
     if not parts:
         raise not_called_error(f"{type(module).__name__}.{step} with target={target!r}")
-    batch_shape = layer.batch_shape
-    return torch.cat([part.expand(len(part), *batch_shape, part.shape[-1]) for part in parts])
+    return torch.cat([part.expand(len(part), *layer.batch_shape, -1) for part in parts])
 
 
 def fit_latents(
@@ -103,11 +96,11 @@ def fit_latents(
     one it is the mixture of the latents that the network has arrived at.
 
     Args:
-        module: any LightningModule.
+        module: as for `collect_latents`, like `loader`, `target` and `step`.
         loader: batches as the module's step takes them.
         target: dotted path of the layer.
-        step: as for `collect_latents`.
-        skip_nonfinite: leave rows with NaN or infinity out, and say how many.
+        step: name of the method that is given the batches.
+        skip_nonfinite: leave rows with NaN or infinity out, and log their number.
         options: of `fit_em`: `initializer`, `tol`, `num_restarts`, `collapse`, ...
 
     Raises:
@@ -118,11 +111,10 @@ def fit_latents(
         >>> class Model(L.LightningModule):
         ...     def __init__(self):
         ...         super().__init__()
-        ...         self.encoder, self.density = torch.nn.Linear(5, 2), GMMLayer(2, 3)
+        ...         self.density = GMMLayer(2, 3)
         ...     def training_step(self, batch):
-        ...         return -self.density(self.encoder(batch)).mean()
-        >>> result = fit_latents(Model(), torch.randn(10, 4, 5), "density", num_restarts=3)
-        >>> result.num_restarts
+        ...         return -self.density(batch.tanh()).mean()
+        >>> fit_latents(Model(), torch.randn(10, 4, 2), "density", num_restarts=3).num_restarts
         3
     """
     rows = collect_latents(module, loader, target, step=step)
@@ -135,14 +127,13 @@ def fit_latents(
 def _accepts_batch_only(method: Callable[..., Any]) -> bool:
     """Whether a step takes the batch alone."""
     kinds = [parameter.kind for parameter in inspect.signature(method).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL in kinds:
-        return False
     named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(kind in named for kind in kinds) == 1
+    unnamed = inspect.Parameter.VAR_POSITIONAL in kinds
+    return not unnamed and sum(kind in named for kind in kinds) == 1
 
 
 def _trainer_of(module: L.LightningModule) -> L.Trainer | None:
-    """The trainer that a module is or was trained by."""
+    """The trainer that a module is attached to."""
     try:
         return module.trainer
     except RuntimeError:
@@ -177,7 +168,7 @@ def _evaluation_context(module: L.LightningModule) -> Iterator[None]:
             stack.enter_context(trainer.precision_plugin.forward_context())
         # Outside of a trainer's loop the module's own would warn or refuse.
         for name in ("log", "log_dict"):
-            setattr(module, name, _ignore)
+            setattr(module, name, lambda *args, **kwargs: None)
             stack.callback(delattr, module, name)
         module.eval()
         try:
@@ -196,7 +187,3 @@ def _metric_state(metric: Metric) -> dict[str, Any]:
         for name, state in metric.metric_state.items()
     }
     return vars(metric) | states
-
-
-def _ignore(*args: Any, **kwargs: Any) -> None:
-    """A log that keeps nothing."""

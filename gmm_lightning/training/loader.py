@@ -16,13 +16,13 @@ from gmm_lightning.rows import BLOCK_ROWS, Batch, RowSource, as_batch
 class RowLoader:
     """Re-iterable batches of one process from a source, the same number on every process.
 
-    In order, a process reads its own shard and nothing else; the trailing batches may be empty,
-    because Lightning synchronises before every batch and unequal counts would hang.
+    In order, a process reads its own shard; the trailing batches may be empty, because Lightning
+    synchronises before every batch and unequal counts would hang.
 
     Shuffled, `batch_size` rows of a permutation drawn from `(seed, epoch)` make one step and
     every process takes its shard of them: the steps do not depend on the number of processes.
     Rows on disk are permuted in blocks of about `BLOCK_ROWS` neighbours, and within each block:
-    rows that lie far apart in a file never share a step, so shuffle a sorted file once.
+    rows far apart in a file never share a step, so shuffle a sorted file once.
 
     Args:
         source: all rows.
@@ -59,12 +59,12 @@ class RowLoader:
         num_rows = self.source.num_rows
         own = shard(num_rows, self._rank, self._world_size)
         batches = self.source.read(own.start, own.stop, self.batch_size)
-        for global_rows in _global_batch_sizes(num_rows, self.batch_size, self._world_size):
+        for num_global_rows in _global_batch_sizes(num_rows, self.batch_size, self._world_size):
             batch = next(batches, None)
             if batch is None:
                 # No rows, with all parts that rows of this source have.
                 batch = next(self.source.read(0, 1, 1)).at(slice(0, 0))
-            yield batch._replace(global_rows=global_rows)
+            yield batch._replace(num_global_rows=num_global_rows)
 
     def _shuffled(self, current_epoch: Callable[[], int]) -> Iterator[Batch]:
         # Asked with the first batch: when a fit resumes, Lightning makes the iterator while the
@@ -79,25 +79,21 @@ class RowLoader:
             for step in order.split(self.batch_size):
                 part = shard(len(step), self._rank, self._world_size)
                 batch = block.at(step[part.start : part.stop])
-                yield batch._replace(global_rows=len(step))
+                yield batch._replace(num_global_rows=len(step))
 
 
 def as_global_batch(item: Any, world_size: int) -> Batch:
-    """What any loader yields as a batch; of a sequence, the first entry is the rows."""
+    """A batch from what any loader yields; of a sequence, the first entry is the rows."""
     if isinstance(item, list | tuple) and not isinstance(item, Batch):
         item = item[0]
     batch = as_batch(item)
-    if batch.global_rows is not None:
+    if batch.num_global_rows is not None:
         return batch
-    return batch._replace(global_rows=batch.num_rows * world_size)
+    return batch._replace(num_global_rows=batch.num_rows * world_size)
 
 
 def total_train_weight(trainer: L.Trainer) -> float:
-    """Rows of the training set of a fit, or their total weight.
-
-    Raises:
-        InvalidDataError: neither the data module nor the loader has it.
-    """
+    """Rows of the training set of a fit, or their total weight."""
     datamodule = getattr(trainer, "datamodule", None)
     for name in ("total_weight", "num_train_rows"):
         known = getattr(datamodule, name, None)
@@ -130,6 +126,6 @@ def _global_batch_sizes(num_rows: int, batch_size: int, world_size: int) -> Iter
 
 
 def _epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """A source of randomness for one epoch: no two pairs (seed, epoch) meet by addition."""
+    """The generator of one epoch: no two pairs (seed, epoch) share one."""
     draws = torch.randint(2**62, (epoch + 1,), generator=torch.Generator().manual_seed(seed))
     return torch.Generator().manual_seed(int(draws[epoch]))

@@ -20,17 +20,16 @@ from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.rows import Batch, check_finite
 from gmm_lightning.statistics import SufficientStatistics, WeightedMoments
 from gmm_lightning.training.checkpoint_io import (
-    data_from_checkpoint,
     describe_data,
     layer_from_checkpoint,
     read_checkpoint,
     read_state,
 )
 from gmm_lightning.training.loader import as_global_batch, total_train_weight
-from gmm_lightning.training.units import StandardizedMixture, is_identity
+from gmm_lightning.training.units import StandardizedMixture
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-SchedulerFactory = Callable[[Optimizer], Any]
+_OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+_SchedulerFactory = Callable[[Optimizer], Any]
 
 
 class GMMModule(StandardizedMixture):
@@ -62,8 +61,8 @@ class GMMModule(StandardizedMixture):
     def __init__(
         self,
         layer: GMMLayer,
-        optimizer: OptimizerFactory | None = None,
-        scheduler: SchedulerFactory | None = None,
+        optimizer: _OptimizerFactory | None = None,
+        scheduler: _SchedulerFactory | None = None,
     ) -> None:
         super().__init__(layer)
         self.optimizer, self.scheduler = optimizer, scheduler
@@ -99,7 +98,9 @@ class GMMModule(StandardizedMixture):
         self, batch: Batch, responsibilities: Responsibilities = softmax_responsibilities_
     ) -> SufficientStatistics:
         """Expected statistics of rows in the user's units: what `EMCallback` adds up."""
-        transform = None if is_identity(self.standardize) else self.standardize
+        units = self.standardize
+        is_identity = bool((units.loc == 0).all() and (units.scale == 1).all())
+        transform = None if is_identity else units
         return e_step(self.layer, batch, responsibilities=responsibilities, transform=transform)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -164,8 +165,6 @@ class GMMModule(StandardizedMixture):
             return self.layer.means.new_zeros(())
         return self.layer.log_prior().sum() / self.num_samples
 
-    # -- logs -------------------------------------------------------------------------------
-
     def log_pass(self, values: Mapping[str, Tensor | float], *, prog_bar: bool = False) -> None:
         """Log numbers of one pass, equal on all processes, against the number of the pass.
 
@@ -182,8 +181,6 @@ class GMMModule(StandardizedMixture):
     def current_pass(self) -> int:
         """Passes done in this run, over all its phases."""
         return self.passes_before + self.current_epoch
-
-    # -- data -------------------------------------------------------------------------------
 
     @property
     def num_samples(self) -> float:
@@ -241,7 +238,8 @@ class GMMModule(StandardizedMixture):
         """
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         module = cls(layer if layer is not None else layer_from_checkpoint(checkpoint))
-        module.data = data_from_checkpoint(checkpoint)
+        data = checkpoint["gmm_lightning"].get("data")
+        module.data = data if isinstance(data, dict) else {}
         read_state(module, checkpoint, checkpoint_path)
         return module.eval()
 
@@ -249,8 +247,8 @@ class GMMModule(StandardizedMixture):
 def _step_weight(batch: Batch, trainer: L.Trainer) -> Tensor | int:
     """Sum of the weights of a step over all processes, or the number of its rows."""
     if batch.weight is None:
-        assert batch.global_rows is not None
-        return max(batch.global_rows, 1)
+        assert batch.num_global_rows is not None
+        return max(batch.num_global_rows, 1)
     total = trainer.strategy.reduce(batch.weight.sum(), reduce_op="sum")
     return torch.where(total > 0, total, 1.0)
 

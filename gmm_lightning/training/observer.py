@@ -12,14 +12,14 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import Batch, as_rows
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class LayerObserver:
-    """Receives the rows that a layer is called with.
+    """Receives the rows that a layer is called with, as `layer(x)` with rows or with a `Batch`.
 
     Args:
-        layer: called as `layer(x)`, with rows or with a `Batch`.
+        layer: the layer.
         receive: takes each batch of rows `(N, *B, D)`, detached, before the call.
         frozen: whether its parameters ask for no gradient, as EM wants: a DDP reducer would wait
             for gradients that never come.
@@ -50,9 +50,9 @@ class LayerObserver:
 
 
 def warn_dropped(dropped: int, where: str) -> None:
-    """Say how many rows were left out, if any were."""
+    """Log how many rows were left out, if any were."""
     if dropped:
-        log.warning("%s: %d rows have NaN or infinity and were left out", where, dropped)
+        _log.warning("%s: %d rows have NaN or infinity and were left out", where, dropped)
 
 
 def not_called_error(name: str) -> InvalidArgumentError:

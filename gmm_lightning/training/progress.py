@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm.auto import tqdm
 
-SHOWN = {
+_SHOWN = {
     "train/log_likelihood": "log_likelihood",
     "train/objective": "objective",
     "val/log_likelihood": "val",
@@ -18,8 +18,7 @@ SHOWN = {
 class EpochProgress(ProgressBar):
     """A bar over the passes of a fit, instead of one over the batches of each pass.
 
-    An EM pass is often a single batch; what a person follows is the number of passes and the
-    log-likelihood. Within a long pass the batches are counted too.
+    An EM pass is often a single batch. Within a long pass the batches are counted too.
 
     Args:
         min_interval: seconds between redraws.
@@ -32,7 +31,7 @@ class EpochProgress(ProgressBar):
         self._bar: Any = None
 
     def disable(self) -> None:
-        """Show nothing: called by Lightning on all processes but the first."""
+        """Show nothing; Lightning calls this on all processes but the first."""
         self._enabled = False
 
     def enable(self) -> None:
@@ -52,18 +51,12 @@ class EpochProgress(ProgressBar):
         )
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Count batches within a long pass."""
         if self.total_train_batches > 1 and self._bar is not None:
-            self._bar.set_description(
-                f"passes, batch {batch_idx + 1}/{self.total_train_batches}", refresh=False
-            )
+            batch = f"batch {trainer.fit_loop.batch_idx + 1}/{self.total_train_batches}"
+            self._bar.set_description(f"passes, {batch}", refresh=False)
             self._bar.update(0)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -72,23 +65,18 @@ class EpochProgress(ProgressBar):
             return
         metrics = trainer.callback_metrics
         numbers = {
-            label: f"{float(metrics[key]):.5f}" for key, label in SHOWN.items() if key in metrics
+            label: f"{float(metrics[key]):.5f}" for key, label in _SHOWN.items() if key in metrics
         }
         self._bar.set_postfix(numbers, refresh=False)
         self._bar.update(1)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Leave the finished bar standing."""
-        self._close()
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """Do not leave a broken line behind."""
-        self._close()
-
-    def _close(self) -> None:
         if self._bar is not None:
             self._bar.refresh()
             self._bar.close()
             self._bar = None
+
+    def on_exception(self, *args: Any, **kwargs: Any) -> None:
+        """Do not leave a broken line behind."""
+        self.on_train_end()

@@ -25,9 +25,9 @@ from gmm_lightning.training.module import GMMModule
 class StepwiseEMCallback(BaseEMCallback):
     """An M-step after every mini-batch, from running statistics that forget slowly.
 
-    Fits large data in few passes; the batches should come in random order. The running
-    statistics are in the checkpoint. What is logged of a pass is the mean over its batches,
-    each under the parameters before it. In a model its mixture follows latents that drift.
+    Fits large data in few passes; the batches should come in random order. What is logged of a
+    pass is the mean over its batches, each under the parameters before it. In a model its mixture
+    follows latents that drift.
 
     Args:
         target: as for `EMCallback`. Priors are weighed against the rows of the last pass, in the
@@ -37,9 +37,6 @@ class StepwiseEMCallback(BaseEMCallback):
         collapse: as for `EMCallback`; a component that is moved forgets its statistics.
         seed: of the rows at which components are reseeded.
         skip_nonfinite: as for `EMCallback`.
-
-    Attributes:
-        events: components that had to be repaired; of a repair in place only the first.
 
     References:
         O. Cappe, E. Moulines (2009), On-line expectation-maximization algorithm for latent data
@@ -69,14 +66,17 @@ class StepwiseEMCallback(BaseEMCallback):
         self._pass_weight: float | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Find the layer, and begin or take up its running statistics."""
+        """Find the layer, and begin its running statistics."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._stream = StepwiseEM(
                 self.layer(pl_module), exponent=self.exponent, offset=self.offset
             )
 
-    def _end_batch(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
         """Reduce the batch over processes and move the parameters."""
         layer, stream = self.layer(pl_module), self._stream
         assert stream is not None
@@ -93,10 +93,9 @@ class StepwiseEMCallback(BaseEMCallback):
             model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
             step = maximize(model, parameters, blended.reshape((parameters.num_mixtures,)))
             step.require_regular()
-            rows, iteration = partial(self._candidates, pl_module), stream.num_batches
-            updated, collapsed = step.parameters, step.collapsed
-            updated = self._collapse.handle(trainer, model, updated, collapsed, iteration, rows)
-            updated.write_to(layer)
+            candidates = partial(self._candidates, pl_module)
+            result = (step.parameters, step.collapsed, stream.num_batches)
+            self._collapse.handle(trainer, model, *result, candidates).write_to(layer)
             if self._collapse.has_moved and self._collapse.reseeded is not None:
                 stream.reset_components(self._collapse.reseeded)
         self.counts = stats.counts
@@ -104,24 +103,17 @@ class StepwiseEMCallback(BaseEMCallback):
         is_first = self._accumulator.next_batch == 1
         self._sums = sums if self._sums is None or is_first else self._sums + sums
         if trainer.is_last_batch:
-            self._close_pass(trainer, pl_module, *self._sums)
-
-    def _close_pass(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, total: Tensor, weight: Tensor
-    ) -> None:
-        """Log the means over the batches of a pass."""
-        self._require_rows(int(weight.max() > 0))
-        prior = self.layer(pl_module).log_prior().to(total)
-        if self._accumulator.is_whole:
-            self._pass_weight = float(weight.max())
-        self._log_pass(trainer, pl_module, total / weight, (total + prior) / weight)
+            total, weight = self._sums
+            self._require_rows(int(weight.max() > 0))
+            if self._accumulator.is_whole:
+                self._pass_weight = float(weight.max())
+            penalised = total + layer.log_prior().to(total)
+            self._log_pass(trainer, pl_module, total / weight, penalised / weight)
 
     def state_dict(self) -> dict[str, Any]:
         """The running statistics beside the history."""
         # What was loaded is taken up with the next batch; without a fit there is nothing.
-        stream = self._stored
-        if stream is None and self._stream is not None:
-            stream = self._stream.state_dict()
+        stream = self._stored or (self._stream and self._stream.state_dict())
         return super().state_dict() | {"stream": stream, "pass_weight": self._pass_weight}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ class StreamDataModule(RowsDataModule):
         separator: of a text file; None: guess.
         key: the array of a .npz file.
         val_path: a validation set; columns by name.
-        test_path: likewise a test set.
+        test_path: a test set.
         batch_size: rows at a time; shuffled, the rows of one step over all processes.
         shuffle: for gradient descent: blocks in a fresh order every epoch, and rows within each.
         standardize: let the model subtract the mean and divide by the standard deviation.
@@ -83,7 +83,7 @@ class StreamDataModule(RowsDataModule):
         self._some: dict[int, Tensor] = {}
 
     def part(self, name: str, *, labels: bool = False) -> FileRows | None:
-        """All rows of `train`, `val` or `test`; None where there is no file for it."""
+        """See `RowsDataModule.part`."""
         rows = self._files.get(name)
         return rows.with_labels() if rows is not None and labels else rows
 

@@ -19,11 +19,7 @@ def state_key_for(callback: L.Callback, target: str | None) -> str:
 
 
 def target_layer(pl_module: L.LightningModule, target: str | None, callback: str) -> GMMLayer:
-    """The layer of a `GMMModule`, or the one at a dotted path in any other module.
-
-    Raises:
-        InvalidArgumentError: there is none at the target; the message lists those found.
-    """
+    """The layer of a `GMMModule`, or the one at a dotted path in any other module."""
     if target is None and isinstance(pl_module, GMMModule):
         return pl_module.layer
     # A layer may have several names.
@@ -47,11 +43,7 @@ def target_layer(pl_module: L.LightningModule, target: str | None, callback: str
 
 
 def require_unsharded(trainer: L.Trainer) -> None:
-    """Refuse a precision that sums do not survive, and a strategy that shards parameters.
-
-    Raises:
-        InvalidArgumentError: naming what to choose instead.
-    """
+    """Refuse a precision that sums do not survive, and a strategy that shards parameters."""
     if trainer.precision not in _PRECISIONS:
         raise InvalidArgumentError(
             f"EM needs trainer.precision to be one of {', '.join(_PRECISIONS)}, got "
@@ -66,26 +58,18 @@ def require_unsharded(trainer: L.Trainer) -> None:
 
 
 def require_exact_shards(trainer: L.Trainer) -> None:
-    """Refuse a loader whose shards repeat rows.
-
-    Raises:
-        InvalidArgumentError: naming the loader that does not.
-    """
+    """Refuse a loader whose shards repeat rows."""
     loader = trainer.train_dataloader
     if not isinstance(loader, DataLoader):
         return
-    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
-    if any(
-        isinstance(sampler, DistributedSampler) and _repeats_rows(sampler) for sampler in samplers
-    ):
-        raise InvalidArgumentError(
-            "this DataLoader was given a distributed sampler, which repeats rows to make "
-            "shards equal, so EM would not be exact: use ArrayDataModule, which shards exactly, or "
-            "DistributedSampler(dataset, drop_last=True) with "
-            "Trainer(use_distributed_sampler=False)"
-        )
-
-
-def _repeats_rows(sampler: DistributedSampler[object]) -> bool:
-    """Whether shards of equal length need rows twice."""
-    return not sampler.drop_last and sampler.total_size > len(sampler.dataset)  # pyright: ignore[reportArgumentType]
+    for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):
+        if not isinstance(sampler, DistributedSampler) or sampler.drop_last:
+            continue
+        # Shards of equal length need rows twice.
+        if sampler.total_size > len(sampler.dataset):  # pyright: ignore[reportArgumentType]
+            raise InvalidArgumentError(
+                "this DataLoader was given a distributed sampler, which repeats rows to make "
+                "shards equal, so EM would not be exact: use ArrayDataModule, which shards "
+                "exactly, or DistributedSampler(dataset, drop_last=True) with "
+                "Trainer(use_distributed_sampler=False)"
+            )

@@ -21,9 +21,8 @@ class MixtureLogger(L.Callback):
     """Logs the components each pass, pictures now and then, and the rows at the end.
 
     Every pass: weight, effective count and condition number of each component, and repaired
-    components as text. With each picture: a histogram of the entropy of the responsibilities,
-    in nats, which is 0 where a row surely belongs to one component. At the end: the rows with
-    their components, for the projector.
+    components as text. With each picture: a histogram of the entropy of the responsibilities in
+    nats. At the end: the rows with their components, for the projector.
 
     Args:
         every_n_passes: how often a picture of the mixture is drawn; the last pass always is.
@@ -40,14 +39,21 @@ class MixtureLogger(L.Callback):
         em = self._em(trainer)
         self._num_logged = len(em.events) if em is not None else 0
 
+    @torch.no_grad()
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Numbers of this pass, and pictures when they are due."""
         writer = self._writer(trainer)
         if writer is None or not isinstance(pl_module, GMMModule):
             return
-        step = pl_module.current_pass
-        em = self._em(trainer)
-        for name, values in self._component_values(pl_module, em).items():
+        layer, step, em = pl_module.layer, pl_module.current_pass, self._em(trainer)
+        counts = None if em is None else em.counts
+        singular = torch.linalg.svdvals(layer.scale_tril.double())
+        per_component = {
+            "weights": layer.weights,
+            "effective_counts": layer.weights * pl_module.num_samples if counts is None else counts,
+            "condition_number": (singular[..., 0] / singular[..., -1]).square(),
+        }
+        for name, values in per_component.items():
             for k, value in enumerate(values.reshape(-1).tolist()):
                 writer.add_scalar(f"{name}/{k}", value, step)
         if em is not None:
@@ -57,43 +63,31 @@ class MixtureLogger(L.Callback):
         if step % self.every_n_passes == 0:
             self._log_figures(writer, trainer, pl_module)
 
+    @torch.no_grad()
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The final pictures, and the rows for the projector."""
         writer = self._writer(trainer)
         if writer is None or not isinstance(pl_module, GMMModule):
             return
-        self._log_figures(writer, trainer, pl_module)
-        rows = _some_rows(pl_module, getattr(trainer, "datamodule", None), self.max_points)
-        if rows is not None and pl_module.layer.num_features > 1:
-            z = pl_module.standardize(rows)
-            with torch.no_grad():
-                component = pl_module.layer.predict(z).tolist()
-            step, labels = pl_module.current_pass, [str(k) for k in component]
+        z = self._log_figures(writer, trainer, pl_module)
+        if z is not None and pl_module.layer.num_features > 1:
+            step, component = pl_module.current_pass, pl_module.layer.predict(z).tolist()
+            labels = [str(k) for k in component]
             writer.add_embedding(z.float(), metadata=labels, tag="rows", global_step=step)
         writer.flush()
 
-    @torch.no_grad()
-    def _component_values(self, module: GMMModule, em: BaseEMCallback | None) -> dict[str, Tensor]:
-        """Per component: weight, effective count, condition number of the covariance."""
-        layer = module.layer
-        counts = em.counts if em is not None else None
-        singular = torch.linalg.svdvals(layer.scale_tril.double())
-        return {
-            "weights": layer.weights,
-            "effective_counts": layer.weights * module.num_samples if counts is None else counts,
-            "condition_number": (singular[..., 0] / singular[..., -1]).square(),
-        }
-
-    @torch.no_grad()
-    def _log_figures(self, writer: Any, trainer: L.Trainer, module: GMMModule) -> None:
-        """The mixture over some rows, and how sure it is of them."""
+    def _log_figures(self, writer: Any, trainer: L.Trainer, module: GMMModule) -> Tensor | None:
+        """The mixture over some rows, and the entropy of their responsibilities; the rows."""
         data, step = getattr(trainer, "datamodule", None), module.current_pass
         writer.add_figure("mixture", draw_mixture(module, data, self.max_points), step)
         rows = _some_rows(module, data, self.max_points)
-        if rows is not None:
-            log_resp = module.layer.log_responsibilities(module.standardize(rows))
-            entropy = -(log_resp.exp() * log_resp).nan_to_num().sum(-1)
-            writer.add_histogram("responsibility_entropy", entropy, step)
+        if rows is None:
+            return None
+        z = module.standardize(rows)
+        log_resp = module.layer.log_responsibilities(z)
+        entropy = -(log_resp.exp() * log_resp).nan_to_num().sum(-1)
+        writer.add_histogram("responsibility_entropy", entropy, step)
+        return z
 
     def _em(self, trainer: L.Trainer) -> BaseEMCallback | None:
         callbacks: list[Any] = getattr(trainer, "callbacks", [])
@@ -115,9 +109,9 @@ def _some_rows(module: GMMModule, datamodule: Any, max_points: int) -> Tensor | 
 
 @torch.no_grad()
 def draw_mixture(module: GMMModule, datamodule: Any, max_points: int = 2000) -> Figure:
-    """One picture of a fit: in the user's units up to two features, in standard units beyond.
+    """A picture of a fit, in the user's units up to two features, in standard units beyond.
 
-    More features are projected on the mixture's first principal pair, which in raw units would
+    More features are projected on the first two principal components, which in raw units would
     show little but the feature with the largest numbers.
     """
     rows = _some_rows(module, datamodule, max_points)

@@ -12,17 +12,8 @@ from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.layers import GMMLayer, Standardize
 
 
-def is_identity(units: Standardize) -> bool:
-    """Whether a change of units changes nothing."""
-    return bool((units.loc == 0).all() and (units.scale == 1).all())
-
-
 class StandardizedMixture(L.LightningModule):
-    """A mixture behind a change of units: all inputs and outputs are in the units of the data.
-
-    Args:
-        layer: the mixture, which lives in standard units.
-    """
+    """A mixture in standard units, whose inputs and outputs are in the units of the data."""
 
     def __init__(self, layer: GMMLayer) -> None:
         super().__init__()
@@ -48,7 +39,7 @@ class StandardizedMixture(L.LightningModule):
     def sample(self, sample_shape: tuple[int, ...] | int = (), **options: Any) -> Any:
         """Draws in the user's units, the region of `within` too: see `GMMLayer.sample`."""
         if options.get("within") is not None:
-            # A ball here is none in standard units: the mixture is moved, not the region.
+            # A ball is no ball in standard units: the mixture is moved, not the region.
             return self.distribution().sample(sample_shape, **options)
         drawn = self.layer.sample(sample_shape, **options)
         if isinstance(drawn, tuple):

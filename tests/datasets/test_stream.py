@@ -201,7 +201,7 @@ def test_the_index_knows_every_way_to_write_text(
 ) -> None:
     from gmm_lightning.datasets import _index
 
-    monkeypatch.setattr(_index, "EVERY", 8)
+    monkeypatch.setattr(_index, "_EVERY", 8)
     text = "a,b\n" + "".join(f"{i},{i % 10}\n" for i in range(100))
     (tmp_path / "a.csv").write_bytes(change(text).encode())
     stream = open_rows(tmp_path / "a.csv")
@@ -215,7 +215,7 @@ def test_the_index_knows_every_way_to_write_text(
 def test_rows_over_several_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gmm_lightning.datasets import _index
 
-    monkeypatch.setattr(_index, "EVERY", 8)
+    monkeypatch.setattr(_index, "_EVERY", 8)
     text = "a,kind\n" + "".join(f'{i},"two\nlines, {i % 2}"\n' for i in range(60))
     (tmp_path / "a.csv").write_text(text)
     stream = open_rows(tmp_path / "a.csv", label="kind")

@@ -61,7 +61,7 @@ def test_every_row_once_and_equally_many_batches(world: int, epoch: int | None) 
         assert sorted(seen) == list(range(n))
         for step in zip(*per_rank, strict=True):
             together = sum(len(batch.x) for batch in step)
-            assert {batch.global_rows for batch in step} == {together}
+            assert {batch.num_global_rows for batch in step} == {together}
             assert together > 0
             assert max(len(batch.x) for batch in step) <= batch_size
             # What belongs to rows goes with them, into empty batches too.

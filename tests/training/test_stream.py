@@ -156,7 +156,7 @@ def test_every_row_once_and_equally_many_batches(
         assert sorted(seen) == list(range(n))
         for step in zip(*per_rank, strict=True):
             together = sum(len(batch.x) for batch in step)
-            assert {batch.global_rows for batch in step} == {together}
+            assert {batch.num_global_rows for batch in step} == {together}
             assert together > 0
         if epoch is None:
             for rank, batches in enumerate(per_rank):
