@@ -60,9 +60,9 @@ def test_lower_is_better() -> None:
 
 @pytest.mark.parametrize("num_samples", [0, -3, math.nan, math.inf])
 def test_refuses_an_impossible_number_of_rows(num_samples: float) -> None:
-    with pytest.raises(InvalidArgumentError, match="num_samples, .* > 0, got"):
+    with pytest.raises(InvalidArgumentError, match=r"num_samples, .* > 0, got"):
         bic(-1.0, 2, num_samples)
-    with pytest.raises(InvalidArgumentError, match="num_samples, .* > 0, got"):
+    with pytest.raises(InvalidArgumentError, match=r"num_samples, .* > 0, got"):
         icl(-1.0, 2, num_samples, 0.0)
 
 

@@ -370,7 +370,7 @@ def test_long_lists_of_rows_are_cut() -> None:
 def test_a_criterion_of_no_rows_says_so() -> None:
     metric = metrics.BIC(3)
     metric.update(torch.empty(0))
-    with pytest.raises(InvalidArgumentError, match="num_samples, .* > 0, got"):
+    with pytest.raises(InvalidArgumentError, match=r"num_samples, .* > 0, got"):
         metric.compute()
 
 

@@ -1,4 +1,4 @@
-"""Diagonal covariances by standard deviations, the base of `diag` and `tied_diag`."""
+"""Diagonal covariances by standard deviations: `diag` and `tied_diag`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances._features import (
-    Features,
-    NaturalParameters,
-    StandardizedCoordinates,
-)
+from gmm_lightning.covariances._features import Features, NaturalParameters, StandardizedCoordinates
 from gmm_lightning.covariances.base import Covariance
 from gmm_lightning.linalg import unsqueeze_like
 
@@ -158,3 +154,28 @@ class Diagonal(AxisAligned, ABC):
 
     def marginal(self, scale: Tensor, kept: Tensor, num_features: int) -> Tensor:
         return scale[..., kept]
+
+
+@dataclass(frozen=True)
+class DiagCovariance(Diagonal):
+    """`Sigma_k = diag(s_k^2)`; the scale holds the standard deviations, `(*B, K, D)`.
+
+    Example:
+        >>> DiagCovariance().num_free_parameters(num_components=3, num_features=2)
+        6
+    """
+
+    name: ClassVar[str] = "diag"
+
+
+@dataclass(frozen=True)
+class TiedDiagCovariance(Diagonal):
+    """`Sigma_k = diag(s^2)`; the scale holds the standard deviations, `(*B, 1, D)`.
+
+    Example:
+        >>> TiedDiagCovariance().num_free_parameters(num_components=3, num_features=2)
+        2
+    """
+
+    name: ClassVar[str] = "tied_diag"
+    tied: ClassVar[bool] = True
