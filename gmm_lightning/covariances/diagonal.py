@@ -58,6 +58,7 @@ class AxisAligned(Covariance, ABC):
     """
 
     whitens_by_solve: ClassVar[bool] = False
+    rounding_floor: ClassVar[float] = 0.0  # sums of squares have no noise beyond their own size
 
     @abstractmethod
     def _per_feature(self, values: Tensor, num_features: int) -> Tensor:
@@ -118,17 +119,6 @@ class AxisAligned(Covariance, ABC):
 
     def variances(self, scatter: Tensor, num_features: int) -> Tensor:
         return self._per_feature(scatter, num_features)
-
-    def variance_floor(
-        self,
-        scatter: Tensor,
-        dof: Tensor,
-        variance: Tensor,
-        eps: float,
-        scale: Tensor | None = None,
-    ) -> Tensor:
-        # Sums of squares have no noise beyond their own size.
-        return self._share_of(variance)
 
     def floor(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
         least = self._from_features(bound * dof.unsqueeze(-1))

@@ -21,15 +21,7 @@ def plot_error_ellipse(
     alpha: float = 0.25,
     factors: Iterable[float] = _FACTORS,
 ) -> None:
-    """Draw a Gaussian of two features by `gmm_lightning.plotting.plot_error_ellipses`.
-
-    Args:
-        ax: as for `plot_error_ellipses`.
-        mvn: the Gaussian, an `MVN`.
-        color: None: the first of the palette.
-        alpha: as for `plot_error_ellipses`.
-        factors: as for `plot_error_ellipses`.
-    """
+    """Draw a Gaussian of two features, an `MVN`: see `plot_error_ellipses`."""
     require_given(mean=mvn.mean, covariance=mvn.covariance)
     means, covariances = np.asarray(mvn.mean)[None], np.asarray(mvn.covariance)[None]
     single = SimpleNamespace(priors=[1.0], means=means, covariances=covariances)

@@ -23,16 +23,7 @@ except ImportError:
 class GaussianMixtureRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """`E[y | x]` under a mixture of inputs and outputs together.
 
-    Args:
-        n_components: as for `GMM`.
-        priors: as for `GMM`, to start from.
-        means: as for `GMM`, to start from.
-        covariances: as for `GMM`, to start from (gmr overwrites them).
-        verbose: as for `GMM`.
-        random_state: as for `GMM`.
-        R_diff: as for `GMM.from_samples`.
-        n_iter: as for `GMM.from_samples`.
-        init_params: as for `GMM.from_samples`.
+    Arguments are those of `GMM`, with parameters to start from, and of `GMM.from_samples`.
 
     Attributes:
         gmm_: the mixture.
