@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from functools import cached_property
 from typing import Generic, TypeVar
 
+from gmm_lightning._validation import require_choice
 from gmm_lightning.errors import InvalidArgumentError
 
 T = TypeVar("T")
@@ -26,36 +28,32 @@ class Registry(Generic[T]):
 
     def __init__(self, package: str, base: type[T], noun: str) -> None:
         self._package, self._base, self.noun = package, base, noun
-        self._classes: dict[str, type[T]] | None = None
-        self._aliases: dict[str, str] = {}
 
-    def _found(self) -> dict[str, type[T]]:
-        if self._classes is None:
-            found: dict[str, type[T]] = {}
-            package = importlib.import_module(self._package)
-            for info in pkgutil.iter_modules(package.__path__):
-                if info.name.startswith("_") or info.name == "base":
-                    continue
-                module = importlib.import_module(f"{self._package}.{info.name}")
-                for _, cls in inspect.getmembers(module, inspect.isclass):
-                    own = cls.__module__ == module.__name__ and not inspect.isabstract(cls)
-                    name = getattr(cls, "name", None)
-                    if own and issubclass(cls, self._base) and isinstance(name, str):
-                        found[name] = cls
-                        self._aliases |= dict.fromkeys(getattr(cls, "aliases", ()), name)
-            self._classes = dict(sorted(found.items()))
-        return self._classes
+    @cached_property
+    def _classes(self) -> dict[str, type[T]]:
+        found: dict[str, type[T]] = {}
+        package = importlib.import_module(self._package)
+        for info in pkgutil.iter_modules(package.__path__):
+            if info.name.startswith("_") or info.name == "base":
+                continue
+            module = importlib.import_module(f"{self._package}.{info.name}")
+            for _, cls in inspect.getmembers(module, inspect.isclass):
+                own = cls.__module__ == module.__name__ and not inspect.isabstract(cls)
+                name = getattr(cls, "name", None)
+                if own and issubclass(cls, self._base) and isinstance(name, str):
+                    found[name] = cls
+        return dict(sorted(found.items()))
 
     @property
     def names(self) -> tuple[str, ...]:
         """Registered names, sorted, without aliases."""
-        return tuple(self._found())
+        return tuple(self._classes)
 
     @property
     def aliases(self) -> dict[str, str]:
         """Aliases, each with the registered name."""
-        self._found()
-        return dict(self._aliases)
+        classes = self._classes.items()
+        return {alias: name for name, cls in classes for alias in getattr(cls, "aliases", ())}
 
     def get(self, name: str) -> type[T]:
         """The class registered under a name or an alias.
@@ -63,12 +61,9 @@ class Registry(Generic[T]):
         Raises:
             InvalidArgumentError: the name is unknown; the message lists the known ones.
         """
-        classes = self._found()
-        resolved = self._aliases.get(name, name)
-        if resolved not in classes:
-            known = ", ".join(sorted({*classes, *self._aliases}))
-            raise InvalidArgumentError(f"unknown {self.noun} {name!r}; known are: {known}")
-        return classes[resolved]
+        aliases = self.aliases
+        require_choice(self.noun, name, sorted({*self._classes, *aliases}))
+        return self._classes[aliases.get(name, name)]
 
     def create(self, spec: str | T) -> T:
         """Instance from a name, or the instance that was given."""

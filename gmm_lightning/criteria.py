@@ -48,11 +48,7 @@ def bic(log_likelihood: Total, num_free_parameters: int, num_samples: float) -> 
 
 
 def aic(log_likelihood: Total, num_free_parameters: int) -> Total:
-    """Akaike's information criterion, `-2 log L + 2 p`.
-
-    Args:
-        log_likelihood: as for `bic`.
-        num_free_parameters: as for `bic`.
+    """Akaike's information criterion, `-2 log L + 2 p`, with arguments as for `bic`.
 
     Raises:
         InvalidArgumentError: `num_free_parameters` is negative.
@@ -75,14 +71,8 @@ def icl(
 ) -> Total:
     """Integrated completed likelihood, `bic + 2 sum_i sum_k -r_ik log r_ik`.
 
-    The entropy of the responsibilities r grows where components overlap: ICL prefers separated
-    clusters where BIC prefers a good density.
-
-    Args:
-        log_likelihood: as for `bic`.
-        num_free_parameters: as for `bic`.
-        num_samples: as for `bic`.
-        entropy: total entropy of the responsibilities.
+    Arguments are as for `bic`, and the total entropy of the responsibilities r. It grows where
+    components overlap: ICL prefers separated clusters where BIC prefers a good density.
 
     Raises:
         InvalidArgumentError: as for `bic`.

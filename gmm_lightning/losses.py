@@ -89,17 +89,17 @@ def count_nonfinite(x: Tensor) -> Tensor:
 
 
 def dagmm_energy(mixture: MixtureDensity, z: Tensor, penalty: float = 0.05) -> Tensor:
-    """Mean energy of latent codes, and a penalty on small variances, `(*B)`.
+    """Mean energy of latents z, and a penalty on small variances, `(*B)`.
 
         mean_n -log p(z_n) + penalty * sum_k sum_d 1 / Sigma_kdd
 
     Args:
         mixture: p.
-        z: codes `(*S, *B, D)`; the mean is over S.
+        z: latents `(*S, *B, D)`; the mean is over S.
         penalty: weight relative to the energy: 0.005 and 0.1 in the loss of Zong et al.
 
     Raises:
-        InvalidArgumentError: codes of another width, or a penalty that is negative.
+        InvalidArgumentError: latents of another width, or a penalty that is negative.
 
     References:
         B. Zong et al. (2018), Deep autoencoding Gaussian mixture model for unsupervised anomaly
@@ -191,12 +191,7 @@ def kl_to_mixture(
 
 
 def kl_to_components(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> Tensor:
-    """`KL(q || N_k)` of a diagonal Gaussian to every component, `(*S, *B, K)`, exactly.
-
-    Args:
-        mean: of q, `(*S, *B, D)`.
-        scale: standard deviations of q, of the same shape.
-        mixture: the components.
+    """`KL(q || N_k)` to every component, `(*S, *B, K)`, with arguments as for `kl_to_mixture`.
 
     Raises:
         InvalidArgumentError: shapes that do not fit, or a scale that is not positive.

@@ -1,4 +1,4 @@
-"""Covariance families, one module each; a new module here is a new family."""
+"""Covariance families; a new module here is a new family."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from gmm_lightning.covariances._features import (
 )
 from gmm_lightning.covariances._precision import PrecisionCholesky, TiedPrecisionCholesky
 from gmm_lightning.covariances.base import Covariance
-from gmm_lightning.covariances.diag import DiagCovariance
-from gmm_lightning.covariances.full import FullCovariance
-from gmm_lightning.covariances.spherical import SphericalCovariance
-from gmm_lightning.covariances.tied import TiedCovariance
-from gmm_lightning.covariances.tied_diag import TiedDiagCovariance
-from gmm_lightning.covariances.tied_spherical import TiedSphericalCovariance
+from gmm_lightning.covariances.dense import FullCovariance, TiedCovariance
+from gmm_lightning.covariances.diagonal import DiagCovariance, TiedDiagCovariance
+from gmm_lightning.covariances.spherical import SphericalCovariance, TiedSphericalCovariance
 
 registry: Registry[Covariance] = Registry(__name__, Covariance, "covariance")
 

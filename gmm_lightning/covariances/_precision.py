@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances._dense import Dense
+from gmm_lightning.covariances.dense import Dense
 from gmm_lightning.linalg import factor_of_rows, invert_tril
 
 

@@ -41,6 +41,7 @@ class Covariance(ABC):
     tied: ClassVar[bool] = False  # one covariance for all components
     whitens_by_solve: ClassVar[bool] = True  # `whiten` solves with `scale_tril`
     feature_class: ClassVar[type[Features] | None] = None  # what `features` returns
+    rounding_floor: ClassVar[float] = 16.0  # below this times eps, an eigenvalue is rounding
 
     def __post_init__(self) -> None:
         for field in ("reg_covar", "relative_floor"):
@@ -198,10 +199,10 @@ class Covariance(ABC):
     ) -> Tensor:
         """Smallest variance per feature that a covariance may have, `(*B, G, D)`.
 
-        With `relative_floor` it is a share of the variance of the data, a constant. A dense
-        covariance has `16 eps` of its own variances at least: what is flatter is made of rounding.
-        As that bound moves with the component, it is lowered, to `eps` at most, until the present
-        covariance satisfies it: so EM stays monotone.
+        With `relative_floor` it is a share of the variance of the data, a constant. Of its own
+        variances a covariance has `rounding_floor * eps` at least. As that bound moves with the
+        component, it is lowered, to a sixteenth at most, until the present covariance satisfies
+        it: so EM stays monotone.
 
         Args:
             scatter: `(*B, G, ...)` in the family's form.
@@ -210,17 +211,17 @@ class Covariance(ABC):
             eps: machine precision of the parameters.
             scale: the present covariances; None: the bound is not lowered.
         """
+        share = self._unless_regularized(self.relative_floor) * variance.unsqueeze(-2)
+        if self.rounding_floor == 0:
+            return share
         own = self.variances(scatter, variance.shape[-1]) / dof.unsqueeze(-1)
-        own = self._unless_regularized(16 * eps) * own.clamp(min=0)
+        own = self._unless_regularized(self.rounding_floor * eps) * own.clamp(min=0)
         if scale is not None:
             factor = self.scale_tril(scale.to(own), own.shape[-1])
             unit = torch.where(own > 0, own, torch.inf).sqrt().unsqueeze(-1)
             least = torch.linalg.svdvals(factor / unit)[..., -1:].square()
             own = own * least.clamp(min=1 / 16, max=1.0)
-        return torch.maximum(self._share_of(variance), own)
-
-    def _share_of(self, variance: Tensor) -> Tensor:
-        return self._unless_regularized(self.relative_floor) * variance.unsqueeze(-2)
+        return torch.maximum(share, own)
 
     def _unless_regularized(self, least: float) -> float:
         """With `reg_covar`, only what keeps a factorisation from failing: parity is exact."""

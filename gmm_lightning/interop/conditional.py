@@ -14,11 +14,7 @@ _MAX_FEATURES = 32
 
 
 class _Conditional(nn.Module):
-    """A module or function of one tensor that returns a `MixtureOfGaussians`.
-
-    Args:
-        model: a `DensityHead`, or a network that ends in one.
-    """
+    """A module that returns a `MixtureOfGaussians`, such as a `DensityHead`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -27,11 +23,7 @@ class _Conditional(nn.Module):
         self.model = model
 
     def mixture(self, h: Tensor) -> MixtureOfGaussians:
-        """Mixture that the model returns for `h`.
-
-        Raises:
-            InvalidArgumentError: it returns something else.
-        """
+        """Mixture that the model returns for `h`."""
         mixture = self.model(h)
         if not isinstance(mixture, MixtureOfGaussians):
             raise InvalidArgumentError(
@@ -94,11 +86,7 @@ class ConditionalParameters(_Conditional):
 
 
 def _scale_tril(mixture: MixtureOfGaussians) -> Tensor:
-    """Dense lower Cholesky factors `(*B, K, D, D)`, without a triangular solve.
-
-    Raises:
-        InvalidArgumentError: more than 32 features, where the family holds inverse factors.
-    """
+    """Dense lower Cholesky factors `(*B, K, D, D)`, without a triangular solve."""
     d = mixture.num_features
     inverse = mixture.covariance.inverse_tril(mixture.scale, d)
     if inverse is None:
@@ -109,13 +97,16 @@ def _scale_tril(mixture: MixtureOfGaussians) -> Tensor:
 
 
 def _forward_substitution(factor: Tensor, diff: Tensor) -> Tensor:
-    """Solutions of `L z = d`, `(*S, *B, K, D)`, for factors `(*B, G, D, D)`, written out.
-
-    Raises:
-        InvalidArgumentError: more than 32 features.
-    """
+    """Solutions of `L z = d`, `(*S, *B, K, D)`, for factors `(*B, G, D, D)`, written out."""
     d = diff.shape[-1]
-    _require_few_features(d)
+    # Writing out the substitution would make too large a graph.
+    if d > _MAX_FEATURES:
+        raise InvalidArgumentError(
+            f"a triangular solve is written out for at most {_MAX_FEATURES} features, got {d}: "
+            "take a family without one (diagonal, spherical), the other of export_density and "
+            "export_parameters where only that one solves, or torch.export of "
+            "model(h).log_prob(y), which keeps the solve and does not convert to ONNX"
+        )
     solved: list[Tensor] = []
     for i in range(d):
         z = diff[..., :1] / factor[..., i, i].unsqueeze(-1)
@@ -125,25 +116,12 @@ def _forward_substitution(factor: Tensor, diff: Tensor) -> Tensor:
     return torch.cat(solved, dim=-1)
 
 
-def _require_few_features(num_features: int) -> None:
-    # Writing out the substitution would make too large a graph.
-    if num_features > _MAX_FEATURES:
-        raise InvalidArgumentError(
-            f"a triangular solve is written out for at most {_MAX_FEATURES} features, got "
-            f"{num_features}: take a family without one (diagonal, spherical), the other of "
-            "export_density and export_parameters where only that one solves, or torch.export of "
-            "model(h).log_prob(y), which keeps the solve and does not convert to ONNX"
-        )
-
-
 def export_density(model: nn.Module) -> ConditionalDensity:
     """Module `(h, y) -> log p(y | h)` for `torch.export` and ONNX.
 
-    The model is not copied: it is set to evaluation mode, and its parameters are the module's.
-
-    A `DensityHead` whitens by products and is exported at any width. Another model whose
-    mixtures hold dense factors, which have to be solved with, is refused above 32 features when
-    it is called.
+    The model is not copied: it is set to evaluation mode, and its parameters are the module's. A
+    `DensityHead` is exported at any width. Other models whose mixtures hold dense factors, which
+    have to be solved with, are refused above 32 features when the module is called.
 
     Args:
         model: a `DensityHead`, or a network that ends in one or in another `MixtureOfGaussians`.
@@ -166,8 +144,8 @@ def export_density(model: nn.Module) -> ConditionalDensity:
 def export_parameters(model: nn.Module) -> ConditionalParameters:
     """Module `h -> (weights, means, scale_tril)` for `torch.export` and ONNX.
 
-    The dense families of a `DensityHead` hold inverse factors: above 32 features they are refused
-    when the module is called, as inverting them is written out.
+    The dense families of a `DensityHead` hold inverse factors, whose inversion is written out:
+    above 32 features they are refused when the module is called.
 
     Args:
         model: as for `export_density`; it is not copied either.

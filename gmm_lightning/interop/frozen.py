@@ -32,12 +32,9 @@ class FrozenMixture(nn.Module):
         x `(*S, *B, D)` gives `(*S, *B)`, or `(*S, *B, K)` for responsibilities.
 
     Args:
-        source: the layer or mixture; its parameters are copied.
-        output: result of `forward`: `log_prob`, `responsibilities` or `predict`.
-        dtype: of the buffers; None: that of the source.
-
-    Raises:
-        InvalidArgumentError: another output, or a source that is not a mixture.
+        source: the layer or mixture.
+        output: as for `export_module`.
+        dtype: as for `export_module`.
     """
 
     means: Tensor
@@ -124,8 +121,8 @@ def export_module(
 ) -> FrozenMixture:
     """Module with copies of the layer's parameters as constants, for `torch.export` and ONNX.
 
-    Triangular solves do not convert to ONNX: this module multiplies by inverse factors. Later
-    changes of the layer do not reach it. The layer's evidence goes with it as a submodule.
+    It multiplies by inverse factors: triangular solves do not convert to ONNX. Later changes of
+    the layer do not reach it. A copy of the layer's evidence is a submodule.
 
     Args:
         layer: a layer or a `MixtureOfGaussians`, of any family and batch shape.

@@ -17,7 +17,7 @@ def from_gmr(gmm: Any, covariance: str | Covariance = "full") -> GMMLayer:
 
     Args:
         gmm: has `priors` `(K,)`, `means` `(K, D)` and `covariances` `(K, D, D)`.
-        covariance: the family; gmr's dense covariances are projected onto its structure.
+        covariance: the family, which projects them.
 
     Raises:
         InvalidArgumentError: attributes that are missing or None, shapes that do not fit, or

@@ -9,8 +9,9 @@ import torch
 
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.interop._parts import LayerOrMixture, as_tensors, make_layer, to_single_float64
+from gmm_lightning.interop._parts import LayerOrMixture, as_tensors, to_single_float64
 from gmm_lightning.layers import GMMLayer
+from gmm_lightning.linalg import invert_tril
 
 # The values of covariance_type, which are the registered names of the same families.
 _COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
@@ -19,15 +20,15 @@ _COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
 def from_sklearn(mixture: Any) -> GMMLayer:
     """Layer with the parameters of a fitted scikit-learn mixture, in their dtype.
 
-    Means are exact; weights and covariances are as close as their logarithms hold them, a few
-    units in the last digit. `reg_covar`, a setting of the fit, is already in the covariances and
-    is not taken over.
+    Means are exact; weights and covariances are as close as their logarithms hold them. `reg_covar`
+    is already in the covariances and is not taken over.
 
     Args:
         mixture: a fitted `GaussianMixture`, or a `BayesianGaussianMixture` for its point estimates.
 
     Raises:
-        InvalidArgumentError: it is not fitted, or not such a mixture.
+        InvalidArgumentError: it is not fitted, or not such a mixture, or its covariances are not
+            positive definite.
 
     Example:
         >>> import numpy as np
@@ -45,28 +46,24 @@ def from_sklearn(mixture: Any) -> GMMLayer:
     names = ("weights_", "means_", "covariances_")
     parts = {name: getattr(mixture, name, None) for name in names}
     weights, means, covariances = as_tensors("scikit-learn", **parts)
-    family = as_covariance(kind)
+    family, k, d = as_covariance(kind), len(means), means.shape[-1]
     compact = covariances.unsqueeze(0) if family.tied else covariances
-    dense = means.new_zeros(family.groups(len(means)), means.shape[-1], means.shape[-1])
-    expected = family.project(dense).shape
-    if compact.shape != expected:
+    if compact.shape != family.project(means.new_zeros(family.groups(k), d, d)).shape:
         raise InvalidArgumentError(
             f"covariances_ of covariance_type {kind!r} do not fit means_ of shape "
             f"{tuple(means.shape)}, got shape {tuple(covariances.shape)}"
         )
-    if compact.dim() == 3 and not torch.allclose(compact, compact.mT):
-        raise InvalidArgumentError("covariances_ must be symmetric")
-    dof = compact.new_ones(family.groups(len(means)))
-    return make_layer(weights, means, family.estimate(compact, dof), family)
+    dense = compact if compact.dim() == 3 else family.variances(compact, d).diag_embed()
+    return GMMLayer.from_parameters(weights, means, dense.expand(k, d, d), family)
 
 
 def to_sklearn(layer: LayerOrMixture) -> Any:
     """Fitted `GaussianMixture` of scikit-learn with the layer's parameters, in float64.
 
     It predicts, scores, draws and has `bic`, like one that was fitted there; `fit` starts anew. A
-    family that scikit-learn does not have becomes the smallest that contains it: `tied` where the
-    components share their covariance, else `full`. Information criteria then count the parameters
-    of that family. Without a fit, `converged_` is False, `n_iter_` 0 and `lower_bound_` NaN.
+    family that scikit-learn does not have becomes `tied` where the components share their
+    covariance, else `full`, whose parameters information criteria count. Without a fit,
+    `converged_` is False, `n_iter_` 0 and `lower_bound_` NaN.
 
     Args:
         layer: a layer or a `MixtureOfGaussians` without a batch.
@@ -82,16 +79,15 @@ def to_sklearn(layer: LayerOrMixture) -> Any:
     try:
         from sklearn.mixture import GaussianMixture
     except ImportError as error:
-        raise InvalidArgumentError(
-            "to_sklearn needs scikit-learn: pip install scikit-learn"
-        ) from error
+        message = "to_sklearn needs scikit-learn: pip install scikit-learn"
+        raise InvalidArgumentError(message) from error
 
     mixture = to_single_float64(layer, "scikit-learn")
-    family = _smallest_containing(mixture.covariance)
-    factor = mixture.scale_tril
-    identity = torch.eye(mixture.num_features, dtype=factor.dtype, device=factor.device)
+    name = mixture.covariance.name
+    larger = "tied" if mixture.covariance.tied else "full"
+    family = as_covariance(name if name in _COVARIANCE_TYPES else larger)
     # scikit-learn's factor U of the precision, with U U' = L^-T L^-1.
-    inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+    inverse = invert_tril(mixture.scale_tril)
     there: Any = GaussianMixture(mixture.num_components, covariance_type=family.name)
     there.weights_ = mixture.weights.numpy()
     there.means_ = mixture.means.numpy().copy()
@@ -103,13 +99,6 @@ def to_sklearn(layer: LayerOrMixture) -> Any:
     there.lower_bounds_ = []
     there.n_features_in_ = mixture.num_features
     return there
-
-
-def _smallest_containing(family: Covariance) -> Covariance:
-    """Smallest family of scikit-learn that contains a family."""
-    if family.name in _COVARIANCE_TYPES:
-        return as_covariance(family.name)
-    return as_covariance("tied" if family.tied else "full")
 
 
 def _compact(family: Covariance, dense: torch.Tensor) -> np.ndarray[Any, Any]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.distributions import Distribution, Independent, MixtureSameFamily, MultivariateNormal
 from torch.distributions import Normal as Univariate
 
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.interop._parts import (
-    LayerOrMixture,
-    make_layer,
-    require_mixture,
-    require_no_evidence,
-)
+from gmm_lightning.interop._parts import LayerOrMixture, require_mixture, require_no_evidence
 from gmm_lightning.layers import GMMLayer
 
 
@@ -33,13 +30,11 @@ def to_torch(layer: LayerOrMixture) -> MixtureSameFamily:
 
 @torch.no_grad()
 def from_torch(mixture: Distribution) -> GMMLayer:
-    """Layer with copies of the parameters of torch's mixture.
-
-    Logits and means are exact. Components are `MultivariateNormal` (family `full`) or
-    `Independent(Normal, 1)` (family `diag`).
+    """Layer with copies of the parameters of torch's mixture; logits and means are exact.
 
     Raises:
-        InvalidArgumentError: another distribution.
+        InvalidArgumentError: components that are neither `MultivariateNormal` (the family `full`)
+            nor `Independent(Normal, 1)` (`diag`).
 
     Example:
         >>> layer = GMMLayer(num_features=2, num_components=3)
@@ -63,6 +58,10 @@ def from_torch(mixture: Distribution) -> GMMLayer:
         raise InvalidArgumentError(
             f"expected components MultivariateNormal or Independent(Normal, 1), got {components}"
         )
-    layer = make_layer(categorical.probs, components.mean, scale, family)
+    means = components.mean
+    *batch, k, d = means.shape
+    options: dict[str, Any] = {"device": means.device, "dtype": means.dtype}
+    layer = GMMLayer(d, k, family, batch_shape=tuple(batch), **options)
+    layer.write(None, means, scale)
     layer.mixture_logits.copy_(categorical.logits)
     return layer

@@ -30,12 +30,6 @@ class HeadParametrization(nn.Module):
     per call, to give means of y instead of `(y - loc) / unit`. Logarithms of standard deviations
     are shifted by those of the units and bounded smoothly, by a hyperbolic tangent.
 
-    Args:
-        sizes: K, D and the family of the mixtures.
-        scale_range: largest standard deviation in units; its inverse is the least.
-        shared_scale: the raw covariances are a parameter, the same for all rows.
-        factory: device and dtype.
-
     Attributes:
         num_outputs: of the linear map.
         raw_scale: raw covariances in units, `(G, ...)`, if they are shared, else None.
@@ -78,12 +72,7 @@ class HeadParametrization(nn.Module):
         return linear.weight * factor.unsqueeze(-1), linear.bias * factor + torch.cat(shift)
 
     def forward(self, outputs: Tensor, temperature: float = 1.0) -> MixtureOfGaussians:
-        """Mixtures of batch shape `*S`.
-
-        Args:
-            outputs: of the rescaled map, `(*S, Q)`.
-            temperature: divides logits and multiplies covariances.
-        """
+        """Mixtures of batch shape `*S` from outputs `(*S, Q)` of the rescaled map."""
         logits, means, raw = self._split(outputs, temperature)
         scale = self._scale(raw)
         if temperature != 1:

@@ -244,14 +244,6 @@ class DensityHead(PretrainedMixin):
             raise _nonfinite_error(h, y, log_prob)
         return -log_prob.mean() - penalty
 
-    def extra_repr(self) -> str:
-        """Sizes and family."""
-        shared = ", shared_scale=True" if self.shared_scale else ""
-        return (
-            f"in_features={self.in_features}, num_features={self.num_features}, "
-            f"num_components={self.num_components}, covariance={self.covariance.name!r}{shared}"
-        )
-
 
 def _check_rows(head: DensityHead, h: Tensor, y: Tensor | None = None) -> None:
     width = head.in_features

@@ -216,11 +216,3 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         log_prob = self.log_prob(x)
         rows = log_prob.reshape(-1, *self.batch_shape)
         return rows.mean(0) + self.log_prior() / prior_num_samples(num_samples, rows.shape[0])
-
-    def extra_repr(self) -> str:
-        """Sizes and family."""
-        batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""
-        return (
-            f"num_features={self.num_features}, num_components={self.num_components}, "
-            f"covariance={self.covariance.name!r}{batch}"
-        )

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from gmm_lightning.covariances import Covariance
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 from gmm_lightning.layers._config import module_from_config, module_to_config
 
@@ -31,10 +32,17 @@ class PretrainedMixin(nn.Module):
     """
 
     config_names: ClassVar[tuple[str, ...]]
+    covariance: Covariance
 
     def to_config(self) -> dict[str, Any]:
         """Constructor arguments as primitives: registry names and plain values."""
         return module_to_config(self, self.config_names)
+
+    def extra_repr(self) -> str:
+        """Sizes and options that are set, and the family."""
+        values = {name: getattr(self, name) for name in self.config_names}
+        options = [f"{name}={value!r}" for name, value in values.items() if value]
+        return ", ".join([*options, f"covariance={self.covariance.name!r}"])
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
@@ -135,10 +143,10 @@ def _require_rebuilt(module: PretrainedMixin, config: dict[str, Any]) -> None:
     """Raise unless a configuration gives the same modules."""
     twin = _untrained(type(module), config)
     # A family is not a module, and a class derived from a registered one has its name.
-    family, theirs = getattr(module, "covariance", None), getattr(twin, "covariance", None)
-    if family != theirs:
+    if module.covariance != twin.covariance:
         raise InvalidArgumentError(
-            f"{family} is not registered here: a pretrained folder would make {theirs} of it"
+            f"{module.covariance} is not registered here: a pretrained folder would make "
+            f"{twin.covariance} of it"
         )
     rebuilt = {name: type(part) for name, part in twin.named_modules()}
     for name, part in module.named_modules():

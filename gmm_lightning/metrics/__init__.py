@@ -32,8 +32,7 @@ from __future__ import annotations
 from gmm_lightning.metrics.anomaly import anomaly_score
 from gmm_lightning.metrics.calibration import CalibrationError, Coverage, PITHistogram
 from gmm_lightning.metrics.clustering import LabelAgreement, label_agreement
-from gmm_lightning.metrics.information import AIC, BIC, ICL
-from gmm_lightning.metrics.log_likelihood import LogLikelihood
+from gmm_lightning.metrics.information import AIC, BIC, ICL, LogLikelihood
 from gmm_lightning.metrics.responsibilities import EffectiveComponents, ResponsibilityEntropy
 from gmm_lightning.metrics.scores import CRPS, EnergyScore
 

@@ -56,15 +56,10 @@ class PITHistogram(SumMetric):
         self.add_sum("counts", self.num_bins)
 
     def update(self, pit: Tensor, weight: Tensor | None = None) -> None:
-        """Add rows.
+        """Add PIT values `(*S, D)`, which all count.
 
-        Args:
-            pit: `(*S, D)`, as from `probability_integral_transform`; all D count.
-            weight: of each row, broadcasts to `(*S,)`.
-
-        Raises:
-            InvalidArgumentError: weights that do not fit.
-            InvalidDataError: values outside [0, 1], with their rows.
+        Weights and errors are as for `LogLikelihood.update`; values outside [0, 1] are an
+        `InvalidDataError`.
         """
         pit, weight = _as_probabilities(pit, weight)
         bins = (pit * self.num_bins).long().clamp(max=self.num_bins - 1)

@@ -1,4 +1,4 @@
-"""Criteria of `gmm_lightning.criteria` over batches and processes."""
+"""Log-likelihood, and the criteria of `gmm_lightning.criteria`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,42 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.metrics._sums import (
     SumMetric,
+    WeightedMean,
     categorical_entropy,
     weight_values,
     weight_vectors,
 )
+
+
+class LogLikelihood(WeightedMean):
+    """`sum_n w_n log p(x_n) / sum_n w_n`, in nats per row: higher is better.
+
+    Example:
+        >>> from gmm_lightning.metrics import LogLikelihood
+        >>> metric = LogLikelihood()
+        >>> metric.update(torch.tensor([-1.0, -2.0]))
+        >>> metric.update(torch.tensor([-6.0]), weight=torch.tensor([2.0]))
+        >>> metric.compute().item()
+        -3.75
+    """
+
+    higher_is_better = True
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("log_likelihood", **options)
+
+    def update(self, log_prob: Tensor, weight: Tensor | None = None) -> None:
+        """Add rows.
+
+        Args:
+            log_prob: `log p(x)` of each, of any shape: `layer(x)`, `mixture.log_prob(y)`.
+            weight: of each row, broadcasts to them; 0 leaves a row out, even with NaN.
+
+        Raises:
+            InvalidArgumentError: weights that do not fit.
+            InvalidDataError: NaN, with the rows.
+        """
+        self.add(log_prob, weight)
 
 
 class _Criterion(SumMetric):
@@ -112,15 +144,9 @@ class ICL(_Criterion):
     def update(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, log_joint: Tensor, weight: Tensor | None = None
     ) -> None:
-        """Add rows.
+        """Add rows of `log pi_k + log p(x | k)`, `(*S, K)`: `layer.log_joint(x)`.
 
-        Args:
-            log_joint: `log pi_k + log p(x | k)`, `(*S, K)`: `layer.log_joint(x)`.
-            weight: of each row, broadcasts to `(*S,)`.
-
-        Raises:
-            InvalidArgumentError: weights that do not fit, or no axis of components.
-            InvalidDataError: NaN, with the rows.
+        Weights and errors are as for `LogLikelihood.update`.
         """
         log_joint, weight = weight_vectors(log_joint, weight, "log_joint")
         super().update(log_joint.logsumexp(-1), weight)

@@ -35,15 +35,10 @@ class ResponsibilityEntropy(WeightedMean):
         super().__init__("responsibility_entropy", **options)
 
     def update(self, responsibilities: Tensor, weight: Tensor | None = None) -> None:
-        """Add rows.
+        """Add rows of responsibilities `(*S, K)`.
 
-        Args:
-            responsibilities: `(*S, K)`.
-            weight: of each row, broadcasts to `(*S,)`.
-
-        Raises:
-            InvalidArgumentError: weights that do not fit, or no axis of components.
-            InvalidDataError: rows that are negative or do not sum to 1, by number.
+        Weights and errors are as for `LogLikelihood.update`; rows that are negative or do not sum
+        to 1 are an `InvalidDataError`.
         """
         resp, weight = as_responsibilities(responsibilities, weight)
         self.add(categorical_entropy(resp), weight)

@@ -31,16 +31,9 @@ class CRPS(WeightedMean):
         super().__init__("crps", **options)
 
     def update(self, mixture: MixtureDensity, target: Tensor, weight: Tensor | None = None) -> None:
-        """Add rows.
+        """Add observed values `(*S, *B, 1)` with forecasts: a mixture per row, or one for all.
 
-        Args:
-            mixture: the forecasts, of one feature: a mixture per row, one for all, or a layer.
-            target: observed values, `(*S, *B, 1)`.
-            weight: of each row, broadcasts to `(*S, *B)`.
-
-        Raises:
-            InvalidArgumentError: several features, or shapes that do not fit.
-            InvalidDataError: NaN, with the rows.
+        Weights and errors are as for `LogLikelihood.update`; several features are refused.
         """
         self.add(crps(mixture, target), weight)
 
@@ -79,15 +72,5 @@ class EnergyScore(WeightedMean):
         self.generator = generator
 
     def update(self, mixture: MixtureDensity, target: Tensor, weight: Tensor | None = None) -> None:
-        """Add rows.
-
-        Args:
-            mixture: the forecasts, as for `CRPS.update`, of any number of features.
-            target: observed values, `(*S, *B, D)`.
-            weight: of each row, broadcasts to `(*S, *B)`.
-
-        Raises:
-            InvalidArgumentError: shapes that do not fit.
-            InvalidDataError: NaN, with the rows.
-        """
+        """Add observed values `(*S, *B, D)`: otherwise as for `CRPS.update`."""
         self.add(energy_score(mixture, target, self.num_draws, self.generator), weight)

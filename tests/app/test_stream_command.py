@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gmm_lightning.app.agreement import LabelAgreement
 from omegaconf import DictConfig
 from things import named, things, write_csv
 from trainers import ROOT, command, distance, the_run
 
 from gmm_lightning.app import evaluation
-from gmm_lightning.app.agreement import LabelAgreement
 from gmm_lightning.app.evaluation import LogDensitySample, evaluate_rows
 from gmm_lightning.app.train import train
 from gmm_lightning.training import ArrayDataModule, GMMModule
@@ -126,7 +126,10 @@ def test_gradient_descent_on_a_stream_is_judged_afterwards(files: Path) -> None:
         (("data.path=my.csv", "data.weight=c"), "there is no weight column 'c'"),
         (("data.path=my.csv", "data.val_fraction=0.1"), "unknown key 'val_fraction' in data"),
         (("data.path=my.csv",), "my.csv: line 3, column b: expected a number, got 'x'"),
-        (("data.path=my.csv", "data.columns=[a]", "data.weight=w"), "w must be finite and >= 0; it is not in row(s) 1"),
+        (
+            ("data.path=my.csv", "data.columns=[a]", "data.weight=w"),
+            "w must be finite and >= 0; it is not in row(s) 1",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(

@@ -249,7 +249,7 @@ def test_refuses_what_does_not_fit(use: Callable[[], Any], words: str) -> None:
     [
         ([1.0, 2.0], r"write X\[:, np.newaxis\]"),
         (np.zeros((0, 2)), "expected rows"),
-        ([[0.0], [np.nan]], r"these are not: \[1\]"),
+        ([[0.0], [np.nan]], r"infinite entries in row\(s\) 1"),
         ([[0.0, 1.0]], "at least 2 rows"),
     ],
 )

@@ -275,7 +275,7 @@ def test_other_libraries_wait_until_they_are_needed() -> None:
     [
         ("weights_", [-0.5, 1.5], "weights must be >= 0"),
         ("means_", [[float("nan"), 0.0], [1.0, 1.0]], "means_ is not finite"),
-        ("covariances_", [[[2.0, 1.0], [0.0, 2.0]]] * 2, "covariances_ must be symmetric"),
+        ("covariances_", [[[2.0, 1.0], [0.0, 2.0]]] * 2, "symmetric and positive definite"),
         ("covariances_", [[1.0, 1.0], [1.0, 1.0]], r"do not fit means_ of shape \(2, 2\)"),
     ],
 )

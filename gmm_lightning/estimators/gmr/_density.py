@@ -15,7 +15,7 @@ from gmm_lightning.estimators.gmr.utils import check_random_state
 
 
 class Density(ABC):
-    """Base of the classes with a density, by the mixture of their parameters."""
+    """Base of the classes with a density."""
 
     random_state: Converted = Converted(check_random_state)
 

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import factor_of_rows, symmetrize
+from gmm_lightning.rows import check_finite
 
 Floats = NDArray[np.float64]
 
@@ -38,11 +39,7 @@ class Converted:
 
 
 def floats_of(value: ArrayLike) -> Floats:
-    """A float64 copy of an array.
-
-    Raises:
-        InvalidDataError: not an array of numbers.
-    """
+    """A float64 copy of an array of numbers."""
     try:
         return np.array(np.asarray(value), dtype=np.float64)
     except (TypeError, ValueError):
@@ -55,11 +52,7 @@ def floats_or_none(value: ArrayLike | None) -> Floats | None:
 
 
 def require_given(**parts: Floats | None) -> None:
-    """Raise unless all parameters are given.
-
-    Raises:
-        InvalidArgumentError: naming the missing ones.
-    """
+    """Raise unless all parameters are given."""
     missing = [name for name, value in parts.items() if value is None]
     if missing:
         raise InvalidArgumentError(
@@ -70,17 +63,10 @@ def require_given(**parts: Floats | None) -> None:
 def mixture_of(
     priors: ArrayLike, means: ArrayLike, covariances: ArrayLike, *, definite: bool = True
 ) -> MixtureOfGaussians:
-    """Mixture of given parameters, in float64 on the CPU; the priors are normalised.
+    """Mixture of parameters `(K,)`, `(K, D)`, `(K, D, D)`, checked, in float64 on the CPU.
 
-    Args:
-        priors: `(K,)`.
-        means: `(K, D)`.
-        covariances: `(K, D, D)`.
-        definite: refuse singular covariances, which have samples, moments and conditionals, but
-            no density.
-
-    Raises:
-        InvalidArgumentError: shapes that do not fit, or values out of range.
+    Singular covariances have samples, moments and conditionals, but no density: they are refused
+    where a density is wanted (`definite`).
     """
     parts = {"priors": priors, "means": means, "covariances": covariances}
     weights, centres, dense = (tensor_of(value) for value in parts.values())
@@ -100,11 +86,7 @@ def mixture_of(
 
 
 def factor_of(covariances: Tensor, *, definite: bool = True) -> Tensor:
-    """Lower factors L of covariances `L L'`, `(K, D, D)`, with zeros on the diagonal if singular.
-
-    Raises:
-        InvalidArgumentError: naming a component whose covariance is not one, or singular.
-    """
+    """Lower factors of covariances `(K, D, D)`, with zeros on the diagonal if singular."""
     size = covariances.abs().amax((-2, -1))
     skew = (covariances - covariances.mT).abs().amax((-2, -1)) > _ROUNDING * size
     covariances = symmetrize(covariances)
@@ -132,29 +114,20 @@ def tensor_of(value: ArrayLike) -> Tensor:
 
 
 def rows_of(value: ArrayLike, num_features: int | None = None) -> Tensor:
-    """Rows `(N, D)`; a single one may come as `(D,)`.
-
-    Raises:
-        InvalidDataError: another shape, or entries that are not finite.
-    """
+    """Finite rows `(N, D)`; a single one may be given as `(D,)`."""
     rows = np.atleast_2d(floats_of(value))
     if rows.ndim != 2 or num_features not in (None, rows.shape[1]):
         width = "n_features" if num_features is None else num_features
         raise InvalidDataError(
             f"expected an array of shape (n_samples, {width}), got {np.shape(value)}"
         )
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(bad):
-        raise InvalidDataError(f"rows must be finite; these are not: {bad[:8].tolist()}")
-    return torch.from_numpy(rows)
+    tensor = torch.from_numpy(rows)
+    check_finite(tensor)
+    return tensor
 
 
 def training_rows(value: ArrayLike) -> Floats:
-    """Rows `(N, D)` to estimate from, at least one.
-
-    Raises:
-        InvalidDataError: another shape, no rows, or entries that are not finite.
-    """
+    """Finite rows `(N, D)` to estimate from, at least one."""
     if np.ndim(value) != 2 or 0 in np.shape(value):
         raise InvalidDataError(
             f"expected rows of shape (n_samples, n_features), got {np.shape(value)}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.gmr._translate import mixture_of, require_given
 
@@ -21,19 +21,11 @@ def plot_error_ellipse(
     alpha: float = 0.25,
     factors: Iterable[float] = _FACTORS,
 ) -> None:
-    """Draw a Gaussian of two features by `gmm_lightning.plotting.plot_error_ellipses`.
-
-    Args:
-        ax: matplotlib's axes to draw on; their labels stay.
-        mvn: the Gaussian, an `MVN`.
-        color: None: the first of the palette.
-        alpha: opacity of one ellipse; they add up towards the mean.
-        factors: numbers of standard deviations.
-    """
+    """Draw a Gaussian of two features, an `MVN`: see `plot_error_ellipses`."""
     require_given(mean=mvn.mean, covariance=mvn.covariance)
-    mean, covariance = np.asarray(mvn.mean), np.asarray(mvn.covariance)
-    mixture = mixture_of([1.0], mean[None], covariance[None], definite=False)
-    _draw(ax, mixture, None if color is None else [color], alpha, factors)
+    means, covariances = np.asarray(mvn.mean)[None], np.asarray(mvn.covariance)[None]
+    single = SimpleNamespace(priors=[1.0], means=means, covariances=covariances)
+    plot_error_ellipses(ax, single, None if color is None else [color], alpha, factors)
 
 
 def plot_error_ellipses(
@@ -57,17 +49,6 @@ def plot_error_ellipses(
     """
     require_given(priors=gmm.priors, means=gmm.means, covariances=gmm.covariances)
     mixture = mixture_of(gmm.priors, gmm.means, gmm.covariances, definite=False)
-    _draw(ax, mixture, colors, alpha, factors)
-
-
-def _draw(
-    ax: Any,
-    mixture: MixtureOfGaussians,
-    colors: Sequence[str] | None,
-    alpha: float,
-    factors: Iterable[float],
-) -> None:
-    """Draw a mixture, keeping the labels of the axes."""
     # Matplotlib takes a while to import, and nothing else here needs it.
     from gmm_lightning.plotting import axes_or_new, plot_error_ellipses
 

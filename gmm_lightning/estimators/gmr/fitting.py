@@ -50,11 +50,7 @@ def fit(
 
 
 def shrink_covariances(means: Floats, covariances: Floats, n_samples_eff: ArrayLike) -> Floats:
-    """Covariances `(K, D, D)` shrunk towards balls, as if estimated from given numbers of rows.
-
-    Raises:
-        InvalidArgumentError: numbers of rows that are not positive, or not one per component.
-    """
+    """Covariances `(K, D, D)` shrunk towards balls, as if estimated from given numbers of rows."""
     counts = floats_of(n_samples_eff)
     fits = counts.shape in ((), (1,), (len(means),)) and np.isfinite(counts).all()
     if not (fits and (counts > 0).all()):

@@ -39,7 +39,7 @@ def regression_coefficients(
         covariance: `(n_features, n_features)`.
         i_out: features to predict.
         i_in: features that are known.
-        cov_12: the block `Sigma_oi`, where it is at hand.
+        cov_12: the block `Sigma_oi`, if known.
 
     Example:
         >>> regression_coefficients([[2.0, 1.0], [1.0, 4.0]], [0], [1])
@@ -67,8 +67,7 @@ def condition(
         X: their values, `(n_features_in,)` or `(n_samples, n_features_in)`.
 
     Returns:
-        The mean `(n_features_out,)` or `(n_samples, n_features_out)`, and the covariance, which
-        is the same for all rows.
+        The mean `(n_features_out,)` or `(n_samples, n_features_out)`, and the one covariance.
 
     Raises:
         InvalidArgumentError: indices or parameters that do not fit.
@@ -98,11 +97,7 @@ def condition(
 
 
 def _as_square(covariance: ArrayLike) -> Floats:
-    """A matrix `(n_features, n_features)`.
-
-    Raises:
-        InvalidArgumentError: another shape.
-    """
+    """A matrix `(n_features, n_features)`."""
     dense = floats_of(covariance)
     if dense.ndim != 2 or dense.shape[0] != dense.shape[1]:
         raise InvalidArgumentError(
@@ -112,11 +107,7 @@ def _as_square(covariance: ArrayLike) -> Floats:
 
 
 def require_known(blocks: ArrayLike) -> None:
-    """Refuse covariances `(K, I, I)` of known features that are singular: they leave no slope.
-
-    Raises:
-        InvalidArgumentError: saying which and what to do.
-    """
+    """Refuse covariances `(K, I, I)` of known features that are singular: they leave no slope."""
     try:
         factor_of(tensor_of(blocks))
     except InvalidArgumentError as error:
@@ -124,11 +115,7 @@ def require_known(blocks: ArrayLike) -> None:
 
 
 def integers_of(indices: ArrayLike, num_features: int) -> NDArray[np.intp]:
-    """Positions in `[-D, D)` from integers or from a mask.
-
-    Raises:
-        InvalidArgumentError: anything else.
-    """
+    """Positions in `[-D, D)` from integers or from a mask."""
     index = np.asarray(indices)
     if index.dtype == bool:
         if index.shape != (num_features,):

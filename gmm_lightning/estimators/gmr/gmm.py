@@ -44,11 +44,10 @@ _INITS = ("random", "kmeans++")
 class GMM(Density):
     """A Gaussian mixture model, in gmr's terms.
 
-    Parameters can be read and assigned at any time; nothing is kept that could go stale, and
-    arrays of the caller are copied, never written to.
+    Parameters can be read and assigned at any time. Arrays of the caller are copied.
 
     Args:
-        n_components: how many Gaussians.
+        n_components: number of Gaussians.
         priors: weights of the components, `(n_components,)`.
         means: `(n_components, n_features)`.
         covariances: `(n_components, n_features, n_features)`.
@@ -141,8 +140,8 @@ class GMM(Density):
     def apply_oracle_approximating_shrinkage(self, n_samples_eff: ArrayLike) -> None:
         """Pull the covariances towards balls: `(1 - rho) S + rho tr(S)/D I`.
 
-        rho is that of the paper (gmr leaves out its terms in 2/D). Covariances that are singular
-        or have small negative eigenvalues become definite.
+        rho is that of the paper (gmr leaves out its terms in 2/D). Singular covariances, or with
+        small negative eigenvalues, become definite.
 
         Args:
             n_samples_eff: rows that each was estimated from: a number or `(n_components,)`.
@@ -172,7 +171,7 @@ class GMM(Density):
     # -- regression -------------------------------------------------------------------------
 
     def condition(self, indices: ArrayLike, x: ArrayLike) -> GMM:
-        """The mixture of the other features when those at `indices` are x, `(n_features_in,)`."""
+        """The mixture of the other features, given x `(n_features_in,)` at `indices`."""
         mixture, index = self._with_known(indices)
         values = rows_of(x, len(index))
         if len(values) != 1:
@@ -193,9 +192,6 @@ class GMM(Density):
         Args:
             indices: the features that are known.
             X: their values, `(n_samples, n_features_in)`.
-
-        Returns:
-            `(n_samples, n_features_out)`, in the order of the features.
         """
         mixture, index = self._with_known(indices)
         return regress(mixture, index, rows_of(X, len(index)), covariance=False)[0].numpy()

@@ -25,7 +25,7 @@ def kmeansplusplus_initialization(
 
     Args:
         X: rows `(n_samples, n_features)`.
-        n_components: how many.
+        n_components: number of centres.
         random_state: int, `RandomState`, or None for numpy's global source.
 
     Raises:
@@ -39,8 +39,7 @@ def kmeansplusplus_initialization(
         >>> kmeansplusplus_initialization([[0.0], [0.0], [9.0]], 2, random_state=0).sum()
         np.float64(9.0)
     """
-    x = training_rows(X)
-    _require_enough(x, n_components)
+    x = _enough_rows(X, n_components)
     # Distances keep their digits near the origin; one unit for all features keeps their ratios.
     centred = x - x.mean(axis=0)
     centred /= np.abs(centred).max() or 1.0
@@ -53,8 +52,7 @@ def kmeansplusplus_initialization(
 
 def _random_initialization(X: ArrayLike, n_components: int, random_state: Any) -> Floats:
     """Random rows, with different values as long as there are any (gmr: with replacement)."""
-    x = training_rows(X)
-    _require_enough(x, n_components)
+    x = _enough_rows(X, n_components)
     order = check_random_state(random_state).permutation(len(x))
     first = np.sort(np.unique(x[order], axis=0, return_index=True)[1])
     repeated = np.setdiff1d(np.arange(len(x)), first)
@@ -69,7 +67,7 @@ def covariance_initialization(X: ArrayLike, n_components: int) -> Floats:
 
     Args:
         X: rows `(n_samples, n_features)`.
-        n_components: how many.
+        n_components: number of components.
 
     Raises:
         InvalidArgumentError: `n_components` below 1.
@@ -90,10 +88,11 @@ def covariance_initialization(X: ArrayLike, n_components: int) -> Floats:
     return np.tile(np.diag((distance / n_components) ** 2), (n_components, 1, 1)).reshape(-1, d, d)
 
 
-def _require_enough(x: Floats, n_components: int) -> None:
-    require_integer("n_components", n_components, least=1)
-    if n_components > len(x):
+def _enough_rows(X: ArrayLike, n_components: int) -> Floats:
+    x = training_rows(X)
+    if require_integer("n_components", n_components, least=1) > len(x):
         raise InvalidDataError(f"expected at least {n_components} rows, got {len(x)}")
+    return x
 
 
 def initial_parameters(

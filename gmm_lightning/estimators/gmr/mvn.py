@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from gmm_lightning.distributions import (
     MixtureOfGaussians,
@@ -46,9 +46,8 @@ __all__ = [
 class MVN(Density):
     """A multivariate normal distribution, in gmr's terms.
 
-    Mean and covariance can be read and assigned at any time; nothing is kept that could go stale.
-    A singular covariance has samples, moments and conditionals; its density is an error (gmr:
-    `1e-3 I` is added silently, whatever the scale).
+    Mean and covariance can be read and assigned at any time. A singular covariance has samples,
+    moments and conditionals; its density is an error (gmr adds `1e-3 I` silently).
 
     Args:
         mean: `(n_features,)`.
@@ -200,5 +199,4 @@ class MVN(Density):
 
     def _mixture(self, *, definite: bool = True) -> MixtureOfGaussians:
         require_given(mean=self.mean, covariance=self.covariance)
-        covariance: NDArray[np.float64] = self.covariance
-        return mixture_of([1.0], self.mean[None], covariance[None], definite=definite)
+        return mixture_of([1.0], self.mean[None], self.covariance[None], definite=definite)

@@ -23,21 +23,12 @@ except ImportError:
 class GaussianMixtureRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """`E[y | x]` under a mixture of inputs and outputs together.
 
-    Args:
-        n_components: how many Gaussians.
-        priors: weights of the components to start from.
-        means: of inputs and outputs, to start from.
-        covariances: to start from; they are copied (gmr: overwritten).
-        verbose: as for `GMM`.
-        random_state: int, `RandomState`, or None for numpy's global source.
-        R_diff: as for `GMM.from_samples`.
-        n_iter: as for `GMM.from_samples`.
-        init_params: as for `GMM.from_samples`.
+    Arguments are those of `GMM`, with parameters to start from, and of `GMM.from_samples`.
 
     Attributes:
         gmm_: the mixture.
-        indices_: where the inputs are among its features.
-        n_features_in_: how many inputs.
+        indices_: positions of the inputs among its features.
+        n_features_in_: number of inputs.
 
     Example:
         >>> import numpy as np

@@ -15,8 +15,7 @@ def check_random_state(seed: Any) -> np.random.RandomState:
     """A source of randomness from what users give.
 
     Args:
-        seed: None or `np.random` for numpy's global source, an int, or a `RandomState`, which is
-            used itself, so that objects can share it.
+        seed: None or `np.random` for numpy's global source, an int, or a `RandomState` to share.
 
     Raises:
         InvalidArgumentError: anything else, or a seed out of numpy's range.

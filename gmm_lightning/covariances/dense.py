@@ -1,19 +1,16 @@
-"""Dense covariances by lower Cholesky factors, the base of `full` and `tied`."""
+"""Dense covariances by lower Cholesky factors: `full` and `tied`."""
 
 from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances._features import (
-    Features,
-    NaturalParameters,
-    StandardizedCoordinates,
-)
+from gmm_lightning.covariances._features import Features, NaturalParameters, StandardizedCoordinates
 from gmm_lightning.covariances.base import Covariance
 from gmm_lightning.linalg import invert_tril, raw_from_tril, symmetrize, tril_from_raw
 
@@ -137,3 +134,29 @@ class Dense(Covariance, ABC):
 
     def num_free_parameters(self, num_components: int, num_features: int) -> int:
         return self.groups(num_components) * num_features * (num_features + 1) // 2
+
+
+@dataclass(frozen=True)
+class FullCovariance(Dense):
+    """`Sigma_k = L_k L_k'`; the scale holds the lower Cholesky factors, `(*B, K, D, D)`.
+
+    Example:
+        >>> FullCovariance().num_free_parameters(num_components=3, num_features=2)
+        9
+    """
+
+    name: ClassVar[str] = "full"
+
+
+@dataclass(frozen=True)
+class TiedCovariance(Dense):
+    """`Sigma_k = L L'`; the scale holds the lower Cholesky factor, `(*B, 1, D, D)`.
+
+    Example:
+        >>> TiedCovariance().num_free_parameters(num_components=3, num_features=2)
+        3
+    """
+
+    name: ClassVar[str] = "tied"
+    aliases: ClassVar[tuple[str, ...]] = ("tied_full",)
+    tied: ClassVar[bool] = True

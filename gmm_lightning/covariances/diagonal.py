@@ -1,4 +1,4 @@
-"""Diagonal covariances by standard deviations, the base of `diag` and `tied_diag`."""
+"""Diagonal covariances by standard deviations: `diag` and `tied_diag`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances._features import (
-    Features,
-    NaturalParameters,
-    StandardizedCoordinates,
-)
+from gmm_lightning.covariances._features import Features, NaturalParameters, StandardizedCoordinates
 from gmm_lightning.covariances.base import Covariance
 from gmm_lightning.linalg import unsqueeze_like
 
@@ -62,6 +58,7 @@ class AxisAligned(Covariance, ABC):
     """
 
     whitens_by_solve: ClassVar[bool] = False
+    rounding_floor: ClassVar[float] = 0.0  # sums of squares have no noise beyond their own size
 
     @abstractmethod
     def _per_feature(self, values: Tensor, num_features: int) -> Tensor:
@@ -123,17 +120,6 @@ class AxisAligned(Covariance, ABC):
     def variances(self, scatter: Tensor, num_features: int) -> Tensor:
         return self._per_feature(scatter, num_features)
 
-    def variance_floor(
-        self,
-        scatter: Tensor,
-        dof: Tensor,
-        variance: Tensor,
-        eps: float,
-        scale: Tensor | None = None,
-    ) -> Tensor:
-        # Sums of squares have no noise beyond their own size.
-        return self._share_of(variance)
-
     def floor(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
         least = self._from_features(bound * dof.unsqueeze(-1))
         smallest = (scatter / least).reshape(*dof.shape, -1).amin(-1)
@@ -158,3 +144,28 @@ class Diagonal(AxisAligned, ABC):
 
     def marginal(self, scale: Tensor, kept: Tensor, num_features: int) -> Tensor:
         return scale[..., kept]
+
+
+@dataclass(frozen=True)
+class DiagCovariance(Diagonal):
+    """`Sigma_k = diag(s_k^2)`; the scale holds the standard deviations, `(*B, K, D)`.
+
+    Example:
+        >>> DiagCovariance().num_free_parameters(num_components=3, num_features=2)
+        6
+    """
+
+    name: ClassVar[str] = "diag"
+
+
+@dataclass(frozen=True)
+class TiedDiagCovariance(Diagonal):
+    """`Sigma_k = diag(s^2)`; the scale holds the standard deviations, `(*B, 1, D)`.
+
+    Example:
+        >>> TiedDiagCovariance().num_free_parameters(num_components=3, num_features=2)
+        2
+    """
+
+    name: ClassVar[str] = "tied_diag"
+    tied: ClassVar[bool] = True
