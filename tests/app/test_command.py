@@ -61,7 +61,7 @@ MISTAKES = {
     "seed=-1": r"seed must be an integer >= 0, got -1",
     "seed=abc": r"seed must be an integer >= 0, got 'abc'",
     "data.val_fraction=2": r"val_fraction must be .*got 2",
-    "data.batch_size=0": r"batch_size must be >= 1, got 0",
+    "data.batch_size=0": r"batch_size must be an integer >= 1, got 0",
     "data.name=nope": r"'nope'; known are: faithful, letter",
     "init=given": r"'given' needs assignments",
     "callbacks.checkpoint.every_n_passes=0": r"every_n_passes.* got 0",
