@@ -17,7 +17,7 @@ from gmm_lightning.errors import InvalidArgumentError
 over_families = pytest.mark.parametrize("family", FAMILIES)
 over_batches = pytest.mark.parametrize("batch", BATCHES, ids=str)
 
-# Shared set A of the numeric cases.
+# Two components whose densities were computed with scipy and scikit-learn.
 WEIGHTS, MEANS = [0.2, 0.8], [[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]]
 FULL = [[1.0, 0.5, 0.5], [0.5, 1.0, 0.5], [0.5, 0.5, 1.0]]
 DIAG = [[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]
@@ -36,7 +36,7 @@ def set_a(family: str) -> GMMLayer:
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("family", ["full", "tied"])
 def test_set_a_full(family: str) -> None:
-    # Numeric case 1; both covariances are the same, so a tied layer agrees.
+    # Both covariances are the same, so a tied layer agrees.
     layer, x = set_a(family), torch.tensor(ROWS)
     log_prob = [-7.01833897, -12.6989768, -20.76967991, -15.41024201, -16.41024201, -11.6333017]
     assert torch.allclose(layer(x), torch.tensor(log_prob), rtol=0, atol=PRINTED)
@@ -48,24 +48,10 @@ def test_set_a_full(family: str) -> None:
 
 @pytest.mark.usefixtures("double")
 def test_set_a_diag() -> None:
-    # Numeric case 2.
     layer, x = set_a("diag"), torch.tensor(ROWS)
     log_prob = [-8.90967222, -11.10101684, -11.42879987, -18.65269533, -21.65269533, -9.87552078]
     assert torch.allclose(layer(x), torch.tensor(log_prob), rtol=0, atol=PRINTED)
     assert float(layer(x).detach().mean()) == pytest.approx(-13.60340006, abs=PRINTED)
-
-
-@pytest.mark.usefixtures("double")
-def test_two_components_as_one_gaussian() -> None:
-    # Numeric case 15.
-    eye = torch.eye(2).repeat(2, 1, 1)
-    means = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    mixture = MixtureOfGaussians(torch.tensor([0.25, 0.75]).log(), means, eye)
-    # Sums of a handful of exact numbers.
-    assert torch.allclose(mixture.mean, torch.tensor([2.5, 3.5]), rtol=1e-14)
-    expected = torch.tensor([[1.75, 0.75], [0.75, 1.75]])
-    assert torch.allclose(mixture.covariance_matrix, expected, rtol=1e-14)
-    assert torch.allclose(mixture.variance, torch.tensor([1.75, 1.75]), rtol=1e-14)
 
 
 @over_batches
@@ -222,3 +208,26 @@ def test_refuses_rows_of_another_width(generator: torch.Generator) -> None:
     with pytest.raises(InvalidArgumentError, match=r"write x\[:, None\]"):
         one.log_prob(torch.zeros(5))
     assert one.log_prob(torch.zeros(5)[:, None]).shape == (5,)
+
+
+@pytest.mark.parametrize(
+    ("k", "d", "family", "expected"),
+    [
+        (2, 3, "full", 19),
+        (2, 3, "diag", 13),
+        (3, 2, "full", 17),
+        (2, 5, "spherical", 13),
+        (2, 5, "diag", 21),
+        (2, 5, "tied", 26),
+        (2, 5, "full", 41),
+        # The codes of mclust that are families here: EII, VII, EEI, VVI, EEE, VVV.
+        (3, 4, "tied_spherical", 15),
+        (3, 4, "spherical", 17),
+        (3, 4, "tied_diag", 18),
+        (3, 4, "diag", 26),
+        (3, 4, "tied", 24),
+        (3, 4, "full", 44),
+    ],
+)
+def test_free_parameters(k: int, d: int, family: str, expected: int) -> None:
+    assert GMMLayer(d, k, family).num_free_parameters == expected
