@@ -39,7 +39,7 @@ def test_joint_is_marginal_times_conditional(
     assert conditional.batch_shape == (5, *batch)
     assert conditional.covariance is mixture.covariance
     joint = marginal(mixture, known).log_prob(x[..., known]) + conditional.log_prob(x[..., rest])
-    # Two factorisations of the same numbers.
+    # Two factorisations of one covariance, whose condition number is in the thousands.
     torch.testing.assert_close(joint, mixture.log_prob(x), rtol=1e-10, atol=1e-10)
 
 
@@ -50,7 +50,7 @@ def set_c() -> MixtureOfGaussians:
 
 
 def test_the_known_case(double: None) -> None:
-    """Numbers computed with scipy and scikit-learn."""
+    """Numbers computed with scipy and scikit-learn, to eight digits; others are fractions."""
     conditional = condition(set_c(), [1], torch.tensor([1.0]))
     torch.testing.assert_close(
         conditional.means.flatten(), torch.tensor([0.0, 6.0]), rtol=0, atol=1e-12
@@ -108,6 +108,7 @@ def test_regression_is_the_moments_of_the_conditional(
     monkeypatch.setattr(_chunking, "MEMORY_BYTES", 30 * 8)
     monkeypatch.setattr(_chunking, "CACHE_BYTES", 30 * 8)
     mean, spread = regress(mixture, [1, 3], x)
+    # Rows in other chunks: products are summed in another order.
     torch.testing.assert_close(mean, conditional.mean, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(spread, conditional.covariance_matrix, rtol=1e-12, atol=1e-12)
     assert regress(mixture, [1, 3], x[:0])[0].shape == (0, 2)
