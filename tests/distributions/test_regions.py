@@ -148,7 +148,6 @@ def test_confidence_has_as_many_degrees_of_freedom_as_features() -> None:
         Box([0.0, -INF], [1.0, 2.0]),
         Box(0.3, 0.3 + 1e-3),
         HalfSpace([1.0, -2.0], 60.0),
-        Where(lambda x: x[:, 0] > 0),
     ],
     ids=str,
 )
