@@ -109,9 +109,8 @@ class MixtureOfGaussians(density.MixtureDensity):
             component: the component to draw from: an index, or a tensor of indices that
                 broadcasts to `(*sample_shape, *B)`; None draws it by the weights.
             return_component: also return the drawn components, `(*sample_shape, *B)`.
-            within: a region; samples are exactly those of the mixture conditional on it, however
-                small its probability: `Shell`, `Confidence`, `Ball`, `Box`, `HalfSpace`,
-                `Where`, or a subclass of `EuclideanRegion` or `MahalanobisRegion`.
+            within: `Shell`, `Confidence`, `Ball`, `Box`, `HalfSpace`, `Where`, or another region:
+                samples are exactly conditional on it, however small its probability.
             temperature: divides logits and multiplies covariances; 1 is the mixture itself.
             quasi: scrambled Sobol points, stratified over the components: each row has the
                 distribution of the mixture, but rows are evenly spread, not independent.
@@ -119,9 +118,8 @@ class MixtureOfGaussians(density.MixtureDensity):
             generator: source of randomness, on the parameters' device.
 
         Raises:
-            InvalidArgumentError: a component out of range, a temperature that is not positive,
-                a negative number of rows, a region of another width, or more than one of
-                `within`, `quasi` and `antithetic`.
+            InvalidArgumentError: a value out of range, a region of another width, or more than
+                one of `within`, `quasi` and `antithetic`.
             RegionError: the region has too little mass under the mixture.
 
         Example:
@@ -155,8 +153,7 @@ class MixtureOfGaussians(density.MixtureDensity):
         the gradient has a low variance, but is biased unless the temperature is near 0.
 
         Raises:
-            InvalidArgumentError: as for `sample`, or `relaxed` together with `component`,
-                `quasi` or `antithetic`.
+            InvalidArgumentError: as for `sample`, or `relaxed` with `component` or another kind.
 
         References:
             M. Figurnov, S. Mohamed, A. Mnih (2018), Implicit reparameterization gradients, NeurIPS.

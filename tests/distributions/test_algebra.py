@@ -7,8 +7,9 @@ from helpers import FAMILIES, random_layer
 from scipy.integrate import quad
 from torch import Tensor
 
-from gmm_lightning import GMMLayer, MixtureOfGaussians
+from gmm_lightning import MixtureOfGaussians
 from gmm_lightning.distributions import (
+    Confidence,
     affine,
     cauchy_schwarz_divergence,
     confidence_radius,
@@ -18,8 +19,6 @@ from gmm_lightning.distributions import (
     entropy_bounds,
     from_sigma_points,
     grad_log_prob,
-    gumbel_softmax_sample,
-    implicit_reparameterization,
     impute,
     in_confidence_region,
     kl_divergence,
@@ -31,7 +30,6 @@ from gmm_lightning.distributions import (
     product,
     prune,
     reduce,
-    score_function,
     sigma_points,
     unscented,
 )
@@ -49,6 +47,16 @@ def mixture_of(
     )
 
 
+def assert_close(found: Tensor, expected: Tensor, *, condition: float = 1e3) -> None:
+    """Equal up to the rounding of a dozen operations on matrices of a condition number.
+
+    Random factors of two or three features have condition numbers of tens, their squares of
+    hundreds.
+    """
+    tolerance = 12 * condition * torch.finfo(expected.dtype).eps
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
 def integral(function, low: float = -40.0, high: float = 40.0) -> float:
     return quad(lambda v: float(function(torch.tensor([v]))), low, high, limit=400)[0]
 
@@ -63,10 +71,11 @@ def test_affine_moments_and_density(family: str, generator: torch.Generator) -> 
     moved = affine(mixture, matrix, b)
     x = torch.randn(5, 3, generator=generator)
     there = moved.log_prob(x @ matrix.mT + b) + torch.linalg.slogdet(matrix).logabsdet
-    torch.testing.assert_close(there, mixture.log_prob(x), rtol=1e-9, atol=1e-9)
+    # The random matrix has a condition number of its own.
+    assert_close(there, mixture.log_prob(x), condition=1e5)
     flat = affine(mixture, matrix[:2])
     spread = matrix[:2] @ mixture.covariance_matrix @ matrix[:2].mT
-    torch.testing.assert_close(flat.covariance_matrix, spread, rtol=1e-10, atol=1e-10)
+    assert_close(flat.covariance_matrix, spread)
     with pytest.raises(InvalidArgumentError, match="depend on each other"):
         affine(mixture, torch.ones(2, 3))
 
@@ -76,9 +85,9 @@ def test_a_sum_adds_means_and_covariances(family: str, generator: torch.Generato
     p, q = mixture_of(family, generator), mixture_of("full", generator)
     both = convolve(p, q)
     assert both.num_components == 9
-    torch.testing.assert_close(both.mean, p.mean + q.mean, rtol=1e-12, atol=1e-12)
+    assert_close(both.mean, p.mean + q.mean)
     together = p.covariance_matrix + q.covariance_matrix
-    torch.testing.assert_close(both.covariance_matrix, together, rtol=1e-11, atol=1e-11)
+    assert_close(both.covariance_matrix, together)
 
 
 @pytest.mark.parametrize("batch", [(), (2,)])
@@ -89,7 +98,8 @@ def test_a_product_is_the_product(
     p, q = mixture_of(family, generator, batch=batch), mixture_of("full", generator, batch=batch)
     x = torch.randn(6, *batch, 2, generator=generator)
     expected = p.log_prob(x) + q.log_prob(x) - log_inner_product(p, q)
-    torch.testing.assert_close(product(p, q).log_prob(x), expected, rtol=1e-9, atol=1e-9)
+    # Precisions add: the covariance is the inverse of an inverse.
+    assert_close(product(p, q).log_prob(x), expected, condition=1e5)
 
 
 def test_reduction_keeps_the_moments(generator: torch.Generator) -> None:
@@ -97,19 +107,23 @@ def test_reduction_keeps_the_moments(generator: torch.Generator) -> None:
     for k in (8, 3, 1):
         fewer = reduce(mixture, k)
         assert fewer.num_components == k
-        torch.testing.assert_close(fewer.mean, mixture.mean, rtol=1e-11, atol=1e-11)
-        torch.testing.assert_close(
-            fewer.covariance_matrix, mixture.covariance_matrix, rtol=1e-11, atol=1e-11
-        )
+        assert_close(fewer.mean, mixture.mean)
+        assert_close(fewer.covariance_matrix, mixture.covariance_matrix)
     assert reduce(mixture, 20).num_components == 9
 
 
-def test_the_known_collapse_to_one() -> None:
+def test_the_known_collapse_to_one(double: None) -> None:
     weights, means = torch.tensor([0.25, 0.75]), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    mixture = GMMLayer.from_parameters(weights, means, torch.eye(2).repeat(2, 1, 1)).distribution()
+    mixture = MixtureOfGaussians(weights.log(), means, torch.eye(2).repeat(2, 1, 1))
     one = reduce(mixture, 1)
-    torch.testing.assert_close(one.mean, torch.tensor([2.5, 3.5]))
-    torch.testing.assert_close(one.covariance_matrix, torch.tensor([[1.75, 0.75], [0.75, 1.75]]))
+    # Sums of a handful of exact numbers; the factor of the covariance takes a root of them.
+    for same in (mixture, one):
+        close = {"rtol": 1e-14, "atol": 0}
+        torch.testing.assert_close(same.mean, torch.tensor([2.5, 3.5]), **close)
+        torch.testing.assert_close(same.variance, torch.tensor([1.75, 1.75]), **close)
+        expected = torch.tensor([[1.75, 0.75], [0.75, 1.75]])
+        torch.testing.assert_close(same.covariance_matrix, expected, **close)
+    assert float(kl_variational(one, one)) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_pruning(generator: torch.Generator) -> None:
@@ -172,23 +186,12 @@ def test_the_variational_divergence_of_single_gaussians_is_exact(
     normal = [torch.distributions.MultivariateNormal(m.means[0], scale_tril=m.scale_tril[0])
               for m in (p, q)]  # fmt: skip
     expected = torch.distributions.kl_divergence(*normal)
-    torch.testing.assert_close(kl_variational(p, q), expected, rtol=1e-10, atol=1e-12)
+    assert_close(kl_variational(p, q), expected)
     with pytest.raises(InvalidArgumentError, match="equally many features, got 2 and 3"):
         kl_variational(p, mixture_of("full", generator, d=3))
 
 
 # -- modes, regions, missing entries ------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch", [(), (3,)])
-@over_families
-def test_the_score_is_the_gradient(
-    family: str, batch: tuple[int, ...], generator: torch.Generator
-) -> None:
-    mixture = mixture_of(family, generator, d=3, batch=batch)
-    x = torch.randn(4, *batch, 3, generator=generator, requires_grad=True)
-    (expected,) = torch.autograd.grad(mixture.log_prob(x).sum(), x)
-    torch.testing.assert_close(grad_log_prob(mixture, x), expected, rtol=1e-10, atol=1e-10)
 
 
 @over_families
@@ -216,6 +219,20 @@ def test_known_radii(p: float, d: int, radius: float, generator: torch.Generator
         assert float(inside.double().mean()) == pytest.approx(p, abs=0.02)
 
 
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_confidence_regions_hold_their_mass(d: int, generator: torch.Generator) -> None:
+    """Within 1 %, seven standard errors of the share."""
+    factor = torch.eye(d) + 0.5 * torch.randn(d, d, generator=generator).tril(-1)
+    one = MixtureOfGaussians(torch.zeros(1), torch.randn(1, d, generator=generator), factor[None])
+    x = one.sample(40_000, generator=generator)
+    for mass in (0.5, 0.9, 0.95):
+        share = float(in_confidence_region(one, x, mass).double().mean())
+        assert share == pytest.approx(mass, abs=0.01 if mass < 0.95 else 0.008)
+        inside = one.sample(2000, within=Confidence(0.0, mass), generator=generator)
+        radius = float(confidence_radius(mass, d))
+        assert float(one.mahalanobis(inside).max()) <= radius * (1 + 1e-9)
+
+
 def test_ellipses_are_the_components(generator: torch.Generator) -> None:
     mixture = mixture_of("full", generator)
     for ellipse, covariance in zip(
@@ -224,7 +241,7 @@ def test_ellipses_are_the_components(generator: torch.Generator) -> None:
         c, s = np.cos(ellipse.angle), np.sin(ellipse.angle)
         turn = torch.tensor([[c, -s], [s, c]])
         again = turn @ (ellipse.semi_axes / 2.0).square().diag() @ turn.mT
-        torch.testing.assert_close(again, covariance, rtol=1e-10, atol=1e-12)
+        assert_close(again, covariance)
     with pytest.raises(InvalidArgumentError, match="got 3 features"):
         ellipses(mixture_of("full", generator, d=3))
 
@@ -245,58 +262,3 @@ def test_missing_entries(family: str, generator: torch.Generator) -> None:
         assert torch.equal(filled[there], x[there])
     with pytest.raises(InvalidArgumentError, match="unknown kind 'median'; known are: mean"):
         impute(mixture, x, "median")
-
-
-# -- gradients through draws --------------------------------------------------------------------
-
-
-def parameters(generator: torch.Generator) -> list[Tensor]:
-    """Components at most 4 standard deviations apart."""
-    logits, means = torch.randn(3, generator=generator), torch.randn(3, 2, generator=generator)
-    factor = torch.eye(2) + 0.4 * torch.randn(3, 2, 2, generator=generator).tril(-1)
-    return [p.requires_grad_() for p in (logits, means, factor)]
-
-
-@pytest.mark.parametrize("how", ["implicit", "score"])
-def test_gradients_of_a_quadratic(how: str, generator: torch.Generator) -> None:
-    """Against the closed form, within standard errors from twenty independent parts."""
-    own = parameters(generator)
-    mixture = MixtureOfGaussians(own[0], own[1], own[2].tril())
-    matrix, b = torch.randn(2, 2, generator=generator), torch.randn(2, generator=generator)
-
-    def function(x: Tensor) -> Tensor:
-        return ((x @ matrix) * x).sum(-1) + (x * b).cos().sum(-1)
-
-    def closed() -> Tensor:
-        m, s = mixture.means, mixture.component_covariances
-        square = (matrix * s.mT).sum((-2, -1)) + ((m @ matrix) * m).sum(-1)
-        wave = (b * m).cos() * (-0.5 * b.square() * s.diagonal(dim1=-2, dim2=-1)).exp()
-        return (mixture.weights * (square + wave.sum(-1))).sum()
-
-    expected = torch.cat([g.flatten() for g in torch.autograd.grad(closed(), own)])
-    parts = []
-    for _ in range(20):
-        if how == "implicit":
-            x = mixture.sample(5000, generator=generator)
-            assert isinstance(x, Tensor)
-            moved = implicit_reparameterization(mixture, x)
-            assert torch.equal(moved, x)
-            value = function(moved).mean()
-        else:
-            value = score_function(mixture, function, 5000, generator)
-        grads = torch.autograd.grad(value, own)
-        parts.append(torch.cat([g.flatten() for g in grads]))
-    estimates = torch.stack(parts)
-    error = estimates.std(0) / len(parts) ** 0.5
-    # The upper triangle of the factors has no gradient and no error.
-    assert ((estimates.mean(0) - expected).abs() <= 5 * error + 1e-12).all()
-
-
-def test_relaxed_draws_become_draws(generator: torch.Generator) -> None:
-    logits, means, factor = parameters(generator)
-    mixture = MixtureOfGaussians(logits, means, factor.tril())
-    x = gumbel_softmax_sample(mixture, torch.Size([40_000]), 1e-3, generator)
-    torch.testing.assert_close(x.mean(0), mixture.mean, rtol=0, atol=0.05)
-    assert all(g.abs().sum() > 0 for g in torch.autograd.grad(x.square().mean(), (logits, means)))
-    with pytest.raises(InvalidArgumentError, match="relaxed must be a finite number > 0, got 0"):
-        gumbel_softmax_sample(mixture, torch.Size([1]), 0, generator)

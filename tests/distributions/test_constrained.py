@@ -85,7 +85,7 @@ def test_radial(d: int, region: Shell | Confidence, generator: torch.Generator) 
 
     end = min(high, max(low, d**0.5) + 20)
     assert_follows(r.clamp(low, end), distribution_function(log_density, low, end))
-    # Shells say nothing about the component.
+    # Components keep their weights.
     assert_shares(z, np.log([0.3, 0.7]))
     # A coordinate u of a uniform direction: (1 + u) / 2 is Beta((d - 1) / 2, (d - 1) / 2).
     white = mixture.covariance.whiten(factors, x.unsqueeze(-2) - mixture.means)[..., 0]
@@ -258,7 +258,7 @@ def test_ball_and_round_component(
 
     assert_follows(x[:, 0], distribution_function(log_density, c - radius, c + radius))
     if d > 1:
-        # Nothing tells the sides apart.
+        # Both sides are equally probable.
         assert_shares((x[:, 1] > 0).long(), [0.0, 0.0])
 
 

@@ -85,7 +85,7 @@ def test_modes_far_from_the_origin_are_the_means() -> None:
 
 
 @pytest.mark.parametrize("mean", [0.0, 50.0, 1e5])
-def test_the_identity_keeps_a_law_in_float32(mean: float) -> None:
+def test_the_identity_keeps_a_distribution_in_float32(mean: float) -> None:
     image = unscented(round_one(torch.full((2,), mean)), lambda x: x)
     assert torch.allclose(image.component_covariances, torch.eye(2), atol=1e-4)
     assert torch.allclose(image.means, torch.full((1, 2), mean))

@@ -55,19 +55,6 @@ def test_set_a_diag() -> None:
     assert float(layer(x).detach().mean()) == pytest.approx(-13.60340006, abs=PRINTED)
 
 
-@pytest.mark.usefixtures("double")
-def test_two_components_as_one_gaussian() -> None:
-    # "Collapse to one Gaussian" of tests/golden/README.md.
-    eye = torch.eye(2).repeat(2, 1, 1)
-    means = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    mixture = MixtureOfGaussians(torch.tensor([0.25, 0.75]).log(), means, eye)
-    # Sums of a handful of exact numbers.
-    assert torch.allclose(mixture.mean, torch.tensor([2.5, 3.5]), rtol=1e-14)
-    expected = torch.tensor([[1.75, 0.75], [0.75, 1.75]])
-    assert torch.allclose(mixture.covariance_matrix, expected, rtol=1e-14)
-    assert torch.allclose(mixture.variance, torch.tensor([1.75, 1.75]), rtol=1e-14)
-
-
 @over_batches
 @over_families
 def test_shapes(family: str, batch: tuple, generator: torch.Generator) -> None:
@@ -222,3 +209,26 @@ def test_refuses_rows_of_another_width(generator: torch.Generator) -> None:
     with pytest.raises(InvalidArgumentError, match=r"write x\[:, None\]"):
         one.log_prob(torch.zeros(5))
     assert one.log_prob(torch.zeros(5)[:, None]).shape == (5,)
+
+
+@pytest.mark.parametrize(
+    ("k", "d", "family", "expected"),
+    [
+        (2, 3, "full", 19),
+        (2, 3, "diag", 13),
+        (3, 2, "full", 17),
+        (2, 5, "spherical", 13),
+        (2, 5, "diag", 21),
+        (2, 5, "tied", 26),
+        (2, 5, "full", 41),
+        # The codes of mclust that are families here: EII, VII, EEI, VVI, EEE, VVV.
+        (3, 4, "tied_spherical", 15),
+        (3, 4, "spherical", 17),
+        (3, 4, "tied_diag", 18),
+        (3, 4, "diag", 26),
+        (3, 4, "tied", 24),
+        (3, 4, "full", 44),
+    ],
+)
+def test_free_parameters(k: int, d: int, family: str, expected: int) -> None:
+    assert GMMLayer(d, k, family).num_free_parameters == expected

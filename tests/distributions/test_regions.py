@@ -23,7 +23,7 @@ from gmm_lightning.distributions import (
     Shell,
     Where,
 )
-from gmm_lightning.distributions.truncation import box_envelopes
+from gmm_lightning.distributions.truncation import GaussianComponent, box_envelopes
 from gmm_lightning.errors import GMMError, InvalidArgumentError, RegionError
 
 INF, NAN = math.inf, math.nan
@@ -135,6 +135,35 @@ def test_confidence_has_as_many_degrees_of_freedom_as_features() -> None:
     assert Confidence(p, 1).radii(2)[0] == pytest.approx((104 * math.log(2)) ** 0.5, rel=1e-14)
 
 
+# -- envelopes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize(
+    "region",
+    [
+        Ball([0.5, 0.5], 1.0),
+        Ball([40.0, 30.0], 1.0),
+        Ball([40.0, 0.0], 39.5),
+        Box([0.0, -INF], [1.0, 2.0]),
+        Box(0.3, 0.3 + 1e-3),
+        HalfSpace([1.0, -2.0], 60.0),
+    ],
+    ids=str,
+)
+def test_envelopes_lie_above_the_component(
+    region: Any, dense: bool, double: None, generator: torch.Generator
+) -> None:
+    factor = torch.tensor([[1.0, 0.0], [0.6, 0.8]]) if dense else torch.tensor([1.0, 0.5])
+    component = GaussianComponent(torch.tensor([0.1, -0.2]), factor)
+    (envelope,) = region.envelopes([component])
+    x, log_accept = envelope.draw(2000, generator)
+    inside = region.contains(x)
+    assert int(inside.sum()) > 20
+    # The terms of the acceptance are some thousands at 50 deviations, and round to eps of that.
+    assert float(log_accept[inside].max()) <= 1e-11
+
+
 # -- geometry -----------------------------------------------------------------------------------
 
 WINDOW = torch.tensor([[-2.0, 3.0], [-1.0, 2.5]])
@@ -230,7 +259,7 @@ def test_a_region_of_the_user(generator: torch.Generator) -> None:
         Ring().project((0,), 2)
 
 
-# -- the end of patience ------------------------------------------------------------------------
+# -- errors of rejection sampling ---------------------------------------------------------------
 
 
 def test_where_gives_up_and_says_how_probable_the_region_can_be() -> None:

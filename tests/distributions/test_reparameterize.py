@@ -13,7 +13,7 @@ from support.goodness_of_fit import assert_same_distribution
 from torch import Tensor
 
 from gmm_lightning import MixtureOfGaussians
-from gmm_lightning.distributions import Ball
+from gmm_lightning.distributions import Ball, gumbel_softmax_sample, score_function
 from gmm_lightning.errors import InvalidArgumentError
 
 PARTS, ROWS = 20, 4000
@@ -55,6 +55,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "antithetic": {"antithetic": True},
     "tempered": {"temperature": 1.7},
     "component": {"component": 2},
+    "score": {},
 }
 
 
@@ -80,7 +81,10 @@ def test_against_closed_forms(how: str, function: str, generator: torch.Generato
     parts = []
     for _ in range(PARTS):
         mixture = MixtureOfGaussians(own[0], own[1], own[2].tril())
-        mean = of(mixture.rsample(ROWS, generator=generator, **options)).mean()
+        if how == "score":
+            mean = score_function(mixture, of, ROWS, generator)
+        else:
+            mean = of(mixture.rsample(ROWS, generator=generator, **options)).mean()
         grads = torch.autograd.grad(mean, own, materialize_grads=True)
         parts.append(torch.cat([g.detach().flatten() for g in (mean, *grads)]))
     estimates = torch.stack(parts)
@@ -125,7 +129,7 @@ def test_gradients_of_given_components_go_to_them(generator: torch.Generator) ->
 def test_soft_choices_become_choices(generator: torch.Generator) -> None:
     own = parameters(generator)
     mixture = MixtureOfGaussians(own[0], own[1], own[2].tril())
-    soft = mixture.rsample(20_000, relaxed=1e-3, generator=generator)
+    soft = gumbel_softmax_sample(mixture, torch.Size([20_000]), 1e-3, generator)
     assert_same_distribution(soft.detach(), mixture.sample(20_000, generator=generator))
     grads = torch.autograd.grad(mixture.rsample(100, relaxed=0.5, generator=generator).sum(), own)
     assert all(torch.isfinite(g).all() and g.abs().sum() > 0 for g in grads)

@@ -262,7 +262,9 @@ def test_energy_score_of_two_draws_is_unbiased(generator: torch.Generator) -> No
 
 
 @double
-def test_energy_score_prefers_the_true_law_and_reaches_batches(generator: torch.Generator) -> None:
+def test_energy_score_is_least_for_the_truth_in_batches(
+    generator: torch.Generator,
+) -> None:
     means = torch.randn(300, 2, 3, generator=generator)
     factor = torch.eye(3).expand(300, 2, 3, 3)
     truth = MixtureOfGaussians(torch.zeros(300, 2), means, factor)

@@ -74,9 +74,8 @@ def convolve(p: M, q: MixtureDensity) -> M:
 def product(p: M, q: MixtureDensity) -> M:
     """The normalised product `p(x) q(x)`, the fusion of independent beliefs: K L components.
 
-    `Sigma = (A^-1 + B^-1)^-1 = A - A (A + B)^-1 A`, factored from whitened precisions; weights
-    are multiplied by the expected likelihoods of the components. The logarithm of the
-    normalising constant is `log_inner_product(p, q)`.
+    `Sigma = (A^-1 + B^-1)^-1`, and weights are multiplied by the components' expected likelihoods.
+    The logarithm of the normalising constant is `log_inner_product(p, q)`.
 
     Raises:
         InvalidArgumentError: another number of features.

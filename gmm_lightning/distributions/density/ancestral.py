@@ -44,10 +44,10 @@ def draw_noise(
     component: Tensor | None,
     shape: Size,
     num_features: int,
+    generator: Generator | None,
     *,
     quasi: bool,
     antithetic: bool,
-    generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Components `(*S, *B)`, unless they are given, and standard normals `(*S, *B, D)`.
 
@@ -79,9 +79,8 @@ def _sobol_normals(
     """Components `(n, *B)` and standard normals `(n, *B, D)` from scrambled Sobol points.
 
     The first coordinate of a point picks the component, the others become normals through the
-    inverse distribution function. Every row has the distribution of the mixture; rows are
-    dependent and evenly spread. Where n is a power of two, component k has `n pi_k` rows up to 1.
-    Means of smooth functions converge faster than `1 / sqrt(n)`.
+    inverse distribution function. Rows have the distribution of the mixture, but are dependent and
+    evenly spread; where n is a power of two, component k has `n pi_k` of them up to 1.
 
     References:
         A. B. Owen (1997), Scrambled net variance for integrals of smooth functions, Annals of

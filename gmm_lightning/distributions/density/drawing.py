@@ -139,8 +139,9 @@ def draw_samples(
         wide = mixture.map_parameters(lambda p: p.to(accumulator_dtype(p.device)))
         tempered = wide.temper(temperature)
         return sample_within(options.within, tempered, shape, z, means.dtype, generator)
-    kind = {"quasi": options.quasi, "antithetic": options.antithetic}
-    z, noise = draw_noise(weights, z, shape, d, **kind, generator=generator)
+    z, noise = draw_noise(
+        weights, z, shape, d, generator, quasi=options.quasi, antithetic=options.antithetic
+    )
     noise *= math.sqrt(temperature)
     with full_precision(noise.device):
         return unwhiten_rows(mixture, z, noise), z

@@ -68,8 +68,7 @@ def impute(
         generator: source of randomness of `draw`.
 
     Raises:
-        InvalidArgumentError: a batch of mixtures, another width, an infinite entry, or an unknown
-            kind.
+        InvalidArgumentError: a batch, another width, an infinite entry, or an unknown kind.
 
     Example:
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.ones(1, 2), torch.eye(2)[None])

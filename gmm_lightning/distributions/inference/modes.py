@@ -26,8 +26,8 @@ def modes(mixture: MixtureDensity, max_iter: int = 1000, tol: float = 1e-10) -> 
 
         x <- x + (sum_k r_k(x) P_k)^-1 sum_k r_k(x) P_k (mu_k - x),   P_k = Sigma_k^-1
 
-    Each fixed point is a mode (or, on a set of measure zero, a saddle point). Means in the basin of
-    one mode give the same point: the distinct rows are the modes.
+    Each fixed point is a mode (or, on a set of measure zero, a saddle point). Several means may
+    lead to one mode: the distinct rows are the modes.
 
     Args:
         mixture: the mixture.

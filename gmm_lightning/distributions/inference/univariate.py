@@ -49,8 +49,7 @@ def quantile(mixture: MixtureDensity, p: _Probability) -> Tensor:
             Those near 1 carry no more digits of 1 - p than their dtype has.
 
     Raises:
-        InvalidArgumentError: several features, values outside [0, 1], or a shape that does not
-            fit the batch.
+        InvalidArgumentError: several features, values outside [0, 1], or another batch shape.
 
     Example:
         >>> mixture = MixtureOfGaussians(torch.zeros(2), torch.tensor([[-1.0], [1.0]]),

@@ -28,12 +28,7 @@ def rejection_sample(
     like: Tensor,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Samples of a mixture within a region, and their components.
-
-    A component is proposed with probability proportional to `pi_k M_k` and a row from its
-    envelope; both are kept with probability `N_k(x) 1(x in region) / (M_k q_k(x))`. What is
-    kept has the density `sum_k pi_k N_k(x) 1(x in region)` up to its integral, which is not
-    needed: the shares of the components are exact.
+    """Samples of a mixture within a region, and their components, as the room's docstring has it.
 
     `like` gives the shape `(n, D)` and the dtype, to which rows are rounded before the test.
 
