@@ -126,7 +126,10 @@ def test_gradient_descent_on_a_stream_is_judged_afterwards(files: Path) -> None:
         (("data.path=my.csv", "data.weight=c"), "there is no weight column 'c'"),
         (("data.path=my.csv", "data.val_fraction=0.1"), "unknown key 'val_fraction' in data"),
         (("data.path=my.csv",), "my.csv: line 3, column b: expected a number, got 'x'"),
-        (("data.path=my.csv", "data.columns=[a]", "data.weight=w"), "expected weights >= 0 in w"),
+        (
+            ("data.path=my.csv", "data.columns=[a]", "data.weight=w"),
+            "my.csv: w (rows counted from 0) must be finite and >= 0",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(
