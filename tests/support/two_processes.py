@@ -101,7 +101,7 @@ class Mixed(L.LightningModule):
 
 
 def inside(*callbacks: type[L.Callback], frozen: bool = False) -> Callable[..., Result]:
-    """A start from the codes of all processes, then the network and its density together."""
+    """A start from the latents of all processes, then the network and its density together."""
 
     def check(folder: Path, **options: Any) -> Result:
         model = Mixed()
