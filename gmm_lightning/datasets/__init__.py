@@ -1,4 +1,4 @@
-"""Small real data sets that travel with the package, and tables in files of any size."""
+"""Small real data sets in the package, and tables in files of any size."""
 
 from __future__ import annotations
 

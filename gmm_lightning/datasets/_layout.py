@@ -39,7 +39,7 @@ Record = tuple[int, list[str]]
 
 @dataclass(frozen=True)
 class Layout:
-    """What has to be known to read a text file.
+    """The layout of a text file.
 
     Attributes:
         separator: between cells; None for white space.

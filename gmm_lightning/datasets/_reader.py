@@ -1,4 +1,4 @@
-"""What every format of a table in a file offers, and how a file is opened."""
+"""The interface of readers of tables, one per format, and checks that they share."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Shard:
         for block in reader.blocks(selection, batch_rows, start):
             selection.check()
             if weight is not None:
-                name = f"{reader.path}: {reader.all_names[weight]}"
+                name = f"{reader.path}: {reader.all_names[weight]} (rows counted from 0)"
                 require_weights(as_tensor(block.x[:, -1]), name, row)
             row += len(block.x)
             yield block

@@ -1,4 +1,4 @@
-"""Small real data sets that travel with the package.
+"""Small real data sets in the package.
 
 They are read through :mod:`importlib.resources`, so a wheel or a zipped package serves them as
 well as a checkout. Sources and licences are listed in `files/LICENSES.md`.
@@ -98,7 +98,7 @@ def load(name: str) -> Dataset:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the file itself does not say; `label_column` is the text column that holds classes."""
+    """What is not in the file; `label_column` is the text column of classes."""
 
     file: str
     columns: tuple[str, ...]

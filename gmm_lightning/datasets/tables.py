@@ -73,7 +73,7 @@ def read_table(
             file, negative from its end); None: every column of numbers but label and weight.
             Columns of text, empty columns and a nameless column that merely counts the rows are
             then left out, and a logged line says so.
-        label: the column of classes, by name or number; in a .npz file also an array of its own.
+        label: the column of classes, by name or number; in a .npz file also another array.
         weight: the column of sample weights, likewise.
         header: of a text file, whether its first line holds names; None: guess.
         separator: of a text file, a character or one of comma, semicolon, tab, pipe, whitespace;

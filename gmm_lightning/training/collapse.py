@@ -80,7 +80,7 @@ class CollapseHandler:
             if candidates is None or not self.policy.num_candidates:
                 repair = self.policy.handle(*state, None)
             else:
-                # The first process decides, by rows of its own.
+                # The first process decides, by its own rows.
                 nothing = torch.zeros_like(collapsed.emptied)
                 repair = Repair(parameters, nothing, nothing.any(-1))
                 rows = candidates(self.policy.num_candidates)

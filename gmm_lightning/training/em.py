@@ -89,7 +89,7 @@ class EMCallback(BaseEMCallback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """With the last batch of a whole pass: reduce over processes, and do the M-step."""
+        """Reduce over processes and do the M-step, with the last batch of a whole pass."""
         if not (trainer.is_last_batch and self._accumulator.is_whole):
             return
         layer, iteration = self.layer(pl_module), len(self.history)

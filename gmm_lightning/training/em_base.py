@@ -57,7 +57,7 @@ class BaseEMCallback(L.Callback):
 
     @property
     def state_key(self) -> str:
-        """A place of its own in the checkpoint for each target."""
+        """The key of this callback's state in a checkpoint, one for each target."""
         return state_key_for(self, self.target)
 
     @property
@@ -67,7 +67,7 @@ class BaseEMCallback(L.Callback):
 
     @property
     def name(self) -> str:
-        """How messages call this callback."""
+        """The callback in messages."""
         return f"{type(self).__name__}(target={self.target!r})"
 
     # -- the layer --------------------------------------------------------------------------
@@ -92,7 +92,7 @@ class BaseEMCallback(L.Callback):
             self._observer = None
 
     def on_exception(self, *args: Any, **kwargs: Any) -> None:
-        """The same where a fit ends early, and `teardown` is not called."""
+        """Do the same where a fit ends early: then `teardown` is not called."""
         self.teardown()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -109,7 +109,7 @@ class BaseEMCallback(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """The E-step of a batch of a `GMMModule`; for a target the layer's call is waited for."""
+        """The E-step of a batch of a `GMMModule`; a target has it when it is called."""
         self._accumulator.start_batch(batch_idx)
         self._in_backward = False
         if self.target is None and isinstance(pl_module, GMMModule):

@@ -50,7 +50,7 @@ class CovarianceFloorCallback(L.Callback):
 
     @property
     def state_key(self) -> str:
-        """A place of its own in the checkpoint for each target."""
+        """The key of this callback's state in a checkpoint, one for each target."""
         return state_key_for(self, self.target)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

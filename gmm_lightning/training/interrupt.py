@@ -17,7 +17,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class GracefulStop(Checkpoint):
-    """Ends a fit after the pass in which a signal came; the second Ctrl-C ends it at once.
+    """Ends a fit after the pass in which a signal arrived; a second Ctrl-C ends it at once.
 
     A pass that is cut short would leave nothing to resume from exactly. All processes stop after
     the same pass, whichever of them got the signal. Put it before `EpochCheckpoint`, which writes
@@ -32,7 +32,7 @@ class GracefulStop(Checkpoint):
         self._former: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen. Lightning has installed its own handlers by now; ours come first."""
+        """Install the handlers, before those that Lightning has installed by now."""
         if threading.current_thread() is not threading.main_thread():
             return
         for signum in _SIGNALS:
@@ -52,7 +52,7 @@ class GracefulStop(Checkpoint):
             self.signum = self.signum or signal.SIGTERM
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the former handlers."""
         for signum, handler in self._former.items():
             signal.signal(signum, handler)
         self._former = {}

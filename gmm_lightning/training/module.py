@@ -168,8 +168,8 @@ class GMMModule(StandardizedMixture):
     def log_pass(self, values: Mapping[str, Tensor | float], *, prog_bar: bool = False) -> None:
         """Log numbers of one pass, equal on all processes, against the number of the pass.
 
-        They are logged as float64: early stopping compares them, and float32 stands still long
-        before EM does.
+        They are logged as float64: early stopping compares them, and float32 stops changing
+        long before EM does.
         """
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1}
         wide = {"dtype": accumulator_dtype(self.device), "device": self.device}

@@ -1,4 +1,4 @@
-"""A layer inside somebody's model, and the rows it is called with."""
+"""The rows that a layer inside a model is called with."""
 
 from __future__ import annotations
 

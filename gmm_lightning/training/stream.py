@@ -88,7 +88,7 @@ class StreamDataModule(RowsDataModule):
         return rows.with_labels() if rows is not None and labels else rows
 
     def some_rows(self, n: int) -> Tensor:
-        """At most n rows of the training set, evenly spaced; kept, for every picture asks."""
+        """At most n rows of the training set, evenly spaced; kept for further pictures."""
         if n not in self._some:
             self._some[n] = super().some_rows(n)
         return self._some[n]

@@ -13,7 +13,7 @@ _PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
 
 def state_key_for(callback: L.Callback, target: str | None) -> str:
-    """The name of a callback's state in a checkpoint: several may train parts of one model."""
+    """The key of a callback's state in a checkpoint: several may train parts of one model."""
     name = type(callback).__qualname__
     return name if target is None else f"{name}({target})"
 

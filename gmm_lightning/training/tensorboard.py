@@ -1,4 +1,4 @@
-"""What a person watches in TensorBoard while a mixture is fitted."""
+"""Numbers and pictures of a fit in TensorBoard."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class MixtureLogger(L.Callback):
         writer.flush()
 
     def _log_figures(self, writer: Any, trainer: L.Trainer, module: GMMModule) -> Tensor | None:
-        """The mixture over some rows, and the entropy of their responsibilities; the rows."""
+        """Log the mixture over some rows and the entropy of their responsibilities; the rows."""
         data, step = getattr(trainer, "datamodule", None), module.current_pass
         writer.add_figure("mixture", draw_mixture(module, data, self.max_points), step)
         rows = _some_rows(module, data, self.max_points)

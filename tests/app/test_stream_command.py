@@ -127,7 +127,7 @@ def test_gradient_descent_on_a_stream_is_judged_afterwards(files: Path) -> None:
         (("data.path=my.csv",), "my.csv: line 3, column b: expected a number, got 'x'"),
         (
             ("data.path=my.csv", "data.columns=[a]", "data.weight=w"),
-            "w must be finite and >= 0; it is not in row(s) 1",
+            "my.csv: w (rows counted from 0) must be finite and >= 0",
         ),
     ],
 )

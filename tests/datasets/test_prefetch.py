@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -24,20 +23,21 @@ def test_the_same_items_in_order(n: int, depth: int) -> None:
 
 def test_it_begins_with_the_first_item_and_keeps_its_distance() -> None:
     made: list[int] = []
+    produced = threading.Semaphore(0)
 
     def items() -> Iterator[int]:
         for i in range(10):
             made.append(i)
+            produced.release()
             yield i
 
     iterator = prefetch(items(), depth=2)
     assert made == []
     assert next(iterator) == 0
-    deadline = time.monotonic() + 10
-    while len(made) < 3 and time.monotonic() < deadline:
-        time.sleep(0.001)
-    time.sleep(0.02)
-    # One is in use and two wait.
+    # One is in use and two wait; no further one is made.
+    for _ in range(3):
+        produced.acquire()
+    assert not produced.acquire(timeout=0.02)
     assert made == [0, 1, 2]
     iterator.close()  # pyright: ignore[reportAttributeAccessIssue]
 

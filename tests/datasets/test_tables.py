@@ -589,7 +589,7 @@ def test_a_bad_row_is_named_when_it_is_reached(write: Write, cell: str, said: st
 
 @pytest.mark.parametrize("suffix", ["csv", "npy"])
 def test_a_file_is_never_held_as_a_whole(tmp_path: Path, suffix: str) -> None:
-    x = np.zeros((400_000, 4))
+    x = np.zeros((200_000, 4))
     path = tmp_path / f"t.{suffix}"
     if suffix == "npy":
         np.save(path, x)
@@ -600,8 +600,8 @@ def test_a_file_is_never_held_as_a_whole(tmp_path: Path, suffix: str) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert rows == len(x)
-    # The two columns take 6.4 MB; a block of lines some hundred kB.
-    assert peak < 2e6
+    # The two columns take 3.2 MB; a block of lines some hundred kB.
+    assert peak < 1.5e6
 
 
 # Writing ------------------------------------------------------------------------------------------

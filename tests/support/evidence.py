@@ -9,15 +9,16 @@ from gmm_lightning.rows import Batch
 
 
 class LabelEvidence(nn.Module):
-    """Rows with a label belong to that component; -1 says nothing. Soft labels are weights.
+    """Rows with a label belong to that component, unlabelled ones to any. Soft labels are weights.
 
     Args:
         num_components: K.
+        unlabelled: the label of rows without one.
     """
 
-    def __init__(self, num_components: int) -> None:
+    def __init__(self, num_components: int, unlabelled: int = -1) -> None:
         super().__init__()
-        self.num_components = num_components
+        self.num_components, self.unlabelled = num_components, unlabelled
 
     def forward(self, batch: Batch) -> Tensor:
         labels = batch.labels
@@ -26,6 +27,7 @@ class LabelEvidence(nn.Module):
         labels = labels.to(batch.x.device)
         if labels.is_floating_point():
             return labels.to(batch.x).log()
-        one_hot = nn.functional.one_hot(labels.clamp(min=0), self.num_components).bool()
-        allowed = one_hot | (labels < 0).unsqueeze(-1)
+        known = labels != self.unlabelled
+        one_hot = nn.functional.one_hot(labels.where(known, 0), self.num_components).bool()
+        allowed = one_hot | ~known.unsqueeze(-1)
         return torch.zeros(allowed.shape).to(batch.x).masked_fill(~allowed, -torch.inf)

@@ -13,6 +13,7 @@ import lightning as L
 import pytest
 import torch
 from helpers import FAMILIES, cases, make_priors
+from support.covering import covering
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from trainers import adam, fitted, same, state, trainer
@@ -49,12 +50,19 @@ def run(module: GMMModule, data: ArrayDataModule, *callbacks: L.Callback) -> L.T
     return this
 
 
-@pytest.mark.parametrize("standardize", [False, True])
-@pytest.mark.parametrize("priors", [None, "niw", ["dirichlet", "normal", "inverse_wishart"]])
-@pytest.mark.parametrize("batch_size", [101, 17, 1])
+@pytest.mark.parametrize(
+    ("batch_size", "priors", "standardize"),
+    covering(
+        [41, 17, 1],
+        [None, "niw", ["dirichlet", "normal", "inverse_wishart"]],
+        [False, True],
+    ),
+)
 def test_both_fits_optimise_the_same_number(
     x: Tensor, priors: Any, standardize: bool, batch_size: int
 ) -> None:
+    x = x[:41]
+
     def data(*, shuffle: bool) -> ArrayDataModule:
         return ArrayDataModule(x, batch_size=batch_size, shuffle=shuffle, standardize=standardize)
 
@@ -63,7 +71,7 @@ def test_both_fits_optimise_the_same_number(
     gradient = run(by_gradient, data(shuffle=True), losses).callback_metrics
     by_em = GMMModule(GMMLayer(2, 3, priors=priors))
     em = run(by_em, data(shuffle=False)).callback_metrics
-    # Sums of about a hundred float64 terms in another order.
+    # Sums of 41 float64 terms in another order.
     close: dict[str, Any] = {"rtol": 1e-13, "atol": 1e-13}
     for key in ("train/objective", "train/log_likelihood"):
         torch.testing.assert_close(gradient[key], em[key], **close)

@@ -78,17 +78,16 @@ def test_one_batch_a_pass_begins_with_an_em_step(x: Tensor) -> None:
 
 
 @SAME_FOLDER
-@pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("priors", [None, "niw"])
+@pytest.mark.parametrize(("priors", "shuffle"), [(None, True), ("niw", False)])
 def test_resumed_anywhere_it_is_the_same_stream(
     x: Tensor, tmp_path: Path, priors: Any, shuffle: bool
 ) -> None:
     saved = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
-    module, callback, _ = streamed(x, saved, max_epochs=5, priors=priors, shuffle=shuffle)
-    for epoch in (0, 1, 3):
+    module, callback, _ = streamed(x, saved, max_epochs=4, priors=priors, shuffle=shuffle)
+    for epoch in (0, 2):
         file = tmp_path / f"epoch={epoch}.ckpt"
         again, other, _ = streamed(
-            x, saved, max_epochs=5, priors=priors, shuffle=shuffle, ckpt_path=file
+            x, saved, max_epochs=4, priors=priors, shuffle=shuffle, ckpt_path=file
         )
         assert same(state(again), state(module)), epoch
         assert other.history == callback.history
@@ -119,25 +118,25 @@ def test_weights_of_rows(x: Tensor) -> None:
 
 def test_few_passes_come_near_em(generator: torch.Generator) -> None:
     centres = torch.tensor([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
-    x = centres[torch.randint(3, (6000,), generator=generator)]
-    x = x + torch.randn(6000, 2, generator=generator)
+    x = centres[torch.randint(3, (2000,), generator=generator)]
+    x = x + torch.randn(2000, 2, generator=generator)
     module, _, _ = streamed(x, shuffle=True, max_epochs=2)
     exact = started(x)
-    result = fit_em(exact, x, initializer=None, tol=1e-7)
+    result = fit_em(exact, x, initializer=None, tol=1e-5)
     assert module.layer.objective(x).item() > float(result.objective) - 1e-2
 
 
 class Autoencoder(L.LightningModule):
-    """A network with a density of its codes."""
+    """A network with a density of its latents."""
 
     def __init__(self) -> None:
         super().__init__()
         self.encoder, self.decoder, self.density = nn.Linear(2, 2), nn.Linear(2, 2), GMMLayer(2, 3)
-        self.codes: list[Tensor] = []
+        self.latents: list[Tensor] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         z = self.encoder(batch[0])
-        self.codes.append(z.detach())
+        self.latents.append(z.detach())
         return (self.decoder(z) - batch[0]).square().mean() - 0.01 * self.density(z).mean()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -154,8 +153,8 @@ def test_a_mixture_inside_somebodys_model(x: Tensor) -> None:
     callback = StepwiseEMCallback(target="density")
     trainer(callback, max_epochs=2).fit(model, loader)
     stream = StepwiseEM(twin)
-    for codes in model.codes:
-        stream.partial_fit(codes)
+    for latents in model.latents:
+        stream.partial_fit(latents)
     assert distance(state(model.density), state(twin)) < 1e-11
     assert len(callback.history) == 2
     assert all(p.requires_grad for p in model.density.parameters())

@@ -62,8 +62,9 @@ def fitted(data: Any, fit: str = "em", priors: Any = "niw", passes: int = 4) -> 
     return fresh
 
 
-@pytest.mark.parametrize("standardize", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "standardize"), [(kind, i % 2 == 0) for i, kind in enumerate(KINDS)]
+)
 def test_it_is_the_fit_of_the_array(
     x: Tensor, tmp_path: Path, kind: str, standardize: bool
 ) -> None:
@@ -199,7 +200,7 @@ def test_nothing_is_left_when_a_fit_fails(x: Tensor, tmp_path: Path) -> None:
 
     with pytest.raises(InvalidDataError, match=r"rows\.csv: line \d+, column x0: expected a num"):
         trainer(Spoil(), EMCallback()).fit(fresh, datamodule=data)
-    assert "read ahead" not in {thread.name for thread in threading.enumerate()}
+    assert not any(thread.name.startswith("prefetch") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("path", [None, ""])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import rows
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -18,17 +19,16 @@ from gmm_lightning.training import EMCallback, GMMModule, MixtureLogger, draw_mi
 # Event files hold float32.
 FLOAT32 = 2e-7
 
+Logged = tuple[EventAccumulator, GMMModule, EMCallback | None]
 DATA = {"standardize": True, "val_fraction": 0.2, "batch_size": 20}
 
 
-def logged(
-    x: Tensor, folder: Path, fit: str = "em", passes: int = 4, every: int = 3, **options: Any
-) -> tuple[EventAccumulator, GMMModule, EMCallback | None]:
+def logged(x: Tensor, folder: Path, fit: str = "em", passes: int = 4, **options: Any) -> Logged:
     logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
     module, run = fitted(
         x,
         fit,
-        MixtureLogger(every_n_passes=every),
+        MixtureLogger(every_n_passes=3),
         max_epochs=passes,
         logger=logger,
         data=DATA,
@@ -45,9 +45,20 @@ def series(events: EventAccumulator, tag: str) -> tuple[list[int], list[float]]:
     return [e.step for e in found], [e.value for e in found]
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Logged]:
+    """Four passes of both fits, with a picture after the third, read by several tests."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    x = rows(101, 2, torch.Generator().manual_seed(1))
+    made = {fit: logged(x, tmp_path_factory.mktemp(fit), fit) for fit in ("em", "sgd")}
+    torch.set_default_dtype(before)
+    return made
+
+
 @pytest.mark.parametrize("fit", ["em", "sgd"])
-def test_every_pass_has_its_numbers(x: Tensor, tmp_path: Path, fit: str) -> None:
-    events, module, _ = logged(x, tmp_path, fit)
+def test_every_pass_has_its_numbers(runs: dict[str, Logged], fit: str) -> None:
+    events, module, _ = runs[fit]
     tags = set(events.Tags()["scalars"])
     own = {"train/log_likelihood", "train/objective", "val/log_likelihood"}
     names = ("weights", "effective_counts", "condition_number")
@@ -64,10 +75,13 @@ def test_every_pass_has_its_numbers(x: Tensor, tmp_path: Path, fit: str) -> None
     condition = torch.linalg.cond(module.layer.covariance_matrix).tolist()
     last = [series(events, f"condition_number/{k}")[1][-1] for k in range(3)]
     assert last == pytest.approx(condition, rel=FLOAT32)
+    per_pass = zip(*(series(events, f"effective_counts/{k}")[1] for k in range(3)), strict=True)
+    # 101 rows, 20 of them for validation.
+    assert [sum(counts) for counts in per_pass] == pytest.approx([81.0] * 4, rel=FLOAT32)
 
 
-def test_the_objective_rises_and_is_the_callbacks_history(x: Tensor, tmp_path: Path) -> None:
-    events, module, em = logged(x, tmp_path)
+def test_the_objective_rises_and_is_the_callbacks_history(runs: dict[str, Logged]) -> None:
+    events, module, em = runs["em"]
     assert em is not None
     _, values = series(events, "train/objective")
     units = float(module.standardize.log_abs_det)
@@ -75,27 +89,17 @@ def test_the_objective_rises_and_is_the_callbacks_history(x: Tensor, tmp_path: P
     assert values == sorted(values)
 
 
-@pytest.mark.parametrize("fit", ["em", "sgd"])
-def test_effective_counts_are_rows(x: Tensor, tmp_path: Path, fit: str) -> None:
-    events, _, _ = logged(x, tmp_path, fit)
-    per_pass = zip(*(series(events, f"effective_counts/{k}")[1] for k in range(3)), strict=True)
-    # 101 rows, 20 of them for validation.
-    assert [sum(counts) for counts in per_pass] == pytest.approx([81.0] * 4, rel=FLOAT32)
-
-
-def test_pictures_come_when_due_and_at_the_end(x: Tensor, tmp_path: Path) -> None:
-    events, _, _ = logged(x, tmp_path, passes=5, every=3)
+def test_pictures_come_when_due_and_at_the_end(runs: dict[str, Logged]) -> None:
+    events, _, _ = runs["em"]
     assert events.Tags()["images"] == ["mixture"]
     images = events.Images("mixture")
-    assert [image.step for image in images] == [0, 3, 5]
+    assert [image.step for image in images] == [0, 3, 4]
     assert all(image.width >= 300 and image.height >= 300 for image in images)
 
 
 def test_a_second_fit_appends(x: Tensor, tmp_path: Path) -> None:
     logged(x, tmp_path / "events", passes=2)
-    _, run = fitted(
-        x, max_epochs=2, data={"standardize": True, "val_fraction": 0.2, "batch_size": 20}
-    )
+    _, run = fitted(x, max_epochs=2, data=DATA)
     run.save_checkpoint(tmp_path / "a.ckpt")
     events, _, _ = logged(x, tmp_path / "events", passes=4, ckpt_path=tmp_path / "a.ckpt")
     assert series(events, "train/objective")[0] == [0, 1, 2, 3]

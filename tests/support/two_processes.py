@@ -27,6 +27,7 @@ from gmm_lightning.training import (
     StepwiseEMCallback,
     StreamDataModule,
 )
+from support.evidence import LabelEvidence
 
 Result = dict[str, Tensor]
 
@@ -99,16 +100,8 @@ class Mixed(L.LightningModule):
         return adam(0.01)(self.parameters())
 
 
-def mixed(folder: Path, **options: Any) -> Result:
-    model, em = Mixed(), EMCallback(target="density")
-    run = trainer(em, max_epochs=3, **options)
-    # Shuffled, a step holds the same rows whatever the number of processes.
-    run.fit(model, datamodule=ArrayDataModule(rows(51), batch_size=10, shuffle=True))
-    return numbers(model, run) | {"history": torch.tensor(em.history)}
-
-
 def inside(*callbacks: type[L.Callback], frozen: bool = False) -> Callable[..., Result]:
-    """A start from the codes of all processes, then the network and its density together."""
+    """A start from the latents of all processes, then the network and its density together."""
 
     def check(folder: Path, **options: Any) -> Result:
         model = Mixed()
@@ -120,8 +113,10 @@ def inside(*callbacks: type[L.Callback], frozen: bool = False) -> Callable[..., 
         made = [callback(target="density") for callback in callbacks]
         start = InitializeCallback("kmeans", target="density")
         run = trainer(start, *made, max_epochs=3, accumulate_grad_batches=2, **options)
+        # Shuffled, a step holds the same rows whatever the number of processes.
         run.fit(model, datamodule=ArrayDataModule(rows(51), batch_size=10, shuffle=True))
-        return numbers(model, run)
+        histories = [torch.tensor(getattr(callback, "history", [])) for callback in made]
+        return numbers(model, run) | {"history": torch.cat(histories)}
 
     return check
 
@@ -146,30 +141,72 @@ def streamed(n: int, fit: str, num_components: int = 3, **data: Any) -> Callable
     return check
 
 
-def weighted(fit: str) -> Callable[..., Result]:
-    weight = torch.arange(101) % 4
-    return simple(101, fit, batch_size=20, val_fraction=0.2, sample_weight=weight)
+# Components of rows; 3 stands for rows without a label.
+LABELS = (torch.arange(51) * 7) % 4
+START = torch.arange(51) % 3
+
+
+def labelled_layer() -> GMMLayer:
+    """A mixture whose evidence reads labels."""
+    layer = GMMLayer(2, 3, priors="niw")
+    layer.evidence = LabelEvidence(3, unlabelled=3)
+    return layer
+
+
+def labelled(kind: str) -> Callable[..., Result]:
+    """Rows with labels from memory (hard or soft ones) or from shards, resumed after two passes."""
+
+    def check(folder: Path, **options: Any) -> Result:
+        own = folder / f"labels-{kind}-{os.environ.get('LOCAL_RANK', '0')}"
+        if kind == "shards":
+            own.mkdir()
+            table = torch.cat([rows(51), LABELS[:, None]], 1).numpy()
+            for i, part in enumerate(np.array_split(table, 3)):
+                np.savetxt(own / f"{i}.csv", part, "%.17g", ",", header="a,b,kind", comments="")
+            datamodule = StreamDataModule(own, label="kind", batch_size=10)
+        else:
+            labels = soft_labels() if kind == "soft" else LABELS
+            datamodule = ArrayDataModule(rows(51), labels=labels, batch_size=10)
+        checkpoint = folder / f"labels-{kind}" / "last.ckpt"
+        for passes, resume in ((2, None), (4, checkpoint)):
+            module = GMMModule(labelled_layer())
+            saving = EpochCheckpoint(checkpoint.parent)
+            run = trainer(
+                InitializeCallback(START), EMCallback(), saving, max_epochs=passes, **options
+            )
+            run.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=resume and True)
+        return numbers(module, run)
+
+    return check
+
+
+def soft_labels() -> Tensor:
+    """Nine tenths for the labelled component; equal ones without a label."""
+    one_hot = nn.functional.one_hot(LABELS, 4)[:, :3] + 0.05
+    return one_hot / one_hot.sum(-1, keepdim=True)
 
 
 CHECKS: dict[str, Callable[..., Result]] = {
     "em": simple(101, "em", batch_size=20, val_fraction=0.2, standardize=True),
-    "em, one batch": simple(101, "em"),
+    "em, one batch, weighted": simple(101, "em", sample_weight=torch.arange(101) % 4),
     "em, one row": simple(1, "em", num_components=1),
     "em, one row for validation": simple(5, "em", num_components=1, val_fraction=0.2),
     "sgd": simple(101, "sgd", batch_size=20, val_fraction=0.2, standardize=True),
     "sgd, one row": simple(1, "sgd", num_components=1),
     "em resumed": resumed("em"),
     "sgd resumed": resumed("sgd"),
-    "mixed": mixed,
     "inside, em": inside(EMCallback),
     "inside, em, network frozen": inside(EMCallback, frozen=True),
     "inside, stepwise": inside(StepwiseEMCallback),
     "inside, gradient": inside(CovarianceFloorCallback),
-    "em weighted": weighted("em"),
-    "sgd weighted": weighted("sgd"),
-    "em streamed": streamed(101, "em", columns=["a", "b"], batch_size=20, standardize=True),
-    "em streamed, weighted": streamed(101, "em", weight="w", batch_size=20),
-    "em streamed, one row": streamed(1, "em", num_components=1, weight="w"),
+    "sgd, weighted": simple(
+        101, "sgd", batch_size=20, val_fraction=0.2, sample_weight=torch.arange(101) % 4
+    ),
+    "em, labels": labelled("hard"),
+    "em, soft labels": labelled("soft"),
+    "em streamed, labels": labelled("shards"),
+    "em streamed, weighted": streamed(101, "em", weight="w", batch_size=20, standardize=True),
+    "em streamed, one row": streamed(1, "em", num_components=1, columns=["a", "b"]),
     "sgd streamed": streamed(101, "sgd", weight="w", batch_size=20, standardize=True),
 }
 
