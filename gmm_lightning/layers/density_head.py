@@ -57,8 +57,6 @@ class DensityHead(PretrainedMixin):
 
     References:
         C. M. Bishop (1994), Mixture density networks, Aston University NCRG/94/004.
-        P. M. Williams (1996), Using neural networks to model conditional multivariate densities,
-        Neural Computation 8.
 
     Example:
         >>> head = DensityHead(in_features=16, num_features=2, num_components=3)

@@ -27,9 +27,6 @@ def kmeansplusplus_initialization(
         InvalidArgumentError: `n_components` below 1.
         InvalidDataError: fewer rows than components, or unusable rows.
 
-    References:
-        D. Arthur, S. Vassilvitskii (2007), k-means++: the advantages of careful seeding, SODA.
-
     Example:
         >>> kmeansplusplus_initialization([[0.0], [0.0], [9.0]], 2, random_state=0).sum()
         np.float64(9.0)
