@@ -3,11 +3,6 @@
 They weigh fit against the number of free parameters, in scikit-learn's sign: **lower is better**.
 Totals in nats, of a layer or of any other model, are numbers, or tensors `(*B)` with one entry per
 restart or per mixture of a batch, which give a tensor of that shape.
-
-Example:
-    >>> from gmm_lightning.criteria import aic, bic
-    >>> round(bic(-1130.26396, 11, 272), 3), round(aic(-1130.26396, 11), 3)
-    (2322.192, 2282.528)
 """
 
 from __future__ import annotations

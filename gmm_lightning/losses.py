@@ -1,14 +1,6 @@
 """Losses and regularisers for mixtures in deep models, in nats, differentiable in all arguments.
 
 They take a mixture of any family and batch shape, or a layer for its `distribution()`.
-
-Example:
-    >>> from gmm_lightning import GMMLayer
-    >>> from gmm_lightning.losses import kl_to_mixture, negative_log_likelihood
-    >>> prior = GMMLayer(num_features=2, num_components=3)
-    >>> loss = negative_log_likelihood(prior, torch.randn(8, 2))
-    >>> loss = loss + kl_to_mixture(torch.zeros(8, 2), torch.ones(8, 2), prior).mean()
-    >>> loss.backward()
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import BATCHES, FAMILIES, random_layer, rounding, rows
+from support.covering import covering
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
@@ -26,6 +27,10 @@ from gmm_lightning.losses import (
 
 over_families = pytest.mark.parametrize("family", FAMILIES)
 over_batches = pytest.mark.parametrize("batch", BATCHES, ids=str)
+# Every family, and every batch with some of them; the other pairs are slow.
+family_and_batch = pytest.mark.parametrize(
+    ("family", "batch"), covering(FAMILIES, [(), (2,)], strength=1)
+)
 
 
 def codes(
@@ -176,8 +181,7 @@ def test_the_bound_is_exact_for_one_component(family: str, generator: torch.Gene
     assert bool(((drawn - expected).abs() < 6 * spread).all())
 
 
-@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
-@over_families
+@family_and_batch
 def test_draws_lie_below_the_bounds(family: str, batch: tuple, generator: torch.Generator) -> None:
     layer = random_layer(family, generator=generator, batch=batch)
     mean, scale = codes(generator, batch)
@@ -245,8 +249,7 @@ def test_a_responsibility_of_zero_adds_nothing(generator: torch.Generator) -> No
     assert bool(torch.isfinite(gamma.grad).all())
 
 
-@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
-@over_families
+@family_and_batch
 def test_gradients(double: None, family: str, batch: tuple, generator: torch.Generator) -> None:
     layer = random_layer(family, generator=generator, batch=batch, num_components=2)
     mean, scale = codes(generator, batch, n=2)

@@ -147,11 +147,10 @@ def export_parameters(model: nn.Module) -> ConditionalParameters:
     The dense families of a `DensityHead` hold inverse factors, whose inversion is written out:
     above 32 features they are refused when the module is called.
 
-    Args:
-        model: as for `export_density`; it is not copied either.
+    The model is as for `export_density`.
 
     Raises:
-        InvalidArgumentError: the model is not a module.
+        InvalidArgumentError: it is not a module.
 
     Example:
         >>> from gmm_lightning.interop import export_parameters

@@ -37,10 +37,7 @@ def from_gmr(gmm: Any, covariance: str | Covariance = "full") -> GMMLayer:
 
 
 def to_gmr(layer: LayerOrMixture) -> Any:
-    """Gmr's `GMM` with the layer's parameters, in float64, its covariances dense.
-
-    Args:
-        layer: a layer or a `MixtureOfGaussians` without a batch.
+    """Gmr's `GMM` with the parameters of a layer or a mixture, in float64, dense.
 
     Raises:
         InvalidArgumentError: a batch of mixtures, a layer with evidence, or no gmr here.

@@ -58,15 +58,12 @@ def from_sklearn(mixture: Any) -> GMMLayer:
 
 
 def to_sklearn(layer: LayerOrMixture) -> Any:
-    """Fitted `GaussianMixture` of scikit-learn with the layer's parameters, in float64.
+    """Fitted `GaussianMixture` of scikit-learn with the parameters of a layer or a mixture.
 
     It predicts, scores, draws and has `bic`, like one that was fitted there; `fit` starts anew. A
     family that scikit-learn does not have becomes `tied` where the components share their
     covariance, else `full`, whose parameters information criteria count. Without a fit,
     `converged_` is False, `n_iter_` 0 and `lower_bound_` NaN.
-
-    Args:
-        layer: a layer or a `MixtureOfGaussians` without a batch.
 
     Raises:
         InvalidArgumentError: a batch of mixtures, a layer with evidence, or no scikit-learn here.

@@ -62,6 +62,7 @@ def from_torch(mixture: Distribution) -> GMMLayer:
     *batch, k, d = means.shape
     options: dict[str, Any] = {"device": means.device, "dtype": means.dtype}
     layer = GMMLayer(d, k, family, batch_shape=tuple(batch), **options)
-    layer.write(None, means, scale)
     layer.mixture_logits.copy_(categorical.logits)
+    layer.means.copy_(means)
+    layer.raw_scale.copy_(layer.covariance.raw(scale))
     return layer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from inspect import signature
 from typing import Any, TypeVar
 
 import torch
@@ -19,19 +20,22 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 T = TypeVar("T")
 
 
-def module_to_config(module: Any, names: Iterable[str]) -> dict[str, Any]:
+def plain_arguments(module: Any) -> dict[str, Any]:
+    """Constructor arguments but for family, priors, device and dtype: attributes of the module."""
+    others = ("covariance", "priors", "device", "dtype")
+    names = [name for name in signature(type(module)).parameters if name not in others]
+    values = {name: getattr(module, name) for name in names}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def module_to_config(module: Any) -> dict[str, Any]:
     """Constructor arguments of a module with a family and priors, as primitives.
 
     Reading a third party's family or prior back needs its class in the registry.
-
-    Args:
-        module: has `covariance` and `priors`.
-        names: of its other arguments, which are its attributes.
     """
     dtype = next(module.parameters()).dtype
-    arguments = {name: getattr(module, name) for name in names}
     return {
-        **{name: list(v) if isinstance(v, tuple) else v for name, v in arguments.items()},
+        **plain_arguments(module),
         "covariance": _plugin_to_config(module.covariance),
         "priors": [_plugin_to_config(prior) for prior in module.priors.values()],
         "dtype": str(dtype).removeprefix("torch."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,7 @@ from gmm_lightning.layers._head_parametrization import make_parametrization
 from gmm_lightning.layers.parameters import prior_num_samples, tensor_options
 from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.linalg import full_precision
-from gmm_lightning.priors import (
-    MixtureShape,
-    Prior,
-    PriorSpec,
-    bind_priors,
-    list_priors,
-    sum_log_prob,
-)
+from gmm_lightning.priors import MixtureShape, Prior, PriorSpec, bind_priors
 from gmm_lightning.statistics import DataMoments
 
 
@@ -64,8 +57,6 @@ class DensityHead(PretrainedMixin):
 
     References:
         C. M. Bishop (1994), Mixture density networks, Aston University NCRG/94/004.
-        P. M. Williams (1996), Using neural networks to model conditional multivariate densities,
-        Neural Computation 8.
 
     Example:
         >>> head = DensityHead(in_features=16, num_features=2, num_components=3)
@@ -74,15 +65,6 @@ class DensityHead(PretrainedMixin):
         >>> head(h).mean.shape
         torch.Size([8, 2])
     """
-
-    config_names: ClassVar[tuple[str, ...]] = (
-        "in_features",
-        "num_features",
-        "num_components",
-        "shared_scale",
-        "scale_range",
-        "temperature",
-    )
 
     def __init__(
         self,
@@ -165,7 +147,7 @@ class DensityHead(PretrainedMixin):
     @property
     def all_priors(self) -> list[Prior]:
         """Priors of the head, copies of those that were given."""
-        return list_priors(self.priors)
+        return self.priors.to_list()
 
     # -- the mixture ------------------------------------------------------------------------
 
@@ -202,7 +184,7 @@ class DensityHead(PretrainedMixin):
         Raises:
             UnresolvedPriorError: a prior waits for `initialize_from`.
         """
-        return sum_log_prob(self.priors, mixture)
+        return self.priors.log_prob(mixture)
 
     def loss(
         self,

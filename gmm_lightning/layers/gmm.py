@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Size, Tensor, nn
@@ -19,14 +19,7 @@ from gmm_lightning.layers.parameters import (
     tensor_options,
 )
 from gmm_lightning.layers.pretrained import PretrainedMixin
-from gmm_lightning.priors import (
-    MixtureShape,
-    Prior,
-    PriorSpec,
-    bind_priors,
-    list_priors,
-    sum_log_prob,
-)
+from gmm_lightning.priors import MixtureShape, Prior, PriorSpec, bind_priors
 
 
 class GMMLayer(PretrainedMixin, MixtureModule):
@@ -68,8 +61,6 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         >>> layer(torch.zeros(5, 2)).shape
         torch.Size([5])
     """
-
-    config_names: ClassVar[tuple[str, ...]] = ("num_features", "num_components", "batch_shape")
 
     def __init__(
         self,
@@ -141,7 +132,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
     @property
     def all_priors(self) -> list[Prior]:
         """The layer's own copies of its priors."""
-        return list_priors(self.priors)
+        return self.priors.to_list()
 
     # -- parameters -------------------------------------------------------------------------
 
@@ -168,7 +159,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         means: Tensor | None = None,
         covariance_matrix: Tensor | None = None,
     ) -> None:
-        """Overwrite parameters in place; what is None stays.
+        """Overwrite parameters in place (optimizers keep their references); what is None stays.
 
         Args:
             weights: `(*B, K)`, not negative; divided by their sum.
@@ -180,11 +171,8 @@ class GMMLayer(PretrainedMixin, MixtureModule):
             InvalidArgumentError: shapes that do not fit, weights that are negative or sum to
                 zero, or covariances that are not symmetric positive definite.
         """
-        self.write(*project_parameters(self.distribution(), weights, means, covariance_matrix))
-
-    @torch.no_grad()
-    def write(self, weights: Tensor | None, means: Tensor | None, scale: Tensor | None) -> None:
-        """Write constrained parameters in place; optimizers and DDP keep their references."""
+        present = self.distribution()
+        weights, means, scale = project_parameters(present, weights, means, covariance_matrix)
         if weights is not None:
             self.mixture_logits.copy_(mixture_logits(weights, self.mixture_logits.dtype))
         if means is not None:
@@ -204,7 +192,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         Raises:
             UnresolvedPriorError: a prior waits for data that it has not seen.
         """
-        return sum_log_prob(self.priors, self.distribution())
+        return self.priors.log_prob(self.distribution())
 
     def objective(self, x: Tensor, num_samples: int | None = None) -> Tensor:
         """`mean log p(x) + log_prior() / num_samples`, `(*B)`, in nats per row.

@@ -7,41 +7,36 @@ import math
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
-from gmm_lightning.layers._config import module_from_config, module_to_config
+from gmm_lightning.layers._config import module_from_config, module_to_config, plain_arguments
 
 _CONFIG, _TENSORS = "config.json", "model.safetensors"
 M = TypeVar("M", bound="PretrainedMixin")
 
 
 class PretrainedMixin(nn.Module):
-    """`save_pretrained` and `from_pretrained` for a module with `covariance` and `priors`.
+    """`save_pretrained` and `from_pretrained` for a module that has its arguments as attributes.
 
     The folder holds `model.safetensors` and `config.json`: the class, the version that wrote it,
     and the configuration of the module, names and plain values. Nothing in it is ever run: a
     configuration can only name what is registered here.
-
-    Attributes:
-        config_names: further constructor arguments, which are attributes of the module.
     """
 
-    config_names: ClassVar[tuple[str, ...]]
     covariance: Covariance
 
     def to_config(self) -> dict[str, Any]:
         """Constructor arguments as primitives: registry names and plain values."""
-        return module_to_config(self, self.config_names)
+        return module_to_config(self)
 
     def extra_repr(self) -> str:
         """Sizes and options that are set, and the family."""
-        values = {name: getattr(self, name) for name in self.config_names}
-        options = [f"{name}={value!r}" for name, value in values.items() if value]
+        options = [f"{name}={value!r}" for name, value in plain_arguments(self).items() if value]
         return ", ".join([*options, f"covariance={self.covariance.name!r}"])
 
     @classmethod

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import (
     DrawOptions,
     MixtureOfGaussians,
@@ -33,11 +34,7 @@ class SamplingHead(nn.Module):
     Args:
         source: a `GMMLayer`, or anything else with a method `distribution()`; or a module or
             function whose result is a `MixtureOfGaussians`.
-        component: as for `MixtureOfGaussians.sample`.
-        within: as for `MixtureOfGaussians.sample`.
-        temperature: as for `MixtureOfGaussians.sample`.
-        quasi: as for `MixtureOfGaussians.sample`.
-        antithetic: as for `MixtureOfGaussians.sample`.
+        component, within, temperature, quasi, antithetic: as for `MixtureOfGaussians.sample`.
         reparameterize: False: draws without gradients. `implicit`, or True: exact draws with
             unbiased gradients. `relaxed`: a relaxed choice of the component, biased, of low
             variance.
@@ -46,8 +43,8 @@ class SamplingHead(nn.Module):
             draw on a device. Processes with the same seed draw the same rows.
 
     Raises:
-        InvalidArgumentError: another kind of source, a value out of range (for the sizes of the
-            source, where it has any), or options that exclude each other.
+        InvalidArgumentError: another kind of source, a value out of range (of the sizes of the
+            source, if it has them), or options that exclude each other.
 
     References:
         N. Dilokthanakul et al. (2016), Deep unsupervised clustering with Gaussian mixture
@@ -87,8 +84,7 @@ class SamplingHead(nn.Module):
             raise InvalidArgumentError(
                 f"reparameterize must be False, 'implicit' or 'relaxed', got {reparameterize!r}"
             )
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-            raise InvalidArgumentError(f"seed must be None or an integer >= 0, got {seed!r}")
+        self.seed = None if seed is None else require_integer("seed", seed, least=0)
         options = DrawOptions(component, within, temperature, quasi, antithetic)
         self.relaxation = relaxation if reparameterize == "relaxed" else None
         if reparameterize:
@@ -97,9 +93,7 @@ class SamplingHead(nn.Module):
         features = getattr(source, "num_features", None)
         if isinstance(components, int) and isinstance(features, int):
             options.check(components, features)
-        self.source = source
-        self.options, self.seed = options, seed
-        self.reparameterize = reparameterize
+        self.source, self.options, self.reparameterize = source, options, reparameterize
         self._generator: Generator | None = None
 
     def distribution(self, *inputs: Any, **options: Any) -> MixtureOfGaussians:

@@ -99,11 +99,7 @@ class BIC(_Criterion):
 class AIC(_Criterion):
     """`-2 log L + 2 p` of all rows, by `gmm_lightning.criteria.aic`: lower is better.
 
-    Args:
-        model: the number of free parameters p, or a layer.
-
-    Raises:
-        InvalidArgumentError: no number of parameters.
+    Arguments and errors are as for `BIC`.
 
     Example:
         >>> from gmm_lightning.metrics import AIC
@@ -121,11 +117,7 @@ class AIC(_Criterion):
 class ICL(_Criterion):
     """`BIC + 2 sum_n H(r_n)` of all rows, by `gmm_lightning.criteria.icl`: lower is better.
 
-    Args:
-        model: the number of free parameters p, or a layer.
-
-    Raises:
-        InvalidArgumentError: no number of parameters; in `compute`, no rows at all.
+    Arguments and errors are as for `BIC`.
 
     Example:
         >>> from gmm_lightning.metrics import ICL

@@ -58,13 +58,32 @@ def as_priors(spec: PriorSpec) -> dict[str, Prior]:
     return chosen
 
 
-def bind_priors(spec: PriorSpec, shape: MixtureShape) -> nn.ModuleDict:
+class PriorDict(nn.ModuleDict):
+    """Priors of a module, by slot."""
+
+    def to_list(self) -> list[Prior]:
+        """The priors."""
+        return [prior for prior in self.values() if isinstance(prior, Prior)]
+
+    def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
+        """Sum of the log densities at the parameters of a mixture, `(*B)`; 0 without any prior.
+
+        Raises:
+            UnresolvedPriorError: a prior waits for data that it has not seen.
+        """
+        total = torch.zeros_like(mixture.mixture_logits[..., 0])
+        for prior in self.to_list():
+            total = total + prior.log_prob(mixture)
+        return total
+
+
+def bind_priors(spec: PriorSpec, shape: MixtureShape) -> PriorDict:
     """Copies of priors by slot, with hyper-parameters of full shape.
 
     Raises:
         InvalidArgumentError: as `as_priors`, or a prior that does not support the family.
     """
-    priors = nn.ModuleDict()
+    priors = PriorDict()
     for slot, prior in as_priors(spec).items():
         own = copy.deepcopy(prior)
         if not own.supports(shape.covariance):
@@ -79,23 +98,6 @@ def bind_priors(spec: PriorSpec, shape: MixtureShape) -> nn.ModuleDict:
     return priors
 
 
-def list_priors(priors: nn.ModuleDict) -> list[Prior]:
-    """Priors in a module's dictionary of priors."""
-    return [prior for prior in priors.values() if isinstance(prior, Prior)]
-
-
-def sum_log_prob(priors: nn.ModuleDict, mixture: MixtureOfGaussians) -> Tensor:
-    """Sum of the log densities of priors at the parameters of a mixture, `(*B)`; 0 without any.
-
-    Raises:
-        UnresolvedPriorError: a prior waits for data that it has not seen.
-    """
-    total = torch.zeros_like(mixture.mixture_logits[..., 0])
-    for prior in list_priors(priors):
-        total = total + prior.log_prob(mixture)
-    return total
-
-
 __all__ = [
     "Dirichlet",
     "Hyperparameter",
@@ -104,10 +106,9 @@ __all__ = [
     "NormalInverseWishart",
     "NormalMeans",
     "Prior",
+    "PriorDict",
     "PriorSpec",
     "as_priors",
     "bind_priors",
-    "list_priors",
     "registry",
-    "sum_log_prob",
 ]

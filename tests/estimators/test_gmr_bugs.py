@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gmr_cases import blobs
 from numpy.testing import assert_allclose
 from scipy.stats import multivariate_normal
+from support.gmr_cases import blobs
 
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators import gmr

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gmr_cases import blobs, case, conditional, em, log_joint, regression, softmax
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from numpy.testing import assert_allclose
 from scipy.spatial.distance import pdist
 from scipy.stats import chi2
+from support.gmr_cases import blobs, case, conditional, em, log_joint, regression, softmax
 
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.estimators import gmr
@@ -371,7 +371,7 @@ def test_rows_beyond_all_components_are_refused() -> None:
 
 
 def test_the_numeric_cases() -> None:
-    """Cases 13, 15 and 19 of the shared table."""
+    """Conditioning and collapse to one Gaussian: tests/golden/README.md."""
     covariances = [[[0.5, -1.0], [-1.0, 5.0]], [[5.0, 1.0], [1.0, 0.5]]]
     model = GMM(2, [0.5, 0.5], [[0.0, 1.0], [2.0, -1.0]], covariances)
     conditional = model.condition([1], [1.0])

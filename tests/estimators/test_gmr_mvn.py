@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gmr_cases import case, conditional
 from numpy.testing import assert_allclose
 from scipy.stats import chi2, multivariate_normal
+from support.gmr_cases import case, conditional
 
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.estimators import gmr

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gmr_cases import Case, blobs, case
 from numpy.testing import assert_allclose
+from support.gmr_cases import Case, blobs, case
 
 from gmm_lightning.estimators import gmr as ours
 
@@ -96,7 +96,7 @@ def test_ellipses() -> None:
         assert np.sin(angle - turn) == pytest.approx(0.0, abs=1e-8)
 
 
-@over_cases
+@pytest.mark.parametrize("seed", range(3))
 def test_fits(seed: int) -> None:
     """Where no component collapses, which gmr hides by adding 1e-3 I."""
     x = blobs(seed) @ np.array([[1.0, 0.4], [-0.3, 0.8]])

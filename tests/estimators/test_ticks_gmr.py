@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from gmr_cases import case
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
+from support.gmr_cases import case
 
 from gmm_lightning.estimators import gmr
 from gmm_lightning.estimators.gmr import GMM, MVN

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from helpers import rows
+from support.covering import covering
 from torch import Generator, Tensor
 from torch.autograd import gradcheck
 from torch.nn import functional
@@ -203,8 +204,7 @@ def test_log_prob_is_that_of_the_mixture(
     )
 
 
-@over_sharing
-@over_stated
+@pytest.mark.parametrize(("family", "shared"), covering(STATED, [False, True], strength=1))
 def test_gradients(family: Covariance, shared: bool, generator: Generator) -> None:
     head = disturbed(family, generator, shared_scale=shared)
     names = [name for name, _ in head.named_parameters()]

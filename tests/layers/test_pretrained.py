@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import FAMILIES, cases, make_priors, random_layer, rows
+from support.covering import covering
 from torch import nn
 
 from gmm_lightning import DensityHead, GMMLayer, MixtureOfGaussians, fit_em
@@ -44,11 +45,13 @@ def folder(tmp_path: Path, generator: torch.Generator) -> Path:
 # -- there and back -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch", [(), (2, 3)], ids=str)
-@pytest.mark.parametrize(("family", "prior"), cases("gradient"))
+@pytest.mark.parametrize(
+    ("case", "batch"), covering(cases("gradient"), [(), (2, 3)], strength=1), ids=str
+)
 def test_a_layer_comes_back_bit_for_bit(
-    family: str, prior: str, batch: tuple[int, ...], tmp_path: Path, generator: torch.Generator
+    case: tuple[str, str], batch: tuple[int, ...], tmp_path: Path, generator: torch.Generator
 ) -> None:
+    family, prior = case
     layer = random_layer(family, prior, generator=generator, batch=batch)
     layer.save_pretrained(tmp_path)
     twin = GMMLayer.from_pretrained(tmp_path)

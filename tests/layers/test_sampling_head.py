@@ -253,8 +253,8 @@ def test_a_temperature_near_zero_of_the_soft_choice_gives_the_law(
         ),
         ({"reparameterize": "relaxed", "component": 1}, "take no component"),
         ({"reparameterize": "relaxed", "antithetic": True}, "take no component, quasi or anti"),
-        ({"seed": -1}, "seed must be None or an integer >= 0, got -1"),
-        ({"seed": 1.0}, "seed must be None or an integer >= 0, got 1.0"),
+        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+        ({"seed": 1.0}, "seed must be an integer >= 0, got 1.0"),
     ],
 )
 def test_refuses_when_it_is_made(

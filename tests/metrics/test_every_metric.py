@@ -7,11 +7,11 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import metric_cases
 import pytest
 import torch
 from matplotlib.figure import Figure
-from metric_cases import MAKE, NUM_ROWS, K, Rows
+from support import metric_cases
+from support.metric_cases import MAKE, NUM_ROWS, K, Rows
 from torch import nn
 from torchmetrics import MetricCollection
 from trainers import ROOT, script

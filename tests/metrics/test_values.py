@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import FAMILIES, random_layer, rows
-from metric_cases import K, Rows
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
+from support.metric_cases import K, Rows
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAUROC
 

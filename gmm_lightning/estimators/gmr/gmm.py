@@ -187,12 +187,7 @@ class GMM(Density):
         )
 
     def predict(self, indices: ArrayLike, X: ArrayLike) -> Floats:
-        """Gaussian mixture regression: `E[y | x]` of the other features, row by row.
-
-        Args:
-            indices: the features that are known.
-            X: their values, `(n_samples, n_features_in)`.
-        """
+        """Gaussian mixture regression: `E[y | x]` given rows X of the features `indices`."""
         mixture, index = self._with_known(indices)
         return regress(mixture, index, rows_of(X, len(index)), covariance=False)[0].numpy()
 

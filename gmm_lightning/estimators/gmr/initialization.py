@@ -23,17 +23,9 @@ def kmeansplusplus_initialization(
     Each is drawn by the squared distance to the *nearest* centre before it (gmr: the farthest),
     the best of a few candidates.
 
-    Args:
-        X: rows `(n_samples, n_features)`.
-        n_components: number of centres.
-        random_state: int, `RandomState`, or None for numpy's global source.
-
     Raises:
         InvalidArgumentError: `n_components` below 1.
         InvalidDataError: fewer rows than components, or unusable rows.
-
-    References:
-        D. Arthur, S. Vassilvitskii (2007), k-means++: the advantages of careful seeding, SODA.
 
     Example:
         >>> kmeansplusplus_initialization([[0.0], [0.0], [9.0]], 2, random_state=0).sum()
@@ -60,14 +52,10 @@ def _random_initialization(X: ArrayLike, n_components: int, random_state: Any) -
 
 
 def covariance_initialization(X: ArrayLike, n_components: int) -> Floats:
-    """Equal diagonal covariances, `(n_components, n_features, n_features)`.
+    """Equal diagonal covariances, `(n_components, n_features, n_features)`, from rows of X.
 
     The standard deviation of a feature is the mean distance of two rows in it, divided by the
     number of components.
-
-    Args:
-        X: rows `(n_samples, n_features)`.
-        n_components: number of components.
 
     Raises:
         InvalidArgumentError: `n_components` below 1.
