@@ -109,9 +109,7 @@ def evaluate_rows(module: GMMModule, rows: RowSource) -> tuple[dict[str, Any], L
     return numbers, LogDensitySample(values, weights if rows.weighted else None)
 
 
-def _add_pairs(
-    pairs: Tensor, labels: Tensor, components: Tensor, weight: Tensor | None
-) -> Tensor:
+def _add_pairs(pairs: Tensor, labels: Tensor, components: Tensor, weight: Tensor | None) -> Tensor:
     """Weights of the pairs `(C, K)` of label and component, with more rows for new labels."""
     pairs = torch.nn.functional.pad(pairs, (0, 0, 0, max(int(labels.max()) + 1 - len(pairs), 0)))
     weight = torch.ones_like(labels) if weight is None else weight
