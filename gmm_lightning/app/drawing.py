@@ -17,7 +17,7 @@ from gmm_lightning.distributions import DrawOptions, MixtureOfGaussians, chi_qua
 from gmm_lightning.errors import InvalidArgumentError
 
 # Rows drawn at once.
-BLOCK = 1 << 17
+_BLOCK = 1 << 17
 
 
 def given_columns(condition: Any, columns: Sequence[str]) -> dict[int, float]:
@@ -110,8 +110,8 @@ def draws(
     mixture = conditional_mixture(finished, given) if given else finished.module
     width = len(finished.columns)
     rest = [i for i in range(width) if i not in given]
-    for start in range(0, max(n, 1), BLOCK):
-        rows = min(BLOCK, n - start)
+    for start in range(0, max(n, 1), _BLOCK):
+        rows = min(_BLOCK, n - start)
         x, z = mixture.sample(rows, return_component=True, generator=generator, **options)
         full = x.new_empty(rows, width)
         full[:, rest] = x

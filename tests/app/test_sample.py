@@ -86,7 +86,7 @@ def test_the_seed_decides(
     trained: Path, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Several blocks, the last of them short.
-    monkeypatch.setattr(drawing, "BLOCK", 64)
+    monkeypatch.setattr(drawing, "_BLOCK", 64)
     texts = []
     for i, seed in enumerate((3, 3, 4)):
         torch.manual_seed(i)
