@@ -1,6 +1,6 @@
-"""Judge a finished run: see `python scripts/evaluate.py --help`."""
+"""Evaluate a finished run: see `python scripts/evaluate.py --help`."""
 
-from gmm_lightning.app.evaluate import main
+from gmm_lightning.app.command import evaluate
 
 if __name__ == "__main__":
-    main()
+    evaluate()

@@ -1,6 +1,6 @@
 """Label the rows of a file: see `python scripts/predict.py --help`."""
 
-from gmm_lightning.app.predict import main
+from gmm_lightning.app.command import predict
 
 if __name__ == "__main__":
-    main()
+    predict()

@@ -1,6 +1,6 @@
 """Fit a Gaussian mixture: see `python scripts/train.py --help`."""
 
-from gmm_lightning.app.train import main
+from gmm_lightning.app.command import train
 
 if __name__ == "__main__":
-    main()
+    train()

@@ -20,6 +20,8 @@ from gmm_lightning import GMMLayer
 from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, InitializeCallback
 
 ROOT = Path(__file__).parent.parent
+# Seconds after which a process is taken to hang: a hundred times what it needs by itself.
+HANG = 1200
 # What differs between machines, and would change what a child process does.
 AMBIENT = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH")
 
@@ -96,14 +98,14 @@ def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
 
 
 def command(
-    *arguments: str, cwd: Path, timeout: float = 120, path: Path | None = None
+    *arguments: str, cwd: Path, timeout: float = HANG, path: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """`python scripts/train.py` in a folder; a hang kills the whole process group and fails.
 
     Args:
         arguments: what is typed.
         cwd: where it is typed: `outputs/` appears here.
-        timeout: seconds.
+        timeout: seconds until it is killed.
         path: the checkout to use instead of this one.
     """
     return script(
@@ -118,7 +120,7 @@ def command(
 def script(
     *arguments: str,
     cwd: Path,
-    timeout: float = 120,
+    timeout: float = HANG,
     path: Path | None = None,
     extra: tuple[Path, ...] = (),
 ) -> subprocess.CompletedProcess[str]:

@@ -1,1 +1,1 @@
-"""The commands: the only code that knows Hydra."""
+"""The commands `gmm-train`, `gmm-evaluate`, `gmm-predict`, `gmm-sample` and `gmm-show`."""

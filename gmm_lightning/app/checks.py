@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from omegaconf import DictConfig, OmegaConf
 
 from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.app.configs import require_trusted
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from gmm_lightning.training import RowsDataModule
+from gmm_lightning.training import RowsDataModule
 
 
 def check_fit(config: DictConfig) -> None:
-    """Refuse stopping rules and seeds out of range, before any data are read.
-
-    Raises:
-        InvalidArgumentError: naming the setting, what was expected and what came.
-    """
-    sgd = config.fit.get("sgd") or {}
-    parts = [("fit", config.fit), *([("fit.sgd", sgd)] if sgd else [])]
-    for part, values in parts:
+    """Refuse stopping rules and seeds out of range, before any data are read."""
+    for part in ("fit", "fit.sgd"):
+        values = OmegaConf.select(config, part)
+        if not values:
+            continue
         require_number(f"{part}.tol", values.tol, least=0)
         require_integer(f"{part}.max_iter", values.max_iter, least=1)
-        if "patience" in values:
-            require_integer(f"{part}.patience", values.patience, least=0)
-        if "batch_size" in values:
-            require_integer(f"{part}.batch_size", values.batch_size, least=1)
+        for name, least in (("patience", 0), ("batch_size", 1)):
+            if name in values:
+                require_integer(f"{part}.{name}", values[name], least=least)
         if values.get("clip") is not None:
             require_number(f"{part}.clip", values.clip, least=0)
     require_integer("fit.num_restarts", config.fit.num_restarts, least=1)
@@ -36,11 +28,7 @@ def check_fit(config: DictConfig) -> None:
 
 
 def check_optimizer(config: DictConfig) -> None:
-    """Refuse a phase with two ways of training, or with none.
-
-    Raises:
-        InvalidArgumentError: naming what to choose instead.
-    """
+    """Refuse a phase with two ways of training, or with none."""
     closed, gradient = bool(config.callbacks.get("em")), bool(config.model.optimizer)
     if closed and gradient:
         hint = "the second phase is set by fit.then.model.optimizer" if "then" in config.fit else ""
@@ -58,31 +46,19 @@ def check_optimizer(config: DictConfig) -> None:
 
 
 def require_path(name: str, value: object) -> None:
-    """Refuse what no file is called, unless it is None.
-
-    Raises:
-        InvalidArgumentError: naming the setting and what came.
-    """
+    """Refuse what is neither None nor a text: a number is no file's name."""
     if value is not None and not isinstance(value, str):
         raise InvalidArgumentError(f"{name} must be a path, got {value!r}; write {name}=./{value}")
 
 
 def require_flag(name: str, value: object) -> None:
-    """Refuse what is neither true nor false: a word such as `no` would count as true.
-
-    Raises:
-        InvalidArgumentError: naming the setting and what came.
-    """
+    """Refuse what is neither true nor false: a word such as `no` would count as true."""
     if not isinstance(value, bool):
         raise InvalidArgumentError(f"{name} must be true or false, got {value!r}")
 
 
 def check_size(config: DictConfig, data: RowsDataModule) -> None:
-    """Take over the number of features, and refuse more components than rows.
-
-    Raises:
-        InvalidDataError: naming both numbers.
-    """
+    """Take over the number of features, and refuse more components than rows."""
     layer = config.model.layer
     if layer.num_features is None:
         layer.num_features = data.num_features
@@ -97,11 +73,6 @@ def require_trusted_run(config: DictConfig) -> None:
     """Judge a resumed configuration once more, with its interpolations resolved.
 
     Before Hydra takes over they cannot be; and they too can spell a target.
-
-    Raises:
-        InvalidArgumentError: naming the first target that is not trusted.
     """
-    from omegaconf import OmegaConf
-
     plain = OmegaConf.to_container(config, resolve=True)
     require_trusted(plain, f"the run of {config.resume}")

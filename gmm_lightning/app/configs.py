@@ -1,4 +1,4 @@
-"""Where the configuration lives, and what may be built from it."""
+"""Where the configuration and runs live, and what may be built from them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra import utils
+from omegaconf import OmegaConf
+
 from gmm_lightning.errors import InvalidArgumentError
 
 # A configuration that was found in a run folder builds classes of these and nothing else: what a
 # target begins with, and where the class that it names must be defined.
-TRUSTED = {
+_TRUSTED = {
     "gmm_lightning.": "gmm_lightning.",
     "lightning.Trainer": "lightning.pytorch.trainer.",
     "lightning.pytorch.callbacks.": "lightning.pytorch.callbacks.",
     "lightning.pytorch.loggers.": "lightning.pytorch.loggers.",
     "torch.optim.": "torch.optim.",
 }
+# Keys of `data` that name files.
+DATA_PATHS = ("path", "val_path", "test_path")
 
 
 def config_dir() -> str:
@@ -28,35 +33,19 @@ def config_dir() -> str:
 
 
 def run_paths(path: Path) -> tuple[Path, Path]:
-    """Folder and checkpoint of a run, from either of them; whether they exist is not asked."""
+    """Folder and checkpoint of a run, which need not exist, from either of them."""
     if path.is_dir():
         return path, path / "checkpoints" / "last.ckpt"
     return path.parent.parent, path
 
 
-def targets(config: Any) -> Iterator[str]:
-    """Every `_target_` of a plain nested config."""
-    if isinstance(config, dict):
-        if isinstance(config.get("_target_"), str):
-            yield config["_target_"]
-        for value in config.values():
-            yield from targets(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from targets(value)
-
-
-def located(target: str) -> Any:
-    """What Hydra finds under a dotted path, or None; it would log a failure as an error."""
-    from hydra import utils
-
-    utils.log.disabled = True
-    try:
-        return utils.get_object(target)
-    except (ImportError, ValueError):
+def launch_folder(run: Path) -> Path | None:
+    """The folder that a run was started in, where its relative paths begin, if it is known."""
+    settings = run / ".hydra" / "hydra.yaml"
+    if not settings.is_file():
         return None
-    finally:
-        utils.log.disabled = False
+    cwd = OmegaConf.select(OmegaConf.load(settings), "hydra.runtime.cwd")
+    return Path(cwd) if cwd else None
 
 
 def require_trusted(config: Any, origin: str) -> None:
@@ -68,12 +57,32 @@ def require_trusted(config: Any, origin: str) -> None:
     Raises:
         InvalidArgumentError: naming the first target that is not one.
     """
-    for target in targets(config):
-        home = next((TRUSTED[start] for start in TRUSTED if target.startswith(start)), None)
-        found = located(target) if home else None
+    for target in _targets(config):
+        home = next((_TRUSTED[start] for start in _TRUSTED if target.startswith(start)), None)
+        found = _locate(target) if home else None
         owner = found.__self__ if inspect.ismethod(found) else found
         if home is None or not (inspect.isclass(owner) and owner.__module__.startswith(home)):
             raise InvalidArgumentError(
                 f"{origin} asks for {target}, and a stored run is only rebuilt from classes of "
-                f"{', '.join(name.rstrip('.') for name in TRUSTED)}"
+                f"{', '.join(name.rstrip('.') for name in _TRUSTED)}"
             )
+
+
+def _targets(config: Any) -> Iterator[str]:
+    """Every `_target_` of a plain nested config."""
+    if isinstance(config, dict) and isinstance(config.get("_target_"), str):
+        yield config["_target_"]
+    if isinstance(config, dict | list):
+        for value in config.values() if isinstance(config, dict) else config:
+            yield from _targets(value)
+
+
+def _locate(target: str) -> Any:
+    """The object at a dotted path, or None; Hydra would log a failure as an error."""
+    utils.log.disabled = True
+    try:
+        return utils.get_object(target)
+    except (ImportError, ValueError):
+        return None
+    finally:
+        utils.log.disabled = False

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from gmm_lightning._validation import require_integer, require_number
+from gmm_lightning.app.checks import require_flag
+from gmm_lightning.app.runs import FinishedRun
+from gmm_lightning.distributions import DrawOptions, MixtureOfGaussians, chi_quantile
 from gmm_lightning.errors import InvalidArgumentError
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-    from torch import Tensor
-
-    from gmm_lightning.app.runs import StoredRun
-    from gmm_lightning.distributions import MixtureOfGaussians
-
 # Rows drawn at once.
-BLOCK = 1 << 17
+_BLOCK = 1 << 17
 
 
 def given_columns(condition: Any, columns: Sequence[str]) -> dict[int, float]:
@@ -25,10 +27,6 @@ def given_columns(condition: Any, columns: Sequence[str]) -> dict[int, float]:
         InvalidArgumentError: not such a table, a column that the run does not have, one that is
             named twice, a value that is no finite number, or no column left to draw.
     """
-    from omegaconf import OmegaConf
-
-    from gmm_lightning._validation import require_number
-
     plain = OmegaConf.to_container(condition) if OmegaConf.is_config(condition) else condition
     if plain is None:
         return {}
@@ -49,11 +47,7 @@ def given_columns(condition: Any, columns: Sequence[str]) -> dict[int, float]:
 
 
 def position(key: Any, columns: Sequence[str]) -> int:
-    """Where a column stands that is given by its name or its number.
-
-    Raises:
-        InvalidArgumentError: naming the columns that there are.
-    """
+    """The position of a column that is given by its name or its number."""
     if str(key) in columns:
         return columns.index(str(key))
     if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < len(columns):
@@ -67,12 +61,6 @@ def draw_options(config: DictConfig) -> dict[str, Any]:
     Raises:
         InvalidArgumentError: values out of range, or options in each other's way.
     """
-    from hydra.utils import instantiate
-
-    from gmm_lightning._validation import require_integer
-    from gmm_lightning.app.checks import require_flag
-    from gmm_lightning.distributions import DrawOptions
-
     if config.component is not None:
         require_integer("component", config.component, least=0)
     require_flag("quasi", config.quasi)
@@ -84,26 +72,20 @@ def draw_options(config: DictConfig) -> dict[str, Any]:
     return options
 
 
-def conditional_mixture(stored: StoredRun, given: Mapping[int, float]) -> MixtureOfGaussians:
+@torch.no_grad()
+def conditional_mixture(finished: FinishedRun, given: Mapping[int, float]) -> MixtureOfGaussians:
     """The mixture of a run, in the units of its data, of the columns that are not given."""
-    import torch
-
-    with torch.no_grad():
-        mixture = stored.module.distribution()
-        return mixture.condition(list(given), list(given.values())) if given else mixture
+    mixture = finished.module.distribution()
+    return mixture.condition(list(given), list(given.values())) if given else mixture
 
 
-def extrapolation(stored: StoredRun, given: Mapping[int, float]) -> str | None:
+@torch.no_grad()
+def extrapolation(finished: FinishedRun, given: Mapping[int, float]) -> str | None:
     """A warning where given values lie further out than one in a million rows, or None."""
-    import torch
-
-    from gmm_lightning.distributions import chi_quantile
-
     if not given:
         return None
-    with torch.no_grad():
-        mixture = stored.module.distribution().marginal(list(given))
-        radius = float(mixture.mahalanobis(mixture.means.new_tensor(list(given.values()))).min())
+    mixture = finished.module.distribution().marginal(list(given))
+    radius = float(mixture.mahalanobis(mixture.means.new_tensor(list(given.values()))).min())
     if radius <= float(chi_quantile(1 - 1e-6, len(given))):
         return None
     return (
@@ -113,27 +95,25 @@ def extrapolation(stored: StoredRun, given: Mapping[int, float]) -> str | None:
 
 
 def draws(
-    stored: StoredRun, n: int, given: Mapping[int, float], options: Mapping[str, Any], seed: int
+    finished: FinishedRun, n: int, given: Mapping[int, float], options: Mapping[str, Any], seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows in the units of the data, and components, in blocks of bounded size.
 
-    What is given stands in its columns, and the options, a region among them, are about the
-    others. The same seed gives the same rows.
+    Given columns have their values, and the options, a region among them, are about the others.
+    The same seed gives the same rows.
 
     Raises:
         InvalidArgumentError: an option that the mixture cannot be drawn with.
         RegionError: too little of the mixture lies in the region.
     """
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
-    mixture, known = conditional_mixture(stored, given) if given else stored.module, list(given)
-    rest = [i for i in range(len(stored.columns)) if i not in given]
-    for start in range(0, max(n, 1), BLOCK):
-        rows = min(BLOCK, n - start)
+    mixture = conditional_mixture(finished, given) if given else finished.module
+    width = len(finished.columns)
+    rest = [i for i in range(width) if i not in given]
+    for start in range(0, max(n, 1), _BLOCK):
+        rows = min(_BLOCK, n - start)
         x, z = mixture.sample(rows, return_component=True, generator=generator, **options)
-        if given:
-            full = x.new_empty(rows, len(stored.columns))
-            full[:, rest], full[:, known] = x, x.new_tensor(list(given.values()))
-            x = full
-        yield x, z
+        full = x.new_empty(rows, width)
+        full[:, rest] = x
+        full[:, list(given)] = x.new_tensor(list(given.values()))
+        yield full, z

@@ -2,94 +2,75 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from gmm_lightning.app.command import run
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from gmm_lightning.app.runs import StoredRun
-    from gmm_lightning.rows import RowSource
-    from gmm_lightning.training import RowsDataModule
-
-
-def main() -> None:
-    """Entry point of `scripts/evaluate.py` and of the command `gmm-evaluate`."""
-    run("evaluate", evaluate)
+from gmm_lightning._validation import require_integer
+from gmm_lightning.app.checks import require_flag
+from gmm_lightning.app.evaluation import coverage, evaluate_rows
+from gmm_lightning.app.report import write_json
+from gmm_lightning.app.runs import FinishedRun, load_run
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.rows import RowSource
+from gmm_lightning.training import RowsDataModule
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Judge a run on each part of its data, or on all rows of another data set.
+    """Evaluate a run on each part of its data, or on all rows of another data set.
 
     Returns:
         Numbers by part: `train`, and `val` and `test` where they were set aside; or `data`.
     """
-    from pathlib import Path
-
-    import torch
-    from hydra.utils import instantiate
-
-    from gmm_lightning._validation import require_integer
-    from gmm_lightning.app.checks import require_flag
-    from gmm_lightning.app.evaluation import coverage, evaluate_rows
-    from gmm_lightning.app.report import write_json
-    from gmm_lightning.app.runs import load_run
-    from gmm_lightning.errors import InvalidArgumentError
-
     require_flag("overwrite", config.overwrite)
     require_integer("seed", config.seed, least=0)
     if config.output is not None and Path(config.output).exists() and not config.overwrite:
         raise InvalidArgumentError(
             f"{config.output} exists; allow overwrite=true, or choose another"
         )
-    stored = load_run(config.run)
+    finished = load_run(config.run)
     if config.get("data"):
         # All rows of it, in the units of the model.
         given = {"val_fraction": 0.0, "test_fraction": 0.0, "standardize": False}
         given = {name: value for name, value in given.items() if name in config.data}
         data = instantiate(config.data, _convert_="all", **given)
-        parts = {"data": matched(stored, data)}
+        parts = {"data": _select_columns(finished, data)}
     else:
-        data = stored.training_data()
-        found = {name: data.part(name, labels=True) for name in ("train", "val", "test")}
-        parts = {name: part for name, part in found.items() if part is not None}
+        data = finished.training_data()
+        parts = {name: data.part(name, labels=True) for name in ("train", "val", "test")}
     report = {}
     for name, part in parts.items():
-        generator = torch.Generator().manual_seed(config.seed)
-        report[name], density = evaluate_rows(stored.module, part)
-        report[name]["coverage"] = coverage(stored.module, density, generator)
-    for line in lines(report):
-        print(line)
+        if part is not None:
+            generator = torch.Generator().manual_seed(config.seed)
+            report[name], density = evaluate_rows(finished.module, part)
+            report[name]["coverage"] = coverage(finished.module, density, generator)
+    print("\n".join(_lines(report)))
     if config.output is not None:
         Path(config.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(config.output), report)
     return report
 
 
-def matched(stored: StoredRun, data: RowsDataModule) -> RowSource:
-    """Other data with their columns in the order of the model, by name.
-
-    Raises:
-        InvalidDataError: columns that are missing, named.
-    """
-    from gmm_lightning.errors import InvalidDataError
-
+def _select_columns(finished: FinishedRun, data: RowsDataModule) -> RowSource:
+    """Other data with their columns in the order of the model, by name."""
     part = data.part("train", labels=True)
     assert part is not None
-    if data.columns == stored.columns:
+    if data.columns == finished.columns:
         return part
-    missing = [name for name in stored.columns if name not in data.columns]
+    missing = [name for name in finished.columns if name not in data.columns]
     if missing:
         raise InvalidDataError(
             f"{data.name} lacks the column(s) {', '.join(missing)} of the run; it has "
             f"{', '.join(data.columns)}"
         )
-    columns = [data.columns.index(name) for name in stored.columns]
+    columns = [data.columns.index(name) for name in finished.columns]
     return part.map(lambda x: x[:, columns])
 
 
-def lines(report: dict[str, dict[str, Any]]) -> list[str]:
+def _lines(report: dict[str, dict[str, Any]]) -> list[str]:
     """The numbers as a person reads them."""
     text = []
     for part, numbers in report.items():
@@ -107,7 +88,3 @@ def lines(report: dict[str, dict[str, Any]]) -> list[str]:
                 f"normalised mutual information {numbers['normalized_mutual_info_score']:.4f}"
             )
     return text
-
-
-if __name__ == "__main__":
-    main()

@@ -119,12 +119,13 @@ def _add_pairs(pairs: Tensor, labels: Tensor, components: Tensor, weight: Tensor
 @torch.no_grad()
 def log_likelihood(module: GMMModule, rows: RowSource) -> float:
     """Weighted mean of `log p(x)`, in the user's units."""
-    parts = (WeightedMoments.of(log_density(module, b.x), b.weight) for b in rows.read(size=_BLOCK))
+    batches = rows.read(size=_BLOCK)
+    parts = (WeightedMoments.of(_log_density(module, b.x), b.weight) for b in batches)
     return float(reduce(operator.add, parts).mean)
 
 
 @torch.no_grad()
-def log_density(module: GMMModule, rows: Tensor) -> Tensor:
+def _log_density(module: GMMModule, rows: Tensor) -> Tensor:
     """`log p(x)` of rows in the user's units, `(N,)`, float64, on the processor."""
     device = module.layer.means.device
     blocks = (module.standardize(x.to(device)) for x in rows.split(_BLOCK))
@@ -152,6 +153,6 @@ def coverage(
     A region of mass p holds the densest points; its edge is the (1 - p) quantile of the density
     of draws from the model (Hyndman 1996). A calibrated model covers a share p of new rows.
     """
-    drawn = log_density(module, module.sample(100_000, generator=generator))
+    drawn = _log_density(module, module.sample(100_000, generator=generator))
     edges = drawn.quantile(1 - torch.tensor(_COVERAGES, dtype=torch.float64))
     return {str(p): density.share_above(edge) for p, edge in zip(_COVERAGES, edges, strict=True)}

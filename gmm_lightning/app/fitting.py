@@ -66,8 +66,10 @@ def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | N
     first, passes = stored.get("phase", 0), stored.get("passes_before", 0)
     resumed = 0 if checkpoint is None else checkpoint.get("epoch", -1) + 1
     phases = phases_of(config)
-    trainer = make_trainer(phases[first])
-    module = make_module(phases[first], trainer)
+    trainer = _make_trainer(phases[first])
+    # In the precision of the trainer from the first number on.
+    with trainer.init_module():
+        module: GMMModule = instantiate(phases[first].model, _convert_="all")
     if checkpoint is not None:
         read_state(module, checkpoint, config.resume)
     if trainer.is_global_zero:
@@ -80,7 +82,7 @@ def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | N
     for index in range(first, len(phases)):
         phase = phases[index]
         if index > first:
-            trainer = make_trainer(phase)
+            trainer = _make_trainer(phase)
         module.optimizer = instantiate(phase.model.optimizer)
         module.scheduler = instantiate(phase.model.scheduler)
         module.phase, module.passes_before = index, passes
@@ -91,8 +93,15 @@ def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | N
         seconds += time.perf_counter() - started
         objectives.append(float(trainer.callback_metrics.get("train/objective", float("nan"))))
         passes, done = passes + trainer.current_epoch, done + trainer.current_epoch
-        events += [str(e) for em in callbacks_of(trainer, BaseEMCallback) for e in em.events]
-        stop_if_interrupted(trainer, config, passes)
+        for callback in getattr(trainer, "callbacks", []):
+            if isinstance(callback, BaseEMCallback):
+                events += map(str, callback.events)
+            if isinstance(callback, GracefulStop) and callback.signum is not None:
+                raise Interrupted(
+                    f"interrupted after {passes} passes; go on with "
+                    f"resume={config.paths.output_dir}",
+                    callback.signum,
+                )
     if len(objectives) > 1 and objectives[-1] < objectives[-2]:
         log.warning(
             "gradient descent ended below EM, at an objective of %.6f after %.6f: lower "
@@ -116,41 +125,14 @@ def phases_of(config: DictConfig) -> list[DictConfig]:
     return [config, second]
 
 
-def make_trainer(config: DictConfig) -> L.Trainer:
+def _make_trainer(config: DictConfig) -> L.Trainer:
     """The trainer of one phase, with its callbacks and logger."""
-    wanted = [
-        callback
-        for name, callback in config.callbacks.items()
-        if callback and not (config.quiet and name == "progress")
-    ]
-    callbacks = [instantiate(callback, _convert_="all") for callback in wanted]
-    logger = instantiate(config.logger) if config.get("logger") else False
     silent = config.quiet or not config.callbacks.get("progress")
+    callbacks = [
+        instantiate(callback, _convert_="all")
+        for name, callback in config.callbacks.items()
+        if callback and not (silent and name == "progress")
+    ]
+    logger = instantiate(config.logger) if config.get("logger") else False
     bar = {"enable_progress_bar": False} if silent else {}
     return instantiate(config.trainer, callbacks=callbacks, logger=logger, **bar)
-
-
-def make_module(config: DictConfig, trainer: L.Trainer) -> GMMModule:
-    """The model, in the precision of the trainer from its first number on."""
-    with trainer.init_module():
-        return instantiate(config.model, _convert_="all")
-
-
-def stop_if_interrupted(trainer: L.Trainer, config: DictConfig, passes: int) -> None:
-    """Leave, saying how to go on.
-
-    Raises:
-        Interrupted: a signal ended the fit.
-    """
-    for stop in callbacks_of(trainer, GracefulStop):
-        if stop.signum is not None:
-            raise Interrupted(
-                f"interrupted after {passes} passes; go on with resume={config.paths.output_dir}",
-                stop.signum,
-            )
-
-
-def callbacks_of(trainer: L.Trainer, kind: type[Any]) -> list[Any]:
-    """The trainer's callbacks of one class."""
-    callbacks: list[Any] = getattr(trainer, "callbacks", [])
-    return [callback for callback in callbacks if isinstance(callback, kind)]

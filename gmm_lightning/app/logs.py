@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import TYPE_CHECKING, Any
+
+import lightning as L
 
 from gmm_lightning.app.processes import rank_from_environment
+from gmm_lightning.training import GMMModule, RowsDataModule
 
-if TYPE_CHECKING:
-    from gmm_lightning.training import RowsDataModule
-
-NOISE = (
+_NOISE = (
     "litlogger",
     "litmodels",
     "💡",
@@ -42,35 +41,25 @@ def prepare_logs(*, verbose: bool = False, quiet: bool = False) -> logging.Logge
         logger.propagate = True
     for handler in logging.getLogger().handlers:
         if not verbose:
-            handler.addFilter(lambda record: not any(word in record.getMessage() for word in NOISE))
+            handler.addFilter(lambda r: not any(word in r.getMessage() for word in _NOISE))
         if quiet:
             handler.setLevel(logging.WARNING)
-    if rank_from_environment() > 0:
-        # What all processes have to say, the first one says.
-        for handler in logging.getLogger().handlers:
+        if rank_from_environment() > 0:
+            # What all processes have to say, the first one says.
             handler.setLevel(logging.ERROR)
     return logging.getLogger("gmm_lightning")
 
 
-def held_out(data: RowsDataModule) -> str:
-    """The rows set aside, if any."""
-    parts = [(data.part("val"), "to validate"), (data.part("test"), "to test")]
-    return "".join(f", {part.num_rows} {what}" for part, what in parts if part is not None)
-
-
-def weighed(data: RowsDataModule) -> str:
-    """What the rows weigh, where they have weights."""
-    weight = data.total_weight
-    return "" if weight == data.num_train_rows else f" of total weight {weight:g}"
-
-
-def describe(data: RowsDataModule, module: Any, trainer: Any) -> str:
+def describe(data: RowsDataModule, module: GMMModule, trainer: L.Trainer) -> str:
     """One line on what is about to be fitted."""
-    layer = module.layer
+    layer, weight = module.layer, data.total_weight
+    weighed = "" if weight == data.num_train_rows else f" of total weight {weight:g}"
+    held_out = ((data.part("val"), "to validate"), (data.part("test"), "to test"))
+    others = "".join(f", {part.num_rows} {what}" for part, what in held_out if part is not None)
     priors = ", ".join(prior.name for prior in layer.all_priors) or "none"
     how = "EM" if module.optimizer is None else "gradient descent"
     return (
-        f"{data.name}: {data.num_train_rows} rows to train{weighed(data)}{held_out(data)}, "
+        f"{data.name}: {data.num_train_rows} rows to train{weighed}{others}, "
         f"{data.num_features} features, "
         f"{layer.num_components} components, covariance {layer.covariance.name}, "
         f"priors {priors}, {how} on {trainer.world_size} process(es)"

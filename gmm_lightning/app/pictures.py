@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from gmm_lightning.app.drawing import conditional_mixture, position
+from gmm_lightning.app.runs import FinishedRun
+from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from gmm_lightning.app.runs import StoredRun
-    from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.plotting import plot_samples, save_figure
 
 # Characters of a line of the title.
-LINE = 72
+_LINE = 72
 
 
 def shown_columns(asked: Any, columns: Sequence[str], given: Mapping[int, float]) -> list[int]:
-    """Positions of the columns that a picture is asked to show; none, and it chooses.
+    """Positions of the columns that a picture is asked to show; empty, and it chooses.
 
     Raises:
         InvalidArgumentError: no such column, one that has a given value, or not one or two.
@@ -37,7 +36,7 @@ def shown_columns(asked: Any, columns: Sequence[str], given: Mapping[int, float]
 
 
 def save_picture(
-    stored: StoredRun,
+    finished: FinishedRun,
     rows: Tensor,
     component: Tensor,
     given: Mapping[int, float],
@@ -48,36 +47,33 @@ def save_picture(
     """Draw rows over the mixture that they come from, in the units of the data.
 
     Args:
-        stored: the run.
+        finished: the run.
         rows: `(n, D)`.
         component: that each was drawn from, `(n,)`.
         given: values of columns; the mixture is that of the others, and so is the region.
         within: the region, or None.
-        shown: columns to show; none: where there are more than two, those that tell most.
+        shown: columns to show; empty for the two that separate the components best.
         path: of the picture.
     """
-    from gmm_lightning.plotting import plot_samples, save_figure
-
-    mixture = conditional_mixture(stored, given)
-    rest = [i for i in range(len(stored.columns)) if i not in given]
-    dims = [rest.index(i) for i in shown] or most_separated_features(mixture)
+    mixture = conditional_mixture(finished, given)
+    rest = [i for i in range(len(finished.columns)) if i not in given]
     axes = plot_samples(
         mixture,
         rows[:, rest],
         component=component,
         within=within,
-        dims=dims,
-        columns=[stored.columns[i] for i in rest],
+        dims=[rest.index(i) for i in shown] or _most_separated_features(mixture),
+        columns=[finished.columns[i] for i in rest],
     )
-    title = f"{stored.module.data.get('name', 'data')}: {len(rows)} draws"
-    conditions = ", ".join(f"{stored.columns[i]} = {value:g}" for i, value in given.items())
-    more = [cut(f"given {conditions}")] if given else []
-    more += [] if within is None else [cut(f"within {within}")]
-    axes.set_title("\n".join([title, *more]), fontsize="medium")
+    title = [f"{finished.module.data.get('name', 'data')}: {len(rows)} draws"]
+    conditions = ", ".join(f"{finished.columns[i]} = {value:g}" for i, value in given.items())
+    title += [_cut(f"given {conditions}")] if given else []
+    title += [] if within is None else [_cut(f"within {within}")]
+    axes.set_title("\n".join(title), fontsize="medium")
     return str(save_figure(axes, path))
 
 
-def most_separated_features(mixture: MixtureOfGaussians) -> list[int]:
+def _most_separated_features(mixture: MixtureOfGaussians) -> list[int]:
     """The two features, of which the largest shares of the variance lie between the components."""
     if mixture.num_features <= 2:
         return list(range(mixture.num_features))
@@ -86,6 +82,6 @@ def most_separated_features(mixture: MixtureOfGaussians) -> list[int]:
     return sorted(share.argsort(stable=True)[:2].tolist())
 
 
-def cut(line: str) -> str:
+def _cut(line: str) -> str:
     """A line that fits above the axes."""
-    return line if len(line) <= LINE else f"{line[: LINE - 3]}..."
+    return line if len(line) <= _LINE else f"{line[: _LINE - 3]}..."

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gmm_lightning.app.command import run
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from omegaconf import DictConfig
-
-    from gmm_lightning.training import GMMModule
-
-
-def main() -> None:
-    """Entry point of `scripts/predict.py` and of the command `gmm-predict`."""
-    run("predict", predict)
+from gmm_lightning._validation import require_integer
+from gmm_lightning.app.checks import require_flag
+from gmm_lightning.app.runs import load_run
+from gmm_lightning.datasets import TableWriter, iter_table
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.training import GMMModule
 
 
 def predict(config: DictConfig) -> None:
@@ -27,12 +25,6 @@ def predict(config: DictConfig) -> None:
         InvalidDataError: a file that cannot be read, or without the columns of the run.
         CheckpointError: no run there.
     """
-    from gmm_lightning._validation import require_integer
-    from gmm_lightning.app.checks import require_flag
-    from gmm_lightning.app.runs import load_run
-    from gmm_lightning.datasets import TableWriter, iter_table
-    from gmm_lightning.errors import InvalidArgumentError
-
     if not config.input or not config.output:
         raise InvalidArgumentError(
             "say what to read and where to write: input=new.csv output=labels.csv"
@@ -40,23 +32,17 @@ def predict(config: DictConfig) -> None:
     require_flag("overwrite", config.overwrite)
     require_flag("responsibilities", config.responsibilities)
     require_integer("batch_rows", config.batch_rows, least=1)
-    stored = load_run(config.run)
-    threshold = stored.threshold(config.quantile)
-    blocks = iter_table(
-        config.input,
-        columns=stored.columns,
-        header=config.header,
-        separator=config.separator,
-        key=config.key,
-        batch_rows=config.batch_rows,
-    )
+    finished = load_run(config.run)
+    threshold = finished.threshold(config.quantile)
+    options = {name: config[name] for name in ("header", "separator", "key", "batch_rows")}
+    blocks = iter_table(config.input, columns=finished.columns, **options)
     columns = ["component", "log_density", "outlier"]
     if config.responsibilities:
         columns.append("responsibility")
     rows = outliers = 0
     with TableWriter(config.output, columns, overwrite=config.overwrite) as table:
         for block in blocks:
-            answers = answer(stored.module, block, threshold)
+            answers = _answers(finished.module, block, threshold)
             table.write(**{name: answers[name] for name in columns})
             rows, outliers = rows + len(block), outliers + int(answers["outlier"].sum())
     print(
@@ -65,22 +51,16 @@ def predict(config: DictConfig) -> None:
     )
 
 
-def answer(
+@torch.no_grad()
+def _answers(
     module: GMMModule, block: NDArray[np.float64], threshold: float
 ) -> dict[str, NDArray[Any]]:
     """Component, log-density, outlier and responsibilities of a block of rows."""
-    import torch
-
-    with torch.no_grad():
-        log_joint = module.layer.log_joint(module.standardize(torch.from_numpy(block)))
-        log_density = log_joint.logsumexp(-1) + module.standardize.log_abs_det
+    log_joint = module.layer.log_joint(module.standardize(torch.from_numpy(block)))
+    log_density = log_joint.logsumexp(-1) + module.standardize.log_abs_det
     return {
         "component": log_joint.argmax(-1).numpy(),
         "log_density": log_density.numpy(),
         "outlier": (log_density < threshold).numpy(),
         "responsibility": log_joint.softmax(-1).numpy(),
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -14,14 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from gmm_lightning.app.configs import config_dir, require_trusted, run_paths
+from gmm_lightning.app.configs import (
+    DATA_PATHS,
+    config_dir,
+    launch_folder,
+    require_trusted,
+    run_paths,
+)
 from gmm_lightning.app.processes import rank_from_environment, started_from_outside
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
-
-
-def key_of(override: str) -> str:
-    """What an override speaks of: `+a.b=1` and `~a.b` speak of `a.b`."""
-    return override.split("=", 1)[0].lstrip("+~")
 
 
 def check_command_line(config_name: str) -> Path | None:
@@ -46,23 +47,23 @@ def check_command_line(config_name: str) -> Path | None:
         return None
     if any(word.startswith("-") for word in overrides):
         return None
-    typed = (o.split("=", 1)[1] for o in overrides if key_of(o) == "resume" and "=" in o)
-    resumed = next((unquoted(value) for value in typed), None)
-    if resumed not in (None, "", "null"):
-        overrides = continued(Path(str(resumed)), overrides)
-        sys.argv[1:] = overrides
-    config = composed(config_name, overrides)
-    if resumed not in (None, "", "null"):
+    typed = [o.split("=", 1)[1] for o in overrides if _key(o) == "resume" and "=" in o]
+    resumed = _unquoted(typed[0]) if typed else ""
+    is_resumed = resumed not in ("", "null")
+    if is_resumed:
+        overrides = sys.argv[1:] = resume_overrides(Path(resumed), overrides)
+    config = _compose_config(config_name, overrides)
+    if is_resumed:
         own = {key: value for key, value in config.items() if key != "hydra"}
         plain = OmegaConf.to_container(OmegaConf.create(own), resolve=False)
         require_trusted(plain, f"the run at {resumed}")
     folder = Path(config.hydra.run.dir)
     if config.hydra.output_subdir is not None:
-        require_writable(folder)
-    return None if resumed in (None, "", "null") else folder
+        _require_writable(folder)
+    return folder if is_resumed else None
 
 
-def composed(config_name: str, overrides: list[str]) -> DictConfig:
+def _compose_config(config_name: str, overrides: list[str]) -> DictConfig:
     """The configuration that Hydra is going to compose."""
     try:
         with initialize_config_dir(config_dir(), version_base="1.3"):
@@ -72,96 +73,89 @@ def composed(config_name: str, overrides: list[str]) -> DictConfig:
                 reason = str(error).split("\nSee ")[0].splitlines()[0]
                 raise InvalidArgumentError(f"cannot read {error.override!r}: {reason}") from error
             except (HydraException, OmegaConfBaseException, ValueError) as error:
-                message = explained(str(error), config_name, overrides)
+                message = _explain_error(str(error), config_name, overrides)
                 raise InvalidArgumentError(message) from error
     finally:
         GlobalHydra.instance().clear()
 
 
-def explained(message: str, config_name: str, overrides: list[str]) -> str:
+def _explain_error(message: str, config_name: str, overrides: list[str]) -> str:
     """Hydra's message as one sentence that says what could have been typed instead."""
     option = re.search(r"Could not (?:find|load) '(?:(.*)/)?([^'/]+)'", message)
     if option and option[1]:
-        known = sorted(p.stem for p in Path(config_dir(), option[1]).glob("*.yaml"))
+        known = _options(option[1])
         if known:
-            return f"unknown option {option[1]}={option[2]}; known are: {', '.join(known)}"
+            return f"unknown option {option[1]}={option[2]}; known are: {known}"
     key = re.search(r"Could not override '([^']+)'", message)
     if key:
-        groups = [o for o in overrides if "." not in key_of(o) and key_of(o) != key[1]]
+        groups = [o for o in overrides if "." not in _key(o) and _key(o) != key[1]]
         parent, _, name = key[1].rpartition(".")
         config = compose(config_name, groups)
         node = OmegaConf.select(config, parent) if parent else config
         if not node and Path(config_dir(), parent).is_dir():
-            options = sorted(p.stem for p in Path(config_dir(), parent).glob("*.yaml"))
-            return f"{parent} has no {name!r} yet; choose first: {parent}=" + ", ".join(options)
+            return f"{parent} has no {name!r} yet; choose first: {parent}={_options(parent)}"
         known = ", ".join(str(k) for k in node if k != "_target_") if node else "none"
         return f"unknown key {name!r} in {parent or 'the configuration'}; known are: {known}"
     return " ".join(message.split("Config search path")[0].split())
 
 
-def run_folder(path: Path) -> tuple[Path, Path]:
-    """The folder and the checkpoint of a run, from either of them.
+def _options(group: str) -> str:
+    """The options of a group, in a list."""
+    return ", ".join(sorted(path.stem for path in Path(config_dir(), group).glob("*.yaml")))
 
-    Raises:
-        CheckpointError: there is no such run.
-    """
+
+def resume_overrides(path: Path, overrides: list[str]) -> list[str]:
+    """The stored overrides of a run followed by those typed now, in the run's own folder."""
     folder, checkpoint = run_paths(path)
     if not checkpoint.is_file():
         raise CheckpointError(f"there is nothing to resume: no checkpoint at {checkpoint}")
-    if not (folder / ".hydra" / "overrides.yaml").is_file():
+    source = folder / ".hydra" / "overrides.yaml"
+    if not source.is_file():
         raise CheckpointError(
             f"{folder} is not the folder of a run: it has no .hydra/overrides.yaml"
         )
-    return folder, checkpoint
-
-
-def continued(path: Path, overrides: list[str]) -> list[str]:
-    """The stored overrides of a run followed by those typed now, in the run's own folder."""
-    folder, checkpoint = run_folder(path)
     try:
-        stored = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+        stored = OmegaConf.to_container(OmegaConf.load(source))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
         stored = None
     if not isinstance(stored, list):
-        raise CheckpointError(f"{folder}/.hydra/overrides.yaml does not hold a list of overrides")
-    stored = [absolute_path(str(override), folder) for override in stored]
-    typed = [o for o in overrides if key_of(o) not in ("resume", "hydra.run.dir")]
-    known = {key_of(o) for o in typed} | {"resume", "hydra.run.dir"}
-    kept = [o for o in stored if key_of(o) not in known and not key_of(o).startswith("hydra")]
-    return [*kept, *typed, f"resume={quoted(checkpoint)}", f"hydra.run.dir={quoted(folder)}"]
+        raise CheckpointError(f"{source} does not hold a list of overrides")
+    stored = [_absolute_path(str(override), folder) for override in stored]
+    typed = [o for o in overrides if _key(o) not in ("resume", "hydra.run.dir")]
+    known = {_key(o) for o in typed} | {"resume", "hydra.run.dir"}
+    kept = [o for o in stored if _key(o) not in known and not _key(o).startswith("hydra")]
+    return [*kept, *typed, f"resume={_quoted(checkpoint)}", f"hydra.run.dir={_quoted(folder)}"]
 
 
-def unquoted(value: str) -> str:
+def _key(override: str) -> str:
+    """The key of an override: `a.b` of `+a.b=1` and of `~a.b`."""
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+def _absolute_path(override: str, folder: Path) -> str:
+    """An override that names a file, as seen from the folder in which the run was started."""
+    key, _, value = override.partition("=")
+    if key not in (f"data.{name}" for name in DATA_PATHS) or value in ("", "null"):
+        return override
+    started = launch_folder(folder)
+    return override if started is None else f"{key}={_quoted(started / _unquoted(value))}"
+
+
+def _quoted(path: Path) -> str:
+    """A path as a Hydra value, whatever characters it has."""
+    text = str(path.resolve()).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
+def _unquoted(value: str) -> str:
     """A value without the quotes that Hydra wants around some paths."""
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return value[1:-1]
     return value
 
 
-def absolute_path(override: str, folder: Path) -> str:
-    """An override that names a file, as seen from the folder in which the run was started."""
-    key, _, value = override.partition("=")
-    if key not in ("data.path", "data.val_path", "data.test_path") or value in ("", "null"):
-        return override
-    hydra = folder / ".hydra" / "hydra.yaml"
-    if not hydra.is_file():
-        return override
-    started = OmegaConf.load(hydra)
-    return f"{key}={quoted(Path(started.hydra.runtime.cwd) / unquoted(value))}"
-
-
-def quoted(path: Path) -> str:
-    """A path as a Hydra value, whatever characters it has."""
-    text = str(path.resolve()).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
-
-
-def require_writable(folder: Path) -> None:
-    """Refuse an output folder that cannot be made or written, before anything is started.
-
-    Raises:
-        InvalidArgumentError: naming the folder and the reason.
-    """
+def _require_writable(folder: Path) -> None:
+    """Refuse an output folder that cannot be made or written, before anything is started."""
     folder = folder.absolute()
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:

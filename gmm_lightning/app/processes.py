@@ -1,4 +1,4 @@
-"""Several processes under Hydra: starting them, leaving them, and telling them apart."""
+"""Several processes under Hydra: start them, leave them, and find out the rank of this one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import os
 import sys
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_original_cwd
+
 # What Lightning's launcher leaves behind in the environment of the first process.
-LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Interrupted(Exception):
@@ -19,7 +22,7 @@ class Interrupted(Exception):
 
 
 def rank_from_environment() -> int:
-    """This process's rank as its launcher tells it: Lightning, torchrun or SLURM; else 0."""
+    """This process's rank, as set by Lightning, torchrun or SLURM; else 0."""
     for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
         value = os.environ.get(name)
         if value is not None and value.isdigit():
@@ -32,15 +35,12 @@ def started_from_outside() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
 
 
-def child_command(local_rank: int) -> tuple[list[str], str]:
-    """The command of another process of this very job, in the folder of the first.
+def _child_command(local_rank: int) -> tuple[list[str], str]:
+    """The command and the folder of another process of this job.
 
     Lightning repeats the command line, which in a sweep would start the whole sweep again in
     every process. The job's own overrides name the one job instead.
     """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.utils import get_original_cwd
-
     config = HydraConfig.get()
     command = [
         sys.executable,
@@ -56,12 +56,12 @@ def child_command(local_rank: int) -> tuple[list[str], str]:
 
 
 def use_child_command() -> None:
-    """Let Lightning start further processes by `child_command`."""
+    """Let Lightning start further processes by the job's own command."""
     from lightning.pytorch.strategies.launchers import subprocess_script
 
     # A private name of Lightning 2.5 and 2.6; tests/app/test_sweep.py runs a real sweep with it.
     launcher: Any = subprocess_script
-    launcher._hydra_subprocess_cmd = child_command
+    launcher._hydra_subprocess_cmd = _child_command
 
 
 def leave_group() -> None:
@@ -72,5 +72,5 @@ def leave_group() -> None:
         dist.barrier()
         dist.destroy_process_group()
     if not started_from_outside() and rank_from_environment() == 0:
-        for name in LAUNCHED:
+        for name in _LAUNCHED:
             os.environ.pop(name, None)

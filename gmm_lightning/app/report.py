@@ -24,11 +24,7 @@ from gmm_lightning.training import GMMModule, RowsDataModule, draw_mixture
 def final_metrics(
     module: GMMModule, data: RowsDataModule
 ) -> tuple[dict[str, Any], LogDensitySample]:
-    """Objective, likelihood and criteria on the training set, likelihood on the held-out rows.
-
-    Returns:
-        The numbers, and the density of the training set.
-    """
+    """Objective and criteria on the training set with its density, likelihoods of other parts."""
     train = data.part("train", labels=True)
     assert train is not None
     metrics, density = evaluate_rows(module, train)

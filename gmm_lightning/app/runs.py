@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
-from gmm_lightning.app.configs import run_paths
+from gmm_lightning.app.configs import DATA_PATHS, launch_folder, require_trusted, run_paths
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
-
-if TYPE_CHECKING:
-    from gmm_lightning.training import GMMModule, RowsDataModule
+from gmm_lightning.training import GMMModule, RowsDataModule
 
 
 @dataclass(frozen=True)
-class StoredRun:
+class FinishedRun:
     """A trained model with what its folder says about it.
 
     Attributes:
-        folder: where the run lives.
+        folder: of the run.
         module: the model, in evaluation mode, in the user's units.
         columns: names of the features, in the order that the model expects.
         metrics: contents of `metrics.json`; empty if the run did not get that far.
@@ -33,38 +33,18 @@ class StoredRun:
     metrics: dict[str, Any]
 
     def training_data(self) -> RowsDataModule:
-        """The data of the run, from its own configuration.
-
-        Raises:
-            CheckpointError: the folder has no configuration.
-            InvalidArgumentError: the configuration asks for something that is not trusted.
-        """
-        from hydra.utils import instantiate
-        from omegaconf import OmegaConf
-
-        from gmm_lightning.app.configs import require_trusted
-
+        """The data of the run, from its own configuration, of trusted classes only."""
         path = self.folder / ".hydra" / "config.yaml"
         if not path.is_file():
             raise CheckpointError(f"{self.folder} has no .hydra/config.yaml that names its data")
-        config = OmegaConf.load(path)
-        # What is only known while a run is going on, such as its folder, is not asked for.
-        plain: Any = OmegaConf.to_container(config.data, resolve=True)
-        require_trusted(plain, f"the run at {self.folder}")
-        self._from_where_it_ran(plain)
-        return instantiate(plain, _convert_="all")
-
-    def _from_where_it_ran(self, data: dict[str, Any]) -> None:
-        """Make relative paths absolute: they were typed where the run was started."""
-        from omegaconf import OmegaConf
-
-        hydra = self.folder / ".hydra" / "hydra.yaml"
-        if not hydra.is_file():
-            return
-        cwd = OmegaConf.select(OmegaConf.load(hydra), "hydra.runtime.cwd")
-        for name in ("path", "val_path", "test_path"):
-            if cwd and data.get(name):
-                data[name] = str(Path(cwd) / data[name])
+        # The rest of the configuration may depend on a run that is going on, such as its folder.
+        data: Any = OmegaConf.to_container(OmegaConf.load(path).data, resolve=True)
+        require_trusted(data, f"the run at {self.folder}")
+        started = launch_folder(self.folder)
+        for name in DATA_PATHS:
+            if started is not None and data.get(name):
+                data[name] = str(started / data[name])
+        return instantiate(data, _convert_="all")
 
     def threshold(self, quantile: float) -> float:
         """The log-density below which a share `quantile` of the training rows lies.
@@ -75,21 +55,18 @@ class StoredRun:
         """
         if not isinstance(quantile, float) or not 0 < quantile < 1:
             raise InvalidArgumentError(f"quantile must be in (0, 1), got {quantile!r}")
-        recorded = read_json(self.folder / "density.json")
+        path = self.folder / "density.json"
+        recorded = _read_json(path)
         if not recorded:
             raise CheckpointError(f"{self.folder} records no training density (density.json)")
         try:
             return float(np.interp(quantile, recorded["probability"], recorded["log_density"]))
         except (KeyError, TypeError, ValueError) as error:
-            path = self.folder / "density.json"
             raise CheckpointError(f"{path} is damaged: it holds no quantiles") from error
 
 
-def load_run(run: str | None) -> StoredRun:
-    """Read a run back; nothing that its files hold is ever executed.
-
-    Args:
-        run: the folder of a run, or a checkpoint.
+def load_run(run: str | None) -> FinishedRun:
+    """Read a run back, from its folder or a checkpoint; nothing in its files is ever executed.
 
     Raises:
         InvalidArgumentError: nothing given.
@@ -105,19 +82,13 @@ def load_run(run: str | None) -> StoredRun:
             if path.is_dir()
             else f"there is no run at {path}"
         )
-    from gmm_lightning.training import GMMModule
-
     module = GMMModule.load_from_checkpoint(checkpoint)
     names = module.data.get("columns") or [f"x{i}" for i in range(module.layer.num_features)]
-    return StoredRun(folder, module, tuple(names), read_json(folder / "metrics.json"))
+    return FinishedRun(folder, module, tuple(names), _read_json(folder / "metrics.json"))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """What a run wrote of itself; empty if it did not get that far.
-
-    Raises:
-        CheckpointError: a damaged file.
-    """
+def _read_json(path: Path) -> dict[str, Any]:
+    """A table that a run wrote; empty if it did not get that far."""
     if not path.is_file():
         return {}
     try:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from pathlib import Path
 
-from gmm_lightning.app.command import run
+import numpy as np
+from omegaconf import DictConfig
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-    from torch import Tensor
+from gmm_lightning._validation import require_integer
+from gmm_lightning.app.checks import require_flag, require_path
+from gmm_lightning.app.drawing import draw_options, draws, extrapolation, given_columns
+from gmm_lightning.app.pictures import save_picture, shown_columns
+from gmm_lightning.app.runs import load_run
+from gmm_lightning.datasets import TableWriter
+from gmm_lightning.errors import InvalidArgumentError
 
 # Rows in a picture, at most.
-SHOWN = 5000
-
-
-def main() -> None:
-    """Entry point of `scripts/sample.py` and of the command `gmm-sample`."""
-    run("sample", sample)
+_SHOWN = 5000
 
 
 def sample(config: DictConfig) -> None:
@@ -28,59 +30,36 @@ def sample(config: DictConfig) -> None:
         RegionError: a region that the mixture does not reach.
         CheckpointError: no run there.
     """
-    from contextlib import nullcontext
-
-    import numpy as np
-    import torch
-
-    from gmm_lightning.app.drawing import draw_options, draws, extrapolation, given_columns
-    from gmm_lightning.app.pictures import save_picture, shown_columns
-    from gmm_lightning.app.runs import load_run
-    from gmm_lightning.datasets import TableWriter
-
-    check_outputs(config)
+    _check_outputs(config)
     options = draw_options(config)
-    stored = load_run(config.run)
-    given = given_columns(config.condition, stored.columns)
-    visible = shown_columns(config.columns, stored.columns, given)
-    shown: list[tuple[Tensor, Tensor]] = []
-    columns = ["component", *stored.columns]
+    finished = load_run(config.run)
+    given = given_columns(config.condition, finished.columns)
+    visible = shown_columns(config.columns, finished.columns, given)
+    shown: tuple[Tensor, Tensor] | None = None
+    columns = ["component", *finished.columns]
     writer = (
         TableWriter(config.output, columns, overwrite=config.overwrite) if config.output else None
     )
     with writer or nullcontext():
-        for x, z in draws(stored, config.n, given, options, config.seed):
+        for x, z in draws(finished, config.n, given, options, config.seed):
             if writer is not None:
-                values = dict(zip(stored.columns, x.T.numpy(), strict=True))
+                values = dict(zip(finished.columns, x.T.numpy(), strict=True))
                 # As they were typed, not as the mixture's precision rounds them.
-                values |= {stored.columns[i]: np.full(len(x), v) for i, v in given.items()}
+                values |= {finished.columns[i]: np.full(len(x), v) for i, v in given.items()}
                 writer.write(component=z.numpy(), **values)
-            if not shown:
-                shown.append((x[:SHOWN], z[:SHOWN]))
-    warning = extrapolation(stored, given)
+            shown = shown or (x[:_SHOWN], z[:_SHOWN])
+    warning = extrapolation(finished, given)
     if warning is not None:
         print(f"gmm-sample: {warning}", file=sys.stderr)
     if config.output is not None:
         print(f"{config.n} rows: {config.output}")
-    if config.picture is not None:
-        empty = torch.zeros(0, len(stored.columns)), torch.zeros(0, dtype=torch.long)
-        rows, drawn = shown[0] if shown else empty
-        path = save_picture(stored, rows, drawn, given, options["within"], visible, config.picture)
+    if config.picture is not None and shown is not None:
+        path = save_picture(finished, *shown, given, options["within"], visible, config.picture)
         print(f"picture: {path}")
 
 
-def check_outputs(config: DictConfig) -> None:
-    """Refuse what cannot be written, and numbers of rows that are none, before a run is read.
-
-    Raises:
-        InvalidArgumentError: naming the setting and what came.
-    """
-    from pathlib import Path
-
-    from gmm_lightning._validation import require_integer
-    from gmm_lightning.app.checks import require_flag, require_path
-    from gmm_lightning.errors import InvalidArgumentError
-
+def _check_outputs(config: DictConfig) -> None:
+    """Refuse what cannot be written, and numbers of rows that are none, before a run is read."""
     for name in ("run", "output", "picture"):
         require_path(name, config[name])
     if config.output is None and config.picture is None:
@@ -100,7 +79,3 @@ def check_outputs(config: DictConfig) -> None:
         raise InvalidArgumentError(
             f"{config.picture} exists; choose another name, or replace it with overwrite=true"
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -3,50 +3,37 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
 
-from gmm_lightning.app.command import run
+import torch
+from omegaconf import DictConfig
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from gmm_lightning.app.runs import StoredRun
-
-
-def main() -> None:
-    """Entry point of `scripts/show.py` and of the command `gmm-show`."""
-    run("show", show)
+from gmm_lightning.app.runs import FinishedRun, load_run
+from gmm_lightning.errors import InvalidArgumentError
 
 
 def show(config: DictConfig) -> None:
     """Print a run's components, heaviest first, in the units of its data."""
-    from gmm_lightning.app.runs import load_run
+    finished = load_run(config.run)
+    given = config.columns
+    if given is None:
+        given = finished.columns
+    given = [str(name) for name in ([given] if isinstance(given, str | int) else given)]
+    print("\n".join(_lines(finished, given)))
 
-    stored = load_run(config.run)
-    wanted = config.columns
-    if wanted is not None:
-        wanted = [str(name) for name in ([wanted] if isinstance(wanted, str | int) else wanted)]
-    print("\n".join(lines(stored, wanted)))
 
-
-def lines(stored: StoredRun, wanted: list[str] | None) -> list[str]:
+@torch.no_grad()
+def _lines(finished: FinishedRun, columns: list[str]) -> list[str]:
     """The table, line by line."""
-    import torch
-
-    from gmm_lightning.errors import InvalidArgumentError
-
-    missing = [name for name in wanted or () if name not in stored.columns]
+    missing = [name for name in columns if name not in finished.columns]
     if missing:
         raise InvalidArgumentError(
-            f"the run has no column {', '.join(missing)}; it has {', '.join(stored.columns)}"
+            f"the run has no column {', '.join(missing)}; it has {', '.join(finished.columns)}"
         )
-    chosen = [stored.columns.index(name) for name in (wanted or stored.columns)]
-    module, metrics = stored.module, stored.metrics
-    with torch.no_grad():
-        mixture = module.distribution()
-        weights, means = mixture.weights, mixture.means[:, chosen]
-        spread = mixture.component_covariances.diagonal(dim1=-2, dim2=-1).sqrt()[:, chosen]
-    layer = module.layer
+    chosen = [finished.columns.index(name) for name in columns]
+    module, metrics = finished.module, finished.metrics
+    layer, mixture = module.layer, module.distribution()
+    means = mixture.means[:, chosen]
+    spread = mixture.component_covariances.diagonal(dim1=-2, dim2=-1).sqrt()[:, chosen]
     priors = ", ".join(prior.name for prior in layer.all_priors) or "none"
     head = [
         f"{module.data.get('name', 'data')}: {layer.num_components} components, "
@@ -58,22 +45,19 @@ def lines(stored: StoredRun, wanted: list[str] | None) -> list[str]:
             f"row, BIC {metrics['bic']:.6g}, "
             + ("converged" if metrics["converged"] else "not converged")
         )
-    rows = [["component", "weight", *(stored.columns[i] for i in chosen)]]
-    for k in weights.argsort(descending=True).tolist():
+    rows = [["component", "weight", *columns]]
+    for k in mixture.weights.argsort(descending=True).tolist():
         pairs = zip(means[k].tolist(), spread[k].tolist(), strict=True)
         cells = [f"{mean:.4g} ± {deviation:.3g}" for mean, deviation in pairs]
-        rows.append([str(k), f"{float(weights[k]):.4f}", *cells])
-    table = wrapped(rows, fixed=2, width=shutil.get_terminal_size((120, 24)).columns)
+        rows.append([str(k), f"{float(mixture.weights[k]):.4f}", *cells])
+    table = _wrapped(rows, fixed=2, width=shutil.get_terminal_size((120, 24)).columns)
     return [*head, "", *table, "mean ± standard deviation, in the units of the data"]
 
 
-def wrapped(rows: list[list[str]], fixed: int, width: int) -> list[str]:
-    """Rows of cells as aligned lines; columns that do not fit go into further blocks.
+def _wrapped(rows: list[list[str]], fixed: int, width: int) -> list[str]:
+    """Rows of cells as aligned lines of a width; columns that do not fit go into further blocks.
 
-    Args:
-        rows: the cells, headings first.
-        fixed: leading columns that every block repeats.
-        width: characters in a line.
+    Every block repeats the leading `fixed` columns.
     """
     widths = [max(len(row[i]) for row in rows) + 2 for i in range(len(rows[0]))]
     blocks, used = [list(range(fixed))], sum(widths[:fixed])
@@ -88,7 +72,3 @@ def wrapped(rows: list[list[str]], fixed: int, width: int) -> list[str]:
         text += ["".join(row[i].rjust(widths[i]) for i in block) for row in rows]
         text.append("")
     return text
-
-
-if __name__ == "__main__":
-    main()

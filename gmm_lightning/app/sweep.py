@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-log = logging.getLogger(__name__)
-
-SHOWN = (
+_SHOWN = (
     "log_likelihood",
     "val_log_likelihood",
     "objective",
@@ -33,7 +30,7 @@ class SweepSummary(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Collect `metrics.json` and the overrides of every job."""
         folder = Path(config.hydra.sweep.dir)
-        runs = [read_run(path.parent) for path in sorted(folder.glob("*/metrics.json"))]
+        runs = [_read_run(path.parent) for path in sorted(folder.glob("*/metrics.json"))]
         if not runs:
             return
         names = list(dict.fromkeys(name for run in runs for name in run))
@@ -42,23 +39,22 @@ class SweepSummary(Callback):
             writer = csv.DictWriter(file, names, restval="")
             writer.writeheader()
             writer.writerows(runs)
-        cells = [names, *([short(run.get(name, "")) for name in names] for run in runs)]
+        cells = [names, *([_short(run.get(name, "")) for name in names] for run in runs)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(names))]
         for row in cells:
             print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
         print(f"table: {folder / 'sweep.csv'}")
 
 
-def read_run(folder: Path) -> dict[str, Any]:
+def _read_run(folder: Path) -> dict[str, Any]:
     """One row: the job's number, its overrides, its main numbers."""
     metrics = json.loads((folder / "metrics.json").read_text())
-    overrides = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
-    assert isinstance(overrides, list)
+    overrides: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
     pairs = (str(override).split("=", 1) for override in overrides)
     settings = {pair[0].rsplit(".", 1)[-1]: pair[-1] for pair in pairs}
-    return {"run": folder.name, **settings, **{k: metrics[k] for k in SHOWN if k in metrics}}
+    return {"run": folder.name, **settings, **{k: metrics[k] for k in _SHOWN if k in metrics}}
 
 
-def short(value: object) -> str:
+def _short(value: object) -> str:
     """A number as a person compares it."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

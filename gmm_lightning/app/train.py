@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from gmm_lightning.app.command import run
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from gmm_lightning.training import RowsDataModule
-
-
-def main() -> None:
-    """Entry point of `scripts/train.py` and of the command `gmm-train`."""
-    run("train", train)
+from gmm_lightning.app.checks import check_fit, check_optimizer, check_size, require_trusted_run
+from gmm_lightning.app.fitting import fit, phases_of
+from gmm_lightning.app.logs import prepare_logs
+from gmm_lightning.app.processes import leave_group, use_child_command
+from gmm_lightning.app.report import final_metrics, log_hyperparameters, write_report
+from gmm_lightning.training import RowsDataModule, is_dry, read_checkpoint
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -30,24 +30,6 @@ def train(config: DictConfig) -> dict[str, Any]:
         GMMError: a mistake in the configuration or the data, in one sentence.
         Interrupted: Ctrl-C or SIGTERM ended the fit after a whole pass.
     """
-    # Heavy imports wait until the command line is known to be right.
-    from pathlib import Path
-
-    import lightning as L
-    from hydra.utils import instantiate
-
-    from gmm_lightning.app.checks import (
-        check_fit,
-        check_optimizer,
-        check_size,
-        require_trusted_run,
-    )
-    from gmm_lightning.app.fitting import fit, phases_of
-    from gmm_lightning.app.logs import prepare_logs
-    from gmm_lightning.app.processes import leave_group, use_child_command
-    from gmm_lightning.app.report import final_metrics, log_hyperparameters, write_report
-    from gmm_lightning.training import is_dry, read_checkpoint
-
     log = prepare_logs(verbose=config.verbose, quiet=config.quiet)
     use_child_command()
     check_fit(config)
@@ -71,17 +53,9 @@ def train(config: DictConfig) -> dict[str, Any]:
     write_report(folder, metrics, density, module, data)
     log_hyperparameters(fitted.trainer, config, metrics)
     log.info(
-        "log-likelihood %.6f, objective %.6f nats per row after %d passes (%.1f s now, "
-        "%d rows per second)",
-        metrics["log_likelihood"],
-        metrics["objective"],
-        metrics["iterations"],
-        metrics["seconds"],
-        metrics["rows_per_second"],
+        "log-likelihood %(log_likelihood).6f, objective %(objective).6f nats per row after "
+        "%(iterations)d passes (%(seconds).1f s now, %(rows_per_second)d rows per second)",
+        metrics,
     )
     log.info("checkpoint, metrics and picture: %s", folder)
     return metrics
-
-
-if __name__ == "__main__":
-    main()

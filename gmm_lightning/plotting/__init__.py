@@ -1,8 +1,7 @@
 """Pictures of mixtures and of fits, drawn without any global plotting state.
 
-Figures come from matplotlib's object interface with the Agg canvas: nothing here opens a window,
-registers a figure with pyplot or changes rcParams, so the functions are safe in training loops,
-servers and notebooks alike.
+Figures come from matplotlib's object interface with the Agg canvas: no window, no pyplot and no
+change of rcParams, so the functions are safe in training loops, servers and notebooks alike.
 """
 
 from __future__ import annotations

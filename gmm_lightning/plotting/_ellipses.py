@@ -17,8 +17,7 @@ from gmm_lightning.plotting._components import Components
 from gmm_lightning.plotting._rows import Array
 from gmm_lightning.plotting.palette import INK
 
-_MAX_NUMBERS = 30
-_MAX_BADGES = 12
+_MAX_NUMBERS, _MAX_BADGES = 30, 12
 
 # A white rim keeps small text legible on points and lines.
 _HALO = (withStroke(linewidth=2.0, foreground="white"),)

@@ -65,11 +65,10 @@ def draw_curves(
         scale = parts.weights[:, None] / (parts.stds * np.sqrt(2 * np.pi))
         # A point mass has no density to draw.
         terms = np.nan_to_num(scale * np.exp(-0.5 * z * z), nan=0.0, posinf=0.0)
-    style = {"linewidth": 0.72 * linewidth, "linestyle": "--", "zorder": 2}
     for term, k in zip(terms, parts.index, strict=True):
         if fill > 0:
             ax.fill_between(grid, term, color=colors[k], alpha=fill, linewidth=0, zorder=2)
-        ax.plot(grid, term, color=colors[k], **style)
+        ax.plot(grid, term, "--", color=colors[k], linewidth=0.72 * linewidth, zorder=2)
     ax.plot(grid, terms.sum(axis=0), color=INK, linewidth=linewidth, zorder=3)
     ax.set_ylim(bottom=0.0)
 

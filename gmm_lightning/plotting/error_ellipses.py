@@ -61,7 +61,11 @@ def plot_error_ellipses(
     radii, _ = radii_and_names(stds, masses)
     view = feature_view(whole.num_features, dims, columns, allowed=(2,), otherwise="use plot_pairs")
     alpha = require_number("alpha", alpha, above=0, most=1)
-    shades = _shades(colors, whole.num_components)
+    given: Any = palette(whole.num_components) if colors is None else colors
+    given = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    if not given or not all(is_color_like(color) for color in given):
+        raise InvalidArgumentError(f"expected one or more colours, got {colors!r}")
+    shades = [given[k % len(given)] for k in range(whole.num_components)]
     parts = view.parts(whole.select(whole.weights > 0))
     ax = axes_or_new(ax, title)
     for j, k in enumerate(parts.index):
@@ -71,13 +75,3 @@ def plot_error_ellipses(
     draw_means(ax, parts, shades, size=25)
     view.label(ax, "")
     return ax
-
-
-def _shades(colors: str | Sequence[str] | None, num_components: int) -> tuple[str, ...]:
-    if colors is None:
-        return palette(num_components)
-    single = isinstance(colors, str) or not isinstance(colors, Iterable)
-    given: list[Any] = [colors] if single else list(colors)
-    if not given or not all(is_color_like(color) for color in given):
-        raise InvalidArgumentError(f"expected one or more colours, got {colors!r}")
-    return tuple(given[k % len(given)] for k in range(num_components))

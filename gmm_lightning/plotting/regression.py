@@ -43,8 +43,7 @@ def plot_regression(
         mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
         x: Rows `(*S, D)` to show.
         ax: Axes to draw on, and to return; None makes a new figure.
-        dims: The input and the output feature, by position or name; the rest are integrated out.
-            None for the first and the second of two.
+        dims: Input and output feature, by position or name; None for the first and second of two.
         stds: Half widths of the bands in standard deviations.
         ellipses: Whether to outline the components at two standard deviations.
         columns: Names of the D features.

@@ -52,8 +52,7 @@ def plot_samples(
         component: The component `(*S,)` that each sample was drawn from, which gives its colour;
             None for the most probable one.
         within: The region, as for `MixtureOfGaussians.sample`.
-        generator: Of the draws, on the host; None for one with a fixed seed, so that pictures
-            repeat and the global one is left alone.
+        generator: Of the draws, on the host; None for one with a fixed seed.
         dims: One or two features to show, by position or name.
         columns: Names of the D features.
         max_points: Largest number of points drawn, evenly spaced through the samples.

@@ -7,6 +7,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,28 +17,59 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
+from hydra.errors import HydraException
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from things import train_things
+from support.csv_run import named, things, write_csv
 
+from gmm_lightning.app import report
+from gmm_lightning.app.command import run
 from gmm_lightning.app.configs import config_dir
+from gmm_lightning.errors import GMMError
+from gmm_lightning.training import tensorboard
 
 
-@pytest.fixture(autouse=True)
-def _as_typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """float32 as for a user, and nothing that a command sets outlives its test."""
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        monkeypatch.setenv(name, "0")
-    torch.set_default_dtype(torch.float32)
-    root = logging.getLogger()
-    handlers, level, hydra = list(root.handlers), root.level, Singleton.get_state()
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Products are small: several threads, beside other tests, would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
+    torch.set_num_threads(before)
+
+
+@contextmanager
+def _unchanged() -> Iterator[None]:
+    """Nothing that a command sets outlives it: seeds, log handlers, Hydra's globals."""
+    root = logging.getLogger()
+    handlers, level, state = list(root.handlers), root.level, Singleton.get_state()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+            patch.setenv(name, "0")
+        yield
     for handler in [h for h in root.handlers if h not in handlers]:
         root.removeHandler(handler)
         handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
     GlobalHydra.instance().clear()
-    Singleton.set_state(hydra)
+    Singleton.set_state(state)
+
+
+@pytest.fixture(autouse=True)
+def _as_typed() -> Iterator[None]:
+    """float32 as for a user, and nothing that a command sets outlives its test."""
+    torch.set_default_dtype(torch.float32)
+    with _unchanged():
+        yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the pictures, which take longer than a fit and are drawn in other tests."""
+    monkeypatch.setattr(report, "draw_mixture", lambda *_: None)
+    monkeypatch.setattr(report, "save_figure", lambda *_: None)
+    monkeypatch.setattr(tensorboard, "draw_mixture", lambda *_: Figure(figsize=(1, 1)))
 
 
 @pytest.fixture
@@ -66,12 +98,11 @@ def failing(
     """Run a command in an empty folder and expect it to fail in one sentence."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str, name: str = "train") -> Failure:
-        main = importlib.import_module(f"gmm_lightning.app.{name}").main
+    def fail(*arguments: str, name: str = "train") -> Failure:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
         capfd.readouterr()
         with pytest.raises(SystemExit) as caught:
-            main()
+            run(name)
         value: Any = caught.value.code
         printed = capfd.readouterr().err
         assert "Traceback" not in printed
@@ -80,13 +111,45 @@ def failing(
         assert len(sentence.strip().splitlines()) == 1, sentence
         return Failure(code, sentence)
 
-    return run
+    return fail
+
+
+@pytest.fixture
+def refused(
+    asked: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """Call a command on its configuration, in an empty folder, and return why it refuses.
+
+    What becomes of that, one sentence and an exit code, is the same for all: see `failing`.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def call(name: str, *overrides: str) -> str:
+        task = getattr(importlib.import_module(f"gmm_lightning.app.{name}"), name)
+        with pytest.raises((GMMError, HydraException)) as caught:
+            task(asked(name, *overrides))
+        wrapped = isinstance(caught.value, HydraException)
+        return str(caught.value.__cause__ if wrapped else caught.value)
+
+    return call
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run on `things.csv`, which lies two folders above it; not to be changed."""
-    return train_things(tmp_path_factory.mktemp("trained"))
+    """A finished run on `things.csv`, which lies two folders above it; not to be changed.
+
+    Of 300 rows 210 are for training, 30 for validation and 60 for a test.
+    """
+    folder = tmp_path_factory.mktemp("trained")
+    x, kind = things(300, seed=0)
+    write_csv(folder / "things.csv", named(x) | {"kind": kind})
+    words = ("data=file", "data.path=things.csv", "data.label=kind", "data.test_fraction=0.2")
+    words += ("priors=niw", "fit.max_iter=8", "fit.tol=0", "callbacks.progress=null")
+    with _unchanged(), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["train.py", *words, "hydra.run.dir=outputs/run"])
+        run("train")
+    return folder / "outputs" / "run"
 
 
 @pytest.fixture

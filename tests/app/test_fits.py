@@ -13,14 +13,17 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from trainers import distance, same
+from trainers import distance, same, state
 
+from gmm_lightning.app.command import run as run_command
 from gmm_lightning.app.processes import Interrupted
-from gmm_lightning.app.train import main, train
+from gmm_lightning.app.train import train
 from gmm_lightning.training import GMMModule, GracefulStop
 
 Compose = Callable[..., DictConfig]
 State = dict[str, torch.Tensor]
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 SILENT = ("callbacks.progress=null",)
 QUIET = ("logger=none", *SILENT)
@@ -179,23 +182,30 @@ def test_every_optimizer_with_every_scheduler(
     # The rate of each of three passes, relative to the first.
     [
         (("scheduler=step", "model.scheduler.step_size=1", "model.scheduler.gamma=0.5"), (1, 2, 4)),
-        (("scheduler=cosine",), (1, 1 / 0.75, 4)),
+        (("scheduler=cosine", "model.scheduler.T_max=3"), (1, 1 / 0.75, 4)),
         (("scheduler=none",), (1, 1, 1)),
     ],
 )
 def test_a_scheduler_counts_passes(
-    run: Run, scheduler: tuple[str, ...], rates: tuple[float, ...]
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    scheduler: tuple[str, ...],
+    rates: tuple[float, ...],
 ) -> None:
-    # Adam without memory moves every entry by the rate itself, so two runs of different length
-    # differ by the rate of the last pass.
-    plain = ("+model.optimizer.betas=[0.0,0.0]", "model.optimizer.lr=1e-5", "fit.tol=0")
-    wide = ("trainer.max_epochs=3", "data.batch_size=512", *plain)
-    cosine = ("model.scheduler.T_max=3",) if scheduler == ("scheduler=cosine",) else ()
-    states = [run("0", *SGD, *plain, "model.optimizer.lr=0.0", "fit.max_iter=1")[1]]
-    for n in (1, 2, 3):
-        words = [*wide[1:], *scheduler, *cosine, f"fit.max_iter={n}"]
-        states.append(run(f"{n}", *SGD, *words)[1])
-    moves = [distance(learned(a), learned(b)) for a, b in pairwise(states)]
+    states: list[State] = []
+
+    class Recorder(GracefulStop):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            states.append(learned(state(pl_module)))
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            states.append(learned(state(pl_module)))
+
+    monkeypatch.setattr("gmm_lightning.training.GracefulStop", Recorder)
+    # Adam without memory moves every entry by the rate itself.
+    plain = ("+model.optimizer.betas=[0.0,0.0]", "model.optimizer.lr=1e-5", "data.batch_size=512")
+    run("three", *SGD, *plain, *scheduler, "fit.tol=0", "fit.max_iter=3")
+    moves = [distance(a, b) for a, b in pairwise(states)]
     assert moves[0] == pytest.approx(1e-5, rel=1e-2)
     assert [moves[0] / move for move in moves] == pytest.approx(rates, rel=1e-2)
 
@@ -225,7 +235,7 @@ def said(
             sys, "argv", ["train.py", "data=faithful", "fit.max_iter=2", "logger=none", *words]
         )
         capfd.readouterr()
-        main()
+        run_command("train")
         out, err = capfd.readouterr()
         return out + err
 

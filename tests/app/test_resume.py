@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from support.covering import covering
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainers import command, same, the_run
 
-from gmm_lightning.app.preflight import continued, key_of
+from gmm_lightning.app.preflight import resume_overrides
 from gmm_lightning.app.train import train
 from gmm_lightning.training import GMMModule
 
@@ -71,8 +72,8 @@ def test_the_script_continues_where_it_was(tmp_path: Path) -> None:
     assert (stored.seed, stored.fit.max_iter) == (3, 6)
 
 
-@pytest.mark.parametrize("passes", [1, 3])
-@pytest.mark.parametrize("fit", ["em", "sgd", "em_then_sgd"])
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("fit", "passes"), covering(LIMIT, (1, 3), strength=1))
 def test_a_resumed_run_is_the_uninterrupted_one(
     composed: Callable[..., DictConfig], tmp_path: Path, fit: str, passes: int
 ) -> None:
@@ -108,13 +109,13 @@ def stored(tmp_path: Path) -> Path:
 
 
 def test_what_is_typed_wins_over_what_is_stored(stored: Path) -> None:
-    words = continued(stored, [f"resume={stored}", "fit.tol=0.2", "fit.max_iter=3"])
+    words = resume_overrides(stored, [f"resume={stored}", "fit.tol=0.2", "fit.max_iter=3"])
     assert words[:3] == ["cov=diag", "fit.tol=0.2", "fit.max_iter=3"]
-    assert [key_of(word) for word in words[3:]] == ["resume", "hydra.run.dir"]
+    assert [word.split("=")[0] for word in words[3:]] == ["resume", "hydra.run.dir"]
 
 
 def test_odd_names_survive(stored: Path, composed: Callable[..., DictConfig]) -> None:
-    words = continued(stored, [f"resume={stored}"])
+    words = resume_overrides(stored, [f"resume={stored}"])
     config = composed(*[word for word in words if not word.startswith("hydra")])
     assert Path(config.resume) == stored / "checkpoints" / "last.ckpt"
 
@@ -132,4 +133,6 @@ def test_a_quoted_path_is_read(
 
 def test_a_checkpoint_names_its_run_too(stored: Path) -> None:
     file = stored / "checkpoints" / "last.ckpt"
-    assert continued(file, [f"resume={file}"]) == continued(stored, [f"resume={stored}"])
+    assert resume_overrides(file, [f"resume={file}"]) == resume_overrides(
+        stored, [f"resume={stored}"]
+    )

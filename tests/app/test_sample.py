@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
-from things import COLUMNS, Plain, Rows
+from support.csv_run import COLUMNS, Plain, Rows
 from trainers import fitted
 
 from gmm_lightning.app import drawing
@@ -86,7 +86,7 @@ def test_the_seed_decides(
     trained: Path, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Several blocks, the last of them short.
-    monkeypatch.setattr(drawing, "BLOCK", 64)
+    monkeypatch.setattr(drawing, "_BLOCK", 64)
     texts = []
     for i, seed in enumerate((3, 3, 4)):
         torch.manual_seed(i)
@@ -187,10 +187,17 @@ def test_outputs_are_never_overwritten_unasked(
         ("seed=1.5", "seed must be an integer >= 0, got 1.5"),
     ],
 )
-def test_mistakes(failing: Failing, trained: Path, tmp_path: Path, words: str, said: str) -> None:
+def test_mistakes(
+    refused: Callable[..., str], trained: Path, tmp_path: Path, words: str, said: str
+) -> None:
     given = {"output": "s.csv"} | dict([words.split("=")])
     arguments = [f"{key}={value}" for key, value in given.items()]
-    failure = failing(f"run={trained}", *arguments, name="sample")
+    assert said in refused("sample", f"run={trained}", *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_is_one_sentence(failing: Failing, trained: Path, tmp_path: Path) -> None:
+    failure = failing(f"run={trained}", "output=s.csv", "component=3", name="sample")
     assert failure.code == 1
-    assert said in failure.message
+    assert failure.message == "gmm-sample: component must be in [0, 3), got 3"
     assert list(tmp_path.iterdir()) == []

@@ -14,8 +14,8 @@ import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig
 from scipy import stats
+from support.csv_run import COLUMNS, Plain, Rows
 from support.goodness_of_fit import SIGNIFICANCE
-from things import COLUMNS, Plain, Rows
 
 from gmm_lightning import distributions
 from gmm_lightning.app.configs import config_dir
@@ -218,7 +218,7 @@ def test_a_picture_says_what_it_shows(
     trained: Path, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr("gmm_lightning.plotting.save_figure", lambda ax, path: drawn.append(ax))
+    monkeypatch.setattr("gmm_lightning.app.pictures.save_figure", lambda ax, path: drawn.append(ax))
     words = [f"run={trained}", "n=20", f"picture={tmp_path}/a.png"]
     ball = ["within=ball", f"within.center={CENTRE}", "within.radius=500"]
     sample(asked("sample", *words, *ball, "columns=[mass,temp]"))
@@ -299,7 +299,6 @@ def test_there_is_a_file_for_every_region(asked: Asked) -> None:
         ("condition={0:1,1:2,2:3}", "condition gives every column a value"),
         ("condition=3", "condition must give columns their values"),
         ("condition=[width]", "condition must give columns their values"),
-        ("within=nope", "unknown option within=nope; known are: ball, box, confidence"),
         (
             "within=ball within.radius=1",
             "the center of a ball must be a row of finite numbers, got None",
@@ -307,7 +306,6 @@ def test_there_is_a_file_for_every_region(asked: Asked) -> None:
         ("within=ball within.center=[1,2]", "finite number > 0, got None"),
         ("within=ball within.center=[1,2,3] within.radius=-1", "finite number > 0, got -1"),
         ("within=ball within.center=[1,2,3] within.radius=abc", "number > 0, got 'abc'"),
-        ("within=ball within.centre=[1,2,3]", "unknown key 'centre' in within; known are: center"),
         ("within=box within.lower=2 within.upper=1", "lower ends of a box must be below"),
         ("within=box within.lower=[1,2] within.upper=3", "must have 3 entries, got 2"),
         ("within=shell within.low=-1", "radii of a shell must be numbers of at least 0, got -1"),
@@ -323,7 +321,24 @@ def test_there_is_a_file_for_every_region(asked: Asked) -> None:
         ("antithetic=2", "antithetic must be true or false, got 2"),
     ],
 )
-def test_mistakes(failing: Failing, trained: Path, tmp_path: Path, words: str, said: str) -> None:
+def test_mistakes(
+    refused: Callable[..., str], trained: Path, tmp_path: Path, words: str, said: str
+) -> None:
+    assert said in refused("sample", f"run={trained}", "output=s.csv", *words.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("within=nope", "unknown option within=nope; known are: ball, box, confidence"),
+        ("within=ball within.centre=[1,2,3]", "unknown key 'centre' in within; known are: center"),
+        ("within=half_space within.normal=[0,0,0]", "must not be zero"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    failing: Failing, trained: Path, tmp_path: Path, words: str, said: str
+) -> None:
     failure = failing(f"run={trained}", "output=s.csv", *words.split(), name="sample")
     assert failure.code == 1
     assert said in failure.message

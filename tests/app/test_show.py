@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
-from things import COLUMNS, Plain
+from support.covering import covering
+from support.csv_run import COLUMNS, Plain
 
-from gmm_lightning.app.show import show, wrapped
+from gmm_lightning.app.show import _wrapped, show
 from gmm_lightning.training import GMMModule
 
 Asked = Callable[..., DictConfig]
@@ -91,7 +92,7 @@ def test_a_narrow_terminal_gets_blocks(
 def test_wrapping_keeps_every_cell() -> None:
     rows = [["k", *(f"c{i}" for i in range(30))], ["0", *(str(i) for i in range(30))]]
     for width in (5, 8, 31, 100, 1000):
-        lines = wrapped(rows, fixed=1, width=width)
+        lines = _wrapped(rows, fixed=1, width=width)
         seen = [word for line in lines for word in line.split() if word.startswith("c")]
         assert seen == rows[0][1:]
         assert all(len(line) <= max(width, 8) for line in lines)
@@ -166,8 +167,9 @@ def test_a_folder_that_is_no_run(failing: Failing, tmp_path: Path, name: str) ->
     assert {path.read_text() for path in mine} == {"mine"}
 
 
-@pytest.mark.parametrize("text", ['{"num_rows": 2', "", "[1, 2]", "\x00\x01"])
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    ("name", "text"), covering(COMMANDS, ['{"num_rows": 2', "", "[1, 2]", "\x00\x01"], strength=1)
+)
 def test_a_damaged_report(failing: Failing, copied: Path, name: str, text: str) -> None:
     (copied / "metrics.json").write_text(text)
     failure = failing(f"run={copied}", *COMMANDS[name], name=name)

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
-from things import named, things, write_csv
-from trainers import ROOT, command, distance, the_run
+from support.csv_run import named, things, write_csv
+from trainers import HANG, ROOT, command, distance, the_run
 
 from gmm_lightning.app import evaluation
 from gmm_lightning.app.evaluation import LogDensitySample, evaluate_rows
@@ -95,7 +95,7 @@ def test_every_command_on_a_stream(files: Path) -> None:
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=HANG,
             check=False,
         )
         assert made.returncode == 0, made.stderr

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import collapsing_rows
+from support.csv_run import named, things, write_csv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from things import named, things, write_csv
 
-from gmm_lightning.app.train import main
+from gmm_lightning.app.command import run as run_command
 from gmm_lightning.training import GMMModule
 
 # Event files hold float32.
@@ -26,7 +26,7 @@ def finished(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> Even
     monkeypatch.chdir(folder)
     common = ("data=file", "data.path=a.csv", "hydra.run.dir=run", "callbacks.progress=null")
     monkeypatch.setattr(sys, "argv", ["train.py", *common, *words])
-    main()
+    run_command("train")
     sizes = {"scalars": 0, "images": 0, "tensors": 0, "histograms": 0}
     events = EventAccumulator(str(folder / "run" / "tensorboard"), size_guidance=sizes)
     events.Reload()

@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 from sklearn.metrics import adjusted_rand_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gmm_lightning.app import report
 from gmm_lightning.app.train import train
 from gmm_lightning.errors import GMMError
 from gmm_lightning.training import ArrayDataModule, GMMModule
@@ -27,16 +26,12 @@ QUIET = ("logger=none", "callbacks.progress=null")
 ONE_PASS = ("data=faithful", "debug=one_pass", *QUIET)
 
 
+undrawn = pytest.mark.usefixtures("undrawn")
+
+
 def finite(metrics: dict[str, Any]) -> bool:
     keys = ("objective", "log_likelihood", "bic", "aic", "icl", "val_log_likelihood")
     return all(math.isfinite(metrics[key]) for key in keys)
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the picture, which takes longer than the fit and is drawn in other tests."""
-    monkeypatch.setattr(report, "draw_mixture", lambda *_: None)
-    monkeypatch.setattr(report, "save_figure", lambda *_: None)
 
 
 def options(group: str, *skipped: str) -> list[str]:
@@ -59,6 +54,7 @@ SINGLE = [
 ]
 
 
+@undrawn
 @pytest.mark.parametrize(("group", "option"), SINGLE)
 def test_every_option_trains(composed: Compose, tmp_path: Path, group: str, option: str) -> None:
     # `fit=em_then_sgd` has a second fit, with a length of its own.
@@ -69,25 +65,29 @@ def test_every_option_trains(composed: Compose, tmp_path: Path, group: str, opti
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
 
 
+@undrawn
 @pytest.mark.parametrize("option", options("optimizer", "none"))
 def test_every_optimizer_trains(composed: Compose, option: str) -> None:
     assert finite(train(composed(*ONE_PASS, "fit=sgd", f"optimizer={option}")))
 
 
+@undrawn
 @pytest.mark.parametrize("option", options("scheduler"))
 def test_every_scheduler_trains(composed: Compose, option: str) -> None:
     assert finite(train(composed(*ONE_PASS, "fit=sgd", f"scheduler={option}")))
 
 
+@undrawn
 def test_given_assignments_train(composed: Compose) -> None:
     given = ",".join(str(i % 2) for i in range(245))
     initializer = f"callbacks.initialize.initializer.assignments=[{given}]"
     assert finite(train(composed(*ONE_PASS, "init=given", initializer)))
 
 
+@undrawn
 @pytest.mark.parametrize(("family", "prior"), cases())
 def test_every_family_trains_with_every_prior_by_em(
-    composed: Compose, tmp_path: Path, undrawn: None, family: str, prior: str
+    composed: Compose, tmp_path: Path, family: str, prior: str
 ) -> None:
     chosen = f"[{prior.replace('+', ',')}]" if "+" in prior else prior
     metrics = train(composed(*ONE_PASS, f"cov={family}", f"priors={chosen}"))
@@ -98,14 +98,14 @@ def test_every_family_trains_with_every_prior_by_em(
     assert sorted(p.name for p in module.layer.all_priors) == names
 
 
+@undrawn
 @pytest.mark.parametrize(("family", "prior"), cases("gradient")[::9])
-def test_families_train_with_priors_by_gradient(
-    composed: Compose, undrawn: None, family: str, prior: str
-) -> None:
+def test_families_train_with_priors_by_gradient(composed: Compose, family: str, prior: str) -> None:
     chosen = f"[{prior.replace('+', ',')}]" if "+" in prior else prior
     assert finite(train(composed(*ONE_PASS, "fit=sgd", f"cov={family}", f"priors={chosen}")))
 
 
+@undrawn
 def test_tied_full_is_another_name_for_tied(composed: Compose) -> None:
     first = train(composed(*ONE_PASS, "cov=tied"))
     second = train(composed(*ONE_PASS, "cov=tied_full"))
@@ -176,12 +176,14 @@ def test_a_run_leaves_what_it_promises(composed: Compose, tmp_path: Path, fit: s
     assert events.Tags()["images"] == ["mixture"]
 
 
+@undrawn
 def test_a_fit_that_converges_says_so(composed: Compose) -> None:
     metrics = train(composed("data=faithful", *QUIET))
     assert metrics["converged"] is True
     assert 2 < metrics["iterations"] < 200
 
 
+@undrawn
 def test_the_logged_likelihood_is_that_of_the_report(composed: Compose, tmp_path: Path) -> None:
     few = ("fit.max_iter=3", "logger=csv", "callbacks.progress=null")
     metrics = train(composed("data=faithful", *few))
@@ -192,6 +194,7 @@ def test_the_logged_likelihood_is_that_of_the_report(composed: Compose, tmp_path
     assert last == pytest.approx(metrics["val_log_likelihood"], rel=1e-12)
 
 
+@undrawn
 def test_standardising_changes_nothing_but_rounding(composed: Compose) -> None:
     # Full covariances and the data-scaled start are equivariant.
     few = (
@@ -207,6 +210,7 @@ def test_standardising_changes_nothing_but_rounding(composed: Compose) -> None:
         assert first[key] == pytest.approx(second[key], rel=1e-9), key
 
 
+@undrawn
 def test_the_seed_decides(composed: Compose) -> None:
     few = (*ONE_PASS, "init=random")
     first, again = train(composed(*few)), train(composed(*few))
@@ -214,6 +218,7 @@ def test_the_seed_decides(composed: Compose) -> None:
     assert first["log_likelihood"] == again["log_likelihood"] != other["log_likelihood"]
 
 
+@undrawn
 def test_precision_is_double_unless_told(composed: Compose, tmp_path: Path) -> None:
     for precision, dtype in (("64-true", torch.float64), ("32-true", torch.float32)):
         train(composed(*ONE_PASS, f"trainer.precision={precision}"))
@@ -231,6 +236,7 @@ def test_an_error_is_typed(composed: Compose) -> None:
         train(composed(*ONE_PASS, "fit.tol=-1"))
 
 
+@undrawn
 def test_em_then_gradient_goes_on_counting(composed: Compose, tmp_path: Path) -> None:
     few = ("fit.max_iter=3", "fit.sgd.max_iter=2", "callbacks.progress=null")
     metrics = train(composed("data=faithful", "fit=em_then_sgd", *few))

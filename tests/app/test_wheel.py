@@ -9,8 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from things import named, things, write_csv
-from trainers import AMBIENT, ROOT
+from support.csv_run import named, things, write_csv
+from trainers import AMBIENT, HANG, ROOT
 
 COMMANDS = ("train", "evaluate", "predict", "sample", "show")
 
@@ -26,7 +26,7 @@ def python(*arguments: str, cwd: Path, site: Path | None = None) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=HANG,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -59,7 +59,7 @@ def test_a_wheel_has_it_all(tmp_path: Path) -> None:
     sources = {f"gmm_lightning/{n}" for n in files(ROOT / "gmm_lightning", (".py",))}
     assert {n for n in names if n.endswith(".py")} == sources
     assert not [n for n in names if n.startswith(("tests", "outputs", "scripts", "examples"))]
-    assert all(f"gmm-{c} = gmm_lightning.app.{c}:main" in scripts for c in COMMANDS)
+    assert all(f"gmm-{c} = gmm_lightning.app.command:{c}" in scripts for c in COMMANDS)
 
     site, away = tmp_path / "site", tmp_path / "away"
     away.mkdir()
@@ -68,7 +68,7 @@ def test_a_wheel_has_it_all(tmp_path: Path) -> None:
     where = python("-c", "import gmm_lightning; print(gmm_lightning.__file__)", cwd=away, site=site)
     assert Path(where.strip()) == site / "gmm_lightning" / "__init__.py"
     for name in COMMANDS:
-        code = f"from gmm_lightning.app.{name} import main; main()"
+        code = f"from gmm_lightning.app.command import {name}; {name}()"
         text = python("-c", code, "--help", cwd=away, site=site)
         assert f"gmm-{name} " in text
         assert "Examples" in text
@@ -86,7 +86,7 @@ def test_a_wheel_has_it_all(tmp_path: Path) -> None:
     }
     for name, line in words.items():
         # The commands as pip installs them.
-        code = f"from gmm_lightning.app.{name} import main; main()"
+        code = f"from gmm_lightning.app.command import {name}; {name}()"
         python("-c", code, *line.split(), cwd=away, site=site)
     assert len((away / "labels.csv").read_text().splitlines()) == 61
     assert len((away / "drawn.csv").read_text().splitlines()) == 11

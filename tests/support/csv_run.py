@@ -1,4 +1,4 @@
-"""A csv file in odd units, a run on it, and its mixture without the library."""
+"""Rows in odd units as a csv file, and the mixture of a run on them without the library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
-from trainers import command
 
 COLUMNS = ("mass", "width", "temp")
 Rows = NDArray[np.float64]
@@ -37,26 +36,6 @@ def write_csv(path: Path, columns: dict[str, Any]) -> Path:
 def named(x: Rows, *order: str) -> dict[str, list[float]]:
     """Columns by name, in another order if wanted."""
     return {name: x[:, COLUMNS.index(name)].tolist() for name in order or COLUMNS}
-
-
-def train_things(folder: Path) -> Path:
-    """Train on 300 things: 210 rows, 30 for validation, 60 for a test."""
-    x, kind = things(300, seed=0)
-    write_csv(folder / "things.csv", named(x) | {"kind": kind})
-    done = command(
-        "data=file",
-        "data.path=things.csv",
-        "data.label=kind",
-        "data.test_fraction=0.2",
-        "priors=niw",
-        "fit.max_iter=8",
-        "fit.tol=0",
-        "hydra.run.dir=outputs/run",
-        "callbacks.progress=null",
-        cwd=folder,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / "outputs" / "run"
 
 
 @dataclass(frozen=True)
