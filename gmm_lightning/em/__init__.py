@@ -13,7 +13,8 @@ from gmm_lightning.em.collapse import Collapsed, CollapseEvent, collapse_error, 
 from gmm_lightning.em.fit import fit_em
 from gmm_lightning.em.initialization import initialize_layer, resolve_priors
 from gmm_lightning.em.maximization import MStepResult, maximize
-from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.policies import (
     Candidates,
     CollapsePolicy,

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.covariances import Covariance
-from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.responsibilities import Responsibilities
 from gmm_lightning.linalg import accumulator_dtype, exact_products
 from gmm_lightning.rows import Batch

@@ -10,7 +10,7 @@ import torch
 from torch import Size, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gmm_lightning.em.parameters import MixtureModel
+from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.layers import GMMLayer, MixtureClassifier
 from gmm_lightning.rows import ArrayRows, Batch, as_rows, as_weights, check_finite
@@ -23,11 +23,6 @@ class ClassRows:
     rows: Sequence[Tensor]
     weights: Sequence[Tensor]
     num_skipped: int
-
-    @property
-    def lengths(self) -> list[int]:
-        """n_c of each class."""
-        return [len(part) for part in self.rows]
 
     @classmethod
     def read(
@@ -85,11 +80,9 @@ class ClassGroup:
     def model(self, layer: GMMLayer, num_restarts: int = 1) -> MixtureModel:
         """The mixtures of these classes as a batch `(C,)`."""
         model = MixtureModel.from_layer(layer).select(self.classes.repeat(num_restarts))
-        batch_index = torch.arange(len(self.classes), device=model.batch_index.device).repeat(
-            num_restarts
-        )
-        batch_shape = Size([len(self.classes)])
-        return replace(model, batch_shape=batch_shape, batch_index=batch_index, couples_batch=False)
+        own = torch.arange(len(self.classes)).to(self.classes).repeat(num_restarts)
+        shape = Size([len(self.classes)])
+        return replace(model, batch_shape=shape, batch_index=own, couples_batch=False)
 
 
 def group_by_length(lengths: list[int]) -> list[list[int]]:

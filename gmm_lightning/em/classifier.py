@@ -11,13 +11,16 @@ from torch import Generator, Size, Tensor
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.em.class_rows import ClassGroup, ClassRows, group_by_length
-from gmm_lightning.em.expectation import EStep, pooled_statistics
+from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.initialization import initialize
-from gmm_lightning.em.loop import EMOptions, run_em
+from gmm_lightning.em.loop import run_em
 from gmm_lightning.em.maximization import MStepResult
-from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
+from gmm_lightning.em.pooled import pooled_statistics
 from gmm_lightning.em.progress import ClassProgress
 from gmm_lightning.em.result import EMResult, best_runs, result_of
+from gmm_lightning.em.state import EMOptions
 from gmm_lightning.em.updater import MonotoneUpdater
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.initializers import Given, Initializer
@@ -118,7 +121,9 @@ def fit_classifier(
     rows = ClassRows.read(classifier, x, y, sample_weight, skip_nonfinite=skip_nonfinite)
     shares = torch.stack([w.sum() for w in rows.weights])
     class_logits = classifier.log_class_priors(shares if class_priors is None else class_priors)
-    groups = [ClassGroup(layer, rows, classes) for classes in group_by_length(rows.lengths)]
+    groups = [
+        ClassGroup(layer, rows, classes) for classes in group_by_length(list(map(len, rows.rows)))
+    ]
     if initializer is not None or not all(prior.resolved for prior in layer.all_priors):
         _resolve_priors(layer, groups)
     fitter = _ClassFitter(initializer, options, chunk_size, num_restarts, generator)

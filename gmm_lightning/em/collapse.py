@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.errors import CollapseError
 
 FLOORED, EMPTIED, RESEEDED = "floored", "emptied", "reseeded"

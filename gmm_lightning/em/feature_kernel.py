@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import EStepPlan
 from gmm_lightning.em.responsibilities import Responsibilities
 from gmm_lightning.em.workspace import Buffers, Workspace

@@ -11,13 +11,15 @@ from gmm_lightning._validation import require_integer
 from gmm_lightning.em.acceleration import Accelerator
 from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.initialization import as_initializer, initialize, layer_source, resolve_from
-from gmm_lightning.em.loop import EMOptions, run_em
+from gmm_lightning.em.loop import run_em
 from gmm_lightning.em.maximization import MStepResult
-from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.policies import Candidates, CollapsePolicy, as_policy
 from gmm_lightning.em.progress import EMProgress
 from gmm_lightning.em.responsibilities import Annealing, ResponsibilitySchedule
 from gmm_lightning.em.result import EMResult, summarize
+from gmm_lightning.em.state import EMOptions
 from gmm_lightning.em.updater import MonotoneUpdater
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.initializers import Given

@@ -11,10 +11,12 @@ from torch import Generator, Tensor
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.em.centred_kernel import WeightedChunk, centred_statistics
 from gmm_lightning.em.collapse import CollapseEvent
-from gmm_lightning.em.expectation import expected_statistics, pooled_statistics
+from gmm_lightning.em.expectation import expected_statistics
 from gmm_lightning.em.maximization import MStepResult, maximize
-from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import MAX_CANCELLATION, make_plan
+from gmm_lightning.em.pooled import pooled_statistics
 from gmm_lightning.em.responsibilities import ASSIGNMENTS, assigned_responsibilities_
 from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.errors import InvalidDataError

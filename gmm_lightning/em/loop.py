@@ -3,146 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import require_integer, require_number
-from gmm_lightning.em.collapse import CollapseEvent, collapse_error, new_events
 from gmm_lightning.em.expectation import EStep
-from gmm_lightning.em.maximization import MStepResult, maximize, singular_error
-from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
-from gmm_lightning.em.policies import Candidates, CollapsePolicy, Floor
-from gmm_lightning.em.responsibilities import Responsibilities, ResponsibilitySchedule
+from gmm_lightning.em.maximization import MStepResult, maximize
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
+from gmm_lightning.em.responsibilities import Responsibilities
 from gmm_lightning.em.restarts import halving_losers
+from gmm_lightning.em.state import EMOptions, EMState
 from gmm_lightning.em.updater import MonotoneUpdater
-from gmm_lightning.errors import CollapseError, InvalidDataError
+from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.statistics import SufficientStatistics
 
 MStep = Callable[[MixtureModel, MixtureParameters, SufficientStatistics], MStepResult]
-
-
-@dataclass(frozen=True)
-class EMOptions:
-    """When a mixture stops, and what is done on its way: the options of `fit_em`.
-
-    Attributes:
-        max_iter: M-steps at most.
-        tol: a mixture has converged when its objective gains less, in nats per row.
-        prune: give up the worse half of the restarts every few M-steps.
-        schedule: the responsibilities of each E-step.
-        policy: treats components that collapse.
-        candidates: rows at which the policy may let a component start anew.
-
-    Raises:
-        InvalidArgumentError: a value out of range.
-    """
-
-    max_iter: int = 100
-    tol: float = 1e-3
-    prune: bool = True
-    schedule: ResponsibilitySchedule = field(default_factory=ResponsibilitySchedule)
-    policy: CollapsePolicy = field(default_factory=Floor)
-    candidates: Candidates | None = None
-
-    def __post_init__(self) -> None:
-        require_integer("max_iter", self.max_iter, least=0)
-        require_number("tol", self.tol, least=0)
-
-
-class EMState:
-    """The mixtures that are still being fitted, and the records of all.
-
-    Attributes:
-        active: indices of the mixtures that go on, `(M,)`.
-        model: of these.
-        parameters: of these.
-        iteration: M-steps done.
-        final: parameters of all mixtures, each as it was left.
-        history: objective of all mixtures after each M-step; it stands still where one was left.
-        num_steps: M-steps that each mixture took.
-        num_e_steps: E-steps of each, with those of extrapolations that were taken back.
-        log_likelihood: mean `log p(x)` of each at its last E-step.
-        converged: whether the last gain of each was below the tolerance.
-        events: repairs of each mixture that has any.
-        failures: why a mixture was given up.
-    """
-
-    def __init__(self, model: MixtureModel, start: MixtureParameters) -> None:
-        number = start.num_mixtures
-        self.active = torch.arange(number)
-        self.model, self.parameters, self.iteration = model, start, 0
-        self.final = start.select(self.active.to(start.device))
-        self.history: list[Tensor] = []
-        self.num_steps = torch.zeros(number, dtype=torch.long)
-        self.num_e_steps = torch.zeros(number, dtype=torch.long)
-        self.log_likelihood = torch.full((number,), torch.nan, dtype=torch.float64)
-        self.converged = torch.zeros(number, dtype=torch.bool)
-        self.events: dict[int, list[CollapseEvent]] = {}
-        self.failures: dict[int, CollapseError] = {}
-        shape = (number, start.num_components)
-        self.num_reseeds = torch.zeros(shape, dtype=torch.long, device=start.device)
-        self._latest: dict[int, list[CollapseEvent]] = {}
-        self._moved = torch.zeros(number, dtype=torch.bool)
-
-    def record(self, objective: Tensor, stats: SufficientStatistics) -> None:
-        """Keep the numbers of an accepted E-step."""
-        before = (
-            self.history[-1] if self.history else torch.full_like(self.log_likelihood, torch.nan)
-        )
-        everything = before.clone()
-        everything[self.active] = objective.cpu()
-        self.history.append(everything)
-        self.num_steps[self.active] = self.iteration
-        self.log_likelihood[self.active] = (stats.log_likelihood / stats.total_weight).cpu()
-
-    def has_converged(self, tol: float) -> Tensor:
-        """Where the last gain was below `tol` and no component was moved by hand, `(M,)`."""
-        if len(self.history) < 2:
-            return torch.zeros_like(self._moved)
-        gain = self.history[-1] - self.history[-2]
-        return (gain[self.active] < tol) & ~self._moved
-
-    def advance(self, step: MStepResult, options: EMOptions) -> Tensor:
-        """Go on from an M-step, with what collapsed in it treated; the mixtures to give up, `(M,)`.
-
-        A mixture is given up whose covariance is singular, or when the policy says so.
-        """
-        parameters, failed = step.parameters, step.singular.cpu()
-        for m in failed.nonzero().squeeze(-1).tolist():
-            self.failures[int(self.active[m])] = singular_error()
-        found: dict[int, list[CollapseEvent]] = {}
-        self._moved = torch.zeros_like(failed)
-        if step.collapsed is not None:
-            repair = options.policy.handle(
-                self.model, parameters, step.collapsed, self.num_reseeds, options.candidates
-            )
-            parameters, self._moved = repair.parameters, repair.reseeded.any(-1).cpu()
-            self.num_reseeds = self.num_reseeds + repair.reseeded
-            collapsed = step.collapsed._replace(reseeded=repair.reseeded)
-            for m, event in collapsed.events(self.model, self.iteration):
-                found.setdefault(int(self.active[m]), []).append(event)
-            for m in repair.failed.nonzero().squeeze(-1).tolist():
-                run = int(self.active[m])
-                self.failures.setdefault(run, collapse_error(found[run][0]))
-            failed = failed | repair.failed.cpu()
-        for run, events in found.items():
-            fresh = new_events(events, self._latest.get(run, []))
-            self.events.setdefault(run, []).extend(fresh)
-        self._latest, self.parameters = found, parameters
-        return failed
-
-    def drop(self, leaving: Tensor) -> Tensor:
-        """Go on without some of the mixtures `(M,)`; positions along M of those that stay."""
-        left = self.active[leaving]
-        for whole, own in zip(self.final, self.parameters, strict=True):
-            whole[left] = own[leaving]
-        stay = (~leaving).nonzero().squeeze(-1)
-        self.active, self._moved = self.active[stay], self._moved[stay]
-        self.parameters, self.model = self.parameters.select(stay), self.model.select(stay)
-        self.num_reseeds = self.num_reseeds[stay]
-        return stay
 
 
 @torch.no_grad()

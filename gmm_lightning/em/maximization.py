@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.collapse import Collapsed, CollapseEvent, weightless
-from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.errors import CollapseError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import unsqueeze_like

@@ -1,21 +1,13 @@
-"""What EM works on: parameters as values, and the model that they belong to."""
+"""What EM works on: the parameters of mixtures as values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import NamedTuple, Self
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Tensor
 
-from gmm_lightning.covariances import Covariance
-from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.layers import GMMLayer, mixture_logits
-from gmm_lightning.priors import Prior
-from gmm_lightning.rows import Batch
-from gmm_lightning.statistics import Moments, SufficientStatistics
+from gmm_lightning.layers import GMMLayer
 
 
 class MixtureParameters(NamedTuple):
@@ -88,135 +80,3 @@ class MixtureParameters(NamedTuple):
         return MixtureParameters(
             *(part.reshape(value.shape) for part, value in zip(parts, self, strict=True))
         )
-
-
-@dataclass(frozen=True)
-class MixtureModel:
-    """What stays while the parameters change: family, priors, evidence and projections.
-
-    Attributes:
-        family: structure of the covariances.
-        priors: of the mixtures in `batch_index`.
-        evidence: log densities of other observations of a row, or None: see `GMMLayer`.
-        projections: constraints of the M-step, in order.
-        batch_shape: B of the layer.
-        batch_index: `(M,)`, which mixture of the flattened batch each entry of the leading axis is.
-        couples_batch: whether a projection sees the mixtures of a restart together, in the
-            layer's batch shape; False: any of them, as a batch `(M,)`.
-    """
-
-    family: Covariance
-    priors: Sequence[Prior]
-    evidence: nn.Module | None
-    projections: Sequence[nn.Module]
-    batch_shape: Size
-    batch_index: Tensor
-    couples_batch: bool = True
-
-    @classmethod
-    def from_layer(cls, layer: GMMLayer, num_restarts: int = 1) -> Self:
-        """The model of a layer, for a number of restarts."""
-        size = layer.batch_shape.numel()
-        batch_index = torch.arange(size, device=layer.means.device).repeat(num_restarts)
-        return cls(
-            layer.covariance,
-            [prior.select(batch_index) for prior in layer.all_priors],
-            layer.evidence,
-            list(layer.projections),
-            layer.batch_shape,
-            batch_index,
-        )
-
-    def select(self, index: Tensor) -> MixtureModel:
-        """The model of some mixtures along the leading axis."""
-        priors = [prior.select(index) for prior in self.priors]
-        return replace(self, batch_index=self.batch_index[index], priors=priors)
-
-    def single_restart(self) -> MixtureModel:
-        """The model of one restart of each mixture."""
-        return self.select(torch.arange(self.batch_shape.numel(), device=self.batch_index.device))
-
-    def without_evidence(self) -> MixtureModel:
-        """The model of the rows alone."""
-        return replace(self, evidence=None)
-
-    @property
-    def runs_independently(self) -> bool:
-        """Whether mixtures of one restart can be fitted apart from each other."""
-        return not (self.projections and self.couples_batch)
-
-    def per_mixture(self, values: Tensor) -> Tensor:
-        """Values of rows `(n, *B, ...)` for each entry of the leading axis, `(n, M, ...)`.
-
-        Where all mixtures read the same rows, B being ones, nothing is copied.
-        """
-        n, lead = len(values), 1 + len(self.batch_shape)
-        tail, size, m = values.shape[lead:], self.batch_shape.numel(), len(self.batch_index)
-        if values.shape[1:lead].numel() == 1:
-            return values.reshape(n, 1, *tail).expand(n, m, *tail)
-        flat = values.expand(n, *self.batch_shape, *tail).reshape(n, size, *tail)
-        return flat if self._has_whole_batch else flat[:, self.batch_index]
-
-    @cached_property
-    def _has_whole_batch(self) -> bool:
-        return torch.equal(
-            self.batch_index, torch.arange(self.batch_shape.numel()).to(self.batch_index)
-        )
-
-    def log_evidence(self, batch: Batch, num_components: int) -> Tensor:
-        """What the evidence adds to the log joint densities of rows, `(n, M, K)`."""
-        assert self.evidence is not None
-        values = self.evidence(batch)
-        return self.per_mixture(values.expand(*values.shape[:-1], num_components))
-
-    def scale(self, parameters: MixtureParameters) -> Tensor:
-        """The covariances in the family's compact form, `(M, G, ...)`."""
-        return self.family.scale(parameters.raw_scale)
-
-    def distribution(self, parameters: MixtureParameters) -> MixtureOfGaussians:
-        """The mixtures as a distribution of batch shape `(M,)`."""
-        logits, means, _ = parameters
-        return MixtureOfGaussians(logits, means, self.scale(parameters), self.family)
-
-    def from_constrained(
-        self, mass: Tensor, means: Tensor, scale: Tensor, dtype: torch.dtype
-    ) -> MixtureParameters:
-        """Parameters from weights `(M, K)` up to a factor, means and covariances."""
-        raw = self.family.raw(scale)
-        return MixtureParameters(mixture_logits(mass, dtype), means.to(dtype), raw.to(dtype))
-
-    def objective(self, parameters: MixtureParameters, stats: SufficientStatistics) -> Tensor:
-        """`mean log p(x) + log_prior / N`, `(M,)`, at the parameters of the statistics."""
-        total = stats.log_likelihood
-        if self.priors:
-            mixture = self.distribution(parameters)
-            total = total + sum(prior.log_prob(mixture).to(total) for prior in self.priors)
-        return total / stats.total_weight
-
-    def entry_scales(self, parameters: MixtureParameters) -> Tensor:
-        """The unit of each entry of `to_vector`, `(M, V)`: deviations of the mixture, or 1."""
-        unit = self.distribution(parameters).variance.sqrt()
-        unit = torch.where(torch.isfinite(unit) & (unit > 0), unit, 1.0)
-        logits, means, _ = parameters
-        scales = self.family.raw_entry_scales(unit, parameters.num_components)
-        return MixtureParameters(
-            torch.ones_like(logits), unit.unsqueeze(-2).expand_as(means), scales
-        ).to_vector()
-
-    def update_moments(self, moments: Moments) -> Moments:
-        """Moments with the priors' pseudo-observations, then constrained by the projections."""
-        for prior in self.priors:
-            moments = prior.update(moments, self.family)
-        if self.runs_independently:
-            for projection in self.projections:
-                moments = projection(moments, self.family)
-            return moments
-        # A projection is written for the batch of its layer: one restart at a time.
-        size, batch = self.batch_shape.numel(), tuple(self.batch_shape)
-        projected = []
-        for part in moments.split(size):
-            one = part.map(lambda v: v.reshape((*batch, *v.shape[1:])))
-            for projection in self.projections:
-                one = projection(one, self.family)
-            projected.append(one.map(lambda v: v.reshape((size, *v.shape[len(batch) :]))))
-        return Moments.concatenate(projected)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.covariances import Features, NaturalParameters, StandardizedCoordinates
-from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.linalg import LOG_2PI, accumulator_dtype
 
 # Up to so many rows and differences (rows x mixtures x K x D) the centred kernel takes less time

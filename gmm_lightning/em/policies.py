@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 
 from gmm_lightning._validation import require_choice, require_integer, require_number
 from gmm_lightning.em.collapse import Collapsed
-from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.rows import Batch
 

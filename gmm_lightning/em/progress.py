@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from gmm_lightning.em.loop import EMState
+from gmm_lightning.em.state import EMState
 
 
 class EMProgress:

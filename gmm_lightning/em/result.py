@@ -8,8 +8,8 @@ import torch
 from torch import Size, Tensor
 
 from gmm_lightning.em.collapse import CollapseEvent
-from gmm_lightning.em.loop import EMState
 from gmm_lightning.em.parameters import MixtureParameters
+from gmm_lightning.em.state import EMState
 
 Value = float | Tensor
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.expectation import expected_statistics
 from gmm_lightning.em.maximization import maximize
-from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import make_plan
 from gmm_lightning.em.responsibilities import Responsibilities, softmax_responsibilities_
 from gmm_lightning.em.workspace import Workspace

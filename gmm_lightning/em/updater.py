@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.em.acceleration import Accelerator, as_accelerator
-from gmm_lightning.em.parameters import MixtureModel, MixtureParameters
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
 
 # M-steps without an extrapolation after extrapolations that failed, at most.
 _MAX_BACKOFF = 32

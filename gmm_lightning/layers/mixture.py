@@ -44,8 +44,6 @@ class MixtureModule(nn.Module):
         """Mixture over the module's parameters; gradients flow into them."""
         raise NotImplementedError(f"{type(self).__name__} does not implement distribution")
 
-    # -- density ----------------------------------------------------------------------------
-
     def log_joint(self, x: Rows, missing: str | None = None) -> Tensor:
         """`log pi_k + log N(x | mu_k, Sigma_k)`, plus the evidence: `(*S, *B, K)`."""
         batch = x if isinstance(x, Batch) else Batch(x)
@@ -88,8 +86,6 @@ class MixtureModule(nn.Module):
             numbers_per_row=self.means.numel(),
             module=self,
         )
-
-    # -- of the distribution ----------------------------------------------------------------
 
     @property
     def scale_tril(self) -> Tensor:

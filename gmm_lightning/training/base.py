@@ -20,8 +20,6 @@ from gmm_lightning.training.loader import RowLoader
 class RowsDataModule(L.LightningDataModule):
     """Rows for training, validation and a test, sharded exactly over processes.
 
-    The arguments are those of `ArrayDataModule`.
-
     Attributes:
         columns: names of the features.
         classes: names of the labels, or None.

@@ -25,9 +25,10 @@ from gmm_lightning.em import (
 )
 from gmm_lightning.em import plan as planning
 from gmm_lightning.em.centred_kernel import centred_statistics, weighted_chunks
-from gmm_lightning.em.expectation import expected_statistics, pooled_statistics_about
+from gmm_lightning.em.expectation import expected_statistics
 from gmm_lightning.em.feature_kernel import feature_statistics
 from gmm_lightning.em.plan import EStepPlan, make_plan
+from gmm_lightning.em.pooled import pooled_statistics_about
 from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.rows import Batch
 

@@ -10,8 +10,7 @@ from torch import Generator, Tensor
 # A function of points and of the index of the density that each point belongs to.
 _Function = Callable[[Tensor, Tensor], Tensor]
 
-# Tangents touch where the log density lies so far below its mode. These values give a half normal
-# the least envelope with two tangents beside the mode's: 0.956 is accepted.
+# How far below its mode the log density is where tangents touch: best for a half normal (0.956).
 TANGENT_DEPTHS = (0.33743414, 1.77361949)
 
 # At an acceptance above 0.8 this many rounds are never needed.
@@ -84,8 +83,7 @@ class PiecewiseExponentialHull:
             drawn[open_rows[accepted]] = t[accepted]
             open_rows = open_rows[~accepted]
         raise ArithmeticError(
-            "the bound of a log-concave density does not fit it: its parameters are not finite, "
-            "or this is a bug of the library, please report it"
+            "the bound of a log-concave density does not fit it: are its parameters finite?"
         )
 
 
