@@ -1,8 +1,9 @@
 """Closed-form EM: two steps, and a loop around them.
 
-Read in this order: `parameters` (what EM works on), `responsibilities`, `plan`, `workspace` and the
-two kernels (`expectation` chooses), `collapse`, `maximization`, `policies`, `acceleration`,
-`updater`, `restarts`, `loop` (the algorithm), `fit`. For layers: `steps`, `stepwise`, `classifier`.
+Read in this order: `parameters` and `model` (what EM works on), `responsibilities`, `plan`,
+`workspace` and the two kernels (`expectation` chooses), `collapse`, `maximization`, `policy` and
+`policies`, `acceleration`, `updater`, `restarts`, `state` and `loop` (the algorithm),
+`initialization`, `fit`. For layers one step at a time: `steps`, `stepwise`, `classifier`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,9 @@ from gmm_lightning.em.initialization import initialize_layer, resolve_priors
 from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
-from gmm_lightning.em.policies import (
-    Candidates,
-    CollapsePolicy,
-    Floor,
-    Raise,
-    Repair,
-    Reseed,
-    as_policy,
-)
+from gmm_lightning.em.policies import Floor, Raise, as_policy
+from gmm_lightning.em.policy import Candidates, CollapsePolicy, Repair
+from gmm_lightning.em.reseed import Reseed
 from gmm_lightning.em.responsibilities import (
     Annealing,
     Responsibilities,

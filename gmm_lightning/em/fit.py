@@ -15,7 +15,8 @@ from gmm_lightning.em.loop import run_em
 from gmm_lightning.em.maximization import MStepResult
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
-from gmm_lightning.em.policies import Candidates, CollapsePolicy, as_policy
+from gmm_lightning.em.policies import as_policy
+from gmm_lightning.em.policy import Candidates, CollapsePolicy
 from gmm_lightning.em.progress import EMProgress
 from gmm_lightning.em.responsibilities import Annealing, ResponsibilitySchedule
 from gmm_lightning.em.result import EMResult, summarize

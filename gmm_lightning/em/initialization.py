@@ -8,24 +8,19 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning._chunking import rows_per_chunk
-from gmm_lightning.em.centred_kernel import WeightedChunk, centred_statistics
+from gmm_lightning.em.assignment import assigned_statistics
 from gmm_lightning.em.collapse import CollapseEvent
-from gmm_lightning.em.expectation import expected_statistics
 from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
-from gmm_lightning.em.plan import MAX_CANCELLATION, make_plan
 from gmm_lightning.em.pooled import pooled_statistics
-from gmm_lightning.em.responsibilities import ASSIGNMENTS, assigned_responsibilities_
-from gmm_lightning.em.workspace import Workspace
+from gmm_lightning.em.responsibilities import ASSIGNMENTS
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.initializers import Given, Initializer
 from gmm_lightning.initializers import registry as initializer_registry
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.linalg import accumulator_dtype
-from gmm_lightning.rows import Batch, RowSource, as_source, as_tensor, is_shared
-from gmm_lightning.statistics import DataMoments, Moments, SufficientStatistics
+from gmm_lightning.rows import Batch, RowSource, as_source, as_tensor
+from gmm_lightning.statistics import DataMoments
 
 # An initializer sees a sample of the rows, drawn at random: several times what the means and
 # covariances of its components are made of, within these bounds.
@@ -142,7 +137,7 @@ def initialize(
         weight = torch.ones(rows.num_rows, *model.batch_shape, dtype=torch.float64)
     assignments = _assign_rows(model, initializer, rows.x, weight, k, generator)
     rows = Batch(rows.x, weight, extra={ASSIGNMENTS: assignments})
-    return maximize(model, present, _assigned_statistics(model, present, rows))
+    return maximize(model, present, assigned_statistics(model, present, rows))
 
 
 def _assign_rows(
@@ -183,72 +178,3 @@ def _standardize(x: Tensor, weight: Tensor) -> Tensor:
     x = x - (weight * x).sum(0)
     scale = (weight * x.square()).sum(0).sqrt()
     return x / torch.where(scale > 0, scale, 1.0)
-
-
-def _assigned_statistics(
-    model: MixtureModel, present: MixtureParameters, rows: Batch
-) -> SufficientStatistics:
-    """Statistics under fixed assignments, in float64, about the mean of all rows.
-
-    Where the components are so tight and far apart that this loses digits, differences to each
-    component's own mean are taken.
-    """
-    family, wide = model.family, accumulator_dtype(present.means.device)
-    whole = _single_component(model, present.to(wide), rows)
-    # Evidence has its say from the first E-step on.
-    plain = model.without_evidence()
-    plan = make_plan(plain, whole, rows.num_rows, shared=is_shared(rows.x))
-    means = whole.means
-    if plan is not None:
-        stats = expected_statistics(
-            plain,
-            whole,
-            plan,
-            [rows],
-            workspace=Workspace(),
-            responsibilities=assigned_responsibilities_,
-        )
-        moments = Moments.from_statistics(stats, family)
-        means = moments.means
-        within = family.variances(moments.scatter, means.shape[-1])
-        within = within / family.sum_tied(stats.counts).clamp(min=1e-300).unsqueeze(-1)
-        between = (means - whole.means).square()
-        if bool((between <= MAX_CANCELLATION[wide] * within).all()):
-            return stats
-    chunks = (
-        _assigned_chunk(model, part, means)
-        for part in rows.split(rows_per_chunk(means.numel(), means))
-    )
-    return centred_statistics(family, means, chunks)
-
-
-def _single_component(
-    model: MixtureModel, like: MixtureParameters, rows: Batch
-) -> MixtureParameters:
-    """Parameters with every component at the mean and the variance of all rows."""
-    family, k = model.family, like.means.shape[1]
-    assert rows.weight is not None
-    x = rows.x.to(like.means)
-    share = (rows.weight / rows.weight.sum(0)).to(like.means).unsqueeze(-1)
-    centre = (share * x).sum(0)
-    centre = centre + (share * (x - centre)).sum(0)
-    variance = (share * (x - centre).square()).sum(0)
-    variance = torch.where(variance > 0, variance, 1.0)
-    centre, variance = (
-        model.per_mixture(v.unsqueeze(0))[0].unsqueeze(1).expand_as(like.means)
-        for v in (centre, variance)
-    )
-    groups = family.groups(k)
-    projected = family.project(variance[:, :groups].diag_embed())
-    scale = family.estimate(projected, torch.ones_like(variance[:, :groups, 0]))
-    return model.from_constrained(torch.ones_like(like.mixture_logits), centre, scale, centre.dtype)
-
-
-def _assigned_chunk(model: MixtureModel, rows: Batch, means: Tensor) -> WeightedChunk:
-    assert rows.weight is not None
-    assert rows.extra is not None
-    x, given = model.per_mixture(rows.x.to(means)), rows.extra[ASSIGNMENTS].to(means.device)
-    if not given.is_floating_point():
-        given = torch.nn.functional.one_hot(given, means.shape[1])
-    weight = model.per_mixture(rows.weight.to(means))
-    return WeightedChunk(x, given.to(means) * weight.unsqueeze(-1), torch.zeros_like(weight))

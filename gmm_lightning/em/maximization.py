@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.collapse import Collapsed, CollapseEvent, weightless
+from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.errors import CollapseError, InvalidDataError
@@ -166,42 +166,3 @@ def _apply_floor(
         )
         scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
     return scatter, smallest * (bound / variance.unsqueeze(-2)).amin(-1)
-
-
-@dataclass(frozen=True)
-class DataScale:
-    """The scale of the data per feature: what a covariance is small or large against.
-
-    Attributes:
-        variance: of all rows, `(M, D)`. A constant column counts as having the standard
-            deviation `max(1e-6 |mean|, 1e-6)`.
-        constant: which columns are constant, `(M, D)`.
-    """
-
-    variance: Tensor
-    constant: Tensor
-
-    @classmethod
-    def from_moments(cls, moments: Moments, family: Covariance, dtype: torch.dtype) -> Self:
-        """From the data's moments: the same in every iteration, under any parameters."""
-        mean, variance = moments.data_variance(family)
-        # What rounding leaves of a constant column in the dtype of the rows.
-        constant = variance.sqrt() <= 4 * torch.finfo(dtype).eps * mean.abs()
-        assumed = (1e-6 * mean.abs()).clamp(min=1e-6).square()
-        return cls(torch.where(constant, assumed, variance), constant)
-
-    def fill(self, moments: Moments, family: Covariance) -> Moments:
-        """Moments with a covariance for groups without rows and for constant columns."""
-        undefined = moments.dof <= 0
-        scatter, dof = moments.scatter, moments.dof
-        if bool(undefined.any()):
-            dof = torch.where(undefined, 1.0, dof)
-            whole = family.project(self.variance.diag_embed()).unsqueeze(1)
-            scatter = torch.where(unsqueeze_like(undefined, scatter), whole, scatter)
-        if bool(self.constant.any()):
-            present = family.variances(scatter, self.variance.shape[-1]) / dof.unsqueeze(-1)
-            missing = (self.variance.unsqueeze(-2) - present).clamp(min=0)
-            missing = torch.where(self.constant.unsqueeze(-2), missing, 0.0)
-            added = family.project(missing.diag_embed())
-            scatter = scatter + unsqueeze_like(dof, added) * added
-        return replace(moments, scatter=scatter, dof=dof)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -49,15 +51,13 @@ class Shrinkage(nn.Module):
         identity = torch.eye(d, dtype=size.dtype, device=size.device)
         ball = covariance.project(identity.expand(*size.shape, d, d))
         rho, size = unsqueeze_like(rho, scatter), unsqueeze_like(size * safe, scatter)
-        shrunk = (1 - rho) * scatter + rho * size * ball
-        return Moments(moments.counts, moments.mass, moments.means, shrunk, moments.dof)
+        return replace(moments, scatter=(1 - rho) * scatter + rho * size * ball)
 
 
 def _intensity(kind: str, scatter: Tensor, counts: Tensor, d: int) -> tuple[Tensor, Tensor]:
     """Rho and `tr(S)/D` for covariances `(*B, G, ...)` in any form, from counts `(*B, G)`."""
     form = scatter.dim() - counts.dim()
-    if form == 0:
-        # Round already.
+    if form == 0:  # Round already.
         return torch.zeros_like(counts), scatter
     trace = scatter.diagonal(dim1=-2, dim2=-1).sum(-1) if form == 2 else scatter.sum(-1)
     square = scatter.square().flatten(-form).sum(-1)
@@ -77,8 +77,7 @@ def _rblw(trace: Tensor, square: Tensor, n: Tensor, d: int) -> Tensor:
 
 def _ratio(above: Tensor, count: Tensor, spread: Tensor) -> Tensor:
     """A share in [0, 1]; 1 where the covariance is a ball already."""
-    below = count * spread
-    return torch.where(below > 0, above / below, 1.0).clamp(0, 1)
+    return torch.where(count * spread > 0, above / (count * spread), 1.0).clamp(0, 1)
 
 
 _INTENSITIES = {"oas": _oas, "rblw": _rblw}
@@ -91,10 +90,8 @@ def ledoit_wolf(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor
 
         rho = min(sum_n |d_n d_n' - S|^2 / (D N^2), d^2) / d^2
 
-    Args:
-        x: rows.
-        weight: of the rows, `(N,)`; with responsibilities, the covariance of a component. N is
-            then the effective count `(sum w)^2 / sum w^2`.
+    With weights `(N,)`, such as the responsibilities of a component, N is the effective count
+    `(sum w)^2 / sum w^2`.
 
     References:
         O. Ledoit, M. Wolf (2004), A well-conditioned estimator for large-dimensional covariance
@@ -102,7 +99,6 @@ def ledoit_wolf(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor
     """
     w = torch.ones_like(x[:, 0]) if weight is None else weight.to(x)
     share = w / w.sum()
-    count = 1 / share.square().sum()
     gap = x - share @ x
     covariance = (gap * share.unsqueeze(-1)).mT @ gap
     d = x.shape[-1]
@@ -110,5 +106,7 @@ def ledoit_wolf(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor
     away = covariance - size * torch.eye(d, dtype=x.dtype, device=x.device)
     spread = away.square().sum() / d
     fourth = share @ gap.square().sum(-1).square() - covariance.square().sum()
-    rho = torch.where(spread > 0, (fourth / (d * count)).clamp(max=spread) / spread, 1.0)
+    rho = torch.where(
+        spread > 0, (fourth * share.square().sum() / d).clamp(max=spread) / spread, 1.0
+    )
     return covariance - rho * away, rho

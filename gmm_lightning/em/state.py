@@ -12,7 +12,8 @@ from gmm_lightning.em.collapse import CollapseEvent, collapse_error, new_events
 from gmm_lightning.em.maximization import MStepResult, singular_error
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
-from gmm_lightning.em.policies import Candidates, CollapsePolicy, Floor
+from gmm_lightning.em.policies import Floor
+from gmm_lightning.em.policy import Candidates, CollapsePolicy
 from gmm_lightning.em.responsibilities import ResponsibilitySchedule
 from gmm_lightning.errors import CollapseError
 from gmm_lightning.statistics import SufficientStatistics

@@ -1,0 +1,106 @@
+"""Move components that collapsed to rows that the mixture explains poorly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning._validation import require_integer, require_number
+from gmm_lightning.em.collapse import Collapsed
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
+from gmm_lightning.em.policy import Candidates, CollapsePolicy, Repair
+from gmm_lightning.linalg import accumulator_dtype
+
+
+@dataclass(frozen=True)
+class Reseed(CollapsePolicy):
+    """Move a component to a row that the mixture explains poorly.
+
+    It gets the covariance of the whole mixture divided by `K^(2/D)` and the average weight. The
+    objective may fall when it moves; EM goes on from there. A shared covariance at the floor is
+    left there, and so is a component of a mixture that no candidate belongs to.
+
+    Args:
+        max_reseeds: how often one component may move before it is left at the floor.
+        candidates: rows of the data among which a new place is sought.
+        poor_fraction: share of them, by density, that counts as poorly explained.
+
+    Raises:
+        InvalidArgumentError: a value out of range.
+    """
+
+    name: ClassVar[str] = "reseed"
+
+    max_reseeds: int = 3
+    candidates: int = 4096
+    poor_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        require_integer("max_reseeds", self.max_reseeds, least=1)
+        require_integer("candidates", self.candidates, least=1)
+        require_number("poor_fraction", self.poor_fraction, above=0, most=1)
+
+    @property
+    def num_candidates(self) -> int:
+        """See the class."""
+        return self.candidates
+
+    @torch.no_grad()
+    def handle(
+        self,
+        model: MixtureModel,
+        parameters: MixtureParameters,
+        collapsed: Collapsed,
+        num_reseeds: Tensor,
+        candidates: Candidates | None,
+    ) -> Repair:
+        """See `CollapsePolicy.handle`."""
+        assert candidates is not None
+        _, k, d = parameters.means.shape
+        tied = model.family.tied
+        wanted = collapsed.emptied if tied else collapsed.floored | collapsed.emptied
+        rows, generator = candidates
+        counted = torch.ones(rows.num_rows, len(model.batch_index), dtype=torch.bool)
+        if rows.weight is not None:
+            counted = (model.per_mixture(rows.weight) > 0).cpu()
+        wanted = wanted & (num_reseeds < self.max_reseeds)
+        wanted = wanted & (wanted.cumsum(-1) <= counted.sum(0).unsqueeze(-1).to(wanted.device))
+        failed = torch.zeros_like(wanted[:, 0])
+        if k == 1 or not bool(wanted.any()):
+            return Repair(parameters, torch.zeros_like(wanted), failed)
+        x = model.per_mixture(rows.x.to(parameters.means))
+        log_prob = model.distribution(parameters).log_prob(x).cpu()
+        weights = parameters.mixture_logits.softmax(-1)
+        means, scale = parameters.means.clone(), model.scale(parameters).clone()
+        new_scale = None if tied else _whole_scale(model, parameters, k ** (-2 / d))
+        log_prob = torch.where(counted, log_prob, torch.inf)
+        for m, component in wanted.nonzero().tolist():
+            num_poor = max(1, int(self.poor_fraction * int(counted[:, m].sum())))
+            poor = log_prob[:, m].argsort(stable=True)[:num_poor]
+            place = int(poor[_draw(num_poor, generator)])
+            # Two components that start at one row would never part.
+            log_prob[place, m] = torch.inf
+            means[m, component] = x[place, m]
+            weights[m, component] = weights[m].sum() / k
+            if new_scale is not None:
+                scale[m, component] = new_scale[m, 0]
+        moved = model.from_constrained(weights, means, scale, parameters.means.dtype)
+        return Repair(moved, wanted, failed)
+
+
+def _whole_scale(model: MixtureModel, parameters: MixtureParameters, factor: float) -> Tensor:
+    """The scale of each whole mixture's covariance times a factor, `(M, 1, ...)`."""
+    # In float64: beside rows far away, what float32 keeps of a covariance may be singular.
+    wide = parameters.to(accumulator_dtype(parameters.means.device))
+    mixture = model.distribution(wide)
+    whole = model.family.project(mixture.covariance_matrix * factor).unsqueeze(1)
+    return model.family.estimate(whole, whole.new_ones(len(whole), 1)).to(parameters.means)
+
+
+def _draw(count: int, generator: Generator | None) -> int:
+    device = generator.device if generator is not None else None
+    return int(torch.randint(count, (), generator=generator, device=device))
