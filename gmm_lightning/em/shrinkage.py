@@ -99,14 +99,12 @@ def ledoit_wolf(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor
     """
     w = torch.ones_like(x[:, 0]) if weight is None else weight.to(x)
     share = w / w.sum()
-    gap = x - share @ x
+    gap, d = x - share @ x, x.shape[-1]
     covariance = (gap * share.unsqueeze(-1)).mT @ gap
-    d = x.shape[-1]
     size = covariance.diagonal().sum() / d
     away = covariance - size * torch.eye(d, dtype=x.dtype, device=x.device)
     spread = away.square().sum() / d
     fourth = share @ gap.square().sum(-1).square() - covariance.square().sum()
-    rho = torch.where(
-        spread > 0, (fourth * share.square().sum() / d).clamp(max=spread) / spread, 1.0
-    )
+    noise = (fourth * share.square().sum() / d).clamp(max=spread)
+    rho = torch.where(spread > 0, noise / spread, 1.0)
     return covariance - rho * away, rho
