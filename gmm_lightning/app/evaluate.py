@@ -49,7 +49,6 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             report[name]["coverage"] = coverage(finished.module, density, generator)
     print("\n".join(_lines(report)))
     if config.output is not None:
-        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(config.output), report)
     return report
 

@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
+from gmm_lightning._files import atomic_write
 from gmm_lightning.app.evaluation import (
     LogDensitySample,
     density_quantiles,
@@ -49,14 +50,9 @@ def write_report(
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write beside the place and move there, so that the file is whole or absent."""
-    beside = path.with_name(path.name + ".partial")
-    try:
-        beside.write_text(json.dumps(content, indent=2) + "\n")
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
-    beside.replace(path)
+    """Write a table to a file that is complete or not there."""
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def log_hyperparameters(trainer: L.Trainer, config: DictConfig, metrics: dict[str, Any]) -> None:
