@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trainers import ROOT, script
+from support.lightning_runs import ROOT, script
 
 # A minute of a slow machine: every subject at its smallest, in a process of its own.
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import BATCHES, FAMILIES, random_layer, rows
+from support.random_layers import BATCHES, FAMILIES, random_layer, rows
 from torch import Generator, Tensor, nn
 
 from gmm_lightning import GMMLayer, _chunking

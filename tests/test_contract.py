@@ -9,7 +9,7 @@ import pickle
 
 import pytest
 import torch
-from helpers import (
+from support.random_layers import (
     BATCHES,
     FAMILIES,
     cases,

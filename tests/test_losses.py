@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import BATCHES, FAMILIES, random_layer, rounding, rows
 from support.covering import covering
+from support.random_layers import BATCHES, FAMILIES, random_layer, rounding, rows
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from trainers import ROOT, command, the_run
+from support.lightning_runs import ROOT, command, the_run
 
 COVARIANCE = '''
 """Ellipsoids of one shape: the unit matrix times a variance per component."""

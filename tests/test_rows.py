@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import FAMILIES, parameters, rows
+from support.random_layers import FAMILIES, parameters, rows
 from torch.utils.data import DataLoader, TensorDataset
 
 from gmm_lightning import GMMLayer, fit_em, resolve_priors

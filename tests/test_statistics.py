@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import BATCHES, FAMILIES, random_layer, rows
+from support.random_layers import BATCHES, FAMILIES, random_layer, rows
 
 from gmm_lightning import e_step
 from gmm_lightning.covariances import as_covariance

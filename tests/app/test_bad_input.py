@@ -15,7 +15,7 @@ import lightning as L
 import pytest
 from omegaconf import DictConfig
 from support.csv_run import named, things, write_csv
-from trainers import same
+from support.lightning_runs import same
 
 from gmm_lightning.app import report
 from gmm_lightning.app.command import run as run_command

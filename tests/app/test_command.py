@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import FAMILIES
 from omegaconf import OmegaConf
-from trainers import HANG, ROOT, command, script, trainer
+from support.lightning_runs import HANG, ROOT, command, script, trainer
+from support.random_layers import FAMILIES
 
 from gmm_lightning import GMMLayer
 from gmm_lightning.app.command import run as run_command

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig
+from support.lightning_runs import distance, same, state
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from trainers import distance, same, state
 
 from gmm_lightning.app.command import run as run_command
 from gmm_lightning.app.processes import Interrupted

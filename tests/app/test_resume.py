@@ -11,8 +11,8 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 from support.covering import covering
+from support.lightning_runs import command, same, the_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from trainers import command, same, the_run
 
 from gmm_lightning.app.preflight import resume_overrides
 from gmm_lightning.app.train import train

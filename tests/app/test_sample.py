@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from support.csv_run import COLUMNS, Plain, Rows
-from trainers import fitted
+from support.lightning_runs import fitted
 
 from gmm_lightning.app import drawing
 from gmm_lightning.app.sample import sample

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainers import AMBIENT, HANG, ROOT, command, same
+from support.lightning_runs import AMBIENT, HANG, ROOT, command, same
 
 from gmm_lightning.training import GMMModule
 

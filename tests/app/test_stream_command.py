@@ -18,7 +18,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from support.csv_run import named, things, write_csv
-from trainers import HANG, ROOT, command, distance, the_run
+from support.lightning_runs import HANG, ROOT, command, distance, the_run
 
 from gmm_lightning.app import evaluation
 from gmm_lightning.app.evaluation import LogDensitySample, evaluate_rows

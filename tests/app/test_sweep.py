@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig
-from trainers import command, distance, same
+from support.lightning_runs import command, distance, same
 
 from gmm_lightning.app.train import train
 from gmm_lightning.training import GMMModule

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from trainers import ROOT, command, distance, script, the_run
+from support.lightning_runs import ROOT, command, distance, script, the_run
 
 from gmm_lightning.training import GMMModule
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import cases
 from omegaconf import DictConfig
 from sklearn.metrics import adjusted_rand_score
+from support.random_layers import cases
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gmm_lightning.app.train import train

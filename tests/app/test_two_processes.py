@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from trainers import command, distance, the_run
+from support.lightning_runs import command, distance, the_run
 
 from gmm_lightning.app.command import run as run_command
 from gmm_lightning.training import GMMModule

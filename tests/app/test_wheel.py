@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.csv_run import named, things, write_csv
-from trainers import AMBIENT, HANG, ROOT
+from support.lightning_runs import AMBIENT, HANG, ROOT
 
 COMMANDS = ("train", "evaluate", "predict", "sample", "show")
 

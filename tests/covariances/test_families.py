@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers import BATCHES, FAMILIES, random_layer, rounding, rows
+from support.random_layers import BATCHES, FAMILIES, random_layer, rounding, rows
 from torch import Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step

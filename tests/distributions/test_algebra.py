@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import FAMILIES, random_layer
 from scipy.integrate import quad
+from support.random_layers import FAMILIES, random_layer
 from torch import Tensor
 
 from gmm_lightning import MixtureOfGaussians

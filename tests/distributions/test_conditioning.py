@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from helpers import BATCHES, FAMILIES, random_layer
 from support.covering import covering
+from support.random_layers import BATCHES, FAMILIES, random_layer
 
 from gmm_lightning import MixtureOfGaussians, _chunking
 from gmm_lightning.distributions import (

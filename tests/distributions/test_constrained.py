@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import FAMILIES, random_layer
 from scipy import special, stats
 from support.covering import covering
 from support.goodness_of_fit import (
@@ -19,6 +18,7 @@ from support.goodness_of_fit import (
     mixture_of,
     random_factor,
 )
+from support.random_layers import FAMILIES, random_layer
 
 from gmm_lightning.distributions import (
     Ball,

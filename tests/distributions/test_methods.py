@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import BATCHES, FAMILIES, random_layer, rounding, rows
+from support.random_layers import BATCHES, FAMILIES, random_layer, rounding, rows
 
 from gmm_lightning import GMMLayer, MixtureOfGaussians, distributions, losses
 from gmm_lightning.distributions import (

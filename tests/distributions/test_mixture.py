@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from helpers import BATCHES, FAMILIES, random_layer, rounding, rows
+from support.random_layers import BATCHES, FAMILIES, random_layer, rounding, rows
 from torch import Tensor
 
 from gmm_lightning import GMMLayer, MixtureOfGaussians

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import random_layer
 from scipy import stats
 from support.goodness_of_fit import assert_follows, mixture_of
+from support.random_layers import random_layer
 
 from gmm_lightning.distributions import Box
 from gmm_lightning.errors import InvalidArgumentError

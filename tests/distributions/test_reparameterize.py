@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import BATCHES, FAMILIES, random_layer
 from support.covering import covering
 from support.goodness_of_fit import assert_same_distribution
+from support.random_layers import BATCHES, FAMILIES, random_layer
 from torch import Tensor
 
 from gmm_lightning import MixtureOfGaussians

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import BATCHES, FAMILIES, random_layer
+from support.random_layers import BATCHES, FAMILIES, random_layer
 
 from gmm_lightning import _chunking
 from gmm_lightning.errors import InvalidArgumentError

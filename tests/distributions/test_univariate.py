@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from helpers import BATCHES, FAMILIES, random_layer, rounding
 from scipy import integrate, optimize, special, stats
+from support.random_layers import BATCHES, FAMILIES, random_layer, rounding
 from torch import Tensor
 
 from gmm_lightning import MixtureOfGaussians

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import FAMILIES, cases, finite, parameters, random_layer, rows
+from support.random_layers import FAMILIES, cases, finite, parameters, random_layer, rows
 from torch import Generator, Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from helpers import FAMILIES, cases, random_layer, rows
+from support.random_layers import FAMILIES, cases, random_layer, rows
 from torch import Generator
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import FAMILIES, random_layer, rows
 from sklearn.datasets import load_iris
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+from support.random_layers import FAMILIES, random_layer, rows
 from torch import Tensor
 
 from gmm_lightning import GMMLayer, MixtureClassifier, e_step, fit_classifier, fit_em

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import FAMILIES, PRIORS, collapsing_rows, finite, make_priors, rows, served
+from support.random_layers import (
+    FAMILIES,
+    PRIORS,
+    collapsing_rows,
+    finite,
+    make_priors,
+    rows,
+    served,
+)
 from torch import Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step

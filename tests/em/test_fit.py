@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import FAMILIES, INITIALIZERS, cases, finite, parameters, rows
 from sklearn.datasets import load_iris
+from support.random_layers import FAMILIES, INITIALIZERS, cases, finite, parameters, rows
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
 from gmm_lightning.covariances import registry

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from helpers import FAMILIES, random_layer, rows
+from support.random_layers import FAMILIES, random_layer, rows
 from torch import Generator, Tensor, nn
 from torch.distributions import MultivariateNormal
 from torch.utils._python_dispatch import TorchDispatchMode

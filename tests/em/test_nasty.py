@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import FAMILIES, finite
+from support.random_layers import FAMILIES, finite
 from torch import Generator, Tensor
 
 from gmm_lightning import EMResult, GMMLayer, fit_em

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import BATCHES, FAMILIES, finite, make_priors, parameters, rows, served
+from support.random_layers import BATCHES, FAMILIES, finite, make_priors, parameters, rows, served
 from torch import Generator, Tensor, nn
 
 from gmm_lightning import GMMLayer, e_step, fit_em

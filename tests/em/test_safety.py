@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import FAMILIES, finite, random_layer, rows
+from support.random_layers import FAMILIES, finite, random_layer, rows
 from torch import Generator, Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import FAMILIES, finite, rows
 from sklearn.covariance import ledoit_wolf as peer
+from support.random_layers import FAMILIES, finite, rows
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
 from gmm_lightning.em.shrinkage import _INTENSITIES, Shrinkage, ledoit_wolf

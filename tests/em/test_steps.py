@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import FAMILIES, finite, parameters, random_layer, rows
 from sklearn.mixture import GaussianMixture
 from support.evidence import LabelEvidence
+from support.random_layers import FAMILIES, finite, parameters, random_layer, rows
 from torch import Tensor, nn
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.stats import multivariate_normal
-from support.gmr_cases import blobs
+from support.gmr_mixtures import blobs
 
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators import gmr

@@ -17,7 +17,7 @@ from matplotlib.patches import Ellipse
 from numpy.testing import assert_allclose
 from scipy.spatial.distance import pdist
 from scipy.stats import chi2
-from support.gmr_cases import blobs, case, conditional, em, log_joint, regression, softmax
+from support.gmr_mixtures import blobs, case, conditional, em, log_joint, regression, softmax
 
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.estimators import gmr

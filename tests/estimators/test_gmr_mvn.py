@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from scipy.stats import chi2, multivariate_normal
-from support.gmr_cases import case, conditional
+from support.gmr_mixtures import case, conditional
 
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.estimators import gmr

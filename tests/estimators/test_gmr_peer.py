@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from support.gmr_cases import Case, blobs, case
+from support.gmr_mixtures import Case, blobs, case
 
 from gmm_lightning.estimators import gmr as ours
 

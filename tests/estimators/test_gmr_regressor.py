@@ -13,7 +13,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from support.gmr_cases import case, em, regression
+from support.gmr_mixtures import case, em, regression
 
 from gmm_lightning.estimators import gmr
 from gmm_lightning.estimators.gmr import GaussianMixtureRegressor

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
-from support.gmr_cases import case
+from support.gmr_mixtures import case
 
 from gmm_lightning.estimators import gmr
 from gmm_lightning.estimators.gmr import GMM, MVN

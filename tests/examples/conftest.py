@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 import torch
-from example_runs import Finished, run_small
+from support.example_runs import Finished, run_small
 from threadpoolctl import threadpool_limits
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from example_runs import Finished, column, means
 from matplotlib.image import imread, imsave
 from scipy.stats import norm
 from sklearn.metrics import precision_recall_fscore_support
+from support.example_runs import Finished, column, means
 from torch import Generator, Tensor
 
 import background_subtraction

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from example_runs import Finished, means
 from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
+from support.example_runs import Finished, means
 
 import class_mixtures
 from class_mixtures import (

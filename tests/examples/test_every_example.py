@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from example_runs import FOLDER, SCRIPTS, SMALL_RUNS, Finished, run_small
-from trainers import ROOT, script
+from support.example_runs import FOLDER, SCRIPTS, SMALL_RUNS, Finished, run_small
+from support.lightning_runs import ROOT, script
 
 PNG = b"\x89PNG"
 MODULES = sorted(FOLDER.glob("*.py"))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from example_runs import Finished, means
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
+from support.example_runs import Finished, means
 
 import latent_anomaly
 from latent_anomaly import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from example_runs import Finished, means
+from support.example_runs import Finished, means
 
 import mdn_inverse
 from gmm_lightning import GMMLayer, fit_em

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from example_runs import Finished, means
 from scipy.stats import entropy
+from support.example_runs import Finished, means
 from torch import Generator
 
 import segment_image

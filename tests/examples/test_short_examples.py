@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from example_runs import Finished, column
+from support.example_runs import Finished, column
 
 Runs = Callable[[str], Finished]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from example_runs import Finished, means
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
+from support.example_runs import Finished, means
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import vade_digits

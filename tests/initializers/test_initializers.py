@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from helpers import FAMILIES, INITIALIZERS, finite, rows
 from support.covering import covering
+from support.random_layers import FAMILIES, INITIALIZERS, finite, rows
 from torch import Generator, Tensor
 
 from gmm_lightning import GMMLayer, fit_em

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import FAMILIES
+from support.random_layers import FAMILIES
 from torch import Tensor, nn
 
 from gmm_lightning import DensityHead, MixtureOfGaussians

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import FAMILIES, random_layer, rows
 from numpy.testing import assert_allclose
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
+from support.random_layers import FAMILIES, random_layer, rows
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal
 from torch.distributions import Normal as Univariate
 

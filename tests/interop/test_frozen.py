@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import FAMILIES, random_layer, rows
+from support.random_layers import FAMILIES, random_layer, rows
 from torch import Tensor, nn
 
 from gmm_lightning import GMMLayer, MixtureOfGaussians

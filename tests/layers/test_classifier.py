@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import FAMILIES, random_layer, rounding, rows
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
+from support.random_layers import FAMILIES, random_layer, rounding, rows
 from torch import Tensor
 
 from gmm_lightning import GMMLayer, MixtureClassifier, fit_classifier

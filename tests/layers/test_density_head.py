@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import FAMILIES, make_priors, random_layer, rows, served
 from support.covering import covering
+from support.random_layers import FAMILIES, make_priors, random_layer, rows, served
 from torch import Generator, Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 

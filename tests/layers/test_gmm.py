@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import (
+from support.random_layers import (
     BATCHES,
     FAMILIES,
     PRIORS,

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from helpers import rows
 from support.covering import covering
+from support.random_layers import rows
 from torch import Generator, Tensor
 from torch.autograd import gradcheck
 from torch.nn import functional

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import FAMILIES, cases, make_priors, random_layer, rows
 from support.covering import covering
+from support.random_layers import FAMILIES, cases, make_priors, random_layer, rows
 from torch import nn
 
 from gmm_lightning import DensityHead, GMMLayer, MixtureOfGaussians, fit_em

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import BATCHES, FAMILIES, random_layer
 from support.goodness_of_fit import assert_same_distribution
+from support.random_layers import BATCHES, FAMILIES, random_layer
 from torch import Tensor, nn
 
 from gmm_lightning import GMMLayer, MixtureOfGaussians, SamplingHead

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from helpers import random_layer, rounding
+from support.random_layers import random_layer, rounding
 from torch import Tensor
 
 from gmm_lightning.layers import Standardize

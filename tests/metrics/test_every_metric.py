@@ -11,10 +11,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from support import metric_cases
+from support.lightning_runs import ROOT, script
 from support.metric_cases import MAKE, NUM_ROWS, K, Rows
 from torch import nn
 from torchmetrics import MetricCollection
-from trainers import ROOT, script
 
 from gmm_lightning import MixtureOfGaussians, metrics
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import FAMILIES, random_layer, rows
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
 from support.metric_cases import K, Rows
+from support.random_layers import FAMILIES, random_layer, rows
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAUROC
 

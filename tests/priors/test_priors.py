@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import FAMILIES, HYPER, PRIORS, finite, make_priors, random_layer, rows
 from support.covering import covering
+from support.random_layers import FAMILIES, HYPER, PRIORS, finite, make_priors, random_layer, rows
 from torch import Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step, resolve_priors

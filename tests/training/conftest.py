@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import rows
+from support.random_layers import rows
 from torch import Tensor
 
 

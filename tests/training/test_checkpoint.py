@@ -9,8 +9,8 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from support.lightning_runs import fitted, same, state
 from torch import Tensor
-from trainers import fitted, same, state
 
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.training import EMCallback, EpochCheckpoint, GMMModule

@@ -7,8 +7,8 @@ from subprocess import CompletedProcess
 
 import pytest
 import torch
-from support import two_processes
-from trainers import ROOT, script
+from support import two_process_fits
+from support.lightning_runs import ROOT, script
 
 from gmm_lightning.training import GMMModule
 
@@ -19,7 +19,7 @@ TOLERANCE = 1e-9
 
 # All of it takes about 15 s of computing, half of it imports; where many other things run that is
 # several times as long, and no failure. The group waits longer still (see
-# `trainers.trainer`), so a process that only ends by its time-out does not end here at all.
+# `lightning_runs.trainer`), so a process that only ends by its time-out does not end here at all.
 LIMIT = 600
 
 
@@ -27,7 +27,7 @@ LIMIT = 600
 def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompletedProcess[str]]:
     """The folder that both processes wrote to, and how they ended."""
     out = tmp_path_factory.mktemp("ddp")
-    program, extra = two_processes.__file__, (ROOT / "tests",)
+    program, extra = two_process_fits.__file__, (ROOT / "tests",)
     return out, script(program, str(out), cwd=out, timeout=LIMIT, extra=extra)
 
 
@@ -41,19 +41,19 @@ def folder(ended: tuple[Path, CompletedProcess[str]]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, two_processes.Result]:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, two_process_fits.Result]:
     """The same in one process."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     with torch.random.fork_rng():
-        results = two_processes.run(tmp_path_factory.mktemp("alone"))
+        results = two_process_fits.run(tmp_path_factory.mktemp("alone"))
     torch.set_default_dtype(before)
     return results
 
 
-@pytest.mark.parametrize("name", two_processes.CHECKS)
+@pytest.mark.parametrize("name", two_process_fits.CHECKS)
 def test_two_processes_equal_one(
-    name: str, folder: Path, alone: dict[str, two_processes.Result]
+    name: str, folder: Path, alone: dict[str, two_process_fits.Result]
 ) -> None:
     first = torch.load(folder / "rank0.pt", weights_only=True)[name]
     second = torch.load(folder / "rank1.pt", weights_only=True)[name]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from support.covering import covering
+from support.lightning_runs import adam, distance, fitted, same, state, trainer
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset
-from trainers import adam, distance, fitted, same, state, trainer
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
 from gmm_lightning.em import initialize_layer

@@ -7,10 +7,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers import INITIALIZERS
+from support.lightning_runs import fitted, same, state, trainer
+from support.random_layers import INITIALIZERS
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
-from trainers import fitted, same, state, trainer
 
 from gmm_lightning import GMMLayer, fit_em
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError

@@ -9,13 +9,13 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers import finite
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from support.lightning_runs import distance, same, state, trainer
+from support.random_layers import finite
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from torchmetrics import MeanMetric
-from trainers import distance, same, state, trainer
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
 from gmm_lightning.em import CollapseEvent, MixtureModel, MixtureParameters, initialize_layer

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.two_processes import LABELS, START, labelled, labelled_layer, rows, soft_labels
-from trainers import distance, state
+from support.lightning_runs import distance, state
+from support.two_process_fits import LABELS, START, labelled, labelled_layer, rows, soft_labels
 
 from gmm_lightning import GMMLayer, fit_em
 from gmm_lightning.rows import Batch

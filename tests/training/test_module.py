@@ -12,11 +12,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers import FAMILIES, cases, make_priors
 from support.covering import covering
+from support.lightning_runs import adam, fitted, same, state, trainer
+from support.random_layers import FAMILIES, cases, make_priors
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from trainers import adam, fitted, same, state, trainer
 
 from gmm_lightning import GMMLayer
 from gmm_lightning.errors import CheckpointError, InvalidDataError, UnresolvedPriorError

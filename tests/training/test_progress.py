@@ -8,8 +8,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from support.lightning_runs import fitted
 from torch import Tensor
-from trainers import fitted
 
 from gmm_lightning.training import EpochProgress
 

@@ -9,9 +9,9 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from support.lightning_runs import adam, distance, same, state, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from trainers import adam, distance, same, state, trainer
 
 from gmm_lightning import GMMLayer, fit_em
 from gmm_lightning.em import StepwiseEM, initialize_layer

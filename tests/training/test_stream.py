@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.lightning_runs import adam, distance, same, state, trainer
 from torch import Tensor
-from trainers import adam, distance, same, state, trainer
 
 from gmm_lightning import GMMLayer
 from gmm_lightning.datasets import open_rows

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import rows
 from lightning.pytorch.loggers import TensorBoardLogger
+from support.lightning_runs import fitted
+from support.random_layers import rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
-from trainers import fitted
 
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.training import EMCallback, GMMModule, MixtureLogger, draw_mixture, tensorboard

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.lightning_runs import adam, distance, state, trainer
 from torch import Tensor
-from trainers import adam, distance, state, trainer
 
 from gmm_lightning import GMMLayer
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError

@@ -19,7 +19,7 @@ from torch import Tensor
 from gmm_lightning import GMMLayer
 from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, InitializeCallback
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # Seconds after which a process is taken to hang: a hundred times what it needs by itself.
 HANG = 1200
 # What differs between machines, and would change what a child process does.

@@ -9,8 +9,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from trainers import ROOT
-
 import background_subtraction
 import class_mixtures
 import digits
@@ -25,6 +23,7 @@ import sampling_tour
 import segment_image
 import vade_digits
 from reporting import Reporter
+from support.lightning_runs import ROOT
 
 FOLDER = ROOT / "examples"
 # Some are helpers of the others.

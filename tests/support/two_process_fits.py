@@ -1,4 +1,4 @@
-"""Fits for test_ddp.py, in two processes and in one: `python two_processes.py FOLDER`."""
+"""Fits for test_ddp.py, in two processes and in one: `python two_process_fits.py FOLDER`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from trainers import adam, fitted, state, trainer
 
 from gmm_lightning import GMMLayer
 from gmm_lightning.errors import InvalidArgumentError
@@ -28,6 +27,7 @@ from gmm_lightning.training import (
     StreamDataModule,
 )
 from support.evidence import LabelEvidence
+from support.lightning_runs import adam, fitted, state, trainer
 
 Result = dict[str, Tensor]
 
