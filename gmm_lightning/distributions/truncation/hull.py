@@ -83,7 +83,8 @@ class PiecewiseExponentialHull:
             drawn[open_rows[accepted]] = t[accepted]
             open_rows = open_rows[~accepted]
         raise ArithmeticError(
-            "the bound of a log-concave density does not fit it: are its parameters finite?"
+            "the bound of a log-concave density does not fit it: its parameters are not finite, "
+            "or this is a bug of the library, please report it"
         )
 
 
