@@ -1,9 +1,11 @@
 """Closed-form EM: two steps, and a loop around them.
 
 Read in this order: `parameters` and `model` (what EM works on), `responsibilities`, `plan`,
-`workspace` and the two kernels (`expectation` chooses), `collapse`, `maximization`, `policy` and
-`policies`, `acceleration`, `updater`, `restarts`, `state` and `loop` (the algorithm),
-`initialization`, `fit`. For layers one step at a time: `steps`, `stepwise`, `classifier`.
+`workspace`, the two kernels, `pooled` and `expectation` (which chooses), `collapse`, `data_scale`,
+`maximization`, `policy`, `reseed`, `policies`, `acceleration`, `updater`, `restarts`, `state` and
+`loop` (the algorithm), `result`, `assignment`, `initialization`, `progress`, `fit`. For layers one
+step at a time: `steps`, `stepwise`; for a classifier: `class_rows`, `classifier`; a projection:
+`shrinkage`.
 """
 
 from __future__ import annotations

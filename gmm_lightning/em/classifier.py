@@ -165,7 +165,7 @@ class _ClassFitter:
         if self.initializer is not None:
             start = initialize(model, present, group.source, self.initializer, self.generator)
         e_step = _ClassEStep(group, model, self.chunk_size)
-        updater = MonotoneUpdater(num_mixtures=present.num_mixtures)
+        updater = MonotoneUpdater()
         state = run_em(e_step, model, start, self.options, updater, progress.update)
         best, finals = best_runs(state, size)
         found = []

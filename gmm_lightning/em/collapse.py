@@ -81,7 +81,10 @@ class Collapsed(NamedTuple):
     def with_weightless(
         cls, collapsed: Collapsed | None, parameters: MixtureParameters, counts: Tensor
     ) -> Collapsed | None:
-        """What an M-step had to repair, and the components that had no weight before it."""
+        """What an M-step had to repair, and the components that had no weight before it.
+
+        For a loop of M-steps whose start nobody reported (`training/em.py`).
+        """
         emptied = weightless(parameters)
         if collapsed is not None:
             return collapsed._replace(emptied=collapsed.emptied | emptied)

@@ -131,5 +131,5 @@ class EStep:
         )
 
     def batches(self, model: MixtureModel) -> Iterable[Batch]:
-        """The rows that the mixtures of a model read."""
+        """The rows that the mixtures of a model read: of positive weight, always the same ones."""
         return self.source

@@ -99,7 +99,7 @@ def fit_em(
     policy = as_policy(collapse)
     schedule = ResponsibilitySchedule.create(hard=hard, annealing=annealing)
     options = EMOptions(max_iter, tol, prune, schedule, policy)
-    updater = MonotoneUpdater(acceleration, num_restarts * layer.batch_shape.numel())
+    updater = MonotoneUpdater(acceleration)
     if num_restarts > 1 and (initializer is None or isinstance(as_initializer(initializer), Given)):
         raise InvalidArgumentError(
             f"num_restarts={num_restarts} needs an initializer that draws at random: every start "

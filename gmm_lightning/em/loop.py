@@ -42,10 +42,11 @@ def run_em(
         start: their parameters, and what the initial M-step had to repair.
         options: when to stop, and how responsibilities and collapses are treated.
         updater: takes extrapolated steps, and takes them back.
-        progress: called after every accepted E-step.
+        progress: called after every accepted E-step, without the mixtures that left after it.
         m_step: from statistics to parameters.
     """
     state = EMState(model, start.parameters)
+    updater.resize(start.parameters.num_mixtures)
     _leave(state, updater, state.advance(start, options), torch.any)
     while len(state.active):
         responsibilities = options.schedule.at(state.iteration, options.max_iter)
@@ -58,7 +59,7 @@ def run_em(
         if not len(state.active):
             break
         step = m_step(state.model, state.parameters, stats if stay is None else stats.select(stay))
-        if options.schedule.is_stationary(state.iteration - 1):
+        if options.schedule.is_stationary(state.iteration):
             disturbed = None if step.collapsed is None else step.collapsed.mixtures
             before, after = state.parameters, step.parameters
             further = updater.extrapolate(state.model, before, after, disturbed)
@@ -97,8 +98,7 @@ def _stopping(
     state: EMState, objective: Tensor, options: EMOptions, updater: MonotoneUpdater
 ) -> Tensor:
     """The mixtures to leave: converged, out of steps, or behind other restarts, `(M,)`."""
-    # The first E-step of plain EM is of another quantity than the one before it.
-    stationary = options.schedule.is_stationary(state.iteration - 1)
+    stationary = options.schedule.is_stationary(state.iteration)
     settled = updater.from_m_step & state.has_converged(options.tol) & stationary
     state.converged[state.active] = settled
     stopped = settled | (state.iteration >= options.max_iter)

@@ -13,7 +13,9 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.rows import Batch
 
 # (log joint densities, axis of the components, rows) -> (responsibilities, log density per row).
-# The first argument may be overwritten, as those below do: responsibilities take its memory.
+# The first argument may be overwritten, and the kernels weight what is returned in place. For tied
+# families the log joint densities lack a term that all components of a row share: responsibilities
+# must sum to one and may not depend on it, and the log density must move with it.
 Responsibilities = Callable[[Tensor, int, Batch], tuple[Tensor, Tensor]]
 
 # Responsibilities below exp(_MIN_LOG), far less than what a sum of them can hold, are zero:
@@ -69,7 +71,7 @@ def assigned_responsibilities_(log_joint: Tensor, dim: int, batch: Batch) -> tup
     assert batch.extra is not None
     given = batch.extra[ASSIGNMENTS].to(log_joint.device)
     labels = not given.is_floating_point()
-    if dim == -2:  # Rows are the last axis.
+    if dim == -2:  # As in the feature kernel, rows are the last axis.
         given = given.movedim(0, -1)
     if labels:
         log_joint.zero_().scatter_(dim, given.unsqueeze(dim), 1.0)
@@ -165,5 +167,5 @@ class ResponsibilitySchedule:
         return tempered_responsibilities_(self.annealing.inverse_temperature(iteration))
 
     def is_stationary(self, iteration: int) -> bool:
-        """Whether the E-step after `iteration` M-steps is of the final objective."""
-        return self.annealing is None or self.annealing.is_finished(iteration)
+        """Whether the E-step after `iteration` M-steps and the one before are of one objective."""
+        return self.annealing is None or self.annealing.is_finished(iteration - 1)

@@ -29,7 +29,7 @@ class EMResult:
         history: the objective before the first M-step and after each one (while it anneals: the
             free energy).
         events: components that had to be repaired.
-        num_restarts: starts that were followed to an end.
+        num_restarts: starts that were not given up by the policy, pruned ones included.
         restart_objectives: the last objective of each of them, in the order they were drawn.
     """
 
@@ -57,7 +57,8 @@ def summarize(state: EMState, batch_shape: Size) -> tuple[EMResult, MixtureParam
 def best_runs(state: EMState, size: int) -> tuple[Tensor, Tensor]:
     """Indices `(size,)` of the best start of each mixture, and final objectives `(R, size)`.
 
-    The objective of a start that was given up is -inf.
+    The objective of a start that was given up is -inf. Where a projection ties the mixtures of a
+    restart, the restart with the best sum over them is taken as a whole.
 
     Raises:
         CollapseError: every start of some mixture was given up.
@@ -66,10 +67,15 @@ def best_runs(state: EMState, size: int) -> tuple[Tensor, Tensor]:
     finals = state.history[-1].clone() if state.history else torch.zeros(number)
     finals[list(state.failures)] = -torch.inf
     finals = finals.view(-1, size)
+    coupled = not state.model.runs_independently
+    if coupled:
+        given_up = ~torch.isfinite(finals).all(-1, keepdim=True)
+        finals = torch.where(given_up, -torch.inf, finals)
     lost = (finals == -torch.inf).all(0)
     if bool(lost.any()):
-        raise state.failures[int(lost.nonzero()[0])]
-    return finals.argmax(0) * size + torch.arange(size), finals
+        raise next(state.failures[run] for run in sorted(state.failures))
+    best = finals.sum(-1).argmax() if coupled else finals.argmax(0)
+    return best * size + torch.arange(size), finals
 
 
 def result_of(

@@ -63,6 +63,7 @@ class EMState:
         converged: whether the last gain of each was below the tolerance.
         events: repairs of each mixture that has any.
         failures: why a mixture was given up.
+        num_reseeds: how often each component of the active mixtures was moved, `(M, K)`.
     """
 
     def __init__(self, model: MixtureModel, start: MixtureParameters) -> None:

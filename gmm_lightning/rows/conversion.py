@@ -40,6 +40,9 @@ def _tensor_from_numpy(x: Any, name: str) -> Tensor:
         array = array.astype(np.float64)
     elif not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        # torch cannot index the wider unsigned integers before 2.7.
+        array = array.astype(np.int64 if array.dtype.itemsize < 8 else np.float64)
     if any(stride < 0 for stride in array.strides):
         array = array.copy()
     with warnings.catch_warnings():

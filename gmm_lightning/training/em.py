@@ -111,7 +111,7 @@ class EMCallback(BaseEMCallback):
         step = maximize(model, parameters, stats)
         step.require_regular()
         updated, collapsed = step.parameters, step.collapsed
-        if self._schedule.is_stationary(iteration - 1):
+        if self._schedule.is_stationary(iteration):
             disturbed = None if collapsed is None else collapsed.mixtures
             updated = self._updater.extrapolate(model, parameters, updated, disturbed)
         if iteration == 0 and self._collapse.policy.num_candidates:
@@ -126,7 +126,7 @@ class EMCallback(BaseEMCallback):
 
     def _gain_is_comparable(self) -> bool:
         """False while it anneals, after an extrapolation, or where a component was moved."""
-        stationary = self._schedule.is_stationary(len(self.history) - 2)
+        stationary = self._schedule.is_stationary(len(self.history) - 1)
         from_m_step = bool(self._updater.from_m_step.all())
         return stationary and from_m_step and not self._collapse.has_moved
 

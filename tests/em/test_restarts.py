@@ -323,3 +323,40 @@ def test_values_are_the_layer(family: str, batch: tuple[int, ...], generator: Ge
     twin = layer_of(family, "none", "", batch)
     wide.select(torch.arange(size) + size).write_to(twin)
     assert all(torch.equal(a, b) for a, b in zip(parameters(twin), parameters(layer), strict=True))
+
+
+class SharedMeans(nn.Module):
+    """A projection that ties the mixtures of a batch: they have the same means."""
+
+    def forward(self, moments: Moments, covariance: Covariance) -> Moments:
+        share = moments.counts / moments.counts.sum(0)
+        means = (share.unsqueeze(-1) * moments.means).sum(0).expand_as(moments.means)
+        return Moments(moments.counts, moments.mass, means, moments.scatter, moments.dof)
+
+
+@pytest.mark.parametrize("collapse", ["floor", "raise"])
+def test_mixtures_that_a_projection_ties_come_from_one_restart(collapse: str) -> None:
+    """Also where one of them was given up, and with it the other."""
+    generator = Generator().manual_seed(0)
+    x = torch.randn(60, 2, 2, generator=generator, dtype=torch.float64)
+    if collapse == "raise":
+        # A duplicate that a component of the first mixture alone can hold.
+        x[:9, 0] = x[0, 0] + 8
+    for seed in range(8):
+        layer = GMMLayer(2, 3, "diag", batch_shape=(2,))
+        layer.projections.append(SharedMeans())
+        try:
+            result = fit_em(
+                layer,
+                x,
+                initializer="random_from_data",
+                num_restarts=5,
+                collapse=collapse,
+                generator=Generator().manual_seed(seed),
+            )
+        except CollapseError:
+            continue
+        assert torch.allclose(layer.means[0], layer.means[1], rtol=0, atol=1e-12)
+        finals = torch.stack([torch.as_tensor(v) for v in result.restart_objectives])
+        assert bool(torch.isfinite(finals).all())
+        assert torch.equal(torch.as_tensor(result.objective), finals[finals.sum(-1).argmax()])

@@ -102,7 +102,10 @@ class MixtureDensity(distributions.Distribution):
                 f"of shape {tuple(x.shape)}"
                 + ("; write x[:, None] for one feature" if x.dim() == 1 else "")
             )
-        pairs = zip(reversed(x.shape[:-1]), reversed(self.batch_shape), strict=False)
+        # Of equal length: torch.compile of torch 2.6 knows no other zip.
+        common = min(x.dim() - 1, len(self.batch_shape))
+        sizes, batch = x.shape[x.dim() - 1 - common : -1], self.batch_shape
+        pairs = zip(sizes, batch[len(batch) - common :], strict=True)
         if any(n != b and 1 not in (n, b) for n, b in pairs):
             raise InvalidArgumentError(
                 f"expected rows (*S, *B, D) for mixtures of batch shape {tuple(self.batch_shape)}, "
