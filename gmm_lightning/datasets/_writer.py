@@ -127,7 +127,7 @@ class TableWriter:
             }
             if tuple(arrays) == ("x",) and self.columns != ("x",):
                 arrays["columns"] = np.array(self.columns)
-            np.savez(self._file, allow_pickle=False, **arrays)
+            np.savez(self._file, **arrays)
         elif self._shapes is None:
             self._csv.writerow(self.columns)
         self._require_free()
@@ -150,6 +150,11 @@ class TableWriter:
         sizes = {shape[:1] for shape in shapes.values()}
         if len(sizes) != 1 or any(a.ndim not in (1, 2) for a in part.values()):
             raise InvalidArgumentError(f"expected arrays of the same number of rows, got {shapes}")
+        objects = [name for name, array in part.items() if array.dtype.hasobject]
+        if objects and not self._is_csv:
+            raise InvalidArgumentError(
+                f"expected numbers or text, got Python objects in {format_list(objects)}; write .csv"
+            )
         return part
 
     def _require_free(self) -> None:

@@ -690,6 +690,16 @@ def test_an_output_that_exists_is_kept(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
 
 
+def test_objects_are_never_pickled(tmp_path: Path) -> None:
+    column = {"a": np.array([{}, None], dtype=object)}
+    with (
+        pytest.raises(InvalidArgumentError, match=r"got Python objects in a; write \.csv"),
+        TableWriter(tmp_path / "t.npz", ["a"]) as table,
+    ):
+        table.write(**column)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match=r"expected a name that ends in \.csv, \.npz"):
         TableWriter(tmp_path / "t.xls", ["a"])

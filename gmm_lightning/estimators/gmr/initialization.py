@@ -28,8 +28,8 @@ def kmeansplusplus_initialization(
         InvalidDataError: fewer rows than components, or unusable rows.
 
     Example:
-        >>> kmeansplusplus_initialization([[0.0], [0.0], [9.0]], 2, random_state=0).sum()
-        np.float64(9.0)
+        >>> kmeansplusplus_initialization([[0.0], [0.0], [9.0]], 2, random_state=0).sum().item()
+        9.0
     """
     x = _enough_rows(X, n_components)
     # Distances keep their digits near the origin; one unit for all features keeps their ratios.
