@@ -153,7 +153,8 @@ class TableWriter:
         objects = [name for name, array in part.items() if array.dtype.hasobject]
         if objects and not self._is_csv:
             raise InvalidArgumentError(
-                f"expected numbers or text, got Python objects in {format_list(objects)}; write .csv"
+                f"expected numbers or text, got Python objects in {format_list(objects)}; "
+                "write .csv"
             )
         return part
 
