@@ -17,7 +17,7 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 def is_number(value: Any) -> bool:
     """Whether a value is a real number that a float can hold, and not NaN; a boolean is none."""
-    if isinstance(value, bool | np.bool_ | str | bytes) or getattr(value, "ndim", 0):
+    if isinstance(value, (bool, np.bool_, str, bytes)) or getattr(value, "ndim", 0):
         return False
     try:
         return not math.isnan(float(value))

@@ -83,8 +83,8 @@ def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | N
         phase = phases[index]
         if index > first:
             trainer = _make_trainer(phase)
-        module.optimizer = instantiate(phase.model.optimizer)
-        module.scheduler = instantiate(phase.model.scheduler)
+        module.optimizer = instantiate(phase.model.optimizer, _convert_="all")
+        module.scheduler = instantiate(phase.model.scheduler, _convert_="all")
         module.phase, module.passes_before = index, passes
         data.shuffle, data.batch_size = phase.data.shuffle, phase.data.batch_size
         resume = config.resume if index == first else None

@@ -61,6 +61,9 @@ class ConditionalDensity(_Conditional):
         mixture = self.mixture(h)
         mixture.check_rows(y)
         family, scale, d = mixture.covariance, mixture.scale, mixture.num_features
+        if family.whitens_by_solve:
+            # Before autocast is left: torch.export of torch 2.8 loses an error inside it.
+            _require_few_features(d)
         with full_precision(y.device):
             diff = y.to(mixture.means.dtype).unsqueeze(-2) - mixture.means
             if family.whitens_by_solve:
@@ -96,17 +99,21 @@ def _scale_tril(mixture: MixtureOfGaussians) -> Tensor:
     return columns.movedim(0, -1).expand(*mixture.means.shape, d)
 
 
-def _forward_substitution(factor: Tensor, diff: Tensor) -> Tensor:
-    """Solutions of `L z = d`, `(*S, *B, K, D)`, for factors `(*B, G, D, D)`, written out."""
-    d = diff.shape[-1]
-    # Writing out the substitution would make too large a graph.
-    if d > _MAX_FEATURES:
+def _require_few_features(num_features: int) -> None:
+    """Refuse a substitution whose graph would be too large."""
+    if num_features > _MAX_FEATURES:
         raise InvalidArgumentError(
-            f"a triangular solve is written out for at most {_MAX_FEATURES} features, got {d}: "
-            "take a family without one (diagonal, spherical), the other of export_density and "
+            f"a triangular solve is written out for at most {_MAX_FEATURES} features, got "
+            f"{num_features}: take a family without one (diagonal, spherical), the other of export_density and "
             "export_parameters where only that one solves, or torch.export of "
             "model(h).log_prob(y), which keeps the solve and does not convert to ONNX"
         )
+
+
+def _forward_substitution(factor: Tensor, diff: Tensor) -> Tensor:
+    """Solutions of `L z = d`, `(*S, *B, K, D)`, for factors `(*B, G, D, D)`, written out."""
+    d = diff.shape[-1]
+    _require_few_features(d)
     solved: list[Tensor] = []
     for i in range(d):
         z = diff[..., :1] / factor[..., i, i].unsqueeze(-1)
