@@ -1,6 +1,6 @@
 """Scoring of forecasts: proper scores, and the probability integral transform.
 
-The expectation of a proper score is least for the true distribution. The probability integral
+The expectation of a proper score is minimal for the true distribution. The probability integral
 transform of observations is uniform for calibrated forecasts.
 """
 
@@ -68,7 +68,7 @@ def _mean_absolute(mean: Tensor, scale: Tensor) -> Tensor:
 
 
 def probability_integral_transform(mixture: MixtureDensity, y: Tensor) -> Tensor:
-    """`u_d = P(Y_d <= y_d | y_1 .. y_d-1)`: independent and uniform for y of the mixture.
+    """Values `u_d = P(Y_d <= y_d | y_1 .. y_d-1)`: independent and uniform for y of the mixture.
 
     For one feature it is the distribution function; for several the Rosenblatt transform, in the
     order of the features. Differentiable in y and the parameters.
