@@ -1,4 +1,4 @@
-"""Round covariances by one standard deviation: `spherical` and `tied_spherical`."""
+"""Spherical covariances by one standard deviation: `spherical` and `tied_spherical`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gmm_lightning.covariances.diagonal import AxisAligned
 
 
 class SphericalFeatures(Features):
-    """The squared length `|z|^2`: round covariances, scale `(P, M)` standard deviations."""
+    """The squared length `|z|^2`, for spherical covariances: scale `(P, M)` standard deviations."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__(num_features)
@@ -55,10 +55,10 @@ class SphericalFeatures(Features):
 
 @dataclass(frozen=True)
 class Isotropic(AxisAligned, ABC):
-    """Balls: scale `(*B, G)` standard deviations; the scatter is averaged over features, `(*B, G)`.
+    """Spherical covariances: scale `(*B, G)` standard deviations, scatter `(*B, G)` per feature.
 
-    `dof D log s^2 + tr(S) / s^2` is least at `s^2 = tr(S) / (D dof)`: with `tr(S) / D` as the
-    scatter, D drops out of the estimate.
+    `dof D log s^2 + tr(S) / s^2` is minimal at `s^2 = tr(S) / (D dof)`: with the mean over
+    features, `tr(S) / D`, as the scatter, D drops out of the estimate.
     """
 
     feature_class = SphericalFeatures
