@@ -19,7 +19,7 @@ from gmm_lightning.metrics._sums import (
 
 
 class LogLikelihood(WeightedMean):
-    """`sum_n w_n log p(x_n) / sum_n w_n`, in nats per row: higher is better.
+    """Mean log density `sum_n w_n log p(x_n) / sum_n w_n`, in nats per row: higher is better.
 
     Example:
         >>> from gmm_lightning.metrics import LogLikelihood
@@ -81,7 +81,7 @@ class BIC(_Criterion):
         model: the number of free parameters p, or a layer.
 
     Raises:
-        InvalidArgumentError: no number of parameters; in `compute`, no rows at all.
+        InvalidArgumentError: not a number of parameters or a layer; in `compute`, no rows.
 
     Example:
         >>> from gmm_lightning.metrics import BIC
