@@ -38,7 +38,7 @@ def resolve_priors(layer: GMMLayer, x: Any, sample_weight: Any = None) -> None:
     """Give the priors the values that follow from the data, as `fit_em` does.
 
     Args:
-        layer: the mixture; priors that have their values keep them.
+        layer: the mixture; hyper-parameters given by the user keep their values.
         x: rows, or a re-iterable of batches.
         sample_weight: weights for rows in memory.
 
