@@ -1,4 +1,4 @@
-"""Several processes under Hydra: start them, leave them, and find out the rank of this one."""
+"""Several processes under Hydra: starting and ending them, and the rank of this one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_original_cwd
 
-# What Lightning's launcher leaves behind in the environment of the first process.
+# Variables that Lightning's launcher sets in the environment of the first process.
 _LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
