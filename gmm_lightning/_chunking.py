@@ -42,7 +42,7 @@ def map_chunks(
     numbers_per_row: int,
     module: nn.Module,
 ) -> Tensor:
-    """`function(x)` for rows `(*S, *B, D)`, a chunk of S at a time where that saves memory.
+    """Values `function(x)` of rows `(*S, *B, D)`, a chunk of S at a time where that saves memory.
 
     The choice depends on shapes only. Nothing is split while a graph is traced, compiled or
     exported, nor where gradients would keep every chunk alive anyway.

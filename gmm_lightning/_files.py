@@ -13,7 +13,7 @@ def atomic_write(path: Path, *, unique: bool = False) -> Iterator[Path]:
     """A path to write to, which is moved to `path` when the block ends without an error.
 
     After an error it is removed, with the folders that were made for it, and an older file at
-    `path` stays as it was.
+    `path` stays unchanged.
 
     Args:
         path: where the file shall be; missing folders are made.

@@ -109,7 +109,7 @@ def dagmm_energy(mixture: MixtureDensity, z: Tensor, penalty: float = 0.05) -> T
 
 
 def covariance_penalty(mixture: MixtureDensity) -> Tensor:
-    """`sum_k sum_d 1 / Sigma_kdd`, `(*B)`; a shared covariance counts once per component."""
+    """Penalty `sum_k sum_d 1 / Sigma_kdd`, `(*B)`; a shared covariance counts K times."""
     mixture = as_mixture(mixture)
     return mixture.scale_tril.square().sum(-1).reciprocal().sum((-2, -1))
 

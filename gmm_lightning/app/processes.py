@@ -56,7 +56,7 @@ def _child_command(local_rank: int) -> tuple[list[str], str]:
 
 
 def use_child_command() -> None:
-    """Let Lightning start further processes by the job's own command."""
+    """Make Lightning start further processes by the job's own command."""
     from lightning.pytorch.strategies.launchers import subprocess_script
 
     # A private name of Lightning 2.5 and 2.6; tests/app/test_sweep.py runs a real sweep with it.

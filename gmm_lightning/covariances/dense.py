@@ -138,7 +138,7 @@ class Dense(Covariance, ABC):
 
 @dataclass(frozen=True)
 class FullCovariance(Dense):
-    """`Sigma_k = L_k L_k'`; the scale holds the lower Cholesky factors, `(*B, K, D, D)`.
+    """Dense `Sigma_k = L_k L_k'`; the scale holds the lower Cholesky factors, `(*B, K, D, D)`.
 
     Example:
         >>> FullCovariance().num_free_parameters(num_components=3, num_features=2)
@@ -150,7 +150,7 @@ class FullCovariance(Dense):
 
 @dataclass(frozen=True)
 class TiedCovariance(Dense):
-    """`Sigma_k = L L'`; the scale holds the lower Cholesky factor, `(*B, 1, D, D)`.
+    """Shared dense `Sigma_k = L L'`; the scale holds the lower Cholesky factor, `(*B, 1, D, D)`.
 
     Example:
         >>> TiedCovariance().num_free_parameters(num_components=3, num_features=2)

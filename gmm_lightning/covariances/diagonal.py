@@ -148,7 +148,7 @@ class Diagonal(AxisAligned, ABC):
 
 @dataclass(frozen=True)
 class DiagCovariance(Diagonal):
-    """`Sigma_k = diag(s_k^2)`; the scale holds the standard deviations, `(*B, K, D)`.
+    """Diagonal `Sigma_k = diag(s_k^2)`; the scale holds the standard deviations, `(*B, K, D)`.
 
     Example:
         >>> DiagCovariance().num_free_parameters(num_components=3, num_features=2)
@@ -160,7 +160,7 @@ class DiagCovariance(Diagonal):
 
 @dataclass(frozen=True)
 class TiedDiagCovariance(Diagonal):
-    """`Sigma_k = diag(s^2)`; the scale holds the standard deviations, `(*B, 1, D)`.
+    """Shared diagonal `Sigma_k = diag(s^2)`; the scale holds standard deviations, `(*B, 1, D)`.
 
     Example:
         >>> TiedDiagCovariance().num_free_parameters(num_components=3, num_features=2)

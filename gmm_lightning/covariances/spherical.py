@@ -81,7 +81,7 @@ class Isotropic(AxisAligned, ABC):
 
 @dataclass(frozen=True)
 class SphericalCovariance(Isotropic):
-    """`Sigma_k = s_k^2 I`; the scale holds the standard deviations, `(*B, K)`.
+    """Spherical `Sigma_k = s_k^2 I`; the scale holds the standard deviations, `(*B, K)`.
 
     Example:
         >>> SphericalCovariance().num_free_parameters(num_components=3, num_features=2)
@@ -93,7 +93,7 @@ class SphericalCovariance(Isotropic):
 
 @dataclass(frozen=True)
 class TiedSphericalCovariance(Isotropic):
-    """`Sigma_k = s^2 I`; the scale holds the standard deviation, `(*B, 1)`.
+    """Shared spherical `Sigma_k = s^2 I`; the scale holds the standard deviation, `(*B, 1)`.
 
     Example:
         >>> TiedSphericalCovariance().num_free_parameters(num_components=3, num_features=2)

@@ -1,4 +1,4 @@
-"""Where the rows of a text file begin, so that reading can start in its middle."""
+"""Index of the row starts of a text file, so that reading can start in its middle."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def crps(mixture: MixtureDensity, y: Tensor) -> Tensor:
 
 
 def _mean_absolute(mean: Tensor, scale: Tensor) -> Tensor:
-    """`E|X|` of `N(m, s^2)`."""
+    """Mean absolute value `E|X|` of `N(m, s^2)`."""
     z = mean / scale
     peak = scale * math.sqrt(2 / math.pi) * (-0.5 * z.square()).exp()
     return peak + mean * torch.erf(z * math.sqrt(0.5))

@@ -53,7 +53,7 @@ class Accelerator(ABC):
         return {"kept": [kept.clone() for kept in self._kept], "age": age}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state from `state_dict`."""
         self._kept, self._age = list(state["kept"]), state["age"]
 
     def _count(self, before: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What stays constant while EM changes the parameters."""
+"""The constants of a fit, while EM changes the parameters."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class MixtureModel:
         return MixtureParameters(mixture_logits(mass, dtype), means.to(dtype), raw.to(dtype))
 
     def objective(self, parameters: MixtureParameters, stats: SufficientStatistics) -> Tensor:
-        """`mean log p(x) + log_prior / N`, `(M,)`, at the parameters of the E-step."""
+        """Objective `mean log p(x) + log_prior / N`, `(M,)`, at the parameters of the E-step."""
         total = stats.log_likelihood
         if self.priors:
             mixture = self.distribution(parameters)

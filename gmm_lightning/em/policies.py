@@ -1,4 +1,4 @@
-"""What to do with components that collapse: keep them at the floor, move them, or give up."""
+"""Policies for components that collapse: keep them at the floor, move them, or give up."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class CollapsePolicy(ABC):
 
     @property
     def num_candidates(self) -> int:
-        """See the class."""
+        """Number of rows of the data that the policy needs."""
         return 0
 
     @abstractmethod

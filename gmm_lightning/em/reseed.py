@@ -46,7 +46,7 @@ class Reseed(CollapsePolicy):
 
     @property
     def num_candidates(self) -> int:
-        """See the class."""
+        """Number of rows of the data that the policy needs."""
         return self.candidates
 
     @torch.no_grad()

@@ -94,7 +94,7 @@ class EMState:
         self.log_likelihood[self.active] = (stats.log_likelihood / stats.total_weight).cpu()
 
     def has_converged(self, tol: float) -> Tensor:
-        """Where the last gain was below `tol` and no component was reseeded, `(M,)`."""
+        """Mask `(M,)`: the last gain was below `tol` and no component was reseeded."""
         if len(self.history) < 2:
             return torch.zeros_like(self._moved)
         gain = self.history[-1] - self.history[-2]

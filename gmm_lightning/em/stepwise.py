@@ -158,7 +158,7 @@ class StepwiseEM:
         return {"num_batches": self.num_batches, "seen": self._seen, "running": running}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken, on the device of the layer."""
+        """Restore a state from `state_dict`, on the device of the layer."""
         device, seen, running = self.layer.means.device, state["seen"], state["running"]
         self.num_batches = state["num_batches"]
         self._seen = None if seen is None else seen.to(device)

@@ -130,7 +130,7 @@ class MonotoneUpdater:
             self._accelerator.select(index)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next step needs, as tensors and primitives."""
+        """The state that the next step needs, as tensors and primitives."""
         state: dict[str, Any] = {name: value.clone() for name, value in self._state.items()}
         state["fallback"] = None if self._fallback is None else self._fallback.clone()
         if self._accelerator is not None:
@@ -139,7 +139,7 @@ class MonotoneUpdater:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state from `state_dict`."""
         self._state = {name: state[name] for name in self._state}
         self._fallback = state["fallback"]
         # The steps kept by another kind of acceleration are of no use here.

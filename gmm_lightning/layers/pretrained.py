@@ -21,7 +21,7 @@ M = TypeVar("M", bound="PretrainedMixin")
 
 
 class PretrainedMixin(nn.Module):
-    """`save_pretrained` and `from_pretrained` for a module that has its arguments as attributes.
+    """Adds `save_pretrained` and `from_pretrained` to a module with its arguments as attributes.
 
     The folder holds `model.safetensors` and `config.json`: the class, the version that wrote it,
     and the configuration of the module, names and plain values. Nothing in it is executed: a

@@ -144,6 +144,6 @@ def principal_plane(parts: Components) -> tuple[Array, Array, Array]:
 
 
 def map_rows(function: Any, mixture: MixtureOfGaussians, x: Array) -> Array:
-    """`function(x)` as an array, for any number of rows, a chunk at a time."""
+    """Values `function(x)` as an array, for any number of rows, a chunk at a time."""
     size = rows_per_chunk(mixture.scale.numel(), mixture.means, in_cache=False)
     return torch.cat([function(chunk) for chunk in torch.from_numpy(x).split(size)]).numpy()

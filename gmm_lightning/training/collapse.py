@@ -114,7 +114,7 @@ class CollapseHandler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state from `state_dict`."""
         self.events = [CollapseEvent(**event) for event in state["events"]]
         self._latest = [CollapseEvent(**event) for event in state["latest"]]
         self._num_reseeds, self.reseeded = state["num_reseeds"], state["reseeded"]

@@ -143,6 +143,6 @@ class EMCallback(BaseEMCallback):
         return super().state_dict() | {"updater": self._updater.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state from `state_dict`."""
         super().load_state_dict(state_dict)
         self._updater.load_state_dict(state_dict["updater"])

@@ -212,7 +212,7 @@ class BaseEMCallback(L.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state from `state_dict`."""
         self.history = list(state_dict["history"])
         self.skipped = state_dict["skipped"]
         self._logged = dict(state_dict["logged"])

@@ -79,7 +79,7 @@ class CovarianceFloorCallback(L.Callback):
         return self._collapse.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state from `state_dict`."""
         self._collapse.load_state_dict(state_dict)
 
 

@@ -160,7 +160,7 @@ class GMMModule(StandardizedMixture):
         return total / torch.where(weight > 0, weight, 1.0) + self.standardize.log_abs_det
 
     def _prior_per_row(self) -> Tensor:
-        """`log_prior / num_samples`, summed over a batch of mixtures; 0 without priors."""
+        """Log-prior divided by `num_samples`, summed over a batch of mixtures; 0 without priors."""
         if not len(self.layer.priors):
             return self.layer.means.new_zeros(())
         return self.layer.log_prior().sum() / self.num_samples

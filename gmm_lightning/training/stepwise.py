@@ -117,6 +117,6 @@ class StepwiseEMCallback(BaseEMCallback):
         return super().state_dict() | {"stream": stream, "pass_weight": self._pass_weight}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state from `state_dict`."""
         super().load_state_dict(state_dict)
         self._stored, self._pass_weight = state_dict["stream"], state_dict["pass_weight"]

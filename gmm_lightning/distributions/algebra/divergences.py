@@ -95,7 +95,7 @@ def kl_variational(p: MixtureDensity, q: MixtureDensity) -> Tensor:
 
 
 def _component_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
-    """`KL(p_i || q_j)` between components, `(*B, K, L)`."""
+    """Divergences `KL(p_i || q_j)` between components, `(*B, K, L)`."""
     a, b = p.scale_tril.unsqueeze(-3), q.scale_tril.unsqueeze(-4)
     gap = (p.means.unsqueeze(-2) - q.means.unsqueeze(-3)).unsqueeze(-1)
     with full_precision(a.device):
@@ -128,7 +128,7 @@ def l2_distance(p: MixtureDensity, q: MixtureDensity) -> Tensor:
 
 
 def cauchy_schwarz_divergence(p: MixtureDensity, q: MixtureDensity) -> Tensor:
-    """`-log(<p, q> / sqrt(<p, p> <q, q>))`, `(*B)`, in closed form: 0 only for equal densities.
+    """Divergence `-log(<p, q> / sqrt(<p, p> <q, q>))`, `(*B)`: 0 only for equal densities.
 
     References:
         K. Kampa, E. Hasanbelliu, J. C. Principe (2011), Closed-form Cauchy-Schwarz PDF

@@ -23,7 +23,7 @@ def _mirror(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def log_interval_mass(low: Tensor, high: Tensor, width: Tensor | None = None) -> Tensor:
-    """`log(Phi(high) - Phi(low))` to full relative precision, in the tails and for thin intervals.
+    """Log mass `log(Phi(high) - Phi(low))`, precise also in the tails and for thin intervals.
 
     `width` is `high - low` where it is known more accurately than the difference.
     """
