@@ -1,4 +1,4 @@
-"""How many rows to work on at once: one budget for the whole package."""
+"""Chunk sizes, from one memory budget for the whole package."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.rows import Batch
 
 # Intermediate results of a chunk stay in the second-level cache of a CPU core; a GPU wants
-# large launches instead. Where only memory matters, as many bytes as MEMORY_BYTES may be taken
-# beside the answer.
+# large launches instead. Where only memory matters, up to MEMORY_BYTES may be used beside the
+# result.
 CACHE_BYTES, GPU_BYTES, MEMORY_BYTES = 3 << 19, 1 << 28, 1 << 25
 
 
 def rows_per_chunk(numbers_per_row: int, like: Tensor, *, in_cache: bool = True) -> int:
-    """Rows whose intermediate results fit into the budget, at least 1.
+    """Number of rows whose intermediate results fit into the budget, at least 1.
 
     Args:
         numbers_per_row: how many numbers of the dtype of `like` a row needs.
@@ -42,17 +42,17 @@ def map_chunks(
     numbers_per_row: int,
     module: nn.Module,
 ) -> Tensor:
-    """`function(x)` for rows `(*S, *B, D)`, a chunk of S at a time where that saves memory.
+    """Values `function(x)` of rows `(*S, *B, D)`, a chunk of S at a time where that saves memory.
 
-    Only shapes decide. A graph that is traced, compiled or exported is left whole, and so are
-    rows whose gradients would keep every chunk alive anyway.
+    The choice depends on shapes only. Nothing is split while a graph is traced, compiled or
+    exported, nor where gradients would keep every chunk alive anyway.
 
     Args:
         function: works on rows `(n, *B, D)` and returns one result per row.
-        x: the rows, or a batch of them with what belongs to them.
+        x: the rows, or a `Batch` of them.
         batch_dims: length of B.
         numbers_per_row: how many intermediate numbers a row needs.
-        module: whose parameters may ask for gradients.
+        module: the module whose parameters may require gradients.
 
     Raises:
         InvalidArgumentError: x is not a tensor.
@@ -80,6 +80,6 @@ def map_chunks(
 
 
 def is_tracing() -> bool:
-    """Whether operations are being recorded to run again with other rows."""
+    """Whether operations are being traced, compiled or exported, to run again with other rows."""
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     return torch.compiler.is_compiling() or tracing

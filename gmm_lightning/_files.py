@@ -1,4 +1,4 @@
-"""Files that are complete or not there."""
+"""Atomic writes: a file is either complete or absent."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def atomic_write(path: Path, *, unique: bool = False) -> Iterator[Path]:
     """A path to write to, which is moved to `path` when the block ends without an error.
 
     After an error it is removed, with the folders that were made for it, and an older file at
-    `path` stays as it was.
+    `path` stays unchanged.
 
     Args:
         path: where the file shall be; missing folders are made.
         unique: name the unfinished file after this process, because others may write the same
-            file. Otherwise what a killed process left is written over.
+            file. Otherwise a file left by a killed process is overwritten.
 
     Example:
         >>> import tempfile
@@ -40,7 +40,7 @@ def atomic_write(path: Path, *, unique: bool = False) -> Iterator[Path]:
     except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        # A folder that somebody else uses meanwhile is not empty, and stays.
+        # A folder that another process uses meanwhile is not empty, and stays.
         with suppress(OSError):
             for folder in made:
                 folder.rmdir()

@@ -1,4 +1,4 @@
-"""Registries that fill themselves: a plug-in is a module beside its siblings."""
+"""Registries of plug-ins, found by importing the modules of a package."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Registry(Generic[T]):
 
     @property
     def aliases(self) -> dict[str, str]:
-        """Aliases, each with the registered name."""
+        """Aliases, each with its registered name."""
         classes = self._classes.items()
         return {alias: name for name, cls in classes for alias in getattr(cls, "aliases", ())}
 
@@ -66,7 +66,7 @@ class Registry(Generic[T]):
         return self._classes[aliases.get(name, name)]
 
     def create(self, spec: str | T) -> T:
-        """Instance from a name, or the instance that was given."""
+        """An instance from a name, or the given instance; InvalidArgumentError for others."""
         if isinstance(spec, str):
             return self.get(spec)()
         if isinstance(spec, self._base):

@@ -36,11 +36,11 @@ def require_number(
     """A finite number in a range, as a float.
 
     Args:
-        name: what it is called in the message.
-        value: what was given.
-        above: the number must be larger.
-        least: it must not be smaller.
-        most: it must not be larger.
+        name: name of the argument, for the message.
+        value: the given value.
+        above: exclusive lower bound.
+        least: inclusive lower bound.
+        most: inclusive upper bound.
 
     Raises:
         InvalidArgumentError: anything else.
@@ -60,7 +60,7 @@ def require_number(
 
 
 def require_integer(name: str, value: Any, *, least: int) -> int:
-    """An integer of at least a given size, from anything that is one.
+    """An integer that is at least `least`, as an int.
 
     Raises:
         InvalidArgumentError: anything else, a boolean included.
@@ -73,7 +73,7 @@ def require_integer(name: str, value: Any, *, least: int) -> int:
         number = least - 1 if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:
         number = least - 1
-    # More than this no index can hold.
+    # An index is at most an int64.
     if not least <= number < 2**63:
         raise InvalidArgumentError(f"{name} must be an integer >= {least}, got {short(value)}")
     return number
@@ -92,13 +92,13 @@ def require_numbers(name: str, value: Any, like: Tensor) -> Tensor:
 
 
 def require_choice(name: str, value: Any, known: Iterable[str], *, also: str = "") -> str:
-    """One of some words.
+    """The value, checked to be one of the known words.
 
     Args:
-        name: what the word stands for.
-        value: what was given.
+        name: what the word chooses, for the message.
+        value: the given value.
         known: the words, in the order to list them.
-        also: what else could have been given, for the message.
+        also: other allowed values, for the message.
 
     Raises:
         InvalidArgumentError: anything else; the message lists the words.
@@ -116,7 +116,7 @@ def require_choice(name: str, value: Any, known: Iterable[str], *, also: str = "
 
 
 def format_list(values: Iterable[Any], limit: int = 10) -> str:
-    """The first few values, and how many more there are.
+    """The first `limit` values as text, and the number of the others.
 
     Example:
         >>> format_list(range(12))
@@ -140,7 +140,7 @@ def format_value(value: Any) -> str:
 
 
 def format_rows(bad: Tensor, first_row: int = 0) -> str:
-    """The numbers of the rows of a mask `(N, ...)` with a True, for a message.
+    """The numbers of the rows with a True in a mask `(N, ...)`, for a message.
 
     Args:
         bad: the mask.
@@ -155,10 +155,10 @@ def format_rows(bad: Tensor, first_row: int = 0) -> str:
 
 
 def require_weights(weight: Tensor, name: str = "sample_weight", first_row: int = 0) -> Tensor:
-    """Weights of rows `(N, ...)`, finite and not negative.
+    """Weights of rows `(N, ...)`, checked to be finite and not negative.
 
     Raises:
-        InvalidDataError: naming the rows where they are not.
+        InvalidDataError: they are not; the message names the rows.
     """
     bad = ~torch.isfinite(weight) | (weight < 0)
     if bool(bad.any()):

@@ -66,8 +66,8 @@ def icl(
 ) -> Total:
     """Integrated completed likelihood, `bic + 2 sum_i sum_k -r_ik log r_ik`.
 
-    Arguments are as for `bic`, and the total entropy of the responsibilities r. It grows where
-    components overlap: ICL prefers separated clusters where BIC prefers a good density.
+    Arguments are as for `bic`; `entropy` is the total entropy of the responsibilities r, large
+    where components overlap: ICL prefers separated clusters, BIC a good density.
 
     Raises:
         InvalidArgumentError: as for `bic`.

@@ -85,7 +85,7 @@ def factor_of_rows(rows: Tensor) -> Tensor:
 def unit_rows(num_features: int, batch_dims: int, like: Tensor) -> Tensor:
     """Rows of the identity, `(D, *B, K, D)` with ones for B and K.
 
-    A linear map of rows has its matrix columns in the results.
+    A linear map of rows, applied to these, returns the columns of its matrix.
     """
     identity = torch.eye(num_features, dtype=like.dtype, device=like.device)
     return identity.reshape(num_features, *[1] * (batch_dims + 1), num_features)
@@ -97,7 +97,7 @@ def solve_rows(factor: Tensor, rows: Tensor, *, transposed: bool = False) -> Ten
     Args:
         factor: lower-triangular, `(*B, K, D, D)`.
         rows: `(*S, *B, K, D)`, broadcastable against the factor's axes.
-        transposed: by the transposed factor.
+        transposed: solve with the transposed factor.
     """
     matrix = factor.mT if transposed else factor
     return _apply_by_columns(

@@ -36,10 +36,10 @@ _REDUCTIONS = ("mean", "sum", "none")
 def negative_log_likelihood(
     mixture: MixtureDensity, x: Tensor, reduction: str = "mean", *, skip_nonfinite: bool = False
 ) -> Tensor:
-    """`-log p(x)`, as a loss.
+    """Negative log-likelihood `-log p(x)`, as a loss.
 
     Args:
-        mixture: p, such as a head returns for a batch of rows.
+        mixture: p, such as the distribution that a head returns for a batch of rows.
         x: rows `(*S, *B, D)`.
         reduction: `mean` or `sum` over all rows, or `none`: `(*S, *B)`.
         skip_nonfinite: leave out rows with NaN or infinite entries, `count_nonfinite(x)` of them:
@@ -109,7 +109,7 @@ def dagmm_energy(mixture: MixtureDensity, z: Tensor, penalty: float = 0.05) -> T
 
 
 def covariance_penalty(mixture: MixtureDensity) -> Tensor:
-    """`sum_k sum_d 1 / Sigma_kdd`, `(*B)`; a shared covariance counts once per component."""
+    """Penalty `sum_k sum_d 1 / Sigma_kdd`, `(*B)`; a shared covariance counts K times."""
     mixture = as_mixture(mixture)
     return mixture.scale_tril.square().sum(-1).reciprocal().sum((-2, -1))
 
@@ -123,15 +123,15 @@ def kl_to_mixture(
     responsibilities: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """`KL(q || p)` of a diagonal Gaussian q to a mixture p, `(*S, *B)`: a bound, or an estimate.
+    """A bound or an estimate of `KL(q || p)`, diagonal Gaussian q and mixture p, `(*S, *B)`.
 
     With `KL_k = KL(q || N_k)` and any responsibilities `gamma_k` of the components,
 
         KL(q || p) <= sum_k gamma_k (KL_k + log gamma_k - log pi_k)
 
-    is the regulariser of VaDE, in closed form. The least, `-log sum_k pi_k exp(-KL_k)`, is at
-    `gamma_k ~ pi_k exp(-KL_k)`; for a mixture of one it is exact. The estimate is unbiased, with
-    gradients through the samples.
+    is the regulariser of VaDE, in closed form. Its minimum, `-log sum_k pi_k exp(-KL_k)`, is at
+    `gamma_k ~ pi_k exp(-KL_k)`; for a single component it is exact. The estimate is unbiased,
+    with gradients through the samples.
 
     Args:
         mean: of q, `(*S, *B, D)`.
@@ -139,12 +139,12 @@ def kl_to_mixture(
         mixture: p.
         num_samples: None: the bound; a number of samples, in antithetic pairs: the estimate.
         responsibilities: of the bound, `(*S, *B, K)`, such as `p.responsibilities(z)` at a sample
-            z of q as in VaDE; None: those of the least bound.
+            z of q as in VaDE; None: those of the smallest bound.
         generator: source of randomness.
 
     Raises:
-        InvalidArgumentError: shapes that do not fit, a scale that is not positive, fewer samples
-            than 1, responsibilities that do not sum to 1, or are given with `num_samples`.
+        InvalidArgumentError: shapes that do not fit, a scale that is not positive, `num_samples`
+            below 1, responsibilities that do not sum to 1, or are given with `num_samples`.
 
     References:
         Z. Jiang et al. (2017), Variational deep embedding: an unsupervised and generative
@@ -183,7 +183,7 @@ def kl_to_mixture(
 
 
 def kl_to_components(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> Tensor:
-    """`KL(q || N_k)` to every component, `(*S, *B, K)`, with arguments as for `kl_to_mixture`.
+    """`KL(q || N_k)` for every component k, `(*S, *B, K)`, with arguments as for `kl_to_mixture`.
 
     Raises:
         InvalidArgumentError: shapes that do not fit, or a scale that is not positive.
@@ -235,12 +235,12 @@ def _as_posterior(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> tuple
 
 
 def responsibility_entropy(mixture: MixtureDensity, x: Tensor) -> Tensor:
-    """`mean_n -sum_k r_nk log r_nk`, `(*B)`, between 0 and log K.
+    """Mean entropy of responsibilities, `mean_n -sum_k r_nk log r_nk`, `(*B)`, in [0, log K].
 
     Added to a loss it makes rows choose one component; subtracted, it keeps all of them in use.
 
     Args:
-        mixture: of the components.
+        mixture: gives the responsibilities r.
         x: rows `(*S, *B, D)`; the mean is over S.
 
     Raises:
@@ -260,5 +260,5 @@ def responsibility_entropy(mixture: MixtureDensity, x: Tensor) -> Tensor:
 
 
 def _mean_over_rows(values: Tensor, mixture: MixtureDensity) -> Tensor:
-    """The mean of `(*S, *B)` over S."""
+    """The mean of values `(*S, *B)` over S."""
     return values.reshape(-1, *mixture.batch_shape).mean(0)

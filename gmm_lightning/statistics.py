@@ -1,4 +1,4 @@
-"""The sums that EM needs, and what they become on their way to parameters."""
+"""The sufficient statistics of EM, and the moments that the M-step derives from them."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class SufficientStatistics:
         )
 
     def about(self, shift: Tensor, covariance: Covariance) -> SufficientStatistics:
-        """The same rows about other reference points `(*B, K, D)`.
+        """The statistics of the same rows about other reference points `(*B, K, D)`.
 
-        With delta the way from the old points to the new ones, and g = first / n:
+        With delta the difference of the new points to the old ones, and g = first / n:
 
             second' = second - n g g' + n (g - delta)(g - delta)'
         """
@@ -81,7 +81,7 @@ class SufficientStatistics:
         )
 
     def map(self, change: Callable[[Tensor], Tensor]) -> SufficientStatistics:
-        """The statistics with every sum and the shift changed, but for `num_samples`."""
+        """The statistics with a function applied to every tensor except `num_samples`."""
         return replace(self, **{name: change(getattr(self, name)) for name in _PER_MIXTURE})
 
     def select(self, index: Tensor) -> SufficientStatistics:
@@ -89,7 +89,7 @@ class SufficientStatistics:
         return self.map(lambda values: values[index])
 
     def replace(self, index: Tensor, other: SufficientStatistics) -> SufficientStatistics:
-        """The statistics with those of some mixtures exchanged."""
+        """The statistics with those of the mixtures at `index` replaced by `other`."""
         parts = {}
         for name in _PER_MIXTURE:
             parts[name] = getattr(self, name).clone()
@@ -114,7 +114,7 @@ class SufficientStatistics:
         return replace(self, **{name: unsqueeze_like(factor, v) * v for name, v in parts.items()})
 
     def normalized(self) -> SufficientStatistics:
-        """Statistics with a total weight of 1 where they have any."""
+        """Statistics scaled to a total weight of 1; a total weight of 0 stays."""
         weight = self.total_weight
         return self.scaled(1 / torch.where(weight > 0, weight, 1.0))
 
@@ -127,7 +127,7 @@ class SufficientStatistics:
         return [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "shift"]
 
     def pack(self) -> Tensor:
-        """Everything that is summed, as one flat vector: a single reduction over ranks."""
+        """All sums as one flat vector, for a single reduction over ranks."""
         return torch.cat([value.reshape(-1) for _, value in self._sums()])
 
     def unpack(self, flat: Tensor) -> SufficientStatistics:
@@ -146,14 +146,14 @@ _PER_MIXTURE = tuple(f.name for f in fields(SufficientStatistics) if f.name != "
 
 @dataclass(frozen=True)
 class Moments:
-    """An M-step in progress: what priors add to and what the family turns into parameters.
+    """Moments of an M-step: priors add to them, and the family turns them into parameters.
 
     Attributes:
-        counts: rows per component that the data gave, `(*B, K)`.
-        mass: what the weights are proportional to, `(*B, K)`.
+        counts: effective number of rows per component, without priors, `(*B, K)`.
+        mass: weights up to a factor, `(*B, K)`.
         means: `(*B, K, D)`.
         scatter: about the means, in the family's form, `(*B, G, ...)`.
-        dof: what the scatter is divided by, `(*B, G)`.
+        dof: divisor of the scatter, `(*B, G)`.
     """
 
     counts: Tensor
@@ -187,7 +187,7 @@ class Moments:
         )
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Moments:
-        """The moments with every tensor changed."""
+        """The moments with a function applied to every tensor."""
         return Moments(*(change(getattr(self, f.name)) for f in fields(self)))
 
     def split(self, size: int) -> list[Moments]:
@@ -204,8 +204,8 @@ class Moments:
     def data_variance(self, covariance: Covariance) -> tuple[Tensor, Tensor]:
         """Mean and variance per feature of all rows together, each `(*B, D)`.
 
-        Asked of the moments as the data gave them, both do not depend on the responsibilities
-        (for a family that keeps only an average over features, the variance is that average).
+        Before priors are added, neither depends on the responsibilities (for a family that keeps
+        only an average over features, the variance is that average).
         """
         counts = self.counts.unsqueeze(-1)
         tiny = torch.finfo(self.counts.dtype).tiny
@@ -218,7 +218,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class DataMoments:
-    """What a scale-aware default needs to know of the data.
+    """Mean and covariance of the data, for scale-aware defaults.
 
     Attributes:
         mean: weighted mean, `(*B, D)`.
@@ -230,7 +230,7 @@ class DataMoments:
 
     @classmethod
     def from_statistics(cls, stats: SufficientStatistics, covariance: Covariance) -> DataMoments:
-        """From the statistics of one component that holds every row."""
+        """The moments from the statistics of one component that holds every row."""
         moments = Moments.from_statistics(stats, covariance)
         total = stats.total_weight.reshape(*stats.total_weight.shape, 1)
         tail = moments.scatter.dim() - total.dim()
@@ -270,7 +270,7 @@ class WeightedMoments:
         share = w / torch.where(total > 0, total, 1.0)
         mean = torch.tensordot(share, x, 1)
         gap = x - mean
-        # What rounding left of the mean is in the gaps.
+        # The mean of the gaps is the rounding error of the mean.
         mean = mean + torch.tensordot(share, gap, 1)
         return cls(total, mean, torch.tensordot(w, gap.square_(), 1))
 

@@ -1,4 +1,4 @@
-"""Settings out of range, refused before anything is trained."""
+"""Checks of settings, before anything is trained."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_fit(config: DictConfig) -> None:
 
 
 def check_optimizer(config: DictConfig) -> None:
-    """Refuse a phase with two ways of training, or with none."""
+    """Refuse a phase with both EM and an optimizer, or with neither."""
     closed, gradient = bool(config.callbacks.get("em")), bool(config.model.optimizer)
     if closed and gradient:
         hint = "the second phase is set by fit.then.model.optimizer" if "then" in config.fit else ""
@@ -46,19 +46,19 @@ def check_optimizer(config: DictConfig) -> None:
 
 
 def require_path(name: str, value: object) -> None:
-    """Refuse what is neither None nor a text: a number is no file's name."""
+    """Refuse a value that is neither None nor a string, such as a number."""
     if value is not None and not isinstance(value, str):
         raise InvalidArgumentError(f"{name} must be a path, got {value!r}; write {name}=./{value}")
 
 
 def require_flag(name: str, value: object) -> None:
-    """Refuse what is neither true nor false: a word such as `no` would count as true."""
+    """Refuse a value that is not a boolean: a word such as `no` would count as true."""
     if not isinstance(value, bool):
         raise InvalidArgumentError(f"{name} must be true or false, got {value!r}")
 
 
 def check_size(config: DictConfig, data: RowsDataModule) -> None:
-    """Take over the number of features, and refuse more components than rows."""
+    """Set the number of features from the data, and refuse more components than rows."""
     layer = config.model.layer
     if layer.num_features is None:
         layer.num_features = data.num_features
@@ -70,9 +70,9 @@ def check_size(config: DictConfig, data: RowsDataModule) -> None:
 
 
 def require_trusted_run(config: DictConfig) -> None:
-    """Judge a resumed configuration once more, with its interpolations resolved.
+    """Check a resumed configuration again, with its interpolations resolved.
 
-    Before Hydra takes over they cannot be; and they too can spell a target.
+    They cannot be resolved before Hydra runs, and can contain a target as well.
     """
     plain = OmegaConf.to_container(config, resolve=True)
     require_trusted(plain, f"the run of {config.resume}")

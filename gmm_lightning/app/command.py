@@ -1,4 +1,4 @@
-"""How every command starts and how it fails: one sentence on stderr, exit code 1."""
+"""Start and failure of every command: an error is one sentence on stderr, exit code 1."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from gmm_lightning.app.preflight import check_command_line
 from gmm_lightning.app.processes import Interrupted, rank_from_environment
 from gmm_lightning.errors import GMMError
 
-# How gloo and NCCL say that another process is gone.
+# Messages of gloo and NCCL when another process has ended.
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
 
 
 def run(name: str) -> None:
     """Run a command under Hydra: the function `name` of the module `gmm_lightning.app.<name>`.
 
-    The module takes seconds to load, so it is imported once the command line is known to be right.
+    The module takes seconds to load, so it is imported after the command line was checked.
     """
     started = time.time()
     try:
@@ -45,7 +45,7 @@ def run(name: str) -> None:
                 print(f"gmm-{name}: {stop}", file=sys.stderr)
             raise SystemExit(128 + stop.signum) from None
         except Exception as error:
-            # Hydra has written what was typed now; a run that cannot go on keeps what it had.
+            # Hydra has overwritten the settings; a run that cannot go on gets its old ones back.
             for path, content in stored.items():
                 path.write_bytes(content)
             reason = _user_error(error)
@@ -67,7 +67,7 @@ show = partial(run, "show")
 
 def _user_error(error: BaseException) -> BaseException | None:
     """The user's mistake behind an exception, or None when it is our bug."""
-    # Of a library that takes seconds to load, and is not needed to say what went wrong before.
+    # Lightning takes seconds to load, and is not needed to explain an error before that.
     lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
     theirs = () if lightning is None else (lightning.MisconfigurationException,)
     known = (GMMError, *theirs, HydraException, OmegaConfBaseException, OSError)
@@ -85,7 +85,7 @@ def _user_error(error: BaseException) -> BaseException | None:
 def _fail(name: str, reason: BaseException) -> NoReturn:
     """Exit with code 1 and one sentence on stderr."""
     sentence = " ".join(str(reason).split()) or type(reason).__name__
-    # Lightning words this for its own developers.
+    # Lightning's message does not name the option of this command.
     if "gpu" in sentence.lower() and ("machine only has" in sentence or "No supported" in sentence):
         sentence += " (on the processor: trainer.accelerator=cpu)"
     sys.stdout.flush()
@@ -97,7 +97,7 @@ def _discard_unstarted_run(since: float) -> None:
 
     Training makes the folder of checkpoints when it starts; until then there are only the
     settings, an empty log and the loggers' headers. A folder that holds anything older than the
-    command, which began at the time `since`, is somebody's own and is not touched.
+    command, which began at the time `since`, belongs to the user and is not touched.
     """
     config = HydraConfig.get()
     folder = Path(config.runtime.output_dir)

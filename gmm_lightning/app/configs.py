@@ -1,4 +1,4 @@
-"""Where the configuration and runs live, and what may be built from them."""
+"""Locations of configurations and runs, and the classes that may be built from them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from gmm_lightning.errors import InvalidArgumentError
 
-# A configuration that was found in a run folder builds classes of these and nothing else: what a
-# target begins with, and where the class that it names must be defined.
+# A configuration from a run folder may build only classes of these: the prefix of a target, and
+# the module prefix under which the class that it names must be defined.
 _TRUSTED = {
     "gmm_lightning.": "gmm_lightning.",
     "lightning.Trainer": "lightning.pytorch.trainer.",
@@ -33,7 +33,7 @@ def config_dir() -> str:
 
 
 def run_paths(path: Path) -> tuple[Path, Path]:
-    """Folder and checkpoint of a run, which need not exist, from either of them."""
+    """Folder and checkpoint of a run, from either of them; they need not exist."""
     if path.is_dir():
         return path, path / "checkpoints" / "last.ckpt"
     return path.parent.parent, path
@@ -49,13 +49,13 @@ def launch_folder(run: Path) -> Path | None:
 
 
 def require_trusted(config: Any, origin: str) -> None:
-    """Refuse a stored configuration that would run somebody else's code.
+    """Refuse a stored configuration that would run untrusted code.
 
-    A trusted prefix alone proves little, since a dotted path also reaches what a module has
+    A trusted prefix alone is not enough, since a dotted path also reaches what a module has
     imported: the object found must be a class, or a class method, defined under that prefix.
 
     Raises:
-        InvalidArgumentError: naming the first target that is not one.
+        InvalidArgumentError: a target is not one; the message names it.
     """
     for target in _targets(config):
         home = next((_TRUSTED[start] for start in _TRUSTED if target.startswith(start)), None)

@@ -1,4 +1,4 @@
-"""What `gmm-sample` draws from, and how: a condition, a region, and the rows block by block."""
+"""The draws of `gmm-sample`: condition, options with a region, and rows block by block."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def given_columns(condition: Any, columns: Sequence[str]) -> dict[int, float]:
     """Positions of columns and their values, from `{name or number: value}`.
 
     Raises:
-        InvalidArgumentError: not such a table, a column that the run does not have, one that is
-            named twice, a value that is no finite number, or no column left to draw.
+        InvalidArgumentError: not a mapping, a column that the run does not have, one that is
+            named twice, a value that is not a finite number, or no column left to draw.
     """
     plain = OmegaConf.to_container(condition) if OmegaConf.is_config(condition) else condition
     if plain is None:
@@ -47,7 +47,7 @@ def given_columns(condition: Any, columns: Sequence[str]) -> dict[int, float]:
 
 
 def position(key: Any, columns: Sequence[str]) -> int:
-    """The position of a column that is given by its name or its number."""
+    """The position of a column, from its name or its number."""
     if str(key) in columns:
         return columns.index(str(key))
     if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < len(columns):
@@ -59,7 +59,7 @@ def draw_options(config: DictConfig) -> dict[str, Any]:
     """The options of `MixtureOfGaussians.sample` that a command line asks for.
 
     Raises:
-        InvalidArgumentError: values out of range, or options in each other's way.
+        InvalidArgumentError: values out of range, or options that exclude each other.
     """
     if config.component is not None:
         require_integer("component", config.component, least=0)
@@ -74,14 +74,14 @@ def draw_options(config: DictConfig) -> dict[str, Any]:
 
 @torch.no_grad()
 def conditional_mixture(finished: FinishedRun, given: Mapping[int, float]) -> MixtureOfGaussians:
-    """The mixture of a run, in the units of its data, of the columns that are not given."""
+    """The conditional mixture of the columns that are not given, in the units of the data."""
     mixture = finished.module.distribution()
     return mixture.condition(list(given), list(given.values())) if given else mixture
 
 
 @torch.no_grad()
 def extrapolation(finished: FinishedRun, given: Mapping[int, float]) -> str | None:
-    """A warning where given values lie further out than one in a million rows, or None."""
+    """A warning if given values are rarer than one in a million rows, or None."""
     if not given:
         return None
     mixture = finished.module.distribution().marginal(list(given))
@@ -99,7 +99,7 @@ def draws(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows in the units of the data, and components, in blocks of bounded size.
 
-    Given columns have their values, and the options, a region among them, are about the others.
+    Given columns have their values; the options, with the region, apply to the others.
     The same seed gives the same rows.
 
     Raises:

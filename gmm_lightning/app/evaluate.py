@@ -1,4 +1,4 @@
-"""`gmm-evaluate`: how well a run describes its own data, or others."""
+"""`gmm-evaluate`: how well a run fits its own data, or other data."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _select_columns(finished: FinishedRun, data: RowsDataModule) -> RowSource:
 
 
 def _lines(report: dict[str, dict[str, Any]]) -> list[str]:
-    """The numbers as a person reads them."""
+    """The numbers as lines of text."""
     text = []
     for part, numbers in report.items():
         text += [

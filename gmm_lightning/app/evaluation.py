@@ -1,4 +1,4 @@
-"""Numbers that say how well a model describes rows, in the user's units, from one pass."""
+"""Measures of how well a model fits rows, in the user's units, from one pass."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from gmm_lightning.rows import RowSource
 from gmm_lightning.statistics import WeightedMoments
 from gmm_lightning.training import GMMModule
 
-# Rows at a time: N x K responsibilities never stand in memory together.
+# Rows at a time, so that N x K responsibilities are never in memory together.
 _BLOCK = 1 << 14
-# Log-densities that are kept for quantiles; of more rows, evenly spaced ones.
+# Number of log densities that are kept for quantiles; of more rows, evenly spaced ones.
 _MAX_KEPT = 10_000_000
 _COVERAGES = (0.5, 0.9, 0.95, 0.99)
 _SCORES = ("adjusted_rand_score", "normalized_mutual_info_score")
@@ -27,7 +27,7 @@ _SCORES = ("adjusted_rand_score", "normalized_mutual_info_score")
 
 @dataclass(frozen=True)
 class LogDensitySample:
-    """`log p(x)` of rows, `(n,)` float64, and their weights or None."""
+    """Log densities of rows, `(n,)` float64, and their weights or None."""
 
     values: Tensor
     weight: Tensor | None
@@ -61,17 +61,17 @@ class LogDensitySample:
 def evaluate_rows(module: GMMModule, rows: RowSource) -> tuple[dict[str, Any], LogDensitySample]:
     """Log-likelihood with its standard error, criteria, and agreement with labels.
 
-    With sample weights every mean is weighted, and the number of rows that the criteria and the
-    standard error speak of is the total weight.
+    With sample weights every mean is weighted, and the criteria and the standard error use the
+    total weight as the number of rows.
 
     Returns:
-        The numbers, and the log densities that they come from: of at most `_MAX_KEPT` rows,
-        evenly spaced.
+        The numbers, and the log densities that they are computed from: of at most `_MAX_KEPT`
+        rows, evenly spaced.
     """
     layer = module.layer
     pairs = torch.zeros(0, layer.num_components, dtype=torch.float64)
     step, row = max(1, -(-rows.num_rows // _MAX_KEPT)), 0
-    # Filled in place: many small pieces between the blocks would keep their memory from them.
+    # Filled in place: many small pieces between the blocks would fragment the memory.
     values, weights = torch.empty(2, -(-rows.num_rows // step), dtype=torch.float64)
     parts: list[WeightedMoments] = []
     for batch in rows.read(size=_BLOCK):
@@ -118,7 +118,7 @@ def _add_pairs(pairs: Tensor, labels: Tensor, components: Tensor, weight: Tensor
 
 @torch.no_grad()
 def log_likelihood(module: GMMModule, rows: RowSource) -> float:
-    """Weighted mean of `log p(x)`, in the user's units."""
+    """Mean log-likelihood: the weighted mean of `log p(x)`, in the user's units."""
     batches = rows.read(size=_BLOCK)
     parts = (WeightedMoments.of(_log_density(module, b.x), b.weight) for b in batches)
     return float(reduce(operator.add, parts).mean)
@@ -126,14 +126,14 @@ def log_likelihood(module: GMMModule, rows: RowSource) -> float:
 
 @torch.no_grad()
 def _log_density(module: GMMModule, rows: Tensor) -> Tensor:
-    """`log p(x)` of rows in the user's units, `(N,)`, float64, on the processor."""
+    """Log densities of rows in the user's units, `(N,)`, float64, on the CPU."""
     device = module.layer.means.device
     blocks = (module.standardize(x.to(device)) for x in rows.split(_BLOCK))
     return torch.cat([_log_density_of(module, module.layer.log_joint(z)) for z in blocks])
 
 
 def _log_density_of(module: GMMModule, log_joint: Tensor) -> Tensor:
-    """`log p(x)` in the user's units, float64, on the processor, from `log p(x, k)`."""
+    """Log densities in the user's units, float64, on the CPU, from `log p(x, k)`."""
     return (log_joint.logsumexp(-1).double() + module.standardize.log_abs_det).cpu()
 
 

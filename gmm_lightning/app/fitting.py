@@ -1,4 +1,4 @@
-"""The fit itself: one phase after another on one model."""
+"""The fit of a run: one phase after another on one model."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Fitted:
     events: list[str]
 
     def outcome(self) -> dict[str, Any]:
-        """How the fit went, for `metrics.json`."""
+        """The numbers of the fit, for `metrics.json`."""
         stopping = self.trainer.early_stopping_callback
         return {
             "iterations": self.passes,
@@ -67,7 +67,7 @@ def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | N
     resumed = 0 if checkpoint is None else checkpoint.get("epoch", -1) + 1
     phases = phases_of(config)
     trainer = _make_trainer(phases[first])
-    # In the precision of the trainer from the first number on.
+    # The model is made in the precision of the trainer.
     with trainer.init_module():
         module: GMMModule = instantiate(phases[first].model, _convert_="all")
     if checkpoint is not None:

@@ -26,7 +26,7 @@ _NOISE = (
 
 
 def prepare_logs(*, verbose: bool = False, quiet: bool = False) -> logging.Logger:
-    """Send Lightning's messages to Hydra's handlers, less what a user can do nothing about.
+    """Send Lightning's messages to Hydra's handlers, without those a user cannot act on.
 
     Args:
         verbose: leave nothing out.
@@ -45,7 +45,7 @@ def prepare_logs(*, verbose: bool = False, quiet: bool = False) -> logging.Logge
         if quiet:
             handler.setLevel(logging.WARNING)
         if rank_from_environment() > 0:
-            # What all processes have to say, the first one says.
+            # Messages of all processes are logged by the first one.
             handler.setLevel(logging.ERROR)
     return logging.getLogger("gmm_lightning")
 

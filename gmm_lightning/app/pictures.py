@@ -18,7 +18,7 @@ _LINE = 72
 
 
 def shown_columns(asked: Any, columns: Sequence[str], given: Mapping[int, float]) -> list[int]:
-    """Positions of the columns that a picture is asked to show; empty, and it chooses.
+    """Positions of the columns to show in a picture; empty to let the picture choose.
 
     Raises:
         InvalidArgumentError: no such column, one that has a given value, or not one or two.
@@ -49,7 +49,7 @@ def save_picture(
     Args:
         finished: the run.
         rows: `(n, D)`.
-        component: that each was drawn from, `(n,)`.
+        component: the component that each row was drawn from, `(n,)`.
         given: values of columns; the mixture is that of the others, and so is the region.
         within: the region, or None.
         shown: columns to show; empty for the two that separate the components best.
@@ -74,7 +74,7 @@ def save_picture(
 
 
 def _most_separated_features(mixture: MixtureOfGaussians) -> list[int]:
-    """The two features, of which the largest shares of the variance lie between the components."""
+    """The two features with the largest shares of variance between the components."""
     if mixture.num_features <= 2:
         return list(range(mixture.num_features))
     within = (mixture.weights.unsqueeze(-1) * mixture.scale_tril.square().sum(-1)).sum(-2)
@@ -83,5 +83,5 @@ def _most_separated_features(mixture: MixtureOfGaussians) -> list[int]:
 
 
 def _cut(line: str) -> str:
-    """A line that fits above the axes."""
+    """The line, cut to fit above the axes."""
     return line if len(line) <= _LINE else f"{line[: _LINE - 3]}..."

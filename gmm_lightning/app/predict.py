@@ -18,12 +18,12 @@ from gmm_lightning.training import GMMModule
 
 
 def predict(config: DictConfig) -> None:
-    """Read a file block by block and write one row of answers for each of its rows.
+    """Read a file block by block and write one row of results for each of its rows.
 
     Raises:
         InvalidArgumentError: nothing to read or nowhere to write to.
         InvalidDataError: a file that cannot be read, or without the columns of the run.
-        CheckpointError: no run there.
+        CheckpointError: no run at the given path.
     """
     if not config.input or not config.output:
         raise InvalidArgumentError(

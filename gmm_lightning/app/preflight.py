@@ -1,4 +1,4 @@
-"""Before Hydra takes over: the command line is composed once, so that mistakes read well."""
+"""Checks before Hydra runs: the configuration is composed once, for clear error messages."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_command_line(config_name: str) -> Path | None:
     overrides = sys.argv[1:]
     if rank_from_environment() > 0:
         if started_from_outside():
-            # Its clock names another folder than the first process's: it writes none.
+            # Its clock would name another folder than the first process's: it writes none.
             sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
         return None
     if any(word.startswith("-") for word in overrides):
@@ -64,7 +64,7 @@ def check_command_line(config_name: str) -> Path | None:
 
 
 def _compose_config(config_name: str, overrides: list[str]) -> DictConfig:
-    """The configuration that Hydra is going to compose."""
+    """The configuration that Hydra will compose."""
     try:
         with initialize_config_dir(config_dir(), version_base="1.3"):
             try:
@@ -80,7 +80,7 @@ def _compose_config(config_name: str, overrides: list[str]) -> DictConfig:
 
 
 def _explain_error(message: str, config_name: str, overrides: list[str]) -> str:
-    """Hydra's message as one sentence that says what could have been typed instead."""
+    """Hydra's message as one sentence that lists the known options or keys."""
     option = re.search(r"Could not (?:find|load) '(?:(.*)/)?([^'/]+)'", message)
     if option and option[1]:
         known = _options(option[1])
@@ -133,7 +133,7 @@ def _key(override: str) -> str:
 
 
 def _absolute_path(override: str, folder: Path) -> str:
-    """An override that names a file, as seen from the folder in which the run was started."""
+    """An override; a path of data becomes absolute, from the folder the run was started in."""
     key, _, value = override.partition("=")
     if key not in (f"data.{name}" for name in DATA_PATHS) or value in ("", "null"):
         return override
@@ -142,7 +142,7 @@ def _absolute_path(override: str, folder: Path) -> str:
 
 
 def _quoted(path: Path) -> str:
-    """A path as a Hydra value, whatever characters it has."""
+    """A path as a quoted Hydra value, with any characters."""
     text = str(path.resolve()).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{text}'"
 

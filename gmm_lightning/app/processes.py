@@ -1,4 +1,4 @@
-"""Several processes under Hydra: start them, leave them, and find out the rank of this one."""
+"""Several processes under Hydra: starting and ending them, and the rank of this one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_original_cwd
 
-# What Lightning's launcher leaves behind in the environment of the first process.
+# Variables that Lightning's launcher sets in the environment of the first process.
 _LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -56,7 +56,7 @@ def _child_command(local_rank: int) -> tuple[list[str], str]:
 
 
 def use_child_command() -> None:
-    """Let Lightning start further processes by the job's own command."""
+    """Make Lightning start further processes by the job's own command."""
     from lightning.pytorch.strategies.launchers import subprocess_script
 
     # A private name of Lightning 2.5 and 2.6; tests/app/test_sweep.py runs a real sweep with it.

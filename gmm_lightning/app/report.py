@@ -1,4 +1,4 @@
-"""What a fit leaves behind: numbers from a last pass at the final parameters, and a picture."""
+"""The report of a fit: numbers from a last pass at the final parameters, and a picture."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ def write_report(
     module: GMMModule,
     data: RowsDataModule,
 ) -> None:
-    """`metrics.json`, `density.json` (quantiles of the training density) and `mixture.png`."""
+    """Write `metrics.json`, `density.json` (training density quantiles) and `mixture.png`."""
     save_figure(draw_mixture(module, data), folder / "mixture.png")
     write_json(folder / "density.json", density_quantiles(density))
     write_json(folder / "metrics.json", metrics)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a table to a file that is complete or not there."""
+    """Write a table to a JSON file, atomically."""
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def log_hyperparameters(trainer: L.Trainer, config: DictConfig, metrics: dict[str, Any]) -> None:
-    """Let TensorBoard compare runs: the settings that differ, with the final numbers."""
+    """Log settings and final numbers, so that TensorBoard can compare runs."""
     chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     groups = ("data", "cov", "priors", "init", "fit", "optimizer")
     settings = {group: str(chosen[group]) for group in groups if group in chosen}

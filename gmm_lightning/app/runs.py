@@ -18,7 +18,7 @@ from gmm_lightning.training import GMMModule, RowsDataModule
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A trained model with what its folder says about it.
+    """A trained model with the records in its folder.
 
     Attributes:
         folder: of the run.
@@ -33,11 +33,11 @@ class FinishedRun:
     metrics: dict[str, Any]
 
     def training_data(self) -> RowsDataModule:
-        """The data of the run, from its own configuration, of trusted classes only."""
+        """The data of the run, from its stored configuration, of trusted classes only."""
         path = self.folder / ".hydra" / "config.yaml"
         if not path.is_file():
             raise CheckpointError(f"{self.folder} has no .hydra/config.yaml that names its data")
-        # The rest of the configuration may depend on a run that is going on, such as its folder.
+        # The rest of the configuration may depend on the running job, such as its folder.
         data: Any = OmegaConf.to_container(OmegaConf.load(path).data, resolve=True)
         require_trusted(data, f"the run at {self.folder}")
         started = launch_folder(self.folder)
@@ -66,11 +66,11 @@ class FinishedRun:
 
 
 def load_run(run: str | None) -> FinishedRun:
-    """Read a run back, from its folder or a checkpoint; nothing in its files is ever executed.
+    """A run, read from its folder or a checkpoint; nothing in its files is executed.
 
     Raises:
-        InvalidArgumentError: nothing given.
-        CheckpointError: no run there, or one that cannot be read.
+        InvalidArgumentError: no path given.
+        CheckpointError: no run at the path, or one that cannot be read.
     """
     if not run:
         raise InvalidArgumentError("say which run: run=outputs/<date>/<time>")

@@ -28,7 +28,7 @@ def sample(config: DictConfig) -> None:
     Raises:
         InvalidArgumentError: nowhere to write to, or an option out of range.
         RegionError: a region that the mixture does not reach.
-        CheckpointError: no run there.
+        CheckpointError: no run at the given path.
     """
     _check_outputs(config)
     options = draw_options(config)
@@ -44,7 +44,7 @@ def sample(config: DictConfig) -> None:
         for x, z in draws(finished, config.n, given, options, config.seed):
             if writer is not None:
                 values = dict(zip(finished.columns, x.T.numpy(), strict=True))
-                # As they were typed, not as the mixture's precision rounds them.
+                # The given values, not rounded to the mixture's precision.
                 values |= {finished.columns[i]: np.full(len(x), v) for i, v in given.items()}
                 writer.write(component=z.numpy(), **values)
             shown = shown or (x[:_SHOWN], z[:_SHOWN])
@@ -59,7 +59,7 @@ def sample(config: DictConfig) -> None:
 
 
 def _check_outputs(config: DictConfig) -> None:
-    """Refuse what cannot be written, and numbers of rows that are none, before a run is read."""
+    """Refuse outputs that cannot be written, and numbers out of range, before a run is read."""
     for name in ("run", "output", "picture"):
         require_path(name, config[name])
     if config.output is None and config.picture is None:

@@ -56,5 +56,5 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 
 def _short(value: object) -> str:
-    """A number as a person compares it."""
+    """A value as text, floats with 6 digits."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""`gmm-train`: data in, a fitted and reported mixture out."""
+"""`gmm-train`: fits a mixture to data, and reports on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gmm_lightning.training import RowsDataModule, is_dry, read_checkpoint
 
 
 def train(config: DictConfig) -> dict[str, Any]:
-    """Fit what a composed configuration describes.
+    """Fit the mixture of a composed configuration, and write its report.
 
     Args:
         config: as composed from `configs/train.yaml`.

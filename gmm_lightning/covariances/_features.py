@@ -1,4 +1,4 @@
-"""Second-order terms of a Gaussian's log density: what makes EM two matrix products."""
+"""Second-order terms of a Gaussian's log density, with which EM is two matrix products."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _apply(matrix: Tensor, diff: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class NaturalParameters:
-    """`log N(x | mu, Sigma) = quadratic . q(z) + linear . z - square / 2 - log|Sigma| / 2 + const`.
+    """Coefficients of `log N = quadratic . q(z) + linear . z - (square + log|Sigma|) / 2 + const`.
 
     Shape:
         quadratic `(P, M, Q)`, linear `(P, M, D)`; square and magnitude `(P, M)`.
@@ -103,7 +103,7 @@ class Features(ABC):
 
     @abstractmethod
     def make_feature_writer(self, z: Tensor, terms: Tensor) -> Callable[[], None]:
-        """What writes q(z) into `terms` `(P, Q, n)`; z `(P, D + num_scratch, n)` has the rows."""
+        """Function that writes q(z) into `terms` `(P, Q, n)`, from z `(P, D + num_scratch, n)`."""
 
     @abstractmethod
     def second(self, sums: Tensor, coordinates: StandardizedCoordinates) -> Tensor:

@@ -15,12 +15,12 @@ from gmm_lightning.linalg import factor_of_rows, invert_tril
 
 @dataclass(frozen=True)
 class PrecisionCholesky(Dense):
-    """Free ellipsoids as `Sigma^-1 = A' A`, with A the inverse of the lower Cholesky factor.
+    """Dense covariances as `Sigma^-1 = A' A`, with A the inverse of the lower Cholesky factor.
 
     The scale `(*B, G, D (D + 1) / 2)` holds `log L_dd = -log A_dd`, then the entries of A below
-    its diagonal, row by row: nothing is stored twice. Whitening is a product, `A (x - mu)`: where
-    a factor of the covariance would be solved with, errors of one feature multiply from row to
-    row, and entries of 1e4, which a network may well predict, overflow float32.
+    its diagonal, row by row, without redundant entries. Whitening is a product, `A (x - mu)`: in
+    a solve with a factor of the covariance, errors of one feature multiply from row to row, and
+    entries of 1e4, which a network may predict, overflow float32.
 
     References:
         P. M. Williams (1996), Using neural networks to model conditional multivariate densities,
@@ -63,7 +63,7 @@ class PrecisionCholesky(Dense):
     # -- density ----------------------------------------------------------------------------
 
     def whiten(self, scale: Tensor, diff: Tensor) -> Tensor:
-        # Split once: every slice on its own would have a gradient of the size of the whole.
+        # Split once: the gradient of every separate slice would have the size of the whole.
         logs, below = scale.split((diff.shape[-1], scale.shape[-1] - diff.shape[-1]), -1)
         return self.whiten_parts(logs, below, diff)
 
@@ -116,7 +116,7 @@ class PrecisionCholesky(Dense):
 
 @dataclass(frozen=True)
 class TiedPrecisionCholesky(PrecisionCholesky):
-    """One free ellipsoid shared by all components, in the same form."""
+    """One dense covariance shared by all components, in the same form."""
 
     name: ClassVar[str] = "tied_precision_cholesky"
     tied: ClassVar[bool] = True

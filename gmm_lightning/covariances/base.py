@@ -1,4 +1,4 @@
-"""The protocol of covariance families: stateless values that know one structure of Sigma_k."""
+"""The interface of covariance families: stateless objects, each for one structure of Sigma_k."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Covariance(ABC):
     def log_scale_mask(self, num_components: int, num_features: int) -> Tensor | None:
         """Mask `(G, ...)` of the raw entries that are logarithms of standard deviations.
 
-        `DensityHead` shifts and bounds these, and refuses a family that states none by None.
+        `DensityHead` shifts and bounds these, and refuses a family that returns None.
         """
         return None
 
@@ -154,11 +154,11 @@ class Covariance(ABC):
     def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
         """Scale of the covariance that maximises `-(dof log|S| + tr(scatter S^-1)) / 2`.
 
-        Of a singular scatter, whose raw parameter is not finite, it may hold anything.
+        For a singular scatter the result is arbitrary, but its raw parameter is not finite.
         """
 
     def features(self, num_features: int) -> Features | None:
-        """Second-order terms with which EM is two matrix products, or None if there are none."""
+        """Second-order terms, with which EM is two matrix products; None if the family has none."""
         terms = None if self.feature_class is None else self.feature_class(num_features)
         return TiedFeatures(terms) if terms is not None and self.tied else terms
 
@@ -199,14 +199,14 @@ class Covariance(ABC):
     ) -> Tensor:
         """Smallest variance per feature that a covariance may have, `(*B, G, D)`.
 
-        With `relative_floor` it is a share of the variance of the data, a constant. Of its own
-        variances a covariance has `rounding_floor * eps` at least. As that bound moves with the
+        It is the larger of two: `relative_floor` times the variance of the data, a constant, and
+        `rounding_floor * eps` times the variance of the component. As the second changes with the
         component, it is lowered, to a sixteenth at most, until the present covariance satisfies
         it: so EM stays monotone.
 
         Args:
             scatter: `(*B, G, ...)` in the family's form.
-            dof: what it is divided by, `(*B, G)`.
+            dof: divisor of the scatter, `(*B, G)`.
             variance: of the data per feature, `(*B, D)`.
             eps: machine precision of the parameters.
             scale: the present covariances; None: the bound is not lowered.
@@ -224,15 +224,15 @@ class Covariance(ABC):
         return torch.maximum(share, own)
 
     def _unless_regularized(self, least: float) -> float:
-        """With `reg_covar`, only what keeps a factorisation from failing: parity is exact."""
+        """A floor; with `reg_covar` at most 1e-14, so that results are those of scikit-learn."""
         return min(least, 1e-14) if self.reg_covar > 0 else least
 
     def floor(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
         """Scatter raised so that `scatter / dof - diag(bound)` is positive semidefinite.
 
         Eigenvalues below one, after scaling by `bound`, become one: the maximum of the
-        likelihood under that constraint. Components that satisfy it, by a Cholesky factorisation,
-        are spared the eigendecomposition.
+        likelihood under that constraint. The eigendecomposition is skipped for components that
+        satisfy it, by a Cholesky factorisation.
 
         Args:
             scatter: `(*B, G, ...)` in the family's form.
@@ -252,8 +252,8 @@ class Covariance(ABC):
         if low.any():
             values, vectors = torch.linalg.eigh(scaled[low])
             raised = (vectors * values.clamp(min=1.0).unsqueeze(-2)) @ vectors.mT
-            # A feature without covariance keeps none: a constant column beside large ones would
-            # take their rounding for its variance.
+            # A feature without covariances keeps zeros: otherwise a constant column would get the
+            # rounding of large ones as its variance.
             alone = (scaled[low] != 0).sum(-1) <= 1
             apart = (alone.unsqueeze(-1) | alone.unsqueeze(-2)) & (identity == 0)
             raised = torch.where(apart, 0.0, raised)

@@ -16,11 +16,11 @@ from gmm_lightning.linalg import invert_tril, raw_from_tril, symmetrize, tril_fr
 
 
 class QuadraticFeatures(Features):
-    """All products `z_i z_j`: dense covariances, scale `(P, M, D, D)` lower factors.
+    """All products `z_i z_j`, for dense covariances: scale `(P, M, D, D)` lower factors.
 
     The coordinates whiten by the covariance of the whole mixture, so the correlation that all
     components share costs no precision. Terms are ordered by the distance of j from i,
-    cyclically: one multiplication of z with a window that slides over a repeated z makes all.
+    cyclically: one multiplication of z with a window that slides over a repeated z gives all.
     """
 
     def __init__(self, num_features: int) -> None:
@@ -33,7 +33,7 @@ class QuadraticFeatures(Features):
         self.first, self.other = term % d, (term % d + term // d) % d
 
     def is_cheaper(self, num_columns: int) -> bool:
-        # Measured on a CPU, one thread: D^2 / 2 products are made per row whatever K is, and
+        # Measured on a CPU, one thread: D^2 / 2 products are made per row for any K, and
         # differences to each mean are as fast at K = 2, 5, 8, 12 for D = 32, 64, 128, 256.
         return 12 * num_columns >= self.num_features
 
@@ -100,7 +100,7 @@ class QuadraticFeatures(Features):
 
 @dataclass(frozen=True)
 class Dense(Covariance, ABC):
-    """Free ellipsoids: scale `(*B, G, D, D)` lower factors, scatter `(*B, G, D, D)`.
+    """Dense covariances: scale `(*B, G, D, D)` lower factors, scatter `(*B, G, D, D)`.
 
     The raw parameter holds the strict lower part as it is and the logarithm of the diagonal; its
     upper triangle is never used.
@@ -138,7 +138,7 @@ class Dense(Covariance, ABC):
 
 @dataclass(frozen=True)
 class FullCovariance(Dense):
-    """`Sigma_k = L_k L_k'`; the scale holds the lower Cholesky factors, `(*B, K, D, D)`.
+    """Dense `Sigma_k = L_k L_k'`; the scale holds the lower Cholesky factors, `(*B, K, D, D)`.
 
     Example:
         >>> FullCovariance().num_free_parameters(num_components=3, num_features=2)
@@ -150,7 +150,7 @@ class FullCovariance(Dense):
 
 @dataclass(frozen=True)
 class TiedCovariance(Dense):
-    """`Sigma_k = L L'`; the scale holds the lower Cholesky factor, `(*B, 1, D, D)`.
+    """Shared dense `Sigma_k = L L'`; the scale holds the lower Cholesky factor, `(*B, 1, D, D)`.
 
     Example:
         >>> TiedCovariance().num_free_parameters(num_components=3, num_features=2)

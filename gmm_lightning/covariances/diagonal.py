@@ -17,7 +17,7 @@ from gmm_lightning.linalg import unsqueeze_like
 
 
 class DiagonalFeatures(Features):
-    """The squares `z_d^2`: diagonal covariances, scale `(P, M, D)` standard deviations."""
+    """The squares `z_d^2`, for diagonal covariances: scale `(P, M, D)` standard deviations."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__(num_features)
@@ -52,7 +52,7 @@ class DiagonalFeatures(Features):
 
 @dataclass(frozen=True)
 class AxisAligned(Covariance, ABC):
-    """Ellipsoids along the axes of the features: scales are standard deviations.
+    """Diagonal covariances, spherical ones included: scales are standard deviations.
 
     Scale and scatter have one form, `(*B, G, D)` or `(*B, G)`.
     """
@@ -129,7 +129,7 @@ class AxisAligned(Covariance, ABC):
 
 @dataclass(frozen=True)
 class Diagonal(AxisAligned, ABC):
-    """Axis-aligned ellipsoids: scale `(*B, G, D)` standard deviations, scatter `(*B, G, D)`."""
+    """Diagonal covariances: scale `(*B, G, D)` standard deviations, scatter `(*B, G, D)`."""
 
     feature_class = DiagonalFeatures
 
@@ -148,7 +148,7 @@ class Diagonal(AxisAligned, ABC):
 
 @dataclass(frozen=True)
 class DiagCovariance(Diagonal):
-    """`Sigma_k = diag(s_k^2)`; the scale holds the standard deviations, `(*B, K, D)`.
+    """Diagonal `Sigma_k = diag(s_k^2)`; the scale holds the standard deviations, `(*B, K, D)`.
 
     Example:
         >>> DiagCovariance().num_free_parameters(num_components=3, num_features=2)
@@ -160,7 +160,7 @@ class DiagCovariance(Diagonal):
 
 @dataclass(frozen=True)
 class TiedDiagCovariance(Diagonal):
-    """`Sigma_k = diag(s^2)`; the scale holds the standard deviations, `(*B, 1, D)`.
+    """Shared diagonal `Sigma_k = diag(s^2)`; the scale holds standard deviations, `(*B, 1, D)`.
 
     Example:
         >>> TiedDiagCovariance().num_free_parameters(num_components=3, num_features=2)

@@ -1,4 +1,4 @@
-"""Round covariances by one standard deviation: `spherical` and `tied_spherical`."""
+"""Spherical covariances by one standard deviation: `spherical` and `tied_spherical`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gmm_lightning.covariances.diagonal import AxisAligned
 
 
 class SphericalFeatures(Features):
-    """The squared length `|z|^2`: round covariances, scale `(P, M)` standard deviations."""
+    """The squared length `|z|^2`, for spherical covariances: scale `(P, M)` standard deviations."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__(num_features)
@@ -55,10 +55,10 @@ class SphericalFeatures(Features):
 
 @dataclass(frozen=True)
 class Isotropic(AxisAligned, ABC):
-    """Balls: scale `(*B, G)` standard deviations; the scatter is averaged over features, `(*B, G)`.
+    """Spherical covariances: scale `(*B, G)` standard deviations, scatter `(*B, G)` per feature.
 
-    `dof D log s^2 + tr(S) / s^2` is least at `s^2 = tr(S) / (D dof)`: with `tr(S) / D` as the
-    scatter, D drops out of the estimate.
+    `dof D log s^2 + tr(S) / s^2` is minimal at `s^2 = tr(S) / (D dof)`: with the mean over
+    features, `tr(S) / D`, as the scatter, D drops out of the estimate.
     """
 
     feature_class = SphericalFeatures
@@ -81,7 +81,7 @@ class Isotropic(AxisAligned, ABC):
 
 @dataclass(frozen=True)
 class SphericalCovariance(Isotropic):
-    """`Sigma_k = s_k^2 I`; the scale holds the standard deviations, `(*B, K)`.
+    """Spherical `Sigma_k = s_k^2 I`; the scale holds the standard deviations, `(*B, K)`.
 
     Example:
         >>> SphericalCovariance().num_free_parameters(num_components=3, num_features=2)
@@ -93,7 +93,7 @@ class SphericalCovariance(Isotropic):
 
 @dataclass(frozen=True)
 class TiedSphericalCovariance(Isotropic):
-    """`Sigma_k = s^2 I`; the scale holds the standard deviation, `(*B, 1)`.
+    """Shared spherical `Sigma_k = s^2 I`; the scale holds the standard deviation, `(*B, 1)`.
 
     Example:
         >>> TiedSphericalCovariance().num_free_parameters(num_components=3, num_features=2)

@@ -1,4 +1,4 @@
-"""Rows of numpy's own files."""
+"""Rows of numpy's files."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 class ArrayReader(TableReader):
     """A .npy file, mapped into memory, or the array `key` of a .npz file.
 
-    Without a key that is `x`, `X`, or the only matrix. Arrays of a .npz file are mapped on
-    demand, unless they are compressed.
+    Without a key it is `x`, `X`, or the only matrix. Arrays of a .npz file are mapped on demand,
+    unless they are compressed.
     """
 
     random_access = True
@@ -47,7 +47,7 @@ class ArrayReader(TableReader):
                     arrays |= map_members(path)
                 with path.open("rb") as file:
                     found = np.load(file, allow_pickle=False)
-                    # The suffix does not make it an archive: it may be a single array.
+                    # In spite of the suffix it may be a single array.
                     if isinstance(found, np.lib.npyio.NpzFile):
                         arrays |= {name: found[name] for name in found if name not in arrays}
                     else:
@@ -77,11 +77,11 @@ class ArrayReader(TableReader):
         return list(range(len(self.names)))
 
     def count_rows(self) -> int:
-        """The length of the array."""
+        """Number of rows, the length of the array."""
         return len(self.array)
 
     def blocks(self, selection: Selection, batch_rows: int, start: int = 0) -> Iterator[Block]:
-        """Slices of the array, as they are read from the disk; rows are counted from 0."""
+        """Slices of the array, read from the disk one by one; rows are counted from 0."""
         columns, label, errors = selection
         matrix = [column for column in columns if column < len(self.names)]
         extra = [self._numeric_column(column) for column in columns[len(matrix) :]]
@@ -101,7 +101,7 @@ class ArrayReader(TableReader):
             yield Block(x, labels)
 
     def _require_whole(self) -> None:
-        """A map of a file that was cut short since would end the process with a bus error."""
+        """Raise if the file was cut short since: reading its map would be a bus error."""
         if isinstance(self.array, np.memmap):
             least = self.array.offset + self.array.nbytes
             found = self.path.stat().st_size

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 # Compared without regard to case.
 _MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "?", "-"})
-# Classes may well be called "-" or "none".
+# Classes may be called "-" or "none".
 _UNLABELLED = _MISSING - {"-", "none"}
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
 def parse_number(cell: str) -> float | None:
-    """The value of a cell, or None; `1_000` is a number to Python but to no other program."""
+    """The value of a cell, or None; `1_000` is a number in Python only, and refused."""
     try:
         return None if "_" in cell else float(cell)
     except ValueError:
@@ -26,7 +26,7 @@ def parse_number(cell: str) -> float | None:
 
 
 def is_missing(cell: str) -> bool:
-    """Whether a stripped cell stands for a missing value."""
+    """Whether a stripped cell means a missing value."""
     return cell.lower() in _MISSING
 
 
@@ -66,7 +66,7 @@ def encode_labels(values: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, 
 
 
 def _exact_number(word: str) -> Decimal | None:
-    """A label as a number without rounding, so that long identifiers stay apart."""
+    """A label as an exact number, so that long identifiers stay distinct; None if it is text."""
     try:
         value = None if "_" in word else Decimal(word)
     except InvalidOperation:

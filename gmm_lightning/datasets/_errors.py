@@ -33,7 +33,7 @@ class _Tally:
         self.first += [(int(number), content) for number in numbers[:room]]
 
     def format(self, items: Iterable[Any], noun: str = "") -> str:
-        """The first items, and how many there are beside them."""
+        """The first items, and the number of the others."""
         more = self.count - len(self.first)
         return ", ".join(map(str, items)) + (f" and {more} more{noun}" if more else "")
 
@@ -47,7 +47,7 @@ class DataErrors:
     Args:
         path: the file, for messages.
         names: its columns.
-        unit: what a row is called: a `line` of a text file, or a `row` counted from 0.
+        unit: name of a row in messages: a `line` of a text file, or a `row` counted from 0.
         possible_header: the row that may hold names, though it was taken for numbers.
     """
 
@@ -62,11 +62,11 @@ class DataErrors:
         self._infinite: defaultdict[int, _Tally] = defaultdict(_Tally)
 
     def add_ragged(self, row: int, num_cells: int) -> None:
-        """A row of another number of cells."""
+        """Record a row with another number of cells."""
         self._ragged.add([row], num_cells)
 
     def add_cell(self, column: int, row: int, cell: str) -> None:
-        """A cell that is not a finite number."""
+        """Record a cell that is not a finite number."""
         value = parse_number(cell)
         if is_missing(cell) or (value is not None and math.isnan(value)):
             self._missing[column].add([row])
@@ -76,12 +76,12 @@ class DataErrors:
             self._infinite[column].add([row])
 
     def add_label(self, column: int, row: int, value: Any) -> None:
-        """A label, which is an error if it is missing."""
+        """Record a label if it is missing."""
         if is_missing_label(value):
             self._missing[column].add([row])
 
     def add_block(self, x: NDArray[Any], columns: Sequence[int], first_row: int) -> None:
-        """Numbers `(n, len(columns))`, of which those that are not finite are errors."""
+        """Record the entries of numbers `(n, len(columns))` that are not finite."""
         self.num_rows += len(x)
         with np.errstate(over="ignore", invalid="ignore"):
             # A sum is finite only if every term is; where it overflows, each entry is looked at.
@@ -102,7 +102,7 @@ class DataErrors:
         return 0 < self.num_rows == self._missing[column].count
 
     def check(self, columns: Sequence[int]) -> None:
-        """Refuse bad rows, then text, missing and infinite values of these columns."""
+        """Raise `InvalidDataError` for bad rows, then for bad values of these columns."""
         if self._ragged.count:
             raise InvalidDataError(f"{self.path}: {self._describe_ragged()}")
         for tallies, describe in (

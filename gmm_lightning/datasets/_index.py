@@ -1,4 +1,4 @@
-"""Where the rows of a text file begin, so that reading can start in its middle."""
+"""Index of the row starts of a text file, so that reading can start in its middle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from gmm_lightning.datasets._layout import Layout, read_records
 
-# Rows between two places that are remembered.
+# Rows between two stored places.
 _EVERY = 1 << 12
 
 
@@ -26,21 +26,21 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Index:
-    """Places in a text file, and how many rows it has."""
+    """Places in a text file, and its number of rows."""
 
     num_rows: int
     places: tuple[Place, ...]
 
     def before(self, row: int) -> Place:
-        """The last remembered place that is not after a row."""
+        """The last stored place that is not after a row."""
         return self.places[min(row // _EVERY, len(self.places) - 1)]
 
 
 def build_index(path: Path, layout: Layout) -> Index:
-    """Count the rows and remember every `_EVERY`-th, in one pass over the lines.
+    """The index of a file: its number of rows and every `_EVERY`-th place, by one pass over it.
 
-    Blank lines are no rows. From the first quotation mark on, a row may span lines, and the file
-    is cut into cells to find them.
+    Blank lines are not rows. From the first quotation mark on, a row may span lines, and the file
+    is cut into cells to find the rows.
     """
     blank = f" \t\r\n\v\f{layout.separator or ''}"
     with path.open("rb") as file:

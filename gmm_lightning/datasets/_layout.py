@@ -1,4 +1,4 @@
-"""How a text file is laid out: its separator, its header and its columns."""
+"""The layout of a text file: its separator, its header and its columns."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Layout:
         skip: lines before the first row.
         first_line: of the first record.
         numeric: columns that look like numbers.
-        unnamed: columns to which the header gives no name.
+        unnamed: columns without a name in the header.
     """
 
     separator: str | None
@@ -61,7 +61,7 @@ class Layout:
 
 
 def open_text(path: Path, offset: int = 0) -> TextIO:
-    """A text file from a byte on, without its byte order mark, lines ending in a newline."""
+    """A text file opened at a byte, without its byte order mark, lines ending in a newline."""
     file = path.open("rb")
     file.seek(offset)
     return TextIOWrapper(file, encoding="utf-8-sig")
@@ -172,7 +172,7 @@ def _parse_separator(separator: str) -> str | None:
 
 
 def _guess_separator(lines: list[str]) -> str | None:
-    """The separator that cuts most rows into equally many cells, most of them numbers."""
+    """The separator that splits most rows into equally many cells, most of them numbers."""
     best, choice = 0.0, _SEPARATORS[0]
     for separator in _SEPARATORS:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Of a zip file's local header: its size, and where the lengths of the two fields after it are.
+# The size of a zip file's local header, and the offset in it of the lengths of the next two fields.
 _HEADER, _LENGTHS = 30, 26
 
 
@@ -39,7 +39,7 @@ def map_members(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def as_floats(array: NDArray[Any]) -> NDArray[Any]:
-    """An array as a fit can take it: itself, or a copy in native float32 or float64."""
+    """The array itself if it is native float32 or float64, else a copy in one of these."""
     dtype = np.dtype(np.float64)
     if array.dtype.kind == "f" and array.dtype.itemsize <= 4:
         dtype = np.dtype(np.float32)

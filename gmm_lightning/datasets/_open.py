@@ -1,4 +1,4 @@
-"""Opening a table: the reader that a file needs, and where its columns are."""
+"""Opening a table: the reader of a file, and the positions of its columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Columns = Sequence[str | int] | str | int | None
 
 
 class Positions(NamedTuple):
-    """Where the columns to read are in a file."""
+    """Positions in a file of the columns to read."""
 
     features: list[int]
     label: int | None
@@ -27,12 +27,12 @@ class Positions(NamedTuple):
 
     @property
     def numbers(self) -> list[int]:
-        """Features and weight, those that there are."""
+        """Positions of the features and of the weight, if there is one."""
         return [*self.features, *(() if self.weight is None else (self.weight,))]
 
     @property
     def others(self) -> list[int]:
-        """Weight and label, those that there are."""
+        """Positions of the weight and the label, if there are any."""
         return [position for position in (self.weight, self.label) if position is not None]
 
 
@@ -45,7 +45,7 @@ def open_reader(
     key: str | None,
     mapped: bool = False,
 ) -> TableReader:
-    """The reader of a file, by its suffix; `expected` are names of columns that a header holds."""
+    """The reader of a file, by its suffix; `expected` are column names that identify a header."""
     path = Path(str(path)).expanduser()
     require_file(path)
     suffix = path.suffix.lower()
@@ -69,9 +69,9 @@ def open_table(
     weight: str | int | None,
     **options: Any,
 ) -> tuple[TableReader, Positions]:
-    """The reader of a file, and where the columns are that were chosen by name or number.
+    """The reader of a file, and the positions of the columns chosen by name or number.
 
-    By default all columns of numbers are features, less label and weight.
+    By default all columns of numbers except label and weight are features.
     """
     chosen = [columns] if isinstance(columns, str | int) else columns
     expected = [name for name in (*(chosen or ()), label, weight) if isinstance(name, str)]

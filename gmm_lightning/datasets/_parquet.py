@@ -49,11 +49,11 @@ class ParquetReader(TableReader):
         self._numeric = [j for j, kind in enumerate(self._types) if any(t(kind) for t in tests)]
 
     def numeric_columns(self) -> list[int]:
-        """The columns whose type is one of numbers."""
+        """The columns of a numeric type."""
         return list(self._numeric)
 
     def count_rows(self) -> int:
-        """N, from the file's footer."""
+        """Number of rows, from the file's footer."""
         return int(self._group_starts[-1])
 
     def blocks(self, selection: Selection, batch_rows: int, start: int = 0) -> Iterator[Block]:

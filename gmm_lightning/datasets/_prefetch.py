@@ -1,4 +1,4 @@
-"""Reading ahead: the next batches come from the disk while one is worked with."""
+"""Reading ahead: the next batches are read from the disk while one is in use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def prefetch(items: Iterable[_Item], depth: int = 2) -> Iterator[_Item]:
     """The same items, up to `depth` of them taken in advance by a thread.
 
     An error of the thread is raised here, after the items before it. When this iterator is
-    dropped or closed, the thread ends with the item that it is at.
+    dropped or closed, the thread ends after its current item.
 
     Args:
         items: what to read; only the thread touches it.
@@ -33,7 +33,7 @@ def prefetch(items: Iterable[_Item], depth: int = 2) -> Iterator[_Item]:
         while (item := waiting.popleft().result()) is not _END:
             waiting.append(pool.submit(next, iterator, _END))
             yield item
-            # A batch that is done with must not live on while the next one is waited for.
+            # Free the batch before waiting for the next one.
             del item
     finally:
         pool.shutdown(cancel_futures=True)

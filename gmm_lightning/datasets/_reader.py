@@ -17,21 +17,21 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 
 class Block(NamedTuple):
-    """Some rows: numbers `(n, D)`, and their labels as they are in the file."""
+    """Some rows: numbers `(n, D)`, and their labels as written in the file."""
 
     x: NDArray[Any]
     labels: list[Any] | None
 
 
 class Selection(NamedTuple):
-    """Columns to read, by position, and what was found to be wrong with the rows read so far."""
+    """Columns to read, by position, and the errors in the rows read so far."""
 
     columns: Sequence[int]
     label: int | None
     errors: DataErrors
 
     def check(self) -> None:
-        """Refuse bad rows, and bad cells of the selection."""
+        """Raise `InvalidDataError` for bad rows, and bad cells of the selection."""
         self.errors.check([*self.columns, *(() if self.label is None else (self.label,))])
 
 
@@ -42,10 +42,10 @@ class TableReader(ABC):
         path: the file.
         names: its columns.
         named: whether the names are the file's own, or `x0, x1, ...`.
-        unit: what a row is called in messages.
+        unit: name of a row in messages.
         extra_names: further columns that can be labels or weights.
         unnamed: columns without a name among named ones.
-        description: how the file was understood, where that was a guess.
+        description: the layout of the file, where it was guessed.
         possible_header: the row that may hold names, though it was taken for numbers.
         random_access: whether a single row is read without reading others.
     """
@@ -66,13 +66,13 @@ class TableReader(ABC):
 
     @abstractmethod
     def count_rows(self) -> int:
-        """N."""
+        """Number of rows."""
 
     @abstractmethod
     def blocks(self, selection: Selection, batch_rows: int, start: int = 0) -> Iterator[Block]:
         """The rows in order from `start` on, about `batch_rows` at a time.
 
-        They are views where the file holds float32 or float64, and bad cells are recorded.
+        They are views if the file holds float32 or float64; bad cells are recorded.
         """
 
     @property
@@ -89,7 +89,7 @@ class TableReader(ABC):
         """Position of a column, by name or by number; negative numbers count from the end.
 
         Raises:
-            InvalidArgumentError: there is none; the message lists those that exist.
+            InvalidArgumentError: no such column; the message lists the columns.
         """
         if isinstance(column, bool) or not isinstance(column, str | int):
             raise InvalidArgumentError(
@@ -127,7 +127,7 @@ def require_file(path: Path) -> None:
         if not path.exists():
             raise InvalidDataError(f"there is no file {path}")
         if not path.is_file():
-            # It is read twice: once to see how it is laid out.
+            # It is read twice: once for its layout.
             raise InvalidDataError(f"{path} is not a regular file; write it to one first")
 
 

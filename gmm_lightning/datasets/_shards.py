@@ -1,4 +1,4 @@
-"""The files that a path stands for, and one of them as a run of rows."""
+"""The files that a path denotes, and the rows of one of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Shard:
     """One file of a stream.
 
     Attributes:
-        reopen: gives its reader; of many shards the readers are not kept.
+        reopen: returns its reader; with many shards the readers are not kept.
         positions: of the columns to read.
         num_rows: N.
     """

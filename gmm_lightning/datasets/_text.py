@@ -1,4 +1,4 @@
-"""Rows of a text file: numpy's parser where all is well, cell by cell where it is not."""
+"""Rows of a text file: by numpy's parser if all cells are valid, else cell by cell."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ class TextReader(TableReader):
 
     @cached_property
     def index(self) -> Index:
-        """Where its rows begin."""
+        """Index of the places where rows begin."""
         with reading(self.path):
             return build_index(self.path, self.layout)
 
     def count_rows(self) -> int:
-        """N, by a pass over the lines."""
+        """Number of rows, by a pass over the lines."""
         return self.index.num_rows
 
     def blocks(self, selection: Selection, batch_rows: int, start: int = 0) -> Iterator[Block]:
-        """Up to `batch_rows` lines at a time, fewer where lines are long."""
+        """Blocks of up to `batch_rows` lines, fewer where lines are long."""
         place = self.index.before(start) if start else Place(0, 0, 0)
         skip = 0 if start else self.layout.skip
         return skip_rows(self._blocks(selection, batch_rows, place, skip), start - place.row)
@@ -82,7 +82,7 @@ class TextReader(TableReader):
                 yield block
 
     def _parse_lines(self, lines: list[str], selection: Selection) -> Block | None:
-        """All rows at once where they are of one width and their cells finite, or None."""
+        """A block of all rows, or None if their widths differ or a cell is not finite."""
         separator, width = self.layout.separator, len(self.names)
         columns, label, errors = selection
         lines = [text for text in lines if not text.isspace()]
@@ -109,7 +109,7 @@ class TextReader(TableReader):
         return Block(x, labels)
 
     def _parse_cells(self, records: Iterable[Record], selection: Selection) -> Block:
-        """Cell by cell: a bad one is recorded and becomes NaN, a bad row is recorded and left."""
+        """A block, cell by cell: bad ones are recorded and NaN, bad rows recorded and left out."""
         columns, label, errors = selection
         width, values, labels = len(self.names), [], []
         for line, cells in records:

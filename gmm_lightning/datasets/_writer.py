@@ -1,4 +1,4 @@
-"""Tables written row by row, complete or not there."""
+"""Tables written row by row, atomically: a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _Columns = dict[str, NDArray[Any]]
 class TableWriter:
     """Writes a .csv file row by row, or a .npz file at the end.
 
-    The file appears under its name when the block ends well. After an error nothing is left, and
-    an older file stays as it was. Missing folders are made.
+    The file appears under its name when the block ends without an error. After an error nothing
+    is left, and an older file stays unchanged. Missing folders are made.
 
     Args:
         path: where to write: .csv (numbers as their exact shortest decimals, truth values as 0
@@ -87,7 +87,7 @@ class TableWriter:
                 file called `name_0, ..., name_{K-1}`.
 
         Raises:
-            InvalidArgumentError: other columns than announced, unequal lengths, or a full disk.
+            InvalidArgumentError: other columns than declared, unequal lengths, or a full disk.
         """
         if self._file is None:
             raise InvalidArgumentError("write to a TableWriter inside its with block")

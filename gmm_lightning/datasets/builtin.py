@@ -98,7 +98,7 @@ def load(name: str) -> Dataset:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What is not in the file; `label_column` is the text column of classes."""
+    """Metadata that the file does not hold; `label_column` is the text column of classes."""
 
     file: str
     columns: tuple[str, ...]

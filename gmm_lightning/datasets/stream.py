@@ -1,4 +1,4 @@
-"""Rows of files of any size, read block by block, as often as wanted, from any row on."""
+"""Rows of files of any size, read block by block, repeatedly, from any row on."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class FileRows(RowSource):
         return prefetch(next(self._batches(i, min(i + size, stop), size)) for i in starts)
 
     def every(self, step: int) -> Tensor:
-        """Every `step`-th row `(n, D)`; a file of text or parquet is read through for it."""
+        """Every `step`-th row `(n, D)`; text and parquet files are read completely for it."""
         if all(shard.reopen().random_access for shard in self._shards):
             singles = (next(self._batches(i, i + 1, 1)).x for i in range(0, self.num_rows, step))
             return torch.cat(list(singles))
@@ -126,7 +126,7 @@ class FileRows(RowSource):
 
 
 def _rebatch(batches: Iterable[Batch], num_rows: int, size: int) -> Iterator[Batch]:
-    """The first `num_rows` rows in batches of exactly `size`, but for the last.
+    """The first `num_rows` rows in batches of exactly `size`, except the last.
 
     Batches of that size are passed on without a copy.
     """
@@ -161,8 +161,8 @@ def open_rows(
 
     A .npy file is mapped into memory: its blocks are views, in its own float32 or float64 (other
     dtypes are converted block by block). So are the arrays of a .npz file, unless they are
-    compressed: then they are held whole. The lines of text are counted once, so that reading can
-    start at any row. A .parquet file is read by row groups.
+    compressed: then they are in memory as a whole. The lines of text are counted once, so that
+    reading can start at any row. A .parquet file is read by row groups.
 
     Args:
         path: a file; a folder or a pattern such as `part-*.npy`, whose files are taken by name,
@@ -215,7 +215,7 @@ def _identity(reader: TableReader) -> TableReader:
 
 
 def _require_like(reader: TableReader, first: TableReader) -> None:
-    """Refuse a shard that is laid out otherwise than the first."""
+    """Refuse a shard whose columns or dtype differ from those of the first."""
     if reader.all_names != first.all_names:
         raise InvalidDataError(
             f"the columns of {reader.path} are {format_list(reader.all_names, 20)}, those of "

@@ -1,4 +1,4 @@
-"""Tables of numbers in files: read whole, read in blocks, written as they come.
+"""Tables of numbers in files: read as a whole, or in blocks.
 
 Files are `.csv`, `.tsv`, `.txt`, `.npy`, `.npz`, and `.parquet` with the extra of that name.
 """
@@ -65,14 +65,14 @@ def read_table(
     separator: str | None = None,
     key: str | None = None,
 ) -> Table:
-    r"""Read a file of numbers whole.
+    r"""A table of numbers and labels, read from a file as a whole.
 
     Args:
         path: .csv, .tsv, .txt, .npy, .npz or .parquet.
         columns: which to read, in this order, by name or by number (from 0, in the order of the
             file, negative from its end); None: every column of numbers but label and weight.
-            Columns of text, empty columns and a nameless column that merely counts the rows are
-            then left out, and a logged line says so.
+            Columns of text, empty columns and a nameless column that only counts the rows are
+            then left out, which is logged.
         label: the column of classes, by name or number; in a .npz file also another array.
         weight: the column of sample weights, likewise.
         header: of a text file, whether its first line holds names; None: guess.
@@ -144,7 +144,7 @@ def iter_table(
     key: str | None = None,
     batch_rows: int = BLOCK_ROWS,
 ) -> Iterator[NDArray[np.float64]]:
-    r"""Read given columns of a file in blocks; only the arrays of a .npz file are held whole.
+    r"""Blocks of given columns of a file; only the arrays of a .npz file are held as a whole.
 
     Columns are found by name. In a file without names `x0, x1, ...` are its first, second, ...
     column, and other names are taken in order if there are as many columns.
@@ -158,7 +158,7 @@ def iter_table(
         batch_rows: rows of a block, at most.
 
     Returns:
-        Blocks `(n, D)` of float64. What concerns the whole file is refused at once, a bad row
+        Blocks `(n, D)` of float64. Errors of the whole file are raised at once, that of a bad row
         when its block is reached.
 
     Raises:
@@ -187,7 +187,7 @@ def read_tables(
     weight: str | int | None = None,
     **options: Any,
 ) -> list[Table]:
-    r"""Read files that belong together: columns as in the first, by name, and common classes.
+    r"""Tables of files that belong together: columns as in the first, by name, common classes.
 
     Args:
         paths: the files.
@@ -222,12 +222,12 @@ def read_tables(
 
 
 def _is_row_index(column: NDArray[np.float64]) -> bool:
-    """Whether a column reads 0, 1, 2, ... or 1, 2, 3, ... as programs number the rows."""
+    """Whether a column is 0, 1, 2, ... or 1, 2, 3, ..., as programs number the rows."""
     return bool((column == np.arange(len(column)) + (column[0] == 1)).all())
 
 
 def _summary(reader: TableReader, table: Table, *, everything: bool) -> str:
-    """What was read, how it was understood and, if everything was asked for, left out."""
+    """A line on what was read, with what layout and, with `everything`, what was left out."""
     parts = [f"{len(table.x)} rows of {format_list(table.columns, 20)}"]
     if table.classes is not None:
         parts.append(f"label {table.label} of {len(table.classes)} classes")

@@ -1,4 +1,4 @@
-"""The distribution that layers and heads return, and functions of it, in five rooms.
+"""The distribution that layers and heads return, and functions of it, in five parts.
 
 `density` has the parameters, log p(x) and draws; `truncation` the regions that draws can be
 restricted to; `inference` conditionals, missing entries, quantiles, modes and confidence regions;

@@ -11,7 +11,7 @@ from gmm_lightning.errors import InvalidArgumentError
 
 
 class MixtureOfGaussians(density.MixtureDensity):
-    """`p(x) = sum_k pi_k N(x | mu_k, Sigma_k)`, batched, differentiable in x and parameters.
+    """Gaussian mixture `sum_k pi_k N(x | mu_k, Sigma_k)`, differentiable in x and parameters.
 
     Densities do not check values: a row with NaN has density NaN, and the whole graph compiles.
     A row so far from every component that the squares overflow (1e154 standard deviations, 1e19
@@ -22,7 +22,7 @@ class MixtureOfGaussians(density.MixtureDensity):
         means: the components' means, `(*B, K, D)`.
         scale: the covariances in the family's compact form, `(*B, G, ...)`; dense lower Cholesky
             factors `(*B, K, D, D)` for the default family.
-        covariance: the family.
+        covariance: the family; None: dense covariances.
 
     Raises:
         InvalidArgumentError: the shapes do not fit each other.
@@ -42,7 +42,7 @@ class MixtureOfGaussians(density.MixtureDensity):
     # -- density ----------------------------------------------------------------------------
 
     def log_joint(self, x: Tensor, missing: str | None = None) -> Tensor:
-        """`log pi_k + log N(x | mu_k, Sigma_k)`, `(*S, *B, K)`; `missing` as for `log_prob`."""
+        """Log joint densities `log p(x, k)`, `(*S, *B, K)`; `missing` as for `log_prob`."""
         if missing is None:
             return super().log_joint(x)
         if missing != "marginalize":
@@ -50,7 +50,7 @@ class MixtureOfGaussians(density.MixtureDensity):
         return inference.log_joint_observed(self, x)
 
     def log_prob(self, value: Tensor, missing: str | None = None) -> Tensor:
-        """`log p(x)`: `(*S, *B, D)` -> `(*S, *B)`.
+        """Log density `log p(x)`: `(*S, *B, D)` -> `(*S, *B)`.
 
         Args:
             value: the rows.

@@ -1,6 +1,6 @@
 """Scoring of forecasts: proper scores, and the probability integral transform.
 
-The expectation of a proper score is least for the true distribution. The probability integral
+The expectation of a proper score is minimal for the true distribution. The probability integral
 transform of observations is uniform for calibrated forecasts.
 """
 
@@ -61,14 +61,14 @@ def crps(mixture: MixtureDensity, y: Tensor) -> Tensor:
 
 
 def _mean_absolute(mean: Tensor, scale: Tensor) -> Tensor:
-    """`E|X|` of `N(m, s^2)`."""
+    """Mean absolute value `E|X|` of `N(m, s^2)`."""
     z = mean / scale
     peak = scale * math.sqrt(2 / math.pi) * (-0.5 * z.square()).exp()
     return peak + mean * torch.erf(z * math.sqrt(0.5))
 
 
 def probability_integral_transform(mixture: MixtureDensity, y: Tensor) -> Tensor:
-    """`u_d = P(Y_d <= y_d | y_1 .. y_d-1)`: independent and uniform for y of the mixture.
+    """Values `u_d = P(Y_d <= y_d | y_1 .. y_d-1)`: independent and uniform for y of the mixture.
 
     For one feature it is the distribution function; for several the Rosenblatt transform, in the
     order of the features. Differentiable in y and the parameters.

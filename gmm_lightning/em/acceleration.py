@@ -14,11 +14,11 @@ from gmm_lightning.errors import InvalidArgumentError
 
 
 class Accelerator(ABC):
-    """Proposes parameters from a few EM steps, for every mixture apart from the others.
+    """Base class: proposes parameters from the last EM steps of each mixture separately.
 
-    Parameters are rows `(M, V)`: mixture logits, means, raw scales. Steps are compared in the
-    units of the mixture, so that those of the data do not matter. Whether a proposal is taken
-    is decided by the objective, elsewhere.
+    Parameters are rows `(M, V)`: mixture logits, means, raw scales. Steps are measured in the
+    scale of the mixture, so that the units of the data do not matter. `MonotoneUpdater` decides
+    by the objective whether a proposal is taken.
     """
 
     name: ClassVar[str]
@@ -29,21 +29,21 @@ class Accelerator(ABC):
 
     @abstractmethod
     def propose(self, before: Tensor, after: Tensor, unit: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Take in one EM step; proposals `(M, V)` and where there is one, or None.
+        """Proposals `(M, V)` and a mask `(M,)` of the valid ones, after one EM step; or None.
 
         Args:
             before: the parameters, `(M, V)`.
-            after: where EM goes from them.
-            unit: what the entries are measured in.
+            after: the parameters after one EM step from them.
+            unit: scale of each entry, `(M, V)`.
         """
 
     def restart(self, disturbed: Tensor) -> None:
-        """Forget the steps of some mixtures `(M,)`, whose path has been left."""
+        """Forget the past steps of the mixtures in a mask `(M,)`."""
         if self._age is not None:
             self._age = torch.where(disturbed.to(self._age.device), 0, self._age)
 
     def select(self, index: Tensor) -> None:
-        """Keep some mixtures."""
+        """Keep the mixtures at `index` only."""
         self._kept = [kept[index] for kept in self._kept]
         self._age = None if self._age is None else self._age[index]
 
@@ -53,12 +53,12 @@ class Accelerator(ABC):
         return {"kept": [kept.clone() for kept in self._kept], "age": age}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state from `state_dict`."""
         self._kept, self._age = list(state["kept"]), state["age"]
 
     def _count(self, before: Tensor) -> Tensor:
         """Steps without a disturbance, this one included, `(M,)`."""
-        # To its device: what a checkpoint holds is read onto the CPU.
+        # Moved to the device: a checkpoint is read onto the CPU.
         age = before.new_zeros(len(before)).long() if self._age is None else self._age
         self._age = age.to(before.device) + 1
         return self._age
@@ -81,7 +81,7 @@ class Squarem(Accelerator):
     def propose(self, before: Tensor, after: Tensor, unit: Tensor) -> tuple[Tensor, Tensor] | None:
         """Extrapolate after every second step."""
         age = self._count(before)
-        # Each mixture is in the first or in the second step of a cycle of its own.
+        # The cycles of two steps of the mixtures are independent of each other.
         kept = self._kept[0].to(before) if self._kept else before
         start = torch.where((age == 1).unsqueeze(-1), before, kept)
         is_second = age == 2
@@ -103,8 +103,8 @@ class Anderson(Accelerator):
     `|f_t - dF g|^2 + ridge |g|^2`.
 
     Args:
-        memory: steps that are combined.
-        ridge: relative to the largest squared difference.
+        memory: steps that are combined, at least 1; otherwise InvalidArgumentError.
+        ridge: relative to the largest squared difference, above 0.
 
     References:
         D. G. Anderson (1965), Iterative procedures for nonlinear integral equations, JACM 12.
@@ -153,7 +153,7 @@ _ACCELERATORS: dict[str, type[Accelerator]] = {cls.name: cls for cls in (Squarem
 
 
 def as_accelerator(spec: str | Accelerator | None) -> Accelerator | None:
-    """An accelerator from its name, or a copy of an instance without its past.
+    """An accelerator from its name, or a copy of an instance without its past steps.
 
     Raises:
         InvalidArgumentError: an unknown name.

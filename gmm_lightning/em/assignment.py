@@ -23,12 +23,12 @@ def assigned_statistics(
 ) -> SufficientStatistics:
     """Statistics under fixed assignments, in float64, about the mean of all rows.
 
-    Where the components are so tight and far apart that this loses digits, differences to each
-    component's own mean are taken.
+    Where the components are so tight and far apart that this loses digits, they are taken about
+    the mean of each component.
     """
     family, wide = model.family, accumulator_dtype(present.means.device)
     whole = _single_component(model, present.to(wide), rows)
-    # Evidence has its say from the first E-step on.
+    # Evidence is used from the first E-step on.
     plain = model.without_evidence()
     plan = make_plan(plain, whole, rows.num_rows, shared=is_shared(rows.x))
     means = whole.means

@@ -50,7 +50,7 @@ def weighted_chunks(
 def single_component_chunks(
     batches: Iterable[Batch], model: MixtureModel, shift: Tensor
 ) -> Iterator[WeightedChunk]:
-    """Every row in one component, for statistics about a float64 shift `(M, 1, D)`."""
+    """Chunks with every row in one component, for statistics about a shift `(M, 1, D)`."""
     for batch in batches:
         for chunk in batch.split(rows_per_chunk(shift.numel(), shift)):
             x = model.per_mixture(chunk.x.to(shift))

@@ -1,4 +1,4 @@
-"""Rows sorted by class, and classes of similar length side by side."""
+"""Rows sorted by class, and groups of classes with similar numbers of rows."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class ClassRows:
         *,
         skip_nonfinite: bool,
     ) -> ClassRows:
-        """Check rows and labels, and sort them by class.
+        """Rows and weights, checked and sorted by class.
 
         Raises:
-            InvalidDataError: as `fit_classifier` says.
+            InvalidDataError: as for `fit_classifier`.
         """
         layer = classifier.layer
         rows = as_rows(x, layer.num_features, Size(()))
@@ -48,7 +48,7 @@ class ClassRows:
                 f"{len(rows)} rows need as many labels, got labels of shape {tuple(codes.shape)}"
             )
         weight = rows.new_ones(len(rows)) if weight is None else weight.to(rows.device)
-        # A row of weight 0 adds nothing.
+        # Rows of weight 0 have no effect.
         kept, num_skipped = weight > 0, 0
         if skip_nonfinite:
             finite = torch.isfinite(rows).all(-1)
@@ -68,7 +68,7 @@ class ClassRows:
 
 
 class ClassGroup:
-    """Classes of similar length side by side: rows `(N, C, D)`, short classes with weight 0."""
+    """Classes of similar length, stacked: rows `(N, C, D)`, padded with rows of weight 0."""
 
     def __init__(self, layer: GMMLayer, rows: ClassRows, classes: list[int]) -> None:
         own = [rows.rows[c] for c in classes]
@@ -86,9 +86,9 @@ class ClassGroup:
 
 
 def group_by_length(lengths: list[int]) -> list[list[int]]:
-    """Numbers of the classes in groups of similar length, in order within each.
+    """Indices of the classes in groups of similar length, in order within each.
 
-    None is more than twice as long as another of its group: padding costs that much at most.
+    No class is more than twice as long as another of its group, which bounds the padding.
     """
     groups: list[list[int]] = []
     for c in sorted(range(len(lengths)), key=lambda c: -lengths[c]):
@@ -101,9 +101,9 @@ def group_by_length(lengths: list[int]) -> list[list[int]]:
 
 
 def _pad_rows(rows: list[Tensor]) -> Tensor:
-    """Rows of several classes side by side, `(N, C, D)`; the short ones repeat their first row.
+    """Rows of several classes, stacked `(N, C, D)`; the short ones repeat their first row.
 
-    A row of the class itself has a density like any other, so that weight 0 is all it takes.
+    A repeated row has a finite density, so weight 0 is enough to exclude it.
     """
     longest = max(map(len, rows))
     filled = [torch.cat([part, part[:1].expand(longest - len(part), -1)]) for part in rows]

@@ -31,11 +31,11 @@ from gmm_lightning.statistics import DataMoments, SufficientStatistics
 
 @dataclass(frozen=True)
 class ClassifierResult:
-    """What `fit_classifier` did.
+    """The result of `fit_classifier`.
 
     Attributes:
         classes: the result of each class, by its label.
-        num_skipped: rows left out as they were not finite.
+        num_skipped: rows left out because they were not finite.
     """
 
     classes: dict[Any, EMResult] = field(repr=False)
@@ -43,7 +43,7 @@ class ClassifierResult:
 
     @property
     def converged(self) -> bool:
-        """Whether every class did."""
+        """Whether every class converged."""
         return all(result.converged for result in self.classes.values())
 
 
@@ -65,30 +65,30 @@ def fit_classifier(
 ) -> ClassifierResult:
     """Fit the mixture of every class to the rows of that class, in place.
 
-    The maximum of the joint likelihood `sum_n log p(x_n, c_n)` falls apart into that of each
-    class: the result is that of `fit_em` class by class. Here the classes go through the same
-    operations side by side, and a class that has converged drops out. One-hot weights give the
-    same too, but read every row once per class.
+    The joint likelihood `sum_n log p(x_n, c_n)` is maximised class by class, so the result is that
+    of `fit_em` for each class. Here all classes go through the same batched operations, and a
+    class that has converged drops out. One-hot weights in `fit_em` give the same result, but read
+    every row once per class.
 
     Args:
         classifier: its mixtures are fitted, with their priors, its class priors are set, and its
-            temperature, which was of other mixtures, is 1 again.
+            temperature is reset to 1.
         x: rows `(N, D)`, a tensor or array in memory.
         y: their labels `(N,)`, among `classifier.classes`.
         initializer: a name or an instance; None to start from the present parameters.
         sample_weight: of the rows, `(N,)`, not negative.
-        class_priors: `p(c)`, `(C,)`, where the shares of the training rows are not those of
-            the field; None: the weight of each class.
+        class_priors: `p(c)`, `(C,)`, where the shares of the training rows differ from those in
+            use; None: the total weight of each class.
         max_iter: M-steps of each class at most.
         tol: a class stops when its objective gains less than this, in nats per row.
-        chunk_size: rows at a time; None: what stays in cache.
+        chunk_size: rows at a time; None: as many as stay in cache.
         num_restarts: starts of every class, of which the best is kept.
         skip_nonfinite: leave out rows with NaN or infinite entries; they are counted.
         generator: source of randomness; None: torch's global one.
         progress: show a bar of the classes that are done.
 
     Returns:
-        The result of each class. Their components are repaired at the floor, as an event says.
+        The result of each class; components that collapsed are held at the floor, see `events`.
 
     Raises:
         InvalidArgumentError: an option out of range, or a layer with evidence.
@@ -145,7 +145,7 @@ def fit_classifier(
 
 @dataclass(frozen=True)
 class _ClassFitter:
-    """How to fit the classes of a group together."""
+    """Fits the classes of a group together."""
 
     initializer: str | Initializer | None
     options: EMOptions
@@ -156,7 +156,7 @@ class _ClassFitter:
     def __call__(
         self, layer: GMMLayer, group: ClassGroup, progress: ClassProgress
     ) -> tuple[list[EMResult], MixtureParameters]:
-        """For each class of a group the result and the parameters of its best start."""
+        """The result and the parameters of the best start, for each class of a group."""
         model, size = group.model(layer, self.num_restarts), len(group.classes)
         present = MixtureParameters.from_layer(layer).select(
             group.classes.repeat(self.num_restarts)
@@ -182,7 +182,7 @@ class _ClassEStep(EStep):
     Args:
         group: the classes.
         model: of their mixtures.
-        chunk_size: rows at a time; None: what stays in cache.
+        chunk_size: rows at a time; None: as many as stay in cache.
     """
 
     def __init__(self, group: ClassGroup, model: MixtureModel, chunk_size: int | None) -> None:
@@ -190,7 +190,7 @@ class _ClassEStep(EStep):
         self._batch, self._lengths = group.source.batch, group.lengths
 
     def batches(self, model: MixtureModel) -> Iterable[Batch]:
-        """As many rows as the longest of the classes that are still fitted."""
+        """The rows, up to the length of the longest class that is still fitted."""
         longest = int(self._lengths[model.batch_index.cpu()].max())
         return [self._batch.at(slice(0, longest))]
 
@@ -210,7 +210,7 @@ def _resolve_priors(layer: GMMLayer, groups: Sequence[ClassGroup]) -> None:
 
 
 def _require_random_start(initializer: Any, num_restarts: int) -> None:
-    """Refuse assignments, which would be of the rows of all classes, and starts all alike."""
+    """Refuse assignments, which would be for the rows of all classes, and identical starts."""
     if isinstance(initializer, Given) or not isinstance(initializer, str | Initializer | None):
         raise InvalidArgumentError(
             "fit_classifier starts from an initializer that assigns the rows of each class, or "

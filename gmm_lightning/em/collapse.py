@@ -1,4 +1,4 @@
-"""Components that lose their rows or their volume: what an M-step finds, and how it is told."""
+"""Components that lose their rows or their volume, and the events that report them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CollapseEvent:
         smallest_eigenvalue: of its covariance, relative to the variance of the data per
             feature; infinite for a component that only lost its rows.
         action: `floored` (its volume was raised to the floor), `emptied` (its weight is zero
-            and its mean and covariance are those of all rows) or `reseeded` (it starts anew at
+            and its mean and covariance are those of all rows) or `reseeded` (it was moved to
             rows that the mixture explained poorly).
         iteration: M-steps done before.
     """
@@ -50,7 +50,7 @@ class CollapseEvent:
 
     @property
     def is_reseed(self) -> bool:
-        """Whether the component was moved, and not repaired in place."""
+        """Whether the component was moved instead of repaired in place."""
         return self.action == RESEEDED
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class CollapseEvent:
 
 
 class Collapsed(NamedTuple):
-    """What an M-step had to repair in M mixtures.
+    """The repairs of an M-step in M mixtures.
 
     Attributes:
         floored: covariances raised to the floor, `(M, G)`.
@@ -81,7 +81,7 @@ class Collapsed(NamedTuple):
     def with_weightless(
         cls, collapsed: Collapsed | None, parameters: MixtureParameters, counts: Tensor
     ) -> Collapsed | None:
-        """What an M-step had to repair, and the components that had no weight before it.
+        """The repairs of an M-step, with the components that had no weight before it.
 
         For a loop of M-steps whose start nobody reported (`training/em.py`).
         """
@@ -99,14 +99,14 @@ class Collapsed(NamedTuple):
         return self.floored.any(-1) | self.emptied.any(-1)
 
     def select(self, index: Tensor) -> Collapsed:
-        """The same of some mixtures."""
+        """The repairs of the mixtures at `index`."""
         return Collapsed(*(value[index] for value in self))
 
     def events(self, model: MixtureModel, iteration: int) -> Iterator[tuple[int, CollapseEvent]]:
         """Each repair with its mixture: covariances first, then components without rows.
 
         Args:
-            model: says which mixture of a batch each entry is.
+            model: gives the position of each mixture in the batch.
             iteration: M-steps done before.
         """
         infinite = torch.full_like(self.counts, torch.inf)
@@ -129,13 +129,13 @@ class Collapsed(NamedTuple):
 
 
 def weightless(parameters: MixtureParameters) -> Tensor:
-    """Components that an M-step left without rows, `(M, K)`: their weight is as good as 0."""
+    """Components that an M-step left without rows, `(M, K)`: their weight is numerically 0."""
     tiny = torch.finfo(parameters.means.dtype).tiny
     return parameters.mixture_logits.softmax(-1) <= 2 * tiny
 
 
 def collapse_error(event: CollapseEvent) -> CollapseError:
-    """The error of a fit that gives up at an event."""
+    """The error of a fit that stops at an event."""
     return CollapseError(f"{event}; collapse='floor' repairs it and goes on")
 
 

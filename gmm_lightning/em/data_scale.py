@@ -1,4 +1,4 @@
-"""The scale of the data per feature: what a covariance is small or large against."""
+"""The scale of the data per feature, to which covariances are compared."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gmm_lightning.statistics import Moments
 
 @dataclass(frozen=True)
 class DataScale:
-    """The scale of the data per feature: what a covariance is small or large against.
+    """The scale of the data per feature, to which covariances are compared.
 
     Attributes:
-        variance: of all rows, `(M, D)`. A constant column counts as having the standard
-            deviation `max(1e-6 |mean|, 1e-6)`.
+        variance: of all rows, `(M, D)`. A constant column gets the standard deviation
+            `max(1e-6 |mean|, 1e-6)`.
         constant: which columns are constant, `(M, D)`.
     """
 
@@ -28,9 +28,9 @@ class DataScale:
 
     @classmethod
     def from_moments(cls, moments: Moments, family: Covariance, dtype: torch.dtype) -> Self:
-        """From the data's moments: the same in every iteration, under any parameters."""
+        """The scale from the data's moments: the same in every iteration, for any parameters."""
         mean, variance = moments.data_variance(family)
-        # What rounding leaves of a constant column in the dtype of the rows.
+        # A constant column has at most the deviation that rounding in the rows' dtype causes.
         constant = variance.sqrt() <= 4 * torch.finfo(dtype).eps * mean.abs()
         assumed = (1e-6 * mean.abs()).clamp(min=1e-6).square()
         return cls(torch.where(constant, assumed, variance), constant)

@@ -1,4 +1,4 @@
-"""The E-step on values: which kernel, which precision, and what tied families need beside."""
+"""The E-step on tensors: choice of kernel and precision, and pooled moments for tied families."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def expected_statistics(
         plan: of the feature kernel; None: differences to each mean are taken.
         batches: rows `(n, *B, D)`.
         workspace: memory of the feature kernel, and the chunk size.
-        responsibilities: log joint densities to responsibilities.
-        pooled: moments of the same rows in one component, where they are known.
+        responsibilities: maps log joint densities to responsibilities.
+        pooled: moments of the same rows in one component, if they are known.
     """
     size = workspace.rows_per_chunk(plan, parameters)
     chunks = (chunk for batch in batches for chunk in batch.split(size) if chunk.num_rows)
@@ -60,12 +60,12 @@ def expected_statistics(
 
 
 class EStep:
-    """E-steps over one source of rows, with the memory and the moments that they share.
+    """E-steps over one source of rows, with shared buffers and pooled moments.
 
     Args:
         source: the rows.
         model: of all mixtures.
-        chunk_size: rows at a time; None: what stays in cache.
+        chunk_size: rows at a time; None: as many as stay in cache.
     """
 
     def __init__(self, source: RowSource, model: MixtureModel, chunk_size: int | None) -> None:
@@ -84,8 +84,8 @@ class EStep:
     ) -> SufficientStatistics:
         """Statistics `(M, ...)` under the parameters.
 
-        A mixture with a tight component needs more digits than the others; those that need the
-        same go together, so that one does not slow down all.
+        A mixture with a tight component needs a higher precision: mixtures are grouped by the
+        precision they need, so that one does not slow down all.
         """
         plan = self._plan(model, parameters)
         groups = self._precision_groups(model, parameters, plan)
@@ -103,7 +103,7 @@ class EStep:
         """Indices of mixtures that are computed together; several groups only where it pays."""
         everything = torch.arange(parameters.num_mixtures, device=model.batch_index.device)
         is_coarse = plan is not None and plan.natural.dtype == parameters.means.dtype
-        # An E-step over a stream costs more than digits that some mixtures could do without.
+        # Reading a stream once more costs more than a precision that some mixtures do not need.
         if is_coarse or len(everything) == 1 or not self.source.in_memory:
             return [everything]
         if is_small(parameters, self.source.num_rows):

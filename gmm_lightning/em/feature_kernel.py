@@ -30,16 +30,16 @@ def feature_statistics(
 ) -> SufficientStatistics:
     """Expected statistics about the means, in `2 N K (D(D+1)/2 + D + 1)` multiply-adds.
 
-    Nothing of the size rows x components exists but for one chunk. Sums of a chunk are taken in
-    the plan's dtype and added up in float64.
+    Tensors of size rows x components exist for one chunk only. Sums of a chunk are taken in the
+    plan's dtype and added up in float64.
 
     Args:
         model: family and evidence.
         parameters: of M mixtures.
         plan: made for these parameters.
-        chunks: rows `(n, *B, D)` with what belongs to them, few enough to stay in cache.
+        chunks: batches of rows `(n, *B, D)`, few enough to stay in cache.
         workspace: holds the buffers.
-        responsibilities: log joint densities to responsibilities.
+        responsibilities: maps log joint densities to responsibilities.
         pooled: moments of all rows in one component, `(M, 1, ...)`, which a family that shares
             its covariance needs; None: they are summed here.
     """
@@ -91,7 +91,7 @@ def _rows_of_groups(model: MixtureModel, x: Tensor, groups: int) -> Tensor:
 
 
 def _squeeze_group(values: Tensor) -> Tensor:
-    """Matrices instead of batches of them where there is one group only."""
+    """The values without the group axis if there is only one group."""
     return values[0] if len(values) == 1 else values
 
 
@@ -110,7 +110,7 @@ def _pooled_second(model: MixtureModel, diff: Tensor, weight: Tensor | None) -> 
 
 
 def _write_features(x: Tensor, centre: Tensor, matrix: Tensor, into: Buffers) -> None:
-    """Rows become columns of features."""
+    """Write the features of rows, one column per row."""
     if matrix.dim() == centre.dim():
         torch.sub(x.movedim(0, -1), centre.unsqueeze(-1), out=into.z)
         into.z.mul_(matrix.unsqueeze(-1))

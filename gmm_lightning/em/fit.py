@@ -1,4 +1,4 @@
-"""A whole fit: starts, EM from each of them, and the best."""
+"""A whole fit: EM from one or several starts, of which the best is kept."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ def fit_em(
     """Fit a layer by EM, in place, to the mode of `layer.objective`.
 
     Args:
-        layer: the mixture; its priors take open values from the data.
-        x: rows `(*S, *B, D)` as a tensor or array, a `Batch` of rows with what belongs to them, or
-            a re-iterable of either.
+        layer: the mixture; priors without values take them from the data.
+        x: rows `(*S, *B, D)` as a tensor or array, a `Batch` of rows with weights or extra values,
+            or a re-iterable of either.
         initializer: a name, an instance, labels `(N,)`, responsibilities `(N, K)`, or None to
             start from the layer's parameters.
         sample_weight: not negative, broadcasts to `(*S, *B)`.
         max_iter: M-steps at most.
-        tol: stop when the objective gains less than this, in nats per row. Of a batch of mixtures
-            each stops by itself.
-        chunk_size: rows at a time; None: what stays in cache.
+        tol: stop when the objective gains less than this, in nats per row. Each mixture of a batch
+            stops separately.
+        chunk_size: rows at a time; None: as many as stay in cache.
         num_restarts: starts, of which the one with the best objective is kept. They run side by
             side, through the same matrix products.
         prune: give up the worse half of the starts after every 5 M-steps, until one is left;
             False: follow each to its end.
         acceleration: `squarem` or `anderson`: extrapolate along the path of EM. A step that
-            lowers the objective is taken back.
+            lowers the objective is undone.
         annealing: begin with flat responsibilities: an `Annealing`, or its first inverse
             temperature.
         hard: classification EM: every row belongs to its most probable component alone. The

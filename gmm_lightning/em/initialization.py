@@ -1,4 +1,4 @@
-"""Before the first E-step: what priors take from the data, and parameters from assignments."""
+"""Before the first E-step: prior values from the data, and parameters from assignments."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import Batch, RowSource, as_source, as_tensor
 from gmm_lightning.statistics import DataMoments
 
-# An initializer sees a sample of the rows, drawn at random: several times what the means and
-# covariances of its components are made of, within these bounds.
+# An initializer sees a random sample of max(256, 8 D) rows per component, within these bounds in
+# total.
 _MIN_ROWS, _MAX_ROWS = 1 << 14, 1 << 17
 
 
@@ -38,7 +38,7 @@ def resolve_priors(layer: GMMLayer, x: Any, sample_weight: Any = None) -> None:
     """Give the priors the values that follow from the data, as `fit_em` does.
 
     Args:
-        layer: the mixture whose priors have open values.
+        layer: the mixture; hyper-parameters given by the user keep their values.
         x: rows, or a re-iterable of batches.
         sample_weight: weights for rows in memory.
 
@@ -60,7 +60,7 @@ def initialize_layer(
     *,
     generator: Generator | None = None,
 ) -> list[CollapseEvent]:
-    """Give a layer the parameters and its priors the values that `fit_em` starts from.
+    """Set the parameters of a layer and the values of its priors as at the start of `fit_em`.
 
     Args:
         layer: written in place.
@@ -96,7 +96,7 @@ def layer_source(layer: GMMLayer, x: Any, sample_weight: Any = None) -> RowSourc
 
 @torch.no_grad()
 def resolve_from(layer: GMMLayer, source: RowSource) -> None:
-    """`resolve_priors` from a source that was checked."""
+    """Give the priors their values, as `resolve_priors`, from a checked source."""
     if not layer.all_priors:
         return
     pooled = pooled_statistics(source, MixtureModel.from_layer(layer))
@@ -113,14 +113,14 @@ def initialize(
     spec: Any,
     generator: Generator | None,
 ) -> MStepResult:
-    """Assign rows to components and turn the assignments into parameters by one M-step.
+    """Parameters from assignments of rows to components, by one M-step.
 
     Args:
         model: of M mixtures, restarts times the layer's batch.
-        present: parameters that are to be replaced.
+        present: parameters to be replaced.
         source: the rows; an initializer sees a sample of them.
         spec: the initializer.
-        generator: of the sample and the initializer.
+        generator: source of randomness of the sample and the initializer.
 
     Raises:
         InvalidDataError: fewer rows than components.

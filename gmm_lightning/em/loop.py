@@ -1,4 +1,4 @@
-"""The EM loop: many mixtures side by side, each until its objective stands still."""
+"""The EM loop: many mixtures side by side, each until it has converged."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def run_em(
     progress: Callable[[EMState], None] | None = None,
     m_step: MStep = maximize,
 ) -> EMState:
-    """EM from every start at once, through the same matrix products.
+    """The final state of EM from every start at once, through the same matrix products.
 
-    A mixture stops when it has converged, when better restarts leave it behind, or when its
+    A mixture stops when it has converged, when better restarts replace it, or when the collapse
     policy gives it up. The others go on without it.
 
     Args:
@@ -72,7 +72,7 @@ def run_em(
 def _evaluate(
     e_step: EStep, state: EMState, responsibilities: Responsibilities, updater: MonotoneUpdater
 ) -> tuple[SufficientStatistics, Tensor]:
-    """Statistics and objective; extrapolations that lowered it are taken back first."""
+    """Statistics and objective; extrapolations that lowered it are undone first."""
     stats = e_step(state.model, state.parameters, responsibilities)
     state.num_e_steps[state.active] += 1
     objective = state.model.objective(state.parameters, stats)
@@ -98,6 +98,7 @@ def _stopping(
     state: EMState, objective: Tensor, options: EMOptions, updater: MonotoneUpdater
 ) -> Tensor:
     """The mixtures to leave: converged, out of steps, or behind other restarts, `(M,)`."""
+    # After annealing, the first E-step of plain EM has another objective than the one before.
     stationary = options.schedule.is_stationary(state.iteration)
     settled = updater.from_m_step & state.has_converged(options.tol) & stationary
     state.converged[state.active] = settled
@@ -114,9 +115,9 @@ def _leave(
     leaving: Tensor,
     combine: Callable[[Tensor, int], Tensor],
 ) -> Tensor | None:
-    """Go on without some mixtures; positions along M of those that stay, None where all do.
+    """Drop some mixtures; positions along M of those that stay, or None if all do.
 
-    Where a projection ties the mixtures of a restart they leave together: when any of them
+    Where a projection couples the mixtures of a restart they leave together: when any of them
     (`torch.any`) or all of them (`torch.all`) would.
     """
     if not state.model.runs_independently:

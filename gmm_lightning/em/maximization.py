@@ -1,4 +1,4 @@
-"""The M-step on values: from sums to parameters."""
+"""The M-step on tensors: from sums to parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import unsqueeze_like
 from gmm_lightning.statistics import Moments, SufficientStatistics
 
-# Below this share of all rows a component has no mean of its own: float64 cannot hold it.
+# Below this share of all rows a component counts as empty: float64 cannot resolve its mean.
 _EMPTY_SHARE = 2.3e-16
 
 
@@ -36,7 +36,7 @@ class MStepResult(NamedTuple):
     singular: Tensor
 
     def write_to(self, layer: GMMLayer, model: MixtureModel) -> list[CollapseEvent]:
-        """Overwrite the parameters of a layer; the components that had to be repaired.
+        """Overwrite the parameters of a layer; returns the components that had to be repaired.
 
         Raises:
             CollapseError: a covariance is singular.
@@ -49,14 +49,14 @@ class MStepResult(NamedTuple):
         """Refuse a singular covariance.
 
         Raises:
-            CollapseError: there is one.
+            CollapseError: a covariance is singular.
         """
         if bool(self.singular.any()):
             raise singular_error()
 
     @classmethod
     def unchanged(cls, parameters: MixtureParameters) -> Self:
-        """Parameters that were given."""
+        """A result with the given parameters, without repairs."""
         nothing = torch.zeros(parameters.num_mixtures, dtype=torch.bool)
         return cls(parameters, None, nothing)
 
@@ -124,7 +124,7 @@ def maximize(
 def _without_rows(
     moments: Moments, stats: SufficientStatistics, family: Covariance, empty: Tensor
 ) -> Moments:
-    """Components that hold no rows keep their reference point and add nothing."""
+    """Moments in which components without rows keep their reference point, with zero sums."""
     if not bool(empty.any()):
         return moments
     counts = torch.where(empty, 0.0, moments.counts)
@@ -146,7 +146,7 @@ def _apply_floor(
     moments: Moments,
     data_scale: DataScale,
 ) -> tuple[Tensor, Tensor]:
-    """The scatter above the family's floor, and smallest eigenvalues relative to the data.
+    """The scatter raised to the family's floor, and smallest eigenvalues relative to the data.
 
     The smallest eigenvalue of a covariance is infinite where it satisfies the bound.
     """
@@ -158,8 +158,8 @@ def _apply_floor(
     )
     scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
     if bool(torch.isfinite(smallest).any()):
-        # The part of the bound that moves with a component is lowered until the present
-        # covariance satisfies it: so the objective cannot fall.
+        # The part of the bound that depends on a component is lowered until the present
+        # covariance satisfies it, so that the objective cannot fall.
         present = model.scale(parameters)
         bound = family.variance_floor(
             moments.scatter, moments.dof, variance, torch.finfo(parameters.dtype).eps, present

@@ -1,4 +1,4 @@
-"""What stays constant while EM changes the parameters."""
+"""The constants of a fit, while EM changes the parameters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gmm_lightning.statistics import Moments, SufficientStatistics
 
 @dataclass(frozen=True)
 class MixtureModel:
-    """What stays while the parameters change: family, priors, evidence and projections.
+    """The constants of a fit: family, priors, evidence and projections.
 
     Attributes:
         family: structure of the covariances.
@@ -30,8 +30,8 @@ class MixtureModel:
         projections: constraints of the M-step, in order.
         batch_shape: B of the layer.
         batch_index: `(M,)`, which mixture of the flattened batch each entry of the leading axis is.
-        couples_batch: whether a projection sees the mixtures of a restart together, in the
-            layer's batch shape; False: any of them, as a batch `(M,)`.
+        couples_batch: whether a projection needs the mixtures of a restart together, in the
+            layer's batch shape; False: it takes any of them, as a batch `(M,)`.
     """
 
     family: Covariance
@@ -57,7 +57,7 @@ class MixtureModel:
         )
 
     def select(self, index: Tensor) -> MixtureModel:
-        """The model of some mixtures along the leading axis."""
+        """The model of the mixtures at `index` along the leading axis."""
         priors = [prior.select(index) for prior in self.priors]
         return replace(self, batch_index=self.batch_index[index], priors=priors)
 
@@ -93,7 +93,7 @@ class MixtureModel:
         )
 
     def log_evidence(self, batch: Batch, num_components: int) -> Tensor:
-        """What the evidence adds to the log joint densities of rows, `(n, M, K)`."""
+        """Log densities of the evidence, to add to the log joint densities, `(n, M, K)`."""
         assert self.evidence is not None
         values = self.evidence(batch)
         return self.per_mixture(values.expand(*values.shape[:-1], num_components))
@@ -115,7 +115,7 @@ class MixtureModel:
         return MixtureParameters(mixture_logits(mass, dtype), means.to(dtype), raw.to(dtype))
 
     def objective(self, parameters: MixtureParameters, stats: SufficientStatistics) -> Tensor:
-        """`mean log p(x) + log_prior / N`, `(M,)`, at the parameters of the statistics."""
+        """Objective `mean log p(x) + log_prior / N`, `(M,)`, at the parameters of the E-step."""
         total = stats.log_likelihood
         if self.priors:
             mixture = self.distribution(parameters)
@@ -123,7 +123,7 @@ class MixtureModel:
         return total / stats.total_weight
 
     def entry_scales(self, parameters: MixtureParameters) -> Tensor:
-        """The unit of each entry of `to_vector`, `(M, V)`: deviations of the mixture, or 1."""
+        """The scale of each entry of `to_vector`, `(M, V)`, by the mixture's deviations, or 1."""
         unit = self.distribution(parameters).variance.sqrt()
         unit = torch.where(torch.isfinite(unit) & (unit > 0), unit, 1.0)
         logits, means, _ = parameters

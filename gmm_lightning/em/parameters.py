@@ -1,4 +1,4 @@
-"""What EM works on: the parameters of mixtures as values."""
+"""The parameters of mixtures as plain tensors, on which EM works."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from gmm_lightning.layers import GMMLayer
 class MixtureParameters(NamedTuple):
     """Parameters of M mixtures: the restarts of every mixture of a layer's batch.
 
-    The leading axis is all that distinguishes restarts, chains or the mixtures of a batch. Of a
-    layer of batch shape B it has `R * prod(B)` entries, those of one restart side by side.
+    Restarts, chains and the mixtures of a batch all lie along the leading axis: `R * prod(B)`
+    entries for R restarts of a layer of batch shape B, those of one restart side by side.
 
     Shape:
         mixture_logits `(M, K)`, means `(M, K, D)`, raw_scale `(M, G, ...)`.
@@ -44,26 +44,26 @@ class MixtureParameters(NamedTuple):
 
     @property
     def num_mixtures(self) -> int:
-        """M."""
+        """Number of mixtures, M."""
         return len(self.means)
 
     @property
     def num_components(self) -> int:
-        """K."""
+        """Number of components, K."""
         return self.means.shape[1]
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the parameters."""
+        """Dtype of the parameters."""
         return self.means.dtype
 
     @property
     def device(self) -> torch.device:
-        """Of the parameters."""
+        """Device of the parameters."""
         return self.means.device
 
     def select(self, index: Tensor) -> MixtureParameters:
-        """The parameters of some mixtures."""
+        """The parameters of the mixtures at `index`."""
         return MixtureParameters(*(value[index] for value in self))
 
     def to(self, dtype: torch.dtype) -> MixtureParameters:
@@ -71,7 +71,7 @@ class MixtureParameters(NamedTuple):
         return MixtureParameters(*(value.to(dtype) for value in self))
 
     def to_vector(self) -> Tensor:
-        """All parameters of a mixture in one row, `(M, V)`."""
+        """All parameters of each mixture in one row, `(M, V)`."""
         return torch.cat([value.flatten(1) for value in self], -1)
 
     def from_vector(self, rows: Tensor) -> MixtureParameters:

@@ -1,4 +1,4 @@
-"""What an E-step computes with: coordinates, natural parameters, and a precision."""
+"""The plan of an E-step: coordinates, natural parameters, and a precision."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.linalg import LOG_2PI, accumulator_dtype
 
-# Up to so many rows and differences (rows x mixtures x K x D) the centred kernel takes less time
-# than making a plan does (measured, one thread: 1.4 to 2.6 x less for D = 2 to 32).
+# Up to this many rows and differences (rows x mixtures x K x D) the centred kernel takes less time
+# than making a plan (measured, one thread: 1.4 to 2.6 x less for D = 2 to 32).
 _FEW_ROWS, _FEW_DIFFERENCES = 512, 1 << 15
 
 # The largest magnitude of cancelling terms that a dtype may carry. Its machine precision times
@@ -23,14 +23,13 @@ MAX_CANCELLATION = {torch.float32: 2.0**10, torch.float64: 2.0**20}
 
 @dataclass(frozen=True)
 class EStepPlan:
-    """The log joint densities of all components as one product with the features of a row.
+    """Coefficients that give all log joint densities by one product with a row's features.
 
     Attributes:
         features: the terms of the family.
         coordinates: of the features, in float64.
         natural: coefficients of `(1, q(z), z)`, `(P, C, 1 + Q + D)`, in the dtype to compute in.
-            P is 1 where all mixtures read the same rows, and C counts the components of all of
-            them; else P is M and C is K.
+            P is 1 and C is M * K where all mixtures read the same rows; else P is M and C is K.
     """
 
     features: Features
@@ -50,7 +49,7 @@ def make_plan(
     Args:
         model: family and constants.
         parameters: of M mixtures.
-        num_rows: rows of the E-step; of few of them differences are cheaper than a plan.
+        num_rows: rows of the E-step; for few of them differences are cheaper than a plan.
         shared: whether all of them read the same rows.
     """
     m, k, d = parameters.means.shape

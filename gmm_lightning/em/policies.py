@@ -1,4 +1,4 @@
-"""What to do with components that collapse: keep them at the floor, move them, or give up."""
+"""Policies for components that collapse: keep them at the floor, move them, or give up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gmm_lightning.em.reseed import Reseed
 
 @dataclass(frozen=True)
 class Floor(CollapsePolicy):
-    """Leave a component at the floor, where the M-step held it."""
+    """Leave a collapsed component at the floor, where the M-step holds it."""
 
     name: ClassVar[str] = "floor"
 
@@ -37,7 +37,7 @@ class Floor(CollapsePolicy):
 
 @dataclass(frozen=True)
 class Raise(CollapsePolicy):
-    """Give up the mixture."""
+    """Give up a mixture in which a component collapses."""
 
     name: ClassVar[str] = "raise"
 

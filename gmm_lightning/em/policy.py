@@ -1,4 +1,4 @@
-"""What a collapse policy is asked, and what it answers."""
+"""The interface of collapse policies, and what they take and return."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gmm_lightning.rows import Batch
 
 
 class Candidates(NamedTuple):
-    """Rows at which a component may start anew, and the source of the draws."""
+    """Rows to which a component may be moved, and the source of randomness."""
 
     rows: Batch
     generator: Generator | None
 
 
 class Repair(NamedTuple):
-    """What a policy did.
+    """The result of a policy.
 
     Attributes:
         parameters: of the M mixtures.
@@ -37,17 +37,17 @@ class Repair(NamedTuple):
 
 @dataclass(frozen=True)
 class CollapsePolicy(ABC):
-    """A treatment of components that an M-step had to repair.
+    """Base class: how to treat components that an M-step had to repair.
 
     Attributes:
-        num_candidates: rows of the data that the policy wants to see.
+        num_candidates: number of rows of the data that the policy needs.
     """
 
     name: ClassVar[str]
 
     @property
     def num_candidates(self) -> int:
-        """See the class."""
+        """Number of rows of the data that the policy needs."""
         return 0
 
     @abstractmethod
@@ -66,5 +66,5 @@ class CollapsePolicy(ABC):
             parameters: after the M-step, which held the components at the floor.
             collapsed: what the M-step found.
             num_reseeds: how often each component was moved before, `(M, K)`.
-            candidates: rows of the data; None where the policy asked for none.
+            candidates: rows of the data; None where `num_candidates` is 0.
         """

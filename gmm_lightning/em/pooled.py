@@ -1,4 +1,4 @@
-"""Moments of all rows in one component: for tied families, and for priors that ask the data."""
+"""Moments of all rows in one component, for tied families and for priors without values."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from gmm_lightning.statistics import SufficientStatistics
 def pooled_statistics(source: RowSource, model: MixtureModel) -> SufficientStatistics:
     """Statistics `(M, ...)` of one component that holds every row, about the weighted mean.
 
-    Two readings: the first finds the mean, which the second takes its differences from, so
-    that neither an offset nor a row of weight 0 costs digits.
+    The rows are read twice: the first pass finds the mean, the second takes differences to it,
+    so that neither an offset nor a row of weight 0 costs digits.
     """
     device = model.batch_index.device
     first = next(batch.x[:1] for batch in source if batch.num_rows)

@@ -59,7 +59,7 @@ class ClassProgress:
             self._bar.close()
 
     def update(self, state: EMState) -> None:
-        """Count the classes of a group that no start is followed of any more."""
+        """Count the classes of a group whose starts have all stopped."""
         if self._bar is not None:
             every = state.model.batch_shape.numel()
             done = every - len(state.model.batch_index.unique())

@@ -18,15 +18,15 @@ from gmm_lightning.linalg import accumulator_dtype
 
 @dataclass(frozen=True)
 class Reseed(CollapsePolicy):
-    """Move a component to a row that the mixture explains poorly.
+    """Move a collapsed component to a row that the mixture explains poorly.
 
     It gets the covariance of the whole mixture divided by `K^(2/D)` and the average weight. The
     objective may fall when it moves; EM goes on from there. A shared covariance at the floor is
-    left there, and so is a component of a mixture that no candidate belongs to.
+    left there, and so is a component of a mixture without candidates.
 
     Args:
         max_reseeds: how often one component may move before it is left at the floor.
-        candidates: rows of the data among which a new place is sought.
+        candidates: number of rows of the data from which the new mean is drawn.
         poor_fraction: share of them, by density, that counts as poorly explained.
 
     Raises:
@@ -46,7 +46,7 @@ class Reseed(CollapsePolicy):
 
     @property
     def num_candidates(self) -> int:
-        """See the class."""
+        """Number of rows of the data that the policy needs."""
         return self.candidates
 
     @torch.no_grad()
@@ -82,7 +82,7 @@ class Reseed(CollapsePolicy):
             num_poor = max(1, int(self.poor_fraction * int(counted[:, m].sum())))
             poor = log_prob[:, m].argsort(stable=True)[:num_poor]
             place = int(poor[_draw(num_poor, generator)])
-            # Two components that start at one row would never part.
+            # Two components that start at one row would never separate.
             log_prob[place, m] = torch.inf
             means[m, component] = x[place, m]
             weights[m, component] = weights[m].sum() / k
@@ -94,7 +94,7 @@ class Reseed(CollapsePolicy):
 
 def _whole_scale(model: MixtureModel, parameters: MixtureParameters, factor: float) -> Tensor:
     """The scale of each whole mixture's covariance times a factor, `(M, 1, ...)`."""
-    # In float64: beside rows far away, what float32 keeps of a covariance may be singular.
+    # In float64: with means far apart, the covariance may be singular in float32.
     wide = parameters.to(accumulator_dtype(parameters.means.device))
     mixture = model.distribution(wide)
     whole = model.family.project(mixture.covariance_matrix * factor).unsqueeze(1)

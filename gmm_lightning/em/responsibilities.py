@@ -18,16 +18,16 @@ from gmm_lightning.rows import Batch
 # must sum to one and may not depend on it, and the log density must move with it.
 Responsibilities = Callable[[Tensor, int, Batch], tuple[Tensor, Tensor]]
 
-# Responsibilities below exp(_MIN_LOG), far less than what a sum of them can hold, are zero:
-# subnormal numbers would make every product that follows many times slower, and so would an
-# infinity the exponential (15 times, measured): it is taken of numbers in range, then cut.
+# Responsibilities below exp(_MIN_LOG), negligible in any sum, are zero: subnormal numbers would
+# make every later product many times slower, and infinities the exponential (15 times, measured).
+# So the logarithms are clamped before the exponential, and small results set to zero after it.
 _MIN_LOG = {torch.float32: -60.0, torch.float64: -600.0}
 
 ASSIGNMENTS = "assignments"
 
 
 def softmax_responsibilities_(log_joint: Tensor, dim: int, batch: Batch) -> tuple[Tensor, Tensor]:
-    """`p(k | x)` and `log p(x)`: the E-step of EM."""
+    """Responsibilities `p(k | x)` and log densities `log p(x)`: the E-step of EM."""
     least = _MIN_LOG[log_joint.dtype]
     top = log_joint.amax(dim, keepdim=True)
     log_joint.sub_(top).clamp_(min=least).exp_()
@@ -38,7 +38,7 @@ def softmax_responsibilities_(log_joint: Tensor, dim: int, batch: Batch) -> tupl
 
 
 def hard_responsibilities_(log_joint: Tensor, dim: int, batch: Batch) -> tuple[Tensor, Tensor]:
-    """One for the most probable component, and `max_k log p(x, k)`: classification EM.
+    """Responsibility 1 of the most probable component, and `max_k log p(x, k)`.
 
     References:
         G. Celeux, G. Govaert (1992), A classification EM algorithm for clustering and two
@@ -50,9 +50,9 @@ def hard_responsibilities_(log_joint: Tensor, dim: int, batch: Batch) -> tuple[T
 
 
 def tempered_responsibilities_(inverse_temperature: float) -> Responsibilities:
-    """`r_k ~ p(x, k)^beta` and `log(sum_k p(x, k)^beta) / beta`, the free energy.
+    """A function to `r_k ~ p(x, k)^beta` and the free energy `log(sum_k p(x, k)^beta) / beta`.
 
-    Flat at small beta, the E-step of EM at 1.
+    Responsibilities are flat at small beta; beta = 1 is the E-step of EM.
 
     References:
         N. Ueda, R. Nakano (1998), Deterministic annealing EM algorithm, Neural Networks 11.
@@ -67,7 +67,7 @@ def tempered_responsibilities_(inverse_temperature: float) -> Responsibilities:
 
 
 def assigned_responsibilities_(log_joint: Tensor, dim: int, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The assignments that the rows carry: labels `(n, M)` or responsibilities `(n, M, K)`."""
+    """The assignments in `batch.extra`, labels `(n, M)` or responsibilities `(n, M, K)`."""
     assert batch.extra is not None
     given = batch.extra[ASSIGNMENTS].to(log_joint.device)
     labels = not given.is_floating_point()
@@ -84,11 +84,11 @@ def assigned_responsibilities_(log_joint: Tensor, dim: int, batch: Batch) -> tup
 class Annealing:
     """Inverse temperatures that rise geometrically from `start` to 1 over some E-steps.
 
-    Until then the free energy of each temperature rises from M-step to M-step, not the
-    likelihood, and a fit does not stop.
+    Before it reaches 1, an M-step raises the free energy at its temperature, not the likelihood,
+    and a fit does not stop.
 
-    Components that merge while it is hot can stay merged, so it may end lower than plain EM from
-    the same start: compare the objectives.
+    Components that merge at a small inverse temperature can stay merged, so a fit may end lower
+    than plain EM from the same start: compare the objectives.
 
     Args:
         start: the first inverse temperature, in (0, 1].
@@ -116,17 +116,17 @@ class Annealing:
             )
 
     def inverse_temperature(self, iteration: int) -> float:
-        """Of the E-step after `iteration` M-steps."""
+        """Inverse temperature of the E-step after `iteration` M-steps."""
         return self.start ** max(0.0, 1 - iteration / self.passes)
 
     def is_finished(self, iteration: int) -> bool:
-        """Whether the E-step after `iteration` M-steps is one of plain EM."""
+        """Whether the E-step after `iteration` M-steps is that of plain EM."""
         return iteration >= self.passes
 
 
 @dataclass(frozen=True)
 class ResponsibilitySchedule:
-    """How responsibilities are taken in each E-step of a fit.
+    """How responsibilities are computed in each E-step of a fit.
 
     Args:
         hard: classification EM.
@@ -148,16 +148,16 @@ class ResponsibilitySchedule:
 
     @classmethod
     def create(cls, *, hard: bool, annealing: Annealing | float | None) -> ResponsibilitySchedule:
-        """From the options of a fit, where a number is the first inverse temperature."""
+        """A schedule from the options of a fit; a number is the first inverse temperature."""
         if isinstance(annealing, float | int):
             annealing = Annealing(annealing)
         return cls(hard, annealing)
 
     def at(self, iteration: int, max_iter: int | None = None) -> Responsibilities:
-        """The responsibilities of the E-step after `iteration` M-steps.
+        """The function for responsibilities in the E-step after `iteration` M-steps.
 
-        The one after `max_iter` M-steps is the last: it looks at the objective itself, however
-        far annealing came.
+        The one after `max_iter` M-steps is the last: it is of plain EM even where annealing has
+        not ended, so that it evaluates the final objective.
         """
         if self.hard:
             return hard_responsibilities_

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# After so many M-steps the better half goes on, and again after as many more.
+# M-steps between two halvings, in which only the better half of the starts goes on.
 _HALVING_STEPS = 5
 
 
 def halving_losers(objective: Tensor, batch_index: Tensor, iteration: int) -> Tensor:
-    """Starts to give up, `(M,)`: successive halving, every 5 M-steps, down to one.
+    """Mask of the starts to give up, `(M,)`: successive halving, every 5 M-steps, down to one.
 
     Args:
         objective: of the starts still followed, `(M,)`.
-        batch_index: which mixture of a batch each of them is a start of, `(M,)`.
+        batch_index: index of the mixture in the batch that each start belongs to, `(M,)`.
         iteration: M-steps done.
 
     References:

@@ -1,4 +1,4 @@
-"""What a fit did, from one start or from many."""
+"""The result of a fit, from one or many starts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Value = float | Tensor
 
 @dataclass(frozen=True)
 class EMResult:
-    """What a fit did. Numbers are floats, or tensors `(*B)` for a batch of mixtures.
+    """The result of a fit. Numbers are floats, or tensors `(*B)` for a batch of mixtures.
 
     Attributes:
         converged: whether the last gain of the objective was below `tol` (for every mixture).
         num_iterations: M-steps of the best start.
-        num_e_steps: times that the best start read the rows: extrapolations that were taken back
-            and the last look at the final parameters included.
+        num_e_steps: E-steps of the best start, with those of extrapolations that were undone and
+            the one at the final parameters.
         objective: `mean log p(x) + log_prior / N` at the final parameters, nats per row.
         log_likelihood: `mean log p(x)` at the final parameters, nats per row (of classification
             EM: `mean max_k log p(x, k)`).

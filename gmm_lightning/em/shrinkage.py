@@ -1,4 +1,4 @@
-"""Covariances pulled towards a ball: for components with few rows in many features."""
+"""Shrinkage of covariances to spherical ones, for components with few rows in many features."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gmm_lightning.statistics import Moments
 class Shrinkage(nn.Module):
     """A projection of the M-step: `S <- (1 - rho) S + rho tr(S)/D I`, component by component.
 
-    The result is not the mode of the objective, so EM with it is not monotone. rho follows from
-    the effective count n of each component, as if its rows were drawn from one Gaussian: append
-    to `layer.projections`.
+    To be appended to `layer.projections`. The result is not the mode of the objective, so EM with
+    it is not monotone. rho follows from the effective count n of each component, as if its rows
+    were drawn from one Gaussian.
 
     Args:
         kind: `oas`, oracle approximating shrinkage, or `rblw`, the Rao-Blackwell form of Ledoit
@@ -42,7 +42,7 @@ class Shrinkage(nn.Module):
         self.kind = require_choice("kind", kind, _INTENSITIES)
 
     def forward(self, moments: Moments, covariance: Covariance) -> Moments:
-        """Moments with shrunk scatter."""
+        """The moments with shrunk scatter."""
         d = moments.means.shape[-1]
         counts = covariance.sum_tied(moments.counts)
         safe = moments.dof.clamp(min=torch.finfo(moments.dof.dtype).tiny)
@@ -57,7 +57,7 @@ class Shrinkage(nn.Module):
 def _intensity(kind: str, scatter: Tensor, counts: Tensor, d: int) -> tuple[Tensor, Tensor]:
     """Rho and `tr(S)/D` for covariances `(*B, G, ...)` in any form, from counts `(*B, G)`."""
     form = scatter.dim() - counts.dim()
-    if form == 0:  # Round already.
+    if form == 0:  # Spherical already.
         return torch.zeros_like(counts), scatter
     trace = scatter.diagonal(dim1=-2, dim2=-1).sum(-1) if form == 2 else scatter.sum(-1)
     square = scatter.square().flatten(-form).sum(-1)
@@ -76,7 +76,7 @@ def _rblw(trace: Tensor, square: Tensor, n: Tensor, d: int) -> Tensor:
 
 
 def _ratio(above: Tensor, count: Tensor, spread: Tensor) -> Tensor:
-    """A share in [0, 1]; 1 where the covariance is a ball already."""
+    """An intensity in [0, 1]; 1 where the covariance is spherical already."""
     return torch.where(count * spread > 0, above / (count * spread), 1.0).clamp(0, 1)
 
 
@@ -84,7 +84,7 @@ _INTENSITIES = {"oas": _oas, "rblw": _rblw}
 
 
 def ledoit_wolf(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Ledoit and Wolf's shrunk covariance of rows `(N, D)`, and its share rho.
+    """Ledoit and Wolf's shrunk covariance of rows `(N, D)`, and the intensity rho.
 
     With S the covariance about the mean, `m = tr(S)/D` and `d^2 = |S - m I|^2 / D`:
 

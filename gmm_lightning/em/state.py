@@ -1,4 +1,4 @@
-"""The options of a fit, and its state: the mixtures that go on, and the records of all."""
+"""The options of a fit, and its state: the mixtures still fitted, and the records of all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gmm_lightning.statistics import SufficientStatistics
 
 @dataclass(frozen=True)
 class EMOptions:
-    """When a mixture stops, and what is done on its way: the options of `fit_em`.
+    """Options of the EM loop, as in `fit_em`.
 
     Attributes:
         max_iter: M-steps at most.
@@ -29,7 +29,7 @@ class EMOptions:
         prune: give up the worse half of the restarts every few M-steps.
         schedule: the responsibilities of each E-step.
         policy: treats components that collapse.
-        candidates: rows at which the policy may let a component start anew.
+        candidates: rows to which the policy may move a component.
 
     Raises:
         InvalidArgumentError: a value out of range.
@@ -51,14 +51,14 @@ class EMState:
     """The mixtures that are still being fitted, and the records of all.
 
     Attributes:
-        active: indices of the mixtures that go on, `(M,)`.
-        model: of these.
-        parameters: of these.
+        active: indices of the mixtures that are still fitted, `(M,)`.
+        model: of the active mixtures.
+        parameters: of the active mixtures.
         iteration: M-steps done.
-        final: parameters of all mixtures, each as it was left.
-        history: objective of all mixtures after each M-step; it stands still where one was left.
-        num_steps: M-steps that each mixture took.
-        num_e_steps: E-steps of each, with those of extrapolations that were taken back.
+        final: parameters of all mixtures, each when it stopped.
+        history: objective of all mixtures after each M-step, constant once a mixture stopped.
+        num_steps: M-steps of each mixture.
+        num_e_steps: E-steps of each, with those of extrapolations that were undone.
         log_likelihood: mean `log p(x)` of each at its last E-step.
         converged: whether the last gain of each was below the tolerance.
         events: repairs of each mixture that has any.
@@ -84,7 +84,7 @@ class EMState:
         self._moved = torch.zeros(number, dtype=torch.bool)
 
     def record(self, objective: Tensor, stats: SufficientStatistics) -> None:
-        """Keep the numbers of an accepted E-step."""
+        """Record the objective and the log-likelihood of an accepted E-step."""
         before = (
             self.history[-1] if self.history else torch.full_like(self.log_likelihood, torch.nan)
         )
@@ -95,16 +95,16 @@ class EMState:
         self.log_likelihood[self.active] = (stats.log_likelihood / stats.total_weight).cpu()
 
     def has_converged(self, tol: float) -> Tensor:
-        """Where the last gain was below `tol` and no component was moved by hand, `(M,)`."""
+        """Mask `(M,)`: the last gain was below `tol` and no component was reseeded."""
         if len(self.history) < 2:
             return torch.zeros_like(self._moved)
         gain = self.history[-1] - self.history[-2]
         return (gain[self.active] < tol) & ~self._moved
 
     def advance(self, step: MStepResult, options: EMOptions) -> Tensor:
-        """Go on from an M-step, with what collapsed in it treated; the mixtures to give up, `(M,)`.
+        """Take over an M-step and treat its collapses; returns the mixtures to give up, `(M,)`.
 
-        A mixture is given up whose covariance is singular, or when the policy says so.
+        A mixture is given up when a covariance is singular or the policy decides so.
         """
         parameters, failed = step.parameters, step.singular.cpu()
         for m in failed.nonzero().squeeze(-1).tolist():
@@ -131,7 +131,7 @@ class EMState:
         return failed
 
     def drop(self, leaving: Tensor) -> Tensor:
-        """Go on without some of the mixtures `(M,)`; positions along M of those that stay."""
+        """Drop the mixtures in a mask `(M,)`; returns positions along M of those that stay."""
         left = self.active[leaving]
         for whole, own in zip(self.final, self.parameters, strict=True):
             whole[left] = own[leaving]

@@ -37,12 +37,12 @@ def e_step(
     Args:
         layer: the mixture.
         x: rows `(*S, *B, D)`, a tensor or an array, or a `Batch` of them.
-        sample_weight: not negative, broadcasts to `(*S, *B)`; that of a batch goes with it.
-        chunk_size: rows at a time; None: what stays in cache.
+        sample_weight: not negative, broadcasts to `(*S, *B)`; a `Batch` holds its own.
+        chunk_size: rows at a time; None: as many as stay in cache.
         responsibilities: how responsibilities follow from log joint densities:
             `softmax_responsibilities_`, `hard_responsibilities_`, or
             `tempered_responsibilities_(beta)` of `gmm_lightning.em`.
-        transform: applied to the rows, such as a `Standardize`, a chunk at a time while it is in
+        transform: applied to the rows, such as a `Standardize`, to each chunk while it is in
             cache.
 
     Returns:
@@ -91,10 +91,10 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[CollapseEvent]:
 
     Args:
         layer: the mixture that the statistics were taken under.
-        stats: from `e_step`, summed over whatever the data were split into.
+        stats: from `e_step`, summed over batches, ranks and machines.
 
     Returns:
-        The components that had to be repaired; empty when all is well.
+        The components that had to be repaired, usually none.
 
     Raises:
         InvalidArgumentError: the statistics are of another shape or family.

@@ -1,4 +1,4 @@
-"""Stepwise EM: an M-step after every mini-batch, from statistics that forget slowly."""
+"""Stepwise EM: an M-step after every mini-batch, from running statistics."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from gmm_lightning.statistics import SufficientStatistics
 
 
 class StepwiseEM:
-    """Running statistics of a layer, blended with those of each batch.
+    """EM by mini-batches, from running statistics that are blended with those of each batch.
 
     With `s` the statistics per unit of weight and t the number of batches before:
 
         s <- (1 - eta_t) s + eta_t s(batch),   eta_t = (t + offset)^-exponent
 
-    The first batch is taken whole. Before they are blended the running statistics are moved to
-    the present means, and the total mass stays 1. The objective of the whole data rises on
+    For the first batch eta is 1. Before they are blended the running statistics are moved to the
+    present means, and their total weight stays 1. The objective of the whole data rises on
     average, not at every step.
 
     Args:
-        layer: what is fitted, in place; its priors must have their values.
-        exponent: kappa in (0.5, 1]: small forgets the past faster.
-        offset: t0, at least 1: large trusts the start more.
-        num_samples: rows that a prior is weighed against; None: the weight seen so far.
+        layer: the mixture, fitted in place; its priors must have their values.
+        exponent: kappa in (0.5, 1]; smaller values forget the past faster.
+        offset: t0, at least 1; larger values give the first batches more weight.
+        num_samples: number of rows that a prior is weighed against; None: the weight seen so far.
 
     Attributes:
         num_batches: t.
@@ -75,7 +75,7 @@ class StepwiseEM:
         self._running: SufficientStatistics | None = None
 
     def partial_fit(self, x: Any, sample_weight: Any = None) -> list[CollapseEvent]:
-        """Take in a batch of rows `(*S, *B, D)` and move the parameters.
+        """Update the statistics and the parameters by a batch of rows `(*S, *B, D)`.
 
         Returns:
             The components that had to be repaired.
@@ -87,15 +87,15 @@ class StepwiseEM:
 
     @torch.no_grad()
     def update(self, stats: SufficientStatistics) -> list[CollapseEvent]:
-        """Take in the statistics of a batch, taken under the layer's present parameters."""
+        """Update the parameters by the statistics of a batch under the present ones."""
         blended = self.blend(stats)
         return [] if blended is None else m_step(self.layer, blended)
 
     @torch.no_grad()
     def blend(self, stats: SufficientStatistics) -> SufficientStatistics | None:
-        """The running statistics with those of a batch, for an M-step.
+        """The running statistics blended with those of a batch, for an M-step.
 
-        Their total weight is `num_samples`, or what was seen so far. None where a mixture of the
+        Their total weight is `num_samples`, or the weight seen so far. None if a mixture of the
         batch has seen no rows yet.
         """
         weight = stats.total_weight
@@ -106,7 +106,7 @@ class StepwiseEM:
             self._running, self._seen = latest, weight
         else:
             eta = (self.num_batches + self.offset) ** -self.exponent
-            # Of a batch of mixtures one may have no rows here, or have had none before.
+            # A mixture of the batch may have no rows here, or have had none before.
             eta = torch.where(self._seen > 0, eta, 1.0).where(weight > 0, 0.0)
             moved = self._running.about(stats.shift, self.layer.covariance)
             self._running = (moved.scaled(1 - eta) + latest.scaled(eta)).normalized()
@@ -121,9 +121,9 @@ class StepwiseEM:
 
     @torch.no_grad()
     def reset_components(self, moved: Tensor) -> None:
-        """Let the running statistics of some components be those of their parameters.
+        """Replace the running statistics of some components by those of their parameters.
 
-        What they held before would draw a component that was moved back to where it collapsed.
+        The old ones would draw a moved component back to where it collapsed.
 
         Args:
             moved: which components, `(M, K)` or `(*B, K)`.
@@ -158,7 +158,7 @@ class StepwiseEM:
         return {"num_batches": self.num_batches, "seen": self._seen, "running": running}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken, on the device of the layer."""
+        """Restore a state from `state_dict`, on the device of the layer."""
         device, seen, running = self.layer.means.device, state["seen"], state["running"]
         self.num_batches = state["num_batches"]
         self._seen = None if seen is None else seen.to(device)

@@ -1,4 +1,4 @@
-"""Monotone EM with extrapolated steps: one that lowers the objective is taken back."""
+"""Monotone EM with extrapolated steps: one that lowers the objective is undone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gmm_lightning.em.acceleration import Accelerator, as_accelerator
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 
-# M-steps without an extrapolation after extrapolations that failed, at most.
+# Most M-steps without an extrapolation, after extrapolations that failed.
 _MAX_BACKOFF = 32
 
 
@@ -20,8 +20,8 @@ class MonotoneUpdater:
 
     After an E-step `rejected` says where the objective fell below the last accepted one;
     `restore` gives these mixtures the parameters of the M-step before the extrapolation, `accept`
-    takes the others as they are, and `extrapolate` follows the next M-step: so the objective of
-    accepted E-steps falls no more than plain EM's does.
+    keeps the others, and `extrapolate` follows the next M-step: so the objective of accepted
+    E-steps falls no more than that of plain EM.
 
     Args:
         acceleration: `squarem`, `anderson`, an `Accelerator`, or None.
@@ -37,7 +37,7 @@ class MonotoneUpdater:
         self.resize(num_mixtures)
 
     def resize(self, num_mixtures: int) -> None:
-        """Begin anew for another number of mixtures; with the same number nothing is forgotten."""
+        """Reset for another number of mixtures; nothing changes for the same number."""
         if self._state and len(self._state["accepted"]) == num_mixtures:
             return
         nothing = torch.zeros(num_mixtures, dtype=torch.bool)
@@ -54,7 +54,7 @@ class MonotoneUpdater:
     def from_m_step(self) -> Tensor:
         """Whether the last accepted parameters came from an M-step alone, `(M,)`.
 
-        Only then does a small gain tell that EM has converged.
+        Only then does a small gain mean that EM has converged.
         """
         return self._state["from_m_step"]
 
@@ -69,20 +69,20 @@ class MonotoneUpdater:
         rows, state = parameters.to_vector(), self._state
         where = rejected.to(rows.device).unsqueeze(-1)
         state["extrapolated"] = state["extrapolated"] & ~rejected
-        # A failure costs an E-step: wait longer before the next extrapolation.
+        # A failed extrapolation costs an E-step: wait longer before the next one.
         longer = (2 * state["backoff"]).clamp(max=_MAX_BACKOFF)
         state["backoff"] = torch.where(rejected, longer, state["backoff"])
         state["cooldown"] = torch.where(rejected, state["backoff"], state["cooldown"])
         return parameters.from_vector(torch.where(where, self._fallback.to(rows), rows))
 
     def accept(self, objective: Tensor, tol: float = 0.0) -> None:
-        """Take the parameters of the last E-step as they are."""
+        """Accept the parameters of the last E-step."""
         state, objective = self._state, objective.cpu()
         gain = objective - state["accepted"]
         shorter = (state["backoff"] // 2).clamp(min=1)
         state["backoff"] = torch.where(state["extrapolated"], shorter, state["backoff"])
         state["from_m_step"] = ~state["extrapolated"]
-        # The gain of an extrapolation tells nothing of convergence: an M-step alone follows.
+        # The gain of an extrapolation does not show convergence: an M-step alone follows.
         state["small_gain"] = gain < tol
         state["accepted"] = objective
         state["extrapolated"] = torch.zeros_like(state["extrapolated"])
@@ -122,7 +122,7 @@ class MonotoneUpdater:
         return after.from_vector(torch.where(take.to(rows.device).unsqueeze(-1), proposal, rows))
 
     def select(self, index: Tensor) -> None:
-        """Go on with some of the mixtures."""
+        """Keep the mixtures at `index` only."""
         self._state = {name: value[index.cpu()] for name, value in self._state.items()}
         if self._fallback is not None:
             self._fallback = self._fallback[index]
@@ -130,7 +130,7 @@ class MonotoneUpdater:
             self._accelerator.select(index)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next step needs, as tensors and primitives."""
+        """The state that the next step needs, as tensors and primitives."""
         state: dict[str, Any] = {name: value.clone() for name, value in self._state.items()}
         state["fallback"] = None if self._fallback is None else self._fallback.clone()
         if self._accelerator is not None:
@@ -139,9 +139,9 @@ class MonotoneUpdater:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state from `state_dict`."""
         self._state = {name: state[name] for name in self._state}
         self._fallback = state["fallback"]
-        # The steps that another kind of acceleration kept are of no use here.
+        # The steps kept by another kind of acceleration are of no use here.
         if self._accelerator is not None and state.get("kind") == self._accelerator.name:
             self._accelerator.load_state_dict(state["accelerator"])

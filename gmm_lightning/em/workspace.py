@@ -1,4 +1,4 @@
-"""The memory of a fit: buffers made once and used for every chunk of every E-step."""
+"""The buffers of a fit: made once and used for every chunk of every E-step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import EStepPlan
 from gmm_lightning.errors import InvalidArgumentError
 
-# Fewer rows do not pay for the call of a matrix product; more do not make it faster.
+# With fewer rows the overhead of a matrix product dominates; more do not make it faster.
 _MIN_ROWS, _MAX_ROWS = 128, {"cpu": 1 << 12, "other": 1 << 20}
 # A fit has chunks of one size, and a shorter one at the end of each batch.
 _MAX_BUFFERS = 4
@@ -43,10 +43,10 @@ class Buffers:
 
 
 class Workspace:
-    """Buffers by size.
+    """Buffers for chunks, kept by size.
 
     Args:
-        chunk_size: rows at a time; None: what stays in cache.
+        chunk_size: rows at a time; None: as many as stay in cache.
 
     Raises:
         InvalidArgumentError: a chunk size below 1.
@@ -59,7 +59,7 @@ class Workspace:
         self._made: dict[tuple[object, ...], Buffers] = {}
 
     def rows_per_chunk(self, plan: EStepPlan | None, parameters: MixtureParameters) -> int:
-        """Rows of which everything that the kernel makes of them stays in cache."""
+        """Number of rows whose intermediate results in the kernel stay in cache."""
         if self.chunk_size is not None:
             return self.chunk_size
         if plan is None:

@@ -13,7 +13,7 @@ class DistanceTable:
 
     `|x - c|^2 = <(-2 c, |c|^2, 1), (x, 1, |x|^2)>`. In standard units the terms are of the size of
     the distances: little cancels. The products of a start have the same shape for any number of
-    starts: its results do not depend on the others.
+    starts, so its results do not depend on the others.
 
     Args:
         x: rows `(N, D)`.
@@ -41,7 +41,7 @@ class DistanceTable:
         coefficients = _coefficients(centres)
         labels = torch.empty(num_starts, len(self), dtype=torch.long, device=centres.device)
         distance = centres.new_empty(num_starts, len(self))
-        # A third of the cache: the distances share it with their rows.
+        # A third of the cache, which the distances share with their rows.
         n = min(max(1, len(self)), rows_per_chunk(3 * num_components, centres))
         starts = min(num_starts, rows_per_chunk(3 * n * num_components, centres))
         buffer = centres.new_empty(starts * num_components * n)
@@ -68,7 +68,7 @@ class DistanceTable:
         return sums
 
     def update_sums(self, sums: Tensor, before: Tensor, labels: Tensor) -> None:
-        """Update the `sums` of the labels `before` in place, by the rows whose labels changed."""
+        """Update `sums` of the labels `before` in place, by the rows whose labels changed."""
         for total, old, new, moved in zip(sums, before, labels, before != labels, strict=True):
             some = moved.nonzero().squeeze(-1)
             terms = self._terms(some)

@@ -1,4 +1,4 @@
-"""The protocol of initializers: assignments of rows, without covariances or parameters."""
+"""The interface of initializers: assignments of rows, without covariances or parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gmm_lightning.initializers._distances import DistanceTable
 
 
 class Initializer(ABC):
-    """A way to assign rows to components before the first M-step, for every family and prior."""
+    """Base class: assigns rows to components before the first M-step, for any family and prior."""
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
@@ -21,7 +21,7 @@ class Initializer(ABC):
     def assign(
         self, x: Tensor, num_components: int, weight: Tensor, generator: Generator | None
     ) -> Tensor:
-        """Assign rows in standard units.
+        """Component indices or responsibilities of rows in standard units.
 
         Args:
             x: rows `(N, D)`, float64, centred and scaled to unit variance per feature, so that
@@ -55,7 +55,7 @@ class Initializer(ABC):
 
 
 class LabelInitializer(Initializer):
-    """Initializer by labels, which finds those of all starts together from distances."""
+    """Initializer by labels, which are found for all starts together from distances."""
 
     @abstractmethod
     def labels(

@@ -20,7 +20,7 @@ class Given(Initializer):
         assignments: component indices `(N,)`, or responsibilities `(N, K)`.
 
     Raises:
-        InvalidArgumentError: when used: nothing given, or a shape or range that does not fit.
+        InvalidArgumentError: in `assign`: no assignments, or a shape or range that does not fit.
     """
 
     name: ClassVar[str] = "given"

@@ -18,9 +18,9 @@ from gmm_lightning.statistics import WeightedMoments
 def lloyd(rows: DistanceTable, centres: Tensor, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
     """Labels `(R, N)` and weighted sums of squared distances `(R,)` by Lloyd's iterations.
 
-    From centres `(R, K, D)`. A start has converged, and is left out of further iterations, when no
-    row changes its cluster, or when the squared movement of its centres, summed over them, is at
-    most `tol` times the mean variance of the features.
+    They start from centres `(R, K, D)`. A start has converged, and is left out of further
+    iterations, when no row changes its cluster, or when the squared movement of its centres,
+    summed over them, is at most `tol` times the mean variance of the features.
     """
     labels, distance = rows.nearest(centres)
     active = torch.arange(len(centres), device=centres.device)
@@ -36,7 +36,7 @@ def lloyd(rows: DistanceTable, centres: Tensor, max_iter: int, tol: float) -> tu
             break
         active, centres, sums = active[moving], moved[moving], sums[moving]
         if rows.unweighted:
-            # Counts stay exact. Sums of unequal weights might cancel, and are made anew.
+            # Counts stay exact. Sums of unequal weights might cancel, and are recomputed.
             rows.update_sums(sums, before[moving], after[moving])
         else:
             sums = rows.sums(after[moving], centres.shape[1])
@@ -55,7 +55,7 @@ def _means(rows: DistanceTable, centres: Tensor, sums: Tensor, distance: Tensor)
 
 
 class KMeans(LabelInitializer):
-    """Each row belongs to its k-means cluster, in standard units.
+    """Assigns each row to its k-means cluster, in standard units.
 
     Args:
         max_iter: largest number of iterations.
@@ -81,7 +81,7 @@ class KMeans(LabelInitializer):
     ) -> Tensor:
         runs = num_starts * self.num_starts
         seeds = kmeans_plus_plus_seeds(rows, num_components, runs, generator)
-        # Labels of the runs that move together take half of the memory of a chunk.
+        # Labels of the runs of a chunk take half of its memory.
         chunks = seeds.split(rows_per_chunk(2 * len(rows), rows.weight, in_cache=False))
         labels, inertia = zip(
             *(lloyd(rows, part, self.max_iter, self.tol) for part in chunks), strict=True

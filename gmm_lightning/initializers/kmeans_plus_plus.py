@@ -62,7 +62,7 @@ def _draw(probability: Tensor, uniforms: Tensor, weight: Tensor) -> Tensor:
 
 
 class KMeansPlusPlus(LabelInitializer):
-    """Each row belongs to the nearest of K seeds drawn by k-means++.
+    """Assigns each row to the nearest of K seeds drawn by k-means++.
 
     References:
         D. Arthur, S. Vassilvitskii (2007), k-means++: the advantages of careful seeding, SODA.

@@ -12,10 +12,10 @@ from gmm_lightning.initializers.base import LabelInitializer, draw_rows
 
 
 class MaxDist(LabelInitializer):
-    """Each row belongs to the nearest of K seeds, each the row farthest from the earlier ones.
+    """Assigns each row to the nearest of K seeds, each the row farthest from the earlier ones.
 
-    The first seed is drawn at random and, in the end, replaced by the row farthest from the
-    others.
+    The first seed is drawn at random and finally replaced by the row farthest from the other
+    seeds.
 
     References:
         T. F. Gonzalez (1985), Clustering to minimize the maximum intercluster distance,

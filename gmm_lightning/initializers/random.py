@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from gmm_lightning.initializers.base import Initializer
 
-# 16 MiB of float64. A constant, as it decides which rows are drawn.
+# 16 MiB of float64. A constant, because the drawn rows depend on it.
 _MAX_RESPONSIBILITIES = 1 << 21
 
 

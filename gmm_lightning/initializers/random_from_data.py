@@ -12,7 +12,7 @@ from gmm_lightning.initializers.base import LabelInitializer, draw_rows
 
 
 class RandomFromData(LabelInitializer):
-    """Each row belongs to the nearest of K distinct rows drawn by weight."""
+    """Assigns each row to the nearest of K distinct rows drawn by weight."""
 
     name: ClassVar[str] = "random_from_data"
 

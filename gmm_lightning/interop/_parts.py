@@ -1,4 +1,4 @@
-"""Mixtures in float64 to convert from, and other systems' arrays as tensors."""
+"""Mixtures in float64, for conversion to other libraries, and their arrays as tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LayerOrMixture = GMMLayer | MixtureOfGaussians
 
 
 def require_mixture(source: object) -> None:
-    """Raise unless this is a layer or a mixture."""
+    """Raise `InvalidArgumentError` unless this is a layer or a mixture."""
     if not isinstance(source, GMMLayer | MixtureOfGaussians):
         raise InvalidArgumentError(
             f"expected a GMMLayer or a MixtureOfGaussians, got {type(source).__name__}"
@@ -60,7 +60,7 @@ def to_single_float64(source: LayerOrMixture, system: str) -> MixtureOfGaussians
 
 
 def as_tensors(system: str, **parts: ArrayLike | None) -> list[Tensor]:
-    """Copies of another system's arrays as tensors: finite numbers, none of them missing."""
+    """Copies of another library's arrays as tensors, checked to be present and finite."""
     missing = [name for name, value in parts.items() if value is None]
     if missing:
         raise InvalidArgumentError(

@@ -34,7 +34,7 @@ class _Conditional(nn.Module):
 
 
 class ConditionalDensity(_Conditional):
-    """`(h, y) -> log p(y | h)`, without a triangular solve.
+    """Module `(h, y) -> log p(y | h)`, without a triangular solve.
 
     Where the family whitens by solving with dense factors, forward substitution is written out:
     `z_i = (d_i - sum_{j < i} L_ij z_j) / L_ii`.
@@ -47,12 +47,12 @@ class ConditionalDensity(_Conditional):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        # A tensor: ONNX takes a number of Python's as a float32.
+        # A tensor: ONNX takes a Python number as a float32.
         value = torch.tensor(LOG_2PI, dtype=torch.float64, device="cpu")
         self.register_buffer("log_2pi", value, persistent=False)
 
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
-        """`log p(y | h)`.
+        """Log densities `log p(y | h)`, `(*S)`.
 
         Raises:
             InvalidArgumentError: more features than the substitution is written out for, or rows
@@ -76,7 +76,7 @@ class ConditionalDensity(_Conditional):
 
 
 class ConditionalParameters(_Conditional):
-    """`h -> (weights, means, scale_tril)` of the mixture that a model makes of h.
+    """Module `h -> (weights, means, scale_tril)` of the mixture that a model returns for h.
 
     Shape:
         h `(*S, in_features)` gives `(*S, K)`, `(*S, K, D)` and `(*S, K, D, D)`.
@@ -104,7 +104,8 @@ def _require_few_features(num_features: int) -> None:
     if num_features > _MAX_FEATURES:
         raise InvalidArgumentError(
             f"a triangular solve is written out for at most {_MAX_FEATURES} features, got "
-            f"{num_features}: take a family without one (diagonal, spherical), the other of export_density and "
+            f"{num_features}: take a family without one (diagonal, spherical), the other of "
+            "export_density and "
             "export_parameters where only that one solves, or torch.export of "
             "model(h).log_prob(y), which keeps the solve and does not convert to ONNX"
         )
@@ -126,9 +127,9 @@ def _forward_substitution(factor: Tensor, diff: Tensor) -> Tensor:
 def export_density(model: nn.Module) -> ConditionalDensity:
     """Module `(h, y) -> log p(y | h)` for `torch.export` and ONNX.
 
-    The model is not copied: it is set to evaluation mode, and its parameters are the module's. A
-    `DensityHead` is exported at any width. Other models whose mixtures hold dense factors, which
-    have to be solved with, are refused above 32 features when the module is called.
+    The model is not copied: it is set to evaluation mode, and the module shares its parameters. A
+    `DensityHead` is exported at any width. Other models, whose mixtures hold dense factors that
+    need a triangular solve, are refused above 32 features when the module is called.
 
     Args:
         model: a `DensityHead`, or a network that ends in one or in another `MixtureOfGaussians`.
@@ -157,7 +158,7 @@ def export_parameters(model: nn.Module) -> ConditionalParameters:
     The model is as for `export_density`.
 
     Raises:
-        InvalidArgumentError: it is not a module.
+        InvalidArgumentError: the model is not a module.
 
     Example:
         >>> from gmm_lightning.interop import export_parameters

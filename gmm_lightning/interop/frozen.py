@@ -22,7 +22,7 @@ _OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class FrozenMixture(nn.Module):
-    """`log pi_k N(x | mu_k, Sigma_k) = c_k - |W_k (x - mu_k)|^2 / 2` with constants as buffers.
+    """Module of `log pi_k N(x | mu_k, Sigma_k) = c_k - |W_k (x - mu_k)|^2 / 2` by constants.
 
     `W_k = L_k^-1` and `c_k = log pi_k - log|Sigma_k| / 2 - D log(2 pi) / 2` are computed once, in
     float64. Rows are centred before the product, so that a mixture far from the origin keeps its
@@ -52,7 +52,7 @@ class FrozenMixture(nn.Module):
         kind = (source.means.device, dtype or source.means.dtype)
         means = mixture.means.to(kind[1])
         d = mixture.num_features
-        # Whitening is linear in the rows, whatever the family: unit rows give its columns.
+        # Whitening is linear in the rows for any family: unit rows give its columns.
         units = unit_rows(d, self.batch_dims, mixture.means)
         inverse = mixture.covariance.whiten(mixture.scale, units).movedim(0, -1)
         self.diagonal = not bool((inverse - inverse.diagonal(dim1=-2, dim2=-1).diag_embed()).any())
@@ -68,7 +68,7 @@ class FrozenMixture(nn.Module):
         self.evidence = copy.deepcopy(getattr(source, "evidence", None))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The answer that `output` names."""
+        """The output chosen by `output`."""
         return _OUTPUTS[self.output](self.log_joint(x))
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -122,16 +122,16 @@ def export_module(
     """Module with copies of the layer's parameters as constants, for `torch.export` and ONNX.
 
     It multiplies by inverse factors: triangular solves do not convert to ONNX. Later changes of
-    the layer do not reach it. A copy of the layer's evidence is a submodule.
+    the layer do not affect it. A copy of the layer's evidence is a submodule.
 
     Args:
         layer: a layer or a `MixtureOfGaussians`, of any family and batch shape.
         output: `log_prob`, `responsibilities` or `predict`.
-        dtype: of the module; None: that of the layer. The error of a float32 module is some D + 1
+        dtype: of the module; None: that of the layer. The error of a float32 module is about D + 1
             times that of rounding its rows to float32.
 
     Raises:
-        InvalidArgumentError: another output, or neither a layer nor a mixture.
+        InvalidArgumentError: an unknown output, or neither a layer nor a mixture.
 
     Example:
         >>> from gmm_lightning.interop import export_module

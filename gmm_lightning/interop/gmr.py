@@ -11,7 +11,7 @@ from gmm_lightning.layers import GMMLayer
 
 
 def from_gmr(gmm: Any, covariance: str | Covariance = "full") -> GMMLayer:
-    """Layer with the parameters of gmr's `GMM`, or of anything else with its attributes.
+    """Layer with the parameters of gmr's `GMM`, or of any object with its attributes.
 
     Means are exact; weights and covariances are as close as their logarithms hold them.
 
@@ -40,7 +40,7 @@ def to_gmr(layer: LayerOrMixture) -> Any:
     """Gmr's `GMM` with the parameters of a layer or a mixture, in float64, dense.
 
     Raises:
-        InvalidArgumentError: a batch of mixtures, a layer with evidence, or no gmr here.
+        InvalidArgumentError: a batch of mixtures, a layer with evidence, or gmr is not installed.
     """
     try:
         from gmr import GMM

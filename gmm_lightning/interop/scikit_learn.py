@@ -21,7 +21,7 @@ def from_sklearn(mixture: Any) -> GMMLayer:
     """Layer with the parameters of a fitted scikit-learn mixture, in their dtype.
 
     Means are exact; weights and covariances are as close as their logarithms hold them. `reg_covar`
-    is already in the covariances and is not taken over.
+    is already part of the covariances and is not copied.
 
     Args:
         mixture: a fitted `GaussianMixture`, or a `BayesianGaussianMixture` for its point estimates.
@@ -60,13 +60,13 @@ def from_sklearn(mixture: Any) -> GMMLayer:
 def to_sklearn(layer: LayerOrMixture) -> Any:
     """Fitted `GaussianMixture` of scikit-learn with the parameters of a layer or a mixture.
 
-    It predicts, scores, draws and has `bic`, like one that was fitted there; `fit` starts anew. A
+    It predicts, scores, draws and has `bic`, like one that was fitted there; `fit` starts afresh. A
     family that scikit-learn does not have becomes `tied` where the components share their
-    covariance, else `full`, whose parameters information criteria count. Without a fit,
+    covariance, else `full`, whose parameters information criteria count. As it was not fitted,
     `converged_` is False, `n_iter_` 0 and `lower_bound_` NaN.
 
     Raises:
-        InvalidArgumentError: a batch of mixtures, a layer with evidence, or no scikit-learn here.
+        InvalidArgumentError: a batch, a layer with evidence, or scikit-learn is not installed.
 
     Example:
         >>> mixture = to_sklearn(GMMLayer(num_features=2, num_components=3, covariance="tied_diag"))

@@ -81,7 +81,7 @@ class _LinearChunks(torch.autograd.Function):
         h_grad = torch.empty_like(h) if ctx.needs_input_grad[0] else None
         factor = grad.unsqueeze(-1)
         for rows, part in zip(_chunks(len(h), _rows_per_chunk(bias)), output_grads, strict=True):
-            # Features are fewer than parameters: they take the factors.
+            # There are fewer features than outputs: the factors are applied to them.
             weight_grad.addmm_(part.mT, factor[rows] * h[rows])
             bias_grad.addmv_(part.mT, grad[rows])
             if h_grad is not None:

@@ -1,4 +1,4 @@
-"""Modules to and from registry names and primitives, as checkpoints and folders hold them."""
+"""Modules to and from registry names and primitives, as stored in checkpoints and folders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def plain_arguments(module: Any) -> dict[str, Any]:
-    """Constructor arguments but for family, priors, device and dtype: attributes of the module."""
+    """Constructor arguments except family, priors, device and dtype, from the attributes."""
     others = ("covariance", "priors", "device", "dtype")
     names = [name for name in signature(type(module)).parameters if name not in others]
     values = {name: getattr(module, name) for name in names}
@@ -43,7 +43,7 @@ def module_to_config(module: Any) -> dict[str, Any]:
 
 
 def module_from_config(cls: Callable[..., T], config: Any) -> T:
-    """Module from its configuration, its parameters not loaded."""
+    """Module from its configuration, without its trained parameters."""
     try:
         arguments = dict(config)
         arguments["covariance"] = _plugin_from_config(arguments["covariance"], covariance_registry)
@@ -52,8 +52,8 @@ def module_from_config(cls: Callable[..., T], config: Any) -> T:
         arguments["dtype"] = _DTYPES[arguments["dtype"]]
         # A configuration that names a device is refused, as an argument given twice.
         return cls(**arguments, device=None)
-    # A ValueError is ours, or that of a list instead of a mapping; a RuntimeError comes of sizes
-    # that no memory holds.
+    # A ValueError is ours, or from a list instead of a mapping; a RuntimeError is from sizes too
+    # large for the memory.
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"the description of the {getattr(cls, '__name__', 'layer')} cannot be used: {error}"

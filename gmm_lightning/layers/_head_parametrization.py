@@ -121,7 +121,7 @@ class HeadParametrization(nn.Module):
 
     @torch.no_grad()
     def fit(self, mixture: MixtureOfGaussians) -> Tensor:
-        """Outputs `(Q,)` that give one mixture of the targets, whose units are taken over."""
+        """Outputs `(Q,)` that give a mixture of the targets; sets `loc` and `unit` from it."""
         family, means, variance = self.covariance, mixture.means, mixture.variance
         self.loc.copy_(mixture.mean)
         self.unit.copy_(torch.where(variance > 0, variance, 1.0).sqrt())
@@ -143,7 +143,7 @@ class HeadParametrization(nn.Module):
 
 
 class _PrecisionParametrization(HeadParametrization):
-    """Free ellipsoids by the Cholesky factors of their precisions."""
+    """Dense covariances by the Cholesky factors of their precisions."""
 
     covariance: PrecisionCholesky
 

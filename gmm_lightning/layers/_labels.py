@@ -15,7 +15,7 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 
 class LabelEncoder:
-    """Positions of labels among `number` different ones, which become plain Python values."""
+    """Encodes labels as indices of `number` different classes, which are kept as Python values."""
 
     def __init__(self, classes: Iterable[Hashable], number: int) -> None:
         listed = classes.tolist() if isinstance(classes, Tensor | np.ndarray) else list(classes)

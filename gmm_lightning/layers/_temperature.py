@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-# Posteriors that are right in every row would be sharpened without end.
+# Without a bound, posteriors that are right in every row would be sharpened indefinitely.
 MAX_TEMPERATURE = 100.0
 
 
@@ -16,7 +16,7 @@ def cross_entropy(logits: Tensor, own: Tensor, inverse: float) -> float:
 
 
 def best_inverse_temperature(logits: Tensor, own: Tensor) -> float:
-    """Inverse temperature of the least cross entropy, which is convex in it.
+    """Inverse temperature that minimises the cross entropy, which is convex in it.
 
     By Newton's method within a bracket from `1 / MAX_TEMPERATURE` to `MAX_TEMPERATURE`.
     """

@@ -36,7 +36,7 @@ class Calibration(NamedTuple):
 
 
 class MixtureClassifier(nn.Module):
-    """`p(c | x) ~ p(c) p(x | c)`, with a mixture of Gaussians for each class.
+    """Classifier `p(c | x) ~ p(c) p(x | c)`, with a mixture of Gaussians for each class.
 
     The classes are the batch of one layer. `fit_classifier` fits them by EM; `-objective(x, y)` is
     the loss for gradient descent.
@@ -108,7 +108,7 @@ class MixtureClassifier(nn.Module):
         self.class_logits.copy_(self.log_class_priors(priors))
 
     def log_class_priors(self, priors: Tensor) -> Tensor:
-        """Logarithms of numbers `(C,)` divided by their sum.
+        """Log priors of the classes `(C,)`: logarithms of `priors` divided by their sum.
 
         Raises:
             InvalidArgumentError: another shape, negative or infinite numbers, or a sum of zero.
@@ -138,11 +138,11 @@ class MixtureClassifier(nn.Module):
         return self.class_logits.log_softmax(-1) + self.layer.log_prob(x.unsqueeze(-2))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log densities `log p(x)`, `(*S)`, low for rows that are like no class."""
+        """Log densities `log p(x)`, `(*S)`, low for rows unlike every class."""
         return self.log_joint(x).logsumexp(-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`log_posterior`, as classification losses and torchmetrics take it."""
+        """Log posteriors, as `log_posterior`, for classification losses and torchmetrics."""
         return self.log_posterior(x)
 
     def log_posterior(self, x: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class MixtureClassifier(nn.Module):
             mean [log p(x, c) - (1 - generative) log p(x)] + log_prior / num_samples
 
         At 0 it is the conditional log-likelihood `log p(c | x)`, minus the cross entropy; at 1 the
-        joint one, which EM raises; between them a compromise that needs fewer rows than the first.
+        joint one, which EM maximises; between them a trade-off that needs fewer rows than at 0.
 
         Args:
             x: rows `(*S, D)`.
@@ -207,11 +207,11 @@ class MixtureClassifier(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, y: Any) -> Calibration:
-        """Set the temperature to the best one for held-out rows.
+        """Set the temperature that minimises the cross entropy of held-out rows.
 
         Mixtures fitted class by class are overconfident where features depend on each other more
         than the mixtures model. The mean of `-log p(c | x)` is minimised over inverse temperatures
-        between 1/100 and 100. Neither `predict` nor `log_prob` changes.
+        between 1/100 and 100. `predict` and `log_prob` do not change.
 
         Args:
             x: rows that the classifier was not fitted to, `(*S, D)`.

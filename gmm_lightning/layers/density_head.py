@@ -24,7 +24,7 @@ from gmm_lightning.statistics import DataMoments
 
 
 class DensityHead(PretrainedMixin):
-    """`p(y | h) = sum_k pi_k(h) N(y | mu_k(h), Sigma_k(h))`, by one linear map of h.
+    """Head for `p(y | h) = sum_k pi_k(h) N(y | mu_k(h), Sigma_k(h))`, by one linear map of h.
 
     The map works in units of the targets, which `initialize_from` takes over from a fitted layer;
     the mixture is in the user's units. Standard deviations, of a feature given those before it,
@@ -43,7 +43,7 @@ class DensityHead(PretrainedMixin):
         priors: a prior, a name, or a list of them, on the mixture of each row; they are copied.
             `Dirichlet(2.0)` keeps components from vanishing.
         shared_scale: the covariances are parameters, the same for all rows, not functions of h.
-        scale_range: largest standard deviation in units of the targets; its inverse is the least.
+        scale_range: largest standard deviation in units of the targets; its inverse: the smallest.
         temperature: divides logits and multiplies covariances, as when sampling.
         device: of the parameters.
         dtype: float32 or float64.
@@ -110,9 +110,9 @@ class DensityHead(PretrainedMixin):
 
     @torch.no_grad()
     def initialize_from(self, source: Any) -> None:
-        """Set the head to the marginal distribution of the targets, whatever the features.
+        """Set the head to the marginal distribution of the targets, for any features.
 
-        Units, biases and open values of priors come from the source; the weights become zero.
+        Units, biases and unset values of priors come from the source; the weights become zero.
 
         Args:
             source: a `GMMLayer` that was fitted to targets, or a mixture, of D features and K
@@ -146,7 +146,7 @@ class DensityHead(PretrainedMixin):
 
     @property
     def all_priors(self) -> list[Prior]:
-        """Priors of the head, copies of those that were given."""
+        """Priors of the head, copies of the given ones."""
         return self.priors.to_list()
 
     # -- the mixture ------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class DensityHead(PretrainedMixin):
         """Log density of each row's parameters under the priors, `(*S)`, up to a constant.
 
         Raises:
-            UnresolvedPriorError: a prior waits for `initialize_from`.
+            UnresolvedPriorError: a prior has no values yet: call `initialize_from`.
         """
         return self.priors.log_prob(mixture)
 
@@ -201,8 +201,8 @@ class DensityHead(PretrainedMixin):
             y: targets `(*S, D)`.
             num_samples: rows of the training set, for a mini-batch; None: the rows here.
             skip_nonfinite: leave out rows with a feature or target that is not finite, and count
-                them in `num_skipped`. The loss of no rows is 0. The network that made such
-                features has NaN gradients all the same: leave these rows out before it.
+                them in `num_skipped`. The loss without rows is 0. The network that made such
+                features still has NaN gradients: leave these rows out of its input.
 
         Raises:
             InvalidArgumentError: shapes that do not fit each other.

@@ -23,7 +23,7 @@ from gmm_lightning.priors import MixtureShape, Prior, PriorSpec, bind_priors
 
 
 class GMMLayer(PretrainedMixin, MixtureModule):
-    """`p(x) = sum_k pi_k N(x | mu_k, Sigma_k)` with trainable weights, means and covariances.
+    """Mixture `sum_k pi_k N(x | mu_k, Sigma_k)` with trainable weights, means and covariances.
 
     Parameters are `mixture_logits` `(*B, K)`, `means` `(*B, K, D)` and `raw_scale` `(*B, G, ...)`,
     the unconstrained form of the family's scale. EM writes them in place, gradient descent trains
@@ -44,13 +44,13 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         dtype: float32 or float64.
 
     Attributes:
-        evidence: None, or a module from a `Batch` of rows, with what belongs to them, to terms
-            `(*S, *B, K)` of `log_joint`: labels, censoring, a noise component.
+        evidence: None, or a module that maps a `Batch` of rows to terms `(*S, *B, K)` added to
+            `log_joint`: labels, censoring, a noise component.
         projections: modules `(moments, covariance) -> moments`, applied in order by each M-step
             after the priors: frozen parts, bounds, shrinkage.
 
     Raises:
-        InvalidArgumentError: a size below 1, an unknown name, or priors in each other's way.
+        InvalidArgumentError: a size below 1, an unknown name, or two priors on the same parameters.
 
     References:
         A. P. Dempster, N. M. Laird, D. B. Rubin (1977), Maximum likelihood from incomplete data
@@ -94,7 +94,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Equal weights, unit covariances, and means drawn from a standard normal."""
+        """Set equal weights, unit covariances, and means drawn from a standard normal."""
         self.mixture_logits.zero_()
         self.means.normal_()
         self.raw_scale.zero_()
@@ -131,14 +131,14 @@ class GMMLayer(PretrainedMixin, MixtureModule):
 
     @property
     def all_priors(self) -> list[Prior]:
-        """The layer's own copies of its priors."""
+        """Priors of the layer, copies of the given ones."""
         return self.priors.to_list()
 
     # -- parameters -------------------------------------------------------------------------
 
     @property
     def weights(self) -> Tensor:
-        """`pi_k`, `(*B, K)`."""
+        """Weights `pi_k`, `(*B, K)`."""
         return self.mixture_logits.softmax(-1)
 
     @property
@@ -148,7 +148,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
 
     @property
     def num_free_parameters(self) -> int:
-        """Parameters of one mixture, for information criteria: weights, means, covariances."""
+        """Number of free parameters of one mixture, for information criteria."""
         k, d = self.num_components, self.num_features
         return k - 1 + k * d + self.covariance.num_free_parameters(k, d)
 
@@ -159,7 +159,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         means: Tensor | None = None,
         covariance_matrix: Tensor | None = None,
     ) -> None:
-        """Overwrite parameters in place (optimizers keep their references); what is None stays.
+        """Overwrite parameters in place (optimizers keep their references); None changes nothing.
 
         Args:
             weights: `(*B, K)`, not negative; divided by their sum.
@@ -181,7 +181,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
             self.raw_scale.copy_(self.covariance.raw(scale))
 
     def distribution(self) -> MixtureOfGaussians:
-        """The mixture over these parameters; gradients flow into them."""
+        """The mixture with the layer's parameters; gradients flow into them."""
         return MixtureOfGaussians(self.mixture_logits, self.means, self.scale, self.covariance)
 
     # -- objective --------------------------------------------------------------------------
@@ -190,12 +190,12 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         """Log density of the parameters under the priors, `(*B)`, in nats up to a constant.
 
         Raises:
-            UnresolvedPriorError: a prior waits for data that it has not seen.
+            UnresolvedPriorError: a prior has hyper-parameters that still follow from data.
         """
         return self.priors.log_prob(self.distribution())
 
     def objective(self, x: Tensor, num_samples: int | None = None) -> Tensor:
-        """`mean log p(x) + log_prior() / num_samples`, `(*B)`, in nats per row.
+        """Objective `mean log p(x) + log_prior() / num_samples`, `(*B)`, in nats per row.
 
         Args:
             x: rows `(*S, *B, D)`.

@@ -41,38 +41,38 @@ class MixtureModule(nn.Module):
         self.evidence: nn.Module | None = None
 
     def distribution(self) -> MixtureOfGaussians:
-        """Mixture over the module's parameters; gradients flow into them."""
+        """Mixture with the module's parameters; gradients flow into them."""
         raise NotImplementedError(f"{type(self).__name__} does not implement distribution")
 
     def log_joint(self, x: Rows, missing: str | None = None) -> Tensor:
-        """`log pi_k + log N(x | mu_k, Sigma_k)`, plus the evidence: `(*S, *B, K)`."""
+        """Log joint densities `log pi_k + log N(x | mu_k, Sigma_k)` + evidence, `(*S, *B, K)`."""
         batch = x if isinstance(x, Batch) else Batch(x)
         log_joint = self.distribution().log_joint(batch.x, missing)
         return log_joint if self.evidence is None else log_joint + self.evidence(batch)
 
     def log_prob(self, x: Rows, missing: str | None = None) -> Tensor:
-        """`log p(x)` in nats: `(*S, *B, D)` -> `(*S, *B)`.
+        """Log density `log p(x)` in nats: `(*S, *B, D)` -> `(*S, *B)`.
 
         Args:
-            x: the rows, or a `Batch` with what the evidence reads; weights are not used.
+            x: the rows, or a `Batch` with the values that the evidence reads; weights are not used.
             missing: None, or `marginalize`: see `MixtureOfGaussians.log_prob`.
         """
         return self._reduce_joint(x, lambda log_joint: log_joint.logsumexp(-1), missing)
 
     def forward(self, x: Rows) -> Tensor:
-        """`log_prob`."""
+        """Log density, as `log_prob`."""
         return self.log_prob(x)
 
     def log_responsibilities(self, x: Rows) -> Tensor:
-        """`log p(k | x)`: `(*S, *B, K)`."""
+        """Log responsibilities `log p(k | x)`, `(*S, *B, K)`."""
         return self._reduce_joint(x, lambda log_joint: log_joint.log_softmax(-1))
 
     def responsibilities(self, x: Rows) -> Tensor:
-        """`p(k | x)`: `(*S, *B, K)`."""
+        """Responsibilities `p(k | x)`, `(*S, *B, K)`."""
         return self._reduce_joint(x, lambda log_joint: log_joint.softmax(-1))
 
     def predict(self, x: Rows) -> Tensor:
-        """The most probable component of each row: `(*S, *B)`."""
+        """The most probable component of each row, `(*S, *B)`."""
         return self._reduce_joint(x, lambda log_joint: log_joint.argmax(-1))
 
     def _reduce_joint(

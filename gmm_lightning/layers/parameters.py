@@ -15,7 +15,7 @@ from gmm_lightning.linalg import accumulator_dtype, unsqueeze_like
 
 
 def tensor_options(device: torch.device | str | None, dtype: torch.dtype | None) -> dict[str, Any]:
-    """Options of new parameters; the dtype is float32, float64, or None for the default."""
+    """Device and dtype of new parameters: float32, float64, or None for torch's default."""
     if dtype not in (None, torch.float32, torch.float64):
         raise InvalidArgumentError(f"dtype must be float32 or float64, got {dtype}")
     return {"device": device, "dtype": dtype or torch.get_default_dtype()}
@@ -52,7 +52,7 @@ def project_parameters(
 
 
 def prior_num_samples(num_samples: float | None, num_rows: int) -> float:
-    """Number of rows that a log-prior is divided by: as given, or of the batch."""
+    """Number of rows that a log-prior is divided by: `num_samples`, or the rows of the batch."""
     if num_samples is None:
         return max(1, num_rows)
     return require_number("num_samples", num_samples, above=0)
@@ -61,7 +61,7 @@ def prior_num_samples(num_samples: float | None, num_rows: int) -> float:
 def _require_parameter(
     name: str, value: Tensor | None, shape: tuple[int, ...] | Size, device: torch.device
 ) -> Tensor | None:
-    """Given parameter in the widest dtype, refused unless finite and of the right shape."""
+    """A parameter in the widest dtype, checked to be finite and of the right shape."""
     if value is None:
         return None
     value = torch.as_tensor(value, device=device).to(accumulator_dtype(device))

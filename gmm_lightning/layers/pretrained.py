@@ -21,10 +21,10 @@ M = TypeVar("M", bound="PretrainedMixin")
 
 
 class PretrainedMixin(nn.Module):
-    """`save_pretrained` and `from_pretrained` for a module that has its arguments as attributes.
+    """Adds `save_pretrained` and `from_pretrained` to a module with its arguments as attributes.
 
     The folder holds `model.safetensors` and `config.json`: the class, the version that wrote it,
-    and the configuration of the module, names and plain values. Nothing in it is ever run: a
+    and the configuration of the module, names and plain values. Nothing in it is executed: a
     configuration can only name what is registered here.
     """
 
@@ -54,8 +54,8 @@ class PretrainedMixin(nn.Module):
         Files are written under other names and then renamed, so that none is ever incomplete.
 
         Raises:
-            InvalidArgumentError: no safetensors here, the path is that of a file, or the module
-                has parts that a configuration does not hold, such as evidence.
+            InvalidArgumentError: safetensors is not installed, the path is that of a file, or the
+                module has parts that a configuration does not hold, such as evidence.
             CheckpointError: a family or a prior that is not registered here.
         """
         safetensors = _import_safetensors()
@@ -94,7 +94,7 @@ class PretrainedMixin(nn.Module):
         """Module that `save_pretrained` wrote, bit for bit, on the default device.
 
         Raises:
-            InvalidArgumentError: no safetensors here.
+            InvalidArgumentError: safetensors is not installed.
             CheckpointError: files that are missing, truncated, foreign or of another class, names
                 that are not registered here, or tensors that do not fit the configuration.
         """
@@ -173,7 +173,7 @@ def _require_file(path: Path) -> Path:
 
 
 def _require_size(config: Any, path: Path) -> None:
-    """Raise where a file is too small for the means of a configuration, before they are made."""
+    """Raise if a file is too small for the means of a configuration, before these are allocated."""
     get = config.get if isinstance(config, dict) else {}.get
     batch = get("batch_shape")
     batch = batch if isinstance(batch, list) else []

@@ -23,7 +23,7 @@ _GRADIENTS = ("implicit", "relaxed")
 
 
 class SamplingHead(nn.Module):
-    """`sampler(n)` draws from a layer, `sampler(n, h)` from the mixtures that a module makes of h.
+    """Draws `sampler(n)` from a layer, or `sampler(n, h)` from mixtures that a module makes of h.
 
     The source is a submodule; with `reparameterize` its parameters are trained through the draws.
 
@@ -118,7 +118,7 @@ class SamplingHead(nn.Module):
 
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), *inputs: Any, **options: Any) -> Tensor:
-        """Draws without gradients, for every `reparameterize`."""
+        """Draws without gradients, whether or not `reparameterize` is set."""
         mixture = self.distribution(*inputs, **options)
         generator = self._generator_on(mixture.means.device)
         return draw_samples(mixture, sample_shape, self.options, generator)[0]

@@ -10,7 +10,7 @@ from gmm_lightning.linalg import at_least_float32
 
 
 class Standardize(nn.Module):
-    """`z = (x - loc) / scale` per feature; the identity until `loc` and `scale` are set.
+    """Standardised rows `(x - loc) / scale`; the identity until `loc` and `scale` are set.
 
     Args:
         num_features: D.
@@ -37,7 +37,7 @@ class Standardize(nn.Module):
         """Set centre and scale; a scale of zero (of a constant column) becomes 1.
 
         Raises:
-            InvalidDataError: they are of another number of features.
+            InvalidDataError: they have another number of features.
         """
         self._check(loc)
         self.loc.copy_(loc)

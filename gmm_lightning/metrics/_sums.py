@@ -15,7 +15,7 @@ from gmm_lightning.linalg import accumulator_dtype
 
 
 class SumMetric(Metric):
-    """Metric whose states add: over batches, over metrics (`merge_state`), over processes.
+    """Metric whose states are added: over batches, over metrics (`merge_state`), over processes.
 
     A subclass declares its states with `add_sum` and adds to them in `update`. They keep their
     dtype, where torchmetrics' own `.to(torch.float16)` rounds. Different sums have different
@@ -27,7 +27,7 @@ class SumMetric(Metric):
     higher_is_better: bool | None = None
 
     def add_sum(self, name: str, *shape: int) -> None:
-        """Declare a state of zeros."""
+        """Declare a state of zeros that is summed."""
         dtype = accumulator_dtype(torch.get_default_device())
         self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
 
@@ -74,7 +74,7 @@ class WeightedMean(SumMetric):
 
 
 def weight_values(values: Tensor, weight: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
-    """Values of rows and their weights, both of the shape of the values, in the dtype of sums.
+    """Values of rows and their weights, in the shape of the values and the dtype of sums.
 
     A weight of 0 drops the row, even with NaN; NaN elsewhere is refused.
     """

@@ -8,19 +8,19 @@ from gmm_lightning.metrics._sums import as_numbers, raise_for_rows
 
 
 def anomaly_score(log_prob: Tensor) -> Tensor:
-    """Monotone map of the surprise `s = -log p` into [0, 1].
+    """Anomaly score in [0, 1], a monotone function of the surprise `s = -log p`.
 
         (1 + sign(s) t / (1 + t)) / 2,   t = log(1 + |s|)
 
     torchmetrics takes values outside [0, 1] for logits and passes them, batch by batch, through a
     sigmoid, which is 1 for every surprise above 40: areas under the curve of `-log p` itself would
-    be wrong. Values in [0, 1] are ranked as they are, and differ where the tenth digit does.
+    be wrong. Values in [0, 1] are ranked unchanged, and differ where the tenth digit does.
 
     Args:
         log_prob: `log p(x)` of rows, of any shape.
 
     Raises:
-        InvalidArgumentError: no tensor of numbers.
+        InvalidArgumentError: not a tensor of real numbers.
         InvalidDataError: NaN, with the rows: torchmetrics would take the whole batch for logits.
 
     Example:
@@ -35,6 +35,6 @@ def anomaly_score(log_prob: Tensor) -> Tensor:
     surprise = -as_numbers(log_prob, "log_prob")
     raise_for_rows(surprise.isnan(), "log_prob is NaN")
     size = surprise.abs().log1p()
-    # t / (1 + t), for an infinite one too.
+    # t / (1 + t), also for infinite t.
     share = size.reciprocal().add(1).reciprocal()
     return 0.5 + 0.5 * surprise.sign() * share

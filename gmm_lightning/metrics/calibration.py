@@ -56,7 +56,7 @@ class PITHistogram(SumMetric):
         self.add_sum("counts", self.num_bins)
 
     def update(self, pit: Tensor, weight: Tensor | None = None) -> None:
-        """Add PIT values `(*S, D)`, which all count.
+        """Add PIT values `(*S, D)`, each as one value.
 
         Weights and errors are as for `LogLikelihood.update`; values outside [0, 1] are an
         `InvalidDataError`.
@@ -121,7 +121,7 @@ class Coverage(WeightedMean):
     """Share of values inside the central intervals of a given mass; calibrated if it is the mass.
 
     `y` is in the interval that leaves `(1 - mass) / 2` on either side exactly when its PIT value
-    u has `|u - 1/2| <= mass / 2`. For several features: that of each given those before it.
+    u has `|u - 1/2| <= mass / 2`. Of several features, each is conditional on those before it.
 
     Args:
         mass: of the intervals, above 0 and at most 1.
@@ -141,7 +141,7 @@ class Coverage(WeightedMean):
 
     def __init__(self, mass: float = 0.9, **options: Any) -> None:
         mass = require_number("mass", mass, above=0, most=1)
-        # A name for each mass: see `SumMetric` on collections.
+        # One name per mass: see `SumMetric` on collections.
         super().__init__(f"inside_{mass}".replace(".", "_"), **options)
         self.mass = mass
 

@@ -1,4 +1,4 @@
-"""How well components agree with labels, from counts of their pairs alone."""
+"""Agreement of components with labels, from counts of their pairs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gmm_lightning.metrics.responsibilities import as_responsibilities
 class LabelAgreement(SumMetric):
     """Agreement of the most probable components with labels: 1 if both are the same partition.
 
-    From the weights `n_ck` of the rows of class c in component k, whatever their numbers:
+    From the total weights `n_ck` of rows of class c in component k, for any numbering of k:
 
     - `adjusted_rand_score`: the share of pairs of rows that are together in both or in neither,
       less its expectation for independent partitions, as part of the largest such difference.
@@ -29,7 +29,7 @@ class LabelAgreement(SumMetric):
         options: of `torchmetrics.Metric`.
 
     Raises:
-        InvalidArgumentError: no numbers of classes and components, or an unknown score.
+        InvalidArgumentError: fewer than one class or component, or an unknown score.
 
     References:
         L. Hubert, P. Arabie (1985), Comparing partitions, Journal of Classification 2.
@@ -74,7 +74,7 @@ class LabelAgreement(SumMetric):
         Raises:
             InvalidArgumentError: weights or labels that do not fit, or another number of
                 components.
-            InvalidDataError: rows that are no shares of 1, or labels that are no classes, by
+            InvalidDataError: responsibilities that do not sum to 1, or unknown labels, by row
                 number.
         """
         resp, weight = as_responsibilities(responsibilities, weight)
@@ -86,7 +86,7 @@ class LabelAgreement(SumMetric):
             )
         known = (labels >= 0) & (labels < self.num_classes) & (labels == labels.trunc())
         raise_for_rows(~known & (weight > 0), f"labels are not classes 0 .. {self.num_classes - 1}")
-        # The label of a row without weight may be anything, and counts for nothing.
+        # The label of a row without weight may be anything, and is ignored.
         pairs = torch.where(known, labels, 0.0).long(), resp.argmax(-1)
         self.pair_weights = self.pair_weights.index_put(pairs, weight, accumulate=True)
 
@@ -96,7 +96,7 @@ class LabelAgreement(SumMetric):
 
 
 def label_agreement(pair_weights: Tensor, score: str = "adjusted_rand_score") -> Tensor:
-    """A score of :class:`LabelAgreement` from the weights of the pairs `(C, K)`; NaN of none.
+    """A score of :class:`LabelAgreement` from the weights of the pairs `(C, K)`; NaN if all are 0.
 
     Example:
         >>> from gmm_lightning.metrics import label_agreement

@@ -19,7 +19,7 @@ from gmm_lightning.metrics._sums import (
 
 
 class LogLikelihood(WeightedMean):
-    """`sum_n w_n log p(x_n) / sum_n w_n`, in nats per row: higher is better.
+    """Mean log density `sum_n w_n log p(x_n) / sum_n w_n`, in nats per row: higher is better.
 
     Example:
         >>> from gmm_lightning.metrics import LogLikelihood
@@ -75,13 +75,13 @@ class _Criterion(SumMetric):
 
 
 class BIC(_Criterion):
-    """`-2 log L + p log n` of all rows, by `gmm_lightning.criteria.bic`: lower is better.
+    """BIC `-2 log L + p log n` of all rows, by `gmm_lightning.criteria.bic`: lower is better.
 
     Args:
         model: the number of free parameters p, or a layer.
 
     Raises:
-        InvalidArgumentError: no number of parameters; in `compute`, no rows at all.
+        InvalidArgumentError: not a number of parameters or a layer; in `compute`, no rows.
 
     Example:
         >>> from gmm_lightning.metrics import BIC
@@ -97,7 +97,7 @@ class BIC(_Criterion):
 
 
 class AIC(_Criterion):
-    """`-2 log L + 2 p` of all rows, by `gmm_lightning.criteria.aic`: lower is better.
+    """AIC `-2 log L + 2 p` of all rows, by `gmm_lightning.criteria.aic`: lower is better.
 
     Arguments and errors are as for `BIC`.
 
@@ -115,7 +115,7 @@ class AIC(_Criterion):
 
 
 class ICL(_Criterion):
-    """`BIC + 2 sum_n H(r_n)` of all rows, by `gmm_lightning.criteria.icl`: lower is better.
+    """ICL `BIC + 2 sum_n H(r_n)` of all rows, by `gmm_lightning.criteria.icl`: lower is better.
 
     Arguments and errors are as for `BIC`.
 

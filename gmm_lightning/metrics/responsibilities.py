@@ -21,7 +21,7 @@ _TOLERANCE = 1e-2
 
 
 class ResponsibilityEntropy(WeightedMean):
-    """`mean_n -sum_k r_nk log r_nk`, in nats per row: 0 for separate components, at most log K.
+    """Mean entropy `mean_n -sum_k r_nk log r_nk`, in nats: 0 for separate components, up to log K.
 
     Example:
         >>> from gmm_lightning.metrics import ResponsibilityEntropy

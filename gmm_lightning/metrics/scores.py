@@ -66,7 +66,7 @@ class EnergyScore(WeightedMean):
         self, num_draws: int = 100, generator: Generator | None = None, **options: Any
     ) -> None:
         num_draws = require_integer("num_draws", num_draws, least=2)
-        # A name for each number: see `SumMetric` on collections.
+        # One name per number of draws: see `SumMetric` on collections.
         super().__init__(f"energy_score_{num_draws}", **options)
         self.num_draws = num_draws
         self.generator = generator

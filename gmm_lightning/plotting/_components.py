@@ -27,7 +27,7 @@ class Components:
 
     Attributes:
         num_components: K, those left out included.
-        index: Their numbers among the K, `(J,)`.
+        index: Their indices among the K, `(J,)`.
         weights: `(J,)`.
         means: `(J, d)`.
         factors: F `(J, d, D)` of covariances `F F'`, which need not have full rank.
@@ -46,7 +46,7 @@ class Components:
 
     @cached_property
     def covariances(self) -> Array:
-        """`F F'`, `(J, d, d)`."""
+        """Covariances `F F'`, `(J, d, d)`."""
         return self.factors @ np.swapaxes(self.factors, -1, -2)
 
     @cached_property
@@ -65,12 +65,12 @@ class Components:
         return np.column_stack([2 * lengths, angles]).tolist()
 
     def select(self, mask: NDArray[np.bool_]) -> Components:
-        """Some of the components."""
+        """The components in a mask `(J,)`."""
         names = ("index", "weights", "means", "factors")
         return replace(self, **{name: getattr(self, name)[mask] for name in names})
 
     def density(self) -> tuple[MixtureOfGaussians, NDArray[np.intp]]:
-        """The mixture, in float64 on the CPU, of the components with a density, and their numbers.
+        """The mixture, in float64 on the CPU, of the components with a density, and their indices.
 
         A density needs a positive weight and a covariance of full rank.
         """
@@ -86,7 +86,7 @@ class Components:
         return MixtureOfGaussians(logits[kept], means[kept], factor[kept]), self.index[kept]
 
     def responsibilities(self, x: Array) -> Array:
-        """`p(k | x)` of all K components `(N, K)`, zero for those without a density."""
+        """Responsibilities of all K components `(N, K)`, zero for those without a density."""
         mixture, index = self.density()
         full = np.zeros((len(x), self.num_components))
         full[:, index] = map_rows(mixture.responsibilities, mixture, x)
@@ -106,7 +106,7 @@ def components(mixture: MixtureLike) -> Components:
     means = to_array(mixture.means)
     tril = np.broadcast_to(to_array(mixture.scale_tril), (*means.shape, means.shape[-1]))
     parts = Components(len(weights), np.arange(len(weights)), weights, means, tril)
-    # Covariances that overflow cannot be drawn either, which is no reason to warn.
+    # Covariances that overflow cannot be drawn either, and need no warning.
     with np.errstate(over="ignore", invalid="ignore"):
         finite = np.isfinite(parts.covariances).all((1, 2))
     return parts.select(finite & np.isfinite(weights) & np.isfinite(means).all(-1))
@@ -144,6 +144,6 @@ def principal_plane(parts: Components) -> tuple[Array, Array, Array]:
 
 
 def map_rows(function: Any, mixture: MixtureOfGaussians, x: Array) -> Array:
-    """`function(x)` as an array, for any number of rows, a chunk at a time."""
+    """Values `function(x)` as an array, for any number of rows, a chunk at a time."""
     size = rows_per_chunk(mixture.scale.numel(), mixture.means, in_cache=False)
     return torch.cat([function(chunk) for chunk in torch.from_numpy(x).split(size)]).numpy()

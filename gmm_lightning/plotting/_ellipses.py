@@ -42,14 +42,14 @@ def draw_ellipses(
     fill: float = 0.3,
     linewidth: float = 1.2,
 ) -> None:
-    """Ellipses at the radii, the largest first; the heavier a component, the more opaque.
+    """Draw ellipses at the radii, the largest first; the heavier a component, the more opaque.
 
-    `fill` is the opacity at the heart of the heaviest component; 0 leaves outlines.
+    `fill` is the opacity at the centre of the heaviest component; 0 leaves outlines.
     """
     strength = _relative_weights(parts).tolist()
-    # Fills of many overlapping components add up to mud, so they share what opacity there is.
+    # Fills of many overlapping components add up, so they share the opacity.
     fill = fill / max(1.0, len(strength) / 4) / max(1, len(radii))
-    # Beyond a handful of components the outer outlines are what makes a picture unreadable.
+    # With more than a few components the outer outlines would make a picture unreadable.
     faint, inner = min(0.8, 4.0 / max(1, len(strength))), min(radii, default=0.0)
     for j, k in enumerate(parts.index):
         for radius in sorted(radii, reverse=True):
@@ -68,9 +68,9 @@ def draw_means(
     numbers: bool = True,
     badge: bool = False,
 ) -> None:
-    """A dot at each mean and, unless there are too many, the number of its component.
+    """Draw a dot at each mean and, unless there are too many, the number of its component.
 
-    As a badge the number stands within a white dot, to be seen among points of its own colour.
+    With `badge` the number is in a white dot, to be visible among points of its colour.
     """
     shades = [colors[k] for k in parts.index]
     if not shades:
@@ -91,7 +91,7 @@ def draw_means(
 def draw_radius_names(
     ax: Axes, parts: Components, radii: Sequence[float], names: Sequence[str]
 ) -> None:
-    """Write the name of each outline once, at the foot of the lowest of the heavy components."""
+    """Write the name of each outline once, at the bottom of the lowest heavy component."""
     if len(parts.index) == 0:
         return
     feet = parts.means[:, 1] - max(radii, default=0.0) * parts.stds[:, 1]
@@ -99,7 +99,7 @@ def draw_radius_names(
     drop = parts.stds[j, 1]
     if not drop > 0:
         return
-    # The lowest point of an ellipse: there the outline runs level, like the text.
+    # The lowest point of an ellipse, where the outline is horizontal, like the text.
     way = np.array([parts.covariances[j, 0, 1] / drop, drop])
     for radius, name in zip(radii, names, strict=True):
         x, y = (parts.means[j] - radius * way).tolist()

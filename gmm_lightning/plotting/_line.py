@@ -21,7 +21,7 @@ def draw_histogram(
     classes: NDArray[Any] | None = None,
     colors: Sequence[str] | None = None,
 ) -> None:
-    """A histogram of total area one, stacked by class; a class may be a position in `colors`."""
+    """Draw a histogram of area one, stacked by class; a class may be a position in `colors`."""
     if len(values) == 0:
         return
     groups, shades = [values], [PAPER_GREY]
@@ -35,8 +35,8 @@ def draw_histogram(
 def _edges(values: Array) -> Array:
     count = min(60, max(10, round(2 * len(values) ** 0.4)))
     found = np.unique(values)
-    # Measurements are rounded. Bins that hold now two, now three of the possible values show
-    # teeth that are not in the data, so there a bin is a whole number of steps wide.
+    # Measurements are rounded. Bins with varying numbers of possible values would show spikes
+    # that are not in the data, so there a bin is a whole number of steps wide.
     if 1 < len(found) <= len(values) / 2:
         step = float(np.diff(found).min())
         steps = (found - found[0]) / step
@@ -56,7 +56,7 @@ def draw_curves(
     fill: float = 0.12,
     linewidth: float = 1.8,
 ) -> None:
-    """The density `sum_k w_k N(x | mu_k, sigma_k^2)` and each weighted term of it."""
+    """Draw the density `sum_k w_k N(x | mu_k, sigma_k^2)` and each weighted term of it."""
     if len(parts.index) == 0:
         return
     grid = fine_grid(parts, values)
@@ -74,11 +74,11 @@ def draw_curves(
 
 
 def fine_grid(parts: Components, values: Array) -> Array:
-    """Points along the line that miss no component, however narrow, and span the values."""
+    """Grid points on the line that resolve every component and span the values."""
     means, stds = parts.means, parts.stds
     ends = np.concatenate([values, (means - 3.5 * stds).ravel(), (means + 3.5 * stds).ravel()])
     low, high = ends.min(), ends.max()
-    # A narrow component falls between the points of an even grid, so each brings its own.
+    # A narrow component may fall between the points of an even grid, so each adds its own.
     own = (means + stds * np.linspace(-4.0, 4.0, 81)).ravel()
     grid = np.unique(np.concatenate([np.linspace(low, high, 512), own]))
     return grid[(grid >= low) & (grid <= high)]

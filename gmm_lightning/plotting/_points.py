@@ -26,15 +26,15 @@ def draw_points(
     size: float = 1.0,
     **scatter: Any,
 ) -> Any:
-    """Draw at most `max_points` rows (N, 2), and return what was drawn, None without rows."""
+    """Draw at most `max_points` rows (N, 2); returns matplotlib's collection, None without rows."""
     keep = thin(len(points), max_points)
     if len(keep) == 0:
         return None
     if not isinstance(colors, str):
-        # Sorted classes would paint over one another in order; a fixed shuffle treats them alike.
+        # Sorted classes would cover one another in order; a fixed shuffle avoids it.
         keep = np.random.default_rng(0).permutation(keep)
         colors = colors[keep]
-    # Many points need small, faint dots for their density to show; few need to be seen at all.
+    # Many points need small, faint dots to show their density; few need visible ones.
     crowd = min(1.0, len(keep) / 3000)
     style = {"alpha": 0.7 - 0.2 * crowd, "linewidths": 0, "zorder": 1} | scatter
     dots = {"s": size * (14 - 8 * crowd), "c": colors, "rasterized": len(keep) > 1000}
@@ -44,7 +44,7 @@ def draw_points(
 def class_handles(classes: NDArray[Any]) -> list[Line2D]:
     """Legend entries of the classes; empty if there are too many."""
     found = np.unique(classes)
-    # Nobody matches twenty colours to a list of twenty names.
+    # So many colours cannot be matched to a list of names.
     if len(found) > MAX_LEGEND_ENTRIES:
         return []
     return [
@@ -54,7 +54,7 @@ def class_handles(classes: NDArray[Any]) -> list[Line2D]:
 
 
 def add_legend(ax: Axes, handles: Sequence[Any]) -> None:
-    """A legend beside the axes, where it can hide no data, if the figure makes room for it."""
+    """Add a legend, beside the axes if the figure makes room for it, so that it hides no data."""
     figure = root_figure(ax)
     if handles and figure is not None and figure.get_layout_engine() is not None:
         ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)

@@ -1,4 +1,4 @@
-"""Regions that samples are given, as shapes in the plane or on the line."""
+"""Regions of samples, as shapes in the plane or on the line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DASHED: dict[str, Any] = {"edgecolor": INK, "linestyle": "--", "linewidth": 1.1
 
 
 def project_region(region: Region, num_features: int, dims: tuple[int, ...]) -> Region:
-    """A region as it is seen in some features; one about each component stays as it is."""
+    """The projection of a region onto some features; one about each component is unchanged."""
     if not isinstance(region, Region):
         raise InvalidArgumentError(
             "expected within to be Shell, Confidence, Ball, Box, HalfSpace or Where, got "
@@ -47,11 +47,11 @@ def finite_ends(region: Region, inside: Array) -> Array:
 def draw_region(
     ax: Axes, region: Region, parts: Components, colors: Sequence[str], window: Array
 ) -> None:
-    """Shade where samples may lie and outline it."""
+    """Shade and outline the region in which samples may lie."""
     if isinstance(region, MahalanobisRegion):
         _draw_shells(ax, region, parts, colors)
         return
-    # Unbounded sides lie outside the window, where their outline cannot be taken for an end.
+    # Unbounded sides are cut outside the window, so that no false edge is visible.
     wide = np.array([(2 * low - high, 2 * high - low) for low, high in window])
     outline = region.outline(torch.from_numpy(wide))
     if outline is None and len(window) == 2:
@@ -67,7 +67,7 @@ def draw_region(
 
 
 def _runs(region: EuclideanRegion, window: Array, wide: Array) -> list[tuple[float, float]]:
-    """Intervals of the line that a region contains; those at an end of the window go on."""
+    """Intervals of the line in a region; those at an end of the window extend beyond it."""
     (along,), points = grid_of(window, _RESOLUTION)
     half = 0.5 * (along[1] - along[0])
     starts, stops = along - half, np.append(0.0, along + half)
@@ -99,7 +99,7 @@ def _draw_shells(
     num_features = parts.factors.shape[-1]
     low, high = region.radii(num_features)
     reach = region.reach(num_features)
-    # Seen from the side a shell is as full as a ball.
+    # The projection of a shell is that of a ball.
     low = low if parts.num_features == num_features else 0.0
     ends = [radius for radius in (low, high) if 0 < radius < math.inf]
     for j in np.flatnonzero(parts.weights > 0):
@@ -114,7 +114,7 @@ def _draw_shells(
             root = _symmetric_root(parts.covariances[j])
             rims = [_rim(mean, root, reach)]
             if low > 0:
-                # Backwards: matplotlib leaves out what opposite turns enclose.
+                # Backwards: matplotlib leaves a hole between paths of opposite orientation.
                 rims.append(_rim(mean, root, low, step=-1))
             filled = ax.add_patch(PathPatch(Path.make_compound_path(*rims)))
             for radius in ends:
@@ -124,12 +124,12 @@ def _draw_shells(
 
 
 def _bands(ax: Axes, spans: Iterable[tuple[float, float]]) -> PathPatch:
-    """Intervals as one patch over the whole height; its ends above and below cannot be seen."""
+    """Intervals as one patch over the whole height; its ends above and below are not visible."""
     boxes = [
         Path([(a, -0.1), (b, -0.1), (b, 1.1), (a, 1.1), (a, -0.1)], closed=True) for a, b in spans
     ]
     path = Path.make_compound_path(*boxes) if boxes else Path(np.empty((0, 2)))
-    # The transform is that of the axes' height, so the patch must not be added as data.
+    # The patch has the transform of the axes' height, so it must not be added as data.
     patch = PathPatch(path, transform=ax.get_xaxis_transform())
     ax.add_artist(patch)
     patch.set_clip_path(ax.patch)
@@ -143,6 +143,6 @@ def _rim(mean: Array, root: Array, radius: float, step: int = 1) -> Path:
 
 
 def _symmetric_root(covariance: Array) -> Array:
-    """A root that never mirrors, so that all rims turn the way they are meant to."""
+    """The symmetric square root, which does not mirror, so that rims keep their orientation."""
     variances, vectors = np.linalg.eigh(covariance)
     return vectors * np.sqrt(np.maximum(variances, 0.0)) @ vectors.T

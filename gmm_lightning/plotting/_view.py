@@ -55,7 +55,7 @@ def feature_view(
     allowed: tuple[int, ...] = (1, 2),
     otherwise: str = "draw all pairs with plot_pairs",
 ) -> View:
-    """The features named by `dims`; without `dims`, all of them if the picture can hold them."""
+    """The view of the features in `dims`; without `dims`, of all, if they are few enough."""
     names = feature_names(num_features, columns)
     counts = " or ".join(map(str, allowed))
     if dims is None and num_features not in allowed:
@@ -73,7 +73,7 @@ def feature_view(
 
 
 def principal_view(parts: Components) -> View:
-    """The two axes along which the mixture varies most, with their shares of the variance."""
+    """The view of the two axes of largest variance of the mixture, named with their shares."""
     origin, axes, share = principal_plane(parts)
     names = (f"principal axis {i + 1} ({100 * share[i]:.3g}% of variance)" for i in range(2))
     return View(tuple(names), origin, axes)
@@ -122,7 +122,7 @@ def natural_limits(parts: Components, rows: Array) -> Array:
     if len(ends) == 0:
         return np.array([[-1.0, 1.0]] * parts.num_features)
     low, high = ends.min(axis=0), ends.max(axis=0)
-    # Room for the dots at the edge; a window of no width would show nothing.
+    # Room for the dots at the edge; a window without width would show nothing.
     margin = np.where(high > low, 0.03 * (high - low), np.maximum(1e-6, 1e-3 * np.abs(low)))
     return np.stack([low - margin, high + margin], axis=1)
 

@@ -93,7 +93,7 @@ def _draw_reliability(ax: Axes, held: Array, level: float, band: dict[str, Any])
     ax.set(xlabel="predicted probability", ylabel="observed share", ylim=(0.0, 1.0))
 
 
-# How each kind is drawn, and where its legend hides nothing.
+# The function that draws each kind, and the place where its legend hides nothing.
 _KINDS: dict[str, Any] = {
     "histogram": (_draw_histogram, "upper right"),
     "reliability": (_draw_reliability, "lower right"),
@@ -106,7 +106,7 @@ def _band(total: float, probability: Array, level: float) -> tuple[Array, Array]
 
     n = max(round(total), 1)
     ends = binom.interval(level, n, probability)
-    # What is certain has no interval in scipy, and all of the mass begins below 0.
+    # Scipy has no interval at probabilities 0 and 1, and that of mass 1 begins below 0.
     sure = (probability == 0) | (probability == 1)
     low, high = (np.where(sure, probability, np.clip(end / n, 0.0, 1.0)) for end in ends)
     return low, high

@@ -42,7 +42,7 @@ def plot_density(
     max_points: int = 5000,
     title: str | None = None,
 ) -> Axes:
-    """Draw the density of a mixture of one or two features, or how steep its logarithm is.
+    """Draw the density of a mixture of one or two features, or the norm of its score.
 
     - One feature: the density, its weighted terms and a histogram of `x`; or `|d log p / dx|`.
     - Two features, `quantity="density"`: filled contours of `-log p(x)`. Levels given as a number
@@ -95,7 +95,7 @@ def plot_density(
     else:
         contours = _draw_map(ax, shown, window, levels, resolution)
         if colorbar:
-            # Ticks at round values, not at the edges of the bands, unless those were given.
+            # Ticks at round values, not at the edges of the bands, unless levels are given.
             given = not isinstance(levels, int) and len(contours.levels) <= _MAX_TICKS
             ticks = contours.levels if given else MaxNLocator(7)
             add_colorbar(ax, contours, shown.label, spacing="proportional", ticks=ticks)
@@ -190,7 +190,7 @@ def _levels(levels: int | Sequence[float], values: Array, growth: int) -> Array:
     if isinstance(levels, int):
         require_integer("levels", levels, least=1)
         low, high = float(values.min()), float(values.max())
-        # Where nothing changes a band of no height would be refused.
+        # For constant values a band without height would be refused.
         height = max(high - low, 1e-9 * max(1.0, abs(low)))
         return low + height * np.linspace(0.0, 1.0, levels + 1) ** growth
     try:

@@ -31,7 +31,7 @@ def plot_error_ellipses(
 ) -> Axes:
     """Draw each component as a cloud: filled ellipses on top of each other, without outlines.
 
-    Unlike in `plot_mixture` all components are equally opaque, whatever their weights; those of
+    Unlike in `plot_mixture` all components are equally opaque, at any weight; those of
     weight zero are left out.
 
     Args:

@@ -1,4 +1,4 @@
-"""Figures that pyplot does not know of: make and save them."""
+"""Making and saving figures outside of pyplot."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def axes_or_new(
 
 
 def new_grid(rows: int, cols: int, figsize: tuple[float, float]) -> NDArray[Any]:
-    """Axes (rows, cols) of a new figure on the Agg canvas, without the two spines at no ticks."""
+    """Axes (rows, cols) of a new figure on the Agg canvas, without top and right spines."""
     # Constrained layout leaves room for a legend beside the axes.
     figure = Figure(figsize=figsize, layout="constrained")
     FigureCanvasAgg(figure)
@@ -51,7 +51,7 @@ def root_figure(artist: Any) -> Figure | None:
 
 
 def add_colorbar(ax: Axes, drawn: Any, label: str, **options: Any) -> None:
-    """A colour bar beside the axes, without a frame."""
+    """Add a colour bar beside the axes, without a frame."""
     figure: Any = ax.figure
     if figure is not None:
         bar = figure.colorbar(drawn, ax=ax, label=label, **options)

@@ -47,7 +47,7 @@ def plot_images(
 
     Raises:
         InvalidArgumentError: Rows that are not `shape`, or another argument that does not fit.
-        InvalidDataError: No images, more than 1024, or something else than numbers.
+        InvalidDataError: No images, more than 1024, or not numbers.
 
     Example:
         >>> import torch

@@ -134,10 +134,10 @@ def plot_mixture(
 def _mismatches_of(
     best: NDArray[np.intp], classes: NDArray[Any], num_components: int
 ) -> NDArray[np.bool_]:
-    """Which rows have a most probable component of another class, `(N,)`.
+    """Mask `(N,)` of the rows whose most probable component belongs to another class.
 
-    A component belongs to the class that most of its rows have: with more components than classes
-    several may share one, so nothing is wrong with a class that is not a Gaussian.
+    A component belongs to the class that most of its rows have: several components may share a
+    class, which need not be Gaussian.
     """
     found, codes = np.unique(classes, return_inverse=True)
     counts = np.zeros((num_components, len(found)))
@@ -150,7 +150,7 @@ def _draw_mismatches(ax: Axes, rows: Array, max_points: int) -> Line2D:
     keep = rows[thin(len(rows), max_points)]
     style: dict[str, Any] = {"marker": "x", "color": INK, "linestyle": "none"}
     if keep.shape[1] == 1:
-        # On a line the rows are a histogram, so the crosses stand along its foot.
+        # On a line the rows are a histogram, so the crosses are drawn at its bottom.
         transform, foot = ax.get_xaxis_transform(), np.full(len(keep), 0.02)
         ax.plot(keep[:, 0], foot, transform=transform, markersize=4, zorder=4, **style)
     else:
@@ -161,11 +161,11 @@ def _draw_mismatches(ax: Axes, rows: Array, max_points: int) -> Line2D:
 def _draw_initial_means(
     ax: Axes, starts: Array, parts: Components, colors: Sequence[str]
 ) -> Line2D:
-    """Hollow diamonds, joined to the final means if there is one each; returns the legend entry."""
+    """Draw hollow diamonds, joined to the final means if paired; returns the legend entry."""
     paired = len(starts) == len(colors)
     shades = list(colors) if paired else [INK] * len(starts)
     line = starts.shape[1] == 1
-    # On a line the diamonds stand along the top, out of the way of the curves.
+    # On a line the diamonds are drawn at the top, away from the curves.
     transform = ax.get_xaxis_transform() if line else ax.transData
     heights = np.full(len(starts), 0.97) if line else starts[:, 1]
     style: dict[str, Any] = {"marker": "D", "markerfacecolor": "white", "linestyle": "none"}

@@ -1,4 +1,4 @@
-"""The lower triangle of the marginals of all pairs of features."""
+"""Marginals of all pairs of features, as a lower triangle of panels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def plot_pairs(
 ) -> NDArray[Any]:
     """Draw every pair of features, with the marginal mixture of each.
 
-    Below the diagonal stand the points and the ellipses of the two-dimensional marginals, on it the
+    Below the diagonal are the points and the ellipses of the two-dimensional marginals, on it the
     one-dimensional densities with histograms. A column of panels shares its window.
 
     Args:
@@ -126,7 +126,7 @@ def _grid(axes: NDArray[Any] | None, size: int) -> NDArray[Any]:
                 "squeeze=False) makes one"
             )
     for i, j in zip(*np.triu_indices(size, 1), strict=True):
-        # Not removed: it may hold a legend, and the array stays whole.
+        # Not removed: it may hold a legend, and the array stays complete.
         grid[i, j].set_axis_off()
     return grid
 
@@ -137,7 +137,7 @@ def _name_axes(ax: Axes, xlabel: str, ylabel: str, *, bottom: bool, left: bool) 
     ax.tick_params(axis="x", labelrotation=0)
     if ax.get_yticks().size:
         ax.yaxis.set_major_locator(MaxNLocator(4, prune="both"))
-    # Every panel knows its features; only those at the edge say them.
+    # Every panel has axis labels; only those at the edge are visible.
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.xaxis.label.set_visible(bottom)
     ax.yaxis.label.set_visible(left)

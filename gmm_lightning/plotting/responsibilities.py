@@ -47,7 +47,7 @@ def plot_responsibilities(
 
     - `kind="map"`, one feature: `r_k` along the line, stacked to one, and ticks at the rows.
     - `kind="map"`, two features: each row in the mixture `sum_k r_k(x) colour_k` of the components'
-      colours, so that doubtful rows are grey between them; without `x`, the plane itself.
+      colours, so that uncertain rows are grey between them; without `x`, the plane itself.
     - `kind="rows"`, any number of features: one stacked bar for each row, sorted by component and
       by its probability.
 
@@ -55,7 +55,7 @@ def plot_responsibilities(
 
     Args:
         mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
-        x: Rows `(*S, D)`, which only maps of one or two features can do without.
+        x: Rows `(*S, D)`; optional only for maps of one or two features.
         ax: Axes to draw on, and to return; None makes a new figure.
         kind: `map` or `rows`.
         component: Show the probability of this component alone, with a colour bar.
@@ -81,7 +81,7 @@ def plot_responsibilities(
     num_features, size = parts.num_features, parts.num_components
     feature_names(num_features, columns)
     require_integer("max_points", max_points, least=0)
-    parts.density()  # which refuses a mixture that has none
+    parts.density()  # refuses a mixture without a density
     require_choice("kind", kind, ("map", "rows"))
     if component is not None and require_integer("component", component, least=0) >= size:
         raise InvalidArgumentError(f"expected a component in [0, {size}), got {component}")

@@ -43,7 +43,7 @@ def plot_samples(
     `Confidence` about each component in its colour, another region as the mask of its `contains`.
     Outlines of the components at one and two standard deviations show what the samples would be
     without the region. With one feature the samples are a histogram, of area one like the density.
-    In fewer features than the mixture has, a region is drawn as its shadow.
+    In fewer features than the mixture has, a region is drawn as its projection.
 
     Args:
         mixture: A mixture, a layer, or anything with `weights`, `means` and `scale_tril`.
@@ -52,7 +52,7 @@ def plot_samples(
         component: The component `(*S,)` that each sample was drawn from, which gives its colour;
             None for the most probable one.
         within: The region, as for `MixtureOfGaussians.sample`.
-        generator: Of the draws, on the host; None for one with a fixed seed.
+        generator: Source of randomness, on the CPU; None for one with a fixed seed.
         dims: One or two features to show, by position or name.
         columns: Names of the D features.
         max_points: Largest number of points drawn, evenly spaced through the samples.
@@ -107,7 +107,7 @@ def _samples(
     within: Region | None,
     generator: torch.Generator | None,
 ) -> tuple[Array, NDArray[np.intp]]:
-    """The samples (N, D) and which of the K components they belong to (N,)."""
+    """The samples (N, D) and the indices of their components (N,)."""
     if not isinstance(x, int | np.integer) or isinstance(x, bool):
         points, given = rows_and_labels(x, component, parts.num_features)
         if given is not None:

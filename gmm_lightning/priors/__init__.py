@@ -62,14 +62,14 @@ class PriorDict(nn.ModuleDict):
     """Priors of a module, by slot."""
 
     def to_list(self) -> list[Prior]:
-        """The priors."""
+        """The priors as a list."""
         return [prior for prior in self.values() if isinstance(prior, Prior)]
 
     def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
         """Sum of the log densities at the parameters of a mixture, `(*B)`; 0 without any prior.
 
         Raises:
-            UnresolvedPriorError: a prior waits for data that it has not seen.
+            UnresolvedPriorError: a prior has hyper-parameters that still follow from data.
         """
         total = torch.zeros_like(mixture.mixture_logits[..., 0])
         for prior in self.to_list():
@@ -81,7 +81,7 @@ def bind_priors(spec: PriorSpec, shape: MixtureShape) -> PriorDict:
     """Copies of priors by slot, with hyper-parameters of full shape.
 
     Raises:
-        InvalidArgumentError: as `as_priors`, or a prior that does not support the family.
+        InvalidArgumentError: as for `as_priors`, or a prior that does not support the family.
     """
     priors = PriorDict()
     for slot, prior in as_priors(spec).items():

@@ -1,4 +1,4 @@
-"""The protocol of priors: a log density, and the same as pseudo-observations."""
+"""The interface of priors: a log density, and the equivalent pseudo-observations."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Prior(nn.Module, ABC):
 
     Attributes:
         batch_shape: B, once a layer has bound the prior.
-        slot: what it is on: `weights`, `means`, `covariances` or `components` (the latter two).
+        slot: its parameters: `weights`, `means`, `covariances` or `components` (the latter two).
             A layer takes one prior per slot.
         fits: the kinds of training that it supports, of `em` and `gradient`.
     """
@@ -165,7 +165,7 @@ class Prior(nn.Module, ABC):
         """Raise unless every hyper-parameter has a value.
 
         Raises:
-            UnresolvedPriorError: naming those that still follow from data.
+            UnresolvedPriorError: some have none yet; the message names them.
         """
         missing = self._missing()
         if missing:

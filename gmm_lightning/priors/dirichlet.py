@@ -18,7 +18,7 @@ _MIN_WEIGHT = 1e-12
 
 
 class Dirichlet(Prior):
-    """`log p(pi) = sum_k (alpha_k - 1) log pi_k + const`.
+    """Dirichlet prior on the weights, `log p(pi) = sum_k (alpha_k - 1) log pi_k + const`.
 
     EM adds `alpha_k - 1` rows to component k. For `alpha < 1` a component whose share falls to
     zero is dropped: the weights are renormalised, and the log density is evaluated at
@@ -58,6 +58,6 @@ class Dirichlet(Prior):
 
     def update(self, moments: Moments, covariance: Covariance) -> Moments:
         mass = (moments.mass + self.concentration.to(moments.mass) - 1).clamp(min=0)
-        # Without a positive weight the sparse prior has no mode: the data decide alone.
+        # Without a positive weight the sparse prior has no mode: it is left out.
         mass = torch.where(mass.sum(-1, keepdim=True) > 0, mass, moments.mass)
         return replace(moments, mass=mass)

@@ -16,11 +16,11 @@ from gmm_lightning.statistics import DataMoments, Moments
 
 
 class InverseWishart(Prior):
-    """`-2 log p(Sigma) = (df + D + 1) log|Sigma| + tr(Psi Sigma^-1) + const`.
+    """Prior `-2 log p(Sigma) = (df + D + 1) log|Sigma| + tr(Psi Sigma^-1) + const`.
 
     It counts once per distinct covariance, so a tied family has one. A structured family is
-    evaluated on its own structure: diagonal families see the diagonal of Psi, spherical ones
-    its average.
+    evaluated on its own structure: diagonal families use the diagonal of Psi, spherical ones
+    the mean of the diagonal.
 
     Args:
         df: degrees of freedom nu, greater than `D - 1`; None: `D + 2`.

@@ -16,7 +16,7 @@ from gmm_lightning.statistics import DataMoments, Moments
 
 
 class NormalMeans(Prior):
-    """`mu_k ~ N(loc, Sigma_k / mean_precision)`.
+    """Normal prior on the means, `mu_k ~ N(loc, Sigma_k / mean_precision)`.
 
     With kappa the precision, in units of rows:
 

@@ -15,7 +15,7 @@ from gmm_lightning.statistics import DataMoments, Moments
 
 
 class NormalInverseWishart(Prior):
-    """`Sigma_k ~ IW(df, Psi)` and `mu_k | Sigma_k ~ N(loc, Sigma_k / kappa)`.
+    """Conjugate prior `Sigma_k ~ IW(df, Psi)` and `mu_k | Sigma_k ~ N(loc, Sigma_k / kappa)`.
 
     The product of `NormalMeans` and `InverseWishart`; for a family that is not tied,
 
@@ -62,7 +62,7 @@ class NormalInverseWishart(Prior):
 
     @property
     def mean_precision(self) -> Tensor:
-        """Rows that the centre is worth, `(*B, K)`."""
+        """Precision kappa of the centre, in units of rows, `(*B, K)`."""
         return self.on_means.mean_precision
 
     @property

@@ -1,4 +1,4 @@
-"""Rows and what belongs to them: one batch type, and one protocol for where rows come from."""
+"""Rows with weights, labels and other values: one batch type, and one interface of sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One type for rows with everything that belongs to them."""
+"""The batch type: rows with their weights, labels and other values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gmm_lightning.rows.conversion import as_tensor
 
 
 class Batch(NamedTuple):
-    """Consecutive rows with everything that belongs to them.
+    """Consecutive rows with their weights, labels and other values.
 
     Attributes:
         x: rows `(n, *B, D)`; n may be 0.
@@ -37,11 +37,11 @@ class Batch(NamedTuple):
 
     @property
     def num_rows(self) -> int:
-        """N."""
+        """Number of rows, n."""
         return self.x.shape[0]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """The batch with every tensor changed."""
+        """The batch with a function applied to every tensor."""
         extra = self.extra
         return Batch(
             change(self.x),

@@ -1,4 +1,4 @@
-"""What users pass as rows, as a source that was read and checked."""
+"""Checked row sources from the tensors, arrays and iterables that users pass."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def as_source(
     num_features: int,
     batch_shape: Size | tuple[int, ...] = (),
 ) -> RowSource:
-    """Rows that were read and checked once, for mixtures of D features and batch shape B.
+    """A source of rows, read and checked once, for mixtures of D features and batch shape B.
 
     Args:
         x: rows `(*S, *B, D)` as a tensor or an array, a `Batch`, a `RowSource`, or a re-iterable

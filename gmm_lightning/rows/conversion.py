@@ -1,4 +1,4 @@
-"""From what users pass to tensors of rows and weights: conversion, shapes, finiteness."""
+"""Conversion of users' rows and weights to tensors, with checks of shape and finiteness."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def as_rows(x: Any, num_features: int, batch_shape: Size) -> Tensor:
 
 
 def as_weights(sample_weight: Any, x: Any, batch_shape: Size) -> Tensor | None:
-    """Weights `(N, *B)` of rows x `(*S, *B, D)`, broadcast from what was given; None stays None.
+    """Weights `(N, *B)` of rows x `(*S, *B, D)`, broadcast from `sample_weight`; None for None.
 
     Raises:
         InvalidDataError: a shape that does not fit, or weights that are negative or not finite.
@@ -101,7 +101,7 @@ def as_weights(sample_weight: Any, x: Any, batch_shape: Size) -> Tensor | None:
 
 
 def check_finite(rows: Tensor, first_row: int = 0) -> None:
-    """Refuse rows with NaN or infinity, by number, counted from `first_row`."""
+    """Raise `InvalidDataError` for rows with NaN or infinity, numbered from `first_row`."""
     # One pass without a mask: a sum is finite only if every term is (or it overflows, and then
     # the mask decides).
     if not rows.is_floating_point() or bool(torch.isfinite(rows.sum())):
@@ -115,7 +115,7 @@ def check_finite(rows: Tensor, first_row: int = 0) -> None:
 
 
 def finite_rows(rows: Tensor) -> tuple[Tensor, int]:
-    """The rows `(N, ...)` without NaN or infinity, and how many were dropped.
+    """The rows `(N, ...)` without NaN or infinity, and the number of dropped rows.
 
     Example:
         >>> finite_rows(torch.tensor([[0.0, 1.0], [float("nan"), 2.0]]))

@@ -1,4 +1,4 @@
-"""Where rows come from: one protocol, and rows in memory."""
+"""Sources of rows: the interface, and rows in memory."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class RowSource(ABC):
             yield from self.read(start, min(start + size, self.num_rows), size)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> RowSource:
-        """The same rows with x changed batch by batch."""
+        """The same rows with a function applied to x, batch by batch."""
         return _MappedRows(self, change)
 
     def every(self, step: int) -> Tensor:
@@ -72,7 +72,7 @@ class RowSource(ABC):
 
     @property
     def total_weight(self) -> float:
-        """Sum of the weights; N without any."""
+        """Sum of the weights; N without weights."""
         sums = (b.num_rows if b.weight is None else float(b.weight.double().sum()) for b in self)
         return float(sum(sums))
 
@@ -104,7 +104,7 @@ class RowSource(ABC):
             ends = torch.tensor([first, first + batch.num_rows])
             low, high = torch.searchsorted(drawn, ends).tolist()
             own = batch.at((drawn[low:high] - first).to(batch.x.device))
-            # Filled in place: small pieces kept between large blocks would break up the heap.
+            # Filled in place: small pieces kept between large blocks would fragment the heap.
             # Batches need not be of one dtype.
             if sample is None:
                 wide = own._replace(x=own.x.to(accumulator_dtype(own.x.device)))
@@ -167,7 +167,7 @@ def _draw_indices(count: int, limit: int, generator: Generator | None) -> Tensor
     if count <= 4 * limit:
         drawn = torch.randperm(count, generator=generator, device=device)[:limit]
     else:
-        # 2 limit draws with replacement hold limit different ones: the chance of less is nil.
+        # 2 limit draws with replacement hold limit different ones, up to a negligible chance.
         found = torch.randint(count, (2 * limit,), generator=generator, device=device).unique()
         order = torch.randperm(len(found), generator=generator, device=device)
         drawn = found[order[:limit]]

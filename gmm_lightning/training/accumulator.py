@@ -19,7 +19,7 @@ class PassAccumulator:
         is_whole: whether every batch of the pass so far was seen.
         next_batch: index of the batch that is expected next.
         last_batch: the rows that were added last.
-        dropped: rows left out of this pass, over all processes, as far as it was reduced.
+        dropped: rows left out of this pass, over all processes, up to the last reduction.
     """
 
     def __init__(self) -> None:
@@ -29,14 +29,14 @@ class PassAccumulator:
         self._own_dropped = 0
 
     def start_batch(self, index: int) -> None:
-        """Begin a new sum with the first batch; a pass that is joined later stays incomplete."""
+        """Begin a batch; the first one begins a new sum, a pass without it stays incomplete."""
         if index == 0:
             self._stats, self._own_dropped, self.dropped = None, 0, 0
         self.is_whole = index == 0 or (self.is_whole and index == self.next_batch)
         self.next_batch = index + 1
 
     def add(self, stats: SufficientStatistics, batch: Batch, num_dropped: int = 0) -> None:
-        """Add the statistics of rows, of which some were left out."""
+        """Add the statistics of a batch, of which `num_dropped` rows were left out."""
         self._stats = stats if self._stats is None else self._stats + stats
         self.last_batch = batch
         self._own_dropped += num_dropped

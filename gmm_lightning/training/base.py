@@ -1,4 +1,4 @@
-"""What the data modules share, whether rows are in memory or on disk."""
+"""Base of the data modules, for rows in memory or on disk."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class RowsDataModule(L.LightningDataModule):
 
     @abstractmethod
     def part(self, name: str, *, labels: bool = False) -> RowSource | None:
-        """All rows of `train`, `val` or `test`; None where none were set aside.
+        """All rows of `train`, `val` or `test`; None if no rows were set aside for it.
 
-        Labels may have to be read, so they are there only if they are asked for.
+        Labels may have to be read, so they are included only if `labels` is True.
         """
 
     def train_source(self, *, labels: bool = False) -> RowSource:
@@ -55,17 +55,17 @@ class RowsDataModule(L.LightningDataModule):
 
     @property
     def num_features(self) -> int:
-        """D."""
+        """Number of features, D."""
         return self.train_source().num_features
 
     @property
     def num_train_rows(self) -> int:
-        """Rows of the training set, over all processes."""
+        """Number of rows of the training set, over all processes."""
         return self.train_source().num_rows
 
     @cached_property
     def total_weight(self) -> float:
-        """Sum of the weights of the training set: the number of its rows without any."""
+        """Sum of the weights of the training set; without weights, its number of rows."""
         return self.train_source().total_weight
 
     def units(self) -> tuple[Tensor, Tensor]:
@@ -85,7 +85,7 @@ class RowsDataModule(L.LightningDataModule):
     def val_dataloader(self) -> RowLoader | list[Any]:
         """This process's rows of the validation set; an empty list without one."""
         if self.part("val") is None:
-            # Lightning warns of what is meant here.
+            # Lightning warns of an empty list, which is meant here.
             warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
             return []
         return self._loader("val", shuffle=False)

@@ -13,15 +13,15 @@ from gmm_lightning._validation import require_integer
 
 
 def is_dry(trainer: L.Trainer) -> bool:
-    """Whether this is a `fast_dev_run`, which leaves nothing behind."""
+    """Whether this is a `fast_dev_run`, which writes nothing."""
     return bool(getattr(trainer, "fast_dev_run", False))
 
 
 class EpochCheckpoint(Checkpoint):
     """Writes `last.ckpt` after the first pass, every few passes, and at the end of a fit.
 
-    A checkpoint inside a pass would resume with half a sum of statistics, so there is none.
-    Whatever interrupts the writing, the last good checkpoint stays.
+    A checkpoint inside a pass would resume with incomplete statistics, so none is written there.
+    If writing is interrupted, the last complete checkpoint stays.
 
     Args:
         dirpath: folder of the file.
@@ -33,7 +33,7 @@ class EpochCheckpoint(Checkpoint):
         self.every_n_passes = require_integer("every_n_passes", every_n_passes, least=1)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Make the folder: from then on training has started."""
+        """Make the folder, which marks that training has started."""
         if trainer.is_global_zero and not is_dry(trainer):
             self.path.parent.mkdir(parents=True, exist_ok=True)
 

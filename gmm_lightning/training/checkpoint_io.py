@@ -1,4 +1,4 @@
-"""Reading checkpoints that may come from anywhere."""
+"""Safe reading of checkpoints from untrusted sources."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gmm_lightning.layers import GMMLayer
 
 
 def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any]:
-    """The contents of a checkpoint: tensors and primitives, nothing that could run.
+    """The contents of a checkpoint: tensors and primitives, nothing executable.
 
     Raises:
         CheckpointError: no such file, or one that is truncated, foreign, or holds code.
@@ -30,7 +30,7 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
             "which are never loaded, or it is not a torch file)"
         ) from error
     except Exception as error:
-        # Garbage that is read as a pickle fails in every way there is.
+        # Garbage that is read as a pickle may raise any error.
         raise CheckpointError(f"{path} is truncated or not a torch file") from error
     if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get("gmm_lightning"), dict)):
         raise CheckpointError(f"{path} was not written by gmm_lightning")

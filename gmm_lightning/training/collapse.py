@@ -1,4 +1,4 @@
-"""Components that collapse while a callback trains: treated by a policy, alike everywhere."""
+"""Components that collapse under a callback: treated by a policy, alike in all processes."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _log = logging.getLogger(__name__)
 
 
 class CollapseHandler:
-    """Applies a policy to what each M-step had to repair, and keeps and logs the events.
+    """Applies a policy to the repairs of each M-step, and stores and logs the events.
 
     Args:
         policy: `floor`, `reseed`, `raise` or a `CollapsePolicy`, as in `fit_em`.
         seed: of the rows at which components are reseeded.
-        report_once: report a repair at the floor only the first time: small batches need the same
-            one again and again. Otherwise a repair is reported unless the last M-step needed it.
+        report_once: report a repair at the floor only the first time, because small batches need
+            it repeatedly. Otherwise a repair is reported unless the last M-step needed it too.
 
     Attributes:
-        events: what was repaired.
+        events: components that had to be repaired.
         reseeded: components that the last step moved, `(M, K)`, or None.
     """
 
@@ -49,7 +49,7 @@ class CollapseHandler:
         self.events: list[CollapseEvent] = []
         self.reseeded: Tensor | None = None
         self._latest: list[CollapseEvent] = []
-        # Per component, once there is a first repair.
+        # One number per component from the first repair on.
         self._num_reseeds = torch.tensor(0)
         self._generator = torch.Generator().manual_seed(seed)
 
@@ -70,7 +70,7 @@ class CollapseHandler:
         """The parameters after the policy, which may move components to rows among `candidates`.
 
         Raises:
-            CollapseError: the policy gives up.
+            CollapseError: the policy gives a mixture up.
         """
         found: list[CollapseEvent] = []
         self.reseeded = None
@@ -80,7 +80,7 @@ class CollapseHandler:
             if candidates is None or not self.policy.num_candidates:
                 repair = self.policy.handle(*state, None)
             else:
-                # The first process decides, by its own rows.
+                # The first process decides, from its own rows.
                 nothing = torch.zeros_like(collapsed.emptied)
                 repair = Repair(parameters, nothing, nothing.any(-1))
                 rows = candidates(self.policy.num_candidates)
@@ -104,7 +104,7 @@ class CollapseHandler:
         return parameters
 
     def state_dict(self) -> dict[str, Any]:
-        """What was repaired, as tensors and primitives."""
+        """The events and the counts of moves, as tensors and primitives."""
         return {
             "events": [asdict(event) for event in self.events],
             "latest": [asdict(event) for event in self._latest],
@@ -114,7 +114,7 @@ class CollapseHandler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state from `state_dict`."""
         self.events = [CollapseEvent(**event) for event in state["events"]]
         self._latest = [CollapseEvent(**event) for event in state["latest"]]
         self._num_reseeds, self.reseeded = state["num_reseeds"], state["reseeded"]

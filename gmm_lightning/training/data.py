@@ -23,18 +23,18 @@ class ArrayDataModule(RowsDataModule):
 
     Args:
         x: rows `(N, D)`, a tensor or an array of any real dtype.
-        sample_weight: `(N,)`, finite and not negative: a row of weight 2 counts as two rows, one
-            of weight 0 as none. Parts that are set aside keep the weights of their rows.
+        sample_weight: `(N,)`, finite and not negative: a row of weight 2 counts as two rows, a
+            row of weight 0 is ignored. Parts that are set aside keep the weights of their rows.
         labels: `(N,)`, or soft ones `(N, C)`: for the evidence of a layer, and to judge a fit.
         val_fraction: share of the rows set aside for validation, drawn by `seed`.
         test_fraction: share of the rows set aside for a test.
         batch_size: rows at a time; shuffled, the rows of one step over all processes.
-        shuffle: read a fresh permutation in every epoch, as gradient descent wants.
+        shuffle: read a new permutation in every epoch, for gradient descent.
         standardize: let the model subtract the mean and divide by the standard deviation.
         seed: of the split and of the permutations.
         columns: names of the features.
         classes: names of the labels.
-        name: what the rows are called in messages and pictures.
+        name: name of the data in messages and pictures.
 
     Raises:
         InvalidDataError: not a matrix, no rows, non-finite rows (by number), labels or weights
@@ -82,17 +82,17 @@ class ArrayDataModule(RowsDataModule):
 
     @property
     def val(self) -> Batch | None:
-        """The validation set."""
+        """The validation set; None without one."""
         return self._parts["val"].batch if "val" in self._parts else None
 
     @property
     def test(self) -> Batch | None:
-        """The test set."""
+        """The test set; None without one."""
         return self._parts["test"].batch if "test" in self._parts else None
 
     @classmethod
     def builtin(cls, name: str, **options: Any) -> Self:
-        """One of the built-in real data sets, its standard training part.
+        """The standard training part of a built-in real data set.
 
         Args:
             name: one of `gmm_lightning.datasets.names()`.
@@ -124,10 +124,10 @@ class ArrayDataModule(RowsDataModule):
         test_path: str | Path | None = None,
         **options: Any,
     ) -> Self:
-        r"""Rows of a file: .csv, .tsv, .txt, .npy, .npz or .parquet.
+        r"""Data module of the rows of a file: .csv, .tsv, .txt, .npy, .npz or .parquet.
 
         Args:
-            path: the training set, and what `val_fraction` and `test_fraction` are taken from.
+            path: the training set, from which `val_fraction` and `test_fraction` are taken.
             columns: as for `gmm_lightning.datasets.read_table`, like the next five.
             label: the column of classes.
             weight: the column of sample weights.
@@ -183,7 +183,7 @@ class ArrayDataModule(RowsDataModule):
         return self._parts.get(name)
 
     def set_part(self, name: str, rows: Batch) -> None:
-        """Make `rows` the rows of `train`, `val` or `test`.
+        """Set the rows of `train`, `val` or `test`.
 
         Raises:
             InvalidDataError: all their sample weights are 0.
@@ -197,7 +197,7 @@ class ArrayDataModule(RowsDataModule):
 
 
 def _checked(x: Any, weight: Any, labels: Any) -> Batch:
-    """A matrix of finite rows, with a weight and a label for each row where there are any."""
+    """A batch of a matrix of finite rows, with their weights and labels, checked."""
     x = as_tensor(x)
     if x.dim() != 2 or 0 in x.shape:
         hint = "; reshape one feature with x[:, None]" if x.dim() == 1 else ""
@@ -220,7 +220,7 @@ def _split_rows(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Indices of the rows to train on, for validation and for a test, in order each.
 
-    The validation set is drawn first, so that a test set leaves it as it is.
+    The validation set is drawn first, so that it does not depend on the test set.
     """
     shares = {"val_fraction": val_fraction, "test_fraction": test_fraction}
     shares = {name: require_number(name, x, least=0, most=1) for name, x in shares.items()}

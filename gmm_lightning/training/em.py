@@ -24,18 +24,18 @@ from gmm_lightning.training.em_base import BaseEMCallback
 
 
 class EMCallback(BaseEMCallback):
-    """Closed-form M-step on the last batch of a pass: before validation and any checkpoint.
+    """Does a closed-form M-step at the last batch of a pass, before validation and checkpoints.
 
     Statistics are summed over batches, then over processes in one reduction, and never stored in
-    the model. A pass that was joined in the middle or cut short does no M-step.
+    the model. A pass that was resumed in the middle or cut short does no M-step.
 
     Args:
         target: None for a `GMMModule`; for any other LightningModule the dotted path of the
             `GMMLayer` inside it, for instance `"model.density"`. The layer then learns from the
             rows it is called with in training, each counted once, and is frozen for the
-            optimizer. `InitializeCallback` with the same target finds a start.
+            optimizer. `InitializeCallback` with the same target initialises it.
         acceleration: `squarem` or `anderson`: extrapolate along the path of EM. A step that
-            lowers the objective is taken back, which costs a pass.
+            lowers the objective is undone, which costs a pass.
         annealing: begin with flat responsibilities: an `Annealing`, or its first inverse
             temperature.
         hard: classification EM: every row belongs to its most probable component alone.
@@ -55,8 +55,8 @@ class EMCallback(BaseEMCallback):
         InvalidArgumentError: options that contradict each other; at the start of a fit, for a
             target that is not a `GMMLayer`, a precision or strategy that EM cannot use, or a
             loader that pads its shards.
-        InvalidDataError: rows that are not finite (by number in their batch), or a pass that has
-            no others.
+        InvalidDataError: rows that are not finite (by number in their batch), or a pass without
+            finite rows.
         CollapseError: under `collapse="raise"`.
     """
 
@@ -101,8 +101,8 @@ class EMCallback(BaseEMCallback):
         objective = model.objective(parameters, stats)
         rejected = self._updater.rejected(objective)
         if bool(rejected.any()):
-            # The next pass is over the parameters before the extrapolation; until then what was
-            # logged last still holds.
+            # The next pass is at the parameters before the extrapolation; until then the last
+            # logged numbers still hold.
             self._updater.restore(parameters, rejected).write_to(layer)
             self._log_again(pl_module)
             self._keep_going(trainer)
@@ -115,7 +115,7 @@ class EMCallback(BaseEMCallback):
             disturbed = None if collapsed is None else collapsed.mixtures
             updated = self._updater.extrapolate(model, parameters, updated, disturbed)
         if iteration == 0 and self._collapse.policy.num_candidates:
-            # No M-step reports what the start left without rows.
+            # No M-step reports the components that the start left without rows.
             collapsed = Collapsed.with_weightless(collapsed, parameters, stats.counts)
         candidates = partial(self._candidates, pl_module)
         updated = self._collapse.handle(trainer, model, updated, collapsed, iteration, candidates)
@@ -131,7 +131,7 @@ class EMCallback(BaseEMCallback):
         return stationary and from_m_step and not self._collapse.has_moved
 
     def _keep_going(self, trainer: L.Trainer) -> None:
-        """Let early stopping ignore the gain of this pass, in values that this callback logs."""
+        """Make early stopping ignore the gain of this pass, in values that this callback logs."""
         for stopping in trainer.early_stopping_callbacks:
             if self.target is None or stopping.monitor in self._logged:
                 worst = -torch.inf if stopping.mode == "max" else torch.inf
@@ -139,10 +139,10 @@ class EMCallback(BaseEMCallback):
                 stopping.best_score = torch.full_like(stopping.best_score, worst)
 
     def state_dict(self) -> dict[str, Any]:
-        """The history, the repairs, and where an extrapolation started from."""
+        """The history, the repairs, and the state of the extrapolation."""
         return super().state_dict() | {"updater": self._updater.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state from `state_dict`."""
         super().load_state_dict(state_dict)
         self._updater.load_state_dict(state_dict["updater"])

@@ -28,8 +28,8 @@ from gmm_lightning.training.target import (
 class BaseEMCallback(L.Callback):
     """Base of the EM callbacks, which do the M-step in `on_train_batch_end`: see `EMCallback`.
 
-    The rows of a `GMMModule` are its batches; those of a layer inside another model are what the
-    layer is called with.
+    The rows of a `GMMModule` are its batches; those of a layer inside another model are the rows
+    that the layer is called with.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class BaseEMCallback(L.Callback):
 
     @property
     def name(self) -> str:
-        """The callback in messages."""
+        """Name of the callback in messages."""
         return f"{type(self).__name__}(target={self.target!r})"
 
     # -- the layer --------------------------------------------------------------------------
@@ -92,7 +92,7 @@ class BaseEMCallback(L.Callback):
             self._observer = None
 
     def on_exception(self, *args: Any, **kwargs: Any) -> None:
-        """Do the same where a fit ends early: then `teardown` is not called."""
+        """Call `teardown` after an error, where Lightning does not."""
         self.teardown()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -109,7 +109,7 @@ class BaseEMCallback(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """The E-step of a batch of a `GMMModule`; a target has it when it is called."""
+        """Do the E-step of a batch of a `GMMModule`; for a target it follows with each call."""
         self._accumulator.start_batch(batch_idx)
         self._in_backward = False
         if self.target is None and isinstance(pl_module, GMMModule):
@@ -118,7 +118,7 @@ class BaseEMCallback(L.Callback):
             self._accumulator.add(stats, rows)
 
     def _on_call(self, layer: GMMLayer, batch: Batch) -> None:
-        """The E-step of the rows that a target is called with."""
+        """Do the E-step of the rows that a target is called with."""
         if self._in_backward or not layer.training:
             return
         dropped = 0
@@ -141,7 +141,7 @@ class BaseEMCallback(L.Callback):
         self._in_backward = True
 
     def on_after_backward(self, *args: Any, **kwargs: Any) -> None:
-        """Receive them again: a step may go backwards several times."""
+        """Receive the layer's calls again: a step may have several backward passes."""
         self._in_backward = False
 
     # -- the M-step -------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class BaseEMCallback(L.Callback):
         return rows
 
     def _require_rows(self, num_samples: int) -> None:
-        """Refuse a pass in which a target was given no rows, or none but those left out."""
+        """Refuse a pass in which a target got no rows, or only rows that were left out."""
         if self.target is None or num_samples:
             return
         if self._accumulator.dropped:
@@ -175,9 +175,9 @@ class BaseEMCallback(L.Callback):
         log_likelihood: Tensor,
         objective: Tensor,
     ) -> None:
-        """Keep and log the numbers of a pass, means over a batch of mixtures."""
+        """Store and log the numbers of a pass, means over a batch of mixtures."""
         self.history.append(float(objective.mean()))
-        # Of classification EM it is another quantity: the density of the chosen component.
+        # In classification EM it is another quantity: the density of the chosen component.
         kind = "classification_" if self._schedule.hard else ""
         self._logged = {
             f"train/{kind}log_likelihood": float(log_likelihood.mean()),
@@ -191,7 +191,7 @@ class BaseEMCallback(L.Callback):
         self._log_again(pl_module)
 
     def _log_again(self, pl_module: L.LightningModule) -> None:
-        """Log the numbers of the last pass, in the user's units where the module has them."""
+        """Log the numbers of the last pass, in the user's units if the module has them."""
         if not isinstance(pl_module, GMMModule):
             how: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True}
             pl_module.log_dict(self._logged, batch_size=1, **how)
@@ -212,7 +212,7 @@ class BaseEMCallback(L.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state from `state_dict`."""
         self.history = list(state_dict["history"])
         self.skipped = state_dict["skipped"]
         self._logged = dict(state_dict["logged"])

@@ -1,4 +1,4 @@
-"""The floor of the M-step, for a mixture that is trained by gradient."""
+"""The covariance floor of the M-step, for a mixture that is trained by gradient."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gmm_lightning.training.target import state_key_for, target_layer
 
 
 class CovarianceFloorCallback(L.Callback):
-    """After each step of the optimizer, no covariance is flatter than EM would leave it.
+    """Raises flat covariances to the floor of EM, after each step of the optimizer.
 
-    The likelihood of a mixture has no maximum: a component on one spot, or a network that draws
-    its latents together, gains without bound until its scale underflows. This is the projection
+    The likelihood of a mixture has no maximum: a component at one point, or a network that
+    contracts its latents, gains without bound until its scale underflows. This is the projection
     onto `Sigma_k >= c diag(variance of the mixture)`, with c the family's `relative_floor`, and
     onto standard deviations of at least `min_std`. A prior on the covariances in the loss
     (`layer.objective(z, num_samples)`) avoids the bound itself.
@@ -29,7 +29,7 @@ class CovarianceFloorCallback(L.Callback):
         min_std: the smallest standard deviation in any direction, in units of the rows.
 
     Attributes:
-        events: components that had to be repaired, each once; their `count` is their weight.
+        events: components that had to be repaired, each once; `count` is the weight.
 
     Raises:
         InvalidDataError: a parameter of the mixture is not finite after a step.
@@ -61,7 +61,7 @@ class CovarianceFloorCallback(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Raise the covariances that are too flat, alike in all processes."""
+        """Raise the covariances that are too flat, identically in all processes."""
         layer = target_layer(pl_module, self.target, type(self).__name__)
         model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
         if not all(bool(torch.isfinite(value).all()) for value in parameters):
@@ -75,11 +75,11 @@ class CovarianceFloorCallback(L.Callback):
             self._collapse.handle(trainer, model, raised, collapsed, step).write_to(layer)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was repaired."""
+        """The repairs, as tensors and primitives."""
         return self._collapse.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state from `state_dict`."""
         self._collapse.load_state_dict(state_dict)
 
 
@@ -87,7 +87,7 @@ class CovarianceFloorCallback(L.Callback):
 def _raise_to_floor(
     model: MixtureModel, parameters: MixtureParameters, min_std: float
 ) -> tuple[MixtureParameters, Collapsed | None]:
-    """Parameters without covariances flatter than the family's floor, and which ones were."""
+    """Parameters with covariances raised to the family's floor, and the repairs or None."""
     family, (_, k, d) = model.family, parameters.means.shape
     wide = parameters.to(accumulator_dtype(parameters.means.device))
     mixture, scale = model.distribution(wide), model.scale(wide)

@@ -1,4 +1,4 @@
-"""A start for a fit: priors and parameters from the whole training set."""
+"""Initialisation of a fit: priors and parameters from the whole training set."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class InitializeCallback(L.Callback):
     """Sets units, priors and parameters before the first batch of a fit.
 
     The whole training set is read in `setup`, not a process's shard: the start does not depend on
-    the number of processes. A resumed fit is left alone. A layer inside a model is initialised
+    the number of processes. A resumed fit is not changed. A layer inside a model is initialised
     from the latents of the untrained network (`collect_latents`) when training starts.
 
     Args:
@@ -38,7 +38,7 @@ class InitializeCallback(L.Callback):
             best objective is kept (Biernacki, Celeux, Govaert 2003).
         trial_passes: EM passes of each start when there are several.
         target: None for a `GMMModule`; else the dotted path of a `GMMLayer`, as for `EMCallback`.
-        step: with a target: the method that is given the batches, as for `collect_latents`.
+        step: with a target: the method that gets the batches, as for `collect_latents`.
         skip_nonfinite: with a target: leave out latents with NaN or infinity, and log their number.
 
     Raises:
@@ -81,7 +81,7 @@ class InitializeCallback(L.Callback):
                 "InitializeCallback needs the whole training set: pass a data module to "
                 "trainer.fit, for instance ArrayDataModule(x)"
             )
-        # The parameters are to be drawn in the precision they will have.
+        # The parameters are drawn in the precision of the fit.
         trainer.precision_plugin.convert_module(pl_module)
         pl_module.take_units(datamodule)
         self._start(pl_module.layer, _training_rows(pl_module, datamodule))
@@ -102,7 +102,7 @@ class InitializeCallback(L.Callback):
         layer.load_state_dict(trainer.strategy.broadcast(layer.state_dict()))
 
     def _start(self, layer: GMMLayer, rows: Any) -> None:
-        """Priors and parameters of a layer from all rows."""
+        """Set priors and parameters of a layer from all rows."""
         generator = torch.Generator().manual_seed(self.seed)
         if self.num_restarts > 1:
             how = {"max_iter": self.trial_passes, "num_restarts": self.num_restarts, "tol": 0.0}
@@ -136,7 +136,7 @@ class _LoaderRows:
 
 
 def _training_batches(trainer: L.Trainer) -> Iterator[Any]:
-    """This process's batches of one pass: in order where the data module can."""
+    """This process's batches of one pass, in order if the data module supports it."""
     datamodule = getattr(trainer, "datamodule", None)
     if isinstance(datamodule, RowsDataModule):
         return iter(datamodule.predict_dataloader())

@@ -19,9 +19,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class GracefulStop(Checkpoint):
     """Ends a fit after the pass in which a signal arrived; a second Ctrl-C ends it at once.
 
-    A pass that is cut short would leave nothing to resume from exactly. All processes stop after
-    the same pass, whichever of them got the signal. Put it before `EpochCheckpoint`, which writes
-    when it sees the stop.
+    A pass that is cut short could not be resumed exactly. All processes stop after the same pass,
+    whichever of them got the signal. Put it before `EpochCheckpoint`, which writes when it sees
+    the stop.
 
     Attributes:
         signum: the signal that ended the fit, or None.
@@ -32,7 +32,7 @@ class GracefulStop(Checkpoint):
         self._former: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Install the handlers, before those that Lightning has installed by now."""
+        """Install the handlers instead of those that Lightning has installed by now."""
         if threading.current_thread() is not threading.main_thread():
             return
         for signum in _SIGNALS:
@@ -45,7 +45,7 @@ class GracefulStop(Checkpoint):
         _log.warning("%s: stopping after this pass", signal.Signals(signum).name)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Agree with the other processes, and stop."""
+        """Stop all processes if one of them got a signal."""
         mine = self.signum is not None
         if trainer.strategy.reduce_boolean_decision(mine, all=False):
             trainer.should_stop = True

@@ -32,12 +32,12 @@ def collect_latents(
         module: any LightningModule, attached to a trainer or not.
         loader: batches as the module's step takes them.
         target: dotted path of the layer, for instance `"model.density"`.
-        step: name of the method that is given `(batch, batch_idx)`, or the batch alone where it
-            takes one argument. It must call the layer as `layer(z)`.
+        step: name of the method that is called with `(batch, batch_idx)`, or with the batch alone
+            if it takes one argument. It must call the layer as `layer(z)`.
 
     Raises:
-        InvalidArgumentError: there is no layer at the target, no such method, one that optimises
-            by hand, or one that never calls the layer.
+        InvalidArgumentError: there is no layer at the target, no such method, one with manual
+            optimization, or one that never calls the layer.
         InvalidDataError: the loader is empty.
 
     Example:
@@ -92,14 +92,14 @@ def fit_latents(
 ) -> EMResult:
     """Fit a `GMMLayer` inside a model by EM, in place, to its `collect_latents` of a whole loader.
 
-    The network stays as it is. Before a fit this is where joint training starts from; after
-    one it is the mixture of the latents that the network has arrived at.
+    The network is not changed. Before a fit this gives the start of joint training; after one it
+    gives the mixture of the trained network's latents.
 
     Args:
         module: as for `collect_latents`, like `loader`, `target` and `step`.
         loader: batches as the module's step takes them.
         target: dotted path of the layer.
-        step: name of the method that is given the batches.
+        step: name of the method that gets the batches.
         skip_nonfinite: leave rows with NaN or infinity out, and log their number.
         options: of `fit_em`: `initializer`, `tol`, `num_restarts`, `collapse`, ...
 
@@ -141,7 +141,7 @@ def _trainer_of(module: L.LightningModule) -> L.Trainer | None:
 
 
 def _transfer_batch(module: L.LightningModule, batch: Any) -> Any:
-    """A batch as a trainer hands it to a step: in its precision, on the module's device."""
+    """A batch as a trainer passes it to a step: in its precision, on the module's device."""
     trainer = _trainer_of(module)
     if trainer is None:
         batch = module.on_before_batch_transfer(batch, 0)
@@ -166,7 +166,7 @@ def _evaluation_context(module: L.LightningModule) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices))
         if trainer is not None:
             stack.enter_context(trainer.precision_plugin.forward_context())
-        # Outside of a trainer's loop the module's own would warn or refuse.
+        # Outside of a trainer's loop the module's own methods would warn or raise.
         for name in ("log", "log_dict"):
             setattr(module, name, lambda *args, **kwargs: None)
             stack.callback(delattr, module, name)
@@ -181,7 +181,7 @@ def _evaluation_context(module: L.LightningModule) -> Iterator[None]:
 
 
 def _metric_state(metric: Metric) -> dict[str, Any]:
-    """What a metric holds, its states as copies: updates write into tensors and lists."""
+    """The attributes of a metric, its states as copies: updates write into tensors and lists."""
     states = {
         name: list(state) if isinstance(state, list) else state.detach().clone()
         for name, state in metric.metric_state.items()

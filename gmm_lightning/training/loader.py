@@ -48,7 +48,7 @@ class RowLoader:
         self._epoch, self._seed = epoch, seed
 
     def __len__(self) -> int:
-        # A shuffled block is a whole number of steps, but for the last one.
+        # A shuffled block is a whole number of steps, except the last one.
         processes = 1 if self._epoch else self._world_size
         return _num_steps(self.source.num_rows, self.batch_size, processes)
 
@@ -62,13 +62,13 @@ class RowLoader:
         for num_global_rows in _global_batch_sizes(num_rows, self.batch_size, self._world_size):
             batch = next(batches, None)
             if batch is None:
-                # No rows, with all parts that rows of this source have.
+                # No rows, but with all fields that batches of this source have.
                 batch = next(self.source.read(0, 1, 1)).at(slice(0, 0))
             yield batch._replace(num_global_rows=num_global_rows)
 
     def _shuffled(self, current_epoch: Callable[[], int]) -> Iterator[Batch]:
-        # Asked with the first batch: when a fit resumes, Lightning makes the iterator while the
-        # epoch still is the one before.
+        # Called with the first batch: when a fit resumes, Lightning makes the iterator while the
+        # epoch is still the one before.
         generator = _epoch_generator(self._seed, current_epoch())
         num_rows = self.source.num_rows
         size = self.batch_size * max(1, BLOCK_ROWS // self.batch_size)
@@ -83,7 +83,7 @@ class RowLoader:
 
 
 def as_global_batch(item: Any, world_size: int) -> Batch:
-    """A batch from what any loader yields; of a sequence, the first entry is the rows."""
+    """A batch from an item of any loader; of a sequence, the first entry is the rows."""
     if isinstance(item, list | tuple) and not isinstance(item, Batch):
         item = item[0]
     batch = as_batch(item)
@@ -93,7 +93,7 @@ def as_global_batch(item: Any, world_size: int) -> Batch:
 
 
 def total_train_weight(trainer: L.Trainer) -> float:
-    """Rows of the training set of a fit, or their total weight."""
+    """Total weight of the training set of a fit, or its number of rows."""
     datamodule = getattr(trainer, "datamodule", None)
     for name in ("total_weight", "num_train_rows"):
         known = getattr(datamodule, name, None)
@@ -114,7 +114,7 @@ def shard(num_rows: int, rank: int, world_size: int) -> range:
 
 
 def _num_steps(num_rows: int, batch_size: int, world_size: int) -> int:
-    """Batches of the longest shard, and so of every process."""
+    """Number of batches of the longest shard, and so of every process."""
     return math.ceil(math.ceil(num_rows / world_size) / batch_size)
 
 

@@ -46,7 +46,7 @@ class GMMModule(StandardizedMixture):
 
     Attributes:
         standardize: the change of units before the layer; the identity unless the data module
-            asks for one. It is part of the checkpoint.
+            standardises. It is part of the checkpoint.
         phase: which of several consecutive fits of one run this is; `passes_before` counts the
             passes of the earlier ones.
         data: name, columns and classes of the data it was trained on.
@@ -79,7 +79,7 @@ class GMMModule(StandardizedMixture):
             InvalidArgumentError: a factory refuses its settings.
         """
         if self.optimizer is None:
-            # Lightning warns of what is meant here.
+            # Lightning warns of a fit without optimizer, which is meant here.
             warnings.filterwarnings("ignore", message=".*fit will run with no optimizer.*")
             return None
         parameters = [p for p in self.parameters() if p.requires_grad]
@@ -90,21 +90,21 @@ class GMMModule(StandardizedMixture):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Nothing under EM: its step has no graph."""
+        """The backward pass; nothing under EM, whose loss has no graph."""
         if self.optimizer is not None:
             super().backward(loss, *args, **kwargs)
 
     def e_step(
         self, batch: Batch, responsibilities: Responsibilities = softmax_responsibilities_
     ) -> SufficientStatistics:
-        """Expected statistics of rows in the user's units: what `EMCallback` adds up."""
+        """Expected statistics of rows in the user's units, which `EMCallback` adds up."""
         units = self.standardize
         is_identity = bool((units.loc == 0).all() and (units.scale == 1).all())
         transform = None if is_identity else units
         return e_step(self.layer, batch, responsibilities=responsibilities, transform=transform)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss of one batch; under EM 0, for the callback reads the batch by itself."""
+        """The loss of one batch; 0 under EM, where the callback reads the batch."""
         if self.optimizer is None:
             return self.layer.means.new_zeros(())
         batch = as_global_batch(batch, self.trainer.world_size)
@@ -124,19 +124,19 @@ class GMMModule(StandardizedMixture):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Under gradient descent: the mean over the epoch, each batch under its own parameters."""
+        """Log the mean over a gradient epoch, each batch under the parameters of its step."""
         if "train" in self._moments:
             mean, prior = self._mean_log_prob("train"), self._prior_per_row().detach()
             values = {"train/log_likelihood": mean, "train/objective": mean + prior}
             self.log_pass(values, prog_bar=True)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Adds the log-likelihood of one batch."""
+        """Add the log-likelihood of one batch."""
         batch = as_global_batch(batch, self.trainer.world_size)
         self._add_moments("val", self._log_prob(batch), batch.weight, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the weighted mean over all rows of all processes."""
+        """Log the weighted mean over all rows of all processes."""
         mean = self._mean_log_prob("val")
         if not self.trainer.sanity_checking:
             self.log_pass({"val/log_likelihood": mean}, prog_bar=True)
@@ -160,7 +160,7 @@ class GMMModule(StandardizedMixture):
         return total / torch.where(weight > 0, weight, 1.0) + self.standardize.log_abs_det
 
     def _prior_per_row(self) -> Tensor:
-        """`log_prior / num_samples`, summed over a batch of mixtures; 0 without priors."""
+        """Log-prior divided by `num_samples`, summed over a batch of mixtures; 0 without priors."""
         if not len(self.layer.priors):
             return self.layer.means.new_zeros(())
         return self.layer.log_prior().sum() / self.num_samples
@@ -179,28 +179,28 @@ class GMMModule(StandardizedMixture):
 
     @property
     def current_pass(self) -> int:
-        """Passes done in this run, over all its phases."""
+        """Number of passes done in this run, over all its phases."""
         return self.passes_before + self.current_epoch
 
     @property
     def num_samples(self) -> float:
-        """What the prior is divided by: rows of the training set, or their total weight."""
+        """Divisor of the log-prior: rows of the training set, or their total weight."""
         return total_train_weight(self.trainer)
 
     def take_units(self, datamodule: Any) -> None:
-        """Take over the data's mean and standard deviation, when the data module asks for it."""
+        """Set the mean and standard deviation of the data, if the data module standardises."""
         if getattr(datamodule, "standardize", False):
             self.standardize.set(*datamodule.units())
 
     def setup(self, stage: str) -> None:
-        """Units, for a fit that has no `InitializeCallback` to set them."""
+        """Set the units, for a fit without `InitializeCallback`."""
         if stage == "fit" and self.trainer.ckpt_path is None:
             self.take_units(getattr(self.trainer, "datamodule", None))
 
     # -- checkpoints ------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Describe the layer by names and numbers, so that the file alone rebuilds it."""
+        """Describe the layer by names and numbers, to be rebuilt from the file alone."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             self.data = describe_data(datamodule)
@@ -212,7 +212,7 @@ class GMMModule(StandardizedMixture):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the phase that the checkpoint was written in."""
+        """Restore the phase that the checkpoint was written in."""
         stored = checkpoint.get("gmm_lightning", {})
         self.phase = stored.get("phase", 0)
         self.passes_before = stored.get("passes_before", 0)
@@ -225,7 +225,7 @@ class GMMModule(StandardizedMixture):
         *,
         layer: GMMLayer | None = None,
     ) -> GMMModule:
-        """The trained module, in evaluation mode; no code in the file is ever run.
+        """The trained module, in evaluation mode; no code in the file is executed.
 
         Args:
             checkpoint_path: a file written by a fit.

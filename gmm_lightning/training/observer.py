@@ -21,8 +21,8 @@ class LayerObserver:
     Args:
         layer: the layer.
         receive: takes each batch of rows `(N, *B, D)`, detached, before the call.
-        frozen: whether its parameters ask for no gradient, as EM wants: a DDP reducer would wait
-            for gradients that never come.
+        frozen: whether its parameters require no gradient, for EM: a DDP reducer would wait for
+            gradients that never come.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class LayerObserver:
         self._frozen = [p for p in layer.parameters() if frozen and p.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad = False
-            # With one, be it zero, momentum and weight decay would move it.
+            # With a gradient, even zero, momentum and weight decay would change it.
             parameter.grad = None
         self._hook = layer.register_forward_pre_hook(self._on_call, with_kwargs=True)
 
@@ -43,14 +43,14 @@ class LayerObserver:
         self._receive(batch._replace(x=rows))
 
     def release(self) -> None:
-        """Leave the layer as it was found."""
+        """Remove the hook, and let the layer's parameters require gradients again."""
         self._hook.remove()
         for parameter in self._frozen:
             parameter.requires_grad = True
 
 
 def warn_dropped(dropped: int, where: str) -> None:
-    """Log how many rows were left out, if any were."""
+    """Log the number of rows that were left out, if it is not 0."""
     if dropped:
         _log.warning("%s: %d rows have NaN or infinity and were left out", where, dropped)
 

@@ -1,4 +1,4 @@
-"""One bar for a whole fit: passes done, and the log-likelihood as it rises."""
+"""One bar for a whole fit: passes done, and the latest log-likelihood."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class EpochProgress(ProgressBar):
             self._bar.update(0)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """One pass more, with the numbers of the last completed one."""
+        """Count one pass, with the numbers of the last completed one."""
         if self._bar is None:
             return
         metrics = trainer.callback_metrics
@@ -71,12 +71,12 @@ class EpochProgress(ProgressBar):
         self._bar.update(1)
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        """Leave the finished bar standing."""
+        """Close the bar, which stays visible."""
         if self._bar is not None:
             self._bar.refresh()
             self._bar.close()
             self._bar = None
 
     def on_exception(self, *args: Any, **kwargs: Any) -> None:
-        """Do not leave a broken line behind."""
+        """Close the bar also after an error."""
         self.on_train_end()

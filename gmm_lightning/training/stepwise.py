@@ -23,11 +23,11 @@ from gmm_lightning.training.module import GMMModule
 
 
 class StepwiseEMCallback(BaseEMCallback):
-    """An M-step after every mini-batch, from running statistics that forget slowly.
+    """Does an M-step after every mini-batch, from running statistics as in `StepwiseEM`.
 
-    Fits large data in few passes; the batches should come in random order. What is logged of a
-    pass is the mean over its batches, each under the parameters before it. In a model its mixture
-    follows latents that drift.
+    Fits large data in few passes; the batches should come in random order. The logged numbers of
+    a pass are means over its batches, each under the parameters before it. Inside a model the
+    mixture follows latents that drift.
 
     Args:
         target: as for `EMCallback`. Priors are weighed against the rows of the last pass, in the
@@ -77,7 +77,7 @@ class StepwiseEMCallback(BaseEMCallback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Reduce the batch over processes and move the parameters."""
+        """Reduce the batch over processes and update the parameters."""
         layer, stream = self.layer(pl_module), self._stream
         assert stream is not None
         stats = self._accumulator.reduce(trainer.strategy, layer)
@@ -111,12 +111,12 @@ class StepwiseEMCallback(BaseEMCallback):
             self._log_pass(trainer, pl_module, total / weight, penalised / weight)
 
     def state_dict(self) -> dict[str, Any]:
-        """The running statistics beside the history."""
-        # What was loaded is taken up with the next batch; without a fit there is nothing.
+        """The history, the repairs, and the running statistics."""
+        # A loaded state is used with the next batch; without a fit the state is None.
         stream = self._stored or (self._stream and self._stream.state_dict())
         return super().state_dict() | {"stream": stream, "pass_weight": self._pass_weight}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state from `state_dict`."""
         super().load_state_dict(state_dict)
         self._stored, self._pass_weight = state_dict["stream"], state_dict["pass_weight"]

@@ -1,4 +1,4 @@
-"""Which layer a callback trains, and whether this fit can be exact."""
+"""The layer that a callback trains, and checks that its fit can be exact."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def target_layer(pl_module: L.LightningModule, target: str | None, callback: str
 
 
 def require_unsharded(trainer: L.Trainer) -> None:
-    """Refuse a precision that sums do not survive, and a strategy that shards parameters."""
+    """Refuse a precision too low for sums, and a strategy that shards parameters."""
     if trainer.precision not in _PRECISIONS:
         raise InvalidArgumentError(
             f"EM needs trainer.precision to be one of {', '.join(_PRECISIONS)}, got "
@@ -65,7 +65,7 @@ def require_exact_shards(trainer: L.Trainer) -> None:
     for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):
         if not isinstance(sampler, DistributedSampler) or sampler.drop_last:
             continue
-        # Shards of equal length need rows twice.
+        # Shards of equal length need some rows twice.
         if sampler.total_size > len(sampler.dataset):  # pyright: ignore[reportArgumentType]
             raise InvalidArgumentError(
                 "this DataLoader was given a distributed sampler, which repeats rows to make "

@@ -18,7 +18,7 @@ from gmm_lightning.training.module import GMMModule
 
 
 class MixtureLogger(L.Callback):
-    """Logs the components each pass, pictures now and then, and the rows at the end.
+    """Logs the components each pass, pictures every few passes, and the rows at the end.
 
     Every pass: weight, effective count and condition number of each component, and repaired
     components as text. With each picture: a histogram of the entropy of the responsibilities in
@@ -41,7 +41,7 @@ class MixtureLogger(L.Callback):
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Numbers of this pass, and pictures when they are due."""
+        """Log the numbers of this pass, and pictures every few passes."""
         writer = self._writer(trainer)
         if writer is None or not isinstance(pl_module, GMMModule):
             return
@@ -65,7 +65,7 @@ class MixtureLogger(L.Callback):
 
     @torch.no_grad()
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The final pictures, and the rows for the projector."""
+        """Log the final pictures, and the rows for the projector."""
         writer = self._writer(trainer)
         if writer is None or not isinstance(pl_module, GMMModule):
             return
@@ -77,7 +77,7 @@ class MixtureLogger(L.Callback):
         writer.flush()
 
     def _log_figures(self, writer: Any, trainer: L.Trainer, module: GMMModule) -> Tensor | None:
-        """Log the mixture over some rows and the entropy of their responsibilities; the rows."""
+        """Log the mixture and the entropy of responsibilities of some rows; returns the rows."""
         data, step = getattr(trainer, "datamodule", None), module.current_pass
         writer.add_figure("mixture", draw_mixture(module, data, self.max_points), step)
         rows = _some_rows(module, data, self.max_points)
@@ -112,7 +112,7 @@ def draw_mixture(module: GMMModule, datamodule: Any, max_points: int = 2000) -> 
     """A picture of a fit, in the user's units up to two features, in standard units beyond.
 
     More features are projected on the first two principal components, which in raw units would
-    show little but the feature with the largest numbers.
+    mostly show the feature with the largest numbers.
     """
     rows = _some_rows(module, datamodule, max_points)
     columns = getattr(datamodule, "columns", None)

@@ -21,25 +21,25 @@ class StandardizedMixture(L.LightningModule):
         self.standardize = Standardize(layer.num_features).to(layer.means.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`log_prob`."""
+        """Log densities, as `log_prob`."""
         return self.log_prob(x)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """`log p(x)` in the user's units: `(*S, *B, D)` -> `(*S, *B)`."""
+        """Log densities `log p(x)` in the user's units: `(*S, *B, D)` -> `(*S, *B)`."""
         return self.layer.log_prob(self.standardize(x)) + self.standardize.log_abs_det
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        """`p(k | x)`: `(*S, *B, K)`."""
+        """Responsibilities `p(k | x)`, `(*S, *B, K)`."""
         return self.layer.responsibilities(self.standardize(x))
 
     def predict(self, x: Tensor) -> Tensor:
-        """The most probable component of each row: `(*S, *B)`."""
+        """The most probable component of each row, `(*S, *B)`."""
         return self.layer.predict(self.standardize(x))
 
     def sample(self, sample_shape: tuple[int, ...] | int = (), **options: Any) -> Any:
         """Draws in the user's units, the region of `within` too: see `GMMLayer.sample`."""
         if options.get("within") is not None:
-            # A ball is no ball in standard units: the mixture is moved, not the region.
+            # A ball is not one in standard units: the mixture is transformed, not the region.
             return self.distribution().sample(sample_shape, **options)
         drawn = self.layer.sample(sample_shape, **options)
         if isinstance(drawn, tuple):

@@ -69,7 +69,7 @@ def kl_divergence(
     num_samples: int = 10_000,
     generator: Generator | None = None,
 ) -> Estimate:
-    """`KL(p || q) = E_p[log p(x) - log q(x)]` in nats, by Monte Carlo.
+    """Divergence `KL(p || q) = E_p[log p(x) - log q(x)]` in nats, by Monte Carlo.
 
     Raises:
         InvalidArgumentError: another number of features, or fewer than 2 samples.
@@ -80,7 +80,7 @@ def kl_divergence(
 
 
 def kl_variational(p: MixtureDensity, q: MixtureDensity) -> Tensor:
-    """The variational approximation of `KL(p || q)`, `(*B)`, in closed form.
+    """Variational approximation of `KL(p || q)`, `(*B)`, in closed form.
 
         sum_a pi_a log(sum_a' pi_a' exp(-KL(a || a')) / sum_b w_b exp(-KL(a || b)))
 
@@ -95,7 +95,7 @@ def kl_variational(p: MixtureDensity, q: MixtureDensity) -> Tensor:
 
 
 def _component_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
-    """`KL(p_i || q_j)` between components, `(*B, K, L)`."""
+    """Divergences `KL(p_i || q_j)` between components, `(*B, K, L)`."""
     a, b = p.scale_tril.unsqueeze(-3), q.scale_tril.unsqueeze(-4)
     gap = (p.means.unsqueeze(-2) - q.means.unsqueeze(-3)).unsqueeze(-1)
     with full_precision(a.device):
@@ -107,18 +107,18 @@ def _component_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
 
 
 def log_inner_product(p: MixtureDensity, q: MixtureDensity) -> Tensor:
-    """`log int p(x) q(x) dx`, `(*B)`."""
+    """Log inner product `log int p(x) q(x) dx`, `(*B)`, in closed form."""
     p, q = as_mixtures(p, q)
     both = p.log_weights.unsqueeze(-1) + q.log_weights.unsqueeze(-2)
     return (both + log_expected_likelihood(p, q)).flatten(-2).logsumexp(-1)
 
 
 def l2_distance(p: MixtureDensity, q: MixtureDensity) -> Tensor:
-    """`sqrt(int (p(x) - q(x))^2 dx)`, `(*B)`, in closed form."""
+    """L2 distance `sqrt(int (p(x) - q(x))^2 dx)`, `(*B)`, in closed form."""
     p, q = as_mixtures(p, q)
     logs = log_inner_product(p, p), log_inner_product(q, q), log_inner_product(p, q)
     logs = torch.broadcast_tensors(*logs)
-    # In units of the largest: densities in many dimensions overflow or underflow.
+    # Relative to the largest: densities in many dimensions overflow or underflow.
     top = torch.stack(logs).detach().amax(0)
     pp, qq, pq = ((log - top).exp() for log in logs)
     square = pp + qq - 2 * pq
@@ -128,7 +128,7 @@ def l2_distance(p: MixtureDensity, q: MixtureDensity) -> Tensor:
 
 
 def cauchy_schwarz_divergence(p: MixtureDensity, q: MixtureDensity) -> Tensor:
-    """`-log(<p, q> / sqrt(<p, p> <q, q>))`, `(*B)`, in closed form: 0 only for equal densities.
+    """Divergence `-log(<p, q> / sqrt(<p, p> <q, q>))`, `(*B)`: 0 only for equal densities.
 
     References:
         K. Kampa, E. Hasanbelliu, J. C. Principe (2011), Closed-form Cauchy-Schwarz PDF
@@ -173,7 +173,7 @@ def _no_closed_form_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
 
 
 def as_mixtures(p: M, q: MixtureDensity) -> tuple[M, MixtureDensity]:
-    """Two mixtures of equally many features, of batches that broadcast."""
+    """Both mixtures, checked to have equally many features and batches that broadcast."""
     p, q = as_mixture(p, "p"), as_mixture(q, "q")
     if p.num_features != q.num_features:
         raise InvalidArgumentError(

@@ -112,8 +112,8 @@ def prune(mixture: M, min_weight: float) -> M:
     """The mixture without components of low weight; the other weights are renormalised.
 
     Args:
-        mixture: a single mixture, of no batch.
-        min_weight: the lowest weight that stays; the heaviest component always does.
+        mixture: a single mixture, without a batch.
+        min_weight: the lowest weight that is kept; the heaviest component is always kept.
 
     Raises:
         InvalidArgumentError: a batch of mixtures, or a weight outside [0, 1].
@@ -135,7 +135,7 @@ def reduce(mixture: M, num_components: int) -> M:
     `((w_i + w_j) log|S_ij| - w_i log|S_i| - w_j log|S_j|) / 2`.
 
     Args:
-        mixture: a single mixture, of no batch.
+        mixture: a single mixture, without a batch.
         num_components: number of components of the result, at least 1.
 
     Raises:
@@ -148,7 +148,7 @@ def reduce(mixture: M, num_components: int) -> M:
     mixture = as_mixture(mixture)
     _require_single(mixture)
     num_components = require_integer("num_components", num_components, least=1)
-    # The contribution of means far apart takes more digits than the covariances.
+    # The contribution of means far apart needs more digits than the covariances.
     wide = accumulator_dtype(mixture.means.device)
     w, factor = mixture.weights.to(wide), mixture.scale_tril.to(wide)
     # The mean of two components of weight 0 is undefined.

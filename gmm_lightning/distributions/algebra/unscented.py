@@ -64,8 +64,8 @@ def from_sigma_points(
             f"expected 2 D + 1 points per component, got an array of shape {tuple(points.shape)}"
         )
     total, beta = _scaling(points.shape[-2] // 2, alpha, kappa), require_number("beta", beta)
-    # The weight of the centre is huge and negative for a small alpha: with gaps to the central
-    # point, and s their weighted sum, it cancels from the weighted covariance by hand, which is
+    # The weight of the centre is huge and negative for a small alpha: with gaps g to the central
+    # point and s their weighted sum it cancels analytically, and the covariance is
     # `sum_i w_i g_i g_i' + (beta - alpha^2) s s'`.
     gap = points[..., 1:, :] - points[..., :1, :]
     shift = gap.sum(-2) / (2 * total)

@@ -22,7 +22,7 @@ def choose_components(weights: Tensor, shape: Size, generator: Generator | None)
 
 
 def unwhiten_rows(mixture: MixtureDensity, component: Tensor, noise: Tensor) -> Tensor:
-    """`mu_z + L_z noise`, row by row, for components `(*S, *B)` and noise `(*S, *B, D)`."""
+    """Rows `mu_z + L_z noise` `(*S, *B, D)`, for components z `(*S, *B)` and noise like rows."""
     own, k, d = len(mixture.batch_shape), mixture.num_components, mixture.num_features
     cell = torch.arange(mixture.batch_shape.numel(), device=noise.device).view(mixture.batch_shape)
     which = (cell * k + component).reshape(-1)
@@ -31,7 +31,7 @@ def unwhiten_rows(mixture: MixtureDensity, component: Tensor, noise: Tensor) -> 
     which = which // (k // mixture.scale.shape[own])
     table = mixture.scale.flatten(0, own)
     size = rows_per_chunk(table[0].numel(), table, in_cache=False)
-    # Filled in place: small results kept between large chunks would splinter the heap.
+    # Filled in place: small results kept between large chunks would fragment the heap.
     correlated = torch.empty_like(centre)
     chunks = (values.split(size) for values in (which, noise.reshape(-1, d), correlated))
     for index, rows, place in zip(*chunks, strict=True):
@@ -92,7 +92,7 @@ def _sobol_normals(
     for edges in weights.double().reshape(-1, k).cumsum(-1).cpu():
         seed = int(torch.randint(2**31 - 1, (), generator=generator, device=device))
         engine = SobolEngine(num_features + 1, scramble=True, seed=seed)
-        # Torch's points are multiples of 2^-30; their middles are neither 0 nor 1.
+        # Torch's points are multiples of 2^-30; moved by half a step, none is 0 or 1.
         points = engine.draw(rows, dtype=torch.float64).cpu() + 2.0**-31
         order = torch.randperm(rows, generator=generator, device=device).cpu()
         first, rest = points[order].split([1, num_features], dim=-1)

@@ -24,7 +24,7 @@ SampleShape = tuple[int, ...] | Size | int
 
 @dataclass(frozen=True, eq=False)
 class DrawOptions:
-    """Options of `MixtureOfGaussians.sample`, which explains them, checked at construction."""
+    """Options of draws, checked at construction: see `MixtureOfGaussians.sample`."""
 
     component: int | Tensor | None = None
     within: Region | None = None

@@ -51,22 +51,22 @@ class MixtureDensity(distributions.Distribution):
 
     @property
     def num_components(self) -> int:
-        """K."""
+        """Number of components, K."""
         return self.means.shape[-2]
 
     @property
     def num_features(self) -> int:
-        """D."""
+        """Number of features, D."""
         return self.means.shape[-1]
 
     @property
     def log_weights(self) -> Tensor:
-        """`log pi_k`, `(*B, K)`."""
+        """Log weights `log pi_k`, `(*B, K)`."""
         return self.mixture_logits.log_softmax(-1)
 
     @property
     def weights(self) -> Tensor:
-        """`pi_k`, `(*B, K)`."""
+        """Weights `pi_k`, `(*B, K)`."""
         return self.mixture_logits.softmax(-1)
 
     @property
@@ -84,14 +84,14 @@ class MixtureDensity(distributions.Distribution):
     # -- density ----------------------------------------------------------------------------
 
     def whiten(self, x: Tensor) -> Tensor:
-        """`L_k^-1 (x - mu_k)`: `(*S, *B, D)` -> `(*S, *B, K, D)`."""
+        """Whitened differences `L_k^-1 (x - mu_k)`: `(*S, *B, D)` -> `(*S, *B, K, D)`."""
         self.check_rows(x)
         x = x.to(self.means.dtype)
         with full_precision(x.device):
             return self.covariance.whiten(self.scale, x.unsqueeze(-2) - self.means)
 
     def check_rows(self, x: Tensor) -> None:
-        """Raise `InvalidArgumentError` unless rows are a tensor of a shape `(*S, *B, D)`."""
+        """Raise `InvalidArgumentError` unless rows are a tensor of shape `(*S, *B, D)`."""
         if not isinstance(x, Tensor):
             raise InvalidArgumentError(
                 f"expected rows as a tensor, got {type(x).__name__}; write torch.as_tensor(x)"
@@ -114,7 +114,7 @@ class MixtureDensity(distributions.Distribution):
             )
 
     def log_joint(self, x: Tensor) -> Tensor:
-        """`log pi_k + log N(x | mu_k, Sigma_k)`: `(*S, *B, D)` -> `(*S, *B, K)`."""
+        """Log joint densities `log pi_k + log N(x | mu_k, Sigma_k)`, `(*S, *B, K)`."""
         white = self.whiten(x)
         with full_precision(white.device):
             log_scale = self.covariance.half_log_det(self.scale, self.num_features)
@@ -122,34 +122,34 @@ class MixtureDensity(distributions.Distribution):
             return constant - 0.5 * white.square().sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """`log p(x)`: `(*S, *B, D)` -> `(*S, *B)`."""
+        """Log density `log p(x)`: `(*S, *B, D)` -> `(*S, *B)`."""
         return self.log_joint(value).logsumexp(-1)
 
     def log_responsibilities(self, x: Tensor) -> Tensor:
-        """`log p(k | x)`: `(*S, *B, D)` -> `(*S, *B, K)`."""
+        """Log responsibilities `log p(k | x)`: `(*S, *B, D)` -> `(*S, *B, K)`."""
         return self.log_joint(x).log_softmax(-1)
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        """`p(k | x)`: `(*S, *B, D)` -> `(*S, *B, K)`."""
+        """Responsibilities `p(k | x)`: `(*S, *B, D)` -> `(*S, *B, K)`."""
         return self.log_joint(x).softmax(-1)
 
     # -- moments ----------------------------------------------------------------------------
 
     @property
     def mean(self) -> Tensor:
-        """`sum_k pi_k mu_k`, `(*B, D)`."""
+        """Mean `sum_k pi_k mu_k`, `(*B, D)`."""
         return (self.weights.unsqueeze(-1) * self.means).sum(-2)
 
     @property
     def variance(self) -> Tensor:
-        """Diagonal of `covariance_matrix`, `(*B, D)`."""
+        """Variance per feature, the diagonal of `covariance_matrix`, `(*B, D)`."""
         within = self.scale_tril.square().sum(-1)
         between = (self.means - self.mean.unsqueeze(-2)).square()
         return (self.weights.unsqueeze(-1) * (within + between)).sum(-2)
 
     @property
     def covariance_matrix(self) -> Tensor:
-        """`sum_k pi_k (Sigma_k + (mu_k - mu)(mu_k - mu)')`, `(*B, D, D)`."""
+        """Covariance `sum_k pi_k (Sigma_k + (mu_k - mu)(mu_k - mu)')`, `(*B, D, D)`."""
         weights = self.weights[..., None, None]
         gap = self.means - self.mean.unsqueeze(-2)
         between = gap.unsqueeze(-1) * gap.unsqueeze(-2)
@@ -183,7 +183,7 @@ class MixtureDensity(distributions.Distribution):
         return type(self)(mixture_logits, means, scale, covariance)
 
     def map_parameters(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The mixture with logits, means and scale changed by one function."""
+        """The mixture with a function applied to logits, means and scale."""
         logits, means, scale = map(change, (self.mixture_logits, self.means, self.scale))
         return self.with_parameters(logits, means, scale, self.covariance)
 
@@ -204,7 +204,9 @@ class MixtureDensity(distributions.Distribution):
             raise InvalidArgumentError(f"component must be an integer, got {k!r}")
         k = operator.index(k)
         if not -self.num_components <= k < self.num_components:
-            raise InvalidArgumentError(f"component must be in [0, {self.num_components}), got {k}")
+            raise InvalidArgumentError(
+                f"component must be in [-{self.num_components}, {self.num_components}), got {k}"
+            )
         k, axis = k % self.num_components, len(self.batch_shape)
         scale = self.scale if self.covariance.tied else self.scale.narrow(axis, k, 1)
         logits = torch.zeros_like(self.mixture_logits[..., :1])
@@ -258,9 +260,9 @@ def moment_match(mixture: M) -> M:
     """The Gaussian with the mixture's moments: see `MixtureOfGaussians.moment_match`."""
     mixture = as_mixture(mixture)
     gap = mixture.means - mixture.mean.unsqueeze(-2)
-    # Rows of a square root: the covariance itself would lose half of the digits.
+    # Rows of a square root: forming the covariance would lose half of the digits.
     rows = torch.cat([mixture.scale_tril, gap.unsqueeze(-1)], -1)
-    # Not the root of the weights, which has no slope where one is 0.
+    # Not the square root of the weights, which is not differentiable at 0.
     rows = (0.5 * mixture.log_weights).exp()[..., None, None] * rows
     with full_precision(rows.device):
         factor = factor_of_rows(rows.movedim(-3, -2).flatten(-2))

@@ -41,7 +41,7 @@ def draw_reparameterized(
     if not (torch.is_grad_enabled() and any(p.requires_grad for p in own)):
         return x
     if 0 in mixture.batch_shape:
-        # No mixture, no draw: only the graph is kept.
+        # An empty batch has no draws: only the graph is kept.
         return x + tempered.means.sum()
     if options.component is None:
         return implicit_reparameterization(tempered, x)
@@ -94,7 +94,7 @@ def implicit_reparameterization(mixture: MixtureDensity, x: Tensor) -> Tensor:
 
 
 def conditional_cdfs(mixture: MixtureDensity, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`u_d = P(X_d <= x_d | x_<d)`, `(*S, *B, D)`, and its terms, `(*S, *B, K, D)` each.
+    """Conditional cdfs `u_d = P(X_d <= x_d | x_<d)`, `(*S, *B, D)`, and terms, `(*S, *B, K, D)`.
 
     The terms are the components' weights given the features before d, the whitened rows, and the
     components' log densities of feature d given the features before it.
@@ -111,7 +111,7 @@ def conditional_cdfs(mixture: MixtureDensity, x: Tensor) -> tuple[Tensor, Tensor
 
 
 def _cdf_jacobian(weights: Tensor, z: Tensor, terms: Tensor, factor: Tensor) -> Tensor:
-    """du/dx, `(*S, *B, D, D)`, lower triangular."""
+    """Jacobian du/dx, `(*S, *B, D, D)`, lower triangular."""
     identity = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
     inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
     pivots = factor.diagonal(dim1=-2, dim2=-1)
@@ -166,9 +166,9 @@ def score_function(
 ) -> Tensor:
     """A surrogate of `E[f(x)]`, `(*B)`, whose gradient is the score-function (REINFORCE) estimate.
 
-    The gradient is unbiased, also for components that are far apart. Means and scales get theirs
-    through the samples, the weights by `(f(x) - baseline) grad log pi_z`, where the baseline is
-    the mean over the other samples.
+    The gradient is unbiased, also for components that are far apart. That of means and scales
+    flows through the samples, that of the weights is `(f(x) - baseline) grad log pi_z`, where the
+    baseline is the mean over the other samples.
 
     Args:
         mixture: p.

@@ -59,7 +59,7 @@ def _sample_euclidean(
     component: Tensor | None,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Component and row jointly by rejection, for each mixture of the batch."""
+    """Rows and components, drawn jointly by rejection for each mixture of the batch."""
     cells, k = mixture.batch_shape.numel(), mixture.num_components
     rows = x.view(-1, cells, mixture.num_features)
     log_weights = mixture.log_weights.reshape(cells, k)

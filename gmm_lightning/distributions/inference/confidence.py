@@ -55,7 +55,7 @@ def confidence_radius(probability: float | Tensor, num_features: int) -> Tensor:
 
 
 def squared_mahalanobis(mixture: MixtureDensity, x: Tensor) -> Tensor:
-    """`(x - mu_k)' Sigma_k^-1 (x - mu_k)`, `(*S, *B, K)`."""
+    """Squared Mahalanobis distances `(x - mu_k)' Sigma_k^-1 (x - mu_k)`, `(*S, *B, K)`."""
     return as_mixture(mixture).whiten(x).square().sum(-1)
 
 
@@ -68,7 +68,7 @@ def in_confidence_region(
     num_samples: int = 20_000,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Whether rows `(*S, *B, D)` lie in a region of given mass: `(*S, *B)`.
+    """Mask `(*S, *B)` of the rows `(*S, *B, D)` in a region of given mass.
 
     Args:
         mixture: the mixture.
@@ -121,7 +121,7 @@ def ellipses(mixture: MixtureDensity, std: float = 1.0) -> list[Ellipse]:
     found = []
     for center, (x, y), semi_axes in zip(mixture.means.detach(), axes[..., 0], sizes, strict=True):
         angle = math.atan2(float(y), float(x))
-        # An axis has no direction: its angle is one of two.
+        # The angle of an axis is defined up to pi.
         angle -= math.pi * math.ceil(angle / math.pi - 0.5)
         found.append(Ellipse(center, std * semi_axes, angle))
     return found

@@ -15,7 +15,7 @@ from gmm_lightning.errors import InvalidArgumentError
 
 
 def _missingness_patterns(x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each missingness pattern of rows `(N, D)`: their numbers, and a mask of the observed."""
+    """Row indices and a mask `(D,)` of the observed features, for each pattern in `(N, D)`."""
     if len(x) == 0:
         return
     observed = ~torch.isnan(x)
@@ -25,7 +25,7 @@ def _missingness_patterns(x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def log_joint_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
-    """`log pi_k + log N` of the entries that are not NaN: `(*S, *B, D)` -> `(*S, *B, K)`.
+    """Log joint densities of the entries that are not NaN: `(*S, *B, D)` -> `(*S, *B, K)`.
 
     A row without entries has `log pi_k`. Rows are grouped by missingness pattern.
     """
@@ -47,7 +47,7 @@ def log_joint_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
 
 
 def log_prob_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
-    """`MixtureOfGaussians.log_prob(x, missing="marginalize")` of a mixture or a layer, `(*S, *B)`.
+    """Log density of the entries that are not NaN, `(*S, *B)`: `log_prob` with `marginalize`.
 
     References:
         R. J. A. Little, D. B. Rubin (2019), Statistical Analysis with Missing Data, chapter 11.

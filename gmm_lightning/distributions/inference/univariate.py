@@ -17,7 +17,7 @@ _Probability = float | Tensor
 
 
 def cdf(mixture: MixtureDensity, x: Tensor) -> Tensor:
-    """`F(x) = sum_k pi_k Phi((x - mu_k) / s_k)`, differentiable in x and the parameters.
+    """Distribution function `sum_k pi_k Phi((x - mu_k) / s_k)`, differentiable in all arguments.
 
     Args:
         mixture: of one feature.
@@ -46,7 +46,7 @@ def quantile(mixture: MixtureDensity, p: _Probability) -> Tensor:
     Args:
         mixture: of one feature.
         p: probabilities that broadcast with the batch to `(*S, *B)`; they give rows `(*S, *B, 1)`.
-            Those near 1 carry no more digits of 1 - p than their dtype has.
+            Near 1 the precision of 1 - p is limited by their dtype.
 
     Raises:
         InvalidArgumentError: several features, values outside [0, 1], or another batch shape.
@@ -73,7 +73,7 @@ def quantile(mixture: MixtureDensity, p: _Probability) -> Tensor:
         root = _solve_quantile(log_weights, means, scale, log_tail)
     log_cdf, slope = _log_cdf_and_slope(log_weights, means, scale, root)
     gap = log_cdf - log_tail
-    # Between components so far apart that the density is 0 there is no slope to divide by.
+    # Between components so far apart that the density is 0, the slope is 0.
     slope = torch.where(slope > 0, slope, math.inf).detach()
     x = sign * (root - (gap - gap.detach()) / slope)
     x = torch.where(inside, x, -math.inf * sign)
@@ -98,7 +98,7 @@ def _solve_quantile(log_weights: Tensor, means: Tensor, scale: Tensor, log_p: Te
         following = x + step
         slow = step.abs() > 0.5 * last
         newton = (following >= low) & (following <= high) & ~slow
-        # What rounding leaves of log p; NaN has no root to look for.
+        # Met up to the rounding of log p; NaN has no root.
         met = (gap.abs() <= 4 * eps * (1 - log_p)) | gap.isnan()
         following = torch.where(newton, following, torch.where(met, x, 0.5 * (low + high)))
         last = (following - x).abs()
@@ -142,7 +142,7 @@ def interval(mixture: MixtureDensity, mass: _Probability) -> tuple[Tensor, Tenso
 
 
 def require_one_feature(mixture: MixtureDensity, name: str) -> None:
-    """Raise unless the mixture has one feature."""
+    """Raise `InvalidArgumentError` unless the mixture has one feature."""
     if mixture.num_features != 1:
         raise InvalidArgumentError(
             f"{name} is of mixtures of one feature, got {mixture.num_features}; take one of them "

@@ -6,9 +6,9 @@ the *envelope* `M_k q_k(x) >= N(x | mu_k, Sigma_k)` holds within A. Keeping x wi
 
     p(k, x | A)  =  pi_k N(x | mu_k, Sigma_k) 1(x in A) / sum_j pi_j P_j(A)
 
-without any of the probabilities `P_j(A)` (`rejection`). Of several envelopes the one of the least
-mass `M_k` serves (`envelopes`, `box_envelopes`, `ball_envelopes`). Truncated normals and radii lie
-under the hull of some tangents to their log densities, at any distance (`truncated`, `hull`).
+without any of the probabilities `P_j(A)` (`rejection`). Of several envelopes the one of least mass
+`M_k` is used (`envelopes`, `box_envelopes`, `ball_envelopes`). Truncated normals and radii are
+drawn from the hull of tangents to their log densities, at any distance (`truncated`, `hull`).
 
 References:
     L. Devroye (1986), Non-Uniform Random Variate Generation, chapters II and VII.

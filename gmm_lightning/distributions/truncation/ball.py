@@ -1,4 +1,4 @@
-"""Balls."""
+"""Balls as regions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gmm_lightning.distributions.truncation.envelopes import Envelope, GaussianC
 from gmm_lightning.distributions.truncation.euclidean import EuclideanRegion
 from gmm_lightning.distributions.truncation.rows import Row, as_row, as_rows, check_width, unit_of
 
-# Of the polygon that is drawn: it leaves the circle by a tenth of a thousandth of its radius.
+# Sides of the polygon that is drawn: it deviates from the circle by 1e-4 of its radius.
 _SIDES = 240
 
 
@@ -50,7 +50,7 @@ class Ball(EuclideanRegion):
 
     def contains(self, x: Tensor) -> Tensor:
         x = as_rows(x, len(self.center))
-        # Squares of the smallest and the largest radii are no numbers.
+        # Squares of the smallest and the largest radii would underflow or overflow.
         unit = unit_of(self.radius)
         gap = (x - x.new_tensor(self.center)) / unit
         return gap.norm(dim=-1) <= self.radius / unit

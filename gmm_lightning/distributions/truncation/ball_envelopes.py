@@ -31,7 +31,7 @@ class _PrincipalAxes(NamedTuple):
         nearest: the point of the ball with the highest density, `(K, D)`.
         inward: from there to the centre, `(K, D)`.
         pull: `lambda >= 0` with `P nearest = lambda (center - nearest)`, `(K,)`.
-        turns: rotations back, `(D, D)`, or None for diagonal components.
+        turns: rotations back to the data, `(D, D)`, or None for diagonal components.
     """
 
     variance: Tensor
@@ -52,7 +52,7 @@ def ball_envelopes(
         return [_rotate_back(independent_envelope(c, -end, end), center, None) for c in around]
     axes = _principal_axes(components, center, radius)
     slices = _slice_envelopes(axes, radius)
-    # A tilt takes the square of the radius, and gains nothing where that is no number.
+    # A tilt needs the square of the radius, and is no better where that would overflow.
     tilts = _tilted_envelopes(axes, radius) if 1e-100 < radius < 1e100 else []
     chosen: list[Envelope] = []
     for k, component in enumerate(components):
@@ -101,7 +101,7 @@ def _principal_axes(
 
 
 def _rotate_back(inner: Envelope, origin: Tensor, turn: Tensor | None) -> Envelope:
-    """An envelope in the axes of a component, relative to an origin, as one of the data."""
+    """An envelope in the data's axes, from one in those of a component about an origin."""
 
     def draw(rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         y, log_accept = inner.draw(rows, generator)
@@ -111,7 +111,7 @@ def _rotate_back(inner: Envelope, origin: Tensor, turn: Tensor | None) -> Envelo
 
 
 def _tilted_envelopes(axes: _PrincipalAxes, radius: float) -> list[Envelope]:
-    """Components under their best exponential tilt, relative to their means.
+    """Envelopes by the best exponential tilt of each component, relative to its mean.
 
     For any `l >= 0` the ball has `1 <= exp(l (R^2 - |y - a|^2) / 2)`. Under that factor a Gaussian
     stays one, of precision `P + l I`, and its mass is
@@ -151,9 +151,9 @@ def _tilted_envelopes(axes: _PrincipalAxes, radius: float) -> list[Envelope]:
 
 
 def _slice_envelopes(axes: _PrincipalAxes, radius: float) -> list[Envelope]:
-    """The ball in slices, tilted along the normal at its nearest point y0, relative to its centre.
+    """Envelopes by slices of the ball, tilted along the normal at its nearest point y0.
 
-    With `y = y0 + w` and s the depth of y below the plane that touches the ball there,
+    Relative to the centre, with `y = y0 + w` and s the depth below the tangent plane at y0,
 
         log N(y) = log N(y0) - |g| s - w'Pw / 2,   |g| = lambda R,
 
@@ -190,7 +190,7 @@ def _slice_envelopes(axes: _PrincipalAxes, radius: float) -> list[Envelope]:
             which = torch.full((rows,), k, dtype=torch.long, device=normal.device)
             t, log_accept = hull.propose(which, generator)
             t = mode[k] + t
-            # Relative to the centre of the ball, whose last digit may be larger than the radius.
+            # Relative to the centre of the ball, whose rounding may exceed the radius.
             y = radius * (2 * t - 1).unsqueeze(-1) * inward
             z = y.new_empty(rows, d).normal_(generator=generator)
             z = z - (z @ inward).unsqueeze(-1) * inward

@@ -30,7 +30,7 @@ def box_envelope(component: GaussianComponent, lower: Tensor, upper: Tensor) -> 
 
 
 def independent_envelope(component: GaussianComponent, lower: Tensor, upper: Tensor) -> Envelope:
-    """Independent features: a product of truncated normals, whose mass is the probability."""
+    """Envelope of independent features: truncated normals, whose mass is the probability."""
     mean, std = component.mean, component.factor
     ends = (lower - mean) / std, (upper - mean) / std, (upper - lower) / std
     normals = TruncatedNormals(*ends)
@@ -38,7 +38,7 @@ def independent_envelope(component: GaussianComponent, lower: Tensor, upper: Ten
     def draw(rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         which = torch.arange(len(mean), device=mean.device).repeat(rows)
         z = normals.draw(which, generator).view(rows, -1)
-        # A thin interval far from the mean ends between two floats.
+        # The ends of a thin interval far from the mean may lie between two floats.
         return component.unwhiten(z).clamp(lower, upper), z.new_zeros(rows)
 
     return Envelope("the component within the box", float(log_interval_mass(*ends).sum()), draw)
@@ -47,7 +47,7 @@ def independent_envelope(component: GaussianComponent, lower: Tensor, upper: Ten
 def _box_centre_envelope(
     component: GaussianComponent, lower: Tensor, upper: Tensor
 ) -> tuple[Envelope | None, float]:
-    """Dependent features in a small box: independent ones around its centre c, that bound them.
+    """Envelope of dependent features in a small box: independent ones around its centre c.
 
     With `x = c + y`, g the slope at c and p the smallest eigenvalue of the precision P,
 
@@ -56,7 +56,7 @@ def _box_centre_envelope(
     a product of truncated normals; in a box that is thin for every eigenvalue both are equal.
 
     Returns:
-        The envelope, or None where its mass would lose its digits, and the largest gap of the
+        The envelope, or None where its mass would lose precision, and the largest gap of the
         bound in nats.
     """
     center, factor = 0.5 * (lower + upper), component.factor
@@ -67,7 +67,7 @@ def _box_centre_envelope(
     p = spread[0] ** -2
     largest_loss = float((upper - lower).square().sum() / spread[-1].square()) / 8
     move = slope / p
-    # The terms of the mass cancel: their size decides how many digits are left.
+    # The terms of the mass cancel: their size limits its precision.
     terms = 0.5 * slope * move
     if not (terms.sum() < 1e6 and (move.abs() < 1e9 * (upper - lower)).all()):
         return None, largest_loss
@@ -87,17 +87,17 @@ def _box_centre_envelope(
 
 
 def _sequential_envelope(component: GaussianComponent, lower: Tensor, upper: Tensor) -> Envelope:
-    """Dependent features: one truncated normal after the other, tilted by the saddle point.
+    """Envelope of dependent features: a sequence of truncated normals with minimax tilts.
 
     With `x - mu = diag(s) (I + A) z`, A strictly lower triangular, z_j given its predecessors is
     drawn from `N(tilt_j, 1)` between `(lower_j - mu_j) / s_j - (A z)_j` and the same of the upper
     end. The ratio of the product of their masses and tilts to its maximum is the acceptance.
     """
     mean, device = component.mean, component.mean.device
-    # The search for the tilt is many small steps, which a CPU takes fastest.
+    # The search for the tilt takes many small steps, which are fastest on a CPU.
     low, high, factor = (v.cpu() for v in (lower - mean, upper - mean, component.factor))
     order = order_of_integration(factor, low, high)
-    # From the rows of the factor: the covariance itself would lose half of the digits.
+    # From the rows of the factor: forming the covariance would lose half of the digits.
     factor = factor_of_rows(factor[order])
     scale = factor.diagonal()
     strict = (factor / scale.unsqueeze(-1)).tril(-1)

@@ -15,7 +15,7 @@ from gmm_lightning.distributions.truncation.truncated import TruncatedNormals
 
 @dataclass(frozen=True)
 class GaussianComponent:
-    """A component `N(mu, F F')`; a factor F `(D,)` stands for a diagonal one, else `(D, D)`."""
+    """A component `N(mu, F F')`, with F `(D, D)`, or `(D,)` if it is diagonal."""
 
     mean: Tensor
     factor: Tensor
@@ -26,7 +26,7 @@ class GaussianComponent:
         return self.factor.dim() == 1
 
     def unwhiten(self, noise: Tensor) -> Tensor:
-        """`mu + F z` for rows `(n, D)`."""
+        """Rows `mu + F z` for noise z `(n, D)`."""
         if self.is_diagonal:
             return self.mean + noise * self.factor
         return torch.addmm(self.mean, noise, self.factor.mT)
@@ -43,8 +43,8 @@ class Envelope:
     Attributes:
         name: of the proposal, for messages.
         log_mass: `log M`.
-        draw: makes rows `(n, D)` from q and their log acceptance `log N(x) - log M - log q(x)`,
-            `(n,)`, of a number n and a source of randomness.
+        draw: function of a number n and a source of randomness that returns rows `(n, D)` from q
+            and their log acceptance `log N(x) - log M - log q(x)`, `(n,)`.
         cost: of a proposal, relative to drawing normals.
     """
 
@@ -55,7 +55,7 @@ class Envelope:
 
 
 def unrestricted_envelope(component: GaussianComponent) -> Envelope:
-    """The component itself."""
+    """The component itself as its envelope."""
 
     def draw(rows: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         x = component.unwhiten(component.noise(rows, generator))
@@ -65,9 +65,9 @@ def unrestricted_envelope(component: GaussianComponent) -> Envelope:
 
 
 def half_space_envelope(component: GaussianComponent, direction: Tensor, depth: Tensor) -> Envelope:
-    """The component in a half-space: `e'z >= depth` for a unit vector e, z the component's noise.
+    """Envelope in a half-space: `e'z >= depth` for a unit vector e, z the component's noise.
 
-    The mass is `Phi(-depth)`; along e the noise is a truncated normal, across e it is free.
+    The mass is `Phi(-depth)`; the noise is a truncated normal along e, unrestricted across it.
     """
     along = TruncatedNormals(depth.reshape(1), torch.full_like(depth.reshape(1), math.inf))
 

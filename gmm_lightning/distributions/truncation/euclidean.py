@@ -20,7 +20,7 @@ from gmm_lightning.errors import InvalidArgumentError
 
 
 class EuclideanRegion(ABC):
-    """A set of rows, the same for all components. A subclass needs `contains` alone.
+    """A set of rows, the same for all components. A subclass needs to define only `contains`.
 
     Example:
         >>> class Ring(EuclideanRegion):
@@ -33,7 +33,7 @@ class EuclideanRegion(ABC):
 
     @property
     def max_refused(self) -> int | None:
-        """Draws that may be refused; None: as many as some seconds of work."""
+        """Number of draws that may be rejected; None: as many as take some seconds."""
         return None
 
     def check(self, num_features: int) -> None:  # noqa: B027 (nothing to check)
@@ -41,17 +41,17 @@ class EuclideanRegion(ABC):
 
     @abstractmethod
     def contains(self, x: Tensor) -> Tensor:
-        """Which rows lie in the region, `(*S, D)` -> `(*S,)`."""
+        """Mask of the rows that lie in the region, `(*S, D)` -> `(*S,)`."""
 
     def envelopes(self, components: Sequence[GaussianComponent]) -> list[Envelope]:
         """An envelope for each component; by default the component itself."""
         return [unrestricted_envelope(component) for component in components]
 
     def project(self, dims: Sequence[int], num_features: int) -> EuclideanRegion:
-        """The shadow on the features `dims`: the values of these that rows of the region have.
+        """The projection onto the features `dims`: their values in rows of the region.
 
         Raises:
-            InvalidArgumentError: the region is known by `contains` alone, and misses a feature.
+            InvalidArgumentError: a feature is left out, and the region defines only `contains`.
         """
         if len(dims) < num_features:
             raise InvalidArgumentError(
@@ -62,12 +62,12 @@ class EuclideanRegion(ABC):
         return Where(lambda x: self.contains(x[..., order.to(x.device)]))
 
     def bounds(self, num_features: int) -> tuple[Tensor, Tensor]:
-        """Least and largest value of each feature, `(D,)`; infinite where none is known."""
+        """Least and largest value of each feature, `(D,)`; infinite where unknown."""
         ends = torch.full((num_features,), math.inf, dtype=torch.float64, device="cpu")
         return -ends, ends
 
     def outline(self, window: Tensor) -> Tensor | None:
-        """Corners `(V, D)` in order around a convex region, or None: it is not known.
+        """Corners `(V, D)` in order around a convex region, or None if they are not known.
 
         The region is of one or two features and cut to a window, `(D, 2)`: the least and largest
         value of each.
@@ -77,11 +77,11 @@ class EuclideanRegion(ABC):
 
 @dataclass(frozen=True)
 class Where(EuclideanRegion):
-    """Rows for which a function is True; free draws are kept or refused.
+    """Rows for which a function is True; draws of the mixture are accepted or rejected by it.
 
     Args:
         fn: rows `(n, D)`, in the mixture's dtype, to a mask `(n,)`.
-        max_draws: draws that may be refused, per mixture of a batch and per given component.
+        max_draws: draws that may be rejected, per mixture of a batch and per given component.
 
     Raises:
         InvalidArgumentError: `fn` cannot be called, or `max_draws` is below 1.

@@ -20,14 +20,12 @@ _MAX_ROUNDS = 200
 class PiecewiseExponentialHull:
     """An upper bound of log-concave densities `exp(h(t))`: the least of some tangents of h.
 
-    A tangent of a concave function lies above it everywhere, so the bound holds wherever the
-    knots between the tangents are; only its tightness depends on them. The intervals `(E,)` may be
-    infinite where h has a touching point with a slope towards the end. By default the increasing
-    touching points `(E, m)` lie about a maximum `h(0) = 0` of densities with `h'' <= -1`.
+    A tangent of a concave function lies above it: knots between tangents affect only tightness.
+    Intervals `(E,)` may be infinite where h has a touching point with a slope towards the end. By
+    default the increasing touching points `(E, m)` lie about a maximum `h(0) = 0` with `h'' <= -1`.
 
     References:
-        W. R. Gilks, P. Wild (1992), Adaptive rejection sampling for Gibbs sampling, Applied
-        Statistics 41.
+        W. R. Gilks, P. Wild (1992), Adaptive rejection sampling for Gibbs sampling, JRSS C 41.
     """
 
     def __init__(

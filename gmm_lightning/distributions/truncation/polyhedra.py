@@ -28,7 +28,7 @@ class Box(EuclideanRegion):
     Dependent features are proposed by minimax tilting, whose acceptance falls with their number
     and correlations: .3 to .97 in 10 dimensions; in 100 dimensions .4 to .9 where all correlations
     are 1/2, .03 to .5 for the covariance of 200 random rows, 1e-5 to .1 where the eigenvalues span
-    three orders of magnitude. Below some .01 it ends in a `RegionError`. A row proposed in 100
+    three orders of magnitude. Below about .01 it ends in a `RegionError`. A row proposed in 100
     dimensions takes about 0.1 ms on one core.
 
     Args:
@@ -68,7 +68,7 @@ class Box(EuclideanRegion):
             )
 
     def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, as tensors of one entry or D."""
+        """Both ends, as tensors of one entry or D."""
         return like.new_tensor(self.lower), like.new_tensor(self.upper)
 
     def check(self, num_features: int) -> None:
@@ -131,7 +131,7 @@ class HalfSpace(EuclideanRegion):
         object.__setattr__(self, "offset", offset)
 
     def _plane(self, like: Tensor) -> tuple[Tensor, float]:
-        """Normal and offset in a unit of length in which squares are numbers."""
+        """Normal and offset in a unit of length in which squares do not overflow."""
         unit = unit_of(max(abs(float(entry)) for entry in self.normal))
         return like.new_tensor(self.normal) / unit, self.offset / unit
 
@@ -157,7 +157,7 @@ class HalfSpace(EuclideanRegion):
 
     def project(self, dims: Sequence[int], num_features: int) -> EuclideanRegion:
         left_out = set(range(num_features)) - set(dims)
-        # Features that are left out can make up for any value.
+        # Features that are left out can compensate any value.
         if any(self.normal[i] for i in left_out):
             return Box(-math.inf, math.inf)
         return HalfSpace([float(self.normal[i]) for i in dims], self.offset)

@@ -14,10 +14,10 @@ from gmm_lightning.distributions.truncation.euclidean import EuclideanRegion
 from gmm_lightning.distributions.truncation.hull import accept
 from gmm_lightning.errors import RegionError
 
-# Numbers proposed in a round: bounds its memory, and is part of what a seed decides.
+# Numbers proposed in a round: bounds its memory, and affects the samples of a seed.
 _MAX_PROPOSED = 1 << 21
 
-# Numbers that may be refused before the search ends with an error.
+# Numbers that may be rejected before sampling ends with an error.
 _MAX_REFUSED = 20_000_000
 
 
@@ -28,12 +28,12 @@ def rejection_sample(
     like: Tensor,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Samples of a mixture within a region, and their components, as the room's docstring has it.
+    """Samples of a mixture within a region, and their components: see the package's docstring.
 
     `like` gives the shape `(n, D)` and the dtype, to which rows are rounded before the test.
 
     Raises:
-        RegionError: no component reaches the region, or too many proposals were refused.
+        RegionError: no component reaches the region, or too many proposals were rejected.
     """
     rows, d = like.shape
     masses = log_weights + log_weights.new_tensor([e.log_mass for e in envelopes])
@@ -80,7 +80,7 @@ def rejection_sample(
 def _propose(
     envelopes: Sequence[Envelope], component: Tensor, generator: Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """A row from the envelope of each component `(n,)`, and its log acceptance."""
+    """Rows `(n, D)` from the envelopes of components `(n,)`, and their log acceptance."""
     order = component.argsort(stable=True)
     counts = torch.bincount(component, minlength=len(envelopes)).tolist()
     drawn = [e.draw(n, generator) for e, n in zip(envelopes, counts, strict=True) if n > 0]

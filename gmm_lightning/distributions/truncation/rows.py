@@ -1,4 +1,4 @@
-"""Rows of numbers: what regions are made of, and what they contain."""
+"""Checks of the numbers that define regions, and of the rows tested against them."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def as_row(name: str, values: Any, *, finite: bool = True) -> tuple[float, ...]:
 
 
 def check_width(name: str, row: Row, num_features: int) -> None:
-    """Raise unless a row has one number per feature."""
+    """Raise `InvalidArgumentError` unless a row has one number per feature."""
     if len(row) != num_features:
         raise InvalidArgumentError(f"{name} must have {num_features} entries, got {len(row)}")
 
 
 def as_rows(x: Tensor, width: int | None) -> Tensor:
-    """Rows in the precision of sums."""
+    """Rows, checked, in the dtype of sums."""
     x = torch.as_tensor(x)
     if x.dim() == 0 or (width is not None and x.shape[-1] != width):
         raise InvalidArgumentError(
@@ -47,5 +47,5 @@ def as_rows(x: Tensor, width: int | None) -> Tensor:
 
 
 def unit_of(length: float) -> float:
-    """The power of two below a length: division by it rounds nothing."""
+    """The power of two below a length: division by it is exact."""
     return math.ldexp(1.0, math.frexp(length)[1] - 1)

@@ -122,10 +122,10 @@ def chi_quantile(mass: ArrayLike, num_features: int) -> NDArray[np.float64]:
 
 
 def _chi_tail_quantile(radius: float, share: float, num_features: int) -> float:
-    """The radius that leaves outside a share of the mass that another radius leaves outside."""
+    """The radius outside which a share of the mass outside another radius lies."""
     half = 0.5 * num_features
     left = share * float(gammaincc(half, 0.5 * radius**2))
     if left > np.finfo(np.float64).tiny:
         return math.sqrt(2 * float(gammainccinv(half, left)))
-    # So far out that the mass is no number, the density falls like exp(-r^2 / 2).
+    # Where the mass underflows, the density falls like exp(-r^2 / 2).
     return math.sqrt(radius**2 - 2 * math.log(share))

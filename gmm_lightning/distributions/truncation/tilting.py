@@ -52,7 +52,7 @@ def _end_densities(low: Tensor, high: Tensor, log_mass: Tensor) -> list[Tensor]:
 
 
 class _LogRatio:
-    """`psi(z, t) = sum_j log P_j(z, t) + t_j^2 / 2 - z_j t_j`: convex in t, concave in z.
+    """Log ratio `psi(z, t) = sum_j log P_j(z, t) + t_j^2 / 2 - z_j t_j`, convex in t, concave in z.
 
     P_j is the mass of the interval of coordinate j for a proposal `N(t_j, 1)` after z_1 .. z_j-1:
     psi is the log likelihood ratio of a sequence of proposals. The last tilt is 0 and the last z
@@ -71,7 +71,7 @@ class _LogRatio:
         return z, t, low, high, log_interval_mass(low, high, self.width)
 
     def value(self, point: Tensor) -> float:
-        """`psi` at a point (z, t), `(2 D - 2,)`."""
+        """Value of `psi` at a point (z, t), `(2 D - 2,)`."""
         z, t, _, _, log_mass = self._intervals(point)
         return float((log_mass + t * (0.5 * t - z)).sum())
 

@@ -12,18 +12,18 @@ from torch.special import log_ndtr, ndtr, ndtri
 from gmm_lightning.distributions.truncation.hull import TANGENT_DEPTHS, PiecewiseExponentialHull
 from gmm_lightning.linalg import LOG_2PI
 
-# Gauss-Legendre quadrature, which integrates what is smooth on [-1, 1] to rounding.
+# Gauss-Legendre quadrature, which integrates smooth functions on [-1, 1] to rounding.
 _NODES, _WEIGHTS = (values.tolist() for values in np.polynomial.legendre.leggauss(16))
 
 
 def _mirror(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which intervals lie below zero more than above, and all ends `|a| <= b`, those mirrored."""
+    """Mask of the intervals mostly below zero, and ends `|a| <= b` after mirroring these."""
     flip = low + high < 0
     return flip, torch.where(flip, -high, low), torch.where(flip, -low, high)
 
 
 def log_interval_mass(low: Tensor, high: Tensor, width: Tensor | None = None) -> Tensor:
-    """`log(Phi(high) - Phi(low))` to full relative precision, in the tails and for thin intervals.
+    """Log mass `log(Phi(high) - Phi(low))`, precise also in the tails and for thin intervals.
 
     `width` is `high - low` where it is known more accurately than the difference.
     """
@@ -84,7 +84,7 @@ def sample_truncated_normals(
     """A standard normal sample from each interval `[low, high]`, `(E,)`, exact at any distance.
 
     Most intervals hold enough mass for the inverse distribution function, from the end that is
-    nearer to zero; thin and far ones go by their tangents.
+    nearer to zero; thin and far ones are drawn by rejection from the hull of tangents.
     """
     flip, a, b = _mirror(low, high)
     beyond_a, beyond_b = ndtr(-a), ndtr(-b)
@@ -92,7 +92,7 @@ def sample_truncated_normals(
     u = torch.empty_like(a).uniform_(generator=generator).clamp(min=torch.finfo(a.dtype).tiny)
     z = -ndtri(beyond_b + u * (beyond_a - beyond_b))
     z = torch.where(flip, -1, 1) * z.clamp(a, b)
-    # Below a width of 1e-3 the difference of two probabilities loses digits that show.
+    # Below a width of 1e-3 the difference of two probabilities loses too many digits.
     hard = ((a > 6) | (width < 1e-3)).nonzero().squeeze(-1)
     if len(hard):
         normals = TruncatedNormals(low[hard], high[hard], width[hard])
@@ -109,7 +109,7 @@ def sample_truncated_chi(
 
         h(t) = (D - 1) log(1 + t / r0) - r0 t - t^2 / 2
 
-    keeps its digits at any D, in shells of any thinness, and at any distance.
+    keeps its precision at any D, in shells of any thinness, and at any distance.
     """
     power = num_features - 1
     mode = like.new_tensor([min(max(math.sqrt(power), low), high)])

@@ -1,6 +1,6 @@
-"""The names of gmr 2.0: `from gmm_lightning.estimators import gmr` in place of `import gmr`.
+"""The names of gmr 2.0: `from gmm_lightning.estimators import gmr` instead of `import gmr`.
 
-Arguments are arrays, and results float64 arrays. Errors of gmr are corrected: k-means++ weighs by
+Arguments are arrays, results float64 arrays. Errors of gmr are corrected: k-means++ weights by
 the nearest seed, confidence regions have as many degrees of freedom as features, determinants
 have no floor, nothing is cached, and arrays of the caller are not overwritten.
 

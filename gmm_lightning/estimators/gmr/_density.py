@@ -28,7 +28,7 @@ class Density(ABC):
         return np.exp(self.to_log_probability_density(X))
 
     def to_log_probability_density(self, X: ArrayLike) -> Floats:
-        """Log densities of rows, finite for far ones, too (gmr: their densities become 0)."""
+        """Log densities of rows, finite also for distant ones (gmr: their densities become 0)."""
         mixture = self._mixture()
         return mixture.log_prob(rows_of(X, mixture.num_features)).numpy()
 

@@ -52,7 +52,7 @@ def floats_or_none(value: ArrayLike | None) -> Floats | None:
 
 
 def require_given(**parts: Floats | None) -> None:
-    """Raise unless all parameters are given."""
+    """Raise `InvalidArgumentError` unless all parameters are given."""
     missing = [name for name, value in parts.items() if value is None]
     if missing:
         raise InvalidArgumentError(
@@ -137,5 +137,5 @@ def training_rows(value: ArrayLike) -> Floats:
 
 
 def generator_of(random_state: np.random.RandomState) -> Generator:
-    """Generator of torch, seeded from numpy's generator, which advances."""
+    """Torch generator, seeded by a draw from numpy's generator."""
     return Generator().manual_seed(int(random_state.randint(1 << 31)))

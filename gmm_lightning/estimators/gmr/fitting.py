@@ -30,7 +30,7 @@ def fit(
     """Weights, means and covariances after at most `n_iter` M-steps from given ones."""
     weights, means, covariances = (tensor_of(value) for value in start)
     with torch.random.fork_rng(devices=[]):
-        # The constructor draws means: not from the user's random numbers.
+        # The constructor draws means, which must not advance the user's generator.
         layer = GMMLayer.from_parameters(weights, means, covariances)
     if shrink:
         layer.projections.append(Shrinkage())
@@ -50,7 +50,7 @@ def fit(
 
 
 def shrink_covariances(means: Floats, covariances: Floats, n_samples_eff: ArrayLike) -> Floats:
-    """Covariances `(K, D, D)` shrunk towards balls, as if estimated from given numbers of rows."""
+    """Covariances `(K, D, D)` shrunk towards spherical ones, for given numbers of rows."""
     counts = floats_of(n_samples_eff)
     fits = counts.shape in ((), (1,), (len(means),)) and np.isfinite(counts).all()
     if not (fits and (counts > 0).all()):

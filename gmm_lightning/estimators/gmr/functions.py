@@ -33,7 +33,7 @@ def invert_indices(n_features: int, indices: ArrayLike) -> NDArray[np.intp]:
 def regression_coefficients(
     covariance: ArrayLike, i_out: ArrayLike, i_in: ArrayLike, cov_12: ArrayLike | None = None
 ) -> Floats:
-    """`Sigma_oi Sigma_ii^+`, the slope of `E[x_o | x_i]`, `(n_features_out, n_features_in)`.
+    """Slope `Sigma_oi Sigma_ii^+` of `E[x_o | x_i]`, `(n_features_out, n_features_in)`.
 
     Args:
         covariance: `(n_features, n_features)`.
@@ -107,7 +107,7 @@ def _as_square(covariance: ArrayLike) -> Floats:
 
 
 def require_known(blocks: ArrayLike) -> None:
-    """Refuse covariances `(K, I, I)` of known features that are singular: they leave no slope."""
+    """Refuse singular covariances `(K, I, I)` of known features: they determine no slope."""
     try:
         factor_of(tensor_of(blocks))
     except InvalidArgumentError as error:

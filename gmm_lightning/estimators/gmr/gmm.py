@@ -95,11 +95,11 @@ class GMM(Density):
         init_params: str = "random",
         oracle_approximating_shrinkage: bool = False,  # noqa: FBT001, FBT002 (gmr's signature)
     ) -> Self:
-        """EM from the present parameters, or from initial ones where they are missing.
+        """Fit by EM from the present parameters, or from initial ones where they are missing.
 
         Args:
             X: rows `(n_samples, n_features)`.
-            R_diff: stop when the responsibilities move less than this (Frobenius norm).
+            R_diff: stop when the responsibilities change by less than this (Frobenius norm).
             n_iter: M-steps at most.
             init_params: `random` rows as means, all different, and unit covariances; or
                 `kmeans++`, and covariances by `covariance_initialization`.
@@ -108,7 +108,7 @@ class GMM(Density):
         Raises:
             InvalidArgumentError: an unknown `init_params`, `R_diff` or `n_iter` out of range, or
                 parameters that do not fit.
-            InvalidDataError: unusable rows, or fewer than components.
+            InvalidDataError: unusable rows, or fewer rows than components.
         """
         require_choice("init_params", init_params, _INITS)
         require_integer("n_components", self.n_components, least=1)
@@ -138,13 +138,13 @@ class GMM(Density):
         return self
 
     def apply_oracle_approximating_shrinkage(self, n_samples_eff: ArrayLike) -> None:
-        """Pull the covariances towards balls: `(1 - rho) S + rho tr(S)/D I`.
+        """Shrink the covariances towards spherical ones: `(1 - rho) S + rho tr(S)/D I`.
 
-        rho is that of the paper (gmr leaves out its terms in 2/D). Singular covariances, or with
-        small negative eigenvalues, become definite.
+        rho is that of the paper (gmr leaves out its terms in 2/D). Covariances that are singular
+        or have small negative eigenvalues become definite.
 
         Args:
-            n_samples_eff: rows that each was estimated from: a number or `(n_components,)`.
+            n_samples_eff: number of rows that each was estimated from, or `(n_components,)`.
 
         Raises:
             InvalidArgumentError: numbers of rows that are not positive, or not one per component.
@@ -157,7 +157,7 @@ class GMM(Density):
         self.covariances = shrink_covariances(self.means, self.covariances, n_samples_eff)
 
     def to_responsibilities(self, X: ArrayLike) -> Floats:
-        """`p(k | x)`, `(n_samples, n_components)`.
+        """Responsibilities `p(k | x)`, `(n_samples, n_components)`.
 
         Raises:
             InvalidDataError: a row without density under any component.
@@ -209,13 +209,13 @@ class GMM(Density):
         return [(mvn.mean, mvn.to_ellipse(factor)) for mvn in components]
 
     def to_mvn(self) -> MVN:
-        """The single Gaussian with mean and covariance of the whole."""
+        """The single Gaussian with the mixture's mean and covariance."""
         mixture = self._mixture(definite=False)
         mean, covariance = mixture.mean.numpy(), mixture.covariance_matrix.numpy()
         return MVN(mean, covariance, self.verbose, self.random_state)
 
     def extract_mvn(self, component_idx: int) -> MVN:
-        """One component.
+        """One component as a Gaussian.
 
         Raises:
             InvalidArgumentError: an index outside `[0, n_components)`.

@@ -32,7 +32,7 @@ def kmeansplusplus_initialization(
         9.0
     """
     x = _enough_rows(X, n_components)
-    # Distances keep their digits near the origin; one unit for all features keeps their ratios.
+    # Distances are precise near the origin; one unit for all features keeps their ratios.
     centred = x - x.mean(axis=0)
     centred /= np.abs(centred).max() or 1.0
     rows = DistanceTable(torch.from_numpy(centred), torch.ones(len(x), dtype=torch.float64))
@@ -43,7 +43,7 @@ def kmeansplusplus_initialization(
 
 
 def _random_initialization(X: ArrayLike, n_components: int, random_state: Any) -> Floats:
-    """Random rows, with different values as long as there are any (gmr: with replacement)."""
+    """Random rows, distinct in value while there are enough (gmr: with replacement)."""
     x = _enough_rows(X, n_components)
     order = check_random_state(random_state).permutation(len(x))
     first = np.sort(np.unique(x[order], axis=0, return_index=True)[1])
@@ -102,6 +102,6 @@ def initial_parameters(
         covariances = np.tile(np.eye(x.shape[1]), (n_components, 1, 1))
         if kmeans and len(x) > 1:
             spread = covariance_initialization(x, n_components)
-            # The variance of a constant feature does not matter: 1 keeps it regular.
+            # The variance of a constant feature does not matter; 1 keeps the covariance regular.
             covariances = np.where(spread.max(axis=2, keepdims=True) > 0, spread, covariances)
     return priors, means, covariances

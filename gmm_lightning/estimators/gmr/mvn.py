@@ -52,7 +52,7 @@ class MVN(Density):
     Args:
         mean: `(n_features,)`.
         covariance: `(n_features, n_features)`.
-        verbose: kept, without effect.
+        verbose: stored, without effect.
         random_state: int, `RandomState`, or None for numpy's global source.
 
     Raises:
@@ -99,14 +99,14 @@ class MVN(Density):
     # -- density ----------------------------------------------------------------------------
 
     def to_norm_factor_and_exponents(self, X: ArrayLike) -> tuple[float, Floats]:
-        """C and `e_n` in `p(x_n) = C exp(e_n)` (gmr: C is cut off, cached, and goes stale)."""
+        """Factor C and exponents of `p(x_n) = C exp(e_n)` (gmr: C is cut off, cached and stale)."""
         mixture = self._mixture()
         x = rows_of(X, mixture.num_features)
         peak = mixture.log_prob(mixture.means[0])
         return float(peak.exp()), -0.5 * squared_mahalanobis(mixture, x)[:, 0].numpy()
 
     def squared_mahalanobis_distance(self, x: ArrayLike) -> Any:
-        """`(x - mean)' covariance^-1 (x - mean)`: a float for one row, an array for several."""
+        """Squared Mahalanobis distance: a float for one row, an array for several."""
         mixture = self._mixture()
         values = squared_mahalanobis(mixture, rows_of(x, mixture.num_features))[:, 0].numpy()
         return values if np.ndim(x) == 2 else float(values[0])
@@ -147,7 +147,7 @@ class MVN(Density):
         return found.angle, width, height
 
     def sigma_points(self, alpha: float = 1e-3, kappa: float = 0.0) -> Floats:
-        """Points that carry mean and covariance, `(2 n_features + 1, n_features)`.
+        """Points with this mean and covariance, `(2 n_features + 1, n_features)`.
 
         The first is the mean; the others lie along the columns of the symmetric root.
         """
@@ -166,7 +166,7 @@ class MVN(Density):
         kappa: float = 0.0,
         random_state: Any = None,
     ) -> MVN:
-        """The Gaussian with the moments of sigma points that went through any function.
+        """The Gaussian with the moments of sigma points mapped by a function.
 
         Args:
             transformed_sigma_points: `(2 n_features + 1, n_features_out)`.
@@ -176,8 +176,8 @@ class MVN(Density):
             random_state: of the new object; None: this one's.
 
         Raises:
-            InvalidArgumentError: another number of points, or points that lie in fewer dimensions
-                than they have.
+            InvalidArgumentError: another number of points, or points that do not span all
+                dimensions.
 
         References:
             S. J. Julier, J. K. Uhlmann (2004), Unscented filtering and nonlinear estimation,

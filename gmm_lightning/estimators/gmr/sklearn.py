@@ -21,7 +21,7 @@ except ImportError:
 
 
 class GaussianMixtureRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
-    """`E[y | x]` under a mixture of inputs and outputs together.
+    """Regressor `E[y | x]` under a mixture of inputs and outputs together.
 
     Arguments are those of `GMM`, with parameters to start from, and of `GMM.from_samples`.
 
@@ -79,7 +79,7 @@ class GaussianMixtureRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: ArrayLike) -> Floats:
-        """Outputs `(n_samples, n_outputs)`: two axes also for one output, as gmr gives them."""
+        """Outputs `(n_samples, n_outputs)`: two axes also for one output, as in gmr."""
         check_is_fitted(self, ["gmm_", "indices_"])
         x = check_array(X, estimator=self, dtype="float64")
         return self.gmm_.predict(self.indices_, x)

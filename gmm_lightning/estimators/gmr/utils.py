@@ -12,7 +12,7 @@ from gmm_lightning.errors import InvalidArgumentError
 
 
 def check_random_state(seed: Any) -> np.random.RandomState:
-    """A source of randomness from what users give.
+    """A `RandomState` from a seed, a generator or None.
 
     Args:
         seed: None or `np.random` for numpy's global source, an int, or a `RandomState` to share.
