@@ -35,7 +35,8 @@ class SweepSummary(Callback):
             return
         names = list(dict.fromkeys(name for run in runs for name in run))
         runs.sort(key=lambda run: run.get("bic", float("inf")))
-        with (folder / "sweep.csv").open("w", newline="") as file:
+        path = folder / "sweep.csv"
+        with atomic_write(path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, names, restval="")
             writer.writeheader()
             writer.writerows(runs)
@@ -43,7 +44,7 @@ class SweepSummary(Callback):
         widths = [max(len(row[i]) for row in cells) for i in range(len(names))]
         for row in cells:
             print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-        print(f"table: {folder / 'sweep.csv'}")
+        print(f"table: {path}")
 
 
 def _read_run(folder: Path) -> dict[str, Any]:

@@ -204,9 +204,8 @@ class MixtureDensity(distributions.Distribution):
             raise InvalidArgumentError(f"component must be an integer, got {k!r}")
         k = operator.index(k)
         if not -self.num_components <= k < self.num_components:
-            raise InvalidArgumentError(
-                f"component must be in [-{self.num_components}, {self.num_components}), got {k}"
-            )
+            count = self.num_components
+            raise InvalidArgumentError(f"component must be in [{-count}, {count}), got {k}")
         k, axis = k % self.num_components, len(self.batch_shape)
         scale = self.scale if self.covariance.tied else self.scale.narrow(axis, k, 1)
         logits = torch.zeros_like(self.mixture_logits[..., :1])
