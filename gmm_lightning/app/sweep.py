@@ -10,6 +10,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from gmm_lightning._files import atomic_write
+
 _SHOWN = (
     "log_likelihood",
     "val_log_likelihood",

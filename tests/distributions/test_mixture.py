@@ -117,7 +117,7 @@ def test_one_component_alone(family: str, batch: tuple, generator: torch.Generat
             alone.log_prob(x), joint[..., k], rtol=rounding(1e-13), atol=rounding(1e-13)
         )
     for k in (3, -4):
-        with pytest.raises(InvalidArgumentError, match=rf"component must be in \[0, 3\), got {k}"):
+        with pytest.raises(InvalidArgumentError, match=rf"component must be in \[-3, 3\), got {k}"):
             mixture.component(k)
 
 
