@@ -127,7 +127,7 @@ class TableWriter:
             }
             if tuple(arrays) == ("x",) and self.columns != ("x",):
                 arrays["columns"] = np.array(self.columns)
-            np.savez(self._file, **arrays)
+            np.savez(self._file, allow_pickle=False, **arrays)
         elif self._shapes is None:
             self._csv.writerow(self.columns)
         self._require_free()
