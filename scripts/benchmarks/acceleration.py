@@ -44,10 +44,10 @@ def run(settings: Settings, report: Report) -> None:
                 result = timing.value
                 above = result.objective - plain.value.objective
                 table.row(
-                    *(family, f"{tol:g}", name, result.num_passes, timing.median),
+                    *(family, f"{tol:g}", name, result.num_e_steps, timing.median),
                     *(times(plain.median / timing.median), above, str(result.converged)),
                     seconds=timing.seconds,
-                    passes=result.num_passes,
+                    passes=result.num_e_steps,
                     objective_above_plain=above,
                 )
                 if name != "None":

@@ -70,7 +70,7 @@ def one_case(settings: Settings, report: Report, case: Case) -> None:
             result = timing.value
             table.row(
                 *(dtype, name, timing.median, times(timing.median / one)),
-                *(f"{result.objective:.9f}", result.num_passes),
+                *(f"{result.objective:.9f}", result.num_e_steps),
                 dtype=dtype,
                 seconds=timing.seconds,
                 against_one=timing.median / one,
