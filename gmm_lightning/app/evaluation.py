@@ -73,14 +73,16 @@ def evaluate_rows(module: GMMModule, rows: RowSource) -> tuple[dict[str, Any], L
     step, row = max(1, -(-rows.num_rows // _MAX_KEPT)), 0
     # Filled in place: many small pieces between the blocks would fragment the memory.
     values, weights = torch.empty(2, -(-rows.num_rows // step), dtype=torch.float64)
-    parts: list[WeightedMoments] = []
+    moments: WeightedMoments | None = None
     for batch in rows.read(size=_BLOCK):
         weight = None if batch.weight is None else batch.weight.double().cpu()
         log_joint = layer.log_joint(module.standardize(batch.x.to(layer.means.device)))
         log_prob = _log_density_of(module, log_joint)
         log_resp = log_joint.log_softmax(-1)
         entropy = -(log_resp.exp() * log_resp).nan_to_num().sum(-1).double().cpu()
-        parts.append(WeightedMoments.of(torch.stack([log_prob, entropy], -1), weight))
+        # Added at once, for the same reason.
+        part = WeightedMoments.of(torch.stack([log_prob, entropy], -1), weight)
+        moments = part if moments is None else moments + part
         kept = slice(-row % step, None, step)
         own = log_prob[kept]
         at = slice(-(-row // step), -(-row // step) + len(own))
@@ -90,7 +92,7 @@ def evaluate_rows(module: GMMModule, rows: RowSource) -> tuple[dict[str, Any], L
         if batch.labels is not None:
             pairs = _add_pairs(pairs, batch.labels.cpu(), log_joint.argmax(-1).cpu(), weight)
         row += batch.num_rows
-    moments = reduce(operator.add, parts)
+    assert moments is not None
     n, p, mean = float(moments.weight), layer.num_free_parameters, float(moments.mean[0])
     numbers = {
         "log_likelihood": mean,
