@@ -39,7 +39,7 @@ def check_command_line(config_name: str) -> Path | None:
             cannot be written.
         CheckpointError: nothing to resume from.
     """
-    overrides = sys.argv[1:]
+    overrides = sys.argv[1:] = [_spell_out(word) for word in sys.argv[1:]]
     if rank_from_environment() > 0:
         if started_from_outside():
             # Its clock would name another folder than the first process's: it writes none.
@@ -92,8 +92,10 @@ def _explain_error(message: str, config_name: str, overrides: list[str]) -> str:
         parent, _, name = key[1].rpartition(".")
         config = compose(config_name, groups)
         node = OmegaConf.select(config, parent) if parent else config
-        if not node and Path(config_dir(), parent).is_dir():
-            return f"{parent} has no {name!r} yet; choose first: {parent}={_options(parent)}"
+        folders = [path for path in Path(config_dir()).iterdir() if path.is_dir()]
+        group = next((p.name for p in folders if parent in (p.name, _package(p.name))), None)
+        if not node and group is not None:
+            return f"{group} has no {name!r} yet; choose first: {group}={_options(group)}"
         known = ", ".join(str(k) for k in node if k != "_target_") if node else "none"
         return f"unknown key {name!r} in {parent or 'the configuration'}; known are: {known}"
     return " ".join(message.split("Config search path")[0].split())
@@ -102,6 +104,29 @@ def _explain_error(message: str, config_name: str, overrides: list[str]) -> str:
 def _options(group: str) -> str:
     """The options of a group, in a list."""
     return ", ".join(sorted(path.stem for path in Path(config_dir(), group).glob("*.yaml")))
+
+
+def _spell_out(override: str) -> str:
+    """An override of a group's key under the path that the group fills.
+
+    `cov.relative_floor=1e-9` is `model.layer.covariance.relative_floor=1e-9`.
+    """
+    sign, key = override[: -len(override.lstrip("+~")) or None], _key(override)
+    group, dot, rest = key.partition(".")
+    path = _package(group) if dot and group.isidentifier() else None
+    if path is None:
+        return override
+    return f"{sign}{path}.{rest}{override[len(sign) + len(key) :]}"
+
+
+def _package(group: str) -> str | None:
+    """Where the options of a group go in the configuration, if not under the group's name."""
+    found = []
+    for path in Path(config_dir(), group).glob("*.yaml"):
+        header = re.match(r"# @package (\S+)", path.read_text())
+        if header and not header[1].startswith("_"):
+            found.append(header[1].removesuffix(f".{path.stem}"))
+    return max(found, key=len, default=None)
 
 
 def resume_overrides(path: Path, overrides: list[str]) -> list[str]:

@@ -28,9 +28,9 @@ class Covariance(ABC):
     Args:
         reg_covar: added to every variance after the estimate, in squared units of the data.
             It is scikit-learn's regularisation; the mode of the objective has 0.
-        relative_floor: smallest eigenvalue allowed, relative to the variance of the data per
-            feature. The estimate is the maximum subject to it, so EM stays monotone. With
-            `reg_covar` it is at most 1e-14; 0 switches it off.
+        relative_floor: smallest eigenvalue allowed, in units of the squared local scale of each
+            feature (`GMMLayer.local_scale`). The estimate is the maximum subject to it, so EM
+            stays monotone. With `reg_covar` it is at most 1e-14; 0 switches it off.
     """
 
     reg_covar: float = 0.0
@@ -193,13 +193,13 @@ class Covariance(ABC):
         self,
         scatter: Tensor,
         dof: Tensor,
-        variance: Tensor,
+        unit: Tensor,
         eps: float,
         scale: Tensor | None = None,
     ) -> Tensor:
         """Smallest variance per feature that a covariance may have, `(*B, G, D)`.
 
-        It is the larger of two: `relative_floor` times the variance of the data, a constant, and
+        It is the larger of two: `relative_floor` times the squared local scale, a constant, and
         `rounding_floor * eps` times the variance of the component. As the second changes with the
         component, it is lowered, to a sixteenth at most, until the present covariance satisfies
         it: so EM stays monotone.
@@ -207,19 +207,19 @@ class Covariance(ABC):
         Args:
             scatter: `(*B, G, ...)` in the family's form.
             dof: divisor of the scatter, `(*B, G)`.
-            variance: of the data per feature, `(*B, D)`.
+            unit: squared length per feature, `(*B, D)`.
             eps: machine precision of the parameters.
             scale: the present covariances; None: the bound is not lowered.
         """
-        share = self._unless_regularized(self.relative_floor) * variance.unsqueeze(-2)
+        share = self._unless_regularized(self.relative_floor) * unit.unsqueeze(-2)
         if self.rounding_floor == 0:
             return share
-        own = self.variances(scatter, variance.shape[-1]) / dof.unsqueeze(-1)
+        own = self.variances(scatter, unit.shape[-1]) / dof.unsqueeze(-1)
         own = self._unless_regularized(self.rounding_floor * eps) * own.clamp(min=0)
         if scale is not None:
             factor = self.scale_tril(scale.to(own), own.shape[-1])
-            unit = torch.where(own > 0, own, torch.inf).sqrt().unsqueeze(-1)
-            least = torch.linalg.svdvals(factor / unit)[..., -1:].square()
+            deviations = torch.where(own > 0, own, torch.inf).sqrt().unsqueeze(-1)
+            least = torch.linalg.svdvals(factor / deviations)[..., -1:].square()
             own = own * least.clamp(min=1 / 16, max=1.0)
         return torch.maximum(share, own)
 

@@ -12,7 +12,8 @@ from torch import Generator, Size, Tensor
 from gmm_lightning._validation import require_integer
 from gmm_lightning.em.class_rows import ClassGroup, ClassRows, group_by_length
 from gmm_lightning.em.expectation import EStep
-from gmm_lightning.em.initialization import initialize
+from gmm_lightning.em.initialization import initialize, is_resolved
+from gmm_lightning.em.local_scale import local_scale
 from gmm_lightning.em.loop import run_em
 from gmm_lightning.em.maximization import MStepResult
 from gmm_lightning.em.model import MixtureModel
@@ -124,8 +125,8 @@ def fit_classifier(
     groups = [
         ClassGroup(layer, rows, classes) for classes in group_by_length(list(map(len, rows.rows)))
     ]
-    if initializer is not None or not all(prior.resolved for prior in layer.all_priors):
-        _resolve_priors(layer, groups)
+    if initializer is not None or not is_resolved(layer):
+        _resolve(layer, groups)
     fitter = _ClassFitter(initializer, options, chunk_size, num_restarts, generator)
     parameters, results = MixtureParameters.from_layer(layer), dict[int, EMResult]()
     with ClassProgress(classifier.num_classes, enabled=progress) as bar:
@@ -196,8 +197,10 @@ class _ClassEStep(EStep):
 
 
 @torch.no_grad()
-def _resolve_priors(layer: GMMLayer, groups: Sequence[ClassGroup]) -> None:
-    """Give the priors of every class the values that follow from its own rows."""
+def _resolve(layer: GMMLayer, groups: Sequence[ClassGroup]) -> None:
+    """Give every class the local scale and the values of priors that follow from its own rows."""
+    for group in groups:
+        layer.local_scale[group.classes] = local_scale(group.source).to(layer.local_scale)
     if not layer.all_priors:
         return
     parts = [pooled_statistics(group.source, group.model(layer)) for group in groups]

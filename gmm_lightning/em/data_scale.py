@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -12,28 +13,50 @@ from gmm_lightning.covariances import Covariance
 from gmm_lightning.linalg import unsqueeze_like
 from gmm_lightning.statistics import Moments
 
+# The local scale of a normal distribution, in standard deviations.
+_WINDOW = 0.1
+
 
 @dataclass(frozen=True)
 class DataScale:
     """The scale of the data per feature, to which covariances are compared.
 
     Attributes:
-        variance: of all rows, `(M, D)`. A constant column gets the standard deviation
-            `max(1e-6 |mean|, 1e-6)`.
-        constant: which columns are constant, `(M, D)`.
+        variance: of all rows, `(M, D)`. A constant feature has `1 / (2 pi)`: its density is 1 at
+            its value, so that likelihoods compare with those without the feature.
+        unit: what the floor is a share of, a squared length, `(M, D)`: see `local_scale`.
+        constant: which features are constant, `(M, D)`.
     """
 
     variance: Tensor
+    unit: Tensor
     constant: Tensor
 
     @classmethod
-    def from_moments(cls, moments: Moments, family: Covariance, dtype: torch.dtype) -> Self:
-        """The scale from the data's moments: the same in every iteration, for any parameters."""
+    def from_moments(
+        cls, moments: Moments, family: Covariance, dtype: torch.dtype, local_scale: Tensor
+    ) -> Self:
+        """From the data's moments: the same in every iteration, under any parameters.
+
+        Args:
+            moments: of the components.
+            family: of the covariances.
+            dtype: of the rows.
+            local_scale: `(M, D)`; where it is not known the floor follows from the variance.
+        """
         mean, variance = moments.data_variance(family)
-        # A constant column has at most the deviation that rounding in the rows' dtype causes.
-        constant = variance.sqrt() <= 4 * torch.finfo(dtype).eps * mean.abs()
-        assumed = (1e-6 * mean.abs()).clamp(min=1e-6).square()
-        return cls(torch.where(constant, assumed, variance), constant)
+        # What rounding leaves of a constant feature in the dtype of the rows.
+        rounding = 4 * torch.finfo(dtype).eps * mean.abs()
+        return cls.of(torch.where(variance.sqrt() <= rounding, 0.0, variance), local_scale)
+
+    @classmethod
+    def of(cls, variance: Tensor, local_scale: Tensor) -> Self:
+        """From the variance and the local scale of each feature, `(M, D)`."""
+        constant = (variance == 0) | (local_scale == 0)
+        variance = torch.where(constant, 0.5 / math.pi, variance)
+        known = torch.where(torch.isnan(local_scale), _WINDOW * variance.sqrt(), local_scale)
+        unit = torch.where(constant, variance.sqrt(), known.to(variance)).square()
+        return cls(variance, unit, constant)
 
     def fill(self, moments: Moments, family: Covariance) -> Moments:
         """Moments with a covariance for groups without rows and for constant columns."""

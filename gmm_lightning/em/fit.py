@@ -10,7 +10,13 @@ from torch import Generator
 from gmm_lightning._validation import require_integer
 from gmm_lightning.em.acceleration import Accelerator
 from gmm_lightning.em.expectation import EStep
-from gmm_lightning.em.initialization import as_initializer, initialize, layer_source, resolve_from
+from gmm_lightning.em.initialization import (
+    as_initializer,
+    initialize,
+    is_resolved,
+    layer_source,
+    resolve_from,
+)
 from gmm_lightning.em.loop import run_em
 from gmm_lightning.em.maximization import MStepResult
 from gmm_lightning.em.model import MixtureModel
@@ -106,7 +112,7 @@ def fit_em(
             "from given parameters or assignments is the same"
         )
     source = layer_source(layer, x, sample_weight)
-    if initializer is not None or not all(prior.resolved for prior in layer.all_priors):
+    if initializer is not None or not is_resolved(layer):
         resolve_from(layer, source)
     model = MixtureModel.from_layer(layer, num_restarts)
     e_step = EStep(source, model, chunk_size)

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from gmm_lightning.em.assignment import assigned_statistics
 from gmm_lightning.em.collapse import CollapseEvent
+from gmm_lightning.em.local_scale import local_scale
 from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
@@ -94,9 +95,16 @@ def layer_source(layer: GMMLayer, x: Any, sample_weight: Any = None) -> RowSourc
     )
 
 
+def is_resolved(layer: GMMLayer) -> bool:
+    """Whether nothing of a layer waits for data: neither its local scale nor a prior."""
+    known = not bool(torch.isnan(layer.local_scale).any())
+    return known and all(prior.resolved for prior in layer.all_priors)
+
+
 @torch.no_grad()
 def resolve_from(layer: GMMLayer, source: RowSource) -> None:
-    """Give the priors their values, as `resolve_priors`, from a checked source."""
+    """`resolve_priors` from a source that was checked, and the layer's local scale."""
+    layer.local_scale.copy_(local_scale(source).expand_as(layer.local_scale))
     if not layer.all_priors:
         return
     pooled = pooled_statistics(source, MixtureModel.from_layer(layer))

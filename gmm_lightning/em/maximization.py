@@ -95,7 +95,7 @@ def maximize(
     if not bool((stats.total_weight > 0).all()):
         raise InvalidDataError("the statistics hold no rows: their total weight is 0")
     moments = Moments.from_statistics(stats, family)
-    data_scale = DataScale.from_moments(moments, family, dtype)
+    data_scale = DataScale.from_moments(moments, family, dtype, model.local_scale)
     empty = moments.counts <= stats.total_weight.unsqueeze(-1) * _EMPTY_SHARE
     moments = model.update_moments(_without_rows(moments, stats, family, empty))
     moments = data_scale.fill(moments, family)
@@ -146,15 +146,15 @@ def _apply_floor(
     moments: Moments,
     data_scale: DataScale,
 ) -> tuple[Tensor, Tensor]:
-    """The scatter raised to the family's floor, and smallest eigenvalues relative to the data.
+    """The scatter above the family's floor, and smallest eigenvalues in the unit of the floor.
 
     The smallest eigenvalue of a covariance is infinite where it satisfies the bound.
     """
-    family, variance = model.family, data_scale.variance
+    family, unit = model.family, data_scale.unit
     if family.relative_floor == 0:
         return moments.scatter, torch.full_like(moments.dof, torch.inf)
     bound = family.variance_floor(
-        moments.scatter, moments.dof, variance, torch.finfo(parameters.dtype).eps
+        moments.scatter, moments.dof, unit, torch.finfo(parameters.dtype).eps
     )
     scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
     if bool(torch.isfinite(smallest).any()):
@@ -162,7 +162,7 @@ def _apply_floor(
         # covariance satisfies it, so that the objective cannot fall.
         present = model.scale(parameters)
         bound = family.variance_floor(
-            moments.scatter, moments.dof, variance, torch.finfo(parameters.dtype).eps, present
+            moments.scatter, moments.dof, unit, torch.finfo(parameters.dtype).eps, present
         )
         scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
-    return scatter, smallest * (bound / variance.unsqueeze(-2)).amin(-1)
+    return scatter, smallest * (bound / unit.unsqueeze(-2)).amin(-1)

@@ -30,8 +30,9 @@ class MixtureModel:
         projections: constraints of the M-step, in order.
         batch_shape: B of the layer.
         batch_index: `(M,)`, which mixture of the flattened batch each entry of the leading axis is.
-        couples_batch: whether a projection needs the mixtures of a restart together, in the
-            layer's batch shape; False: it takes any of them, as a batch `(M,)`.
+        local_scale: see `GMMLayer`, `(M, D)`.
+        couples_batch: whether a projection sees the mixtures of a restart together, in the
+            layer's batch shape; False: any of them, as a batch `(M,)`.
     """
 
     family: Covariance
@@ -40,6 +41,7 @@ class MixtureModel:
     projections: Sequence[nn.Module]
     batch_shape: Size
     batch_index: Tensor
+    local_scale: Tensor
     couples_batch: bool = True
 
     @classmethod
@@ -54,12 +56,18 @@ class MixtureModel:
             list(layer.projections),
             layer.batch_shape,
             batch_index,
+            layer.local_scale.reshape(size, -1)[batch_index],
         )
 
     def select(self, index: Tensor) -> MixtureModel:
         """The model of the mixtures at `index` along the leading axis."""
         priors = [prior.select(index) for prior in self.priors]
-        return replace(self, batch_index=self.batch_index[index], priors=priors)
+        return replace(
+            self,
+            batch_index=self.batch_index[index],
+            local_scale=self.local_scale[index],
+            priors=priors,
+        )
 
     def single_restart(self) -> MixtureModel:
         """The model of one restart of each mixture."""

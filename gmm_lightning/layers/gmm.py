@@ -48,6 +48,9 @@ class GMMLayer(PretrainedMixin, MixtureModule):
             `log_joint`: labels, censoring, a noise component.
         projections: modules `(moments, covariance) -> moments`, applied in order by each M-step
             after the priors: frozen parts, bounds, shrinkage.
+        local_scale: how close together rows lie where they lie closest, per feature, `(*B, D)`:
+            the unit of the covariances' floor, read from the rows when a fit starts. A constant
+            feature has 0; NaN: not known yet.
 
     Raises:
         InvalidArgumentError: a size below 1, an unknown name, or two priors on the same parameters.
@@ -90,6 +93,8 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         sizes = MixtureShape(num_components, num_features, self.covariance, self.batch_shape)
         self.priors = bind_priors(priors, sizes).to(**made)
         self.projections = nn.ModuleList()
+        self.local_scale: Tensor
+        self.register_buffer("local_scale", torch.empty(*batch_shape, num_features, **made))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -98,6 +103,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         self.mixture_logits.zero_()
         self.means.normal_()
         self.raw_scale.zero_()
+        self.local_scale.fill_(torch.nan)
 
     @classmethod
     def from_parameters(
@@ -147,9 +153,18 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         return self.covariance.scale(self.raw_scale)
 
     @property
+    def constant_features(self) -> list[int]:
+        """Features that are constant in the rows of the last fit (in every mixture of a batch)."""
+        constant = (self.local_scale == 0).reshape(-1, self.num_features).all(0)
+        return constant.nonzero().squeeze(-1).tolist()
+
+    @property
     def num_free_parameters(self) -> int:
-        """Number of free parameters of one mixture, for information criteria."""
-        k, d = self.num_components, self.num_features
+        """Parameters of one mixture, for information criteria: weights, means, covariances.
+
+        A constant feature, whose density is 1 at its value, has none.
+        """
+        k, d = self.num_components, self.num_features - len(self.constant_features)
         return k - 1 + k * d + self.covariance.num_free_parameters(k, d)
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 
 from gmm_lightning._validation import require_number
-from gmm_lightning.em import Collapsed, CollapseEvent, MixtureModel, MixtureParameters
+from gmm_lightning.em import Collapsed, CollapseEvent, DataScale, MixtureModel, MixtureParameters
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.linalg import accumulator_dtype, unsqueeze_like
 from gmm_lightning.training.collapse import CollapseHandler
@@ -18,10 +18,10 @@ from gmm_lightning.training.target import state_key_for, target_layer
 class CovarianceFloorCallback(L.Callback):
     """Raises flat covariances to the floor of EM, after each step of the optimizer.
 
-    The likelihood of a mixture has no maximum: a component at one point, or a network that
-    contracts its latents, gains without bound until its scale underflows. This is the projection
-    onto `Sigma_k >= c diag(variance of the mixture)`, with c the family's `relative_floor`, and
-    onto standard deviations of at least `min_std`. A prior on the covariances in the loss
+    The likelihood of a mixture has no maximum: a component on one spot, or a network that draws
+    its latents together, gains without bound until its scale underflows. This is the projection
+    onto `Sigma_k >= c diag(s^2)`, with c the family's `relative_floor` and s the layer's
+    `local_scale` (a tenth of the mixture's deviations where it is not known), and onto standard deviations of at least `min_std`. A prior on the covariances in the loss
     (`layer.objective(z, num_samples)`) avoids the bound itself.
 
     Args:
@@ -93,7 +93,8 @@ def _raise_to_floor(
     mixture, scale = model.distribution(wide), model.scale(wide)
     scatter = family.project(family.covariance_matrix(scale, d))
     dof = scatter.new_ones(len(scale), family.groups(k))
-    bound = family.variance_floor(scatter, dof, mixture.variance, torch.finfo(parameters.dtype).eps)
+    unit = DataScale.of(mixture.variance, model.local_scale).unit
+    bound = family.variance_floor(scatter, dof, unit, torch.finfo(parameters.dtype).eps)
     bound = bound.clamp(min=min_std**2)
     raised, smallest = family.floor(scatter, dof, bound)
     low = torch.isfinite(smallest)
@@ -101,7 +102,7 @@ def _raise_to_floor(
         return parameters, None
     raw = family.raw(family.estimate(raised, dof)).to(parameters.raw_scale)
     raw = torch.where(unsqueeze_like(low, raw), raw, parameters.raw_scale)
-    relative = smallest * (bound / mixture.variance.unsqueeze(-2)).amin(-1)
+    relative = smallest * (bound / unit.unsqueeze(-2)).amin(-1)
     nothing = torch.zeros_like(mixture.weights, dtype=torch.bool)
     collapsed = Collapsed(low, nothing, mixture.weights, relative, nothing)
     return parameters._replace(raw_scale=raw), collapsed

@@ -1,0 +1,94 @@
+"""The local scale of each feature: how close together rows lie where they lie closest."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning.rows import RowSource
+
+# A window holds two shares of the rows, each of this size and number of rows at least. A single
+# value counts as one share, so that with 1 % of the rows moved next to it half a window is left.
+_SHARE, _FEWEST_ROWS = 0.019, 8.0
+# Values that are sorted, and rows at least and at most.
+_MAX_VALUES, _MIN_ROWS, _MAX_ROWS = 1 << 19, 1 << 11, 1 << 14
+
+
+@torch.no_grad()
+def local_scale(source: RowSource) -> Tensor:
+    """The narrowest window that holds 4 % of the rows, for each feature, `(*B, D)`.
+
+    It is a length in the units of the feature: equivariant under shifts and scales, and the same
+    wherever few rows lie far away. A value that many rows share counts as half a window at most,
+    so that neither a spike at one value nor a few near duplicates are taken for a scale, and the
+    shares are of the rows beside the most frequent value. Of many rows a sample is read, the same
+    one in every process. A constant feature has 0.
+
+    Args:
+        source: rows `(N, *B, D)`; their weights count as numbers of rows.
+    """
+    width = max(1, source.num_features)
+    limit = min(_MAX_ROWS, max(_MIN_ROWS, _MAX_VALUES // width))
+    rows = source.sample(limit, Generator().manual_seed(0))
+    scale = narrowest_windows(rows.x.double(), rows.weight)
+    if source.num_rows <= limit or bool((scale > 0).all()):
+        return scale
+    # What is constant in the sample need not be so in all rows.
+    low = high = rows.x[0].double()
+    for batch in source:
+        if batch.num_rows:
+            low = torch.minimum(low, batch.x.double().amin(0))
+            high = torch.maximum(high, batch.x.double().amax(0))
+    return torch.where(scale > 0, scale, high - low)
+
+
+def narrowest_windows(x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Widths of the narrowest windows over sorted rows `(N, *B, D)`, `(*B, D)`: see `local_scale`.
+
+    Example:
+        >>> x = torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 1e8]).repeat_interleave(4)
+        >>> narrowest_windows(x[:, None])
+        tensor([1.])
+    """
+    if weight is not None:
+        weight, _ = torch.broadcast_tensors(weight.to(x), x[..., 0])
+        x = x.expand(*weight.shape, x.shape[-1])
+    n, shape = len(x), x.shape[1:]
+    values, order = x.reshape(n, -1).T.sort(-1)
+    mass = torch.ones_like(values)
+    if weight is not None:
+        counted = weight.reshape(n, -1).T
+        counted = counted * (counted > 0).sum(-1, keepdim=True) / counted.sum(-1, keepdim=True)
+        mass = counted.repeat_interleave(shape[-1], 0).gather(-1, order)
+    tied = (values[:, 1:] == values[:, :-1]).any(-1)
+    if weight is not None:
+        tied = torch.ones_like(tied)
+    size = max(1, math.ceil(2 * min(max(_SHARE * n, _FEWEST_ROWS), (n - 1) / 4)))
+    width = values[:, size:] - values[:, :-size]
+    narrowest = width.amin(-1) if n > 1 else values.new_zeros(len(values))
+    some = tied.nonzero().squeeze(-1)
+    if len(some):
+        narrowest[some] = _narrowest_beside_ties(values[some], mass[some])
+    return narrowest.reshape(shape)
+
+
+def _narrowest_beside_ties(values: Tensor, mass: Tensor) -> Tensor:
+    """The same for sorted values `(C, N)` with masses, where values may be equal."""
+    total = mass.cumsum(-1)
+    before = total - mass
+    first = torch.ones_like(values, dtype=torch.bool)
+    first[:, 1:] = values[:, 1:] > values[:, :-1]
+    # The mass of the same value in the rows before, and of the most frequent value.
+    same = before - torch.where(first, before, 0.0).cummax(-1).values
+    others = total[:, -1:] - (same + mass).amax(-1, keepdim=True)
+    share = (_SHARE * total[:, -1:]).clamp(min=_FEWEST_ROWS).minimum(others / 4)
+    capped = (share - same).clamp(min=0.0).minimum(mass).cumsum(-1)
+    # Where the window that begins at each row ends; a thousandth of a share forgives rounding.
+    start = torch.cat([torch.zeros_like(share), capped[:, :-1]], -1)
+    end = torch.searchsorted(capped, start + 1.999 * share)
+    width = values.gather(-1, end.clamp(max=values.shape[-1] - 1)) - values
+    width = torch.where((end < values.shape[-1]) & (width > 0), width, torch.inf)
+    narrowest = width.amin(-1)
+    return torch.where(torch.isfinite(narrowest), narrowest, 0.0)
