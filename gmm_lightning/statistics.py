@@ -223,10 +223,16 @@ class DataMoments:
     Attributes:
         mean: weighted mean, `(*B, D)`.
         covariance: weighted covariance in the family's form, `(*B, 1, ...)`.
+        center: medians of the features, `(*B, D)`; None: use the mean.
+        target: a typical covariance of a component, `(*B, 1, ...)`; None: use the covariance.
+        strength: rows that the target is worth, `(*B, 1)`; None: use one row.
     """
 
     mean: Tensor
     covariance: Tensor
+    center: Tensor | None = None
+    target: Tensor | None = None
+    strength: Tensor | None = None
 
     @classmethod
     def from_statistics(cls, stats: SufficientStatistics, covariance: Covariance) -> DataMoments:

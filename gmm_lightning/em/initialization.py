@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from gmm_lightning.em.assignment import assigned_statistics
 from gmm_lightning.em.collapse import CollapseEvent
+from gmm_lightning.em.covariance_target import with_targets
 from gmm_lightning.em.local_scale import local_scale
 from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel
@@ -103,12 +104,14 @@ def is_resolved(layer: GMMLayer) -> bool:
 
 @torch.no_grad()
 def resolve_from(layer: GMMLayer, source: RowSource) -> None:
-    """`resolve_priors` from a source that was checked, and the layer's local scale."""
+    """Give the layer its local scale and the priors their values, from a checked source."""
     layer.local_scale.copy_(local_scale(source).expand_as(layer.local_scale))
     if not layer.all_priors:
         return
     pooled = pooled_statistics(source, MixtureModel.from_layer(layer))
     moments = DataMoments.from_statistics(pooled.reshape(layer.batch_shape), layer.covariance)
+    if any(prior.uses_target for prior in layer.all_priors):
+        moments = with_targets(moments, layer, source)
     for prior in layer.all_priors:
         prior.resolve(moments, layer.num_components)
 

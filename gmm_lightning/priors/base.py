@@ -92,6 +92,11 @@ class Prior(nn.Module, ABC):
             f"the prior {self.name!r} has no closed form for EM: use a gradient fit"
         )
 
+    @property
+    def uses_target(self) -> bool:
+        """Whether `resolve` asks for the target of the covariances."""
+        return False
+
     def resolve(self, data: DataMoments, num_components: int) -> None:
         """Fill the hyper-parameters that follow from the data."""
 

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import ClassVar
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import require_choice
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.linalg import unsqueeze_like
 from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
 from gmm_lightning.statistics import DataMoments, Moments
+
+
+@dataclass(frozen=True)
+class Convention:
+    """Where hyper-parameters come from that are not given.
+
+    Attributes:
+        uses_target: from the most likely of left-out rows; else from the data's covariance.
+        mean_precision: kappa of the means.
+    """
+
+    uses_target: bool
+    mean_precision: float
+
+
+CONVENTIONS = {
+    "held_out": Convention(uses_target=True, mean_precision=1e-4),
+    "fraley_raftery": Convention(uses_target=False, mean_precision=0.01),
+}
 
 
 class InverseWishart(Prior):
@@ -23,9 +45,14 @@ class InverseWishart(Prior):
     the mean of the diagonal.
 
     Args:
-        df: degrees of freedom nu, greater than `D - 1`; None: `D + 2`.
+        df: degrees of freedom nu; at most `D - 1` the prior is improper, though its mode is not.
+            None: what the strength of the target leaves, or `D + 2` for a given scale matrix.
         scale_matrix: Psi, `(D, D)` or anything that broadcasts to `(*B, G, D, D)`, positive
-            definite; None: the data's covariance divided by `K^(2 / D)`.
+            definite; None: the target times the rows that it is worth, so that the mode of a
+            covariance lies between the data's and the target.
+        convention: where the target and its strength come from: `held_out` (the most likely of
+            left-out rows: see `covariance_target`), or `fraley_raftery` (the covariance of the
+            data divided by `K^(2 / D)` as the scale matrix, with `D + 2` degrees of freedom).
 
     Raises:
         InvalidArgumentError: too few degrees of freedom, or Psi not positive definite.
@@ -45,8 +72,14 @@ class InverseWishart(Prior):
     df: Tensor
     scale_matrix: Tensor
 
-    def __init__(self, df: Hyperparameter = None, scale_matrix: Hyperparameter = None) -> None:
+    def __init__(
+        self,
+        df: Hyperparameter = None,
+        scale_matrix: Hyperparameter = None,
+        convention: str = "held_out",
+    ) -> None:
         super().__init__(df=df, scale_matrix=scale_matrix)
+        self.convention = require_choice("convention", convention, CONVENTIONS)
         psi = self._given["scale_matrix"]
         if psi is not None:
             square = psi.dim() >= 2 and psi.shape[-1] == psi.shape[-2]
@@ -60,20 +93,43 @@ class InverseWishart(Prior):
                     "scale_matrix must be positive definite (smallest eigenvalue > 0), got "
                     f"smallest eigenvalue {smallest:.3g}"
                 )
-            self._require_df(psi.shape[-1] - 1)
+            self._require_df(psi.shape[-1])
 
-    def _require_df(self, least: int) -> None:
-        self._require_above("df", least, f"finite and > num_features - 1 = {least}")
+    def _require_df(self, num_features: int) -> None:
+        least = -(num_features + 1)
+        self._require_above("df", least, f"finite and > -(num_features + 1) = {least}")
 
     def bind(self, shape: MixtureShape) -> None:
         d = shape.num_features
-        self._require_df(d - 1)
-        self._register("df", shape.groups, default=d + 2.0)
+        self._require_df(d)
+        is_given = self._given["scale_matrix"] is not None
+        self._register("df", shape.groups, default=d + 2.0 if is_given else math.nan)
         self._register("scale_matrix", (*shape.groups, d, d), family=shape.covariance)
 
+    @property
+    def uses_target(self) -> bool:
+        return CONVENTIONS[self.convention].uses_target and self._given["scale_matrix"] is None
+
     def resolve(self, data: DataMoments, num_components: int) -> None:
-        num_features = data.mean.shape[-1]
-        self._set_default("scale_matrix", data.covariance / num_components ** (2 / num_features))
+        self.resolve_beside(data, num_components, 0.0)
+
+    def resolve_beside(self, data: DataMoments, num_components: int, dof: float) -> None:
+        """`resolve`, where another prior adds degrees of freedom to each covariance."""
+        if self._given["scale_matrix"] is not None:
+            return
+        d, df = data.mean.shape[-1], self._given["df"]
+        pooled = data.covariance / num_components ** (2 / d)
+        if not self.uses_target:
+            self._set_default("df", pooled.new_tensor(d + 2.0))
+            self._set_default("scale_matrix", pooled)
+            return
+        target = pooled if data.target is None else data.target
+        if df is None:
+            rows = pooled.new_ones(()) if data.strength is None else data.strength
+        else:
+            rows = df.to(target) + d + 1 + dof
+        self._set_default("df", rows - d - 1 - dof)
+        self._set_default("scale_matrix", unsqueeze_like(rows, target) * target)
 
     def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
         self.require_resolved()
@@ -90,3 +146,6 @@ class InverseWishart(Prior):
             scatter=moments.scatter + self.scale_matrix.to(moments.scatter),
             dof=moments.dof + self.df.to(moments.dof) + num_features + 1,
         )
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | {"convention": self.convention}

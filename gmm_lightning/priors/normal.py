@@ -26,8 +26,9 @@ class NormalMeans(Prior):
     square of the gap to the scatter, and one degree of freedom per component.
 
     Args:
-        loc: centre, `(D,)` or anything that broadcasts to `(*B, K, D)`; None: the data's mean.
-        mean_precision: kappa, a number or one per component; None: 0.01.
+        loc: centre, `(D,)` or anything that broadcasts to `(*B, K, D)`; None: the data's medians,
+            or their mean if there is one component.
+        mean_precision: kappa, a number or one per component; None: 1e-4.
 
     Raises:
         InvalidArgumentError: a precision that is not positive, or a centre that is not finite.
@@ -44,6 +45,7 @@ class NormalMeans(Prior):
     slot: ClassVar[str] = "means"
     loc: Tensor
     mean_precision: Tensor
+    default_precision = 1e-4
 
     def __init__(self, loc: Hyperparameter = None, mean_precision: Hyperparameter = None) -> None:
         super().__init__(loc=loc, mean_precision=mean_precision)
@@ -52,10 +54,12 @@ class NormalMeans(Prior):
 
     def bind(self, shape: MixtureShape) -> None:
         self._register("loc", shape.means)
-        self._register("mean_precision", shape.weights, default=0.01)
+        self._register("mean_precision", shape.weights, default=self.default_precision)
 
     def resolve(self, data: DataMoments, num_components: int) -> None:
-        self._set_default("loc", data.mean.unsqueeze(-2))
+        # Of one component the mode is the mean, however many rows are far away.
+        use_mean = num_components == 1 or data.center is None
+        self._set_default("loc", (data.mean if use_mean else data.center).unsqueeze(-2))
 
     def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
         self.require_resolved()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
-from gmm_lightning.priors.inverse_wishart import InverseWishart
+from gmm_lightning.priors.inverse_wishart import CONVENTIONS, InverseWishart
 from gmm_lightning.priors.normal import NormalMeans
 from gmm_lightning.statistics import DataMoments, Moments
 
@@ -23,10 +24,12 @@ class NormalInverseWishart(Prior):
                    + kappa (mu - loc)' Sigma^-1 (mu - loc) + const
 
     Args:
-        loc: centre of the means; None: the data's mean.
-        mean_precision: kappa, in units of rows; None: 0.01.
-        df: degrees of freedom, greater than `D - 1`; None: `D + 2`.
-        scale_matrix: Psi, positive definite; None: the data's covariance over `K^(2 / D)`.
+        loc: centre of the means; None: as for `NormalMeans`, the data's mean in the convention of
+            Fraley and Raftery.
+        mean_precision: kappa, in units of rows; None: 1e-4, or 0.01 in that convention.
+        df: degrees of freedom: see `InverseWishart`.
+        scale_matrix: Psi, positive definite: see `InverseWishart`.
+        convention: `held_out` or `fraley_raftery`: see `InverseWishart`.
 
     Raises:
         InvalidArgumentError: a value outside its range.
@@ -37,7 +40,7 @@ class NormalInverseWishart(Prior):
 
     Example:
         >>> NormalInverseWishart(df=5.0).config()
-        {'loc': None, 'mean_precision': None, 'df': 5.0, 'scale_matrix': None}
+        {'loc': None, 'mean_precision': None, 'df': 5.0, 'scale_matrix': None, 'convention': 'held_out'}
     """
 
     name: ClassVar[str] = "niw"
@@ -50,10 +53,12 @@ class NormalInverseWishart(Prior):
         mean_precision: Hyperparameter = None,
         df: Hyperparameter = None,
         scale_matrix: Hyperparameter = None,
+        convention: str = "held_out",
     ) -> None:
         super().__init__()
+        self.on_covariances = InverseWishart(df, scale_matrix, convention)
         self.on_means = NormalMeans(loc, mean_precision)
-        self.on_covariances = InverseWishart(df, scale_matrix)
+        self.on_means.default_precision = CONVENTIONS[convention].mean_precision
 
     @property
     def loc(self) -> Tensor:
@@ -75,13 +80,21 @@ class NormalInverseWishart(Prior):
         """Psi in the covariance family's form, `(*B, G, ...)`."""
         return self.on_covariances.scale_matrix
 
+    @property
+    def uses_target(self) -> bool:
+        return self.on_covariances.uses_target
+
     def bind(self, shape: MixtureShape) -> None:
         self.on_means.bind(shape)
         self.on_covariances.bind(shape)
 
     def resolve(self, data: DataMoments, num_components: int) -> None:
-        self.on_means.resolve(data, num_components)
-        self.on_covariances.resolve(data, num_components)
+        convention = CONVENTIONS[self.on_covariances.convention]
+        centred = data if convention.uses_target else replace(data, center=None)
+        self.on_means.resolve(centred, num_components)
+        # The prior on the means adds a degree of freedom for each component.
+        per_covariance = self.on_means.mean_precision.shape[-1] / self.df.shape[-1]
+        self.on_covariances.resolve_beside(data, num_components, per_covariance)
 
     def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
         self.require_resolved()

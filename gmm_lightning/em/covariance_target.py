@@ -1,0 +1,218 @@
+"""What a prior on covariances takes from the data: a target, and how many rows it is worth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.em.centred_kernel import WeightedChunk, centred_statistics
+from gmm_lightning.initializers import Initializer, KMeans
+from gmm_lightning.layers import GMMLayer
+from gmm_lightning.linalg import unsqueeze_like
+from gmm_lightning.rows import RowSource
+from gmm_lightning.statistics import DataMoments, Moments, SufficientStatistics
+
+# Rows that the target is read from, and parts in which they are left out.
+_MAX_ROWS, _NUM_FOLDS = 1 << 13, 5
+# Strengths in rows, and shares of the diagonal in the target's correlations; every second one
+# where matrices are large.
+_STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+_DIAGONAL_SHARES = (1.0, 0.5, 0.2, 0.05, 0.01, 0.001, 0.0)
+_LARGE = 128
+# At most so many rows for each parameter that a covariance has per feature: the clusters of
+# k-means are more alike than components are.
+_MAX_ROWS_PER_PARAMETER = 10.0
+
+
+class CovarianceTarget(NamedTuple):
+    """A target of covariances, `(1, ...)` in the family's form, and its strength in rows, `()`."""
+
+    target: Tensor
+    strength: Tensor
+
+
+@torch.no_grad()
+def with_targets(moments: DataMoments, layer: GMMLayer, source: RowSource) -> DataMoments:
+    """The moments of the data with medians, targets and strengths for each mixture of a batch.
+
+    Of many rows a sample is read, the same one in every process.
+    """
+    rows = source.sample(max(_MAX_ROWS, 64 * layer.num_components), Generator().manual_seed(0))
+    shape, d = layer.batch_shape, layer.num_features
+    x = rows.x.double().cpu().expand(rows.num_rows, *shape, d).reshape(rows.num_rows, -1, d)
+    weight = torch.ones(x.shape[:-1], dtype=x.dtype)
+    if rows.weight is not None:
+        weight = rows.weight.double().cpu().expand(rows.num_rows, *shape).reshape(weight.shape)
+    scale = layer.local_scale.double().cpu().reshape(-1, d)
+    found, centers = [], []
+    for m in range(x.shape[1]):
+        some = weight[:, m] > 0
+        own, w = x[some, m], weight[some, m]
+        least = torch.where(scale[m] > 0, scale[m].square(), 0.5 / math.pi)
+        found.append(covariance_target(own, w, layer.num_components, layer.covariance, least))
+        centers.append(_weighted_median(own, w))
+    like = moments.mean
+    target = torch.stack([one.target for one in found])
+    return replace(
+        moments,
+        center=torch.stack(centers).reshape(like.shape).to(like),
+        target=target.reshape(*shape, *target.shape[1:]).to(like),
+        strength=torch.stack([one.strength for one in found]).reshape(*shape, 1).to(like),
+    )
+
+
+def _weighted_median(x: Tensor, weight: Tensor) -> Tensor:
+    """The value of each feature that half of the weight does not exceed, `(D,)`."""
+    values, order = x.sort(0)
+    reached = weight[order].cumsum(0) >= 0.5 * weight.sum()
+    return values.gather(0, reached.int().argmax(0, keepdim=True)).squeeze(0)
+
+
+@torch.no_grad()
+def covariance_target(
+    x: Tensor, weight: Tensor, num_components: int, family: Covariance, least: Tensor
+) -> CovarianceTarget:
+    """The target and strength with which left-out rows of k-means clusters are most likely.
+
+    The target has the geometric mean over the clusters of each feature's variance, and their
+    pooled correlations, shrunk towards none by a share a. A covariance becomes
+
+        (W_k + v T) / (n_k + v),    W_k: scatter of a cluster of n_k rows
+
+    and v and a are chosen by cross-validation: the smallest v that is within one standard error
+    of the best (Breiman et al. 1984). With one component the variances of T are those of the
+    data, so that the mode is not biased.
+
+    Args:
+        x: rows `(N, D)`.
+        weight: of the rows, positive, `(N,)`.
+        num_components: K.
+        family: of the covariances.
+        least: the smallest variance of the target for each feature, `(D,)`.
+    """
+    generator = Generator().manual_seed(0)
+    labels = _clusters(KMeans(), x, weight, num_components, generator)
+    num_folds = min(_NUM_FOLDS, len(x))
+    fold = torch.randperm(len(x), generator=generator) % num_folds
+    folds = _statistics_of_folds(x, weight, labels, fold, num_components, family)
+    whole = folds.map(lambda values: values.sum(0, keepdim=True))
+    whole = _about(whole, folds.shift[:1])
+    rest = _about(folds.map(lambda values: values.sum(0, keepdim=True) - values), folds.shift)
+    score = _Score(folds, Moments.from_statistics(rest, family), family, least)
+    strength, share = _choose(score, family, num_components, x.shape[-1])
+    moments = Moments.from_statistics(whole, family)
+    return CovarianceTarget(
+        _target(moments, share, family, least)[0], x.new_tensor(strength, dtype=torch.float64)
+    )
+
+
+def _about(stats: SufficientStatistics, shift: Tensor) -> SufficientStatistics:
+    """Sums over statistics, whose shift is the common one."""
+    return SufficientStatistics(
+        stats.counts, stats.first, stats.second, shift, stats.log_likelihood, stats.num_samples
+    )
+
+
+def _clusters(
+    initializer: Initializer, x: Tensor, weight: Tensor, num_components: int, generator: Generator
+) -> Tensor:
+    """Labels `(N,)` in standard units."""
+    scale = x.std(0, correction=0)
+    standard = (x - x.mean(0)) / torch.where(scale > 0, scale, 1.0)
+    return initializer.assign_many(standard, num_components, weight, 1, generator)[0]
+
+
+def _statistics_of_folds(
+    x: Tensor, weight: Tensor, labels: Tensor, fold: Tensor, num_components: int, family: Covariance
+) -> SufficientStatistics:
+    """Statistics of every cluster in every fold, `(F, K, ...)`, about the clusters' means."""
+    resp = torch.nn.functional.one_hot(labels, num_components).to(x) * weight.unsqueeze(-1)
+    means = (resp.T @ x) / resp.sum(0).clamp(min=1e-300).unsqueeze(-1)
+    parts = []
+    for f in range(int(fold.max()) + 1):
+        rows, own = x[fold == f].unsqueeze(1), resp[fold == f].unsqueeze(1)
+        chunks = [
+            WeightedChunk(a, b, torch.zeros_like(b[..., 0]))
+            for a, b in zip(rows.split(1024), own.split(1024), strict=True)
+        ]
+        parts.append(centred_statistics(family, means.unsqueeze(0), chunks))
+    return SufficientStatistics.concatenate(parts)
+
+
+def _target(moments: Moments, share: float, family: Covariance, least: Tensor) -> Tensor:
+    """The target of each set of clusters, `(F, 1, ...)`."""
+    d, dof = least.shape[-1], moments.dof.unsqueeze(-1)
+    pooled = moments.scatter.sum(1, keepdim=True)
+    pooled = pooled / unsqueeze_like(moments.dof.sum(1, keepdim=True), pooled)
+    average = family.variances(pooled, d)
+    # Of a small cluster the variance is that of all with a row of the average.
+    own = (family.variances(moments.scatter, d) + average) / (dof + 1)
+    variance = (
+        (dof * own.clamp(min=1e-300).log()).sum(1, keepdim=True) / dof.sum(1, keepdim=True)
+    ).exp()
+    if family.tied:
+        variance = average
+    variance = torch.maximum(variance, least)
+    if pooled.dim() == average.dim():
+        return family.project(variance.diag_embed())
+    deviation = torch.where(average > 0, average, 1.0).sqrt()
+    correlation = (1 - share) * pooled / (deviation.unsqueeze(-1) * deviation.unsqueeze(-2))
+    identity = torch.eye(d, dtype=pooled.dtype, device=pooled.device)
+    correlation = torch.where(identity > 0, 1.0, correlation)
+    scale = variance.sqrt()
+    return correlation * scale.unsqueeze(-1) * scale.unsqueeze(-2)
+
+
+class _Score:
+    """Mean log density of left-out rows, for each fold."""
+
+    def __init__(
+        self, folds: SufficientStatistics, rest: Moments, family: Covariance, least: Tensor
+    ) -> None:
+        self.rest, self.family, self.least = rest, family, least
+        # A cluster without other rows says nothing.
+        self.held = folds.about(rest.means, family)
+        self.counts = torch.where(rest.counts > 0, self.held.counts, 0.0)
+        self.has_correlations = rest.scatter.dim() == rest.dof.dim() + 2
+
+    def __call__(self, strength: float, share: float) -> Tensor:
+        """Nats per row, `(F,)`."""
+        family, d = self.family, self.least.shape[-1]
+        scatter = self.rest.scatter + strength * _target(self.rest, share, family, self.least)
+        scale = family.estimate(scatter, self.rest.dof + strength)
+        dof = family.sum_tied(self.counts)
+        log_det = dof * (family.half_log_det(scale, d) + 0.5 * d * math.log(2 * math.pi))
+        trace = family.trace_precision_product(scale, self.held.second, d)
+        total = -(log_det + 0.5 * torch.where(dof > 0, trace, 0.0)).sum(-1)
+        return total / self.counts.sum(-1).clamp(min=1e-300)
+
+
+def _choose(
+    score: _Score, family: Covariance, num_components: int, num_features: int
+) -> tuple[float, float]:
+    """The strength and the share of the diagonal."""
+    step = 2 if num_features > _LARGE else 1
+    most = math.inf
+    if num_components > 1:
+        per_feature = family.num_free_parameters(1, num_features) / num_features
+        most = max(_STRENGTHS[0], _MAX_ROWS_PER_PARAMETER * per_feature)
+    strengths = [v for v in _STRENGTHS[::step] if v <= most]
+    shares = _DIAGONAL_SHARES[::step] if score.has_correlations else (1.0,)
+    found = {(v, a): score(v, a) for v in strengths for a in shares}
+    finite = {point: s for point, s in found.items() if bool(torch.isfinite(s).all())}
+    if not finite:
+        return strengths[-1], 1.0
+    best = max(finite.values(), key=lambda s: float(s.mean()))
+    near = {}
+    for point, s in finite.items():
+        gap = best - s
+        error = float(gap.std()) / math.sqrt(len(gap)) if len(gap) > 1 else 0.0
+        if float(gap.mean()) <= error:
+            near[point] = float(s.mean())
+    least = min(v for v, _ in near)
+    return max((point for point in near if point[0] == least), key=near.__getitem__)
