@@ -152,9 +152,8 @@ def _target(moments: Moments, share: float, family: Covariance, least: Tensor) -
     average = family.variances(pooled, d)
     # Of a small cluster the variance is that of all with a row of the average.
     own = (family.variances(moments.scatter, d) + average) / (dof + 1)
-    variance = (
-        (dof * own.clamp(min=1e-300).log()).sum(1, keepdim=True) / dof.sum(1, keepdim=True)
-    ).exp()
+    logs = dof * own.clamp(min=1e-300).log()
+    variance = (logs.sum(1, keepdim=True) / dof.sum(1, keepdim=True)).exp()
     if family.tied:
         variance = average
     variance = torch.maximum(variance, least)
@@ -211,7 +210,9 @@ def _choose(
     near = {}
     for point, s in finite.items():
         gap = best - s
-        error = float(gap.std()) / math.sqrt(len(gap)) if len(gap) > 1 else 0.0
+        # With one component the clusters are no guess, and the best point is taken.
+        several = num_components > 1 and len(gap) > 1
+        error = float(gap.std()) / math.sqrt(len(gap)) if several else 0.0
         if float(gap.mean()) <= error:
             near[point] = float(s.mean())
     least = min(v for v, _ in near)

@@ -21,7 +21,8 @@ class CovarianceFloorCallback(L.Callback):
     The likelihood of a mixture has no maximum: a component on one spot, or a network that draws
     its latents together, gains without bound until its scale underflows. This is the projection
     onto `Sigma_k >= c diag(s^2)`, with c the family's `relative_floor` and s the layer's
-    `local_scale` (a tenth of the mixture's deviations where it is not known), and onto standard deviations of at least `min_std`. A prior on the covariances in the loss
+    `local_scale` (a tenth of the mixture's deviations where it is not known), and onto standard
+    deviations of at least `min_std`. A prior on the covariances in the loss
     (`layer.objective(z, num_samples)`) avoids the bound itself.
 
     Args:
