@@ -157,7 +157,7 @@ def _target(moments: Moments, share: float, family: Covariance, least: Tensor) -
     if family.tied:
         variance = average
     variance = torch.maximum(variance, least)
-    if pooled.dim() == average.dim():
+    if pooled.dim() != moments.dof.dim() + 2:
         return family.project(variance.diag_embed())
     deviation = torch.where(average > 0, average, 1.0).sqrt()
     correlation = (1 - share) * pooled / (deviation.unsqueeze(-1) * deviation.unsqueeze(-2))
