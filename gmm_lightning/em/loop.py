@@ -51,7 +51,8 @@ def run_em(
     while len(state.active):
         responsibilities = options.schedule.at(state.iteration, options.max_iter)
         stats, objective = _evaluate(e_step, state, responsibilities, updater)
-        updater.accept(objective, options.tol)
+        comparable = ~state.moved & options.schedule.is_stationary(state.iteration)
+        updater.accept(objective, options.tol, comparable)
         state.record(objective, stats)
         stay = _leave(state, updater, _stopping(state, objective, options, updater), torch.all)
         if progress is not None:
@@ -100,7 +101,7 @@ def _stopping(
     """The mixtures to leave: converged, out of steps, or behind other restarts, `(M,)`."""
     # After annealing, the first E-step of plain EM has another objective than the one before.
     stationary = options.schedule.is_stationary(state.iteration)
-    settled = updater.from_m_step & state.has_converged(options.tol) & stationary
+    settled = (updater.gains.remaining <= options.tol) & stationary
     state.converged[state.active] = settled
     stopped = settled | (state.iteration >= options.max_iter)
     if options.prune and stationary:

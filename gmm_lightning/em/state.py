@@ -25,7 +25,8 @@ class EMOptions:
 
     Attributes:
         max_iter: M-steps at most.
-        tol: a mixture has converged when its objective gains less, in nats per row.
+        tol: a mixture has converged when its objective is estimated to gain no more than this
+            until the end, in nats per row (`GainEstimate`).
         prune: give up the worse half of the restarts every few M-steps.
         schedule: the responsibilities of each E-step.
         policy: treats components that collapse.
@@ -60,9 +61,10 @@ class EMState:
         num_steps: M-steps of each mixture.
         num_e_steps: E-steps of each, with those of extrapolations that were undone.
         log_likelihood: mean `log p(x)` of each at its last E-step.
-        converged: whether the last gain of each was below the tolerance.
+        converged: whether each is estimated to gain no more than the tolerance.
         events: repairs of each mixture that has any.
         failures: why a mixture was given up.
+        moved: whether the last M-step moved a component by hand, `(M,)`.
         num_reseeds: how often each component of the active mixtures was moved, `(M, K)`.
     """
 
@@ -81,7 +83,7 @@ class EMState:
         shape = (number, start.num_components)
         self.num_reseeds = torch.zeros(shape, dtype=torch.long, device=start.device)
         self._latest: dict[int, list[CollapseEvent]] = {}
-        self._moved = torch.zeros(number, dtype=torch.bool)
+        self.moved = torch.zeros(number, dtype=torch.bool)
 
     def record(self, objective: Tensor, stats: SufficientStatistics) -> None:
         """Record the objective and the log-likelihood of an accepted E-step."""
@@ -94,13 +96,6 @@ class EMState:
         self.num_steps[self.active] = self.iteration
         self.log_likelihood[self.active] = (stats.log_likelihood / stats.total_weight).cpu()
 
-    def has_converged(self, tol: float) -> Tensor:
-        """Mask `(M,)`: the last gain was below `tol` and no component was reseeded."""
-        if len(self.history) < 2:
-            return torch.zeros_like(self._moved)
-        gain = self.history[-1] - self.history[-2]
-        return (gain[self.active] < tol) & ~self._moved
-
     def advance(self, step: MStepResult, options: EMOptions) -> Tensor:
         """Take over an M-step and treat its collapses; returns the mixtures to give up, `(M,)`.
 
@@ -110,12 +105,12 @@ class EMState:
         for m in failed.nonzero().squeeze(-1).tolist():
             self.failures[int(self.active[m])] = singular_error()
         found: dict[int, list[CollapseEvent]] = {}
-        self._moved = torch.zeros_like(failed)
+        self.moved = torch.zeros_like(failed)
         if step.collapsed is not None:
             repair = options.policy.handle(
                 self.model, parameters, step.collapsed, self.num_reseeds, options.candidates
             )
-            parameters, self._moved = repair.parameters, repair.reseeded.any(-1).cpu()
+            parameters, self.moved = repair.parameters, repair.reseeded.any(-1).cpu()
             self.num_reseeds = self.num_reseeds + repair.reseeded
             collapsed = step.collapsed._replace(reseeded=repair.reseeded)
             for m, event in collapsed.events(self.model, self.iteration):
@@ -136,7 +131,7 @@ class EMState:
         for whole, own in zip(self.final, self.parameters, strict=True):
             whole[left] = own[leaving]
         stay = (~leaving).nonzero().squeeze(-1)
-        self.active, self._moved = self.active[stay], self._moved[stay]
+        self.active, self.moved = self.active[stay], self.moved[stay]
         self.parameters, self.model = self.parameters.select(stay), self.model.select(stay)
         self.num_reseeds = self.num_reseeds[stay]
         return stay

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.em.acceleration import Accelerator, as_accelerator
+from gmm_lightning.em.convergence import GainEstimate
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 
 # Most M-steps without an extrapolation, after extrapolations that failed.
 _MAX_BACKOFF = 32
+# M-steps before the first extrapolation: EM is fast at first, and its path not yet a line.
+_FIRST_STEPS = 10
 
 
 class MonotoneUpdater:
@@ -40,22 +43,20 @@ class MonotoneUpdater:
         """Reset for another number of mixtures; nothing changes for the same number."""
         if self._state and len(self._state["accepted"]) == num_mixtures:
             return
+        self.gains = GainEstimate(num_mixtures)
         nothing = torch.zeros(num_mixtures, dtype=torch.bool)
         self._state = {
             "accepted": torch.full((num_mixtures,), -torch.inf, dtype=torch.float64),
             "extrapolated": nothing,  # The present parameters are an extrapolation.
             "from_m_step": ~nothing,  # The last accepted ones were not.
             "small_gain": nothing,  # The last accepted step gained less than the tolerance.
-            "cooldown": nothing.long(),  # M-steps to wait before the next extrapolation.
+            "cooldown": nothing.long() + _FIRST_STEPS,  # M-steps to wait before the next extrapolation.
             "backoff": nothing.long() + 1,  # How long to wait after the next failure.
         }
 
     @property
     def from_m_step(self) -> Tensor:
-        """Whether the last accepted parameters came from an M-step alone, `(M,)`.
-
-        Only then does a small gain mean that EM has converged.
-        """
+        """Whether the last accepted parameters came from an M-step alone, `(M,)`."""
         return self._state["from_m_step"]
 
     def rejected(self, objective: Tensor) -> Tensor:
@@ -75,15 +76,24 @@ class MonotoneUpdater:
         state["cooldown"] = torch.where(rejected, state["backoff"], state["cooldown"])
         return parameters.from_vector(torch.where(where, self._fallback.to(rows), rows))
 
-    def accept(self, objective: Tensor, tol: float = 0.0) -> None:
-        """Accept the parameters of the last E-step."""
+    def accept(
+        self, objective: Tensor, tol: float = 0.0, comparable: Tensor | bool = True
+    ) -> None:
+        """Accept the parameters of the last E-step.
+
+        Args:
+            objective: of each mixture, `(M,)`.
+            tol: gains below it call for plain steps, which show whether EM has converged.
+            comparable: whether the objective before was of the same path: no component was moved,
+                and no temperature changed.
+        """
         state, objective = self._state, objective.cpu()
         gain = objective - state["accepted"]
         shorter = (state["backoff"] // 2).clamp(min=1)
         state["backoff"] = torch.where(state["extrapolated"], shorter, state["backoff"])
         state["from_m_step"] = ~state["extrapolated"]
-        # The gain of an extrapolation does not show convergence: an M-step alone follows.
         state["small_gain"] = gain < tol
+        self.gains.update(objective, state["from_m_step"] & comparable)
         state["accepted"] = objective
         state["extrapolated"] = torch.zeros_like(state["extrapolated"])
 
@@ -116,7 +126,9 @@ class MonotoneUpdater:
         if found is None:
             return after
         proposal, valid = found
-        take = quiet & ~waiting & valid.cpu() & ~(state["small_gain"] & ~state["from_m_step"])
+        # The gain of an extrapolation does not show convergence: M-steps alone follow.
+        uncertain = state["small_gain"] & torch.isnan(self.gains.rate)
+        take = quiet & ~waiting & valid.cpu() & ~uncertain
         take &= torch.isfinite(proposal).all(-1).cpu()
         state["extrapolated"], self._fallback = take, rows
         return after.from_vector(torch.where(take.to(rows.device).unsqueeze(-1), proposal, rows))
@@ -124,6 +136,7 @@ class MonotoneUpdater:
     def select(self, index: Tensor) -> None:
         """Keep the mixtures at `index` only."""
         self._state = {name: value[index.cpu()] for name, value in self._state.items()}
+        self.gains.select(index)
         if self._fallback is not None:
             self._fallback = self._fallback[index]
         if self._accelerator is not None:
@@ -132,6 +145,7 @@ class MonotoneUpdater:
     def state_dict(self) -> dict[str, Any]:
         """The state that the next step needs, as tensors and primitives."""
         state: dict[str, Any] = {name: value.clone() for name, value in self._state.items()}
+        state["gains"] = self.gains.state_dict()
         state["fallback"] = None if self._fallback is None else self._fallback.clone()
         if self._accelerator is not None:
             state["accelerator"] = self._accelerator.state_dict()
@@ -141,6 +155,7 @@ class MonotoneUpdater:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state from `state_dict`."""
         self._state = {name: state[name] for name in self._state}
+        self.gains.load_state_dict(state["gains"])
         self._fallback = state["fallback"]
         # The steps kept by another kind of acceleration are of no use here.
         if self._accelerator is not None and state.get("kind") == self._accelerator.name:
