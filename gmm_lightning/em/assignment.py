@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
+from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.centred_kernel import WeightedChunk, centred_statistics
 from gmm_lightning.em.expectation import expected_statistics
 from gmm_lightning.em.model import MixtureModel
@@ -13,7 +16,7 @@ from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import MAX_CANCELLATION, make_plan
 from gmm_lightning.em.responsibilities import ASSIGNMENTS, assigned_responsibilities_
 from gmm_lightning.em.workspace import Workspace
-from gmm_lightning.linalg import accumulator_dtype
+from gmm_lightning.linalg import accumulator_dtype, unsqueeze_like
 from gmm_lightning.rows import Batch, is_shared
 from gmm_lightning.statistics import Moments, SufficientStatistics
 
@@ -53,6 +56,25 @@ def assigned_statistics(
         for part in rows.split(rows_per_chunk(means.numel(), means))
     )
     return centred_statistics(family, means, chunks)
+
+
+def with_pooled_rows(stats: SufficientStatistics, family: Covariance) -> SufficientStatistics:
+    """Statistics in which small clusters have a covariance: a singular start rarely recovers.
+
+    A cluster of n < D + 1 rows gets the scatter `(W_k + m W) n / (n + m)` with `m = D + 1 - n`
+    rows of W, the covariance within all clusters.
+    """
+    d, counts = stats.shift.shape[-1], stats.counts
+    if family.tied or counts.shape[-1] == 1 or bool((counts >= d + 1).all()):
+        return stats
+    moments = Moments.from_statistics(stats, family)
+    about = stats.about(moments.means, family)
+    total = counts.sum(-1, keepdim=True)
+    within = moments.scatter.sum(1, keepdim=True) / unsqueeze_like(total, moments.scatter)
+    missing = unsqueeze_like((d + 1 - counts).clamp(min=0), moments.scatter)
+    present = unsqueeze_like(counts, moments.scatter)
+    scatter = (moments.scatter + missing * within) * present / (present + missing)
+    return replace(about, first=torch.zeros_like(about.first), second=scatter)
 
 
 def _single_component(

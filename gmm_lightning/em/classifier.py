@@ -53,7 +53,7 @@ def fit_classifier(
     x: Any,
     y: Any,
     *,
-    initializer: str | Initializer | None = "kmeans",
+    initializer: str | Initializer | None = "mixed",
     sample_weight: Any = None,
     class_priors: Tensor | None = None,
     max_iter: int = 100,

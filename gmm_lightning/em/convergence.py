@@ -19,8 +19,8 @@ class GainEstimate:
 
         remaining = g_t c / (1 - c),    c = g_t / g_{t-1}
 
-    is still to come; c is taken to be at least 0.9. Both gains have to be of plain EM steps, one after the other: the gain of
-    an extrapolation says nothing about c.
+    is still to come; c is taken to be at least 0.9. Both gains have to be of plain EM steps, one
+    after the other: the gain of an extrapolation says nothing about c.
 
     Args:
         num_mixtures: M.
@@ -60,12 +60,10 @@ class GainEstimate:
         rounding = _ROUNDING * torch.finfo(torch.float64).eps * self.objective.abs().clamp(min=1.0)
         rate = torch.where(self.rate < 1, self.rate, 1.0).clamp(min=_MIN_RATE)
         ahead = self.gain * rate / (1 - rate)
-        ahead = torch.where(torch.isnan(ahead) | torch.isnan(self.rate) | (rate == 1), torch.inf, ahead)
+        ahead = torch.where(
+            torch.isnan(ahead) | torch.isnan(self.rate) | (rate == 1), torch.inf, ahead
+        )
         return torch.where(self.gain <= rounding, 0.0, ahead)
-
-    def is_small(self, tol: float) -> Tensor:
-        """Where a gain is below `tol` and its rate is not known: plain EM has to tell, `(M,)`."""
-        return (self.gain < tol) & torch.isnan(self.rate)
 
     def select(self, index: Tensor) -> None:
         """Keep some mixtures."""

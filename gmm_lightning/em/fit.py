@@ -37,14 +37,14 @@ def fit_em(
     layer: GMMLayer,
     x: Any,
     *,
-    initializer: Any = "kmeans",
+    initializer: Any = "mixed",
     sample_weight: Any = None,
-    max_iter: int = 100,
-    tol: float = 1e-3,
+    max_iter: int = 500,
+    tol: float = 1e-5,
     chunk_size: int | None = None,
     num_restarts: int = 1,
     prune: bool = True,
-    acceleration: str | Accelerator | None = None,
+    acceleration: str | Accelerator | None = "squarem",
     annealing: Annealing | float | None = None,
     hard: bool = False,
     collapse: str | CollapsePolicy = "floor",
@@ -57,19 +57,20 @@ def fit_em(
         layer: the mixture; priors without values take them from the data.
         x: rows `(*S, *B, D)` as a tensor or array, a `Batch` of rows with weights or extra values,
             or a re-iterable of either.
-        initializer: a name, an instance, labels `(N,)`, responsibilities `(N, K)`, or None to
-            start from the layer's parameters.
+        initializer: a name, an instance, a list of them for the starts in turn, labels `(N,)`,
+            responsibilities `(N, K)`, or None to start from the layer's parameters.
         sample_weight: not negative, broadcasts to `(*S, *B)`.
         max_iter: M-steps at most.
-        tol: stop when the objective gains less than this, in nats per row. Each mixture of a batch
-            stops separately.
+        tol: stop when the objective is estimated to gain no more than this until the end, in nats
+            per row (Aitken's estimate: see `GainEstimate`). Each mixture of a batch stops
+            separately.
         chunk_size: rows at a time; None: as many as stay in cache.
         num_restarts: starts, of which the one with the best objective is kept. They run side by
             side, through the same matrix products.
-        prune: give up the worse half of the starts after every 5 M-steps, until one is left;
+        prune: give up starts that will not reach the best one, or that go where another one goes;
             False: follow each to its end.
-        acceleration: `squarem` or `anderson`: extrapolate along the path of EM. A step that
-            lowers the objective is undone.
+        acceleration: `squarem` or `anderson`: extrapolate along the path of EM, after its first
+            ten steps. A step that lowers the objective is undone. None: plain EM.
         annealing: begin with flat responsibilities: an `Annealing`, or its first inverse
             temperature.
         hard: classification EM: every row belongs to its most probable component alone. The

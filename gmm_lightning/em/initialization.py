@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.em.assignment import assigned_statistics
+from gmm_lightning.em.assignment import assigned_statistics, with_pooled_rows
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.covariance_target import with_targets
 from gmm_lightning.em.local_scale import local_scale
@@ -18,7 +18,7 @@ from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.pooled import pooled_statistics
 from gmm_lightning.em.responsibilities import ASSIGNMENTS
 from gmm_lightning.errors import InvalidDataError
-from gmm_lightning.initializers import Given, Initializer
+from gmm_lightning.initializers import Given, Initializer, Mixed
 from gmm_lightning.initializers import registry as initializer_registry
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import Batch, RowSource, as_source, as_tensor
@@ -30,9 +30,12 @@ _MIN_ROWS, _MAX_ROWS = 1 << 14, 1 << 17
 
 
 def as_initializer(spec: Any) -> Initializer:
-    """An initializer from a name, an instance, or given labels or responsibilities."""
+    """An initializer from a name, an instance, a list of them, or given assignments."""
     if isinstance(spec, str | Initializer):
         return initializer_registry.create(spec)
+    several = isinstance(spec, list | tuple) and len(spec) > 0
+    if several and all(isinstance(one, str | Initializer) for one in spec):
+        return Mixed([initializer_registry.create(one) for one in spec])
     return Given(as_tensor(spec, "initializer"))
 
 
@@ -57,7 +60,7 @@ def resolve_priors(layer: GMMLayer, x: Any, sample_weight: Any = None) -> None:
 def initialize_layer(
     layer: GMMLayer,
     x: Any,
-    initializer: Any = "kmeans",
+    initializer: Any = "mixed",
     sample_weight: Any = None,
     *,
     generator: Generator | None = None,
@@ -148,7 +151,8 @@ def initialize(
         weight = torch.ones(rows.num_rows, *model.batch_shape, dtype=torch.float64)
     assignments = _assign_rows(model, initializer, rows.x, weight, k, generator)
     rows = Batch(rows.x, weight, extra={ASSIGNMENTS: assignments})
-    return maximize(model, present, assigned_statistics(model, present, rows))
+    stats = assigned_statistics(model, present, rows)
+    return maximize(model, present, with_pooled_rows(stats, model.family))
 
 
 def _assign_rows(

@@ -12,7 +12,7 @@ from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.responsibilities import Responsibilities
-from gmm_lightning.em.restarts import halving_losers
+from gmm_lightning.em.restarts import coinciding_starts, losing_starts
 from gmm_lightning.em.state import EMOptions, EMState
 from gmm_lightning.em.updater import MonotoneUpdater
 from gmm_lightning.errors import InvalidDataError
@@ -105,8 +105,13 @@ def _stopping(
     state.converged[state.active] = settled
     stopped = settled | (state.iteration >= options.max_iter)
     if options.prune and stationary:
-        batch_index = state.model.batch_index.cpu()
-        stopped = stopped | halving_losers(objective.cpu(), batch_index, state.iteration)
+        index, remaining = state.model.batch_index.cpu(), updater.gains.remaining
+        degenerate = state.degenerate[state.active].any(-1)
+        at = state.iteration
+        stopped = stopped | losing_starts(objective.cpu(), remaining, degenerate, index, at)
+        stopped = stopped | coinciding_starts(
+            state.model, state.parameters, objective.cpu(), remaining, at
+        )
     return stopped
 
 

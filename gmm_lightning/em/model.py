@@ -140,6 +140,13 @@ class MixtureModel:
             torch.ones_like(logits), unit.unsqueeze(-2).expand_as(means), scales
         ).to_vector()
 
+    def has_few_rows(self, counts: Tensor) -> Tensor:
+        """Components with fewer than `D + 1` rows, whose covariance nothing else regularises."""
+        regular = self.family.tied or self.family.reg_covar > 0 or counts.shape[-1] == 1
+        if regular or any(prior.regularizes_covariances for prior in self.priors):
+            return torch.zeros_like(counts, dtype=torch.bool)
+        return counts < self.local_scale.shape[-1] + 1
+
     def update_moments(self, moments: Moments) -> Moments:
         """Moments with the priors' pseudo-observations, then constrained by the projections."""
         for prior in self.priors:

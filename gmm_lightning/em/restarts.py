@@ -5,37 +5,92 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# M-steps between two halvings, in which only the better half of the starts goes on.
-_HALVING_STEPS = 5
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
+
+# M-steps before a start may be given up, and between two looks at those that coincide.
+_FIRST_STEPS, _EVERY = 10, 2
+# What a start may still gain, in units of the estimate.
+_DOUBT = 3.0
+# Starts coincide whose weights, and means in standard deviations, differ by less.
+_SAME_WEIGHTS, _SAME_MEANS = 0.005, 0.02
+# More mixtures are not compared with each other.
+_MAX_COMPARED = 512
 
 
-def halving_losers(objective: Tensor, batch_index: Tensor, iteration: int) -> Tensor:
-    """Mask of the starts to give up, `(M,)`: successive halving, every 5 M-steps, down to one.
+def losing_starts(
+    objective: Tensor, remaining: Tensor, degenerate: Tensor, batch_index: Tensor, iteration: int
+) -> Tensor:
+    """Starts that will not reach what another start of their mixture has reached, `(M,)`.
+
+    A start is given up when its objective plus three times the gain that is estimated to remain
+    is below the best objective among the others; while a mixture has starts without degenerate
+    components, only these are the others.
 
     Args:
-        objective: of the starts still followed, `(M,)`.
-        batch_index: index of the mixture in the batch that each start belongs to, `(M,)`.
+        objective: of the starts that are still fitted, `(M,)`.
+        remaining: what each is estimated to gain, infinite where that is not known, `(M,)`.
+        degenerate: which of them have a degenerate component, `(M,)`.
+        batch_index: which mixture of a batch each of them is a start of, `(M,)`.
         iteration: M-steps done.
 
     References:
         C. Biernacki, G. Celeux, G. Govaert (2003), Choosing starting values for the EM algorithm
         for getting the highest likelihood in multivariate Gaussian mixture models, CSDA 41.
-        K. Jamieson, A. Talwalkar (2016), Non-stochastic best arm identification and
-        hyperparameter optimization, AISTATS.
 
     Example:
-        >>> objective, batch_index = torch.tensor([1.0, 3.0, 2.0, 0.0]), torch.tensor([0, 0, 0, 1])
-        >>> halving_losers(objective, batch_index, iteration=5).tolist()
-        [True, False, False, False]
+        >>> objective, remaining = torch.tensor([1.0, 3.0, 2.0]), torch.tensor([0.1, 0.0, 0.5])
+        >>> none, index = torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.long)
+        >>> losing_starts(objective, remaining, none, index, iteration=10).tolist()
+        [True, False, False]
     """
-    lost = torch.zeros(len(objective), dtype=torch.bool)
-    counts = batch_index.bincount()
-    if iteration == 0 or iteration % _HALVING_STEPS or int(counts.max()) < 2:
-        return lost
-    order = objective.argsort(descending=True)
-    order = order[batch_index[order].argsort(stable=True)]
-    # Rank of each start among those of its own mixture.
-    first = counts.cumsum(0) - counts
-    rank = torch.arange(len(order)) - first[batch_index[order]]
-    lost[order] = rank >= (counts[batch_index[order]] + 1) // 2
-    return lost
+    if iteration < _FIRST_STEPS or len(batch_index.unique()) == len(batch_index):
+        return torch.zeros(len(objective), dtype=torch.bool)
+    number = int(batch_index.max()) + 1
+    best = torch.full((number,), -torch.inf, dtype=objective.dtype)
+    proper = best.scatter_reduce(
+        0, batch_index, torch.where(degenerate, -torch.inf, objective), "amax"
+    )
+    best = best.scatter_reduce(0, batch_index, objective, "amax")
+    best = torch.where(proper > -torch.inf, proper, best)
+    return objective + _DOUBT * remaining < best[batch_index]
+
+
+def coinciding_starts(
+    model: MixtureModel,
+    parameters: MixtureParameters,
+    objective: Tensor,
+    remaining: Tensor,
+    iteration: int,
+) -> Tensor:
+    """Starts that are on their way to the end of a better start of their mixture, `(M,)`.
+
+    Their objectives differ by no more than remains to be gained, and so do, in order of size,
+    their weights, and their means in each feature.
+
+    Args:
+        model: of the M mixtures.
+        parameters: of the starts that are still fitted.
+        objective: of each, `(M,)`.
+        remaining: what each is estimated to gain, `(M,)`.
+        iteration: M-steps done.
+    """
+    m = parameters.num_mixtures
+    repeated = torch.zeros(m, dtype=torch.bool)
+    index = model.batch_index.cpu()
+    if iteration < _FIRST_STEPS or iteration % _EVERY or not 1 < m <= _MAX_COMPARED:
+        return repeated
+    mixture = model.distribution(parameters)
+    weights = mixture.weights.sort(-1).values.cpu()
+    means = (parameters.means / mixture.variance.sqrt().unsqueeze(-2)).sort(-2).values.cpu()
+    order = objective.argsort(descending=True, stable=True)
+    allowed = (remaining.unsqueeze(1) + remaining).clamp(min=1e-10)
+    near = (objective.unsqueeze(1) - objective).abs() <= allowed
+    near &= index.unsqueeze(1) == index
+    near &= (weights.unsqueeze(1) - weights).abs().amax(-1) < _SAME_WEIGHTS
+    near &= (means.unsqueeze(1) - means).abs().flatten(2).amax(-1) < _SAME_MEANS
+    near &= torch.isfinite(allowed)
+    for place, start in enumerate(order.tolist()):
+        ahead = order[:place]
+        repeated[start] = bool((near[start, ahead] & ~repeated[ahead]).any())
+    return repeated

@@ -29,6 +29,8 @@ class EMResult:
         history: the objective before the first M-step and after each one (while it anneals: the
             free energy).
         events: components that had to be repaired.
+        degenerate: components at the floor, or of fewer than `D + 1` rows, as indices like those
+            of events: they can have any likelihood.
         num_restarts: starts that were not given up by the policy, pruned ones included.
         restart_objectives: the last objective of each of them, in the order they were drawn.
     """
@@ -40,6 +42,7 @@ class EMResult:
     log_likelihood: Value
     history: list[Value]
     events: list[CollapseEvent]
+    degenerate: list[tuple[int, ...]]
     num_restarts: int
     restart_objectives: list[Value]
 
@@ -74,7 +77,12 @@ def best_runs(state: EMState, size: int) -> tuple[Tensor, Tensor]:
     lost = (finals == -torch.inf).all(0)
     if bool(lost.any()):
         raise next(state.failures[run] for run in sorted(state.failures))
-    best = finals.sum(-1).argmax() if coupled else finals.argmax(0)
+    # A degenerate start can have any likelihood: a proper maximum comes before it.
+    proper = ~state.degenerate.any(-1).view(-1, size) & (finals > -torch.inf)
+    if coupled:
+        proper = proper.all(-1, keepdim=True).expand_as(finals)
+    ranked = torch.where(proper | ~proper.any(0), finals, -torch.inf)
+    best = ranked.sum(-1).argmax() if coupled else ranked.argmax(0)
     return best * size + torch.arange(size), finals
 
 
@@ -103,7 +111,17 @@ def result_of(
         objective=value(state.history[-1][runs]),
         log_likelihood=value(state.log_likelihood[runs]),
         history=[value(objective[runs]) for objective in state.history[: num_steps + 1]],
+        degenerate=_degenerate(state, runs, batch_shape),
         events=sorted(events, key=lambda event: event.iteration),
         num_restarts=len(kept),
         restart_objectives=[value(each) for each in kept],
     )
+
+
+def _degenerate(state: EMState, runs: Tensor, batch_shape: Size) -> list[tuple[int, ...]]:
+    """Indices of the degenerate components of some runs, after those of the batch."""
+    found = state.degenerate[runs].nonzero().tolist()
+    shape = tuple(batch_shape) or (1,)
+    cells = ((torch.unravel_index(torch.tensor(m), shape), k) for m, k in found)
+    own = len(batch_shape)
+    return [(*(int(i) for i in cell[:own]), k) for cell, k in cells]

@@ -36,8 +36,8 @@ class EMOptions:
         InvalidArgumentError: a value out of range.
     """
 
-    max_iter: int = 100
-    tol: float = 1e-3
+    max_iter: int = 500
+    tol: float = 1e-5
     prune: bool = True
     schedule: ResponsibilitySchedule = field(default_factory=ResponsibilitySchedule)
     policy: CollapsePolicy = field(default_factory=Floor)
@@ -64,6 +64,8 @@ class EMState:
         converged: whether each is estimated to gain no more than the tolerance.
         events: repairs of each mixture that has any.
         failures: why a mixture was given up.
+        degenerate: components at the floor, or with fewer rows than their covariance needs, at
+            the last E-step of all mixtures, `(R, K)`.
         moved: whether the last M-step moved a component by hand, `(M,)`.
         num_reseeds: how often each component of the active mixtures was moved, `(M, K)`.
     """
@@ -82,6 +84,8 @@ class EMState:
         self.failures: dict[int, CollapseError] = {}
         shape = (number, start.num_components)
         self.num_reseeds = torch.zeros(shape, dtype=torch.long, device=start.device)
+        self.degenerate = torch.zeros(shape, dtype=torch.bool)
+        self._floored = torch.zeros(shape, dtype=torch.bool)
         self._latest: dict[int, list[CollapseEvent]] = {}
         self.moved = torch.zeros(number, dtype=torch.bool)
 
@@ -95,6 +99,7 @@ class EMState:
         self.history.append(everything)
         self.num_steps[self.active] = self.iteration
         self.log_likelihood[self.active] = (stats.log_likelihood / stats.total_weight).cpu()
+        self.degenerate[self.active] = self._floored | self.model.has_few_rows(stats.counts).cpu()
 
     def advance(self, step: MStepResult, options: EMOptions) -> Tensor:
         """Take over an M-step and treat its collapses; returns the mixtures to give up, `(M,)`.
@@ -106,6 +111,7 @@ class EMState:
             self.failures[int(self.active[m])] = singular_error()
         found: dict[int, list[CollapseEvent]] = {}
         self.moved = torch.zeros_like(failed)
+        self._floored = torch.zeros_like(self.degenerate[self.active])
         if step.collapsed is not None:
             repair = options.policy.handle(
                 self.model, parameters, step.collapsed, self.num_reseeds, options.candidates
@@ -113,6 +119,7 @@ class EMState:
             parameters, self.moved = repair.parameters, repair.reseeded.any(-1).cpu()
             self.num_reseeds = self.num_reseeds + repair.reseeded
             collapsed = step.collapsed._replace(reseeded=repair.reseeded)
+            self._floored = (collapsed.floored & ~repair.reseeded).cpu() | self._floored
             for m, event in collapsed.events(self.model, self.iteration):
                 found.setdefault(int(self.active[m]), []).append(event)
             for m in repair.failed.nonzero().squeeze(-1).tolist():
@@ -132,6 +139,7 @@ class EMState:
             whole[left] = own[leaving]
         stay = (~leaving).nonzero().squeeze(-1)
         self.active, self.moved = self.active[stay], self.moved[stay]
+        self._floored = self._floored[stay]
         self.parameters, self.model = self.parameters.select(stay), self.model.select(stay)
         self.num_reseeds = self.num_reseeds[stay]
         return stay

@@ -50,7 +50,8 @@ class MonotoneUpdater:
             "extrapolated": nothing,  # The present parameters are an extrapolation.
             "from_m_step": ~nothing,  # The last accepted ones were not.
             "small_gain": nothing,  # The last accepted step gained less than the tolerance.
-            "cooldown": nothing.long() + _FIRST_STEPS,  # M-steps to wait before the next extrapolation.
+            "cooldown": nothing.long()
+            + _FIRST_STEPS,  # M-steps to wait before the next extrapolation.
             "backoff": nothing.long() + 1,  # How long to wait after the next failure.
         }
 
@@ -76,9 +77,7 @@ class MonotoneUpdater:
         state["cooldown"] = torch.where(rejected, state["backoff"], state["cooldown"])
         return parameters.from_vector(torch.where(where, self._fallback.to(rows), rows))
 
-    def accept(
-        self, objective: Tensor, tol: float = 0.0, comparable: Tensor | bool = True
-    ) -> None:
+    def accept(self, objective: Tensor, tol: float = 0.0, comparable: Tensor | bool = True) -> None:
         """Accept the parameters of the last E-step.
 
         Args:

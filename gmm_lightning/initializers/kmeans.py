@@ -63,6 +63,7 @@ class KMeans(LabelInitializer):
             this (scikit-learn's convention).
         num_starts: number of runs from different seeds, of which the one with the smallest
             weighted sum of squared distances is kept.
+        whiten: whether distances are taken after the rows are made uncorrelated.
 
     References:
         S. P. Lloyd (1982), Least squares quantization in PCM, IEEE Transactions on Information
@@ -71,14 +72,19 @@ class KMeans(LabelInitializer):
 
     name: ClassVar[str] = "kmeans"
 
-    def __init__(self, max_iter: int = 100, tol: float = 1e-4, num_starts: int = 1) -> None:
+    def __init__(
+        self, max_iter: int = 100, tol: float = 1e-4, num_starts: int = 1, *, whiten: bool = False
+    ) -> None:
         self.max_iter = require_integer("max_iter of kmeans", max_iter, least=0)
         self.tol = require_number("tol of kmeans", tol, least=0)
         self.num_starts = require_integer("num_starts of kmeans", num_starts, least=1)
+        self.whiten = whiten
 
     def labels(
         self, rows: DistanceTable, num_components: int, num_starts: int, generator: Generator | None
     ) -> Tensor:
+        if self.whiten:
+            rows = DistanceTable(_whitened(rows.x, rows.weight), rows.weight)
         runs = num_starts * self.num_starts
         seeds = kmeans_plus_plus_seeds(rows, num_components, runs, generator)
         # Labels of the runs of a chunk take half of its memory.
@@ -91,4 +97,13 @@ class KMeans(LabelInitializer):
         return torch.cat(labels)[best]
 
     def __repr__(self) -> str:
-        return f"KMeans(max_iter={self.max_iter}, tol={self.tol}, num_starts={self.num_starts})"
+        numbers = f"max_iter={self.max_iter}, tol={self.tol}, num_starts={self.num_starts}"
+        return f"KMeans({numbers}, whiten={self.whiten})"
+
+
+def _whitened(x: Tensor, weight: Tensor) -> Tensor:
+    """Rows in the axes of their covariance, each in units of its deviation."""
+    share = (weight / weight.sum()).unsqueeze(-1)
+    values, vectors = torch.linalg.eigh((share * x).mT @ x)
+    least = torch.finfo(x.dtype).eps * len(values) * values[-1].clamp(min=1e-300)
+    return x @ (vectors[:, values > least] / values[values > least].sqrt())

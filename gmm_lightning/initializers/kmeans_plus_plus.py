@@ -12,6 +12,9 @@ from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.initializers._distances import DistanceTable
 from gmm_lightning.initializers.base import LabelInitializer
 
+# The share of the rows that may lie far away from all others.
+_FAR = 0.005
+
 
 def kmeans_plus_plus_seeds(
     rows: DistanceTable, num_components: int, num_starts: int, generator: Generator | None
@@ -19,7 +22,9 @@ def kmeans_plus_plus_seeds(
     """Seeds of every start, `(R, K, D)`, rows of the data.
 
     Each is drawn by its weight times the squared distance to the nearest earlier one. Of
-    `2 + log K` candidates for each seed, the one that lowers the potential most is kept.
+    `2 + log K` candidates for each seed, the one that lowers the potential most is kept. No row
+    counts as further away than the last of the half percent furthest: so rows that nothing else
+    is near are rarely seeds.
     """
     shape = (num_components, 2 + int(math.log(num_components)))
     uniforms = torch.stack(
@@ -36,10 +41,11 @@ def _greedy(rows: DistanceTable, uniforms: Tensor) -> Tensor:
     weight = rows.weight.expand(num_starts, -1)
     seeds = [rows.x[_draw(weight, uniforms[:, 0, :1], rows.weight)].squeeze(1)]
     distance = rows.distances(seeds[0].unsqueeze(1)).squeeze(1)
-    closer = None
+    closer, far = None, min(len(rows), 1 + int(_FAR * len(rows)))
     for step in range(1, num_components):
-        potential = (weight * distance).clamp_(min=0)
-        trial = rows.x[_draw(potential, uniforms[:, step], rows.weight)]
+        # A few rows far away would be drawn, and lower the potential, as if they were many.
+        distance = distance.clamp(min=0).minimum(distance.topk(far).values[:, -1:])
+        trial = rows.x[_draw(weight * distance, uniforms[:, step], rows.weight)]
         closer = rows.distances(trial, closer)
         torch.minimum(closer, distance.unsqueeze(1), out=closer)
         best = torch.bmm(closer, weight.unsqueeze(-1)).squeeze(-1).argmin(-1)

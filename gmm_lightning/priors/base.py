@@ -58,6 +58,7 @@ class Prior(nn.Module, ABC):
         batch_shape: B, once a layer has bound the prior.
         slot: its parameters: `weights`, `means`, `covariances` or `components` (the latter two).
             A layer takes one prior per slot.
+        regularizes_covariances: whether a component of few rows has a proper covariance.
         fits: the kinds of training that it supports, of `em` and `gradient`.
     """
 
@@ -65,6 +66,7 @@ class Prior(nn.Module, ABC):
     aliases: ClassVar[tuple[str, ...]] = ()
     slot: ClassVar[str]
     fits: ClassVar[frozenset[str]] = frozenset({"em", "gradient"})
+    regularizes_covariances: ClassVar[bool] = False
 
     def __init__(self, **hyper: Hyperparameter) -> None:
         super().__init__()

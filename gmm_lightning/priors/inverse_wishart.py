@@ -69,6 +69,7 @@ class InverseWishart(Prior):
     name: ClassVar[str] = "inverse_wishart"
     aliases: ClassVar[tuple[str, ...]] = ("iw",)
     slot: ClassVar[str] = "covariances"
+    regularizes_covariances: ClassVar[bool] = True
     df: Tensor
     scale_matrix: Tensor
 

@@ -46,6 +46,7 @@ class NormalInverseWishart(Prior):
     name: ClassVar[str] = "niw"
     aliases: ClassVar[tuple[str, ...]] = ("normal_inverse_wishart",)
     slot: ClassVar[str] = "components"
+    regularizes_covariances: ClassVar[bool] = True
 
     def __init__(
         self,

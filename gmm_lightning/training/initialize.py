@@ -49,7 +49,7 @@ class InitializeCallback(L.Callback):
 
     def __init__(
         self,
-        initializer: Any = "kmeans",
+        initializer: Any = "mixed",
         seed: int = 0,
         num_restarts: int = 1,
         trial_passes: int = 10,

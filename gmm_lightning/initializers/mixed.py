@@ -1,0 +1,104 @@
+"""Different initializers for different starts: k-means first, then others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.initializers.base import Initializer
+from gmm_lightning.initializers.kmeans import KMeans
+from gmm_lightning.initializers.kmeans_plus_plus import KMeansPlusPlus
+from gmm_lightning.initializers.random_from_data import RandomFromData
+
+
+class Mixed(Initializer):
+    """Gives the starts of a fit to several initializers in turn.
+
+    One start is of the first, by default k-means. Many k-means starts of tidy data end in one to
+    three partitions, so the others begin elsewhere; a start whose labels repeat those of an
+    earlier one is replaced by random rows.
+
+    Args:
+        initializers: in turn; None: k-means, random rows, k-means++, random rows, k-means of
+            whitened rows, random rows.
+
+    Raises:
+        InvalidArgumentError: an empty list.
+
+    Example:
+        >>> x = torch.randn(20, 2, dtype=torch.float64)
+        >>> Mixed().assign_many(x, 3, torch.ones(20), 5, None).shape
+        torch.Size([5, 20])
+    """
+
+    name: ClassVar[str] = "mixed"
+
+    def __init__(self, initializers: Sequence[Initializer] | None = None) -> None:
+        usual = (
+            KMeans(),
+            RandomFromData(),
+            KMeansPlusPlus(),
+            RandomFromData(),
+            KMeans(whiten=True),
+            RandomFromData(),
+        )
+        self.initializers = tuple(usual if initializers is None else initializers)
+        if not self.initializers:
+            raise InvalidArgumentError("expected one initializer at least, got an empty list")
+
+    def assign(
+        self, x: Tensor, num_components: int, weight: Tensor, generator: Generator | None
+    ) -> Tensor:
+        return self.initializers[0].assign(x, num_components, weight, generator)
+
+    def assign_many(
+        self,
+        x: Tensor,
+        num_components: int,
+        weight: Tensor,
+        num_starts: int,
+        generator: Generator | None,
+    ) -> Tensor:
+        starts: list[Tensor] = [x] * num_starts
+        for i, initializer in enumerate(self.initializers):
+            own = range(i, num_starts, len(self.initializers))
+            if len(own):
+                found = initializer.assign_many(x, num_components, weight, len(own), generator)
+                for start, assigned in zip(own, found, strict=True):
+                    starts[start] = assigned
+        if any(assigned.is_floating_point() for assigned in starts):
+            return torch.stack([_responsibilities(a, num_components).to(x) for a in starts])
+        labels = torch.stack(starts)
+        repeated = _repeated(labels)
+        if len(repeated):
+            labels[repeated] = RandomFromData().assign_many(
+                x, num_components, weight, len(repeated), generator
+            )
+        return labels
+
+    def max_rows(self, num_components: int) -> int | None:
+        limits = [one.max_rows(num_components) for one in self.initializers]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _responsibilities(assigned: Tensor, num_components: int) -> Tensor:
+    if assigned.is_floating_point():
+        return assigned
+    return torch.nn.functional.one_hot(assigned, num_components)
+
+
+def _repeated(labels: Tensor) -> Tensor:
+    """Starts whose partition, whatever the order of its labels, is that of an earlier one."""
+    seen, repeated = set[bytes](), list[int]()
+    for start, own in enumerate(labels):
+        # Each label by the row at which it first appears.
+        first = torch.full((int(own.max()) + 1,), len(own), dtype=torch.long, device=own.device)
+        first.scatter_reduce_(0, own, torch.arange(len(own), device=own.device), "amin")
+        key = first[own].cpu().numpy().tobytes()
+        repeated += [start] if key in seen else []
+        seen.add(key)
+    return torch.tensor(repeated, dtype=torch.long, device=labels.device)
