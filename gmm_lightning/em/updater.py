@@ -77,14 +77,14 @@ class MonotoneUpdater:
         state["cooldown"] = torch.where(rejected, state["backoff"], state["cooldown"])
         return parameters.from_vector(torch.where(where, self._fallback.to(rows), rows))
 
-    def accept(self, objective: Tensor, tol: float = 0.0, comparable: Tensor | bool = True) -> None:
+    def accept(self, objective: Tensor, tol: float = 0.0, comparable: Tensor | None = None) -> None:
         """Accept the parameters of the last E-step.
 
         Args:
             objective: of each mixture, `(M,)`.
             tol: gains below it call for plain steps, which show whether EM has converged.
             comparable: whether the objective before was of the same path: no component was moved,
-                and no temperature changed.
+                and no temperature changed; None: all are.
         """
         state, objective = self._state, objective.cpu()
         gain = objective - state["accepted"]
@@ -92,7 +92,8 @@ class MonotoneUpdater:
         state["backoff"] = torch.where(state["extrapolated"], shorter, state["backoff"])
         state["from_m_step"] = ~state["extrapolated"]
         state["small_gain"] = gain < tol
-        self.gains.update(objective, state["from_m_step"] & comparable)
+        plain = state["from_m_step"] if comparable is None else state["from_m_step"] & comparable
+        self.gains.update(objective, plain)
         state["accepted"] = objective
         state["extrapolated"] = torch.zeros_like(state["extrapolated"])
 
