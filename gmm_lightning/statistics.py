@@ -234,6 +234,20 @@ class DataMoments:
     target: Tensor | None = None
     strength: Tensor | None = None
 
+    def select(self, index: Tensor) -> DataMoments:
+        """The moments of some mixtures along the first axis of a batch."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return DataMoments(**{n: None if v is None else v[index] for n, v in parts.items()})
+
+    @staticmethod
+    def concatenate(parts: Sequence[DataMoments]) -> DataMoments:
+        """The moments of several batches of mixtures, along the first axis."""
+        joined = {}
+        for f in fields(parts[0]):
+            values = [getattr(part, f.name) for part in parts]
+            joined[f.name] = None if values[0] is None else torch.cat(values)
+        return DataMoments(**joined)
+
     @classmethod
     def from_statistics(cls, stats: SufficientStatistics, covariance: Covariance) -> DataMoments:
         """The moments from the statistics of one component that holds every row."""

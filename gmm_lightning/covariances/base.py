@@ -13,6 +13,13 @@ from gmm_lightning._validation import require_number
 from gmm_lightning.covariances._features import Features, TiedFeatures
 from gmm_lightning.linalg import factor_of_rows, solve_rows, symmetrize
 
+# Shares of a component's variances that an eigenvalue has at least, in units of the machine
+# precision, and absolutely. Rounding moves an eigenvalue by a share eps / share of itself, and the
+# objective of a covariance at this bound, where its slope is not zero, by half of that.
+_ROUNDING, _LEAST = 128.0, 1e-8
+# Times that the moving part of a bound is lowered.
+_LOWERINGS = 3
+
 
 @dataclass(frozen=True)
 class Covariance(ABC):
@@ -41,7 +48,7 @@ class Covariance(ABC):
     tied: ClassVar[bool] = False  # one covariance for all components
     whitens_by_solve: ClassVar[bool] = True  # `whiten` solves with `scale_tril`
     feature_class: ClassVar[type[Features] | None] = None  # what `features` returns
-    rounding_floor: ClassVar[float] = 16.0  # below this times eps, an eigenvalue is rounding
+    has_rounding_floor: ClassVar[bool] = True  # products of features leave noise in eigenvalues
 
     def __post_init__(self) -> None:
         for field in ("reg_covar", "relative_floor"):
@@ -200,9 +207,9 @@ class Covariance(ABC):
         """Smallest variance per feature that a covariance may have, `(*B, G, D)`.
 
         It is the larger of two: `relative_floor` times the squared local scale, a constant, and
-        `rounding_floor * eps` times the variance of the component. As the second changes with the
-        component, it is lowered, to a sixteenth at most, until the present covariance satisfies
-        it: so EM stays monotone.
+        what rounding leaves of the variance of the component (`_ROUNDING`). As the second changes
+        with the component, it is lowered, to a sixteenth at most, until the present covariance
+        satisfies it: so EM stays monotone.
 
         Args:
             scatter: `(*B, G, ...)` in the family's form.
@@ -212,16 +219,24 @@ class Covariance(ABC):
             scale: the present covariances; None: the bound is not lowered.
         """
         share = self._unless_regularized(self.relative_floor) * unit.unsqueeze(-2)
-        if self.rounding_floor == 0:
+        if not self.has_rounding_floor:
             return share
         own = self.variances(scatter, unit.shape[-1]) / dof.unsqueeze(-1)
-        own = self._unless_regularized(self.rounding_floor * eps) * own.clamp(min=0)
-        if scale is not None:
-            factor = self.scale_tril(scale.to(own), own.shape[-1])
-            deviations = torch.where(own > 0, own, torch.inf).sqrt().unsqueeze(-1)
-            least = torch.linalg.svdvals(factor / deviations)[..., -1:].square()
-            own = own * least.clamp(min=1 / 16, max=1.0)
-        return torch.maximum(share, own)
+        rounding = max(_ROUNDING * eps, _LEAST)
+        own = self._unless_regularized(rounding) * own.clamp(min=0)
+        bound = torch.maximum(share, own)
+        if scale is None:
+            return bound
+        factor, lowered = self.scale_tril(scale.to(own), own.shape[-1]), torch.ones_like(dof)
+        for _ in range(_LOWERINGS):
+            deviations = torch.where(bound > 0, bound, torch.inf).sqrt().unsqueeze(-1)
+            least = torch.linalg.svdvals(factor / deviations)[..., -1].square()
+            if bool((least >= 1 - 1e-6).all()):
+                return bound
+            lowered = (lowered * least.clamp(max=1.0)).clamp(min=1 / 16)
+            bound = torch.maximum(share, lowered.unsqueeze(-1) * own)
+        lowered = torch.where(least >= 1 - 1e-6, lowered, 1 / 16)
+        return torch.maximum(share, lowered.unsqueeze(-1) * own)
 
     def _unless_regularized(self, least: float) -> float:
         """A floor; with `reg_covar` at most 1e-14, so that results are those of scikit-learn."""

@@ -58,7 +58,7 @@ class AxisAligned(Covariance, ABC):
     """
 
     whitens_by_solve: ClassVar[bool] = False
-    rounding_floor: ClassVar[float] = 0.0  # sums of squares have no noise beyond their own size
+    has_rounding_floor: ClassVar[bool] = False  # sums of squares have no other noise
 
     @abstractmethod
     def _per_feature(self, values: Tensor, num_features: int) -> Tensor:

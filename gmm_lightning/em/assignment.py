@@ -34,7 +34,6 @@ def assigned_statistics(
     # Evidence is used from the first E-step on.
     plain = model.without_evidence()
     plan = make_plan(plain, whole, rows.num_rows, shared=is_shared(rows.x))
-    means = whole.means
     if plan is not None:
         stats = expected_statistics(
             plain,
@@ -45,17 +44,34 @@ def assigned_statistics(
             responsibilities=assigned_responsibilities_,
         )
         moments = Moments.from_statistics(stats, family)
-        means = moments.means
-        within = family.variances(moments.scatter, means.shape[-1])
+        within = family.variances(moments.scatter, whole.means.shape[-1])
         within = within / family.sum_tied(stats.counts).clamp(min=1e-300).unsqueeze(-1)
-        between = (means - whole.means).square()
+        between = (moments.means - whole.means).square()
         if bool((between <= MAX_CANCELLATION[wide] * within).all()):
             return stats
+    shift = _one_row_each(model, rows, whole.means)
     chunks = (
-        _assigned_chunk(model, part, means)
-        for part in rows.split(rows_per_chunk(means.numel(), means))
+        _assigned_chunk(model, part, shift)
+        for part in rows.split(rows_per_chunk(shift.numel(), shift))
     )
-    return centred_statistics(family, means, chunks)
+    return centred_statistics(family, shift, chunks)
+
+
+def _one_row_each(model: MixtureModel, rows: Batch, means: Tensor) -> Tensor:
+    """A row of each component, `(M, K, D)`: differences to it are as small as the component."""
+    assert rows.extra is not None
+    given, shift = rows.extra[ASSIGNMENTS].to(means.device), means.clone()
+    x = rows.x.to(means)
+    for m in range(len(means)):
+        if given.is_floating_point():
+            index, used = given[:, m].max(0).indices, given[:, m].amax(0) > 0
+        else:
+            index = torch.zeros(means.shape[1], dtype=torch.long, device=means.device)
+            index.scatter_(0, given[:, m], torch.arange(len(x), device=means.device))
+            used = given[:, m].bincount(minlength=means.shape[1]) > 0
+        own = model.per_mixture(x[index])[:, m]
+        shift[m] = torch.where(used.unsqueeze(-1), own, means[m])
+    return shift
 
 
 def with_pooled_rows(stats: SufficientStatistics, family: Covariance) -> SufficientStatistics:

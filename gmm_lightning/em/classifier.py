@@ -11,6 +11,7 @@ from torch import Generator, Size, Tensor
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.em.class_rows import ClassGroup, ClassRows, group_by_length
+from gmm_lightning.em.covariance_target import with_targets
 from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.initialization import initialize, is_resolved
 from gmm_lightning.em.local_scale import local_scale
@@ -27,7 +28,7 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.initializers import Given, Initializer
 from gmm_lightning.layers import GMMLayer, MixtureClassifier
 from gmm_lightning.rows import Batch
-from gmm_lightning.statistics import DataMoments, SufficientStatistics
+from gmm_lightning.statistics import DataMoments
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class _ClassFitter:
         if self.initializer is not None:
             start = initialize(model, present, group.source, self.initializer, self.generator)
         e_step = _ClassEStep(group, model, self.chunk_size)
-        updater = MonotoneUpdater()
+        updater = MonotoneUpdater("squarem")
         state = run_em(e_step, model, start, self.options, updater, progress.update)
         best, finals = best_runs(state, size)
         found = []
@@ -203,11 +204,16 @@ def _resolve(layer: GMMLayer, groups: Sequence[ClassGroup]) -> None:
         layer.local_scale[group.classes] = local_scale(group.source).to(layer.local_scale)
     if not layer.all_priors:
         return
-    parts = [pooled_statistics(group.source, group.model(layer)) for group in groups]
+    parts = []
+    for group in groups:
+        stats = pooled_statistics(group.source, group.model(layer))
+        moments = DataMoments.from_statistics(stats, layer.covariance)
+        if any(prior.uses_target for prior in layer.all_priors):
+            scale, k = layer.local_scale[group.classes], layer.num_components
+            moments = with_targets(moments, group.source, scale, k, layer.covariance)
+        parts.append(moments)
     order = torch.cat([group.classes for group in groups]).argsort()
-    moments = DataMoments.from_statistics(
-        SufficientStatistics.concatenate(parts).select(order), layer.covariance
-    )
+    moments = DataMoments.concatenate(parts).select(order)
     for prior in layer.all_priors:
         prior.resolve(moments, layer.num_components)
 

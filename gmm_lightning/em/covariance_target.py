@@ -12,7 +12,6 @@ from torch import Generator, Tensor
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.centred_kernel import WeightedChunk, centred_statistics
 from gmm_lightning.initializers import Initializer, KMeans
-from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import unsqueeze_like
 from gmm_lightning.rows import RowSource
 from gmm_lightning.statistics import DataMoments, Moments, SufficientStatistics
@@ -37,24 +36,37 @@ class CovarianceTarget(NamedTuple):
 
 
 @torch.no_grad()
-def with_targets(moments: DataMoments, layer: GMMLayer, source: RowSource) -> DataMoments:
+def with_targets(
+    moments: DataMoments,
+    source: RowSource,
+    local_scale: Tensor,
+    num_components: int,
+    family: Covariance,
+) -> DataMoments:
     """The moments of the data with medians, targets and strengths for each mixture of a batch.
 
     Of many rows a sample is read, the same one in every process.
+
+    Args:
+        moments: of the rows, batch shape B.
+        source: the rows `(N, *B, D)`.
+        local_scale: of the features, `(*B, D)`.
+        num_components: K.
+        family: of the covariances.
     """
-    rows = source.sample(max(_MAX_ROWS, 64 * layer.num_components), Generator().manual_seed(0))
-    shape, d = layer.batch_shape, layer.num_features
+    rows = source.sample(max(_MAX_ROWS, 64 * num_components), Generator().manual_seed(0))
+    *shape, d = moments.mean.shape
     x = rows.x.double().cpu().expand(rows.num_rows, *shape, d).reshape(rows.num_rows, -1, d)
     weight = torch.ones(x.shape[:-1], dtype=x.dtype)
     if rows.weight is not None:
         weight = rows.weight.double().cpu().expand(rows.num_rows, *shape).reshape(weight.shape)
-    scale = layer.local_scale.double().cpu().reshape(-1, d)
+    scale = local_scale.double().cpu().reshape(-1, d)
     found, centers = [], []
     for m in range(x.shape[1]):
         some = weight[:, m] > 0
         own, w = x[some, m], weight[some, m]
         least = torch.where(scale[m] > 0, scale[m].square(), 0.5 / math.pi)
-        found.append(covariance_target(own, w, layer.num_components, layer.covariance, least))
+        found.append(covariance_target(own, w, num_components, family, least))
         centers.append(_weighted_median(own, w))
     like = moments.mean
     target = torch.stack([one.target for one in found])

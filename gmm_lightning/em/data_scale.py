@@ -47,7 +47,13 @@ class DataScale:
         mean, variance = moments.data_variance(family)
         # What rounding leaves of a constant feature in the dtype of the rows.
         rounding = 4 * torch.finfo(dtype).eps * mean.abs()
-        return cls.of(torch.where(variance.sqrt() <= rounding, 0.0, variance), local_scale)
+        scale = cls.of(torch.where(variance.sqrt() <= rounding, 0.0, variance), local_scale)
+        if moments.scatter.dim() > moments.dof.dim() or bool(scale.constant.all()):
+            return scale
+        # A family that averages over features has no variance of its own for a constant one.
+        others = torch.where(scale.constant, torch.inf, scale.unit).amin(-1, keepdim=True)
+        unit = torch.where(scale.constant, others, scale.unit)
+        return replace(scale, unit=unit, constant=torch.zeros_like(scale.constant))
 
     @classmethod
     def of(cls, variance: Tensor, local_scale: Tensor) -> Self:

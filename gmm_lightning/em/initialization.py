@@ -114,7 +114,9 @@ def resolve_from(layer: GMMLayer, source: RowSource) -> None:
     pooled = pooled_statistics(source, MixtureModel.from_layer(layer))
     moments = DataMoments.from_statistics(pooled.reshape(layer.batch_shape), layer.covariance)
     if any(prior.uses_target for prior in layer.all_priors):
-        moments = with_targets(moments, layer, source)
+        moments = with_targets(
+            moments, source, layer.local_scale, layer.num_components, layer.covariance
+        )
     for prior in layer.all_priors:
         prior.resolve(moments, layer.num_components)
 

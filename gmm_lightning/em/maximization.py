@@ -12,6 +12,7 @@ from gmm_lightning.em.collapse import Collapsed, CollapseEvent, weightless
 from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
+from gmm_lightning.em.plan import MAX_CANCELLATION
 from gmm_lightning.errors import CollapseError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import unsqueeze_like
@@ -99,7 +100,8 @@ def maximize(
     empty = moments.counts <= stats.total_weight.unsqueeze(-1) * _EMPTY_SHARE
     moments = model.update_moments(_without_rows(moments, stats, family, empty))
     moments = data_scale.fill(moments, family)
-    scatter, smallest = _apply_floor(model, parameters, moments, data_scale)
+    noise = _rounding(model, stats, moments, data_scale, dtype)
+    scatter, smallest = _apply_floor(model, parameters, moments, data_scale, noise)
     if family.reg_covar > 0:
         identity = torch.eye(parameters.means.shape[-1]).to(scatter)
         unit = family.project(identity.expand(*moments.dof.shape, *identity.shape))
@@ -140,11 +142,35 @@ def _without_rows(
     )
 
 
+def _rounding(
+    model: MixtureModel,
+    stats: SufficientStatistics,
+    moments: Moments,
+    data_scale: DataScale,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The variances that rounding may leave of none where it may have, `(M, G, D)`; else 0.
+
+    The kernels keep their errors below a share of the second moments about the present means
+    (`MAX_CANCELLATION`); those of a tied family are differences to moments of all rows.
+    """
+    family, d = model.family, data_scale.unit.shape[-1]
+    dof = family.sum_tied(stats.counts).unsqueeze(-1)
+    share = 4 * MAX_CANCELLATION[dtype] * torch.finfo(dtype).eps
+    second = family.variances(stats.second, d) / torch.where(dof > 0, dof, 1.0)
+    noise = share * second.clamp(min=0)
+    if family.tied:
+        noise = noise + 4 * torch.finfo(noise.dtype).eps * data_scale.variance.unsqueeze(-2)
+    own = family.variances(moments.scatter, d) / moments.dof.unsqueeze(-1)
+    return torch.where(data_scale.constant.unsqueeze(-2) | (own > noise), 0.0, noise)
+
+
 def _apply_floor(
     model: MixtureModel,
     parameters: MixtureParameters,
     moments: Moments,
     data_scale: DataScale,
+    noise: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The scatter above the family's floor, and smallest eigenvalues in the unit of the floor.
 
@@ -153,16 +179,15 @@ def _apply_floor(
     family, unit = model.family, data_scale.unit
     if family.relative_floor == 0:
         return moments.scatter, torch.full_like(moments.dof, torch.inf)
-    bound = family.variance_floor(
-        moments.scatter, moments.dof, unit, torch.finfo(parameters.dtype).eps
-    )
+    eps = torch.finfo(parameters.dtype).eps
+    bound = family.variance_floor(moments.scatter, moments.dof, unit, eps)
+    bound = torch.maximum(bound, noise)
     scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
     if bool(torch.isfinite(smallest).any()):
-        # The part of the bound that depends on a component is lowered until the present
-        # covariance satisfies it, so that the objective cannot fall.
+        # The part of the bound that moves with a component is lowered until the present
+        # covariance satisfies it: so the objective cannot fall.
         present = model.scale(parameters)
-        bound = family.variance_floor(
-            moments.scatter, moments.dof, unit, torch.finfo(parameters.dtype).eps, present
-        )
+        bound = family.variance_floor(moments.scatter, moments.dof, unit, eps, present)
+        bound = torch.maximum(bound, noise)
         scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
     return scatter, smallest * (bound / unit.unsqueeze(-2)).amin(-1)

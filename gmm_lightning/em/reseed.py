@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.em.collapse import Collapsed
+from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.policy import Candidates, CollapsePolicy, Repair
@@ -98,7 +99,14 @@ def _whole_scale(model: MixtureModel, parameters: MixtureParameters, factor: flo
     wide = parameters.to(accumulator_dtype(parameters.means.device))
     mixture = model.distribution(wide)
     whole = model.family.project(mixture.covariance_matrix * factor).unsqueeze(1)
-    return model.family.estimate(whole, whole.new_ones(len(whole), 1)).to(parameters.means)
+    dof, unit = (
+        whole.new_ones(len(whole), 1),
+        DataScale.of(mixture.variance, model.local_scale).unit,
+    )
+    bound = model.family.variance_floor(whole, dof, unit, torch.finfo(whole.dtype).eps)
+    # Rows far away make it as good as singular.
+    whole, _ = model.family.floor(whole, dof, bound)
+    return model.family.estimate(whole, dof).to(parameters.means)
 
 
 def _draw(count: int, generator: Generator | None) -> int:

@@ -359,7 +359,14 @@ def test_a_family_without_features_takes_differences(
         layer = GMMLayer(3, 3, family, prior)
         seeded = Generator(x.device).manual_seed(1)
         result = fit_em(
-            layer, x, tol=0.0, max_iter=12, num_restarts=3, prune=False, generator=seeded
+            layer,
+            x,
+            tol=0.0,
+            max_iter=12,
+            num_restarts=3,
+            prune=False,
+            acceleration=None,
+            generator=seeded,
         )
         fitted.append((layer, result))
     (theirs, one), (ours, other) = fitted

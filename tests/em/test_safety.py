@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -156,7 +157,7 @@ def test_two_values_far_apart_have_no_negative_variance(family: str) -> None:
             layer.raw_scale += 6.0
         fit_em(layer, x, initializer=None, max_iter=30, tol=0.0)
         variance = layer.covariance_matrix.detach().double().reshape(-1)
-        least = floor * 9999.0**2 / 4
+        least = floor * 9999.0**2
         # The floor, and no noise of sums on top of it.
         assert torch.allclose(variance, torch.full((2,), least), rtol=2e-2)
         assert layer.means.detach().reshape(-1).tolist() == pytest.approx([9999.0, 0.0], abs=1e-2)
@@ -175,23 +176,26 @@ def test_an_offset_of_1e8_in_float64(family: str, generator: Generator) -> None:
 
 @over_families
 def test_clusters_a_hundred_thousand_deviations_apart(family: str, generator: Generator) -> None:
-    # Deviation 1e-3 at distance 100 is flatter than any floor: both dtypes end at theirs.
+    # Their deviation is far below the distance, and far above the floor, which is local.
     x = blobs(generator, spread=1e-3, apart=100.0).float().double()
     for dtype in (torch.float32, torch.float64):
         layer = GMMLayer(2, 3, family, dtype=dtype)
         result = fit_em(layer, x, initializer=LABELS, max_iter=8, tol=0.0)
-        assert {event.action for event in result.events} == {"floored"}
+        assert not result.events
         assert torch.allclose(layer.weights.double(), torch.full((3,), 1 / 3), atol=1e-6)
         expected = torch.stack([part.mean(0) for part in x.split(100)])
         assert torch.allclose(layer.means.double(), expected, rtol=1e-6, atol=1e-6)
         # No pass lowers the objective by more than the digits of a density in float32.
         rounding = {torch.float32: 1e-4, torch.float64: 1e-9}[dtype]
         assert (torch.tensor(result.history).diff() > -rounding).all()
-        floor = layer.covariance.relative_floor * x.var(0, correction=0)
         found = layer.covariance_matrix.diagonal(dim1=-2, dim2=-1).double()
+        variance = torch.stack([part.var(0, correction=0) for part in x.split(100)])
+        if layer.covariance.tied:
+            variance = variance.mean(0, keepdim=True).expand(3, 2)
         if family.endswith("spherical"):
-            floor = floor.mean().expand(2)
-        assert torch.allclose(found, floor.expand(3, 2), rtol=1e-2)
+            variance = variance.mean(-1, keepdim=True).expand(3, 2)
+        # Rows of float32 at a distance of 100 have steps of a hundredth of a deviation.
+        assert torch.allclose(found, variance, rtol=2e-2)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -205,7 +209,7 @@ def test_a_column_of_zeros_stays_constant_beside_a_flat_direction(
     layer = GMMLayer(3, 4, dtype=dtype)
     result = fit_em(layer, x.to(dtype), max_iter=60, tol=0.0, generator=generator)
     assert "floored" in {event.action for event in result.events}
-    assert torch.allclose(layer.covariance_matrix[:, 1, 1], torch.tensor(1e-12).to(dtype))
+    assert torch.allclose(layer.covariance_matrix[:, 1, 1], torch.tensor(0.5 / math.pi).to(dtype))
     assert not layer.covariance_matrix[:, 1, ::2].any()
     # A density over a direction that is 1e5 (1e8) times flatter than the rest has so many digits.
     least = {torch.float32: -1e-4, torch.float64: -1e-8}[dtype]
