@@ -91,8 +91,8 @@ def test_an_iterable_is_read_once_per_pass(generator: torch.Generator) -> None:
     data = Batches(list(x.split(8)))
     layer = GMMLayer(2, 3)
     result = fit_em(layer, data, initializer=None, max_iter=5, tol=0.0)
-    # The checks at first, then an E-step for every entry of the history.
-    assert data.reads == 1 + len(result.history) == 7
+    # The checks and the local scale at first, then an E-step for every entry of the history.
+    assert data.reads == 2 + len(result.history) == 8
 
 
 def test_one_shot_iterators_are_refused(generator: torch.Generator) -> None:

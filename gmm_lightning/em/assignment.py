@@ -66,28 +66,33 @@ def _one_row_each(model: MixtureModel, rows: Batch, means: Tensor) -> Tensor:
         if given.is_floating_point():
             index, used = given[:, m].max(0).indices, given[:, m].amax(0) > 0
         else:
-            index = torch.zeros(means.shape[1], dtype=torch.long, device=means.device)
-            index.scatter_(0, given[:, m], torch.arange(len(x), device=means.device))
-            used = given[:, m].bincount(minlength=means.shape[1]) > 0
+            order = torch.arange(len(x), device=means.device)
+            index = torch.full((means.shape[1],), len(x), device=means.device)
+            index.scatter_reduce_(0, given[:, m].long(), order, "amin")
+            used = index < len(x)
+            index = index.clamp(max=len(x) - 1)
         own = model.per_mixture(x[index])[:, m]
         shift[m] = torch.where(used.unsqueeze(-1), own, means[m])
     return shift
 
 
-def with_pooled_rows(stats: SufficientStatistics, family: Covariance) -> SufficientStatistics:
+def with_pooled_rows(
+    stats: SufficientStatistics, family: Covariance, mean_weight: Tensor
+) -> SufficientStatistics:
     """Statistics in which small clusters have a covariance: a singular start rarely recovers.
 
     A cluster of n < D + 1 rows gets the scatter `(W_k + m W) n / (n + m)` with `m = D + 1 - n`
-    rows of W, the covariance within all clusters.
+    rows of W, the covariance within all clusters. A row has the mean weight `(M,)`.
     """
     d, counts = stats.shift.shape[-1], stats.counts
-    if family.tied or counts.shape[-1] == 1 or bool((counts >= d + 1).all()):
+    least = (d + 1) * mean_weight.to(counts).unsqueeze(-1)
+    if family.tied or counts.shape[-1] == 1 or bool((counts >= least).all()):
         return stats
     moments = Moments.from_statistics(stats, family)
     about = stats.about(moments.means, family)
     total = counts.sum(-1, keepdim=True)
     within = moments.scatter.sum(1, keepdim=True) / unsqueeze_like(total, moments.scatter)
-    missing = unsqueeze_like((d + 1 - counts).clamp(min=0), moments.scatter)
+    missing = unsqueeze_like((least - counts).clamp(min=0), moments.scatter)
     present = unsqueeze_like(counts, moments.scatter)
     scatter = (moments.scatter + missing * within) * present / (present + missing)
     return replace(about, first=torch.zeros_like(about.first), second=scatter)

@@ -159,7 +159,8 @@ class _ClassFitter:
         self, layer: GMMLayer, group: ClassGroup, progress: ClassProgress
     ) -> tuple[list[EMResult], MixtureParameters]:
         """The result and the parameters of the best start, for each class of a group."""
-        model, size = group.model(layer, self.num_restarts), len(group.classes)
+        model = group.model(layer, self.num_restarts).with_mean_weight(group.source)
+        size = len(group.classes)
         present = MixtureParameters.from_layer(layer).select(
             group.classes.repeat(self.num_restarts)
         )

@@ -108,6 +108,9 @@ def covariance_target(
         least: the smallest variance of the target for each feature, `(D,)`.
     """
     generator = Generator().manual_seed(0)
+    # Equal rows stay together, and neither their order nor how weights are spelt matters.
+    x, place = torch.unique(x, dim=0, return_inverse=True)
+    weight = torch.zeros(len(x), dtype=x.dtype).index_add(0, place, weight)
     labels = _clusters(KMeans(), x, weight, num_components, generator)
     num_folds = min(_NUM_FOLDS, len(x))
     fold = torch.randperm(len(x), generator=generator) % num_folds
@@ -134,8 +137,11 @@ def _clusters(
     initializer: Initializer, x: Tensor, weight: Tensor, num_components: int, generator: Generator
 ) -> Tensor:
     """Labels `(N,)` in standard units."""
-    scale = x.std(0, correction=0)
-    standard = (x - x.mean(0)) / torch.where(scale > 0, scale, 1.0)
+    share = (weight / weight.sum()).unsqueeze(-1)
+    centred = x - (share * x).sum(0)
+    scale = (share * centred.square()).sum(0).sqrt()
+    standard = centred / torch.where(scale > 0, scale, 1.0)
+    num_components = min(num_components, len(x))
     return initializer.assign_many(standard, num_components, weight, 1, generator)[0]
 
 

@@ -115,7 +115,7 @@ def fit_em(
     source = layer_source(layer, x, sample_weight)
     if initializer is not None or not is_resolved(layer):
         resolve_from(layer, source)
-    model = MixtureModel.from_layer(layer, num_restarts)
+    model = MixtureModel.from_layer(layer, num_restarts).with_mean_weight(source)
     e_step = EStep(source, model, chunk_size)
     start = MStepResult.unchanged(MixtureParameters.from_layer(layer, num_restarts))
     if initializer is not None:

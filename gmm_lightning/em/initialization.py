@@ -154,7 +154,8 @@ def initialize(
     assignments = _assign_rows(model, initializer, rows.x, weight, k, generator)
     rows = Batch(rows.x, weight, extra={ASSIGNMENTS: assignments})
     stats = assigned_statistics(model, present, rows)
-    return maximize(model, present, with_pooled_rows(stats, model.family))
+    mean_weight = model.per_mixture(weight.sum(0, keepdim=True) / (weight > 0).sum(0))[0]
+    return maximize(model, present, with_pooled_rows(stats, model.family, mean_weight))
 
 
 def _assign_rows(

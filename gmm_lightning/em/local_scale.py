@@ -12,6 +12,8 @@ from gmm_lightning.rows import RowSource
 # A window holds two shares of the rows, each of this size and number of rows at least. A single
 # value counts as one share, so that with 1 % of the rows moved next to it half a window is left.
 _SHARE, _FEWEST_ROWS = 0.019, 8.0
+# A thousandth of a share forgives rounding.
+_TWICE = 1.999
 # Values that are sorted, and rows at least and at most.
 _MAX_VALUES, _MIN_ROWS, _MAX_ROWS = 1 << 19, 1 << 11, 1 << 14
 
@@ -65,7 +67,8 @@ def narrowest_windows(x: Tensor, weight: Tensor | None = None) -> Tensor:
     tied = (values[:, 1:] == values[:, :-1]).any(-1)
     if weight is not None:
         tied = torch.ones_like(tied)
-    size = max(1, math.ceil(2 * min(max(_SHARE * n, _FEWEST_ROWS), (n - 1) / 4)))
+    share = min(max(_SHARE * n, _FEWEST_ROWS), (n - 1) / 4)
+    size = max(1, math.ceil(_TWICE * share) - 1)
     width = values[:, size:] - values[:, :-size]
     narrowest = width.amin(-1) if n > 1 else values.new_zeros(len(values))
     some = tied.nonzero().squeeze(-1)
@@ -85,9 +88,9 @@ def _narrowest_beside_ties(values: Tensor, mass: Tensor) -> Tensor:
     others = total[:, -1:] - (same + mass).amax(-1, keepdim=True)
     share = (_SHARE * total[:, -1:]).clamp(min=_FEWEST_ROWS).minimum(others / 4)
     capped = (share - same).clamp(min=0.0).minimum(mass).cumsum(-1)
-    # Where the window that begins at each row ends; a thousandth of a share forgives rounding.
+    # Where the window that begins at each row ends.
     start = torch.cat([torch.zeros_like(share), capped[:, :-1]], -1)
-    end = torch.searchsorted(capped, start + 1.999 * share)
+    end = torch.searchsorted(capped, start + _TWICE * share)
     width = values.gather(-1, end.clamp(max=values.shape[-1] - 1)) - values
     width = torch.where((end < values.shape[-1]) & (width > 0), width, torch.inf)
     narrowest = width.amin(-1)

@@ -15,7 +15,7 @@ from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.layers import GMMLayer, mixture_logits
 from gmm_lightning.priors import Prior
-from gmm_lightning.rows import Batch
+from gmm_lightning.rows import Batch, RowSource
 from gmm_lightning.statistics import Moments, SufficientStatistics
 
 
@@ -33,6 +33,7 @@ class MixtureModel:
         local_scale: see `GMMLayer`, `(M, D)`.
         couples_batch: whether a projection sees the mixtures of a restart together, in the
             layer's batch shape; False: any of them, as a batch `(M,)`.
+        mean_weight: of the rows that have any, `(M,)`; None: 1.
     """
 
     family: Covariance
@@ -43,6 +44,7 @@ class MixtureModel:
     batch_index: Tensor
     local_scale: Tensor
     couples_batch: bool = True
+    mean_weight: Tensor | None = None
 
     @classmethod
     def from_layer(cls, layer: GMMLayer, num_restarts: int = 1) -> Self:
@@ -66,6 +68,7 @@ class MixtureModel:
             self,
             batch_index=self.batch_index[index],
             local_scale=self.local_scale[index],
+            mean_weight=None if self.mean_weight is None else self.mean_weight[index],
             priors=priors,
         )
 
@@ -145,7 +148,19 @@ class MixtureModel:
         regular = self.family.tied or self.family.reg_covar > 0 or counts.shape[-1] == 1
         if regular or any(prior.regularizes_covariances for prior in self.priors):
             return torch.zeros_like(counts, dtype=torch.bool)
-        return counts < self.local_scale.shape[-1] + 1
+        rows = counts if self.mean_weight is None else counts / self.mean_weight.unsqueeze(-1)
+        return rows < self.local_scale.shape[-1] + 1
+
+    def with_mean_weight(self, source: RowSource) -> MixtureModel:
+        """The model with the mean weight of the rows of a source."""
+        if not source.weighted:
+            return self
+        total, rows = torch.zeros(2, len(self.batch_index), dtype=torch.float64)
+        for batch in source:
+            assert batch.weight is not None
+            weight = self.per_mixture(batch.weight).cpu()
+            total, rows = total + weight.sum(0, dtype=torch.float64), rows + (weight > 0).sum(0)
+        return replace(self, mean_weight=(total / rows.clamp(min=1)).to(self.local_scale.device))
 
     def update_moments(self, moments: Moments) -> Moments:
         """Moments with the priors' pseudo-observations, then constrained by the projections."""

@@ -41,10 +41,10 @@ def _greedy(rows: DistanceTable, uniforms: Tensor) -> Tensor:
     weight = rows.weight.expand(num_starts, -1)
     seeds = [rows.x[_draw(weight, uniforms[:, 0, :1], rows.weight)].squeeze(1)]
     distance = rows.distances(seeds[0].unsqueeze(1)).squeeze(1)
-    closer, far = None, min(len(rows), 1 + int(_FAR * len(rows)))
+    closer = None
     for step in range(1, num_components):
         # A few rows far away would be drawn, and lower the potential, as if they were many.
-        distance = distance.clamp(min=0).minimum(distance.topk(far).values[:, -1:])
+        distance = _without_far_rows(distance.clamp(min=0), rows.weight)
         trial = rows.x[_draw(weight * distance, uniforms[:, step], rows.weight)]
         closer = rows.distances(trial, closer)
         torch.minimum(closer, distance.unsqueeze(1), out=closer)
@@ -52,6 +52,17 @@ def _greedy(rows: DistanceTable, uniforms: Tensor) -> Tensor:
         distance = closer[every, best]
         seeds.append(trial[every, best])
     return torch.stack(seeds, 1)
+
+
+def _without_far_rows(distance: Tensor, weight: Tensor) -> Tensor:
+    """Distances `(R, N)` of which no more than half a percent of the weight is at the largest."""
+    spare = _FAR * weight.sum()
+    count = min(len(weight), 1 + int(spare / weight.min()))
+    far, index = distance.topk(count)
+    beyond = weight[index].cumsum(-1) > spare
+    last = beyond.int().argmax(-1, keepdim=True)
+    last = torch.where(beyond.any(-1, keepdim=True), last, count - 1)
+    return distance.minimum(far.gather(-1, last))
 
 
 def _draw(probability: Tensor, uniforms: Tensor, weight: Tensor) -> Tensor:

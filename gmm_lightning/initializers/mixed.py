@@ -31,7 +31,7 @@ class Mixed(Initializer):
 
     Example:
         >>> x = torch.randn(20, 2, dtype=torch.float64)
-        >>> Mixed().assign_many(x, 3, torch.ones(20), 5, None).shape
+        >>> Mixed().assign_many(x, 3, torch.ones(20).double(), 5, None).shape
         torch.Size([5, 20])
     """
 

@@ -48,7 +48,7 @@ MISTAKES = {
     "model.layer.num_features=5": r"(5 features|num_features).*2",
     "model.layer.covariance.reg_covar=-1": r"reg_covar .* >= 0, got -1",
     "priors=[niw,inverse_wishart]": r"are both on the covariances",
-    "priors=niw model.layer.priors.niw.df=0.5": r"df .* num_features - 1 = 1, got 0.5",
+    "priors=niw priors.niw.df=-9": r"df .* -\(num_features \+ 1\) = -3, got -9",
     "priors=niw model.layer.priors.niw.loc=[1,2,3]": r"loc of the prior .*\(3,\)",
     "fit.tol=-1": r"fit.tol must be a finite number >= 0, got -1",
     "data.val_fraction=2": r"val_fraction must be .*got 2",

@@ -14,7 +14,7 @@ from gmm_lightning.covariances import Covariance, registry
 from gmm_lightning.em import MixtureModel, MixtureParameters
 from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.plan import group_by_precision
-from gmm_lightning.em.restarts import halving_losers
+from gmm_lightning.em.restarts import coinciding_starts, losing_starts
 from gmm_lightning.errors import CollapseError
 from gmm_lightning.rows import Batch, as_source
 from gmm_lightning.statistics import Moments
@@ -205,18 +205,37 @@ def test_pruning_keeps_the_best_where_that_is_easy(family: str, generator: Gener
     assert len(pruned.history) == pruned.num_iterations + 1
 
 
-def test_each_mixture_keeps_its_better_starts() -> None:
-    objective = torch.tensor([[0.0, 9.0], [1.0, 0.0], [2.0, 1.0], [3.0, 2.0]])
-    batch_index = torch.arange(2).repeat(4)
-    # Better halves: starts 2 and 3 of the first mixture, starts 0 and 3 of the second.
-    lost = halving_losers(objective.flatten(), batch_index, 5).view(4, 2)
-    assert lost.tolist() == [[True, False], [True, True], [False, True], [False, False]]
-    one = torch.zeros(4, dtype=torch.long)
-    assert not halving_losers(objective[:, 0], one, 0).any()
-    assert not halving_losers(objective[:, 0], one, 4).any()
-    assert not halving_losers(objective[:1, 0], one[:1], 5).any()
-    assert halving_losers(objective[:, 0], one, 10).tolist() == [True, True, False, False]
-    assert halving_losers(objective[:3, 0], one[:3], 10).tolist() == [True, False, False]
+def test_each_mixture_keeps_the_starts_that_may_still_win() -> None:
+    objective = torch.tensor([[0.0, 9.0], [1.0, 0.0], [2.9, 1.0], [3.0, 2.0]])
+    remaining = torch.tensor([[torch.inf, 0.0], [0.5, 0.1], [0.1, 0.1], [0.0, 3.0]])
+    batch_index, proper = torch.arange(2).repeat(4), torch.zeros(4, 2, dtype=torch.bool)
+
+    def lost(degenerate: Tensor, iteration: int = 10) -> list[list[bool]]:
+        flat = objective.flatten(), remaining.flatten(), degenerate.flatten()
+        return losing_starts(*flat, batch_index, iteration).view(4, 2).tolist()
+
+    # Of the first mixture start 0 may gain anything; of the second, start 3 three times 3.
+    assert lost(proper) == [[False, False], [True, True], [False, True], [False, False]]
+    assert not torch.tensor(lost(proper, 9)).any()
+    # The best start of the second mixture is degenerate: the others are measured by 2.
+    spike = proper.clone()
+    spike[0, 1] = True
+    assert lost(spike) == [[False, False], [True, True], [False, True], [False, False]]
+    alone = torch.tensor([0])
+    assert not losing_starts(objective[0, :1], remaining[:1, 1], proper[0, :1], alone, 10).any()
+
+
+def test_starts_that_coincide_are_followed_once() -> None:
+    means = torch.tensor([[[0.0, 0.0], [5.0, 1.0]]]).repeat(4, 1, 1)
+    means[1] = means[1].flip(0)
+    means[3, 0, 0] = 2.0
+    model = MixtureModel.from_layer(GMMLayer(2, 2), 4)
+    same = MixtureParameters(torch.zeros(4, 2), means, torch.zeros(4, 2, 2, 2))
+    objective, remaining = torch.tensor([-1.0, -1.0 + 1e-9, -1.1, -1.0]), torch.full((4,), 1e-8)
+    # Start 1 is a hair better than start 0; start 2 is not as high, start 3 is elsewhere.
+    found = coinciding_starts(model, same, objective, remaining, 10)
+    assert found.tolist() == [True, False, False, False]
+    assert not coinciding_starts(model, same, objective, remaining, 11).any()
 
 
 def test_pruning_and_annealing_do_not_meet(generator: Generator) -> None:

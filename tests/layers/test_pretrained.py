@@ -221,7 +221,9 @@ def test_tensors_that_do_not_fit_name_both_shapes(
 
     dtype = torch.get_default_dtype()
     put(random_layer("full", "niw", generator=generator, num_features=4))
-    with pytest.raises(CheckpointError, match=r"means is \S+ \(3, 4\) and should be \S+ \(3, 2\)"):
+    with pytest.raises(
+        CheckpointError, match=r"local_scale is \S+ \(4,\) and should be \S+ \(2,\)"
+    ):
         GMMLayer.from_pretrained(folder)
     put(random_layer("full", generator=generator))
     with pytest.raises(CheckpointError, match=r"priors\S+ is absent and should be"):

@@ -190,10 +190,11 @@ def test_a_sparse_dirichlet_without_mode_follows_the_data() -> None:
 
 
 @over_families
-def test_defaults_follow_from_the_data(family: str, generator: torch.Generator) -> None:
+def test_the_defaults_of_fraley_and_raftery(family: str, generator: torch.Generator) -> None:
     x = rows(50, 2, generator)
     weight = torch.rand(50, generator=generator)
-    layer = GMMLayer(2, 3, family, ["dirichlet", "niw"])
+    prior = NormalInverseWishart(convention="fraley_raftery")
+    layer = GMMLayer(2, 3, family, ["dirichlet", prior])
     resolve_priors(layer, x, weight)
     niw, dirichlet = layer.priors["components"], layer.priors["weights"]
     mean = (weight.unsqueeze(-1) * x).sum(0) / weight.sum()
@@ -205,6 +206,58 @@ def test_defaults_follow_from_the_data(family: str, generator: torch.Generator) 
     expected = layer.covariance.project(covariance[None] / 3 ** (2 / 2))
     assert torch.allclose(niw.scale_matrix, expected.expand_as(niw.scale_matrix), rtol=1e-12)
     assert torch.equal(dirichlet.concentration, torch.ones(3))
+
+
+@pytest.mark.parametrize("prior", ["niw", "inverse_wishart"])
+@over_families
+def test_the_mode_of_one_component_is_not_biased(
+    family: str, prior: str, generator: torch.Generator
+) -> None:
+    """Variances are those of the data, whatever the number of rows."""
+    for n, d in ((6, 8), (40, 3)):
+        x = 3 * torch.randn(n, d, generator=generator) + 5
+        layer = GMMLayer(d, 1, family, prior)
+        fit_em(layer, x, generator=generator)
+        variance = x.var(0, correction=0)
+        if family.endswith("spherical"):
+            variance = variance.mean().expand(d)
+        found = layer.covariance_matrix[0].diagonal()
+        assert torch.allclose(found, variance, rtol=1e-10)
+        assert torch.allclose(layer.means[0], x.mean(0), rtol=1e-10)
+
+
+@pytest.mark.parametrize("family", ["full", "tied", "diag"])
+def test_a_default_prior_regularizes_fewer_rows_than_features(family: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 60, generator=generator)
+    test = torch.randn(500, 60, generator=generator)
+    layer = GMMLayer(60, 2, family, "niw")
+    result = fit_em(layer, x, generator=generator)
+    assert not result.events
+    # The truth, a standard normal, has -85.1 on average.
+    assert float(layer(test).mean()) > -100
+
+
+def test_defaults_do_not_depend_on_order_copies_or_scale(generator: torch.Generator) -> None:
+    x = rows(60, 2, generator)
+    times = torch.randint(1, 4, (60,), generator=generator)
+
+    def hyper(data: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        layer = GMMLayer(2, 3, priors="niw")
+        resolve_priors(layer, data, weight)
+        niw = layer.priors["components"]
+        return niw.df, niw.scale_matrix
+
+    df, scale = hyper(x, times.double())
+    order = torch.randperm(60, generator=generator)
+    unit = torch.tensor([1e-3, 1e4])
+    for data, weight in ((x[order], times[order].double()), (x.repeat_interleave(times, 0), None)):
+        again = hyper(data, weight)
+        assert torch.equal(again[0], df)
+        assert torch.allclose(again[1], scale, rtol=1e-9)
+    again = hyper(x * unit + 7, times.double())
+    assert torch.equal(again[0], df)
+    assert torch.allclose(again[1], scale * unit * unit[:, None], rtol=1e-8)
 
 
 def test_given_values_stay() -> None:
@@ -277,7 +330,7 @@ def test_a_layer_copies_its_prior(prior: str) -> None:
     one = registry.create(prior)
     a, b = GMMLayer(2, 3, priors=one), GMMLayer(3, 2, priors=one)
     assert not list(one.buffers())
-    assert {v.shape for v in a.buffers()} != {v.shape for v in b.buffers()}
+    assert [v.shape for v in a.priors.buffers()] != [v.shape for v in b.priors.buffers()]
 
 
 @over_priors
@@ -301,7 +354,11 @@ BAD: list[tuple[type[Prior], dict[str, Any], str]] = [
     (InverseWishart, {"scale_matrix": [[1.0, 2.0], [0.0, 1.0]]}, "symmetric"),
     (InverseWishart, {"scale_matrix": [1.0, 2.0]}, r"symmetric \(D, D\).*got shape \(2,\)"),
     (InverseWishart, {"scale_matrix": [[math.nan]]}, "symmetric|positive definite"),
-    (InverseWishart, {"df": 0.5, "scale_matrix": [[1.0, 0.0], [0.0, 1.0]]}, r"> .* = 1, got 0.5"),
+    (
+        InverseWishart,
+        {"df": -3.5, "scale_matrix": [[1.0, 0.0], [0.0, 1.0]]},
+        r"> .* = -3, got -3.5",
+    ),
 ]
 
 
@@ -314,8 +371,8 @@ def test_refuses_bad_values(cls: type[Prior], hyper: dict[str, Any], words: str)
 UNFIT: list[tuple[Prior, str]] = [
     (Dirichlet([1.0, 2.0]), r"concentration .*broadcast to \(3,\), got shape \(2,\)"),
     (NormalMeans(loc=[0.0, 0.0, 0.0]), r"loc .*broadcast to \(3, 2\), got shape \(3,\)"),
-    (InverseWishart(df=1.0), "num_features - 1 = 1, got 1.0"),
-    (NormalInverseWishart(df=0.5), "num_features - 1 = 1, got 0.5"),
+    (InverseWishart(df=-3.0), r"-\(num_features \+ 1\) = -3, got -3.0"),
+    (NormalInverseWishart(df=-4.0), r"-\(num_features \+ 1\) = -3, got -4.0"),
     (InverseWishart(scale_matrix=torch.eye(3)), r"broadcast to \(3, 2, 2\), got shape \(3, 3\)"),
 ]
 

@@ -12,7 +12,7 @@ from support.random_layers import INITIALIZERS
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from gmm_lightning import GMMLayer, fit_em
+from gmm_lightning import GMMLayer, fit_em, resolve_priors
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.initializers import Given
 from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, InitializeCallback
@@ -64,10 +64,13 @@ def test_units_and_priors_are_those_of_the_training_rows(x: Tensor) -> None:
     torch.testing.assert_close(units.loc, rows.mean(0), rtol=1e-14, atol=0)
     torch.testing.assert_close(units.scale, rows.std(0, correction=0), rtol=1e-13, atol=0)
     prior = module.layer.priors["components"]
-    # In standard units the data have mean 0 and a correlation matrix for a covariance.
-    assert float(prior.loc.abs().max()) < 1e-13  # pyright: ignore
-    expected = torch.corrcoef(rows.T) / 3  # K^(2/D)
-    torch.testing.assert_close(prior.scale_matrix, expected.expand(3, 2, 2), rtol=0, atol=1e-13)
+    # The prior is that of the training rows in standard units.
+    layer = GMMLayer(2, 3, priors="niw", dtype=rows.dtype)
+    resolve_priors(layer, units(rows))
+    expected = layer.priors["components"]
+    torch.testing.assert_close(prior.loc, expected.loc, rtol=0, atol=1e-12)
+    torch.testing.assert_close(prior.df, expected.df, rtol=0, atol=0)
+    torch.testing.assert_close(prior.scale_matrix, expected.scale_matrix, rtol=0, atol=1e-12)
 
 
 def test_none_keeps_the_parameters(x: Tensor) -> None:
