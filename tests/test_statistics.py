@@ -9,7 +9,8 @@ from support.random_layers import BATCHES, FAMILIES, random_layer, rows
 from gmm_lightning import e_step
 from gmm_lightning.covariances import as_covariance
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.statistics import DataMoments, Moments, WeightedMoments
+from gmm_lightning.priors import DataMoments
+from gmm_lightning.statistics import Moments, WeightedMoments
 
 pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)

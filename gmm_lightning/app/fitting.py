@@ -47,9 +47,11 @@ class Fitted:
     def outcome(self) -> dict[str, Any]:
         """The numbers of the fit, for `metrics.json`."""
         stopping = self.trainer.early_stopping_callback
+        callbacks = getattr(self.trainer, "callbacks", [])
+        ended = any(c.converged for c in callbacks if isinstance(c, BaseEMCallback))
         return {
             "iterations": self.passes,
-            "converged": bool(stopping is not None and stopping.stopped_epoch > 0),
+            "converged": ended or bool(stopping is not None and stopping.stopped_epoch > 0),
             "seconds": round(self.seconds, 3),
             "rows_per_second": round(self.rows_per_second),
             "repaired": self.events,

@@ -27,8 +27,8 @@ from gmm_lightning.em.updater import MonotoneUpdater
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.initializers import Given, Initializer
 from gmm_lightning.layers import GMMLayer, MixtureClassifier
+from gmm_lightning.priors import DataMoments
 from gmm_lightning.rows import Batch
-from gmm_lightning.statistics import DataMoments
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.centred_kernel import WeightedChunk, centred_statistics
 from gmm_lightning.initializers import Initializer, KMeans
 from gmm_lightning.linalg import unsqueeze_like
+from gmm_lightning.priors import DataMoments
 from gmm_lightning.rows import RowSource
-from gmm_lightning.statistics import DataMoments, Moments, SufficientStatistics
+from gmm_lightning.statistics import Moments, SufficientStatistics
 
 # Rows that the target is read from, and parts in which they are left out.
 _MAX_ROWS, _NUM_FOLDS = 1 << 13, 5
@@ -23,6 +24,8 @@ _MAX_ROWS, _NUM_FOLDS = 1 << 13, 5
 _STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 _DIAGONAL_SHARES = (1.0, 0.5, 0.2, 0.05, 0.01, 0.001, 0.0)
 _LARGE = 128
+# The least variance of the target, in units of the squared local scale.
+_LEAST = 1e-4
 # At most so many rows for each parameter that a covariance has per feature: the clusters of
 # k-means are more alike than components are.
 _MAX_ROWS_PER_PARAMETER = 10.0
@@ -65,7 +68,7 @@ def with_targets(
     for m in range(x.shape[1]):
         some = weight[:, m] > 0
         own, w = x[some, m], weight[some, m]
-        least = torch.where(scale[m] > 0, scale[m].square(), 0.5 / math.pi)
+        least = torch.where(scale[m] > 0, _LEAST * scale[m].square(), 0.5 / math.pi)
         found.append(covariance_target(own, w, num_components, family, least))
         centers.append(_weighted_median(own, w))
     like = moments.mean

@@ -106,7 +106,8 @@ def fit_em(
     policy = as_policy(collapse)
     schedule = ResponsibilitySchedule.create(hard=hard, annealing=annealing)
     options = EMOptions(max_iter, tol, prune, schedule, policy)
-    updater = MonotoneUpdater(acceleration)
+    # The path of classification EM has no limit to extrapolate to: it ends after a few steps.
+    updater = MonotoneUpdater(None if hard else acceleration)
     if num_restarts > 1 and (initializer is None or isinstance(as_initializer(initializer), Given)):
         raise InvalidArgumentError(
             f"num_restarts={num_restarts} needs an initializer that draws at random: every start "

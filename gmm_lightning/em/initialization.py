@@ -21,8 +21,8 @@ from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.initializers import Given, Initializer, Mixed
 from gmm_lightning.initializers import registry as initializer_registry
 from gmm_lightning.layers import GMMLayer
+from gmm_lightning.priors import DataMoments
 from gmm_lightning.rows import Batch, RowSource, as_source, as_tensor
-from gmm_lightning.statistics import DataMoments
 
 # An initializer sees a random sample of max(256, 8 D) rows per component, within these bounds in
 # total.

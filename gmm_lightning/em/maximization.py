@@ -156,7 +156,7 @@ def _rounding(
     """
     family, d = model.family, data_scale.unit.shape[-1]
     dof = family.sum_tied(stats.counts).unsqueeze(-1)
-    share = 4 * MAX_CANCELLATION[dtype] * torch.finfo(dtype).eps
+    share = 4 * MAX_CANCELLATION.get(dtype, 1.0) * torch.finfo(dtype).eps
     second = family.variances(stats.second, d) / torch.where(dof > 0, dof, 1.0)
     noise = share * second.clamp(min=0)
     if family.tied:

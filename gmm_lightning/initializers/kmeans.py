@@ -14,6 +14,9 @@ from gmm_lightning.initializers.base import LabelInitializer
 from gmm_lightning.initializers.kmeans_plus_plus import kmeans_plus_plus_seeds
 from gmm_lightning.statistics import WeightedMoments
 
+# The share of the weight that may lie far away from everything else.
+_STRAY = 0.005
+
 
 def lloyd(rows: DistanceTable, centres: Tensor, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
     """Labels `(R, N)` and weighted sums of squared distances `(R,)` by Lloyd's iterations.
@@ -94,7 +97,40 @@ class KMeans(LabelInitializer):
         )
         best = torch.cat(inertia).view(num_starts, self.num_starts).argmin(-1)
         best += self.num_starts * torch.arange(num_starts, device=best.device)
-        return torch.cat(labels)[best]
+        return self._without_stray_rows(torch.cat(labels)[best], rows, num_components, generator)
+
+    def _without_stray_rows(
+        self,
+        labels: Tensor,
+        rows: DistanceTable,
+        num_components: int,
+        generator: Generator | None,
+    ) -> Tensor:
+        """Labels `(R, N)` in which no cluster is a handful of rows far away from the others.
+
+        Starts with a cluster of less than half a percent of the weight find their clusters once
+        more, without the half percent of the rows that is furthest from the other centres.
+        """
+        spare = _STRAY * rows.weight.sum()
+        for start, own in enumerate(labels):
+            sums = rows.sums(own.unsqueeze(0), num_components)[0]
+            stray = (sums[:, -1] > 0) & (sums[:, -1] < spare)
+            if not bool(stray.any()) or bool(stray.all()):
+                continue
+            kept = sums[~stray & (sums[:, -1] > 0)]
+            distance = rows.nearest((kept[:, :-1] / kept[:, -1:]).unsqueeze(0))[1][0]
+            order = distance.argsort(descending=True)
+            far = order[rows.weight[order].cumsum(0) <= spare]
+            near = torch.ones(len(rows), dtype=torch.bool, device=own.device).scatter(0, far, 0)
+            if int(near.sum()) < num_components:
+                continue
+            some = DistanceTable(rows.x[near], rows.weight[near])
+            seeds = kmeans_plus_plus_seeds(some, num_components, 1, generator)
+            found = lloyd(some, seeds, self.max_iter, self.tol)[0]
+            sums = some.sums(found, num_components)
+            centres = torch.where(sums[..., -1:] > 0, sums[..., :-1] / sums[..., -1:], seeds)
+            labels[start] = rows.nearest(centres)[0][0]
+        return labels
 
     def __repr__(self) -> str:
         numbers = f"max_iter={self.max_iter}, tol={self.tol}, num_starts={self.num_starts}"

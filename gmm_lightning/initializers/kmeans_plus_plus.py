@@ -12,9 +12,6 @@ from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.initializers._distances import DistanceTable
 from gmm_lightning.initializers.base import LabelInitializer
 
-# The share of the rows that may lie far away from all others.
-_FAR = 0.005
-
 
 def kmeans_plus_plus_seeds(
     rows: DistanceTable, num_components: int, num_starts: int, generator: Generator | None
@@ -22,9 +19,7 @@ def kmeans_plus_plus_seeds(
     """Seeds of every start, `(R, K, D)`, rows of the data.
 
     Each is drawn by its weight times the squared distance to the nearest earlier one. Of
-    `2 + log K` candidates for each seed, the one that lowers the potential most is kept. No row
-    counts as further away than the last of the half percent furthest: so rows that nothing else
-    is near are rarely seeds.
+    `2 + log K` candidates for each seed, the one that lowers the potential most is kept.
     """
     shape = (num_components, 2 + int(math.log(num_components)))
     uniforms = torch.stack(
@@ -43,26 +38,14 @@ def _greedy(rows: DistanceTable, uniforms: Tensor) -> Tensor:
     distance = rows.distances(seeds[0].unsqueeze(1)).squeeze(1)
     closer = None
     for step in range(1, num_components):
-        # A few rows far away would be drawn, and lower the potential, as if they were many.
-        distance = _without_far_rows(distance.clamp(min=0), rows.weight)
-        trial = rows.x[_draw(weight * distance, uniforms[:, step], rows.weight)]
+        potential = (weight * distance).clamp_(min=0)
+        trial = rows.x[_draw(potential, uniforms[:, step], rows.weight)]
         closer = rows.distances(trial, closer)
         torch.minimum(closer, distance.unsqueeze(1), out=closer)
         best = torch.bmm(closer, weight.unsqueeze(-1)).squeeze(-1).argmin(-1)
         distance = closer[every, best]
         seeds.append(trial[every, best])
     return torch.stack(seeds, 1)
-
-
-def _without_far_rows(distance: Tensor, weight: Tensor) -> Tensor:
-    """Distances `(R, N)` of which no more than half a percent of the weight is at the largest."""
-    spare = _FAR * weight.sum()
-    count = min(len(weight), 1 + int(spare / weight.min()))
-    far, index = distance.topk(count)
-    beyond = weight[index].cumsum(-1) > spare
-    last = beyond.int().argmax(-1, keepdim=True)
-    last = torch.where(beyond.any(-1, keepdim=True), last, count - 1)
-    return distance.minimum(far.gather(-1, last))
 
 
 def _draw(probability: Tensor, uniforms: Tensor, weight: Tensor) -> Tensor:

@@ -19,8 +19,7 @@ from gmm_lightning.layers._head_parametrization import make_parametrization
 from gmm_lightning.layers.parameters import prior_num_samples, tensor_options
 from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.linalg import full_precision
-from gmm_lightning.priors import MixtureShape, Prior, PriorSpec, bind_priors
-from gmm_lightning.statistics import DataMoments
+from gmm_lightning.priors import DataMoments, MixtureShape, Prior, PriorSpec, bind_priors
 
 
 class DensityHead(PretrainedMixin):

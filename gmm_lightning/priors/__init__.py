@@ -12,6 +12,7 @@ from gmm_lightning._plugins import Registry
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
+from gmm_lightning.priors.data_moments import DataMoments
 from gmm_lightning.priors.dirichlet import Dirichlet
 from gmm_lightning.priors.inverse_wishart import InverseWishart
 from gmm_lightning.priors.normal import NormalMeans
@@ -99,6 +100,7 @@ def bind_priors(spec: PriorSpec, shape: MixtureShape) -> PriorDict:
 
 
 __all__ = [
+    "DataMoments",
     "Dirichlet",
     "Hyperparameter",
     "InverseWishart",

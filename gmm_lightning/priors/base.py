@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, UnresolvedPriorError
-from gmm_lightning.statistics import DataMoments, Moments
+from gmm_lightning.priors.data_moments import DataMoments
+from gmm_lightning.statistics import Moments
 
 Hyperparameter = float | Sequence[Any] | Tensor | None
 

@@ -15,7 +15,8 @@ from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import unsqueeze_like
 from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
-from gmm_lightning.statistics import DataMoments, Moments
+from gmm_lightning.priors.data_moments import DataMoments
+from gmm_lightning.statistics import Moments
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch import Tensor
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
-from gmm_lightning.statistics import DataMoments, Moments
+from gmm_lightning.priors.data_moments import DataMoments
+from gmm_lightning.statistics import Moments
 
 
 class NormalMeans(Prior):

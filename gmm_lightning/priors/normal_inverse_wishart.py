@@ -10,9 +10,10 @@ from torch import Tensor
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
+from gmm_lightning.priors.data_moments import DataMoments
 from gmm_lightning.priors.inverse_wishart import CONVENTIONS, InverseWishart
 from gmm_lightning.priors.normal import NormalMeans
-from gmm_lightning.statistics import DataMoments, Moments
+from gmm_lightning.statistics import Moments
 
 
 class NormalInverseWishart(Prior):

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from gmm_lightning._validation import require_number
 from gmm_lightning.em import (
     Accelerator,
     Annealing,
@@ -34,8 +35,11 @@ class EMCallback(BaseEMCallback):
             `GMMLayer` inside it, for instance `"model.density"`. The layer then learns from the
             rows it is called with in training, each counted once, and is frozen for the
             optimizer. `InitializeCallback` with the same target initialises it.
-        acceleration: `squarem` or `anderson`: extrapolate along the path of EM. A step that
-            lowers the objective is undone, which costs a pass.
+        tol: end the fit when the objective is estimated to gain no more than this until the end,
+            in nats per row, as `fit_em` does; None: go on.
+        acceleration: `squarem` or `anderson`: extrapolate along the path of EM, after its first
+            ten steps. A step that lowers the objective is undone, which costs a pass. None: plain
+            EM.
         annealing: begin with flat responsibilities: an `Annealing`, or its first inverse
             temperature.
         hard: classification EM: every row belongs to its most probable component alone.
@@ -50,6 +54,7 @@ class EMCallback(BaseEMCallback):
         events: components that had to be repaired.
         counts: rows that each component held in the last pass.
         skipped: rows that were left out, over all processes and passes.
+        converged: whether the fit has ended by `tol`.
 
     Raises:
         InvalidArgumentError: options that contradict each other; at the start of a fit, for a
@@ -64,7 +69,8 @@ class EMCallback(BaseEMCallback):
         self,
         target: str | None = None,
         *,
-        acceleration: str | Accelerator | None = None,
+        tol: float | None = None,
+        acceleration: str | Accelerator | None = "squarem",
         annealing: Annealing | float | None = None,
         hard: bool = False,
         collapse: str | CollapsePolicy = "floor",
@@ -77,7 +83,8 @@ class EMCallback(BaseEMCallback):
             CollapseHandler(collapse, seed),
             skip_nonfinite=skip_nonfinite,
         )
-        self._updater = MonotoneUpdater(acceleration)
+        self.tol = None if tol is None else require_number("tol", tol, least=0)
+        self._updater = MonotoneUpdater(None if hard else acceleration)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the layer and check that this fit can be exact."""
@@ -107,11 +114,16 @@ class EMCallback(BaseEMCallback):
             self._log_again(pl_module)
             self._keep_going(trainer)
             return
-        self._updater.accept(objective)
+        comparable = self._schedule.is_stationary(iteration) and not self._collapse.has_moved
+        same_path = torch.full(objective.shape, comparable)
+        self._updater.accept(objective, self.tol or 0.0, same_path)
+        if self.tol is not None and comparable:
+            self.converged = bool((self._updater.gains.remaining <= self.tol).all())
+            trainer.should_stop = trainer.should_stop or self.converged
         step = maximize(model, parameters, stats)
         step.require_regular()
         updated, collapsed = step.parameters, step.collapsed
-        if self._schedule.is_stationary(iteration):
+        if self._schedule.is_stationary(iteration) and not self.converged:
             disturbed = None if collapsed is None else collapsed.mixtures
             updated = self._updater.extrapolate(model, parameters, updated, disturbed)
         if iteration == 0 and self._collapse.policy.num_candidates:

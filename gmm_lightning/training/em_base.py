@@ -49,6 +49,7 @@ class BaseEMCallback(L.Callback):
         self.history: list[float] = []
         self.counts: Tensor | None = None
         self.skipped = 0
+        self.converged = False
         self._schedule, self._collapse = schedule, collapse
         self._accumulator = PassAccumulator()
         self._observer: LayerObserver | None = None
@@ -207,6 +208,7 @@ class BaseEMCallback(L.Callback):
         return {
             "history": list(self.history),
             "skipped": self.skipped,
+            "converged": self.converged,
             "logged": dict(self._logged),
             "collapse": self._collapse.state_dict(),
         }
@@ -214,6 +216,6 @@ class BaseEMCallback(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state from `state_dict`."""
         self.history = list(state_dict["history"])
-        self.skipped = state_dict["skipped"]
+        self.skipped, self.converged = state_dict["skipped"], state_dict["converged"]
         self._logged = dict(state_dict["logged"])
         self._collapse.load_state_dict(state_dict["collapse"])

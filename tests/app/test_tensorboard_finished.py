@@ -55,7 +55,7 @@ def test_everything_that_a_person_compares(
     values = {
         name: value.string_value or value.number_value for name, value in start.hparams.items()
     }
-    chosen = {"data": "file", "cov": "full", "fit": "em", "init": "kmeans", "optimizer": "none"}
+    chosen = {"data": "file", "cov": "full", "fit": "em", "init": "mixed", "optimizer": "none"}
     assert chosen.items() <= values.items()
     assert (values["num_components"], values["processes"], values["tol"]) == (3, 1, 0)
     experiment = HParamsPluginData.FromString(

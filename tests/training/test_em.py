@@ -219,16 +219,19 @@ def test_a_pass_joined_in_the_middle_does_no_m_step(x: Tensor, tmp_path: Path) -
 # -- stopping ---------------------------------------------------------------------------------
 
 
-def test_early_stopping_on_the_objective_stops_where_fit_em_does(x: Tensor) -> None:
-    stopping = EarlyStopping(
-        "train/objective", mode="max", min_delta=1e-4, patience=1, check_on_train_epoch_end=True
-    )
-    _, run = fitted(x, "em", stopping, max_epochs=200, priors="niw")
-    result = fit_em(started(x, priors="niw"), x, initializer=None, max_iter=200, tol=1e-4)
+def test_a_tolerance_stops_where_fit_em_does(x: Tensor) -> None:
+    layer = started(x, priors="niw")
+    module, em = GMMModule(layer), EMCallback(tol=1e-6)
+    run = trainer(em, max_epochs=200)
+    run.fit(module, datamodule=ArrayDataModule(x, batch_size=20))
+    result = fit_em(started(x, priors="niw"), x, initializer=None, max_iter=200, tol=1e-6)
     # The callback's last pass does its M-step; the plain loop stops before it.
     assert result.converged
+    assert em.converged
     assert run.current_epoch == result.num_iterations + 1
     assert 3 < run.current_epoch < 200
+    with pytest.raises(InvalidArgumentError, match="tol must be a finite number >= 0"):
+        EMCallback(tol=-1.0)
 
 
 # -- what EM cannot use -----------------------------------------------------------------------

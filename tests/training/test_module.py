@@ -175,7 +175,7 @@ def test_a_plain_loader_tells_the_number_of_rows(x: Tensor) -> None:
 
 def resolved(x: Tensor) -> tuple[Any, int]:
     """What a prior takes from the data."""
-    from gmm_lightning.statistics import DataMoments
+    from gmm_lightning.priors import DataMoments
 
     return DataMoments(x.mean(0), torch.cov(x.T, correction=0).unsqueeze(0)), 3
 

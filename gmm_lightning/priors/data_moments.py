@@ -1,0 +1,53 @@
+"""What priors take from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.statistics import Moments, SufficientStatistics
+
+
+@dataclass(frozen=True)
+class DataMoments:
+    """Mean and covariance of the data, for scale-aware defaults.
+
+    Attributes:
+        mean: weighted mean, `(*B, D)`.
+        covariance: weighted covariance in the family's form, `(*B, 1, ...)`.
+        center: medians of the features, `(*B, D)`; None: use the mean.
+        target: a typical covariance of a component, `(*B, 1, ...)`; None: use the covariance.
+        strength: rows that the target is worth, `(*B, 1)`; None: use one row.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    center: Tensor | None = None
+    target: Tensor | None = None
+    strength: Tensor | None = None
+
+    def select(self, index: Tensor) -> DataMoments:
+        """The moments of some mixtures along the first axis of a batch."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return DataMoments(**{n: None if v is None else v[index] for n, v in parts.items()})
+
+    @staticmethod
+    def concatenate(parts: Sequence[DataMoments]) -> DataMoments:
+        """The moments of several batches of mixtures, along the first axis."""
+        joined = {}
+        for f in fields(parts[0]):
+            values = [getattr(part, f.name) for part in parts]
+            joined[f.name] = None if values[0] is None else torch.cat(values)
+        return DataMoments(**joined)
+
+    @classmethod
+    def from_statistics(cls, stats: SufficientStatistics, covariance: Covariance) -> DataMoments:
+        """The moments from the statistics of one component that holds every row."""
+        moments = Moments.from_statistics(stats, covariance)
+        total = stats.total_weight.reshape(*stats.total_weight.shape, 1)
+        tail = moments.scatter.dim() - total.dim()
+        return cls(moments.means.squeeze(-2), moments.scatter / total[(..., *[None] * tail)])
