@@ -97,14 +97,10 @@ class KMeans(LabelInitializer):
         )
         best = torch.cat(inertia).view(num_starts, self.num_starts).argmin(-1)
         best += self.num_starts * torch.arange(num_starts, device=best.device)
-        return self._without_stray_rows(torch.cat(labels)[best], rows, num_components, generator)
+        return self._without_stray_rows(torch.cat(labels)[best], rows, num_components)
 
     def _without_stray_rows(
-        self,
-        labels: Tensor,
-        rows: DistanceTable,
-        num_components: int,
-        generator: Generator | None,
+        self, labels: Tensor, rows: DistanceTable, num_components: int
     ) -> Tensor:
         """Labels `(R, N)` in which no cluster is a handful of rows far away from the others.
 
@@ -125,6 +121,8 @@ class KMeans(LabelInitializer):
             if int(near.sum()) < num_components:
                 continue
             some = DistanceTable(rows.x[near], rows.weight[near])
+            # Seeds of its own: the other starts draw what they would without it.
+            generator = Generator(rows.x.device).manual_seed(0)
             seeds = kmeans_plus_plus_seeds(some, num_components, 1, generator)
             found = lloyd(some, seeds, self.max_iter, self.tol)[0]
             sums = some.sums(found, num_components)
