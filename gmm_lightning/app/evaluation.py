@@ -104,6 +104,7 @@ def evaluate_rows(module: GMMModule, rows: RowSource) -> tuple[dict[str, Any], L
         "num_rows": row,
         **({"total_weight": n} if rows.weighted else {}),
         "num_features": layer.num_features,
+        "num_constant_features": len(layer.constant_features),
         "num_components": layer.num_components,
         "num_free_parameters": p,
         **({name: float(label_agreement(pairs, name)) for name in _SCORES} if len(pairs) else {}),

@@ -104,6 +104,15 @@ def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | N
                     f"resume={config.paths.output_dir}",
                     callback.signum,
                 )
+    constant = [data.columns[d] for d in module.layer.constant_features]
+    if constant and trainer.is_global_zero:
+        log.warning(
+            "constant, so that likelihoods and criteria are those of the other columns: %s; %d of "
+            "%d features count",
+            ", ".join(constant),
+            len(data.columns) - len(constant),
+            len(data.columns),
+        )
     if len(objectives) > 1 and objectives[-1] < objectives[-2]:
         log.warning(
             "gradient descent ended below EM, at an objective of %.6f after %.6f: lower "

@@ -12,7 +12,13 @@ from __future__ import annotations
 
 from gmm_lightning.em.acceleration import Accelerator, Anderson, Squarem
 from gmm_lightning.em.classifier import ClassifierResult, fit_classifier
-from gmm_lightning.em.collapse import Collapsed, CollapseEvent, collapse_error, new_events
+from gmm_lightning.em.collapse import (
+    Collapsed,
+    CollapseEvent,
+    ConstantFeature,
+    collapse_error,
+    new_events,
+)
 from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.fit import fit_em
 from gmm_lightning.em.initialization import initialize_layer, resolve_priors
@@ -45,6 +51,7 @@ __all__ = [
     "CollapseEvent",
     "CollapsePolicy",
     "Collapsed",
+    "ConstantFeature",
     "DataScale",
     "EMResult",
     "Floor",

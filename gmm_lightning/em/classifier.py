@@ -11,7 +11,9 @@ from torch import Generator, Size, Tensor
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.em.class_rows import ClassGroup, ClassRows, group_by_length
+from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.covariance_target import with_targets
+from gmm_lightning.em.degenerate import regular_objectives
 from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.initialization import initialize, is_resolved
 from gmm_lightning.em.local_scale import local_scale
@@ -170,11 +172,14 @@ class _ClassFitter:
         e_step = _ClassEStep(group, model, self.chunk_size)
         updater = MonotoneUpdater("squarem")
         state = run_em(e_step, model, start, self.options, updater, progress.update)
-        best, finals = best_runs(state, size)
-        found = []
+        best, finals = best_runs(state, size, regular_objectives(e_step, model, state))
+        found, constant = [], layer.constant_features
         for c in range(size):
-            result = result_of(state, best[c : c + 1], Size(()), list(finals[:, c]))
-            events = [replace(e, component=e.component[1:]) for e in result.events]
+            result = result_of(state, best[c : c + 1], Size(()), list(finals[:, c]), constant)
+            events = [
+                replace(e, component=e.component[1:]) if isinstance(e, CollapseEvent) else e
+                for e in result.events
+            ]
             found.append(replace(result, events=events))
         return found, state.final.select(best)
 

@@ -17,11 +17,14 @@ from gmm_lightning.errors import CollapseError
 FLOORED, EMPTIED, RESEEDED = "floored", "emptied", "reseeded"
 
 _DESCRIPTIONS = {
-    EMPTIED: "it lost its rows and keeps weight 0 (fewer components may do)",
+    EMPTIED: (
+        "it lost its rows and keeps weight 0 (collapse=reseed moves it to rows that are explained "
+        "poorly, num_restarts=5 tries other starts)"
+    ),
     RESEEDED: "it starts anew at a poorly explained row ({volume} before)",
     FLOORED: (
-        "flat in some direction, so its covariance is held at the floor ({volume}; a prior on the "
-        "covariances, or fewer components, avoids it)"
+        "flat in some direction, so its covariance is held at the floor ({volume}; priors=niw "
+        "keeps it away from there, cov.relative_floor= moves the floor)"
     ),
 }
 
@@ -58,6 +61,27 @@ class CollapseEvent:
         volume = f"{self.count:.3g} rows, {smallest}"
         which = f"component {', '.join(map(str, self.component))}, iteration {self.iteration}"
         return f"{which}: {_DESCRIPTIONS[self.action].format(volume=volume)}"
+
+
+@dataclass(frozen=True)
+class ConstantFeature:
+    """A feature with one value in all rows.
+
+    Its density is 1 there, so that likelihoods and criteria are those without the feature.
+
+    Attributes:
+        feature: its index.
+    """
+
+    feature: int
+    iteration: int = 0
+    action: str = "constant"
+
+    def __str__(self) -> str:
+        return (
+            f"feature {self.feature} is constant: it adds nothing to likelihoods and criteria, "
+            "and may be left out"
+        )
 
 
 class Collapsed(NamedTuple):

@@ -24,6 +24,8 @@ _MAX_ROWS, _NUM_FOLDS = 1 << 13, 5
 _STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 _DIAGONAL_SHARES = (1.0, 0.5, 0.2, 0.05, 0.01, 0.001, 0.0)
 _LARGE = 128
+# The share of the weight that may lie far away from its cluster.
+_FAR = 0.005
 # The least variance of the target, in units of the squared local scale.
 _LEAST = 1e-4
 # At most so many rows for each parameter that a covariance has per feature: the clusters of
@@ -115,6 +117,9 @@ def covariance_target(
     x, place = torch.unique(x, dim=0, return_inverse=True)
     weight = torch.zeros(len(x), dtype=x.dtype).index_add(0, place, weight)
     labels = _clusters(KMeans(), x, weight, num_components, generator)
+    if num_components > 1:
+        near = _near_rows(x, weight, labels, num_components, least)
+        x, weight, labels = x[near], weight[near], labels[near]
     num_folds = min(_NUM_FOLDS, len(x))
     fold = torch.randperm(len(x), generator=generator) % num_folds
     folds = _statistics_of_folds(x, weight, labels, fold, num_components, family)
@@ -146,6 +151,21 @@ def _clusters(
     standard = centred / torch.where(scale > 0, scale, 1.0)
     num_components = min(num_components, len(x))
     return initializer.assign_many(standard, num_components, weight, 1, generator)[0]
+
+
+def _near_rows(
+    x: Tensor, weight: Tensor, labels: Tensor, num_components: int, least: Tensor
+) -> Tensor:
+    """All rows but the half percent furthest from the means of their clusters, `(N,)`.
+
+    One row far away would make a cluster's variance, and the density of left-out rows, its own.
+    """
+    share = torch.nn.functional.one_hot(labels, num_components).to(x) * weight.unsqueeze(-1)
+    means = (share.T @ x) / share.sum(0).clamp(min=1e-300).unsqueeze(-1)
+    distance = ((x - means[labels]) / least.sqrt()).square().sum(-1)
+    order = distance.argsort(descending=True)
+    far = order[weight[order].cumsum(0) <= _FAR * weight.sum()]
+    return torch.ones(len(x), dtype=torch.bool).scatter(0, far, 0)
 
 
 def _statistics_of_folds(

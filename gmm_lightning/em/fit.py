@@ -9,6 +9,7 @@ from torch import Generator
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.em.acceleration import Accelerator
+from gmm_lightning.em.degenerate import regular_objectives
 from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.initialization import (
     as_initializer,
@@ -126,6 +127,7 @@ def fit_em(
         options = replace(options, candidates=candidates)
     with EMProgress(max_iter, num_restarts, enabled=progress) as bar:
         state = run_em(e_step, model, start, options, updater, bar.update)
-    result, parameters = summarize(state, layer.batch_shape)
+    scores = regular_objectives(e_step, model, state)
+    result, parameters = summarize(state, layer.batch_shape, scores, layer.constant_features)
     parameters.write_to(layer)
     return result

@@ -18,6 +18,10 @@ from gmm_lightning.em.updater import MonotoneUpdater
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.statistics import SufficientStatistics
 
+# The best of several starts is followed to this share of the tolerance: it is the one that is
+# kept, and where it stands on a plateau others may pass it.
+_LEADERS_TOL = 0.01
+
 MStep = Callable[[MixtureModel, MixtureParameters, SufficientStatistics], MStepResult]
 
 
@@ -101,7 +105,8 @@ def _stopping(
     """The mixtures to leave: converged, out of steps, or behind other restarts, `(M,)`."""
     # After annealing, the first E-step of plain EM has another objective than the one before.
     stationary = options.schedule.is_stationary(state.iteration)
-    settled = (updater.gains.remaining <= options.tol) & stationary
+    tol = torch.where(state.leads(), _LEADERS_TOL * options.tol, options.tol)
+    settled = (updater.gains.remaining <= tol) & stationary
     state.converged[state.active] = settled
     stopped = settled | (state.iteration >= options.max_iter)
     if options.prune and stationary:

@@ -8,8 +8,9 @@ from torch import Tensor
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 
-# M-steps before a start may be given up, and between two looks at those that coincide.
-_FIRST_STEPS, _EVERY = 10, 2
+# M-steps before a start may be given up, because it is behind or because it goes where another one
+# goes, and steps between two looks at the latter.
+_FIRST_STEPS, _FIRST_TOGETHER, _EVERY = 12, 8, 1
 # What a start may still gain, in units of the estimate.
 _DOUBT = 3.0
 # Starts coincide whose weights, and means in standard deviations, differ by less.
@@ -41,7 +42,7 @@ def losing_starts(
     Example:
         >>> objective, remaining = torch.tensor([1.0, 3.0, 2.0]), torch.tensor([0.1, 0.0, 0.5])
         >>> none, index = torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.long)
-        >>> losing_starts(objective, remaining, none, index, iteration=10).tolist()
+        >>> losing_starts(objective, remaining, none, index, iteration=12).tolist()
         [True, False, False]
     """
     if iteration < _FIRST_STEPS or len(batch_index.unique()) == len(batch_index):
@@ -78,7 +79,7 @@ def coinciding_starts(
     m = parameters.num_mixtures
     repeated = torch.zeros(m, dtype=torch.bool)
     index = model.batch_index.cpu()
-    if iteration < _FIRST_STEPS or iteration % _EVERY or not 1 < m <= _MAX_COMPARED:
+    if iteration < _FIRST_TOGETHER or iteration % _EVERY or not 1 < m <= _MAX_COMPARED:
         return repeated
     mixture = model.distribution(parameters)
     weights = mixture.weights.sort(-1).values.cpu()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Size, Tensor
 
-from gmm_lightning.em.collapse import CollapseEvent
+from gmm_lightning.em.collapse import CollapseEvent, ConstantFeature
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.state import EMState
 
@@ -28,9 +28,10 @@ class EMResult:
             EM: `mean max_k log p(x, k)`).
         history: the objective before the first M-step and after each one (while it anneals: the
             free energy).
-        events: components that had to be repaired.
+        events: components that had to be repaired, and features that are constant.
         degenerate: components at the floor, or of fewer than `D + 1` rows, as indices like those
             of events: they can have any likelihood.
+        constant_features: indices of the features with one value in all rows.
         num_restarts: starts that were not given up by the policy, pruned ones included.
         restart_objectives: the last objective of each of them, in the order they were drawn.
     """
@@ -41,23 +42,27 @@ class EMResult:
     objective: Value
     log_likelihood: Value
     history: list[Value]
-    events: list[CollapseEvent]
+    events: list[CollapseEvent | ConstantFeature]
     degenerate: list[tuple[int, ...]]
+    constant_features: list[int]
     num_restarts: int
     restart_objectives: list[Value]
 
 
-def summarize(state: EMState, batch_shape: Size) -> tuple[EMResult, MixtureParameters]:
+def summarize(
+    state: EMState, batch_shape: Size, scores: Tensor, constant: list[int]
+) -> tuple[EMResult, MixtureParameters]:
     """The result over all starts, and the best parameters of each mixture of a batch.
 
     Raises:
         CollapseError: every start of some mixture was given up.
     """
-    best, finals = best_runs(state, batch_shape.numel())
-    return result_of(state, best, batch_shape, list(finals)), state.final.select(best)
+    best, finals = best_runs(state, batch_shape.numel(), scores)
+    result = result_of(state, best, batch_shape, list(finals), constant)
+    return result, state.final.select(best)
 
 
-def best_runs(state: EMState, size: int) -> tuple[Tensor, Tensor]:
+def best_runs(state: EMState, size: int, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Indices `(size,)` of the best start of each mixture, and final objectives `(R, size)`.
 
     The objective of a start that was given up is -inf. Where a projection ties the mixtures of a
@@ -77,17 +82,19 @@ def best_runs(state: EMState, size: int) -> tuple[Tensor, Tensor]:
     lost = (finals == -torch.inf).all(0)
     if bool(lost.any()):
         raise next(state.failures[run] for run in sorted(state.failures))
-    # A degenerate start can have any likelihood: a proper maximum comes before it.
-    proper = ~state.degenerate.any(-1).view(-1, size) & (finals > -torch.inf)
-    if coupled:
-        proper = proper.all(-1, keepdim=True).expand_as(finals)
-    ranked = torch.where(proper | ~proper.any(0), finals, -torch.inf)
+    # A degenerate start can have any likelihood: scores leave out what it gains by that.
+    ranked = torch.where(finals > -torch.inf, scores.view(-1, size), -torch.inf)
+    ranked = torch.where((ranked > -torch.inf).any(0), ranked, finals)
     best = ranked.sum(-1).argmax() if coupled else ranked.argmax(0)
     return best * size + torch.arange(size), finals
 
 
 def result_of(
-    state: EMState, runs: Tensor, batch_shape: Size, restart_objectives: list[Tensor]
+    state: EMState,
+    runs: Tensor,
+    batch_shape: Size,
+    restart_objectives: list[Tensor],
+    constant: list[int],
 ) -> EMResult:
     """The result of one run for each mixture of a batch.
 
@@ -96,6 +103,7 @@ def result_of(
         runs: indices of the runs, one for each mixture.
         batch_shape: B.
         restart_objectives: final objectives of each start, -inf where it was given up.
+        constant: indices of constant features.
     """
 
     def value(each: Tensor) -> Value:
@@ -103,6 +111,7 @@ def result_of(
 
     num_steps = int(state.num_steps[runs].max())
     events = [event for run in runs.tolist() for event in state.events.get(run, [])]
+    events.sort(key=lambda event: event.iteration)
     kept = [each for each in restart_objectives if bool((each > -torch.inf).any())]
     return EMResult(
         converged=bool(state.converged[runs].all()),
@@ -112,7 +121,11 @@ def result_of(
         log_likelihood=value(state.log_likelihood[runs]),
         history=[value(objective[runs]) for objective in state.history[: num_steps + 1]],
         degenerate=_degenerate(state, runs, batch_shape),
-        events=sorted(events, key=lambda event: event.iteration),
+        constant_features=constant,
+        events=[
+            *sorted(events, key=lambda event: event.iteration),
+            *map(ConstantFeature, constant),
+        ],
         num_restarts=len(kept),
         restart_objectives=[value(each) for each in kept],
     )

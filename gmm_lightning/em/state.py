@@ -101,6 +101,15 @@ class EMState:
         self.log_likelihood[self.active] = (stats.log_likelihood / stats.total_weight).cpu()
         self.degenerate[self.active] = self._floored | self.model.has_few_rows(stats.counts).cpu()
 
+    def leads(self) -> Tensor:
+        """Which of the active mixtures is the best of several starts so far, `(M,)`."""
+        size = self.model.batch_shape.numel()
+        everything = self.history[-1].nan_to_num(nan=-torch.inf)
+        if len(everything) == size:
+            return torch.zeros_like(self.moved)
+        best = everything.view(-1, size).amax(0)
+        return everything[self.active] >= best[self.active % size]
+
     def advance(self, step: MStepResult, options: EMOptions) -> Tensor:
         """Take over an M-step and treat its collapses; returns the mixtures to give up, `(M,)`.
 

@@ -23,8 +23,8 @@ class Mixed(Initializer):
     earlier one is replaced by random rows.
 
     Args:
-        initializers: in turn; None: k-means, random rows, k-means++, random rows, k-means of
-            whitened rows, random rows.
+        initializers: in turn; None: k-means, random rows, k-means++, k-means of whitened
+            rows, k-means++, random rows.
 
     Raises:
         InvalidArgumentError: an empty list.
@@ -42,8 +42,8 @@ class Mixed(Initializer):
             KMeans(),
             RandomFromData(),
             KMeansPlusPlus(),
-            RandomFromData(),
             KMeans(whiten=True),
+            KMeansPlusPlus(),
             RandomFromData(),
         )
         self.initializers = tuple(usual if initializers is None else initializers)

@@ -79,7 +79,7 @@ def looped(
 
 
 def assert_as_a_loop(make: Any, x: Tensor, **options: Any) -> None:
-    options = {"initializer": "random_from_data", "max_iter": 12, "tol": 1e-4} | options
+    options = {"initializer": "random_from_data", "max_iter": 12, "tol": 0.0} | options
     finals, best, place = looped(make, x, Generator(x.device).manual_seed(7), **options)
     layer = make()
     result = fit_em(
@@ -216,19 +216,19 @@ def test_each_mixture_keeps_the_starts_that_may_still_win() -> None:
     remaining = torch.tensor([[torch.inf, 0.0], [0.5, 0.1], [0.1, 0.1], [0.0, 3.0]])
     batch_index, proper = torch.arange(2).repeat(4), torch.zeros(4, 2, dtype=torch.bool)
 
-    def lost(degenerate: Tensor, iteration: int = 10) -> list[list[bool]]:
+    def lost(degenerate: Tensor, iteration: int = 12) -> list[list[bool]]:
         flat = objective.flatten(), remaining.flatten(), degenerate.flatten()
         return losing_starts(*flat, batch_index, iteration).view(4, 2).tolist()
 
     # Of the first mixture start 0 may gain anything; of the second, start 3 three times 3.
     assert lost(proper) == [[False, False], [True, True], [False, True], [False, False]]
-    assert not torch.tensor(lost(proper, 9)).any()
+    assert not torch.tensor(lost(proper, 11)).any()
     # The best start of the second mixture is degenerate: the others are measured by 2.
     spike = proper.clone()
     spike[0, 1] = True
     assert lost(spike) == [[False, False], [True, True], [False, True], [False, False]]
     alone = torch.tensor([0])
-    assert not losing_starts(objective[0, :1], remaining[:1, 1], proper[0, :1], alone, 10).any()
+    assert not losing_starts(objective[0, :1], remaining[:1, 1], proper[0, :1], alone, 12).any()
 
 
 def test_starts_that_coincide_are_followed_once() -> None:
@@ -241,7 +241,7 @@ def test_starts_that_coincide_are_followed_once() -> None:
     # Start 1 is a hair better than start 0; start 2 is not as high, start 3 is elsewhere.
     found = coinciding_starts(model, same, objective, remaining, 10)
     assert found.tolist() == [True, False, False, False]
-    assert not coinciding_starts(model, same, objective, remaining, 11).any()
+    assert not coinciding_starts(model, same, objective, remaining, 7).any()
 
 
 def test_pruning_and_annealing_do_not_meet(generator: Generator) -> None:
