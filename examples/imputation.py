@@ -45,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> Reporter:
     mean, std = x[:num_train].mean(0), x[:num_train].std(0)
     train, test = ((x - mean) / std).tensor_split([num_train])
     num_features = len(data.columns)
+    missing = torch.rand(test.shape, generator=generator, dtype=test.dtype)
+    missing = missing < options.missing_fraction
+    if not missing.any(0).all():
+        parser.error("--missing-fraction leaves a column complete; expected a larger fraction")
 
     mixture = GMMLayer(num_features, options.num_components, "full", "niw", dtype=torch.float64)
     fit_em(mixture, train, num_restarts=5, tol=1e-6, max_iter=500, generator=generator)
@@ -52,10 +56,6 @@ def main(argv: Sequence[str] | None = None) -> Reporter:
     gaussian = GMMLayer(num_features, 1, dtype=torch.float64)
     fit_em(gaussian, train)
 
-    missing = torch.rand(test.shape, generator=generator, dtype=test.dtype)
-    missing = missing < options.missing_fraction
-    if not missing.any(0).all():
-        parser.error("--missing-fraction leaves a column complete; expected a larger fraction")
     incomplete = torch.where(missing, torch.nan, test)
     with torch.no_grad():
         imputed = {

@@ -2,8 +2,9 @@
 
 Read in this order: `parameters` and `model` (what EM works on), `responsibilities`, `plan`,
 `workspace`, the two kernels, `pooled` and `expectation` (which chooses), `collapse`, `data_scale`,
-`maximization`, `policy`, `reseed`, `policies`, `acceleration`, `updater`, `restarts`, `state` and
-`loop` (the algorithm), `result`, `assignment`, `initialization`, `progress`, `fit`. For layers one
+`local_scale`, `maximization`, `policy`, `reseed`, `policies`, `acceleration`, `convergence`,
+`updater`, `restarts`, `state` and `loop` (the algorithm), `degenerate`, `result`, `assignment`,
+`covariance_target`, `initialization`, `progress`, `fit`. For layers one
 step at a time: `steps`, `stepwise`; for a classifier: `class_rows`, `classifier`; a projection:
 `shrinkage`.
 """

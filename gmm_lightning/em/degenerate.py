@@ -16,8 +16,8 @@ from gmm_lightning.linalg import unsqueeze_like
 def regular_objectives(e_step: EStep, model: MixtureModel, state: EMState) -> Tensor:
     """The final objective of every start without what degenerate components gain, `(R,)`.
 
-    A component on a few rows gains without bound as its covariance shrinks. It is given the
-    covariance within the other components instead, and the objective is taken anew: so a start
+    A component on a few rows gains without bound as its covariance shrinks. The covariance within
+    the other components is added to it, and the objective is taken anew: so a start
     that puts a row far away into a component of its own can be the best one, and one that has
     found three rows in a line is not.
 
@@ -43,7 +43,7 @@ def regular_objectives(e_step: EStep, model: MixtureModel, state: EMState) -> Te
 def _with_pooled_scale(
     model: MixtureModel, parameters: MixtureParameters, degenerate: Tensor
 ) -> MixtureParameters:
-    """The parameters with the pooled covariance of the others in degenerate components."""
+    """The parameters with the pooled covariance of the others added to degenerate components."""
     family, d = model.family, parameters.means.shape[-1]
     mixture, scale = model.distribution(parameters), model.scale(parameters)
     own = family.project(family.covariance_matrix(scale, d))
@@ -53,6 +53,6 @@ def _with_pooled_scale(
     pooled = pooled / unsqueeze_like(total.clamp(min=1e-300), pooled)
     whole = family.project(mixture.covariance_matrix).unsqueeze(1)
     pooled = torch.where(unsqueeze_like(total, pooled) > 0, pooled, whole)
-    raw = family.raw(family.estimate(pooled, pooled.new_ones(len(pooled), 1)))
+    raw = family.raw(family.estimate(own + pooled, torch.ones_like(proper)))
     where = unsqueeze_like(degenerate.to(raw.device), parameters.raw_scale)
     return parameters._replace(raw_scale=torch.where(where, raw, parameters.raw_scale))

@@ -112,10 +112,11 @@ def _stopping(
     if options.prune and stationary:
         index, remaining = state.model.batch_index.cpu(), updater.gains.remaining
         degenerate = state.degenerate[state.active].any(-1)
-        at = state.iteration
-        stopped = stopped | losing_starts(objective.cpu(), remaining, degenerate, index, at)
+        objective, at = objective.cpu(), state.iteration
+        number = len(state.converged) // state.model.batch_shape.numel()
+        stopped = stopped | losing_starts(objective, remaining, degenerate, index, at, number)
         stopped = stopped | coinciding_starts(
-            state.model, state.parameters, objective.cpu(), remaining, at
+            state.model, state.parameters, objective, remaining, at
         )
     return stopped
 

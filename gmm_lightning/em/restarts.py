@@ -5,22 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 
-# M-steps before a start may be given up, because it is behind or because it goes where another one
-# goes, and steps between two looks at the latter.
-_FIRST_STEPS, _FIRST_TOGETHER, _EVERY = 12, 8, 1
+# M-steps before a start may be given up: because it goes where another one goes, and because it is
+# behind, with one more for each of so many starts: who asks for many wants the rare ones too.
+_FIRST_STEPS, _STARTS_PER_STEP = 8, 5
 # What a start may still gain, in units of the estimate.
 _DOUBT = 3.0
-# Starts coincide whose weights, and means in standard deviations, differ by less.
-_SAME_WEIGHTS, _SAME_MEANS = 0.005, 0.02
+# Starts coincide whose weights, and means in units of the local scale, differ by less.
+_SAME_WEIGHTS, _SAME_MEANS = 0.005, 0.2
 # More mixtures are not compared with each other.
 _MAX_COMPARED = 512
 
 
 def losing_starts(
-    objective: Tensor, remaining: Tensor, degenerate: Tensor, batch_index: Tensor, iteration: int
+    objective: Tensor,
+    remaining: Tensor,
+    degenerate: Tensor,
+    batch_index: Tensor,
+    iteration: int,
+    num_starts: int,
 ) -> Tensor:
     """Starts that will not reach what another start of their mixture has reached, `(M,)`.
 
@@ -34,6 +40,7 @@ def losing_starts(
         degenerate: which of them have a degenerate component, `(M,)`.
         batch_index: which mixture of a batch each of them is a start of, `(M,)`.
         iteration: M-steps done.
+        num_starts: of each mixture, at first.
 
     References:
         C. Biernacki, G. Celeux, G. Govaert (2003), Choosing starting values for the EM algorithm
@@ -42,10 +49,11 @@ def losing_starts(
     Example:
         >>> objective, remaining = torch.tensor([1.0, 3.0, 2.0]), torch.tensor([0.1, 0.0, 0.5])
         >>> none, index = torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.long)
-        >>> losing_starts(objective, remaining, none, index, iteration=12).tolist()
+        >>> losing_starts(objective, remaining, none, index, 10, num_starts=10).tolist()
         [True, False, False]
     """
-    if iteration < _FIRST_STEPS or len(batch_index.unique()) == len(batch_index):
+    first = _FIRST_STEPS + num_starts // _STARTS_PER_STEP
+    if iteration < first or len(batch_index.unique()) == len(batch_index):
         return torch.zeros(len(objective), dtype=torch.bool)
     number = int(batch_index.max()) + 1
     best = torch.full((number,), -torch.inf, dtype=objective.dtype)
@@ -79,11 +87,13 @@ def coinciding_starts(
     m = parameters.num_mixtures
     repeated = torch.zeros(m, dtype=torch.bool)
     index = model.batch_index.cpu()
-    if iteration < _FIRST_TOGETHER or iteration % _EVERY or not 1 < m <= _MAX_COMPARED:
+    if iteration < _FIRST_STEPS or not 1 < m <= _MAX_COMPARED:
         return repeated
     mixture = model.distribution(parameters)
     weights = mixture.weights.sort(-1).values.cpu()
-    means = (parameters.means / mixture.variance.sqrt().unsqueeze(-2)).sort(-2).values.cpu()
+    # Rows far away have no say in what is the same place.
+    unit = DataScale.of(mixture.variance, model.local_scale).unit.sqrt().unsqueeze(-2)
+    means = (parameters.means / unit).sort(-2).values.cpu()
     order = objective.argsort(descending=True, stable=True)
     allowed = (remaining.unsqueeze(1) + remaining).clamp(min=1e-10)
     near = (objective.unsqueeze(1) - objective).abs() <= allowed

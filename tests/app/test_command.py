@@ -18,6 +18,7 @@ from support.random_layers import FAMILIES
 
 from gmm_lightning import GMMLayer
 from gmm_lightning.app.command import run as run_command
+from gmm_lightning.app.preflight import _spell_out
 from gmm_lightning.datasets import names
 from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, InitializeCallback
 
@@ -309,3 +310,19 @@ def test_help_names_the_groups_and_loads_nothing_heavy(tmp_path: Path) -> None:
         assert group in done.stdout
     assert "gmm-train cov=diag priors=niw trainer.devices=2" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("cov.relative_floor=1e-9", "model.layer.covariance.relative_floor=1e-9"),
+        ("priors.niw.df=5", "model.layer.priors.niw.df=5"),
+        ("+init.num_starts=2", "+callbacks.initialize.initializer.num_starts=2"),
+        ("optimizer.lr=0.1", "model.optimizer.lr=0.1"),
+        ("fit.tol=0", "fit.tol=0"),
+        ("cov=full", "cov=full"),
+        ("data.path=cov.csv", "data.path=cov.csv"),
+    ],
+)
+def test_a_group_stands_for_the_path_that_it_fills(typed: str, meant: str) -> None:
+    assert _spell_out(typed) == meant

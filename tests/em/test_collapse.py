@@ -124,7 +124,7 @@ def test_the_policy_to_raise(family: str, generator: torch.Generator) -> None:
     if layer.covariance.tied:
         fit_em(layer, x, initializer=labels, collapse="raise")
         return
-    with pytest.raises(CollapseError, match=r"component 0.*prior on the covariances"):
+    with pytest.raises(CollapseError, match=r"component 0.*priors=niw keeps it away"):
         fit_em(layer, x, initializer=labels, collapse="raise")
     # With restarts, the starts that survive decide; where none does, it raises.
     with pytest.raises(CollapseError, match="held at the floor"):
