@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from gmm_lightning.app.configs import config_dir
 from gmm_lightning.app.preflight import check_command_line
-from gmm_lightning.app.processes import Interrupted, rank_from_environment
+from gmm_lightning.app.processes import Interrupted, discard_unstarted_run, rank_from_environment
 from gmm_lightning.errors import GMMError
 
 # Messages of gloo and NCCL when another process has ended.
@@ -52,7 +49,7 @@ def run(name: str) -> None:
             if reason is None:
                 raise
             if name == "train":
-                _discard_unstarted_run(started)
+                discard_unstarted_run(started)
             _fail(name, reason)
 
     hydra.main(version_base="1.3", config_path=config_dir(), config_name=name)(guarded)()
@@ -90,28 +87,3 @@ def _fail(name: str, reason: BaseException) -> NoReturn:
         sentence += " (on the processor: trainer.accelerator=cpu)"
     sys.stdout.flush()
     raise SystemExit(f"gmm-{name}: {sentence}")
-
-
-def _discard_unstarted_run(since: float) -> None:
-    """Remove the folder of a run that failed before its first batch.
-
-    Training makes the folder of checkpoints when it starts; until then there are only the
-    settings, an empty log and the loggers' headers. A folder that holds anything older than the
-    command, which began at the time `since`, belongs to the user and is not touched.
-    """
-    config = HydraConfig.get()
-    folder = Path(config.runtime.output_dir)
-    started = (folder / "checkpoints").exists() or (folder / "metrics.json").exists()
-    older = any(path.lstat().st_mtime < since - 0.1 for path in folder.rglob("*"))
-    if rank_from_environment() > 0 or started or older:
-        return
-    for name in (".hydra", "tensorboard", "csv"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for log in folder.glob(f"{config.job.name}*.log"):
-        log.unlink()
-    here = Path(config.runtime.cwd)
-    for empty in (folder, *(p for p in folder.parents if here in p.parents)):
-        try:
-            empty.rmdir()
-        except OSError:
-            return

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -74,3 +76,28 @@ def leave_group() -> None:
     if not started_from_outside() and rank_from_environment() == 0:
         for name in _LAUNCHED:
             os.environ.pop(name, None)
+
+
+def discard_unstarted_run(since: float) -> None:
+    """Remove the folder of a run that failed before its first batch.
+
+    Training makes the folder of checkpoints when it starts; until then there are only the
+    settings, an empty log and the loggers' headers. A folder that holds anything older than the
+    command, which began at the time `since`, belongs to the user and is not touched.
+    """
+    config = HydraConfig.get()
+    folder = Path(config.runtime.output_dir)
+    started = (folder / "checkpoints").exists() or (folder / "metrics.json").exists()
+    older = any(path.lstat().st_mtime < since - 0.1 for path in folder.rglob("*"))
+    if rank_from_environment() > 0 or started or older:
+        return
+    for name in (".hydra", "tensorboard", "csv"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for log in folder.glob(f"{config.job.name}*.log"):
+        log.unlink()
+    here = Path(config.runtime.cwd)
+    for empty in (folder, *(p for p in folder.parents if here in p.parents)):
+        try:
+            empty.rmdir()
+        except OSError:
+            return

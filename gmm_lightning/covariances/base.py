@@ -224,19 +224,9 @@ class Covariance(ABC):
         own = self.variances(scatter, unit.shape[-1]) / dof.unsqueeze(-1)
         rounding = max(_ROUNDING * eps, _LEAST)
         own = self._unless_regularized(rounding) * own.clamp(min=0)
-        bound = torch.maximum(share, own)
         if scale is None:
-            return bound
-        factor, lowered = self.scale_tril(scale.to(own), own.shape[-1]), torch.ones_like(dof)
-        for _ in range(_LOWERINGS):
-            deviations = torch.where(bound > 0, bound, torch.inf).sqrt().unsqueeze(-1)
-            least = torch.linalg.svdvals(factor / deviations)[..., -1].square()
-            if bool((least >= 1 - 1e-6).all()):
-                return bound
-            lowered = (lowered * least.clamp(max=1.0)).clamp(min=1 / 16)
-            bound = torch.maximum(share, lowered.unsqueeze(-1) * own)
-        lowered = torch.where(least >= 1 - 1e-6, lowered, 1 / 16)
-        return torch.maximum(share, lowered.unsqueeze(-1) * own)
+            return torch.maximum(share, own)
+        return _satisfied_bound(share, own, self.scale_tril(scale.to(own), own.shape[-1]))
 
     def _unless_regularized(self, least: float) -> float:
         """A floor; with `reg_covar` at most 1e-14, so that results are those of scikit-learn."""
@@ -280,3 +270,16 @@ class Covariance(ABC):
     def config(self) -> dict[str, Any]:
         """Constructor arguments as primitives."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def _satisfied_bound(share: Tensor, own: Tensor, factor: Tensor) -> Tensor:
+    """`max(share, t own)` with a t in [1/16, 1] for which covariances `L L'` satisfy it."""
+    lowered, bound = torch.ones_like(own[..., :1]), torch.maximum(share, own)
+    for _ in range(_LOWERINGS):
+        deviations = torch.where(bound > 0, bound, torch.inf).sqrt().unsqueeze(-1)
+        least = torch.linalg.svdvals(factor / deviations)[..., -1:].square()
+        if bool((least >= 1 - 1e-6).all()):
+            return bound
+        lowered = (lowered * least.clamp(max=1.0)).clamp(min=1 / 16)
+        bound = torch.maximum(share, lowered * own)
+    return torch.maximum(share, own / 16)

@@ -219,7 +219,7 @@ def _resolve(layer: GMMLayer, groups: Sequence[ClassGroup]) -> None:
             moments = with_targets(moments, group.source, scale, k, layer.covariance)
         parts.append(moments)
     order = torch.cat([group.classes for group in groups]).argsort()
-    moments = DataMoments.concatenate(parts).select(order)
+    moments = DataMoments.concatenate(parts, order)
     for prior in layer.all_priors:
         prior.resolve(moments, layer.num_components)
 

@@ -55,7 +55,7 @@ def narrowest_windows(x: Tensor, weight: Tensor | None = None) -> Tensor:
         tensor([1.])
     """
     if weight is not None:
-        weight, _ = torch.broadcast_tensors(weight.to(x), x[..., 0])
+        weight = weight.to(x).expand(torch.broadcast_shapes(weight.shape, x.shape[:-1]))
         x = x.expand(*weight.shape, x.shape[-1])
     n, shape = len(x), x.shape[1:]
     values, order = x.reshape(n, -1).T.sort(-1)

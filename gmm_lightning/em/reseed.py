@@ -21,13 +21,12 @@ from gmm_lightning.linalg import accumulator_dtype
 class Reseed(CollapsePolicy):
     """Move a collapsed component to a row that the mixture explains poorly.
 
-    It gets the covariance of the whole mixture divided by `K^(2/D)` and the average weight. The
-    objective may fall when it moves; EM goes on from there. A shared covariance at the floor is
-    left there, and so is a component of a mixture without candidates.
+    It gets the covariance of the whole mixture divided by `K^(2/D)` and the average weight; the
+    objective may fall. A shared covariance at the floor, and a mixture without candidates, stay.
 
     Args:
         max_reseeds: how often one component may move before it is left at the floor.
-        candidates: number of rows of the data from which the new mean is drawn.
+        candidates: rows of the data from which the new mean is drawn.
         poor_fraction: share of them, by density, that counts as poorly explained.
 
     Raises:
@@ -61,8 +60,7 @@ class Reseed(CollapsePolicy):
     ) -> Repair:
         """See `CollapsePolicy.handle`."""
         assert candidates is not None
-        _, k, d = parameters.means.shape
-        tied = model.family.tied
+        (_, k, d), tied = parameters.means.shape, model.family.tied
         wanted = collapsed.emptied if tied else collapsed.floored | collapsed.emptied
         rows, generator = candidates
         counted = torch.ones(rows.num_rows, len(model.batch_index), dtype=torch.bool)
@@ -70,9 +68,8 @@ class Reseed(CollapsePolicy):
             counted = (model.per_mixture(rows.weight) > 0).cpu()
         wanted = wanted & (num_reseeds < self.max_reseeds)
         wanted = wanted & (wanted.cumsum(-1) <= counted.sum(0).unsqueeze(-1).to(wanted.device))
-        failed = torch.zeros_like(wanted[:, 0])
         if k == 1 or not bool(wanted.any()):
-            return Repair(parameters, torch.zeros_like(wanted), failed)
+            return Repair(parameters, torch.zeros_like(wanted), wanted.new_zeros(len(wanted)))
         x = model.per_mixture(rows.x.to(parameters.means))
         log_prob = model.distribution(parameters).log_prob(x).cpu()
         weights = parameters.mixture_logits.softmax(-1)
@@ -90,7 +87,7 @@ class Reseed(CollapsePolicy):
             if new_scale is not None:
                 scale[m, component] = new_scale[m, 0]
         moved = model.from_constrained(weights, means, scale, parameters.means.dtype)
-        return Repair(moved, wanted, failed)
+        return Repair(moved, wanted, wanted.new_zeros(len(wanted)))
 
 
 def _whole_scale(model: MixtureModel, parameters: MixtureParameters, factor: float) -> Tensor:
@@ -104,11 +101,10 @@ def _whole_scale(model: MixtureModel, parameters: MixtureParameters, factor: flo
         DataScale.of(mixture.variance, model.local_scale).unit,
     )
     bound = model.family.variance_floor(whole, dof, unit, torch.finfo(whole.dtype).eps)
-    # Rows far away make it as good as singular.
     whole, _ = model.family.floor(whole, dof, bound)
     return model.family.estimate(whole, dof).to(parameters.means)
 
 
 def _draw(count: int, generator: Generator | None) -> int:
-    device = generator.device if generator is not None else None
+    device = getattr(generator, "device", None)
     return int(torch.randint(count, (), generator=generator, device=device))

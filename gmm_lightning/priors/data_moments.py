@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,18 +31,13 @@ class DataMoments:
     target: Tensor | None = None
     strength: Tensor | None = None
 
-    def select(self, index: Tensor) -> DataMoments:
-        """The moments of some mixtures along the first axis of a batch."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return DataMoments(**{n: None if v is None else v[index] for n, v in parts.items()})
-
     @staticmethod
-    def concatenate(parts: Sequence[DataMoments]) -> DataMoments:
-        """The moments of several batches of mixtures, along the first axis."""
-        joined = {}
-        for f in fields(parts[0]):
+    def concatenate(parts: Sequence[DataMoments], order: Tensor) -> DataMoments:
+        """The moments of several batches of mixtures `(B)` as one, in another order."""
+        joined: dict[str, Any] = {}
+        for f in fields(DataMoments):
             values = [getattr(part, f.name) for part in parts]
-            joined[f.name] = None if values[0] is None else torch.cat(values)
+            joined[f.name] = None if values[0] is None else torch.cat(values)[order]
         return DataMoments(**joined)
 
     @classmethod

@@ -59,8 +59,8 @@ class NormalMeans(Prior):
 
     def resolve(self, data: DataMoments, num_components: int) -> None:
         # Of one component the mode is the mean, however many rows are far away.
-        use_mean = num_components == 1 or data.center is None
-        self._set_default("loc", (data.mean if use_mean else data.center).unsqueeze(-2))
+        center = data.mean if num_components == 1 or data.center is None else data.center
+        self._set_default("loc", center.unsqueeze(-2))
 
     def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
         self.require_resolved()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,8 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_integer
-from gmm_lightning.distributions.truncation.envelopes import (
-    Envelope,
-    GaussianComponent,
-    unrestricted_envelope,
-)
+from gmm_lightning.distributions.truncation.envelopes import Envelope, GaussianComponent
+from gmm_lightning.distributions.truncation.envelopes import unrestricted_envelope as _unrestricted
 from gmm_lightning.errors import InvalidArgumentError
 
 
@@ -45,7 +41,7 @@ class EuclideanRegion(ABC):
 
     def envelopes(self, components: Sequence[GaussianComponent]) -> list[Envelope]:
         """An envelope for each component; by default the component itself."""
-        return [unrestricted_envelope(component) for component in components]
+        return [_unrestricted(component) for component in components]
 
     def project(self, dims: Sequence[int], num_features: int) -> EuclideanRegion:
         """The projection onto the features `dims`: their values in rows of the region.
@@ -63,14 +59,13 @@ class EuclideanRegion(ABC):
 
     def bounds(self, num_features: int) -> tuple[Tensor, Tensor]:
         """Least and largest value of each feature, `(D,)`; infinite where unknown."""
-        ends = torch.full((num_features,), math.inf, dtype=torch.float64, device="cpu")
+        ends = torch.full((num_features,), torch.inf, dtype=torch.float64, device="cpu")
         return -ends, ends
 
     def outline(self, window: Tensor) -> Tensor | None:
         """Corners `(V, D)` in order around a convex region, or None if they are not known.
 
-        The region is of one or two features and cut to a window, `(D, 2)`: the least and largest
-        value of each.
+        The region has one or two features and is cut to a window `(D, 2)` of their values.
         """
         return None
 
@@ -81,16 +76,14 @@ class Where(EuclideanRegion):
 
     Args:
         fn: rows `(n, D)`, in the mixture's dtype, to a mask `(n,)`.
-        max_draws: draws that may be rejected, per mixture of a batch and per given component.
+        max_draws: draws that may be rejected, per mixture and given component.
 
     Raises:
         InvalidArgumentError: `fn` cannot be called, or `max_draws` is below 1.
 
     Example:
-        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
-        >>> ring = Where(lambda x: (x.norm(dim=-1) - 1).abs() < 0.1)
-        >>> bool(ring.contains(mixture.sample(5, within=ring)).all())
-        True
+        >>> Where(lambda x: x.norm(dim=-1) < 2).contains(torch.tensor([[1.0, 1.0], [2.0, 1.0]]))
+        tensor([ True, False])
     """
 
     fn: Callable[[Tensor], Tensor]
