@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 
 import torch
@@ -48,10 +49,19 @@ def _lines(finished: FinishedRun, columns: list[str]) -> list[str]:
     rows = [["component", "weight", *columns]]
     for k in mixture.weights.argsort(descending=True).tolist():
         pairs = zip(means[k].tolist(), spread[k].tolist(), strict=True)
-        cells = [f"{mean:.4g} ± {deviation:.3g}" for mean, deviation in pairs]
+        cells = [_with_spread(mean, deviation) for mean, deviation in pairs]
         rows.append([str(k), f"{float(mixture.weights[k]):.4f}", *cells])
     table = _wrapped(rows, fixed=2, width=shutil.get_terminal_size((120, 24)).columns)
     return [*head, "", *table, "mean ± standard deviation, in the units of the data"]
+
+
+def _with_spread(mean: float, deviation: float) -> str:
+    """A mean to two digits of its standard deviation: `1700000005.00 ± 0.10`."""
+    # The exponent of its first digit once it is rounded to two.
+    decimals = 1 - int(f"{deviation:.1e}"[-3:]) if 0 < deviation < math.inf else 99
+    if decimals > 9 or not abs(mean) < 1e15:
+        return f"{mean:.4g} ± {deviation:.3g}"
+    return f"{mean:.{max(0, decimals)}f} ± {deviation:.{max(0, decimals)}f}"
 
 
 def _wrapped(rows: list[list[str]], fixed: int, width: int) -> list[str]:

@@ -47,7 +47,11 @@ def assigned_statistics(
         within = family.variances(moments.scatter, whole.means.shape[-1])
         within = within / family.sum_tied(stats.counts).clamp(min=1e-300).unsqueeze(-1)
         between = (moments.means - whole.means).square()
-        if bool((between <= MAX_CANCELLATION[wide] * within).all()):
+        exact = between <= MAX_CANCELLATION[wide] * within
+        if not family.tied and whole.num_components > 1:
+            # The smallest clusters get rows of the others: see `with_pooled_rows`.
+            exact |= (stats.counts <= whole.means.shape[-1]).unsqueeze(-1)
+        if bool(exact.all()):
             return stats
     shift = _one_row_each(model, rows, whole.means)
     chunks = (

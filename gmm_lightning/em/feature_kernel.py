@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from gmm_lightning.em.careful import CarefulComponents
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import EStepPlan
@@ -54,6 +55,9 @@ def feature_statistics(
     log_likelihood = torch.zeros(m, dtype=wide, device=device)
     pools = pooled is None and model.family.tied
     num_samples, second = 0, sums.new_zeros(())
+    careful = None
+    if plan.careful is not None:
+        careful = CarefulComponents.select(model, parameters, plan.careful)
     with exact_products(device):
         for chunk in chunks:
             n = chunk.num_rows
@@ -66,6 +70,8 @@ def feature_statistics(
                 second = second + _pooled_second(model, flat - centre, weight)
             _write_features(flat, centre, matrix, into)
             into.multiply(natural, into.features, out=into.log_joint)
+            if careful is not None:
+                into.log_joint[careful.index] = careful.log_joint(flat).to(natural)
             log_joint = into.log_joint.view(m, k, n)
             if model.evidence is not None:
                 log_joint += model.log_evidence(chunk._replace(x=x), k).movedim(0, -1)
@@ -74,13 +80,16 @@ def feature_statistics(
                 resp *= weight.T.unsqueeze(-2)
                 log_prob = log_prob * weight.T
             log_likelihood += log_prob.sum(-1, dtype=wide)
+            if careful is not None:
+                careful.add(flat, resp.reshape(into.log_joint.shape)[careful.index])
             # In this order, T R', matrix products run faster than R T'.
             into.multiply(into.features, resp.reshape(into.log_joint.shape).mT, out=into.sums)
             sums += into.sums
     if pooled is not None:
         second = pooled.about(_centres(plan, parameters)[:, :1], model.family).second
     sums = sums.reshape(groups, length, columns)
-    return _to_statistics(model, parameters, plan, sums, second, log_likelihood, num_samples)
+    found = _to_statistics(model, parameters, plan, sums, second, log_likelihood, num_samples)
+    return found if careful is None else careful.into(found)
 
 
 def _rows_of_groups(model: MixtureModel, x: Tensor, groups: int) -> Tensor:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import RowSource
 
 # A window holds two shares of the rows, each of this size and number of rows at least. A single
@@ -44,6 +46,35 @@ def local_scale(source: RowSource) -> Tensor:
             low = torch.minimum(low, batch.x.double().amin(0))
             high = torch.maximum(high, batch.x.double().amax(0))
     return torch.where(scale > 0, scale, high - low)
+
+
+def require_resolution(layer: GMMLayer, source: RowSource) -> None:
+    """Refuse rows whose differences the dtype of a layer cannot hold where they lie.
+
+    Raises:
+        InvalidDataError: steps of the dtype at the rows are wider than twice the local scale.
+    """
+    dtype = layer.means.dtype
+    if dtype == torch.float64:
+        return
+    rows = source.some(_MIN_ROWS).double()
+    size = rows.abs().median(0).values.expand_as(layer.local_scale)
+    step, scale = torch.finfo(dtype).eps * size, layer.local_scale.double().to(size.device)
+    # Smaller steps are the rounding of a constant in float64.
+    lost = (
+        ((step > 2 * scale) & (scale > 1e-12 * size))
+        .reshape(-1, layer.num_features)
+        .any(0)
+        .nonzero()
+    )
+    if len(lost):
+        d = int(lost[0])
+        at, between, width = (v.reshape(-1, layer.num_features)[0, d] for v in (size, step, scale))
+        raise InvalidDataError(
+            f"feature {d} has values around {at:.3g} that lie {width:.2g} apart where they are "
+            f"closest, and {dtype} has steps of {between:.2g} there: use layer.double(), or "
+            "subtract an offset"
+        )
 
 
 def narrowest_windows(x: Tensor, weight: Tensor | None = None) -> Tensor:

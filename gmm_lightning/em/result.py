@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Size, Tensor
 
@@ -134,7 +135,6 @@ def result_of(
 def _degenerate(state: EMState, runs: Tensor, batch_shape: Size) -> list[tuple[int, ...]]:
     """Indices of the degenerate components of some runs, after those of the batch."""
     found = state.degenerate[runs].nonzero().tolist()
-    shape = tuple(batch_shape) or (1,)
-    cells = ((torch.unravel_index(torch.tensor(m), shape), k) for m, k in found)
-    own = len(batch_shape)
-    return [(*(int(i) for i in cell[:own]), k) for cell, k in cells]
+    shape, own = tuple(batch_shape) or (1,), len(batch_shape)
+    cells = ((np.unravel_index(m, shape)[:own], k) for m, k in found)
+    return [(*map(int, cell), k) for cell, k in cells]

@@ -67,6 +67,9 @@ class Workspace:
         kind = "cpu" if plan.natural.device.type == "cpu" else "other"
         groups, columns, length = plan.natural.shape
         numbers = groups * (columns + length + plan.features.num_scratch)
+        if plan.careful is not None:
+            # Differences, whitened or weighted ones, and their squares.
+            numbers += 3 * len(plan.careful) * plan.features.num_features
         rows = rows_per_chunk(numbers, plan.natural) // 64 * 64
         return max(_MIN_ROWS, min(_MAX_ROWS[kind], rows))
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from support.covering import covering
 from support.csv_run import COLUMNS, Plain
 
-from gmm_lightning.app.show import _wrapped, show
+from gmm_lightning.app.show import _with_spread, _wrapped, show
 from gmm_lightning.training import GMMModule
 
 Asked = Callable[..., DictConfig]
@@ -41,7 +41,7 @@ def expected(run: Path) -> dict[int, list[str]]:
     spread = np.sqrt(np.diagonal(plain.covariances, axis1=-2, axis2=-1))
     return {
         k: [f"{plain.weights[k]:.4f}"]
-        + [f"{m:.4g} ± {s:.3g}" for m, s in zip(plain.means[k], spread[k], strict=True)]
+        + [_with_spread(m, s) for m, s in zip(plain.means[k], spread[k], strict=True)]
         for k in range(len(plain.weights))
     }
 
@@ -219,3 +219,12 @@ def test_the_readme_reads_a_checkpoint_with_plain_torch(
     assert (names["means"][:, 1].abs() < 0.01).all()
     assert (names["means"][:, 2] < 0).all()
     assert capsys.readouterr().out.startswith("tensor([")
+
+
+def test_digits_follow_the_spread() -> None:
+    assert _with_spread(1700000005.0012, 0.0998) == "1700000005.00 ± 0.10"
+    assert _with_spread(998168.5, 8556.4) == "998168 ± 8556"
+    assert _with_spread(3.14159, 0.0123) == "3.142 ± 0.012"
+    assert _with_spread(-2.0, 12.5) == "-2 ± 12"
+    assert _with_spread(3e-12, 1e-13) == "3e-12 ± 1e-13"
+    assert _with_spread(7.0, 0.0) == "7 ± 0"

@@ -91,7 +91,10 @@ class Reference:
     @classmethod
     def of(cls, layer: GMMLayer, x: Tensor, weight: Tensor | None, kind: str) -> Reference:
         wide = GMMLayer(
-            layer.num_features, 3, layer.covariance, batch_shape=tuple(layer.batch_shape)
+            layer.num_features,
+            layer.num_components,
+            layer.covariance,
+            batch_shape=tuple(layer.batch_shape),
         )
         wide.load_state_dict({k: v.double() for k, v in layer.state_dict().items()})
         batch = layer.batch_shape
@@ -102,7 +105,7 @@ class Reference:
             joint = joint + layer.evidence(Batch(x))
         if kind == "hard":
             log_prob, best = joint.max(-1)
-            resp = torch.nn.functional.one_hot(best, 3).double()
+            resp = torch.nn.functional.one_hot(best, layer.num_components).double()
         else:
             beta = 0.3 if kind == "tempered" else 1.0
             log_prob = (beta * joint).logsumexp(-1) / beta
@@ -471,3 +474,32 @@ def test_nothing_of_the_size_rows_by_components_exists(
         layer.responsibilities(x)
     # The answer alone is of that size.
     assert seen.elements <= max(n * k, 1 << 20)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("layout", ["single", "shared"])
+@pytest.mark.parametrize("family", ["full", "diag", "spherical"])
+def test_tight_components_are_computed_beside_the_others(
+    family: str, layout: str, dtype: torch.dtype, generator: Generator
+) -> None:
+    batch = () if layout == "single" else (2,)
+    layer, tight = GMMLayer(3, 9, family, batch_shape=batch), {torch.float32: 1e-3}.get(dtype, 1e-5)
+    spread = torch.ones(9)
+    spread[4] = tight
+    dense = torch.eye(3) * spread.square()[:, None, None]
+    means = 4 * torch.randn(9, 3, generator=generator)
+    layer.set_parameters(
+        means=means.expand(*batch, 9, 3), covariance_matrix=dense.expand(*batch, 9, 3, 3)
+    )
+    near = means[4] + tight * torch.randn(40, 3, generator=generator)
+    x = torch.cat([near, 4 * torch.randn(60, 3, generator=generator)])
+    x = x.reshape(100, *[1] * len(batch), 3).to(dtype)
+    weight = torch.rand(100, *batch, generator=generator)
+    layer = layer.to(dtype)
+    exact = Reference.of(layer, x, weight, "soft")
+    plan = plan_of(layer, x)
+    assert plan is not None
+    assert plan.natural.dtype == dtype
+    assert plan.careful is not None
+    assert plan.careful.tolist() == ([4] if layout == "single" else [4, 13])
+    exact.agrees(by_plan(layer, x, weight), CLOSE[dtype])

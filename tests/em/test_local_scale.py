@@ -13,6 +13,7 @@ from torch import Tensor
 from gmm_lightning import GMMLayer, fit_em
 from gmm_lightning.em import EMResult
 from gmm_lightning.em.local_scale import local_scale, narrowest_windows
+from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.rows import as_source
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -146,3 +147,19 @@ def test_a_constant_feature_leaves_the_likelihood_as_it_is() -> None:
         assert layer.num_free_parameters == plain.num_free_parameters
         assert layer.constant_features == result.constant_features == [2]
         assert "constant" in str(result.events[-1])
+
+
+def test_rows_that_a_dtype_cannot_hold_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    offset = np.array([0.0, 5.0]).repeat(500)[:, None] + rng.normal(0, 0.1, (1000, 1))
+    with pytest.raises(InvalidDataError, match=r"around 1.7e\+09 .*float32 has steps .*double"):
+        fit_em(GMMLayer(1, 2, dtype=torch.float32), 1.7e9 + offset)
+    layer = GMMLayer(1, 2)
+    fit_em(layer, 1.7e9 + offset, generator=torch.Generator().manual_seed(0))
+    assert sorted((layer.means - 1.7e9).flatten().tolist()) == pytest.approx([0, 5], abs=0.02)
+    # Near enough to zero, float32 holds them.
+    single = GMMLayer(1, 2, dtype=torch.float32)
+    fit_em(single, 2e4 + offset / 10, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(
+        single.covariance_matrix.flatten().sqrt().double(), torch.tensor(0.01), rtol=0.1
+    )
