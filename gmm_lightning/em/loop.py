@@ -109,7 +109,7 @@ def _stopping(
     settled = (updater.gains.remaining <= tol) & stationary
     state.converged[state.active] = settled
     stopped = settled | (state.iteration >= options.max_iter)
-    if options.prune and stationary:
+    if options.prune and stationary and len(state.active) > 1:
         index, remaining = state.model.batch_index.cpu(), updater.gains.remaining
         degenerate = state.degenerate[state.active].any(-1)
         objective, at = objective.cpu(), state.iteration

@@ -115,7 +115,12 @@ class MonotoneUpdater:
         """
         if self._accelerator is None:
             return after
-        rows, state = after.to_vector(), self._state
+        state = self._state
+        if self._fallback is None and bool((state["cooldown"] > 1).all()):
+            # The first steps are plain: their path is not needed.
+            state["cooldown"] = state["cooldown"] - 1
+            return after
+        rows = after.to_vector()
         found = self._accelerator.propose(before.to_vector(), rows, model.entry_scales(before))
         quiet = torch.ones_like(state["small_gain"])
         if disturbed is not None:

@@ -12,6 +12,7 @@ SUBJECTS = {
     "head": "head",
     "draws": "draws",
     "restarts": "restarts",
+    "priors": "priors",
     "acceleration": "acceleration",
     "streaming": "streaming",
     "processes": "processes",
