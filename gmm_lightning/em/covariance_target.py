@@ -11,26 +11,19 @@ from torch import Generator, Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.centred_kernel import WeightedChunk, centred_statistics
+from gmm_lightning.em.left_out import LeftOutRows, choose_strength
+from gmm_lightning.em.pooled_target import pooled_target
 from gmm_lightning.initializers import Initializer, KMeans
-from gmm_lightning.linalg import unsqueeze_like
 from gmm_lightning.priors import DataMoments
 from gmm_lightning.rows import RowSource
 from gmm_lightning.statistics import Moments, SufficientStatistics
 
 # Rows that the target is read from, and parts in which they are left out.
 _MAX_ROWS, _NUM_FOLDS = 1 << 13, 5
-# Strengths in rows, and shares of the diagonal in the target's correlations; every second one
-# where matrices are large.
-_STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-_DIAGONAL_SHARES = (1.0, 0.5, 0.2, 0.05, 0.01, 0.001, 0.0)
-_LARGE = 128
 # The share of the weight that may lie far away from its cluster.
 _FAR = 0.005
 # The least variance of the target, in units of the squared local scale.
 _LEAST = 1e-4
-# At most so many rows for each parameter that a covariance has per feature: the clusters of
-# k-means are more alike than components are.
-_MAX_ROWS_PER_PARAMETER = 10.0
 
 
 class CovarianceTarget(NamedTuple):
@@ -126,11 +119,11 @@ def covariance_target(
     whole = folds.map(lambda values: values.sum(0, keepdim=True))
     whole = _about(whole, folds.shift[:1])
     rest = _about(folds.map(lambda values: values.sum(0, keepdim=True) - values), folds.shift)
-    score = _Score(folds, Moments.from_statistics(rest, family), family, least)
-    strength, share = _choose(score, family, num_components, x.shape[-1])
+    score = LeftOutRows(folds, Moments.from_statistics(rest, family), family, least)
+    strength, share = choose_strength(score, family, num_components, x.shape[-1])
     moments = Moments.from_statistics(whole, family)
     return CovarianceTarget(
-        _target(moments, share, family, least)[0], x.new_tensor(strength, dtype=torch.float64)
+        pooled_target(moments, share, family, least)[0], x.new_tensor(strength, dtype=torch.float64)
     )
 
 
@@ -183,78 +176,3 @@ def _statistics_of_folds(
         ]
         parts.append(centred_statistics(family, means.unsqueeze(0), chunks))
     return SufficientStatistics.concatenate(parts)
-
-
-def _target(moments: Moments, share: float, family: Covariance, least: Tensor) -> Tensor:
-    """The target of each set of clusters, `(F, 1, ...)`."""
-    d, dof = least.shape[-1], moments.dof.unsqueeze(-1)
-    pooled = moments.scatter.sum(1, keepdim=True)
-    pooled = pooled / unsqueeze_like(moments.dof.sum(1, keepdim=True), pooled)
-    average = family.variances(pooled, d)
-    # Of a small cluster the variance is that of all with a row of the average.
-    own = (family.variances(moments.scatter, d) + average) / (dof + 1)
-    logs = dof * own.clamp(min=1e-300).log()
-    variance = (logs.sum(1, keepdim=True) / dof.sum(1, keepdim=True)).exp()
-    if family.tied:
-        variance = average
-    variance = torch.maximum(variance, least)
-    if pooled.dim() != moments.dof.dim() + 2:
-        return family.project(variance.diag_embed())
-    deviation = torch.where(average > 0, average, 1.0).sqrt()
-    correlation = (1 - share) * pooled / (deviation.unsqueeze(-1) * deviation.unsqueeze(-2))
-    identity = torch.eye(d, dtype=pooled.dtype, device=pooled.device)
-    correlation = torch.where(identity > 0, 1.0, correlation)
-    scale = variance.sqrt()
-    return correlation * scale.unsqueeze(-1) * scale.unsqueeze(-2)
-
-
-class _Score:
-    """Mean log density of left-out rows, for each fold."""
-
-    def __init__(
-        self, folds: SufficientStatistics, rest: Moments, family: Covariance, least: Tensor
-    ) -> None:
-        self.rest, self.family, self.least = rest, family, least
-        # A cluster without other rows says nothing.
-        self.held = folds.about(rest.means, family)
-        self.counts = torch.where(rest.counts > 0, self.held.counts, 0.0)
-        self.has_correlations = rest.scatter.dim() == rest.dof.dim() + 2
-
-    def __call__(self, strength: float, share: float) -> Tensor:
-        """Nats per row, `(F,)`."""
-        family, d = self.family, self.least.shape[-1]
-        scatter = self.rest.scatter + strength * _target(self.rest, share, family, self.least)
-        scale = family.estimate(scatter, self.rest.dof + strength)
-        dof = family.sum_tied(self.counts)
-        log_det = dof * (family.half_log_det(scale, d) + 0.5 * d * math.log(2 * math.pi))
-        trace = family.trace_precision_product(scale, self.held.second, d)
-        total = -(log_det + 0.5 * torch.where(dof > 0, trace, 0.0)).sum(-1)
-        return total / self.counts.sum(-1).clamp(min=1e-300)
-
-
-def _choose(
-    score: _Score, family: Covariance, num_components: int, num_features: int
-) -> tuple[float, float]:
-    """The strength and the share of the diagonal."""
-    step = 2 if num_features > _LARGE else 1
-    most = math.inf
-    if num_components > 1:
-        per_feature = family.num_free_parameters(1, num_features) / num_features
-        most = max(_STRENGTHS[0], _MAX_ROWS_PER_PARAMETER * per_feature)
-    strengths = [v for v in _STRENGTHS[::step] if v <= most]
-    shares = _DIAGONAL_SHARES[::step] if score.has_correlations else (1.0,)
-    found = {(v, a): score(v, a) for v in strengths for a in shares}
-    finite = {point: s for point, s in found.items() if bool(torch.isfinite(s).all())}
-    if not finite:
-        return strengths[-1], 1.0
-    best = max(finite.values(), key=lambda s: float(s.mean()))
-    near = {}
-    for point, s in finite.items():
-        gap = best - s
-        # With one component the clusters are no guess, and the best point is taken.
-        several = num_components > 1 and len(gap) > 1
-        error = float(gap.std()) / math.sqrt(len(gap)) if several else 0.0
-        if float(gap.mean()) <= error:
-            near[point] = float(s.mean())
-    least = min(v for v, _ in near)
-    return max((point for point in near if point[0] == least), key=near.__getitem__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -145,7 +146,7 @@ def labels(x: Tensor, k: int, seed: int) -> Tensor:
 def data_sets() -> dict[str, Tensor]:
     """Real data in standard units, by name."""
     try:
-        from sklearn import datasets
+        datasets: Any = import_module("sklearn.datasets")
     except ImportError:
         raise Skipped("scikit-learn is not installed") from None
     digits = standard(datasets.load_digits().data)
