@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.centred_kernel import WeightedChunk, centred_statistics
-from gmm_lightning.em.left_out import LeftOutRows, choose_strength
+from gmm_lightning.em.left_out import LARGE, LeftOutRows, choose_strength
 from gmm_lightning.em.pooled_target import pooled_target
 from gmm_lightning.initializers import Initializer, KMeans
 from gmm_lightning.priors import DataMoments
@@ -113,7 +113,7 @@ def covariance_target(
     if num_components > 1:
         near = _near_rows(x, weight, labels, num_components, least)
         x, weight, labels = x[near], weight[near], labels[near]
-    num_folds = min(_NUM_FOLDS, len(x))
+    num_folds = min(2 if x.shape[-1] > LARGE else _NUM_FOLDS, len(x))
     fold = torch.randperm(len(x), generator=generator) % num_folds
     folds = _statistics_of_folds(x, weight, labels, fold, num_components, family)
     whole = folds.map(lambda values: values.sum(0, keepdim=True))

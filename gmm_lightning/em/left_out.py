@@ -11,11 +11,11 @@ from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.pooled_target import pooled_target
 from gmm_lightning.statistics import Moments, SufficientStatistics
 
-# Strengths in rows, and shares of the diagonal in the target's correlations; every second one
-# where matrices are large.
+# Strengths in rows, and shares of the diagonal in the target's correlations; every second and
+# third one where matrices are large.
 _STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 _DIAGONAL_SHARES = (1.0, 0.5, 0.2, 0.05, 0.01, 0.001, 0.0)
-_LARGE = 128
+LARGE = 128
 # At most so many rows for each parameter that a covariance has per feature: the clusters of
 # k-means are more alike than components are.
 _MAX_ROWS_PER_PARAMETER = 10.0
@@ -49,13 +49,13 @@ def choose_strength(
     score: LeftOutRows, family: Covariance, num_components: int, num_features: int
 ) -> tuple[float, float]:
     """The strength and the share of the diagonal."""
-    step = 2 if num_features > _LARGE else 1
+    step = 2 if num_features > LARGE else 1
     most = math.inf
     if num_components > 1:
         per_feature = family.num_free_parameters(1, num_features) / num_features
         most = max(_STRENGTHS[0], _MAX_ROWS_PER_PARAMETER * per_feature)
     strengths = [v for v in _STRENGTHS[::step] if v <= most]
-    shares = _DIAGONAL_SHARES[::step] if score.has_correlations else (1.0,)
+    shares = _DIAGONAL_SHARES[:: 2 * step - 1] if score.has_correlations else (1.0,)
     found = {(v, a): score(v, a) for v in strengths for a in shares}
     finite = {point: s for point, s in found.items() if bool(torch.isfinite(s).all())}
     if not finite:
