@@ -39,7 +39,9 @@ def weighted_chunks(
         rows = model.per_mixture(x)
         log_joint = mixture.log_joint(rows)
         if model.evidence is not None:
-            log_joint = log_joint + model.log_evidence(chunk._replace(x=x), log_joint.shape[-1])
+            # Its module has the dtype of the layer.
+            own = chunk._replace(x=chunk.x.to(model.local_scale))
+            log_joint = log_joint + model.log_evidence(own, log_joint.shape[-1]).to(log_joint)
         resp, log_prob = responsibilities(log_joint, -1, chunk)
         if chunk.weight is not None:
             weight = model.per_mixture(chunk.weight.to(x))

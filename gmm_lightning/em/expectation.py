@@ -18,6 +18,7 @@ from gmm_lightning.em.plan import EStepPlan, group_by_precision, is_small, make_
 from gmm_lightning.em.pooled import pooled_statistics
 from gmm_lightning.em.responsibilities import Responsibilities, softmax_responsibilities_
 from gmm_lightning.em.workspace import Workspace
+from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.rows import Batch, RowSource
 from gmm_lightning.statistics import SufficientStatistics
 
@@ -46,8 +47,10 @@ def expected_statistics(
     size = workspace.rows_per_chunk(plan, parameters)
     chunks = (chunk for batch in batches for chunk in batch.split(size) if chunk.num_rows)
     if plan is None:
-        weighted = weighted_chunks(model, parameters, chunks, responsibilities)
-        return centred_statistics(model.family, parameters.means, weighted)
+        # Squares of small or large float32 numbers are no float32 numbers.
+        wide = parameters.to(accumulator_dtype(parameters.means.device))
+        weighted = weighted_chunks(model, wide, chunks, responsibilities)
+        return centred_statistics(model.family, wide.means, weighted)
     return feature_statistics(
         model,
         parameters,

@@ -503,3 +503,31 @@ def test_tight_components_are_computed_beside_the_others(
     assert plan.careful is not None
     assert plan.careful.tolist() == ([4] if layout == "single" else [4, 13])
     exact.agrees(by_plan(layer, x, weight), CLOSE[dtype])
+
+
+class Learned(nn.Module):
+    """Evidence by a module that has parameters of the layer's dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 3, dtype=torch.float32)
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.linear(batch.x)
+
+
+def test_evidence_sees_rows_in_the_dtype_of_the_layer() -> None:
+    layer = GMMLayer(2, 3, dtype=torch.float32)
+    layer.evidence = Learned()
+    for n in (40, 20_000):
+        assert fit_em(layer, torch.randn(n, 2, dtype=torch.float64), max_iter=2).num_e_steps >= 2
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e25])
+def test_squares_of_few_float32_rows_are_kept(size: float) -> None:
+    x, found = torch.randn(100, 2, generator=Generator().manual_seed(0)), []
+    for unit in (1.0, size):
+        layer = GMMLayer(2, 2, dtype=torch.float32)
+        fit_em(layer, x * unit, generator=Generator().manual_seed(1))
+        found.append(layer.scale.double() / unit)
+    assert torch.allclose(found[0], found[1], rtol=1e-3, atol=1e-4)
