@@ -14,6 +14,8 @@ from gmm_lightning.rows import RowSource
 # A window holds two shares of the rows, each of this size and number of rows at least. A single
 # value counts as one share, so that with 1 % of the rows moved next to it half a window is left.
 _SHARE, _FEWEST_ROWS = 0.019, 8.0
+# Local scales are at least so many steps of float64.
+_FINEST = 1e4
 # A thousandth of a share forgives rounding.
 _TWICE = 1.999
 # Values that are sorted, and rows at least and at most.
@@ -37,6 +39,9 @@ def local_scale(source: RowSource) -> Tensor:
     limit = min(_MAX_ROWS, max(_MIN_ROWS, _MAX_VALUES // width))
     rows = source.sample(limit, Generator().manual_seed(0))
     scale = narrowest_windows(rows.x.double(), rows.weight)
+    # A floor of 1e-8 is then no smaller than the steps of float64 where the rows lie.
+    steps = _FINEST * torch.finfo(torch.float64).eps * rows.x.double().abs().median(0).values
+    scale = torch.where(scale > 0, torch.maximum(scale, steps.expand_as(scale)), scale)
     if source.num_rows <= limit or bool((scale > 0).all()):
         return scale
     # What is constant in the sample need not be so in all rows.

@@ -63,6 +63,8 @@ def rises(x: Tensor, dtype: torch.dtype, options: dict[str, Any], result: EMResu
     # Rows at an offset of 1e5 and more deviations have no digits left in float32. A constant
     # column counts as 1e-6 wide: beside one of 1e8, its products are lost in rounding.
     lost = bool((x.amax(0) == x.amin(0)).any()) and float(x.abs().max()) > 1e6
+    # A row further away than 1e8 times the others leaves no digits to what they have in common.
+    lost |= float(x.abs().max()) > 1e8 * float(x.abs().median())
     return dtype == torch.float64 and not (moved or lost or "annealing" in options)
 
 
