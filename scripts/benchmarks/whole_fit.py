@@ -68,7 +68,8 @@ def run(settings: Settings, report: Report) -> None:
                 report.bar("a whole fit", f"{family} {dtype} against {name}", ratio)
     absent = [f"{name} ({why})" for name, why in report_missing.items() if why is not None]
     table.note(
-        "Passes are E-steps until the tolerance was met. scikit-learn and tgmm make one M-step "
+        "Passes are E-steps until the tolerance was met: of what remains to be gained for us, of "
+        "the last gain for the others. scikit-learn and tgmm make one M-step "
         "and one E-step more after that, for labels; torchgmm reads the rows twice per pass, and "
         "finds its first covariances itself; tgmm's tolerance is relative and was converted. "
         + (f"Not there: {'; '.join(absent)}." if absent else "Every library was there.")
