@@ -207,7 +207,9 @@ class _ClassEStep(EStep):
 def _resolve(layer: GMMLayer, groups: Sequence[ClassGroup]) -> None:
     """Give every class the local scale and the values of priors that follow from its own rows."""
     for group in groups:
-        layer.local_scale[group.classes] = local_scale(group.source).to(layer.local_scale)
+        layer.local_scale[group.classes] = local_scale(group.source, layer.means.dtype).to(
+            layer.local_scale
+        )
     if not layer.all_priors:
         return
     parts = []

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from gmm_lightning.em.assignment import assigned_statistics, with_pooled_rows
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.covariance_target import with_targets
-from gmm_lightning.em.local_scale import local_scale, require_resolution
+from gmm_lightning.em.local_scale import local_scale
 from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
@@ -108,8 +108,8 @@ def is_resolved(layer: GMMLayer) -> bool:
 @torch.no_grad()
 def resolve_from(layer: GMMLayer, source: RowSource) -> None:
     """Give the layer its local scale and the priors their values, from a checked source."""
-    layer.local_scale.copy_(local_scale(source).expand_as(layer.local_scale))
-    require_resolution(layer, source)
+    scale = local_scale(source, layer.means.dtype)
+    layer.local_scale.copy_(scale.expand_as(layer.local_scale))
     if not layer.all_priors:
         return
     pooled = pooled_statistics(source, MixtureModel.from_layer(layer))

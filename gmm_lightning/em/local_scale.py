@@ -8,7 +8,6 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning.errors import InvalidDataError
-from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import RowSource
 
 # A window holds two shares of the rows, each of this size and number of rows at least. A single
@@ -23,7 +22,7 @@ _MAX_VALUES, _MIN_ROWS, _MAX_ROWS = 1 << 19, 1 << 11, 1 << 14
 
 
 @torch.no_grad()
-def local_scale(source: RowSource) -> Tensor:
+def local_scale(source: RowSource, dtype: torch.dtype | None = None) -> Tensor:
     """The narrowest window that holds 4 % of the rows, for each feature, `(*B, D)`.
 
     It is a length in the units of the feature: equivariant under shifts and scales, and the same
@@ -34,13 +33,20 @@ def local_scale(source: RowSource) -> Tensor:
 
     Args:
         source: rows `(N, *B, D)`; their weights count as numbers of rows.
+        dtype: of the layer that is to be fitted; None: any.
+
+    Raises:
+        InvalidDataError: steps of the dtype at the rows are wider than twice the local scale.
     """
     width = max(1, source.num_features)
     limit = min(_MAX_ROWS, max(_MIN_ROWS, _MAX_VALUES // width))
     rows = source.sample(limit, Generator().manual_seed(0))
     scale = narrowest_windows(rows.x.double(), rows.weight)
     # A floor of 1e-8 is then no smaller than the steps of float64 where the rows lie.
-    steps = _FINEST * torch.finfo(torch.float64).eps * rows.x.double().abs().median(0).values
+    size = rows.x.double().abs().median(0).values
+    steps = _FINEST * torch.finfo(torch.float64).eps * size
+    if dtype is not None:
+        _require_resolution(size.expand_as(scale), scale, dtype)
     scale = torch.where(scale > 0, torch.maximum(scale, steps.expand_as(scale)), scale)
     if source.num_rows <= limit or bool((scale > 0).all()):
         return scale
@@ -53,31 +59,19 @@ def local_scale(source: RowSource) -> Tensor:
     return torch.where(scale > 0, scale, high - low)
 
 
-def require_resolution(layer: GMMLayer, source: RowSource) -> None:
-    """Refuse rows whose differences the dtype of a layer cannot hold where they lie.
-
-    Raises:
-        InvalidDataError: steps of the dtype at the rows are wider than twice the local scale.
-    """
-    dtype = layer.means.dtype
+def _require_resolution(size: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
+    """Refuse features of median size `(*B, D)` whose differences a dtype cannot hold."""
     if dtype == torch.float64:
         return
-    rows = source.some(_MIN_ROWS).double()
-    size = rows.abs().median(0).values.expand_as(layer.local_scale)
-    step, scale = torch.finfo(dtype).eps * size, layer.local_scale.double().to(size.device)
+    step, d = torch.finfo(dtype).eps * size, size.shape[-1]
     # Smaller steps are the rounding of a constant in float64.
-    lost = (
-        ((step > 2 * scale) & (scale > 1e-12 * size))
-        .reshape(-1, layer.num_features)
-        .any(0)
-        .nonzero()
-    )
+    lost = ((step > 2 * scale) & (scale > 1e-12 * size)).reshape(-1, d).nonzero()
     if len(lost):
-        d = int(lost[0])
-        at, between, width = (v.reshape(-1, layer.num_features)[0, d] for v in (size, step, scale))
+        m, feature = lost[0].tolist()
+        at, between, width = (v.reshape(-1, d)[m, feature] for v in (size, step, scale))
         raise InvalidDataError(
-            f"feature {d} has values around {at:.3g} that lie {width:.2g} apart where they are "
-            f"closest, and {dtype} has steps of {between:.2g} there: use layer.double(), or "
+            f"feature {feature} has values around {at:.3g} that lie {width:.2g} apart where they "
+            f"are closest, and {dtype} has steps of {between:.2g} there: use layer.double(), or "
             "subtract an offset"
         )
 
