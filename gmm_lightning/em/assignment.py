@@ -126,9 +126,7 @@ def _single_component(
 
 def _assigned_chunk(model: MixtureModel, rows: Batch, means: Tensor) -> WeightedChunk:
     assert rows.weight is not None
-    assert rows.extra is not None
-    x, given = model.per_mixture(rows.x.to(means)), rows.extra[ASSIGNMENTS].to(means.device)
-    if not given.is_floating_point():
-        given = torch.nn.functional.one_hot(given, means.shape[1])
-    weight = model.per_mixture(rows.weight.to(means))
-    return WeightedChunk(x, given.to(means) * weight.unsqueeze(-1), torch.zeros_like(weight))
+    x, weight = model.per_mixture(rows.x.to(means)), model.per_mixture(rows.weight.to(means))
+    resp = means.new_empty(*weight.shape, means.shape[1])
+    resp, log_prob = assigned_responsibilities_(resp, -1, rows)
+    return WeightedChunk(x, resp * weight.unsqueeze(-1), log_prob)

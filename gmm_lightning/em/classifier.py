@@ -12,16 +12,14 @@ from torch import Generator, Size, Tensor
 from gmm_lightning._validation import require_integer
 from gmm_lightning.em.class_rows import ClassGroup, ClassRows, group_by_length
 from gmm_lightning.em.collapse import CollapseEvent
-from gmm_lightning.em.covariance_target import with_targets
 from gmm_lightning.em.degenerate import regular_objectives
 from gmm_lightning.em.expectation import EStep
-from gmm_lightning.em.initialization import initialize, is_resolved
+from gmm_lightning.em.initialization import data_moments, initialize, is_resolved
 from gmm_lightning.em.local_scale import local_scale
 from gmm_lightning.em.loop import run_em
 from gmm_lightning.em.maximization import MStepResult
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
-from gmm_lightning.em.pooled import pooled_statistics
 from gmm_lightning.em.progress import ClassProgress
 from gmm_lightning.em.result import EMResult, best_runs, result_of
 from gmm_lightning.em.state import EMOptions
@@ -84,7 +82,8 @@ def fit_classifier(
         class_priors: `p(c)`, `(C,)`, where the shares of the training rows differ from those in
             use; None: the total weight of each class.
         max_iter: M-steps of each class at most.
-        tol: a class stops when its objective gains less than this, in nats per row.
+        tol: a class stops when its objective is estimated to gain no more than this until the end,
+            in nats per row.
         chunk_size: rows at a time; None: as many as stay in cache.
         num_restarts: starts of every class, of which the best is kept.
         skip_nonfinite: leave out rows with NaN or infinite entries; they are counted.
@@ -212,14 +211,9 @@ def _resolve(layer: GMMLayer, groups: Sequence[ClassGroup]) -> None:
         )
     if not layer.all_priors:
         return
-    parts = []
-    for group in groups:
-        stats = pooled_statistics(group.source, group.model(layer))
-        moments = DataMoments.from_statistics(stats, layer.covariance)
-        if any(prior.uses_target for prior in layer.all_priors):
-            scale, k = layer.local_scale[group.classes], layer.num_components
-            moments = with_targets(moments, group.source, scale, k, layer.covariance)
-        parts.append(moments)
+    parts = [
+        data_moments(group.model(layer), group.source, layer.num_components) for group in groups
+    ]
     order = torch.cat([group.classes for group in groups]).argsort()
     moments = DataMoments.concatenate(parts, order)
     for prior in layer.all_priors:

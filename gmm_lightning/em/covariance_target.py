@@ -13,15 +13,13 @@ from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.centred_kernel import WeightedChunk, centred_statistics
 from gmm_lightning.em.left_out import LARGE, LeftOutRows, choose_strength
 from gmm_lightning.em.pooled_target import pooled_target
-from gmm_lightning.initializers import Initializer, KMeans
+from gmm_lightning.initializers import KMeans, is_near, standardize
 from gmm_lightning.priors import DataMoments
 from gmm_lightning.rows import RowSource
 from gmm_lightning.statistics import Moments, SufficientStatistics
 
 # Rows that the target is read from, and parts in which they are left out.
 _MAX_ROWS, _NUM_FOLDS = 1 << 13, 5
-# The share of the weight that may lie far away from its cluster.
-_FAR = 0.005
 # The least variance of the target, in units of the squared local scale.
 _LEAST = 1e-4
 
@@ -109,9 +107,13 @@ def covariance_target(
     # Equal rows stay together, and neither their order nor how weights are spelt matters.
     x, place = torch.unique(x, dim=0, return_inverse=True)
     weight = torch.zeros(len(x), dtype=x.dtype).index_add(0, place, weight)
-    labels = _clusters(KMeans(), x, weight, num_components, generator)
+    number = min(num_components, len(x))
+    labels = KMeans().assign(standardize(x, weight), number, weight, generator)
     if num_components > 1:
-        near = _near_rows(x, weight, labels, num_components, least)
+        # One row far away would make a cluster's variance, and the density of left-out rows, its
+        # own.
+        means = _cluster_means(x, weight, labels, num_components)
+        near = is_near(((x - means[labels]) / least.sqrt()).square().sum(-1), weight)
         x, weight, labels = x[near], weight[near], labels[near]
     num_folds = min(2 if x.shape[-1] > LARGE else _NUM_FOLDS, len(x))
     fold = torch.randperm(len(x), generator=generator) % num_folds
@@ -120,7 +122,7 @@ def covariance_target(
     whole = _about(whole, folds.shift[:1])
     rest = _about(folds.map(lambda values: values.sum(0, keepdim=True) - values), folds.shift)
     score = LeftOutRows(folds, Moments.from_statistics(rest, family), family, least)
-    strength, share = choose_strength(score, family, num_components, x.shape[-1])
+    strength, share = choose_strength(score)
     moments = Moments.from_statistics(whole, family)
     return CovarianceTarget(
         pooled_target(moments, share, family, least)[0], x.new_tensor(strength, dtype=torch.float64)
@@ -134,39 +136,23 @@ def _about(stats: SufficientStatistics, shift: Tensor) -> SufficientStatistics:
     )
 
 
-def _clusters(
-    initializer: Initializer, x: Tensor, weight: Tensor, num_components: int, generator: Generator
-) -> Tensor:
-    """Labels `(N,)` in standard units."""
-    share = (weight / weight.sum()).unsqueeze(-1)
-    centred = x - (share * x).sum(0)
-    scale = (share * centred.square()).sum(0).sqrt()
-    standard = centred / torch.where(scale > 0, scale, 1.0)
-    num_components = min(num_components, len(x))
-    return initializer.assign_many(standard, num_components, weight, 1, generator)[0]
+def _cluster_weights(weight: Tensor, labels: Tensor, num_components: int) -> Tensor:
+    """The weight of each row in its cluster, `(N, K)`."""
+    return torch.nn.functional.one_hot(labels, num_components).to(weight) * weight.unsqueeze(-1)
 
 
-def _near_rows(
-    x: Tensor, weight: Tensor, labels: Tensor, num_components: int, least: Tensor
-) -> Tensor:
-    """All rows but the half percent furthest from the means of their clusters, `(N,)`.
-
-    One row far away would make a cluster's variance, and the density of left-out rows, its own.
-    """
-    share = torch.nn.functional.one_hot(labels, num_components).to(x) * weight.unsqueeze(-1)
-    means = (share.T @ x) / share.sum(0).clamp(min=1e-300).unsqueeze(-1)
-    distance = ((x - means[labels]) / least.sqrt()).square().sum(-1)
-    order = distance.argsort(descending=True)
-    far = order[weight[order].cumsum(0) <= _FAR * weight.sum()]
-    return torch.ones(len(x), dtype=torch.bool).scatter(0, far, 0)
+def _cluster_means(x: Tensor, weight: Tensor, labels: Tensor, num_components: int) -> Tensor:
+    """`(K, D)`; 0 without rows."""
+    resp = _cluster_weights(weight, labels, num_components)
+    return (resp.T @ x) / resp.sum(0).clamp(min=1e-300).unsqueeze(-1)
 
 
 def _statistics_of_folds(
     x: Tensor, weight: Tensor, labels: Tensor, fold: Tensor, num_components: int, family: Covariance
 ) -> SufficientStatistics:
     """Statistics of every cluster in every fold, `(F, K, ...)`, about the clusters' means."""
-    resp = torch.nn.functional.one_hot(labels, num_components).to(x) * weight.unsqueeze(-1)
-    means = (resp.T @ x) / resp.sum(0).clamp(min=1e-300).unsqueeze(-1)
+    resp = _cluster_weights(weight, labels, num_components)
+    means = _cluster_means(x, weight, labels, num_components)
     parts = []
     for f in range(int(fold.max()) + 1):
         rows, own = x[fold == f].unsqueeze(1), resp[fold == f].unsqueeze(1)

@@ -26,10 +26,10 @@ def regular_objectives(e_step: EStep, model: MixtureModel, state: EMState) -> Te
         model: of all starts.
         state: of the finished fit.
     """
-    number = state.final.num_mixtures
+    number, size = state.final.num_mixtures, model.batch_shape.numel()
     objective = state.history[-1].clone() if state.history else torch.zeros(number)
     runs = state.degenerate.any(-1).nonzero().squeeze(-1)
-    if not len(runs) or not state.history:
+    if number == size or not len(runs) or not state.history:
         return objective
     if model.family.tied:
         objective[runs] = -torch.inf

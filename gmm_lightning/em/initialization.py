@@ -18,7 +18,7 @@ from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.pooled import pooled_statistics
 from gmm_lightning.em.responsibilities import ASSIGNMENTS
 from gmm_lightning.errors import InvalidDataError
-from gmm_lightning.initializers import Given, Initializer, Mixed
+from gmm_lightning.initializers import Given, Initializer, Mixed, standardize
 from gmm_lightning.initializers import registry as initializer_registry
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.priors import DataMoments
@@ -112,14 +112,18 @@ def resolve_from(layer: GMMLayer, source: RowSource) -> None:
     layer.local_scale.copy_(scale.expand_as(layer.local_scale))
     if not layer.all_priors:
         return
-    pooled = pooled_statistics(source, MixtureModel.from_layer(layer))
-    moments = DataMoments.from_statistics(pooled.reshape(layer.batch_shape), layer.covariance)
-    if any(prior.uses_target for prior in layer.all_priors):
-        moments = with_targets(
-            moments, source, layer.local_scale, layer.num_components, layer.covariance
-        )
+    moments = data_moments(MixtureModel.from_layer(layer), source, layer.num_components)
     for prior in layer.all_priors:
         prior.resolve(moments, layer.num_components)
+
+
+def data_moments(model: MixtureModel, source: RowSource, num_components: int) -> DataMoments:
+    """What the priors of a model take from the rows, batch shape B."""
+    stats = pooled_statistics(source, model).reshape(model.batch_shape)
+    moments = DataMoments.from_statistics(stats, model.family)
+    if not any(prior.uses_target for prior in model.priors):
+        return moments
+    return with_targets(moments, source, model.local_scale, num_components, model.family)
 
 
 @torch.no_grad()
@@ -180,20 +184,12 @@ def _assign_rows(
             raise InvalidDataError(
                 f"num_components={num_components} is larger than the number of rows, {len(x)}"
             )
-        x = _standardize(x, w)
-        given = initializer.assign_many(x, num_components, w, num_restarts, generator)
+        given = initializer.assign_many(
+            standardize(x, w), num_components, w, num_restarts, generator
+        )
         assigned = given.new_zeros(num_restarts, len(rows), *given.shape[2:])
         assigned[:, keep] = given
         per_mixture.append(assigned)
     # (R, N) per mixture of the batch -> (N, R, B) -> (N, M), restarts first.
     stacked = torch.stack(per_mixture, 1).movedim(2, 0)
     return stacked.reshape(len(rows), len(model.batch_index), *stacked.shape[3:])
-
-
-def _standardize(x: Tensor, weight: Tensor) -> Tensor:
-    """Rows centred and scaled to unit variance per feature; a constant column becomes zero."""
-    weight = (weight / weight.sum()).unsqueeze(-1)
-    x = x - (weight * x).sum(0)
-    x = x - (weight * x).sum(0)
-    scale = (weight * x.square()).sum(0).sqrt()
-    return x / torch.where(scale > 0, scale, 1.0)

@@ -33,11 +33,14 @@ class LeftOutRows:
         self.counts = torch.where(rest.counts > 0, self.held.counts, 0.0)
         self.has_correlations = rest.scatter.dim() == rest.dof.dim() + 2
 
-    def __call__(self, strength: float, share: float) -> Tensor:
+    def target(self, share: float) -> Tensor:
+        """The target of each fold, from the other folds: see `pooled_target`."""
+        return pooled_target(self.rest, share, self.family, self.least)
+
+    def __call__(self, strength: float, target: Tensor) -> Tensor:
         """Nats per row, `(F,)`."""
         family, d = self.family, self.least.shape[-1]
-        scatter = self.rest.scatter + strength * pooled_target(self.rest, share, family, self.least)
-        scale = family.estimate(scatter, self.rest.dof + strength)
+        scale = family.estimate(self.rest.scatter + strength * target, self.rest.dof + strength)
         dof = family.sum_tied(self.counts)
         log_det = dof * (family.half_log_det(scale, d) + 0.5 * d * math.log(2 * math.pi))
         trace = family.trace_precision_product(scale, self.held.second, d)
@@ -45,18 +48,18 @@ class LeftOutRows:
         return total / self.counts.sum(-1).clamp(min=1e-300)
 
 
-def choose_strength(
-    score: LeftOutRows, family: Covariance, num_components: int, num_features: int
-) -> tuple[float, float]:
+def choose_strength(score: LeftOutRows) -> tuple[float, float]:
     """The strength and the share of the diagonal."""
+    _, num_components, num_features = score.rest.means.shape
     step = 2 if num_features > LARGE else 1
     most = math.inf
     if num_components > 1:
-        per_feature = family.num_free_parameters(1, num_features) / num_features
+        per_feature = score.family.num_free_parameters(1, num_features) / num_features
         most = max(_STRENGTHS[0], _MAX_ROWS_PER_PARAMETER * per_feature)
     strengths = [v for v in _STRENGTHS[::step] if v <= most]
     shares = _DIAGONAL_SHARES[:: 2 * step - 1] if score.has_correlations else (1.0,)
-    found = {(v, a): score(v, a) for v in strengths for a in shares}
+    targets = {a: score.target(a) for a in shares}
+    found = {(v, a): score(v, targets[a]) for v in strengths for a in shares}
     finite = {point: s for point, s in found.items() if bool(torch.isfinite(s).all())}
     if not finite:
         return strengths[-1], 1.0

@@ -41,9 +41,10 @@ def local_scale(source: RowSource, dtype: torch.dtype | None = None) -> Tensor:
     width = max(1, source.num_features)
     limit = min(_MAX_ROWS, max(_MIN_ROWS, _MAX_VALUES // width))
     rows = source.sample(limit, Generator().manual_seed(0))
-    scale = narrowest_windows(rows.x.double(), rows.weight)
+    x = rows.x.double()
+    scale = narrowest_windows(x, rows.weight)
     # A floor of 1e-8 is then no smaller than the steps of float64 where the rows lie.
-    size = rows.x.double().abs().median(0).values
+    size = x.abs().median(0).values
     steps = _FINEST * torch.finfo(torch.float64).eps * size
     if dtype is not None:
         _require_resolution(size.expand_as(scale), scale, dtype)
@@ -51,11 +52,11 @@ def local_scale(source: RowSource, dtype: torch.dtype | None = None) -> Tensor:
     if source.num_rows <= limit or bool((scale > 0).all()):
         return scale
     # What is constant in the sample need not be so in all rows.
-    low = high = rows.x[0].double()
+    low = high = x[0]
     for batch in source:
         if batch.num_rows:
-            low = torch.minimum(low, batch.x.double().amin(0))
-            high = torch.maximum(high, batch.x.double().amax(0))
+            low = torch.minimum(low, batch.x.amin(0).double())
+            high = torch.maximum(high, batch.x.amax(0).double())
     return torch.where(scale > 0, scale, high - low)
 
 

@@ -109,11 +109,11 @@ def _stopping(
     settled = (updater.gains.remaining <= tol) & stationary
     state.converged[state.active] = settled
     stopped = settled | (state.iteration >= options.max_iter)
-    if options.prune and stationary and len(state.active) > 1:
+    number = len(state.converged) // state.model.batch_shape.numel()
+    if options.prune and stationary and number > 1:
         index, remaining = state.model.batch_index.cpu(), updater.gains.remaining
         degenerate = state.degenerate[state.active].any(-1)
         objective, at = objective.cpu(), state.iteration
-        number = len(state.converged) // state.model.batch_shape.numel()
         stopped = stopped | losing_starts(objective, remaining, degenerate, index, at, number)
         stopped = stopped | coinciding_starts(
             state.model, state.parameters, objective, remaining, at

@@ -86,22 +86,24 @@ def coinciding_starts(
     """
     m = parameters.num_mixtures
     repeated = torch.zeros(m, dtype=torch.bool)
+    if iteration < _FIRST_STEPS or m > _MAX_COMPARED:
+        return repeated
     index = model.batch_index.cpu()
-    if iteration < _FIRST_STEPS or not 1 < m <= _MAX_COMPARED:
+    allowed = (remaining.unsqueeze(1) + remaining).clamp(min=1e-10)
+    near = (objective.unsqueeze(1) - objective).abs() <= allowed
+    near &= (index.unsqueeze(1) == index) & torch.isfinite(allowed)
+    # Each start with those ahead of it, from the best start to the worst.
+    order = objective.argsort(descending=True, stable=True)
+    start, ahead = order[near[order][:, order].tril(-1).nonzero()].unbind(-1)
+    if not len(start):
         return repeated
     mixture = model.distribution(parameters)
     weights = mixture.weights.sort(-1).values.cpu()
     # Rows far away have no say in what is the same place.
     unit = DataScale.of(mixture.variance, model.local_scale).unit.sqrt().unsqueeze(-2)
     means = (parameters.means / unit).sort(-2).values.cpu()
-    order = objective.argsort(descending=True, stable=True)
-    allowed = (remaining.unsqueeze(1) + remaining).clamp(min=1e-10)
-    near = (objective.unsqueeze(1) - objective).abs() <= allowed
-    near &= index.unsqueeze(1) == index
-    near &= (weights.unsqueeze(1) - weights).abs().amax(-1) < _SAME_WEIGHTS
-    near &= (means.unsqueeze(1) - means).abs().flatten(2).amax(-1) < _SAME_MEANS
-    near &= torch.isfinite(allowed)
-    for place, start in enumerate(order.tolist()):
-        ahead = order[:place]
-        repeated[start] = bool((near[start, ahead] & ~repeated[ahead]).any())
+    same = (weights[start] - weights[ahead]).abs().amax(-1) < _SAME_WEIGHTS
+    same &= (means[start] - means[ahead]).abs().flatten(1).amax(-1) < _SAME_MEANS
+    for one, other in zip(start[same].tolist(), ahead[same].tolist(), strict=True):
+        repeated[one] |= ~repeated[other]
     return repeated

@@ -20,7 +20,7 @@ class EMResult:
     """The result of a fit. Numbers are floats, or tensors `(*B)` for a batch of mixtures.
 
     Attributes:
-        converged: whether the last gain of the objective was below `tol` (for every mixture).
+        converged: whether the objective is estimated to gain no more than `tol` (of every mixture).
         num_iterations: M-steps of the best start.
         num_e_steps: E-steps of the best start, with those of extrapolations that were undone and
             the one at the final parameters.
@@ -112,7 +112,6 @@ def result_of(
 
     num_steps = int(state.num_steps[runs].max())
     events = [event for run in runs.tolist() for event in state.events.get(run, [])]
-    events.sort(key=lambda event: event.iteration)
     kept = [each for each in restart_objectives if bool((each > -torch.inf).any())]
     return EMResult(
         converged=bool(state.converged[runs].all()),

@@ -27,7 +27,7 @@ class EMOptions:
         max_iter: M-steps at most.
         tol: a mixture has converged when its objective is estimated to gain no more than this
             until the end, in nats per row (`GainEstimate`).
-        prune: give up the worse half of the restarts every few M-steps.
+        prune: give up restarts that will not pass another one, or go where another one goes.
         schedule: the responsibilities of each E-step.
         policy: treats components that collapse.
         candidates: rows to which the policy may move a component.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gmm_lightning._plugins import Registry
 from gmm_lightning.initializers._distances import DistanceTable
+from gmm_lightning.initializers._rows import is_near, standardize
 from gmm_lightning.initializers.base import Initializer
 from gmm_lightning.initializers.given import Given
 from gmm_lightning.initializers.kmeans import KMeans, lloyd
@@ -25,7 +26,9 @@ __all__ = [
     "Mixed",
     "Random",
     "RandomFromData",
+    "is_near",
     "kmeans_plus_plus_seeds",
     "lloyd",
     "registry",
+    "standardize",
 ]

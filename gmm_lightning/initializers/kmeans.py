@@ -10,12 +10,10 @@ from torch import Generator, Tensor
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.initializers._distances import DistanceTable
+from gmm_lightning.initializers._rows import FAR_SHARE, is_near
 from gmm_lightning.initializers.base import LabelInitializer
 from gmm_lightning.initializers.kmeans_plus_plus import kmeans_plus_plus_seeds
 from gmm_lightning.statistics import WeightedMoments
-
-# The share of the weight that may lie far away from everything else.
-_STRAY = 0.005
 
 
 def lloyd(rows: DistanceTable, centres: Tensor, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
@@ -107,7 +105,7 @@ class KMeans(LabelInitializer):
         Starts with a cluster of less than half a percent of the weight find their clusters once
         more, without the half percent of the rows that is furthest from the other centres.
         """
-        spare = _STRAY * rows.weight.sum()
+        spare = FAR_SHARE * rows.weight.sum()
         for start, own in enumerate(labels):
             sums = rows.sums(own.unsqueeze(0), num_components)[0]
             stray = (sums[:, -1] > 0) & (sums[:, -1] < spare)
@@ -115,9 +113,7 @@ class KMeans(LabelInitializer):
                 continue
             kept = sums[~stray & (sums[:, -1] > 0)]
             distance = rows.nearest((kept[:, :-1] / kept[:, -1:]).unsqueeze(0))[1][0]
-            order = distance.argsort(descending=True)
-            far = order[rows.weight[order].cumsum(0) <= spare]
-            near = torch.ones(len(rows), dtype=torch.bool, device=own.device).scatter(0, far, 0)
+            near = is_near(distance, rows.weight)
             if int(near.sum()) < num_components:
                 continue
             some = DistanceTable(rows.x[near], rows.weight[near])

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from gmm_lightning import GMMLayer, fit_em
 from gmm_lightning.em import MixtureModel, initialization
-from gmm_lightning.em.initialization import _assign_rows, _standardize, as_initializer
+from gmm_lightning.em.initialization import _assign_rows, as_initializer
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.initializers import (
     DistanceTable,
@@ -23,6 +23,7 @@ from gmm_lightning.initializers import (
     Mixed,
     kmeans_plus_plus_seeds,
     registry,
+    standardize,
 )
 from gmm_lightning.initializers.base import draw_rows
 from gmm_lightning.rows import as_source
@@ -210,12 +211,12 @@ def test_light_rows_are_no_seeds() -> None:
 def test_standard_units_are_weighted(generator: Generator) -> None:
     x = torch.cat([rows(40, 2, generator) + 1e6, torch.full((40, 1), 0.1)], 1)
     weight = torch.rand(40, generator=generator)
-    found = _standardize(x, weight)[:, :2]
+    found = standardize(x, weight)[:, :2]
     share = (weight / weight.sum()).unsqueeze(-1)
     # Rows at 1e6 are exact to 1e-10.
     assert torch.allclose((share * found).sum(0), torch.zeros(2), atol=1e-10)
     assert torch.allclose((share * found.square()).sum(0), torch.ones(2), rtol=1e-12)
-    assert _standardize(x, weight)[:, 2].std() == 0
+    assert standardize(x, weight)[:, 2].std() == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
