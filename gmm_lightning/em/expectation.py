@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -50,7 +51,9 @@ def expected_statistics(
         # Squares of small or large float32 numbers are no float32 numbers.
         wide = parameters.to(accumulator_dtype(parameters.means.device))
         weighted = weighted_chunks(model, wide, chunks, responsibilities)
-        return centred_statistics(model.family, wide.means, weighted)
+        found = centred_statistics(model.family, wide.means, weighted)
+        # As from the feature kernel: statistics of some mixtures may replace those of all.
+        return replace(found, shift=parameters.means)
     return feature_statistics(
         model,
         parameters,

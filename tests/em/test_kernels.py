@@ -25,12 +25,12 @@ from gmm_lightning.em import (
 )
 from gmm_lightning.em import plan as planning
 from gmm_lightning.em.centred_kernel import centred_statistics, weighted_chunks
-from gmm_lightning.em.expectation import expected_statistics
+from gmm_lightning.em.expectation import EStep, expected_statistics
 from gmm_lightning.em.feature_kernel import feature_statistics
-from gmm_lightning.em.plan import EStepPlan, make_plan
+from gmm_lightning.em.plan import EStepPlan, is_small, make_plan
 from gmm_lightning.em.pooled import pooled_statistics_about
 from gmm_lightning.em.workspace import Workspace
-from gmm_lightning.rows import Batch
+from gmm_lightning.rows import Batch, as_source
 
 pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)
@@ -531,3 +531,26 @@ def test_squares_of_few_float32_rows_are_kept(size: float) -> None:
         fit_em(layer, x * unit, generator=Generator().manual_seed(1))
         found.append(layer.scale.double() / unit)
     assert torch.allclose(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
+@over_dtypes
+@pytest.mark.parametrize("few", [True, False])
+def test_statistics_of_some_mixtures_replace_those_of_all(
+    dtype: torch.dtype, few: bool, generator: Generator
+) -> None:
+    # All have a plan; of one mixture differences are taken where its rows are few.
+    m, n, some = 40, 100 if few else 600, torch.tensor([5])
+    layer = random_layer("full", batch=(m,), num_components=8, num_features=3, generator=generator)
+    layer, x = layer.to(dtype), rows(n * m, 3, generator).reshape(n, m, 3).to(dtype)
+    model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+    assert is_small(parameters.select(some), n) == few
+    assert not is_small(parameters, n)
+    step = EStep(as_source(x, None, num_features=3, batch_shape=(m,)), model, None)
+    whole = step(model, parameters)
+    changed = whole.replace(some, step(model.select(some), parameters.select(some)))
+    assert torch.equal(changed.shift, whole.shift)
+    far = float((x.unsqueeze(-2) - parameters.means).detach().abs().amax())
+    for name, unit in (("counts", 1), ("first", far), ("second", far**2), ("log_likelihood", 1)):
+        before, after = getattr(whole, name), getattr(changed, name)
+        assert after.dtype == before.dtype
+        assert torch.allclose(after, before, rtol=0.0, atol=n * CLOSE[dtype] * unit)
