@@ -68,17 +68,24 @@ class Features(ABC):
     Attributes:
         num_terms: Q, the length of q.
         num_scratch: rows of working memory that `make_feature_writer` needs below those of z.
+        wide_products_pay: whether products in float64 cost less than differences in float32.
     """
 
     num_terms: int
     num_scratch: int = 0
+    wide_products_pay: bool = True
 
     def __init__(self, num_features: int) -> None:
         self.num_features = num_features
 
-    def is_cheaper(self, num_columns: int) -> bool:
-        """Whether the terms of a row cost less than they save over `num_columns` components."""
-        return True
+    def products_pay(self, num_components: int, overlap: float | None) -> bool:
+        """Whether the terms of a row cost less than they save, against whitened rows.
+
+        Args:
+            num_components: that would be computed by products.
+            overlap: components that share a row, on average; None: not known.
+        """
+        return num_components > 0
 
     @abstractmethod
     def variances(self, scale: Tensor) -> Tensor:

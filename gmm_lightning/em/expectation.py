@@ -12,7 +12,7 @@ from gmm_lightning.em.centred_kernel import (
     centred_statistics,
     weighted_chunks,
 )
-from gmm_lightning.em.feature_kernel import feature_statistics
+from gmm_lightning.em.component_kernel import component_statistics
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import EStepPlan, group_by_precision, is_small, make_plan
@@ -54,7 +54,7 @@ def expected_statistics(
         found = centred_statistics(model.family, wide.means, weighted)
         # As from the feature kernel: statistics of some mixtures may replace those of all.
         return replace(found, shift=parameters.means)
-    return feature_statistics(
+    return component_statistics(
         model,
         parameters,
         plan,
@@ -108,16 +108,24 @@ class EStep:
     ) -> list[Tensor]:
         """Indices of mixtures that are computed together; several groups only where it pays."""
         everything = torch.arange(parameters.num_mixtures, device=model.batch_index.device)
-        is_coarse = plan is not None and plan.natural.dtype == parameters.means.dtype
+        is_coarse = plan is not None and plan.dtypes == {parameters.means.dtype}
+        # Mixtures of the same rows have the precision of each component apart.
+        apart = self.source.shared and not model.family.tied
         # Reading a stream once more costs more than a precision that some mixtures do not need.
-        if is_coarse or len(everything) == 1 or not self.source.in_memory:
+        if is_coarse or apart or len(everything) == 1 or not self.source.in_memory:
             return [everything]
         if is_small(parameters, self.source.num_rows):
             return [everything]
         return group_by_precision(model, parameters)
 
     def _plan(self, model: MixtureModel, parameters: MixtureParameters) -> EStepPlan | None:
-        return make_plan(model, parameters, self.source.num_rows, shared=self.source.shared)
+        return make_plan(
+            model,
+            parameters,
+            self.source.num_rows,
+            shared=self.source.shared,
+            overlap=self._workspace.overlap,
+        )
 
     def _run(
         self,

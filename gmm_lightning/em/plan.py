@@ -1,4 +1,4 @@
-"""The plan of an E-step: coordinates, natural parameters, and a precision."""
+"""The plan of an E-step: how each component is computed, and in which precision."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ from torch import Tensor
 from gmm_lightning.covariances import Features, NaturalParameters, StandardizedCoordinates
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
-from gmm_lightning.linalg import LOG_2PI, accumulator_dtype
+from gmm_lightning.linalg import LOG_2PI, accumulator_dtype, invert_tril
 
 # Up to this many rows and differences (rows x mixtures x K x D) the centred kernel takes less time
 # than making a plan (measured, one thread: 1.4 to 2.6 x less for D = 2 to 32).
 _FEW_ROWS, _FEW_DIFFERENCES = 512, 1 << 15
-
-# A component costs about five times as much from differences, and products cost twice as much in
-# float64: up to this share of the components is computed so beside float32 products.
-_CAREFUL_SHARE = 0.15
 
 # The largest magnitude of cancelling terms that a dtype may carry. Its machine precision times
 # this, the error of a log density, is 6e-5 in float32 and 2e-10 in float64.
@@ -26,62 +22,99 @@ MAX_CANCELLATION = {torch.float32: 2.0**10, torch.float64: 2.0**20}
 
 
 @dataclass(frozen=True)
-class EStepPlan:
-    """Coefficients that give all log joint densities by one product with a row's features.
+class ProductTerms:
+    """Coefficients that give log joint densities by one product with a row's features.
 
     Attributes:
         features: the terms of the family.
         coordinates: of the features, in float64.
         natural: coefficients of `(1, q(z), z)`, `(P, C, 1 + Q + D)`, in the dtype to compute in.
-            P is 1 and C is M * K where all mixtures read the same rows; else P is M and C is K.
-        careful: components whose terms cancel beyond the dtype, `(C')`: they are computed from
-            differences; None: there are none.
+            P is 1 where all mixtures read the same rows, else M.
+        index: which of the `M K` components these are, `(C,)`; None: all.
     """
 
     features: Features
     coordinates: StandardizedCoordinates
     natural: Tensor
-    careful: Tensor | None = None
+    index: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class WhitenedTerms:
+    """Components by whitened rows `L^-1 (x - mu)`, all tensors in the dtype to compute in.
+
+    Attributes:
+        index: which of the `M K` components these are, `(C,)`.
+        scale: in the family's form, `(C, ...)`.
+        constant: of the log joint densities, `(C,)`.
+        whitening: inverse Cholesky factors `(C, D, D)`; None: the family whitens without a solve.
+        centre: a point `(D,)` from which all of them take differences; None: each takes them
+            from its mean, for components that are tight and far away.
+        offset: `-L^-1 (mu - centre)`, `(C, D)`, or None without a centre.
+    """
+
+    index: Tensor
+    scale: Tensor
+    constant: Tensor
+    whitening: Tensor | None = None
+    centre: Tensor | None = None
+    offset: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class EStepPlan:
+    """How the components of M mixtures are computed: each in one of these groups.
+
+    Attributes:
+        products: at most one group per dtype.
+        whitened: at most one group per dtype, and one from differences to each mean.
+    """
+
+    products: tuple[ProductTerms, ...]
+    whitened: tuple[WhitenedTerms, ...] = ()
+
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        """Those in which components are computed."""
+        products = {one.natural.dtype for one in self.products}
+        return products | {one.constant.dtype for one in self.whitened}
+
+    @property
+    def num_groups(self) -> int:
+        """Coordinate systems P: 1 where all mixtures read the same rows."""
+        return len(self.products[0].natural) if self.products else 1
+
+    def joint_dtype(self, narrow: torch.dtype) -> torch.dtype:
+        """The dtype of log joint densities: that of all components, or that of the parameters."""
+        return next(iter(self.dtypes)) if len(self.dtypes) == 1 else narrow
 
 
 def make_plan(
-    model: MixtureModel, parameters: MixtureParameters, num_rows: int, *, shared: bool
+    model: MixtureModel,
+    parameters: MixtureParameters,
+    num_rows: int,
+    *,
+    shared: bool,
+    overlap: float | None = None,
 ) -> EStepPlan | None:
-    """A plan in the dtype of the parameters, else in float64, else None: take differences.
+    """A plan by the bounds on what cancels; None: take differences to every mean.
 
-    The precision follows from a bound on what cancels in the sum of the terms, and so from the
-    parameters alone: a component that is tight and far from the centre of the mixture needs
-    more digits than one that is not.
+    The precision follows from the parameters alone: a component that is tight and far from the
+    centre of the mixture needs more digits than one that is not. Products with features need
+    most (the terms are squares), whitened rows fewer, and differences to the mean fewest.
 
     Args:
         model: family and constants.
         parameters: of M mixtures.
         num_rows: rows of the E-step; for few of them differences are cheaper than a plan.
         shared: whether all of them read the same rows.
+        overlap: components that share a row, on average; None: not known yet.
     """
-    m, k, d = parameters.means.shape
     if is_small(parameters, num_rows):
         return None
-    features = model.family.features(d)
-    groups = 1 if shared else m
-    if features is None or not features.is_cheaper(m * k // groups):
-        return None
-    terms = _Terms(model, parameters, groups)
-    precisions = _precisions(parameters)
-    for dtype in precisions:
-        coordinates, natural = terms.in_coordinates(features, dtype)
-        most = m * k - 1 if dtype == precisions[-1] else _CAREFUL_SHARE * m * k
-        lost = ~(natural.magnitude <= MAX_CANCELLATION[dtype])
-        number = int(lost.sum())
-        if number and (groups > 1 or model.family.tied or number > most):
-            continue
-        constant = terms.constant - 0.5 * natural.square
-        whole = torch.cat([constant.unsqueeze(-1), natural.quadratic, natural.linear], -1)
-        if not number:
-            return EStepPlan(features, coordinates, whole.to(dtype))
-        whole = torch.where(lost.unsqueeze(-1), 0.0, whole)
-        return EStepPlan(features, coordinates, whole.to(dtype), lost[0].nonzero().squeeze(-1))
-    return None
+    if shared and not model.family.tied:
+        return _plan_of_components(model, parameters, overlap)
+    return _plan_of_mixtures(model, parameters, 1 if shared else parameters.num_mixtures)
 
 
 def is_small(parameters: MixtureParameters, num_rows: int) -> bool:
@@ -98,8 +131,84 @@ def group_by_precision(model: MixtureModel, parameters: MixtureParameters) -> li
     level = model.batch_index.new_zeros(parameters.num_mixtures)
     for dtype in _precisions(parameters):
         magnitude = terms.in_coordinates(features, dtype)[1].magnitude
-        level += ~(magnitude <= MAX_CANCELLATION[dtype]).all(-1)
+        level += ~(magnitude <= _most(dtype, parameters.dtype)).all(-1)
     return [(level == one).nonzero().squeeze(-1) for one in level.unique()]
+
+
+def _plan_of_mixtures(
+    model: MixtureModel, parameters: MixtureParameters, groups: int
+) -> EStepPlan | None:
+    """All components by products in one dtype, if one is enough for all."""
+    m, k, d = parameters.means.shape
+    features = model.family.features(d)
+    # Measured on a CPU, one thread: D^2 / 2 products are made per row for any K, and differences
+    # to each mean are as fast at K = 2, 5, 8, 12 for D = 32, 64, 128, 256.
+    if features is None or features.num_terms > 6 * d * (m * k // groups):
+        return None
+    terms = _Terms(model, parameters, groups)
+    for dtype in _precisions(parameters):
+        coordinates, natural = terms.in_coordinates(features, dtype)
+        if bool((natural.magnitude <= _most(dtype, parameters.dtype)).all()):
+            whole = terms.coefficients(natural).to(dtype)
+            return EStepPlan((ProductTerms(features, coordinates, whole),))
+    return None
+
+
+def _plan_of_components(
+    model: MixtureModel, parameters: MixtureParameters, overlap: float | None
+) -> EStepPlan:
+    """Each component in the way that costs least among those that are exact enough for it."""
+    m, k, d = parameters.means.shape
+    features, products = model.family.features(d), list[ProductTerms]()
+    terms, (narrow, *wider) = _Terms(model, parameters, 1), _precisions(parameters)
+    left = torch.ones(m * k, dtype=torch.bool, device=parameters.means.device)
+    if features is not None:
+        for dtype in [narrow, *(wider if features.wide_products_pay else ())]:
+            if not features.products_pay(int(left.sum()), overlap):
+                break
+            coordinates, natural = terms.in_coordinates(features, dtype)
+            safe = left & (natural.magnitude[0] <= _most(dtype, narrow))
+            if features.products_pay(int(safe.sum()), overlap):
+                left = left & ~safe
+                index = None if bool(safe.all()) else safe.nonzero().squeeze(-1)
+                whole = terms.coefficients(natural).to(dtype)
+                whole = whole if index is None else whole[:, index]
+                products.append(ProductTerms(features, coordinates, whole, index))
+            if not bool(left.any()):
+                return EStepPlan(tuple(products))
+    index = left.nonzero().squeeze(-1)
+    return EStepPlan(tuple(products), tuple(_whitened(model, terms, index, narrow)))
+
+
+def _whitened(
+    model: MixtureModel, terms: _Terms, index: Tensor, narrow: torch.dtype
+) -> list[WhitenedTerms]:
+    """The components at `index` by whitened rows, in the dtype that is enough for each."""
+    family, scale, constant = model.family, terms.scale[0, index], terms.constant[0, index]
+    if not family.whitens_by_solve:
+        return [WhitenedTerms(index, scale.to(narrow), constant.to(narrow))]
+    d, found = terms.means.shape[-1], list[WhitenedTerms]()
+    factor = family.scale_tril(scale.unsqueeze(0), d)[0]
+    whitening = invert_tril(factor)
+    centre = terms.centre[0].to(narrow).to(scale)
+    gap = (terms.means[0, index] - centre).unsqueeze(-1)
+    offset = -(whitening @ gap).squeeze(-1)
+    reach = (factor.square().sum(-1, keepdim=True) + gap.square()).sqrt()
+    magnitude = torch.linalg.vector_norm((whitening.abs() @ reach).squeeze(-1), dim=-1)
+    left = torch.ones_like(index, dtype=torch.bool)
+    for dtype in dict.fromkeys((narrow, scale.dtype)):
+        some = left & (magnitude <= _most(dtype, narrow))
+        left = left & ~some
+        own = (scale[some], constant[some], whitening[some], centre, offset[some])
+        found += [WhitenedTerms(index[some], *(value.to(dtype) for value in own))]
+    found += [WhitenedTerms(index[left], scale[left], constant[left], whitening[left])]
+    return [one for one in found if len(one.index)]
+
+
+def _most(dtype: torch.dtype, narrow: torch.dtype) -> float:
+    """The largest magnitude in a dtype whose error is that of `MAX_CANCELLATION` in another."""
+    share = torch.finfo(narrow).eps / torch.finfo(dtype).eps
+    return MAX_CANCELLATION[narrow] * share
 
 
 def _precisions(parameters: MixtureParameters) -> list[torch.dtype]:
@@ -132,3 +241,8 @@ class _Terms:
         axes = features.axes(self.weights, gap, self.scale)
         coordinates = StandardizedCoordinates(centre, *axes)
         return coordinates, features.natural_parameters(self.scale, gap, coordinates)
+
+    def coefficients(self, natural: NaturalParameters) -> Tensor:
+        """Coefficients of `(1, q(z), z)`, `(P, C, 1 + Q + D)`."""
+        constant = self.constant - 0.5 * natural.square
+        return torch.cat([constant.unsqueeze(-1), natural.quadratic, natural.linear], -1)

@@ -23,6 +23,10 @@ Responsibilities = Callable[[Tensor, int, Batch], tuple[Tensor, Tensor]]
 # So the logarithms are clamped before the exponential, and small results set to zero after it.
 _MIN_LOG = {torch.float32: -60.0, torch.float64: -600.0}
 
+# A responsibility below this adds nothing to a sum in the dtype, even of a row a thousand standard
+# deviations away.
+NEGLIGIBLE = {torch.float32: 2.0**-44, torch.float64: 2.0**-73}
+
 ASSIGNMENTS = "assignments"
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.em.parameters import MixtureParameters
-from gmm_lightning.em.plan import EStepPlan
+from gmm_lightning.em.plan import EStepPlan, ProductTerms
 from gmm_lightning.errors import InvalidArgumentError
 
 # With fewer rows the overhead of a matrix product dominates; more do not make it faster.
@@ -25,8 +25,7 @@ class Buffers:
 
     Shape:
         diff `(n, P, D)`; features `(P, 1 + Q + D, n)`, the rows of data as columns; z
-        `(P, D, n)`, a part of it; log_joint `(P, C, n)`; sums `(P, 1 + Q + D, C)`. Where P is 1
-        that axis is left out.
+        `(P, D, n)`, a part of it; sums `(P, 1 + Q + D, C)`. Where P is 1 that axis is left out.
 
     Attributes:
         write_features: computes the second-order terms from z.
@@ -36,7 +35,6 @@ class Buffers:
     diff: Tensor
     features: Tensor
     z: Tensor
-    log_joint: Tensor
     sums: Tensor
     write_features: Callable[[], None]
     multiply: Callable[..., Tensor]
@@ -48,6 +46,9 @@ class Workspace:
     Args:
         chunk_size: rows at a time; None: as many as stay in cache.
 
+    Attributes:
+        overlap: components that shared a row in the last E-step, on average; None before it.
+
     Raises:
         InvalidArgumentError: a chunk size below 1.
     """
@@ -56,49 +57,59 @@ class Workspace:
         if chunk_size is not None and chunk_size < 1:
             raise InvalidArgumentError(f"chunk_size must be >= 1, got {chunk_size}")
         self.chunk_size = chunk_size
+        self.overlap: float | None = None
         self._made: dict[tuple[object, ...], Buffers] = {}
+        self._joint: tuple[tuple[object, ...], Tensor] | None = None
 
     def rows_per_chunk(self, plan: EStepPlan | None, parameters: MixtureParameters) -> int:
         """Number of rows whose intermediate results in the kernel stay in cache."""
         if self.chunk_size is not None:
             return self.chunk_size
+        means = parameters.means
         if plan is None:
-            return rows_per_chunk(parameters.means.numel(), parameters.means)
-        kind = "cpu" if plan.natural.device.type == "cpu" else "other"
-        groups, columns, length = plan.natural.shape
-        numbers = groups * (columns + length + plan.features.num_scratch)
-        if plan.careful is not None:
-            # Differences, whitened or weighted ones, and their squares.
-            numbers += 3 * len(plan.careful) * plan.features.num_features
-        rows = rows_per_chunk(numbers, plan.natural) // 64 * 64
+            return rows_per_chunk(means.numel(), means)
+        kind = "cpu" if means.device.type == "cpu" else "other"
+        size = max(dtype.itemsize for dtype in plan.dtypes)
+        numbers = means.shape[:-1].numel()
+        for terms in plan.products:
+            groups, _, length = terms.natural.shape
+            numbers += groups * (length + terms.features.num_scratch)
+        rows = rows_per_chunk(numbers * size // means.element_size(), means) // 64 * 64
         return max(_MIN_ROWS, min(_MAX_ROWS[kind], rows))
 
-    def buffers(self, plan: EStepPlan, num_rows: int) -> Buffers:
+    def log_joint(
+        self, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        """Memory for log joint densities `(P, C, n)`, the same at every call."""
+        key = (shape, dtype, device)
+        if self._joint is None or self._joint[0] != key:
+            self._joint = key, torch.empty(shape, dtype=dtype, device=device)
+        return self._joint[1]
+
+    def buffers(self, terms: ProductTerms, num_rows: int) -> Buffers:
         """Buffers for chunks of `num_rows` rows, the same ones at every call."""
-        key = (plan.natural.shape, plan.natural.dtype, plan.natural.device, num_rows)
+        key = (terms.natural.shape, terms.natural.dtype, terms.natural.device, num_rows)
         if key not in self._made:
             while len(self._made) >= _MAX_BUFFERS:
                 self._made.pop(next(iter(self._made)))
-            self._made[key] = _make_buffers(plan, num_rows)
+            self._made[key] = _make_buffers(terms, num_rows)
         return self._made[key]
 
 
-def _make_buffers(plan: EStepPlan, num_rows: int) -> Buffers:
-    groups, columns, length = plan.natural.shape
-    features, make = plan.features, plan.natural.new_empty
+def _make_buffers(terms: ProductTerms, num_rows: int) -> Buffers:
+    groups, columns, length = terms.natural.shape
+    features, make = terms.features, terms.natural.new_empty
     d, q = features.num_features, features.num_terms
     tall = make(groups, length + features.num_scratch, num_rows)
     tall[:, 0] = 1.0
     write = features.make_feature_writer(tall[:, 1 + q :], tall[:, 1 : 1 + q])
-    diff, log_joint = make(num_rows, groups, d), make(groups, columns, num_rows)
-    sums = make(groups, length, columns)
+    diff, sums = make(num_rows, groups, d), make(groups, length, columns)
     if groups == 1:
-        tall, diff, log_joint, sums = tall[0], diff[:, 0], log_joint[0], sums[0]
+        tall, diff, sums = tall[0], diff[:, 0], sums[0]
     return Buffers(
         diff=diff,
         features=tall[..., :length, :],
         z=tall[..., 1 + q : length, :],
-        log_joint=log_joint,
         sums=sums,
         write_features=write,
         multiply=torch.mm if groups == 1 else torch.bmm,

@@ -1,7 +1,8 @@
-"""The feature form against differences to each mean: where it pays."""
+"""Products with features against whitened rows: where they pay."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 from unittest.mock import patch
 
@@ -17,6 +18,7 @@ from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.rows import Batch
 
 WORK = 1e9
+CHOSEN, PRODUCTS, WHITENED = "chosen", "features", "whitened"
 
 
 def run(settings: Settings, report: Report) -> None:
@@ -24,8 +26,8 @@ def run(settings: Settings, report: Report) -> None:
     wide = settings.pick((2, 8, 32, 64, 128, 256), (2, 16, 64), (2, 4))
     many = settings.pick((1, 2, 8, 32), (2, 16), (2,))
     table = report.table(
-        "One E-step by both kernels, full covariances (CPU seconds, one thread, medians)",
-        *("dtype", "D", "K", "N", "features", "differences", "features are faster by"),
+        "One E-step in two ways, full covariances (CPU seconds, one thread, medians)",
+        *("dtype", "D", "K", "N", "overlap", "features", "whitened", "features are faster by"),
         *("chosen", "largest difference"),
     )
     for dtype in rows.DTYPES:
@@ -33,51 +35,62 @@ def run(settings: Settings, report: Report) -> None:
             for k in many:
                 fitting = settings.pick(1.0, 0.3, 0.0) * WORK / (2 * k * d * (d + 3))
                 n = int(min(max(fitting, 512, 4 * d), 100_000))
-                one_size(settings, table, dtype, n, d, k)
+                for separation in (4.0, 16.0) if k > 1 else (4.0,):
+                    one_size(settings, table, dtype, rows.clusters(n, d, k, separation))
     table.note(
-        "Both give the same statistics; the largest difference is between second moments. Chosen: "
-        "by the cost alone, or because too much would cancel."
+        "Both give the same statistics; the largest difference is between second moments. Overlap: "
+        "components that share a row on average. Chosen: by the cost, or because too much cancels."
     )
 
 
-def one_size(settings: Settings, table: Any, dtype: str, n: int, d: int, k: int) -> None:
+def one_size(settings: Settings, table: Any, dtype: str, data: rows.Clusters) -> None:
     """A row of the table."""
-    data = rows.clusters(n, d, k)
+    k, d = data.centres.shape
     layer = rows.in_dtype(rows.given("full", data), dtype)
-    x = data.rows(dtype)
+    x, workspace = data.rows(dtype), Workspace()
     model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
-    plan = make_plan(model, parameters, len(x), shared=True)
-    chosen = "differences" if plan is None else "features"
-    if forced_plan(model, parameters) is None:
-        table.row(dtype, d, k, n, None, None, "too much cancels", chosen, None)
-        return
-    batches, workspace = [Batch(x)], Workspace()
 
-    def features() -> Any:
+    def pass_by(way: str) -> Any:
         # A pass makes its plan from the parameters; a fit keeps its buffers.
-        plan = forced_plan(model, parameters)
-        assert plan is not None
-        return expected_statistics(model, parameters, plan, batches, workspace=workspace)
+        plan = plan_by(way, model, parameters, workspace.overlap)
+        return expected_statistics(model, parameters, plan, [Batch(x)], workspace=workspace)
 
-    def differences() -> Any:
-        return expected_statistics(model, parameters, None, batches, workspace=workspace)
-
-    made = [Contender("features", features), Contender("differences", differences)]
+    pass_by(CHOSEN)
+    overlap = workspace.overlap
+    chosen, forced = (plan_by(way, model, parameters, overlap) for way in (CHOSEN, PRODUCTS))
+    names = [PRODUCTS if plan.products else WHITENED for plan in (chosen, forced)]
+    if names[1] == WHITENED:
+        table.row(dtype, d, k, len(x), overlap, None, None, "too much cancels", names[0], None)
+        return
+    made = [Contender(PRODUCTS, lambda: pass_by(PRODUCTS))]
+    made += [Contender(WHITENED, lambda: pass_by(WHITENED))]
     with threads(1):
         timings = interleaved(made, settings.times(3, 1))
-    fast, slow = timings["features"], timings["differences"]
+    fast, slow = timings[PRODUCTS], timings[WHITENED]
     apart = float((fast.value.second - slow.value.second).abs().max())
     apart /= float(slow.value.second.abs().max())
     table.row(
-        *(dtype, d, k, len(x), fast.median, slow.median),
-        *(times(slow.median / fast.median), chosen, apart),
+        *(dtype, d, k, len(x), overlap, fast.median, slow.median),
+        *(times(slow.median / fast.median), names[0], apart),
         seconds={name: timing.seconds for name, timing in timings.items()},
         difference=apart,
     )
 
 
-def forced_plan(model: MixtureModel, parameters: MixtureParameters) -> EStepPlan | None:
-    """A plan of the feature form where it would not be chosen because it is slower."""
+def plan_by(
+    way: str,
+    model: MixtureModel,
+    parameters: MixtureParameters,
+    overlap: float | None,
+) -> EStepPlan:
+    """The plan, by products wherever they are exact enough, without them, or as is chosen."""
     form: Any = type(model.family.features(parameters.means.shape[-1]))
-    with patch.object(form, "is_cheaper", lambda features, num_columns: True):
-        return make_plan(model, parameters, 1 << 20, shared=True)
+    choice = contextlib.nullcontext()
+    if way != CHOSEN:
+        choice = patch.object(
+            form, "products_pay", lambda features, k, overlap: way == PRODUCTS and k > 0
+        )
+    with choice:
+        plan = make_plan(model, parameters, 1 << 20, shared=True, overlap=overlap)
+    assert plan is not None
+    return plan

@@ -25,8 +25,8 @@ from gmm_lightning.em import (
 )
 from gmm_lightning.em import plan as planning
 from gmm_lightning.em.centred_kernel import centred_statistics, weighted_chunks
+from gmm_lightning.em.component_kernel import component_statistics
 from gmm_lightning.em.expectation import EStep, expected_statistics
-from gmm_lightning.em.feature_kernel import feature_statistics
 from gmm_lightning.em.plan import EStepPlan, is_small, make_plan
 from gmm_lightning.em.pooled import pooled_statistics_about
 from gmm_lightning.em.workspace import Workspace
@@ -141,7 +141,7 @@ def plan_of(layer: GMMLayer, x: Tensor) -> EStepPlan | None:
     )
 
 
-def by_features(
+def by_components(
     layer: GMMLayer,
     x: Tensor,
     weight: Tensor | None,
@@ -149,12 +149,12 @@ def by_features(
     workspace: Workspace | None = None,
     batches: list[Batch] | None = None,
 ) -> SufficientStatistics:
-    """The feature kernel, whatever would have been chosen."""
+    """The kernel of a plan, whatever would have been chosen."""
     plan, parameters = plan_of(layer, x), MixtureParameters.from_layer(layer)
     assert plan is not None
     workspace = workspace or Workspace()
     size = workspace.rows_per_chunk(plan, parameters)
-    return feature_statistics(
+    return component_statistics(
         MixtureModel.from_layer(layer),
         parameters,
         plan,
@@ -205,7 +205,7 @@ def test_both_kernels_are_the_definition(
         layer, x, weight = case(family, layout, dtype, d, generator)
         for w in (None, weight):
             expected = Reference.of(layer, x, w, kind)
-            expected.agrees(by_features(layer, x, w, responsibilities), CLOSE[dtype])
+            expected.agrees(by_components(layer, x, w, responsibilities), CLOSE[dtype])
             expected.agrees(by_differences(layer, x, w, responsibilities), CLOSE[dtype])
 
 
@@ -213,10 +213,10 @@ def test_both_kernels_are_the_definition(
 @over_families
 def test_both_kernels_hear_the_evidence(family: str, layout: str, generator: Generator) -> None:
     layer, x, weight = case(family, layout, torch.float64, 3, generator)
-    without = by_features(layer, x, weight, soft)
+    without = by_components(layer, x, weight, soft)
     layer.evidence = Slope()
     expected = Reference.of(layer, x, weight, "soft")
-    expected.agrees(by_features(layer, x, weight, soft), 1e-11)
+    expected.agrees(by_components(layer, x, weight, soft), 1e-11)
     expected.agrees(by_differences(layer, x, weight, soft), 1e-11)
     assert not torch.allclose(without.counts, expected.counts, rtol=1e-3)
 
@@ -231,16 +231,16 @@ def test_any_chunks_add_up(
     # The order of the additions, in the dtype of the sums of a chunk.
     close = {torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
     for w in (None, weight):
-        whole = by_features(layer, x, w, soft)
+        whole = by_components(layer, x, w, soft)
         expected = Reference(whole.counts, whole.first, whole.second, whole.log_likelihood)
         for size in (1, 7, 10**9):
-            found = by_features(layer, x, w, soft, Workspace(size))
+            found = by_components(layer, x, w, soft, Workspace(size))
             expected.agrees(found, close)
             assert found.num_samples == N
         parts = [x[:0], *x.split(9), x[:0]]
         own = [None] * 5 if w is None else [w[:0], *w.split(9), w[:0]]
         batches = [Batch(*pair) for pair in zip(parts, own, strict=True)]
-        expected.agrees(by_features(layer, x, None, soft, Workspace(4), batches), close)
+        expected.agrees(by_components(layer, x, None, soft, Workspace(4), batches), close)
 
 
 @over_layouts
@@ -253,12 +253,12 @@ def test_a_workspace_leaves_no_trace(
     used = Workspace(10)
     large, narrow = 1e6 * x, x[:3]
     for other, w in ((large, None), (narrow, None), (x, weight)):
-        by_features(layer, other, w, hard, used)
-    again, fresh = (by_features(layer, x, None, soft, w) for w in (used, Workspace(10)))
+        by_components(layer, other, w, hard, used)
+    again, fresh = (by_components(layer, x, None, soft, w) for w in (used, Workspace(10)))
     assert torch.equal(again.pack(), fresh.pack())
     # Statistics own their memory: the next pass does not write into those of the last.
     before = again.pack().clone()
-    by_features(layer, large, weight, soft, used)
+    by_components(layer, large, weight, soft, used)
     assert torch.equal(again.pack(), before)
 
 
@@ -283,7 +283,7 @@ def test_responsibilities_that_are_nothing_are_zero(family: str) -> None:
         layer = GMMLayer(2, 2, family, dtype=dtype)
         layer.set_parameters(means=torch.tensor([[0.0, 0.0], [40.0, 0.0]]))
         x = torch.zeros(5, 2, dtype=dtype)
-        for stats in (by_features(layer, x, None, soft), by_differences(layer, x, None, soft)):
+        for stats in (by_components(layer, x, None, soft), by_differences(layer, x, None, soft)):
             # The other component is 800 nats away: nothing of it is left, not even 1e-261.
             assert stats.counts.tolist() == [5.0, 0.0]
             assert not stats.first[1].any()
@@ -295,7 +295,7 @@ def test_one_row_belongs_to_no_component(generator: Generator) -> None:
     x = rows(6, 2, generator)
     x[2] = float("nan")
     for kind in KINDS.values():
-        assert not torch.isfinite(by_features(layer, x, None, kind).log_likelihood)
+        assert not torch.isfinite(by_components(layer, x, None, kind).log_likelihood)
         assert not torch.isfinite(by_differences(layer, x, None, kind).log_likelihood)
 
 
@@ -316,17 +316,42 @@ def test_a_finer_plan_gives_the_same(
     expected = Reference.of(layer, x, weight, "soft")
     plan = plan_of(layer, x)
     assert plan is not None
-    assert plan.natural.dtype == dtype
-    monkeypatch.setitem(planning.MAX_CANCELLATION, torch.float32, 0.0)
-    if dtype == torch.float32:
+    assert plan.dtypes == {dtype}
+    # Products with features of squares, whitened rows, and differences to the means.
+    for most in (2.0**-20, 0.0):
+        monkeypatch.setitem(planning.MAX_CANCELLATION, dtype, most)
         plan = plan_of(layer, x)
-        assert plan is not None
-        assert plan.natural.dtype == torch.float64
-        # Rows and parameters are exact in float64, and so is what becomes of them.
-        expected.agrees(by_plan(layer, x, weight), 1e-11)
-    monkeypatch.setitem(planning.MAX_CANCELLATION, torch.float64, 0.0)
-    assert plan_of(layer, x) is None
-    expected.agrees(by_plan(layer, x, weight), CLOSE[dtype])
+        if plan is not None and plan.dtypes == {torch.float64}:
+            # Rows and parameters are exact in float64, and so is what becomes of them.
+            expected.agrees(by_plan(layer, x, weight), 1e-11)
+        else:
+            expected.agrees(by_plan(layer, x, weight), CLOSE[dtype])
+    if plan is not None:
+        assert not plan.products
+        assert all(terms.centre is None for terms in plan.whitened)
+
+
+@pytest.mark.parametrize("overlap", [1.0, 9.0])
+@over_dtypes
+def test_whitened_rows_and_products_give_the_same(
+    dtype: torch.dtype, overlap: float, generator: Generator
+) -> None:
+    # Many features, so that the factors are cut into strips, the last of another height.
+    layer = GMMLayer(35, 9, dtype=dtype)
+    turn = torch.eye(35) + 0.02 * torch.randn(9, 35, 35, generator=generator)
+    layer.set_parameters(
+        means=0.4 * torch.randn(9, 35, generator=generator), covariance_matrix=turn @ turn.mT
+    )
+    x = layer.sample(400, generator=generator)
+    model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+    plan = make_plan(model, parameters, MANY, shared=True, overlap=overlap)
+    assert plan is not None
+    assert bool(plan.products) == (overlap > 1)
+    workspace = Workspace()
+    found = expected_statistics(model, parameters, plan, [Batch(x)], workspace=workspace)
+    Reference.of(layer, x, None, "soft").agrees(found.reshape(()), CLOSE[dtype])
+    assert workspace.overlap is not None
+    assert 1 <= workspace.overlap <= 9
 
 
 @dataclass(frozen=True)
@@ -352,11 +377,17 @@ class Parallel(Covariance):
 
 
 @pytest.mark.parametrize("prior", [None, "niw"])
-def test_a_family_without_features_takes_differences(
+def test_a_family_without_features_takes_whitened_rows(
     prior: str | None, generator: Generator
 ) -> None:
     x = rows(60, 3, generator)
-    assert plan_of(GMMLayer(3, 3, Parallel()), x) is None
+    layer = random_layer("full", num_features=3, generator=generator)
+    plain = GMMLayer(3, layer.num_components, Parallel())
+    plain.load_state_dict(layer.state_dict())
+    plan = plan_of(plain, x)
+    assert plan is not None
+    assert not plan.products
+    Reference.of(layer, x, None, "soft").agrees(by_plan(plain, x, None), CLOSE[x.dtype])
     fitted = []
     for family in (Parallel(), "full"):
         layer = GMMLayer(3, 3, family, prior)
@@ -499,9 +530,14 @@ def test_tight_components_are_computed_beside_the_others(
     exact = Reference.of(layer, x, weight, "soft")
     plan = plan_of(layer, x)
     assert plan is not None
-    assert plan.natural.dtype == dtype
-    assert plan.careful is not None
-    assert plan.careful.tolist() == ([4] if layout == "single" else [4, 13])
+    # One by itself: by whitened rows, or by products in float64, which cost less where
+    # covariances have no correlations.
+    others, *wide = plan.products
+    assert others.natural.dtype == dtype
+    groups = [terms.index for terms in (*wide, *plan.whitened)]
+    assert [index.tolist() for index in groups if index is not None] == [
+        [4] if layout == "single" else [4, 13]
+    ]
     exact.agrees(by_plan(layer, x, weight), CLOSE[dtype])
 
 

@@ -54,6 +54,15 @@ def plan_of(layer: GMMLayer, *, shared: bool = True) -> EStepPlan | None:
 # -- the choice -----------------------------------------------------------------------------------
 
 
+def coarseness(plan: EStepPlan | None) -> int:
+    """How a plan computes its most demanding component: the greater, the more digits."""
+    if plan is None:
+        return 4
+    if any(terms.centre is None for terms in plan.whitened):
+        return 3
+    return 2 if plan.whitened else int(torch.float64 in plan.dtypes)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shared", [True, False])
 @over_families
@@ -62,20 +71,16 @@ def test_the_tighter_and_the_farther_the_more_digits(
 ) -> None:
     found = []
     # Components of deviation `spread`, 2 apart: what cancels is about `1 / spread^2`.
-    for spread in (1.0, 1e-1, 1e-2, 1e-3, 1e-5):
-        layer = GMMLayer(2, 2, family, dtype=dtype, batch_shape=(2,))
-        tight = torch.eye(2).expand(2, 2, 2, 2) * spread**2
-        means = torch.tensor([[-1.0, 0.0], [1.0, 0.0]]).expand(2, 2, 2)
+    for spread in (1.0, 1e-1, 1e-2, 1e-3, 1e-5, 1e-9):
+        layer = GMMLayer(2, 8, family, dtype=dtype, batch_shape=(2,))
+        tight = torch.eye(2).expand(2, 8, 2, 2) * spread**2
+        means = torch.tensor([[-1.0, 0.0], [1.0, 0.0]]).repeat(4, 1).expand(2, 8, 2)
         layer.set_parameters(means=means, covariance_matrix=tight)
-        plan = plan_of(layer, shared=shared)
-        found.append(None if plan is None else plan.natural.dtype)
-    first = [dtype] * 2
-    assert found == [*first, torch.float64, None, None] or found == [
-        *first,
-        torch.float64,
-        torch.float64,
-        None,
-    ]
+        found.append(coarseness(plan_of(layer, shared=shared)))
+    assert found == sorted(found)
+    assert found[0] == (dtype == torch.float64)
+    assert found[1] <= 1
+    assert found[-1] >= 2
 
 
 @over_families
@@ -86,7 +91,7 @@ def test_an_offset_alone_takes_no_digits(family: str) -> None:
             layer.means += offset
         plan = plan_of(layer)
         assert plan is not None
-        assert plan.natural.dtype == dtype
+        assert plan.dtypes == {dtype}
 
 
 @pytest.mark.parametrize("family", ["full", "tied"])
@@ -97,7 +102,7 @@ def test_correlation_that_all_share_takes_no_digits(family: str) -> None:
     layer.set_parameters(means=torch.randn(2, 3) @ dense, covariance_matrix=dense.expand(2, 3, 3))
     plan = plan_of(layer)
     assert plan is not None
-    assert plan.natural.dtype == torch.float32
+    assert plan.dtypes == {torch.float32}
 
 
 @over_families
@@ -106,7 +111,7 @@ def test_a_layer_that_is_broken_takes_differences(family: str) -> None:
         layer = GMMLayer(2, 2, family)
         with torch.no_grad():
             layer.raw_scale.fill_(value)
-        assert plan_of(layer) is None
+        assert coarseness(plan_of(layer)) >= 3
 
 
 # -- float32 against float64 ----------------------------------------------------------------------
