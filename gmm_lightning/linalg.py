@@ -100,7 +100,7 @@ def thin_factor(matrix: Tensor) -> Tensor | None:
         N. J. Higham (1990), Analysis of the Cholesky decomposition of a semi-definite matrix,
         Reliable Numerical Computation.
     """
-    from scipy.linalg.lapack import dpstrf  # imported by a fit that needs it alone
+    from scipy.linalg import get_lapack_funcs  # imported by a fit that needs it alone
 
     if matrix.device.type != "cpu" or matrix.dtype != torch.float64:
         return None
@@ -109,7 +109,8 @@ def thin_factor(matrix: Tensor) -> Tensor | None:
     if not 0 < largest < torch.inf:
         return None
     # Of a symmetric matrix the transpose is the same, in the order of columns.
-    packed, pivots, rank, _ = dpstrf(matrix.numpy().T, lower=1, tol=eps * largest)
+    pstrf = get_lapack_funcs("pstrf", dtype="d")
+    packed, pivots, rank, _ = pstrf(matrix.numpy().T, lower=1, tol=eps * largest)
     if rank >= d:
         return None
     factor = torch.empty(d, rank, dtype=matrix.dtype)
