@@ -109,7 +109,7 @@ def thin_factor(matrix: Tensor) -> Tensor | None:
     if not 0 < largest < torch.inf:
         return None
     # Of a symmetric matrix the transpose is the same, in the order of columns.
-    pstrf = get_lapack_funcs("pstrf", dtype="d")
+    (pstrf,) = get_lapack_funcs(("pstrf",), dtype="d")
     packed, pivots, rank, _ = pstrf(matrix.numpy().T, lower=1, tol=eps * largest)
     if rank >= d:
         return None

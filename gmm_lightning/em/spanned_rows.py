@@ -23,24 +23,24 @@ class SpannedRows(LeftOutRows):
 
     Args:
         whole: what is scored, in all dimensions.
-        deviations: of the target, `(F, 1, D)`.
-        correlation: C, `(F, 1, D, D)`.
+        target: with a share of 0, `(F, 1, D, D)`.
         basis: Q, `(F, 1, D, r)`.
     """
 
-    def __init__(
-        self, whole: LeftOutRows, deviations: Tensor, correlation: Tensor, basis: Tensor
-    ) -> None:
+    def __init__(self, whole: LeftOutRows, target: Tensor, basis: Tensor) -> None:
         self.rest, self.family, self.least = whole.rest, whole.family, whole.least
         self.counts, self.has_correlations = whole.counts, True
         self.num_outside = basis.shape[-2] - basis.shape[-1]
-        self.log_det = deviations.log().sum(-1)
-        scaled = _in_units(whole.held.second, deviations)
-        self.second = basis.mT @ scaled @ basis
-        every, inside = (v.diagonal(dim1=-2, dim2=-1).sum(-1) for v in (scaled, self.second))
+        variances = target.diagonal(dim1=-2, dim2=-1)
+        self.log_det = 0.5 * variances.log().sum(-1)
+        axes = basis / variances.sqrt().unsqueeze(-1)
+        second = whole.held.second
+        self.second, self.scatter, self.correlation = (
+            axes.mT @ matrix @ axes for matrix in (second, self.rest.scatter, target)
+        )
+        every = (second.diagonal(dim1=-2, dim2=-1) / variances).sum(-1)
+        inside = self.second.diagonal(dim1=-2, dim2=-1).sum(-1)
         self.outside = (every - inside).clamp(min=0)
-        self.scatter = basis.mT @ _in_units(self.rest.scatter, deviations) @ basis
-        self.correlation = basis.mT @ correlation @ basis
 
     def target(self, share: float) -> Tensor:
         """The target of each fold in the basis, in units of its deviations."""
@@ -72,20 +72,16 @@ def left_out_rows(
         return whole
     target = whole.target(0.0)
     deviations = target.diagonal(dim1=-2, dim2=-1).sqrt()
-    correlation = _in_units(target, deviations)
     share = 1 / rest.dof.sum(-1).clamp(min=1e-300)[..., None, None]
-    within = _in_units(rest.scatter, deviations).sum(1) * share
     # Of a sum of semidefinite matrices the span holds that of each.
-    factors = [thin_factor(one) for one in correlation.squeeze(1) + within]
+    joint = target.squeeze(1) + share * rest.scatter.sum(1)
+    joint = joint / deviations.mT / deviations
+    factors = [thin_factor(one) for one in joint]
     ranks = [len(least) if one is None else one.shape[-1] for one in factors]
     if max(ranks) > _NARROW * len(least):
         return whole
     basis = torch.stack([_basis(one, max(ranks)) for one in factors if one is not None])
-    return SpannedRows(whole, deviations, correlation, basis.unsqueeze(1))
-
-
-def _in_units(matrix: Tensor, deviations: Tensor) -> Tensor:
-    return matrix / deviations.unsqueeze(-1) / deviations.unsqueeze(-2)
+    return SpannedRows(whole, target, basis.unsqueeze(1))
 
 
 def _basis(factor: Tensor, size: int) -> Tensor:
