@@ -49,13 +49,23 @@ def raise_to_one(scaled: Tensor) -> tuple[Tensor, Tensor]:
 
         U diag(max(l, 1)) U' = I + F W diag(max(1 - 1 / l, 0)) W' F'
 
+    A row without entries beside its diagonal keeps these zeros: otherwise a constant column would
+    get the rounding of large ones as its variance.
+
     Returns:
         The raised matrices, and the smallest eigenvalues before, `(n)`: 0 for a low rank.
     """
     if scaled.shape[-1] < _LARGE:
-        return _raise_all(scaled)
-    parts = [_raise_one(one) for one in scaled]
-    return torch.stack([one for one, _ in parts]), torch.stack([least for _, least in parts])
+        raised, smallest = _raise_all(scaled)
+    else:
+        parts = [_raise_one(one) for one in scaled]
+        raised, smallest = (torch.stack(values) for values in zip(*parts, strict=True))
+    alone = scaled.count_nonzero(-1) <= 1
+    if bool(alone.any()):
+        identity = torch.eye(scaled.shape[-1], dtype=torch.bool, device=scaled.device)
+        apart = (alone.unsqueeze(-1) | alone.unsqueeze(-2)) & ~identity
+        raised = torch.where(apart, 0.0, raised)
+    return raised, smallest
 
 
 def _raise_all(scaled: Tensor) -> tuple[Tensor, Tensor]:
