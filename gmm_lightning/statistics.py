@@ -126,6 +126,14 @@ class SufficientStatistics:
     def _sums(self) -> list[tuple[str, Tensor]]:
         return [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "shift"]
 
+    def is_finite(self) -> bool:
+        """Whether no sum is infinite or NaN."""
+        # Of finite numbers nearly all have a finite sum, which takes a fraction of the time.
+        return all(
+            bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
+            for _, value in self._sums()
+        )
+
     def pack(self) -> Tensor:
         """All sums as one flat vector, for a single reduction over ranks."""
         return torch.cat([value.reshape(-1) for _, value in self._sums()])

@@ -15,9 +15,11 @@ pytestmark = pytest.mark.slow
 HERE = (
     "iteration",
     "fit",
+    "wide",
     "log_prob",
     "gradient",
     "head",
+    "impute",
     "restarts",
     "acceleration",
     "streaming",
@@ -100,6 +102,18 @@ def test_the_same_fit(found: Found) -> None:
     note = " ".join(found.all["subjects"]["fit"][0]["notes"])
     for name in {"torchgmm", "tgmm", "pomegranate"} - libraries:
         assert name in note.partition("Not there")[2]
+
+
+def test_wide_fits_do_not_stop_at_once(found: Found) -> None:
+    for row in found.rows("wide"):
+        assert row["passes"] >= 2, row
+        # N < D: without a prior, covariances lie at a floor below what the peer adds to its own.
+        assert row["priors"] or row["record"]["log_likelihood_above_peer"] > 0, row
+
+
+def test_patterns_side_by_side_are_each_of_them(found: Found) -> None:
+    for row in found.rows("impute"):
+        assert row["record"]["difference"] <= CLOSE["float64"], row
 
 
 def test_restarts_equal_a_loop(found: Found) -> None:

@@ -120,7 +120,11 @@ class AxisAligned(Covariance, ABC):
     def variances(self, scatter: Tensor, num_features: int) -> Tensor:
         return self._per_feature(scatter, num_features)
 
-    def floor(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+    def is_below(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> Tensor:
+        least = self._from_features(bound * dof.unsqueeze(-1))
+        return (scatter < least).reshape(*dof.shape, -1).any(-1)
+
+    def raise_to(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
         least = self._from_features(bound * dof.unsqueeze(-1))
         smallest = (scatter / least).reshape(*dof.shape, -1).amin(-1)
         smallest = torch.where(smallest < 1, smallest, float("inf"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -53,12 +54,8 @@ def assigned_statistics(
             exact |= (stats.counts <= whole.means.shape[-1]).unsqueeze(-1)
         if bool(exact.all()):
             return stats
-    shift = _one_row_each(model, rows, whole.means)
-    chunks = (
-        _assigned_chunk(model, part, shift)
-        for part in rows.split(rows_per_chunk(shift.numel(), shift))
-    )
-    return centred_statistics(family, shift, chunks)
+    shift = _component_means(model, rows, _one_row_each(model, rows, whole.means))
+    return centred_statistics(family, shift, _assigned_chunks(model, rows, shift))
 
 
 def _one_row_each(model: MixtureModel, rows: Batch, means: Tensor) -> Tensor:
@@ -78,6 +75,16 @@ def _one_row_each(model: MixtureModel, rows: Batch, means: Tensor) -> Tensor:
         own = model.per_mixture(x[index])[:, m]
         shift[m] = torch.where(used.unsqueeze(-1), own, means[m])
     return shift
+
+
+def _component_means(model: MixtureModel, rows: Batch, shift: Tensor) -> Tensor:
+    """The mean of each component, `(M, K, D)`, from differences to a row of it."""
+    counts, first = torch.zeros_like(shift[..., :1]), torch.zeros_like(shift)
+    for x, resp, _ in _assigned_chunks(model, rows, shift):
+        weight = resp.unsqueeze(-1)
+        counts += weight.sum(0)
+        first += (weight * (x.unsqueeze(-2) - shift)).sum(0)
+    return shift + first / torch.where(counts > 0, counts, 1.0)
 
 
 def with_pooled_rows(
@@ -124,9 +131,10 @@ def _single_component(
     return model.from_constrained(torch.ones_like(like.mixture_logits), centre, scale, centre.dtype)
 
 
-def _assigned_chunk(model: MixtureModel, rows: Batch, means: Tensor) -> WeightedChunk:
-    assert rows.weight is not None
-    x, weight = model.per_mixture(rows.x.to(means)), model.per_mixture(rows.weight.to(means))
-    resp = means.new_empty(*weight.shape, means.shape[1])
-    resp, log_prob = assigned_responsibilities_(resp, -1, rows)
-    return WeightedChunk(x, resp * weight.unsqueeze(-1), log_prob)
+def _assigned_chunks(model: MixtureModel, rows: Batch, means: Tensor) -> Iterator[WeightedChunk]:
+    for part in rows.split(rows_per_chunk(means.numel(), means)):
+        assert part.weight is not None
+        x, weight = model.per_mixture(part.x.to(means)), model.per_mixture(part.weight.to(means))
+        resp = means.new_empty(*weight.shape, means.shape[1])
+        resp, log_prob = assigned_responsibilities_(resp, -1, part)
+        yield WeightedChunk(x, resp * weight.unsqueeze(-1), log_prob)

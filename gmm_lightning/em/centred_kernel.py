@@ -85,7 +85,7 @@ def centred_statistics(
             diff = x.unsqueeze(-2) - shift
             counts = counts + resp.sum(0, dtype=wide)
             first = first + (resp.unsqueeze(-1) * diff).sum(0)
-            second = second + family.outer(resp, diff)
+            second.add_(family.outer(resp, diff))
             log_likelihood = log_likelihood + log_prob.sum(0, dtype=wide)
             num_samples += len(x)
     return SufficientStatistics(

@@ -11,8 +11,9 @@ from torch import Generator, Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.centred_kernel import WeightedChunk, centred_statistics
-from gmm_lightning.em.left_out import LARGE, LeftOutRows, choose_strength
+from gmm_lightning.em.left_out import LARGE, choose_strength
 from gmm_lightning.em.pooled_target import pooled_target
+from gmm_lightning.em.spanned_rows import left_out_rows
 from gmm_lightning.initializers import KMeans, is_near, standardize
 from gmm_lightning.priors import DataMoments
 from gmm_lightning.rows import RowSource
@@ -121,7 +122,7 @@ def covariance_target(
     whole = folds.map(lambda values: values.sum(0, keepdim=True))
     whole = _about(whole, folds.shift[:1])
     rest = _about(folds.map(lambda values: values.sum(0, keepdim=True) - values), folds.shift)
-    score = LeftOutRows(folds, Moments.from_statistics(rest, family), family, least)
+    score = left_out_rows(folds, Moments.from_statistics(rest, family), family, least)
     strength, share = choose_strength(score)
     moments = Moments.from_statistics(whole, family)
     return CovarianceTarget(

@@ -37,14 +37,21 @@ class LeftOutRows:
         """The target of each fold, from the other folds: see `pooled_target`."""
         return pooled_target(self.rest, share, self.family, self.least)
 
-    def __call__(self, strength: float, target: Tensor) -> Tensor:
-        """Nats per row, `(F,)`."""
+    def score(self, strength: float, share: float, target: Tensor) -> Tensor:
+        """Nats per row, `(F,)`, for a strength and the target of a share."""
+        rows = self.rest.dof + strength
+        scale = self.family.estimate(self.rest.scatter + strength * target, rows)
+        return self._mean_log_density(scale, self.held.second, 0.0, 0.0)
+
+    def _mean_log_density(
+        self, scale: Tensor, second: Tensor, log_det: Tensor | float, trace: Tensor | float
+    ) -> Tensor:
+        """Nats per row under covariances, to which half log determinants and traces are added."""
         family, d = self.family, self.least.shape[-1]
-        scale = family.estimate(self.rest.scatter + strength * target, self.rest.dof + strength)
-        dof = family.sum_tied(self.counts)
-        log_det = dof * (family.half_log_det(scale, d) + 0.5 * d * math.log(2 * math.pi))
-        trace = family.trace_precision_product(scale, self.held.second, d)
-        total = -(log_det + 0.5 * torch.where(dof > 0, trace, 0.0)).sum(-1)
+        own, dof = second.shape[-1], family.sum_tied(self.counts)
+        log_det = log_det + family.half_log_det(scale, own) + 0.5 * d * math.log(2 * math.pi)
+        trace = trace + family.trace_precision_product(scale, second, own)
+        total = -(dof * log_det + 0.5 * torch.where(dof > 0, trace, 0.0)).sum(-1)
         return total / self.counts.sum(-1).clamp(min=1e-300)
 
 
@@ -59,7 +66,7 @@ def choose_strength(score: LeftOutRows) -> tuple[float, float]:
     strengths = [v for v in _STRENGTHS[::step] if v <= most]
     shares = _DIAGONAL_SHARES[:: 2 * step - 1] if score.has_correlations else (1.0,)
     targets = {a: score.target(a) for a in shares}
-    found = {(v, a): score(v, targets[a]) for v in strengths for a in shares}
+    found = {(v, a): score.score(v, a, targets[a]) for v in strengths for a in shares}
     finite = {point: s for point, s in found.items() if bool(torch.isfinite(s).all())}
     if not finite:
         return strengths[-1], 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -44,7 +45,7 @@ def local_scale(source: RowSource, dtype: torch.dtype | None = None) -> Tensor:
     x = rows.x.double()
     scale = narrowest_windows(x, rows.weight)
     # A floor of 1e-8 is then no smaller than the steps of float64 where the rows lie.
-    size = x.abs().median(0).values
+    size = _median(x.abs())
     steps = _FINEST * torch.finfo(torch.float64).eps * size
     if dtype is not None:
         _require_resolution(size.expand_as(scale), scale, dtype)
@@ -89,9 +90,12 @@ def narrowest_windows(x: Tensor, weight: Tensor | None = None) -> Tensor:
         weight = weight.to(x).expand(torch.broadcast_shapes(weight.shape, x.shape[:-1]))
         x = x.expand(*weight.shape, x.shape[-1])
     n, shape = len(x), x.shape[1:]
-    values, order = x.reshape(n, -1).T.sort(-1)
-    mass = torch.ones_like(values)
-    if weight is not None:
+    columns = x.reshape(n, -1).T
+    if weight is None:
+        values = _sorted(columns)
+        mass = torch.ones_like(values)
+    else:
+        values, order = columns.sort(-1)
         counted = weight.reshape(n, -1).T
         counted = counted * (counted > 0).sum(-1, keepdim=True) / counted.sum(-1, keepdim=True)
         mass = counted.repeat_interleave(shape[-1], 0).gather(-1, order)
@@ -106,6 +110,22 @@ def narrowest_windows(x: Tensor, weight: Tensor | None = None) -> Tensor:
     if len(some):
         narrowest[some] = _narrowest_beside_ties(values[some], mass[some])
     return narrowest.reshape(shape)
+
+
+def _sorted(columns: Tensor) -> Tensor:
+    """Values `(C, N)` in order; numpy's vector instructions take a tenth of torch's time."""
+    if columns.device.type != "cpu":
+        return columns.sort(-1).values
+    return torch.from_numpy(np.sort(np.ascontiguousarray(columns.numpy()), -1))
+
+
+def _median(x: Tensor) -> Tensor:
+    """The median of rows `(N, ...)`, `(...)`: the lower one of two, as `torch.median`."""
+    if x.device.type != "cpu":
+        return x.median(0).values
+    middle = (len(x) - 1) // 2
+    columns = np.ascontiguousarray(x.reshape(len(x), -1).T.numpy())
+    return torch.from_numpy(np.partition(columns, middle, -1)[:, middle]).reshape(x.shape[1:])
 
 
 def _narrowest_beside_ties(values: Tensor, mass: Tensor) -> Tensor:

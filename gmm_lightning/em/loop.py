@@ -106,7 +106,9 @@ def _stopping(
     # After annealing, the first E-step of plain EM has another objective than the one before.
     stationary = options.schedule.is_stationary(state.iteration)
     tol = torch.where(state.leads(), _LEADERS_TOL * options.tol, options.tol)
-    settled = (updater.gains.remaining <= tol) & stationary
+    # A gain that may be rounding says nothing of what remains.
+    lost = updater.gains.gain <= state.noise()
+    settled = (lost | (updater.gains.remaining <= tol)) & stationary
     state.converged[state.active] = settled
     stopped = settled | (state.iteration >= options.max_iter)
     number = len(state.converged) // state.model.batch_shape.numel()

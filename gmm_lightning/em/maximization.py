@@ -88,7 +88,7 @@ def maximize(
         InvalidDataError: the statistics hold no rows, or are not finite.
     """
     family, dtype = model.family, parameters.means.dtype
-    if not bool(torch.isfinite(stats.pack()).all()):
+    if not stats.is_finite():
         raise InvalidDataError(
             f"the statistics are not finite: the values of the rows are too large for {dtype}; "
             "standardise them or use float64"
@@ -112,7 +112,8 @@ def maximize(
         raise InvalidDataError(
             f"the means are too large for {dtype}; standardise the rows or use float64"
         )
-    singular = ~torch.isfinite(updated.raw_scale).flatten(1).all(-1)
+    # A sum is finite where all are: entries that overflow it would be no covariances either.
+    singular = ~torch.isfinite(updated.raw_scale.flatten(1).sum(-1))
     # Weights that the last M-step set to zero were reported by it.
     floored, emptied = torch.isfinite(smallest), empty & ~weightless(parameters)
     if not bool(floored.any() | emptied.any()):
@@ -180,14 +181,19 @@ def _apply_floor(
     if family.relative_floor == 0:
         return moments.scatter, torch.full_like(moments.dof, torch.inf)
     eps = torch.finfo(parameters.dtype).eps
-    bound = family.variance_floor(moments.scatter, moments.dof, unit, eps)
-    bound = torch.maximum(bound, noise)
-    scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
-    if bool(torch.isfinite(smallest).any()):
-        # The part of the bound that moves with a component is lowered until the present
-        # covariance satisfies it: so the objective cannot fall.
-        present = model.scale(parameters)
-        bound = family.variance_floor(moments.scatter, moments.dof, unit, eps, present)
-        bound = torch.maximum(bound, noise)
-        scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
-    return scatter, smallest * (bound / unit.unsqueeze(-2)).amin(-1)
+    scatter, dof = moments.scatter, moments.dof
+    bound = torch.maximum(family.variance_floor(scatter, dof, unit, eps), noise)
+    smallest, low = torch.full_like(dof, torch.inf), family.is_below(scatter, dof, bound)
+    if not bool(low.any()):
+        return scatter, smallest
+    # The part of the bound that moves with a component is lowered until the present covariance
+    # satisfies it: so the objective cannot fall. Each one is a mixture of its own here.
+    unit, noise = (v.expand(*dof.shape, v.shape[-1])[low] for v in (unit.unsqueeze(-2), noise))
+    present = model.scale(parameters)[low].unsqueeze(1)
+    one, own = scatter[low], dof[low]
+    bound = family.variance_floor(one.unsqueeze(1), own.unsqueeze(1), unit, eps, present)
+    bound = torch.maximum(bound.squeeze(1), noise)
+    raised, least = family.raise_to(one, own, bound)
+    scatter = scatter.clone()
+    scatter[low], smallest[low] = raised, least * (bound / unit).amin(-1)
+    return scatter, smallest

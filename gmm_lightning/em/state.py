@@ -110,6 +110,12 @@ class EMState:
         best = everything.view(-1, size).amax(0)
         return everything[self.active] >= best[self.active % size]
 
+    def noise(self) -> Tensor:
+        """Nats per row that rounding may add to the gain of each active mixture, `(M,)`."""
+        eps, d = torch.finfo(self.parameters.dtype).eps, self.parameters.means.shape[-1]
+        at_floor = self._floored.any(-1)
+        return torch.where(at_floor, self.model.family.noise_at_floor(d, eps), 0.0).double()
+
     def advance(self, step: MStepResult, options: EMOptions) -> Tensor:
         """Take over an M-step and treat its collapses; returns the mixtures to give up, `(M,)`.
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 SUBJECTS = {
     "iteration": "iteration",
     "fit": "whole_fit",
+    "wide": "wide",
     "memory": "memory",
     "log_prob": "density",
     "gradient": "gradient",
     "head": "head",
     "draws": "draws",
+    "impute": "impute",
     "restarts": "restarts",
     "priors": "priors",
     "acceleration": "acceleration",

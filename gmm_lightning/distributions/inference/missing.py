@@ -2,47 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Generator, Tensor
 
 from gmm_lightning._validation import require_choice
 from gmm_lightning.distributions.density import MixtureDensity, as_mixture, draw_samples
-from gmm_lightning.distributions.inference.conditioning import condition, marginal
+from gmm_lightning.distributions.inference.conditioning import require_positive_density
 from gmm_lightning.distributions.inference.modes import modes
+from gmm_lightning.distributions.inference.patterns import PatternBlocks, pattern_blocks
 from gmm_lightning.errors import InvalidArgumentError
-
-
-def _missingness_patterns(x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Row indices and a mask `(D,)` of the observed features, for each pattern in `(N, D)`."""
-    if len(x) == 0:
-        return
-    observed = ~torch.isnan(x)
-    kinds, which = torch.unique(observed, dim=0, return_inverse=True)
-    for number, kind in enumerate(kinds):
-        yield (which == number).nonzero().squeeze(-1), kind
+from gmm_lightning.linalg import full_precision
 
 
 def log_joint_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """Log joint densities of the entries that are not NaN: `(*S, *B, D)` -> `(*S, *B, K)`.
 
-    A row without entries has `log pi_k`. Rows are grouped by missingness pattern.
+    A row without entries has `log pi_k`. Patterns of missing entries are computed side by side.
     """
     mixture.check_rows(x)
-    own = len(mixture.batch_shape)
     shape = torch.broadcast_shapes(x.shape[:-1], mixture.batch_shape)
     rows = x.to(mixture.means.dtype).expand(*shape, -1).reshape(-1, mixture.num_features)
     cells = torch.arange(mixture.batch_shape.numel(), device=rows.device)
     cells = cells.view(mixture.batch_shape).expand(shape).reshape(-1)
-    k = mixture.num_components
+    family, d, k = mixture.covariance, mixture.num_features, mixture.num_components
+
+    def marginal(scale: Tensor, observed: Tensor, missing: Tensor) -> Tensor:
+        return family.marginal(scale, observed, d)
+
     result = mixture.log_weights.expand(*shape, k).reshape(-1, k)
-    for at, observed in _missingness_patterns(rows):
-        if bool(observed.any()):
-            part = marginal(mixture, observed)
-            if own:
-                part = part.map_parameters(lambda p, at=at: p.flatten(0, own - 1)[cells[at]])
-            result = result.index_put((at,), part.log_joint(rows[at][:, observed]))
+    places, found = [], []
+    for blocks in pattern_blocks(rows, cells, mixture):
+        if blocks.observed.shape[-1]:
+            logits, means, _ = blocks.parameters(mixture)
+            with full_precision(rows.device):
+                scale = blocks.map_scale(marginal, mixture)
+            given = mixture.with_parameters(logits, means, scale, family)
+            places.append(blocks.rows[blocks.is_new])
+            found.append(blocks.select(given.log_joint(blocks.values(rows))))
+    if places:
+        result = result.index_put((torch.cat(places),), torch.cat(found))
     return result.reshape(*shape, k)
 
 
@@ -87,20 +85,47 @@ def impute(
     if bool(rows.isinf().any()):
         raise InvalidArgumentError("rows to impute must not have infinite entries")
     whole = x.to(torch.promote_types(x.dtype, rows.dtype)).reshape(rows.shape).clone()
-    for at, observed in _missingness_patterns(rows):
-        if bool(observed.all()):
+    single = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+    for blocks in pattern_blocks(rows, single, mixture):
+        if not blocks.missing.shape[-1]:
             continue
-        conditional = mixture.expand((len(at),))
-        if bool(observed.any()):
-            conditional = condition(mixture, observed, rows[at][:, observed])
+        conditional = _condition(mixture, blocks, rows)
         if kind == "mean":
             filled = conditional.mean
         elif kind == "mode":
             filled = _global_mode(conditional)
         else:
             filled, _ = draw_samples(conditional, (), generator=generator)
-        whole[at.unsqueeze(-1), (~observed).nonzero().squeeze(-1)] = filled.to(whole.dtype)
+        places = (blocks.rows.unsqueeze(-1), blocks.missing.unsqueeze(1))
+        filled = blocks.select(filled)
+        at, features = (v.expand(*blocks.rows.shape, -1)[blocks.is_new] for v in places)
+        whole[at, features] = filled.to(whole.dtype)
     return whole.reshape(x.shape)
+
+
+def _condition(mixture: MixtureDensity, blocks: PatternBlocks, x: Tensor) -> MixtureDensity:
+    """The conditional distribution of every row's missing entries, batch shape `(n, Q)`."""
+    family, d, k = mixture.covariance, mixture.num_features, mixture.num_components
+    logits, means, centre = blocks.parameters(mixture)
+    if not means.shape[-1]:
+        return mixture.expand((*blocks.rows.T.shape,))
+
+    def condition(scale: Tensor, observed: Tensor, missing: Tensor) -> tuple[Tensor, ...]:
+        parts = family.condition(scale, observed, missing, d)
+        return tuple(part for part in parts if part is not None)
+
+    values = blocks.values(x)
+    with full_precision(x.device):
+        known, unknown, *slope = blocks.map_scale(condition, mixture)
+        given = mixture.with_parameters(logits, means, known, family)
+        log_joint = given.log_joint(values)
+        require_positive_density(blocks.select(log_joint), blocks.select(values))
+        centre = centre.expand(*log_joint.shape, -1)
+        if slope:
+            gap = (values.unsqueeze(-2) - means).movedim(0, -1)
+            centre = centre + (slope[0] @ gap).movedim(-1, 0)
+    shape = (*log_joint.shape[:-1], *family.shape(k, centre.shape[-1]))
+    return mixture.with_parameters(log_joint, centre, unknown.expand(shape), family)
 
 
 def _global_mode(conditional: MixtureDensity) -> Tensor:
