@@ -69,7 +69,7 @@ def degenerate_note(components: list[int]) -> str:
         f"component{'s' if several else ''} {', '.join(map(str, components))} "
         f"{'are' if several else 'is'} degenerate (at the floor of the covariances, or too few "
         "rows for one): likelihood, BIC, AIC and ICL do not compare with those of regular fits; "
-        "priors=niw or fewer components give one"
+        "priors=niw, fit.num_restarts=5 or fewer components may end in one"
     )
 
 
