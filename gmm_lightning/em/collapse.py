@@ -31,7 +31,8 @@ _DESCRIPTIONS = {
 # With a prior none is flat: what holds one at the floor is rounding beside its own widest.
 _TOO_WIDE = (
     "too wide in one direction beside another for rounding, so its covariance is held at the "
-    "floor ({volume}; it may hold rows far from all others, to be left out)"
+    "floor ({volume}; it may hold rows far from all others, or a column follows from others: leave "
+    "these out)"
 )
 
 
