@@ -129,7 +129,7 @@ class EMCallback(BaseEMCallback):
         if self._schedule.is_stationary(iteration) and not self.converged:
             disturbed = None if collapsed is None else collapsed.mixtures
             updated = self._updater.extrapolate(model, parameters, updated, disturbed)
-        if iteration == 0 and self._collapse.policy.num_candidates:
+        if iteration == 0:
             # No M-step reports the components that the start left without rows.
             collapsed = Collapsed.with_weightless(collapsed, parameters, stats.counts)
         candidates = partial(self._candidates, pl_module)

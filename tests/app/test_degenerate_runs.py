@@ -19,6 +19,7 @@ from gmm_lightning.app.sweep import SweepSummary
 from gmm_lightning.app.train import train
 from gmm_lightning.criteria import rank_fits
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.training import GMMModule
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -61,6 +62,8 @@ def test_a_run_says_so(
     printed = capsys.readouterr().out
     assert said in printed
     assert "2 of 3 count" in printed
+    module = GMMModule.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    assert module.sample(5)[:, 2].tolist() == pytest.approx([7.3] * 5, rel=1e-6)
     # A prior, as the sentence says, gives it a covariance.
     caplog.clear()
     with caplog.at_level(logging.WARNING):
@@ -71,6 +74,20 @@ def test_a_run_says_so(
     # A constant column adds nothing, in standard units too.
     without = train(composed(*words, "priors=niw", "data.columns=[a,b]"))
     assert regular["bic"] == pytest.approx(without["bic"], rel=1e-6)
+
+
+def test_components_without_rows_are_said_at_the_start(
+    composed: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    x = np.repeat([[0.0, 0.0], [1.0, 1.0], [2.0, 5.0]], 20, 0)
+    path = write_csv(tmp_path / "few.csv", {"a": x[:, 0], "b": x[:, 1]})
+    words = ("data=file", f"data.path={path}", "data.val_fraction=0", "logger=none")
+    words += ("callbacks.progress=null", "priors=niw")
+    said = train(composed(*words, "model.layer.num_components=5"))["repaired"]
+    assert sum("it lost its rows and keeps weight 0" in event for event in said) == 2
+    assert all("fewer distinct rows than components" in event for event in said)
+    # What it says, followed.
+    assert train(composed(*words, "model.layer.num_components=3"))["repaired"] == []
 
 
 def job(folder: Path, number: int, bic: float, degenerate: list[int]) -> None:
