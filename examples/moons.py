@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from command_line import example_parser, integer, positive_number
 from gmm_lightning import GMMLayer, fit_em
-from gmm_lightning.criteria import aic, bic
+from gmm_lightning.criteria import aic, bic, rank_fits
 from gmm_lightning.plotting import palette, plot_density, plot_mixture
 from reporting import Reporter, new_axes
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> Reporter:
     generator = Generator().manual_seed(options.seed)
     x = two_moons(options.num_rows, options.noise, generator)
 
-    layers, rows = [], []
+    layers, rows, degenerate = [], [], []
     for k in range(1, options.max_components + 1):
         layer = GMMLayer(2, k, dtype=torch.float64)
         result = fit_em(
@@ -52,10 +52,11 @@ def main(argv: Sequence[str] | None = None) -> Reporter:
         total, p = log_likelihood * len(x), layer.num_free_parameters
         rows.append((str(k), log_likelihood, bic(total, p, len(x)), aic(total, p)))
         layers.append(layer)
+        degenerate.append(result.degenerate)
 
     report.table(("components", "log-likelihood per row", "BIC", "AIC"), rows)
     criteria = {"BIC": [row[2] for row in rows], "AIC": [row[3] for row in rows]}
-    best = {name: 1 + values.index(min(values)) for name, values in criteria.items()}
+    best = {name: 1 + rank_fits(values, degenerate)[0] for name, values in criteria.items()}
     for name, k in best.items():
         report.print(f"lowest {name}: {k} components")
 

@@ -166,3 +166,24 @@ def require_weights(weight: Tensor, name: str = "sample_weight", first_row: int 
             f"{name} must be finite and >= 0; it is not in row(s) {format_rows(bad, first_row)}"
         )
     return weight
+
+
+def count_rows(number: int) -> str:
+    """A number of rows in words: `1 row`, `2 rows`."""
+    return f"{number} row{'s' if number != 1 else ''}"
+
+
+def require_enough_rows(num_rows: int, num_components: int) -> None:
+    """Refuse fewer rows than components.
+
+    Raises:
+        InvalidDataError: the message says how many there are.
+    """
+    if num_rows < num_components:
+        hint = "take fewer components or more rows"
+        if num_rows == 1:
+            hint += " (rows go along the first axis of an array, and one on each line of a file)"
+        raise InvalidDataError(
+            f"there {'is' if num_rows == 1 else 'are'} {count_rows(num_rows)} to fit, and a "
+            f"mixture of num_components={num_components} needs at least {num_components}: {hint}"
+        )

@@ -8,13 +8,15 @@ restart or per mixture of a batch, which give a tensor of that shape.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 from torch import Tensor
 
 from gmm_lightning._validation import require_number
+from gmm_lightning.errors import InvalidArgumentError
 
-__all__ = ["aic", "bic", "icl"]
+__all__ = ["aic", "bic", "icl", "rank_fits"]
 
 Total = TypeVar("Total", float, Tensor)
 
@@ -85,6 +87,37 @@ def icl(
         13.862944
     """
     return bic(log_likelihood, num_free_parameters, num_samples) + 2.0 * entropy
+
+
+def rank_fits(
+    scores: Sequence[float], degenerate: Sequence[object], *, include_degenerate: bool = False
+) -> list[int]:
+    """Indices of fits, lowest criterion first; degenerate ones after all others.
+
+    A degenerate component can have any likelihood, so the criterion of its fit means nothing.
+
+    Args:
+        scores: a criterion of each fit.
+        degenerate: of each fit whether it has degenerate components, or which:
+            `EMResult.degenerate`.
+        include_degenerate: rank them by their criterion like the others.
+
+    Raises:
+        InvalidArgumentError: the two are not of one length.
+
+    Example:
+        >>> from gmm_lightning.criteria import rank_fits
+        >>> rank_fits([520.0, 505.0, -90.0], [[], [], [(2,)]])
+        [1, 0, 2]
+    """
+    if len(scores) != len(degenerate):
+        raise InvalidArgumentError(
+            f"expected one entry of degenerate per score, got {len(degenerate)} for {len(scores)}"
+        )
+    last = [bool(found) and not include_degenerate for found in degenerate]
+    # NaN comes after every number.
+    keys = [(last[i], math.isnan(score), score) for i, score in enumerate(scores)]
+    return sorted(range(len(scores)), key=keys.__getitem__)
 
 
 def _require_count(num_free_parameters: int) -> int:

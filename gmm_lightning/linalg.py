@@ -171,3 +171,8 @@ def symmetrize(matrix: Tensor) -> Tensor:
 def unsqueeze_like(values: Tensor, like: Tensor) -> Tensor:
     """Values `(*B, G)` with trailing axes, to broadcast against a tensor `(*B, G, ...)`."""
     return values[(..., *[None] * (like.dim() - values.dim()))]
+
+
+def take_components(values: Tensor, index: Tensor) -> Tensor:
+    """Values `(*B, K, ...)` of the components `index` `(*B, K)`, in that order."""
+    return values.gather(index.dim() - 1, unsqueeze_like(index, values).expand_as(values))

@@ -258,8 +258,9 @@ class WeightedMoments:
         mean = torch.tensordot(share, x, 1)
         gap = x - mean
         # The mean of the gaps is the rounding error of the mean.
-        mean = mean + torch.tensordot(share, gap, 1)
-        return cls(total, mean, torch.tensordot(w, gap.square_(), 1))
+        error = torch.tensordot(share, gap, 1)
+        gap -= error
+        return cls(total, mean + error, torch.tensordot(w, gap.square_(), 1))
 
     def __add__(self, other: WeightedMoments) -> WeightedMoments:
         total = self.weight + other.weight

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from omegaconf import DictConfig, OmegaConf
 
-from gmm_lightning._validation import require_integer, require_number
+from gmm_lightning._validation import require_enough_rows, require_integer, require_number
 from gmm_lightning.app.configs import require_trusted
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.training import RowsDataModule
+
+log = logging.getLogger(__name__)
 
 
 def check_fit(config: DictConfig) -> None:
@@ -58,14 +62,16 @@ def require_flag(name: str, value: object) -> None:
 
 
 def check_size(config: DictConfig, data: RowsDataModule) -> None:
-    """Set the number of features from the data, and refuse more components than rows."""
+    """Set the number of features from the data; refuse more components than rows, warn of one."""
     layer = config.model.layer
     if layer.num_features is None:
         layer.num_features = data.num_features
-    if isinstance(layer.num_components, int) and layer.num_components > data.num_train_rows:
-        raise InvalidDataError(
-            f"num_components={layer.num_components} is larger than the number of training rows, "
-            f"{data.num_train_rows}"
+    if isinstance(layer.num_components, int):
+        require_enough_rows(data.num_train_rows, layer.num_components)
+    if data.num_train_rows == 1:
+        log.warning(
+            "there is 1 row to fit: its mean is the row, and it has no spread; a file has one row "
+            "on each line"
         )
 
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from gmm_lightning._validation import require_integer
 from gmm_lightning.app.checks import require_flag
 from gmm_lightning.app.evaluation import coverage, evaluate_rows
+from gmm_lightning.app.logs import degenerate_note
 from gmm_lightning.app.report import write_json
 from gmm_lightning.app.runs import FinishedRun, load_run
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
@@ -45,7 +46,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     for name, part in parts.items():
         if part is not None:
             generator = torch.Generator().manual_seed(config.seed)
-            report[name], density = evaluate_rows(finished.module, part)
+            report[name], density = evaluate_rows(finished.module, part, fitted=name == "train")
             report[name]["coverage"] = coverage(finished.module, density, generator)
     print("\n".join(_lines(report)))
     if config.output is not None:
@@ -79,6 +80,14 @@ def _lines(report: dict[str, dict[str, Any]]) -> list[str]:
             "nats per row (± standard error)",
             f"  BIC, AIC, ICL    {numbers['bic']:.2f}, {numbers['aic']:.2f}, {numbers['icl']:.2f}",
         ]
+        ignored = numbers["num_constant_features"]
+        if ignored:
+            text.append(
+                f"  features         {numbers['num_features'] - ignored} of "
+                f"{numbers['num_features']} count; the others are constant"
+            )
+        if numbers.get("degenerate_components"):
+            text.append(f"  {degenerate_note(numbers['degenerate_components'])}")
         covered = ", ".join(f"{float(p):.0%}: {c:.1%}" for p, c in numbers["coverage"].items())
         text.append(f"  coverage         {covered} (mass of the region: share of rows inside)")
         if "adjusted_rand_score" in numbers:

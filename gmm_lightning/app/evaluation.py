@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.criteria import aic, bic, icl
+from gmm_lightning.em import degenerate_components
 from gmm_lightning.metrics import label_agreement
 from gmm_lightning.rows import RowSource
 from gmm_lightning.statistics import WeightedMoments
@@ -58,11 +59,19 @@ class LogDensitySample:
 
 
 @torch.no_grad()
-def evaluate_rows(module: GMMModule, rows: RowSource) -> tuple[dict[str, Any], LogDensitySample]:
+def evaluate_rows(
+    module: GMMModule, rows: RowSource, *, fitted: bool = False
+) -> tuple[dict[str, Any], LogDensitySample]:
     """Log-likelihood with its standard error, criteria, and agreement with labels.
 
     With sample weights every mean is weighted, and the criteria and the standard error use the
     total weight as the number of rows.
+
+    Args:
+        module: the model.
+        rows: to evaluate it on.
+        fitted: whether these are the rows it was fitted to: their numbers per component say which
+            ones are degenerate.
 
     Returns:
         The numbers, and the log densities that they are computed from: of at most `_MAX_KEPT`
@@ -74,6 +83,7 @@ def evaluate_rows(module: GMMModule, rows: RowSource) -> tuple[dict[str, Any], L
     # Filled in place: many small pieces between the blocks would fragment the memory.
     values, weights = torch.empty(2, -(-rows.num_rows // step), dtype=torch.float64)
     moments: WeightedMoments | None = None
+    counts, num_positive = pairs.new_zeros(layer.num_components), 0
     for batch in rows.read(size=_BLOCK):
         weight = None if batch.weight is None else batch.weight.double().cpu()
         log_joint = layer.log_joint(module.standardize(batch.x.to(layer.means.device)))
@@ -89,6 +99,10 @@ def evaluate_rows(module: GMMModule, rows: RowSource) -> tuple[dict[str, Any], L
         values[at] = own
         if weight is not None:
             weights[at] = weight[kept]
+        if fitted:
+            num_positive += batch.num_rows if weight is None else int((weight > 0).sum())
+            mass = torch.ones_like(log_prob) if weight is None else weight
+            counts += mass @ log_resp.exp().double().cpu()
         if batch.labels is not None:
             pairs = _add_pairs(pairs, batch.labels.cpu(), log_joint.argmax(-1).cpu(), weight)
         row += batch.num_rows
@@ -109,6 +123,9 @@ def evaluate_rows(module: GMMModule, rows: RowSource) -> tuple[dict[str, Any], L
         "num_free_parameters": p,
         **({name: float(label_agreement(pairs, name)) for name in _SCORES} if len(pairs) else {}),
     }
+    if fitted:
+        found = degenerate_components(layer, counts, n / num_positive)
+        numbers["degenerate_components"] = [k for (k,) in found]
     return numbers, LogDensitySample(values, weights if rows.weighted else None)
 
 

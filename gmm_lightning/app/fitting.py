@@ -11,7 +11,7 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from gmm_lightning.app.logs import describe
+from gmm_lightning.app.logs import constant_note, describe
 from gmm_lightning.app.processes import Interrupted
 from gmm_lightning.training import (
     BaseEMCallback,
@@ -104,15 +104,8 @@ def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | N
                     f"resume={config.paths.output_dir}",
                     callback.signum,
                 )
-    constant = [data.columns[d] for d in module.layer.constant_features]
-    if constant and trainer.is_global_zero:
-        log.warning(
-            "constant, so that likelihoods and criteria are those of the other columns: %s; %d of "
-            "%d features count",
-            ", ".join(constant),
-            len(data.columns) - len(constant),
-            len(data.columns),
-        )
+    if module.layer.constant_features and trainer.is_global_zero:
+        log.warning("%s", constant_note(module.layer, data.columns))
     if len(objectives) > 1 and objectives[-1] < objectives[-2]:
         log.warning(
             "gradient descent ended below EM, at an objective of %.6f after %.6f: lower "

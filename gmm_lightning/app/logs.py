@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 
 import lightning as L
 
+from gmm_lightning._validation import count_rows
 from gmm_lightning.app.processes import rank_from_environment
+from gmm_lightning.layers import GMMLayer
 from gmm_lightning.training import GMMModule, RowsDataModule
 
 _NOISE = (
@@ -50,6 +53,26 @@ def prepare_logs(*, verbose: bool = False, quiet: bool = False) -> logging.Logge
     return logging.getLogger("gmm_lightning")
 
 
+def constant_note(layer: GMMLayer, columns: Sequence[str]) -> str:
+    """One line on columns with one value in all rows."""
+    names = [columns[d] for d in layer.constant_features]
+    return (
+        f"constant, so that likelihoods and criteria are those of the other columns: "
+        f"{', '.join(names)}; {len(columns) - len(names)} of {len(columns)} features count"
+    )
+
+
+def degenerate_note(components: list[int]) -> str:
+    """One line on components that can have any likelihood."""
+    several = len(components) > 1
+    return (
+        f"component{'s' if several else ''} {', '.join(map(str, components))} "
+        f"{'are' if several else 'is'} degenerate (at the floor of the covariances, or too few "
+        "rows for one): likelihood, BIC, AIC and ICL do not compare with those of regular fits; "
+        "priors=niw, fit.num_restarts=5 or fewer components may end in one"
+    )
+
+
 def describe(data: RowsDataModule, module: GMMModule, trainer: L.Trainer) -> str:
     """One line on what is about to be fitted."""
     layer, weight = module.layer, data.total_weight
@@ -59,7 +82,7 @@ def describe(data: RowsDataModule, module: GMMModule, trainer: L.Trainer) -> str
     priors = ", ".join(prior.name for prior in layer.all_priors) or "none"
     how = "EM" if module.optimizer is None else "gradient descent"
     return (
-        f"{data.name}: {data.num_train_rows} rows to train{weighed}{others}, "
+        f"{data.name}: {count_rows(data.num_train_rows)} to train{weighed}{others}, "
         f"{data.num_features} features, "
         f"{layer.num_components} components, covariance {layer.covariance.name}, "
         f"priors {priors}, {how} on {trainer.world_size} process(es)"

@@ -28,7 +28,7 @@ def final_metrics(
     """Objective and criteria on the training set with its density, likelihoods of other parts."""
     train = data.part("train", labels=True)
     assert train is not None
-    metrics, density = evaluate_rows(module, train)
+    metrics, density = evaluate_rows(module, train, fitted=True)
     for name in ("val", "test"):
         part = data.part(name)
         if part is not None:

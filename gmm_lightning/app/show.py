@@ -8,6 +8,7 @@ import shutil
 import torch
 from omegaconf import DictConfig
 
+from gmm_lightning.app.logs import constant_note, degenerate_note
 from gmm_lightning.app.runs import FinishedRun, load_run
 from gmm_lightning.errors import InvalidArgumentError
 
@@ -34,7 +35,9 @@ def _lines(finished: FinishedRun, columns: list[str]) -> list[str]:
     module, metrics = finished.module, finished.metrics
     layer, mixture = module.layer, module.distribution()
     means = mixture.means[:, chosen]
-    spread = mixture.component_covariances.diagonal(dim1=-2, dim2=-1).sqrt()[:, chosen]
+    spread = mixture.component_covariances.diagonal(dim1=-2, dim2=-1).sqrt()
+    spread[:, layer.constant_features] = 0.0
+    spread = spread[:, chosen]
     priors = ", ".join(prior.name for prior in layer.all_priors) or "none"
     head = [
         f"{module.data.get('name', 'data')}: {layer.num_components} components, "
@@ -46,6 +49,10 @@ def _lines(finished: FinishedRun, columns: list[str]) -> list[str]:
             f"row, BIC {metrics['bic']:.6g}, "
             + ("converged" if metrics["converged"] else "not converged")
         )
+    if metrics.get("degenerate_components"):
+        head.append(degenerate_note(metrics["degenerate_components"]))
+    if layer.constant_features:
+        head.append(constant_note(layer, finished.columns))
     rows = [["component", "weight", *columns]]
     for k in mixture.weights.argsort(descending=True).tolist():
         pairs = zip(means[k].tolist(), spread[k].tolist(), strict=True)

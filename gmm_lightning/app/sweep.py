@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from gmm_lightning._files import atomic_write
+from gmm_lightning.criteria import rank_fits
 
+_DEGENERATE = "degenerate_components"
 _SHOWN = (
     "log_likelihood",
     "val_log_likelihood",
@@ -27,7 +30,16 @@ _SHOWN = (
 
 
 class SweepSummary(Callback):
-    """Writes `sweep.csv` into the folder of a sweep, and prints it, best BIC first."""
+    """Writes `sweep.csv` into the folder of a sweep, and prints it, best BIC first.
+
+    Runs with degenerate components come after the others.
+
+    Args:
+        include_degenerate: rank them by BIC like the others.
+    """
+
+    def __init__(self, *, include_degenerate: bool = False) -> None:
+        self.include_degenerate = include_degenerate
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Collect `metrics.json` and the overrides of every job."""
@@ -36,7 +48,10 @@ class SweepSummary(Callback):
         if not runs:
             return
         names = list(dict.fromkeys(name for run in runs for name in run))
-        runs.sort(key=lambda run: run.get("bic", float("inf")))
+        scores = [float(run.get("bic", math.inf)) for run in runs]
+        degenerate = [run[_DEGENERATE] for run in runs]
+        order = rank_fits(scores, degenerate, include_degenerate=self.include_degenerate)
+        runs = [runs[i] for i in order]
         path = folder / "sweep.csv"
         with atomic_write(path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, names, restval="")
@@ -46,6 +61,13 @@ class SweepSummary(Callback):
         widths = [max(len(row[i]) for row in cells) for i in range(len(names))]
         for row in cells:
             print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+        number = sum(map(bool, degenerate))
+        if number and not self.include_degenerate:
+            print(
+                f"{number} of {len(runs)} runs have degenerate components and come last: their "
+                "criteria do not compare; hydra.callbacks.summary.include_degenerate=true ranks "
+                "them too"
+            )
         print(f"table: {path}")
 
 
@@ -55,7 +77,9 @@ def _read_run(folder: Path) -> dict[str, Any]:
     overrides: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
     pairs = (str(override).split("=", 1) for override in overrides)
     settings = {pair[0].rsplit(".", 1)[-1]: pair[-1] for pair in pairs}
-    return {"run": folder.name, **settings, **{k: metrics[k] for k in _SHOWN if k in metrics}}
+    numbers = {name: metrics[name] for name in _SHOWN if name in metrics}
+    degenerate = " ".join(map(str, metrics.get(_DEGENERATE, ())))
+    return {"run": folder.name, **settings, **numbers, _DEGENERATE: degenerate}
 
 
 def _short(value: object) -> str:

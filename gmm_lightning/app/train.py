@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from gmm_lightning.app.checks import check_fit, check_optimizer, check_size, require_trusted_run
 from gmm_lightning.app.fitting import fit, phases_of
-from gmm_lightning.app.logs import prepare_logs
+from gmm_lightning.app.logs import degenerate_note, prepare_logs
 from gmm_lightning.app.processes import leave_group, use_child_command
 from gmm_lightning.app.report import final_metrics, log_hyperparameters, write_report
 from gmm_lightning.training import RowsDataModule, is_dry, read_checkpoint
@@ -57,5 +57,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         "%(iterations)d passes (%(seconds).1f s now, %(rows_per_second)d rows per second)",
         metrics,
     )
+    if metrics["degenerate_components"]:
+        log.warning("%s", degenerate_note(metrics["degenerate_components"]))
     log.info("checkpoint, metrics and picture: %s", folder)
     return metrics

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_lightning._validation import format_list, require_integer
+from gmm_lightning._validation import count_rows, format_list, require_integer
 from gmm_lightning.datasets._cells import encode_labels
 from gmm_lightning.datasets._open import Columns, match_columns, open_reader, open_table
 from gmm_lightning.datasets._reader import Selection, TableReader
@@ -228,7 +228,7 @@ def _is_row_index(column: NDArray[np.float64]) -> bool:
 
 def _summary(reader: TableReader, table: Table, *, everything: bool) -> str:
     """A line on what was read, with what layout and, with `everything`, what was left out."""
-    parts = [f"{len(table.x)} rows of {format_list(table.columns, 20)}"]
+    parts = [f"{count_rows(len(table.x))} of {format_list(table.columns, 20)}"]
     if table.classes is not None:
         parts.append(f"label {table.label} of {len(table.classes)} classes")
     used = (*table.columns, table.label, table.weight_column)

@@ -21,6 +21,7 @@ from gmm_lightning.em.collapse import (
     new_events,
 )
 from gmm_lightning.em.data_scale import DataScale
+from gmm_lightning.em.degenerate import degenerate_components
 from gmm_lightning.em.fit import fit_em
 from gmm_lightning.em.initialization import initialize_layer, resolve_priors
 from gmm_lightning.em.maximization import MStepResult, maximize
@@ -70,6 +71,7 @@ __all__ = [
     "StepwiseEM",
     "as_policy",
     "collapse_error",
+    "degenerate_components",
     "e_step",
     "fit_classifier",
     "fit_em",

@@ -18,8 +18,9 @@ FLOORED, EMPTIED, RESEEDED = "floored", "emptied", "reseeded"
 
 _DESCRIPTIONS = {
     EMPTIED: (
-        "it lost its rows and keeps weight 0 (collapse=reseed moves it to rows that are explained "
-        "poorly, num_restarts=5 tries other starts)"
+        "it lost its rows and keeps weight 0 (fit.collapse=reseed moves it to rows that are "
+        "explained poorly, fit.num_restarts=5 tries other starts; fewer distinct rows than "
+        "components need fewer components)"
     ),
     RESEEDED: "it starts anew at a poorly explained row ({volume} before)",
     FLOORED: (
@@ -27,6 +28,12 @@ _DESCRIPTIONS = {
         "keeps it away from there, cov.relative_floor= moves the floor)"
     ),
 }
+# With a prior none is flat: what holds one at the floor is rounding beside its own widest.
+_TOO_WIDE = (
+    "too wide in one direction beside another for rounding, so its covariance is held at the "
+    "floor ({volume}; it may hold rows far from all others, or a column follows from others: leave "
+    "these out)"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class CollapseEvent:
             and its mean and covariance are those of all rows) or `reseeded` (it was moved to
             rows that the mixture explained poorly).
         iteration: M-steps done before.
+        regularized: whether a prior or `reg_covar` keeps covariances regular.
     """
 
     component: tuple[int, ...]
@@ -50,6 +58,7 @@ class CollapseEvent:
     smallest_eigenvalue: float
     action: str
     iteration: int = 0
+    regularized: bool = False
 
     @property
     def is_reseed(self) -> bool:
@@ -60,7 +69,9 @@ class CollapseEvent:
         smallest = f"smallest relative eigenvalue {self.smallest_eigenvalue:.2g}"
         volume = f"{self.count:.3g} rows, {smallest}"
         which = f"component {', '.join(map(str, self.component))}, iteration {self.iteration}"
-        return f"{which}: {_DESCRIPTIONS[self.action].format(volume=volume)}"
+        too_wide = self.regularized and self.action == FLOORED
+        said = _TOO_WIDE if too_wide else _DESCRIPTIONS[self.action]
+        return f"{which}: {said.format(volume=volume)}"
 
 
 @dataclass(frozen=True)
@@ -146,10 +157,8 @@ class Collapsed(NamedTuple):
                 # A shared covariance is never moved.
                 moved = bool(self.reseeded[m, k]) and not (tied and action == FLOORED)
                 numbers = float(counts[m, k]), float(smallest[m, k])
-                yield (
-                    m,
-                    CollapseEvent(component, *numbers, RESEEDED if moved else action, iteration),
-                )
+                how = RESEEDED if moved else action, iteration, model.regularizes_covariances
+                yield m, CollapseEvent(component, *numbers, *how)
 
 
 def weightless(parameters: MixtureParameters) -> Tensor:

@@ -48,12 +48,7 @@ class DataScale:
         # What rounding leaves of a constant feature in the dtype of the rows.
         rounding = 4 * torch.finfo(dtype).eps * mean.abs()
         scale = cls.of(torch.where(variance.sqrt() <= rounding, 0.0, variance), local_scale)
-        if moments.scatter.dim() > moments.dof.dim() or bool(scale.constant.all()):
-            return scale
-        # A family that averages over features has no variance of its own for a constant one.
-        others = torch.where(scale.constant, torch.inf, scale.unit).amin(-1, keepdim=True)
-        unit = torch.where(scale.constant, others, scale.unit)
-        return replace(scale, unit=unit, constant=torch.zeros_like(scale.constant))
+        return scale.of_form(moments.scatter, moments.dof)
 
     @classmethod
     def of(cls, variance: Tensor, local_scale: Tensor) -> Self:
@@ -63,6 +58,17 @@ class DataScale:
         known = torch.where(torch.isnan(local_scale), _WINDOW * variance.sqrt(), local_scale)
         unit = torch.where(constant, variance.sqrt(), known.to(variance)).square()
         return cls(variance, unit, constant)
+
+    def of_form(self, scatter: Tensor, dof: Tensor) -> Self:
+        """The scale for covariances with scatters and degrees of freedom `(M, G)` of a form.
+
+        A family that averages over features has no variance of its own for a constant one.
+        """
+        if scatter.dim() > dof.dim() or bool(self.constant.all()):
+            return self
+        others = torch.where(self.constant, torch.inf, self.unit).amin(-1, keepdim=True)
+        unit = torch.where(self.constant, others, self.unit)
+        return replace(self, unit=unit, constant=torch.zeros_like(self.constant))
 
     def fill(self, moments: Moments, family: Covariance) -> Moments:
         """Moments with a covariance for groups without rows and for constant columns."""

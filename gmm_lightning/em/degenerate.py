@@ -1,15 +1,72 @@
-"""Which of several starts is best, where some have a component that can have any likelihood."""
+"""Degenerate components, which can have any likelihood: which they are, and fits without them."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import replace
 
+import numpy as np
+import torch
+from torch import Size, Tensor
+
+from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.state import EMState
-from gmm_lightning.linalg import unsqueeze_like
+from gmm_lightning.layers import GMMLayer
+from gmm_lightning.linalg import accumulator_dtype, unsqueeze_like
+
+# A covariance in a layer counts as one at the floor up to this factor: in float32 its smallest
+# eigenvalue is known to some percent.
+_NEAR = 1.25
+
+
+@torch.no_grad()
+def degenerate_components(
+    layer: GMMLayer, counts: Tensor | None = None, mean_weight: float = 1.0
+) -> list[tuple[int, ...]]:
+    """Components at the floor, or of fewer than `D + 1` rows, as in `EMResult.degenerate`.
+
+    It needs only the parameters, however they were trained.
+
+    Args:
+        layer: the mixture, after a fit.
+        counts: weight of the rows that each component holds, `(*B, K)`; None: not known.
+        mean_weight: of the rows that have any.
+
+    Example:
+        >>> layer = GMMLayer(2, 3)
+        >>> degenerate_components(layer, torch.tensor([80.0, 2.5, 40.0]))
+        [(1,)]
+    """
+    model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+    found = _at_floor(model, parameters).expand(parameters.means.shape[:-1])
+    if counts is not None:
+        weight = torch.full((parameters.num_mixtures,), mean_weight).to(counts)
+        few = replace(model, mean_weight=weight).has_few_rows(counts.reshape(found.shape))
+        found = found | few.to(found.device)
+    return component_indices(found.cpu(), layer.batch_shape)
+
+
+def component_indices(found: Tensor, batch_shape: Size) -> list[tuple[int, ...]]:
+    """Indices of the components in a mask `(M, K)`, after those of the batch."""
+    shape, own = tuple(batch_shape) or (1,), len(batch_shape)
+    cells = ((np.unravel_index(m, shape)[:own], k) for m, k in found.nonzero().tolist())
+    return [(*map(int, cell), k) for cell, k in cells]
+
+
+def _at_floor(model: MixtureModel, parameters: MixtureParameters) -> Tensor:
+    """Which covariances are as small as their floor, `(M, G)`."""
+    family, (_, k, d) = model.family, parameters.means.shape
+    wide = parameters.to(accumulator_dtype(parameters.means.device))
+    scatter = family.project(family.covariance_matrix(model.scale(wide), d))
+    dof = scatter.new_ones(len(scatter), family.groups(k))
+    if family.relative_floor == 0 or model.regularizes_covariances:
+        return torch.zeros_like(dof, dtype=torch.bool)
+    scale = DataScale.of(model.distribution(wide).variance, model.local_scale)
+    unit, eps = scale.of_form(scatter, dof).unit, torch.finfo(parameters.dtype).eps
+    bound = _NEAR * family.variance_floor(scatter, dof, unit, eps)
+    return torch.isfinite(family.floor(scatter, dof, bound)[1])
 
 
 @torch.no_grad()

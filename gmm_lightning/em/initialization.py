@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from gmm_lightning._validation import require_enough_rows
 from gmm_lightning.em.assignment import assigned_statistics, with_pooled_rows
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.covariance_target import with_targets
@@ -17,7 +18,6 @@ from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.pooled import pooled_statistics
 from gmm_lightning.em.responsibilities import ASSIGNMENTS
-from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.initializers import Given, Initializer, Mixed, standardize
 from gmm_lightning.initializers import registry as initializer_registry
 from gmm_lightning.layers import GMMLayer
@@ -180,10 +180,7 @@ def _assign_rows(
         w = weight[at].to(rows.device, torch.float64)
         keep = w > 0 if not isinstance(initializer, Given) else torch.ones_like(w, dtype=torch.bool)
         x, w = spread[at][keep].to(torch.float64), w[keep]
-        if len(x) < num_components:
-            raise InvalidDataError(
-                f"num_components={num_components} is larger than the number of rows, {len(x)}"
-            )
+        require_enough_rows(len(x), num_components)
         given = initializer.assign_many(
             standardize(x, w), num_components, w, num_restarts, generator
         )

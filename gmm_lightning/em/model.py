@@ -143,13 +143,21 @@ class MixtureModel:
             torch.ones_like(logits), unit.unsqueeze(-2).expand_as(means), scales
         ).to_vector()
 
+    @property
+    def regularizes_covariances(self) -> bool:
+        """Whether `reg_covar` or a prior gives a component of few rows a proper covariance."""
+        priors = any(prior.regularizes_covariances for prior in self.priors)
+        return priors or self.family.reg_covar > 0
+
     def has_few_rows(self, counts: Tensor) -> Tensor:
-        """Components with fewer than `D + 1` rows, whose covariance nothing else regularises."""
-        regular = self.family.tied or self.family.reg_covar > 0 or counts.shape[-1] == 1
-        if regular or any(prior.regularizes_covariances for prior in self.priors):
+        """Components with fewer than `D + 1` rows, whose covariance nothing else regularises.
+
+        D counts the features that are not constant.
+        """
+        if self.regularizes_covariances or self.family.tied or counts.shape[-1] == 1:
             return torch.zeros_like(counts, dtype=torch.bool)
         rows = counts if self.mean_weight is None else counts / self.mean_weight.unsqueeze(-1)
-        return rows < self.local_scale.shape[-1] + 1
+        return rows < (self.local_scale != 0).sum(-1, keepdim=True) + 1
 
     def with_mean_weight(self, source: RowSource) -> MixtureModel:
         """The model with the mean weight of the rows of a source."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Size, Tensor
 
 from gmm_lightning.em.collapse import CollapseEvent, ConstantFeature
+from gmm_lightning.em.degenerate import component_indices
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.state import EMState
 
@@ -120,7 +120,7 @@ def result_of(
         objective=value(state.history[-1][runs]),
         log_likelihood=value(state.log_likelihood[runs]),
         history=[value(objective[runs]) for objective in state.history[: num_steps + 1]],
-        degenerate=_degenerate(state, runs, batch_shape),
+        degenerate=component_indices(state.degenerate[runs], batch_shape),
         constant_features=constant,
         events=[
             *sorted(events, key=lambda event: event.iteration),
@@ -129,11 +129,3 @@ def result_of(
         num_restarts=len(kept),
         restart_objectives=[value(each) for each in kept],
     )
-
-
-def _degenerate(state: EMState, runs: Tensor, batch_shape: Size) -> list[tuple[int, ...]]:
-    """Indices of the degenerate components of some runs, after those of the batch."""
-    found = state.degenerate[runs].nonzero().tolist()
-    shape, own = tuple(batch_shape) or (1,), len(batch_shape)
-    cells = ((np.unravel_index(m, shape)[:own], k) for m, k in found)
-    return [(*map(int, cell), k) for cell, k in cells]

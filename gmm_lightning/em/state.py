@@ -134,7 +134,9 @@ class EMState:
             parameters, self.moved = repair.parameters, repair.reseeded.any(-1).cpu()
             self.num_reseeds = self.num_reseeds + repair.reseeded
             collapsed = step.collapsed._replace(reseeded=repair.reseeded)
-            self._floored = (collapsed.floored & ~repair.reseeded).cpu() | self._floored
+            if not self.model.regularizes_covariances:
+                # What rounding holds at the floor beside a prior has no likelihood of its own.
+                self._floored = (collapsed.floored & ~repair.reseeded).cpu() | self._floored
             for m, event in collapsed.events(self.model, self.iteration):
                 found.setdefault(int(self.active[m]), []).append(event)
             for m in repair.failed.nonzero().squeeze(-1).tolist():

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Size, Tensor, nn
 
-from gmm_lightning._validation import require_integer
+from gmm_lightning._validation import require_choice, require_integer
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
@@ -16,9 +16,11 @@ from gmm_lightning.layers.parameters import (
     mixture_logits,
     prior_num_samples,
     project_parameters,
+    require_order,
     tensor_options,
 )
 from gmm_lightning.layers.pretrained import PretrainedMixin
+from gmm_lightning.linalg import take_components
 from gmm_lightning.priors import MixtureShape, Prior, PriorSpec, bind_priors
 
 
@@ -194,6 +196,59 @@ class GMMLayer(PretrainedMixin, MixtureModule):
             self.means.copy_(means)
         if scale is not None:
             self.raw_scale.copy_(self.covariance.raw(scale))
+
+    def sort_components(self, by: str = "weight", *, descending: bool = True) -> Tensor:
+        """Sort the components in place, the heaviest first: see `reorder_components`.
+
+        Components of equal weight keep their order.
+
+        Args:
+            by: `weight`.
+            descending: False: the lightest first.
+
+        Returns:
+            Where the component at each place was, `(*B, K)`.
+
+        Example:
+            >>> means = torch.tensor([[0.0], [5.0], [9.0]])
+            >>> weights, covariances = torch.tensor([0.2, 0.7, 0.1]), torch.ones(3, 1, 1)
+            >>> layer = GMMLayer.from_parameters(weights, means, covariances)
+            >>> layer.sort_components().tolist(), layer.means.flatten().tolist()
+            ([1, 0, 2], [5.0, 0.0, 9.0])
+        """
+        require_choice("by", by, ("weight",))
+        logits = self.mixture_logits.detach()
+        return self.reorder_components(logits.argsort(dim=-1, descending=descending, stable=True))
+
+    @torch.no_grad()
+    def reorder_components(self, index: Any) -> Tensor:
+        """Reorder weights, means, covariances and priors in place; the density stays the same.
+
+        It is done after a fit: an optimizer's or a callback's memory of each component is not
+        reordered.
+
+        Args:
+            index: the present number of the component for each place, `(K,)` or `(*B, K)`.
+
+        Returns:
+            The index, `(*B, K)`.
+
+        Raises:
+            InvalidArgumentError: not each component once, or a layer with evidence or
+                projections, which refer to components by number.
+        """
+        order = require_order(index, self.num_components, self.batch_shape).to(self.means.device)
+        if self.evidence is not None or len(self.projections):
+            raise InvalidArgumentError(
+                "the evidence and the projections of a layer refer to its components by number: "
+                "reorder it without them"
+            )
+        parameters = [self.mixture_logits, self.means]
+        for values in parameters if self.covariance.tied else [*parameters, self.raw_scale]:
+            values.copy_(take_components(values, order))
+        for prior in self.all_priors:
+            prior.reorder(order)
+        return order
 
     def distribution(self) -> MixtureOfGaussians:
         """The mixture with the layer's parameters; gradients flow into them."""

@@ -94,3 +94,21 @@ def mixture_logits(weights: Tensor, dtype: torch.dtype) -> Tensor:
     """
     weights = weights / weights.sum(-1, keepdim=True)
     return weights.clamp(min=torch.finfo(dtype).tiny).log().to(dtype)
+
+
+def require_order(index: Any, num_components: int, batch_shape: Size) -> Tensor:
+    """An order of the components, `(*B, K)`, from one for all mixtures of a batch or for each.
+
+    Raises:
+        InvalidArgumentError: it does not name each component once.
+    """
+    order, k = torch.as_tensor(index), num_components
+    integral = order.dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+    fits = tuple(order.shape) in ((k,), (*batch_shape, k))
+    if not (integral and fits) or bool((order.sort(-1).values.cpu() != torch.arange(k)).any()):
+        raise InvalidArgumentError(
+            f"expected each of the components 0 to {k - 1} once, of shape ({k},) or "
+            f"{(*batch_shape, k)}, got {order.flatten()[:20].tolist()} of shape "
+            f"{tuple(order.shape)}"
+        )
+    return order.long().expand(*batch_shape, k)

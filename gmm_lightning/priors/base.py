@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, UnresolvedPriorError
+from gmm_lightning.linalg import take_components
 from gmm_lightning.priors.data_moments import DataMoments
 from gmm_lightning.statistics import Moments
 
@@ -76,6 +77,8 @@ class Prior(nn.Module, ABC):
             name: None if value is None else torch.as_tensor(value, dtype=torch.float64)
             for name, value in hyper.items()
         }
+        # Of each hyper-parameter as it is given, once a layer has bound the prior.
+        self._shapes: dict[str, tuple[int, ...]] = {}
 
     def supports(self, covariance: Covariance) -> bool:
         """Whether the prior is defined for a family; every one by default."""
@@ -124,6 +127,25 @@ class Prior(nn.Module, ABC):
         vars(selected).update(_buffers=buffers, _modules=modules)
         return selected
 
+    def reorder(self, index: Tensor) -> None:
+        """Reorder the hyper-parameters of components or their covariances, in place.
+
+        Args:
+            index: `(*B, K)`, where the component at each place was.
+        """
+        n, k = len(self.batch_shape), index.shape[-1]
+        for name, shape in self._shapes.items():
+            if shape[n] != k:
+                continue  # A tied covariance has one for all components.
+            buffer, given = self.get_buffer(name), self._given[name]
+            buffer.copy_(take_components(buffer, index))
+            if given is not None:
+                whole = take_components(given.expand(shape), index.to(given.device))
+                self._given = {**self._given, name: whole}
+        for child in self.children():
+            if isinstance(child, Prior):
+                child.reorder(index)
+
     def _register(
         self,
         name: str,
@@ -144,6 +166,7 @@ class Prior(nn.Module, ABC):
                 f"{name} of the prior {self.name!r} must broadcast to {shape}, "
                 f"got shape {tuple(value.shape)}"
             ) from None
+        self._shapes = {**self._shapes, name: shape}
         self.register_buffer(name, (family.project(value) if family else value).clone())
 
     def _require_above(self, name: str, bound: float, words: str) -> None:

@@ -9,6 +9,7 @@ from functools import cached_property, reduce
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_integer
@@ -69,14 +70,20 @@ class RowsDataModule(L.LightningDataModule):
         return self.train_source().total_weight
 
     def units(self) -> tuple[Tensor, Tensor]:
-        """Weighted mean and standard deviation per feature of the training set, `(D,)` each."""
+        """Weighted mean and standard deviation per feature of the training set, `(D,)` each.
+
+        The deviation of a constant feature is 0.
+        """
         return self._units
 
     @cached_property
     def _units(self) -> tuple[Tensor, Tensor]:
         parts = (WeightedMoments.of(b.x, b.weight) for b in self.train_source().read())
         moments = reduce(operator.add, parts)
-        return moments.mean, moments.variance.sqrt()
+        mean, deviation = moments.mean, moments.variance.sqrt()
+        # What is left of a constant feature is the rounding of its mean.
+        rounding = 4 * torch.finfo(mean.dtype).eps * mean.abs()
+        return mean, torch.where(deviation <= rounding, 0.0, deviation)
 
     def train_dataloader(self) -> RowLoader:
         """This process's rows of the training set."""

@@ -229,6 +229,11 @@ def _split_rows(
         return torch.arange(num_rows), torch.arange(0), torch.arange(0)
     if 0 in sizes.values() or sum(sizes.values()) >= num_rows:
         asked = " and ".join(f"{name}={shares[name]}" for name in sizes)
+        if num_rows == 1:
+            raise InvalidDataError(
+                f"there is 1 row, so none can be set aside ({asked}); a mixture needs at least as "
+                "many rows as components, one on each line of a file (0 sets none aside)"
+            )
         raise InvalidArgumentError(
             f"{asked} of {num_rows} rows leaves no rows on one side; 0 sets none aside"
         )

@@ -53,6 +53,8 @@ class EMCallback(BaseEMCallback):
         history: the objective of each pass, before its M-step, in nats per row.
         events: components that had to be repaired.
         counts: rows that each component held in the last pass.
+        degenerate: after the fit, components that can have any likelihood, as in `EMResult` (with
+            weights, by the mean weight of all rows).
         skipped: rows that were left out, over all processes and passes.
         converged: whether the fit has ended by `tol`.
 
@@ -103,6 +105,7 @@ class EMCallback(BaseEMCallback):
         stats = self._accumulator.reduce(trainer.strategy, layer)
         self._require_rows(int(stats.num_samples))
         self.counts = stats.counts
+        self._mean_weight = float(stats.total_weight.mean() / stats.num_samples)
         model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
         stats = stats.reshape((parameters.num_mixtures,))
         objective = model.objective(parameters, stats)
@@ -126,7 +129,7 @@ class EMCallback(BaseEMCallback):
         if self._schedule.is_stationary(iteration) and not self.converged:
             disturbed = None if collapsed is None else collapsed.mixtures
             updated = self._updater.extrapolate(model, parameters, updated, disturbed)
-        if iteration == 0 and self._collapse.policy.num_candidates:
+        if iteration == 0:
             # No M-step reports the components that the start left without rows.
             collapsed = Collapsed.with_weightless(collapsed, parameters, stats.counts)
         candidates = partial(self._candidates, pl_module)

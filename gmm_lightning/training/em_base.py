@@ -8,7 +8,12 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from gmm_lightning.em import CollapseEvent, ResponsibilitySchedule, e_step
+from gmm_lightning.em import (
+    CollapseEvent,
+    ResponsibilitySchedule,
+    degenerate_components,
+    e_step,
+)
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import Batch
@@ -48,6 +53,8 @@ class BaseEMCallback(L.Callback):
         self.target, self.skip_nonfinite = target, skip_nonfinite
         self.history: list[float] = []
         self.counts: Tensor | None = None
+        self.degenerate: list[tuple[int, ...]] = []
+        self._mean_weight = 1.0
         self.skipped = 0
         self.converged = False
         self._schedule, self._collapse = schedule, collapse
@@ -104,6 +111,11 @@ class BaseEMCallback(L.Callback):
                 f"EM trains {self.target!r} and the optimizer has nothing else to train: fit the "
                 f"mixture alone, by fit_latents(module, loader, {self.target!r})"
             )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Name the degenerate components, from sums over all processes."""
+        layer = self.layer(pl_module)
+        self.degenerate = degenerate_components(layer, self.counts, self._mean_weight)
 
     # -- the E-step of a batch --------------------------------------------------------------
 

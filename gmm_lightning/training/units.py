@@ -38,13 +38,18 @@ class StandardizedMixture(L.LightningModule):
 
     def sample(self, sample_shape: tuple[int, ...] | int = (), **options: Any) -> Any:
         """Draws in the user's units, the region of `within` too: see `GMMLayer.sample`."""
-        if options.get("within") is not None:
-            # A ball is not one in standard units: the mixture is transformed, not the region.
-            return self.distribution().sample(sample_shape, **options)
-        drawn = self.layer.sample(sample_shape, **options)
-        if isinstance(drawn, tuple):
-            return self.standardize.inverse(drawn[0]), drawn[1]
-        return self.standardize.inverse(drawn)
+        # A ball is not one in standard units: the mixture is transformed, not the region.
+        transformed = options.get("within") is not None
+        mixture = self.distribution() if transformed else self.layer
+        drawn = mixture.sample(sample_shape, **options)
+        rows, others = (drawn[0], drawn[1:]) if isinstance(drawn, tuple) else (drawn, ())
+        rows = rows if transformed else self.standardize.inverse(rows)
+        constant = self.layer.constant_features
+        if constant:
+            # Its variance only stands for a density of 1.
+            means = self.standardize.inverse(self.layer.means.detach())
+            rows[..., constant] = means.mean(-2)[..., constant]
+        return (rows, *others) if isinstance(drawn, tuple) else rows
 
     def distribution(self) -> MixtureOfGaussians:
         """The mixture in the user's units, with dense covariances."""

@@ -123,7 +123,7 @@ def test_odd_files_are_fitted(composed: Compose, tmp_path: Path, content: str, f
 def test_one_row_cannot_be_split(failing: Failing, tmp_path: Path) -> None:
     write_csv(tmp_path / "one.csv", {"a": [1.0], "b": [2.0]})
     failure = failing(*FILE, "data.path=one.csv")
-    assert "val_fraction=0.1 of 1 rows leaves no rows on one side" in failure.message
+    assert "there is 1 row, so none can be set aside (val_fraction=0.1)" in failure.message
 
 
 def test_a_label_that_is_not_there(failing: Failing, tmp_path: Path) -> None:

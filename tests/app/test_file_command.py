@@ -90,12 +90,12 @@ def test_a_tab_file_with_chosen_columns(composed: Compose, tmp_path: Path) -> No
         (
             "a,b\n1,2\n",
             ("data.path=my.csv",),
-            "val_fraction=0.1 of 1 rows leaves no rows on one side; 0 sets none aside",
+            "there is 1 row, so none can be set aside (val_fraction=0.1); a mixture needs at least",
         ),
         (
             "a,b\n1,2\n",
             ("data.path=my.csv", "data.val_fraction=0"),
-            "num_components=3 is larger than the number of training rows",
+            "there is 1 row to fit, and a mixture of num_components=3 needs at least 3: take",
         ),
         (
             "a,b\n1,2\n",

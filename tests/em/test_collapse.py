@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from support.random_layers import (
@@ -217,3 +219,50 @@ def test_float32_noise_does_not_lower_the_objective(family, kind, generator):
     history = torch.tensor(result.history)
     # Some 100 nats per row are summed in float32, whose eps is 1.2e-7.
     assert (history.diff() > -1e-4).all()
+
+
+# -- what events advise, followed ---------------------------------------------------------------
+
+
+def spike(generator: torch.Generator) -> torch.Tensor:
+    """A blob, and forty rows at one place."""
+    return torch.cat([torch.randn(300, 2, generator=generator), torch.full((40, 2), 5.0)])
+
+
+def test_a_component_at_the_floor_is_told_what_keeps_it_away(generator: torch.Generator) -> None:
+    x = spike(generator)
+    labels = (torch.arange(340) >= 300).long()
+    (event,) = fit_em(GMMLayer(2, 2), x, initializer=labels).events
+    assert re.search(r"held at the floor \(40 rows, .*priors=niw .*cov.relative_floor=", str(event))
+    assert not fit_em(GMMLayer(2, 2, priors="niw"), x, initializer=labels).events
+    # The other setting moves the floor: a hundred times the variance there.
+    low, high = GMMLayer(2, 2), GMMLayer(2, 2, registry.get("full")(relative_floor=1e-6))
+    for layer in (low, high):
+        fit_em(layer, x, initializer=labels)
+    assert torch.allclose(high.covariance_matrix[1], 100 * low.covariance_matrix[1], rtol=1e-6)
+
+
+def test_what_rounding_holds_beside_a_prior_is_told_of_far_rows(generator: torch.Generator) -> None:
+    x = spike(generator)
+    x[-1] = 1e8
+    labels = (torch.arange(340) >= 339).long()
+    result = fit_em(GMMLayer(2, 2, priors="niw"), x, initializer=labels)
+    assert re.search(
+        "too wide in one direction .*far from all others.*leave", str(result.events[0])
+    )
+    # The prior bounds its likelihood.
+    assert result.degenerate == []
+    assert not fit_em(GMMLayer(2, 1, priors="niw"), x[:-1]).events
+
+
+def test_a_dead_component_is_told_what_revives_it(generator: torch.Generator) -> None:
+    centres = torch.tensor([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0]])
+    true = torch.arange(300) % 3
+    x = centres[true] + torch.randn(300, 2, generator=generator)
+    two = true.clamp(max=1)
+    (event,) = fit_em(GMMLayer(2, 3), x, initializer=two).events
+    assert re.search("fit.collapse=reseed .*fit.num_restarts=5", str(event))
+    for options in ({"initializer": two, "collapse": "reseed"}, {"num_restarts": 5}):
+        layer = GMMLayer(2, 3)
+        fit_em(layer, x, generator=generator, **options)
+        assert torch.allclose(layer.weights, torch.tensor(1 / 3), atol=0.02)

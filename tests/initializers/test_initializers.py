@@ -292,9 +292,9 @@ def test_refuses_an_object() -> None:
 
 def test_more_components_than_rows() -> None:
     for name in INITIALIZERS:
-        with pytest.raises(InvalidDataError, match=r"num_components=7 is larger .* rows, 6"):
+        with pytest.raises(InvalidDataError, match=r"6 rows to fit, .* num_components=7 needs"):
             fit_em(GMMLayer(2, 7), torch.randn(6, 2), initializer=name)
-    with pytest.raises(InvalidDataError, match="larger than the number of rows, 2"):
+    with pytest.raises(InvalidDataError, match="there are 2 rows to fit"):
         fit_em(GMMLayer(2, 3), torch.randn(6, 2), sample_weight=[1.0, 1.0, 0, 0, 0, 0])
 
 

@@ -62,6 +62,18 @@ def simple(n: int, fit: str, num_components: int = 3, **data: Any) -> Callable[.
     return check
 
 
+def degenerate(folder: Path, **options: Any) -> Result:
+    """Two rows far away, in a component of their own: half of it is read by each process."""
+    x = rows(52)
+    x[[0, -1]] = torch.tensor([[40.0, 40.0], [40.1, 40.2]])
+    labels = (x[:, 0] > 20).long()
+    module, callback = GMMModule(GMMLayer(2, 2)), EMCallback(tol=1e-5)
+    run = trainer(InitializeCallback(labels), callback, max_epochs=20, **options)
+    run.fit(module, datamodule=ArrayDataModule(x, batch_size=10))
+    assert callback.degenerate == [(1,)]
+    return numbers(module, run)
+
+
 def resumed(fit: str) -> Callable[..., Result]:
     def check(folder: Path, **options: Any) -> Result:
         arguments: dict[str, Any] = {"priors": "niw", "data": {"batch_size": 10}}
@@ -189,6 +201,7 @@ def soft_labels() -> Tensor:
 CHECKS: dict[str, Callable[..., Result]] = {
     "em": simple(101, "em", batch_size=20, val_fraction=0.2, standardize=True),
     "em, one batch, weighted": simple(101, "em", sample_weight=torch.arange(101) % 4),
+    "em, degenerate": degenerate,
     "em, one row": simple(1, "em", num_components=1),
     "em, one row for validation": simple(5, "em", num_components=1, val_fraction=0.2),
     "sgd": simple(101, "sgd", batch_size=20, val_fraction=0.2, standardize=True),

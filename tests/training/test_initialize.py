@@ -106,7 +106,7 @@ def test_an_unknown_initializer_lists_the_known_ones(x: Tensor) -> None:
 
 
 def test_more_components_than_rows_are_refused(x: Tensor) -> None:
-    with pytest.raises(InvalidDataError, match=r"num_components=3 is larger .* rows, 2"):
+    with pytest.raises(InvalidDataError, match=r"2 rows to fit, .* num_components=3 needs"):
         start(x[:2])
 
 
