@@ -11,6 +11,7 @@ from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.em.assignment import assigned_statistics, with_pooled_rows
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.covariance_target import with_targets
+from gmm_lightning.em.event_log import CollapseCount
 from gmm_lightning.em.local_scale import local_scale
 from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel
@@ -64,7 +65,7 @@ def initialize_layer(
     sample_weight: Any = None,
     *,
     generator: Generator | None = None,
-) -> list[CollapseEvent]:
+) -> list[CollapseEvent | CollapseCount]:
     """Set the parameters of a layer and the values of its priors as at the start of `fit_em`.
 
     Args:
@@ -89,7 +90,7 @@ def initialize_layer(
     source = layer_source(layer, x, sample_weight)
     resolve_from(layer, source)
     model, present = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
-    return initialize(model, present, source, initializer, generator).write_to(layer, model)
+    return initialize(model, present, source, initializer, generator).write_to(layer)
 
 
 def layer_source(layer: GMMLayer, x: Any, sample_weight: Any = None) -> RowSource:
