@@ -99,6 +99,9 @@ def solve_rows(factor: Tensor, rows: Tensor, *, transposed: bool = False) -> Ten
         rows: `(*S, *B, K, D)`, broadcastable against the factor's axes.
         transposed: solve with the transposed factor.
     """
+    if factor.shape[-1] == 1:
+        # Many times faster where there are many factors.
+        return rows / factor.squeeze(-1)
     matrix = factor.mT if transposed else factor
     return _apply_by_columns(
         lambda d: torch.linalg.solve_triangular(matrix, d, upper=transposed), factor, rows
