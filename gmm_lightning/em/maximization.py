@@ -187,11 +187,14 @@ def _apply_floor(
     bound = family.variance_floor(moments.scatter, moments.dof, unit, eps)
     bound = torch.maximum(bound, noise)
     scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
-    if bool(torch.isfinite(smallest).any()):
+    low = torch.isfinite(smallest)
+    if bool(low.any()):
         # The part of the bound that moves with a component is lowered until the present
-        # covariance satisfies it: so the objective cannot fall.
-        present = model.scale(parameters)
-        bound = family.variance_floor(moments.scatter, moments.dof, unit, eps, present)
-        bound = torch.maximum(bound, noise)
-        scatter, smallest = family.floor(moments.scatter, moments.dof, bound)
+        # covariance satisfies it: so the objective cannot fall. Others are above it as it is.
+        own, dof = moments.scatter[low].unsqueeze(1), moments.dof[low].unsqueeze(1)
+        unit_of, present = unit.unsqueeze(-2).expand_as(bound)[low], model.scale(parameters)[low]
+        lowered = family.variance_floor(own, dof, unit_of, eps, present.unsqueeze(1))
+        bound[low] = torch.maximum(lowered, noise[low].unsqueeze(1)).squeeze(1)
+        raised, least = family.floor(own, dof, bound[low].unsqueeze(1))
+        scatter[low], smallest[low] = raised.squeeze(1), least.squeeze(1)
     return scatter, smallest * (bound / unit.unsqueeze(-2)).amin(-1)

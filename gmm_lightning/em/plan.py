@@ -75,8 +75,7 @@ def make_plan(
         number = int(lost.sum())
         if number and (groups > 1 or model.family.tied or number > most):
             continue
-        constant = terms.constant - 0.5 * natural.square
-        whole = torch.cat([constant.unsqueeze(-1), natural.quadratic, natural.linear], -1)
+        whole = terms.coefficients(natural)
         if not number:
             return EStepPlan(features, coordinates, whole.to(dtype))
         whole = torch.where(lost.unsqueeze(-1), 0.0, whole)
@@ -102,8 +101,40 @@ def group_by_precision(model: MixtureModel, parameters: MixtureParameters) -> li
     return [(level == one).nonzero().squeeze(-1) for one in level.unique()]
 
 
+def plans_by_precision(
+    model: MixtureModel, parameters: MixtureParameters
+) -> list[tuple[Tensor, EStepPlan | None]]:
+    """Plans of mixtures that read rows of their own: one for those that need the same dtype.
+
+    Each comes with the indices of its mixtures; where it is None, differences are taken.
+    """
+    _, k, d = parameters.means.shape
+    features = model.family.features(d)
+    rest = torch.arange(parameters.num_mixtures, device=parameters.device)
+    if features is None or not features.is_cheaper(k):
+        return [(rest, None)]
+    found: list[tuple[Tensor, EStepPlan | None]] = []
+    for dtype in _precisions(parameters):
+        terms = _Terms(model, parameters, len(rest))
+        coordinates, natural = terms.in_coordinates(features, dtype)
+        fits = (natural.magnitude <= MAX_CANCELLATION[dtype]).all(-1)
+        whole, some = terms.coefficients(natural).to(dtype), fits.nonzero().squeeze(-1)
+        if len(some) == len(rest):
+            return [*found, (rest, EStepPlan(features, coordinates, whole))]
+        if len(some):
+            found.append((rest[some], EStepPlan(features, _select(coordinates, some), whole[some])))
+        others = (~fits).nonzero().squeeze(-1)
+        rest, model, parameters = rest[others], model.select(others), parameters.select(others)
+    return [*found, (rest, None)]
+
+
 def _precisions(parameters: MixtureParameters) -> list[torch.dtype]:
     return list(dict.fromkeys((parameters.means.dtype, accumulator_dtype(parameters.means.device))))
+
+
+def _select(coordinates: StandardizedCoordinates, index: Tensor) -> StandardizedCoordinates:
+    values = (coordinates.centre, coordinates.matrix, coordinates.inverse_matrix)
+    return StandardizedCoordinates(*(value[index] for value in values))
 
 
 class _Terms:
@@ -121,6 +152,11 @@ class _Terms:
         self.weights = log_weights.exp() * (groups / m)
         self.centre = (self.weights.unsqueeze(-1) * self.means).sum(-2)
         self.constant = log_weights - log_scale - 0.5 * d * LOG_2PI
+
+    def coefficients(self, natural: NaturalParameters) -> Tensor:
+        """Coefficients of `(1, q(z), z)`, `(P, C, 1 + Q + D)`."""
+        constant = self.constant - 0.5 * natural.square
+        return torch.cat([constant.unsqueeze(-1), natural.quadratic, natural.linear], -1)
 
     def in_coordinates(
         self, features: Features, dtype: torch.dtype
