@@ -119,7 +119,8 @@ def _apply_by_columns(apply: Callable[[Tensor], Tensor], factor: Tensor, rows: T
     The leading axes that `factor` does not have become columns of the argument.
     """
     batch = factor.shape[:-2]
-    rows = rows.expand(torch.broadcast_shapes(rows.shape, (*batch, rows.shape[-1])))
+    # `torch.broadcast_shapes` imports sympy, for most of a second.
+    rows = torch.broadcast_tensors(rows, factor[..., 0])[0]
     sample_shape = rows.shape[: rows.dim() - 1 - len(batch)]
     flat = rows.flatten(0, len(sample_shape) - 1) if sample_shape else rows.unsqueeze(0)
     columns = flat.movedim(0, -1)
