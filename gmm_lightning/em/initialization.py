@@ -217,4 +217,5 @@ def _assign_mixtures(
     given = initializer.assign_many(z, num_components, w, num_restarts, generator)
     assigned = given.new_zeros(x.shape[1], len(x), num_restarts, *given.shape[3:])
     assigned[place.T, every] = given.movedim(2, 0)
+    assigned[~used.T] = 0
     return assigned.movedim(2, 1)

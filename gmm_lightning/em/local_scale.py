@@ -86,7 +86,7 @@ def narrowest_windows(x: Tensor, weight: Tensor | None = None) -> Tensor:
         tensor([1.])
     """
     if weight is not None:
-        weight = torch.broadcast_tensors(weight.to(x), x[..., 0])[0]
+        weight = weight.to(x) * x.new_ones(x.shape[:-1])
         x = x.expand(*weight.shape, x.shape[-1])
     n, shape = len(x), x.shape[1:]
     values, order = x.reshape(n, -1).T.sort(-1)
