@@ -12,6 +12,7 @@ SUBJECTS = {
     "head": "head",
     "draws": "draws",
     "restarts": "restarts",
+    "many": "many_mixtures",
     "priors": "priors",
     "acceleration": "acceleration",
     "streaming": "streaming",
