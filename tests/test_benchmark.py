@@ -21,6 +21,7 @@ HERE = (
     "head",
     "impute",
     "restarts",
+    "many",
     "acceleration",
     "streaming",
     "lightning",
@@ -124,6 +125,14 @@ def test_restarts_equal_a_loop(found: Found) -> None:
             if row["dtype"] == dtype
         }
         assert best["side by side"] == pytest.approx(best["one after the other"], abs=close)
+
+
+def test_many_mixtures_end_where_a_loop_does(found: Found) -> None:
+    rows = found.rows("many")
+    assert [row["rows"] for row in rows] == ["letter, by class", "pixels, grey", "pixels, colour"]
+    for row in rows:
+        # From other draws: single mixtures end in other optima.
+        assert abs(row["record"]["above"]) <= 1.0, row
 
 
 def test_leaps_are_no_loss(found: Found) -> None:

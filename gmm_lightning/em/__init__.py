@@ -1,10 +1,10 @@
 """Closed-form EM: two steps, and a loop around them.
 
 Read in this order: `parameters` and `model` (what EM works on), `responsibilities`, `plan`,
-`workspace`, the two kernels, `pooled` and `expectation` (which chooses), `collapse`, `data_scale`,
-`local_scale`, `maximization`, `policy`, `reseed`, `policies`, `acceleration`, `convergence`,
-`updater`, `restarts`, `state` and `loop` (the algorithm), `degenerate`, `result`, `assignment`,
-`covariance_target`, `initialization`, `progress`, `fit`. For layers one
+`workspace`, the two kernels, `pooled` and `expectation` (which chooses), `collapse`, `event_log`,
+`data_scale`, `local_scale`, `maximization`, `policy`, `reseed`, `policies`, `acceleration`,
+`convergence`, `updater`, `restarts`, `state` and `loop` (the algorithm), `degenerate`, `result`,
+`assignment`, `covariance_target`, `initialization`, `progress`, `fit`. For layers one
 step at a time: `steps`, `stepwise`; for a classifier: `class_rows`, `classifier`; a projection:
 `shrinkage`.
 """
@@ -22,6 +22,7 @@ from gmm_lightning.em.collapse import (
 )
 from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.degenerate import degenerate_components
+from gmm_lightning.em.event_log import CollapseCount
 from gmm_lightning.em.fit import fit_em
 from gmm_lightning.em.initialization import initialize_layer, resolve_priors
 from gmm_lightning.em.maximization import MStepResult, maximize
@@ -50,6 +51,7 @@ __all__ = [
     "Annealing",
     "Candidates",
     "ClassifierResult",
+    "CollapseCount",
     "CollapseEvent",
     "CollapsePolicy",
     "Collapsed",

@@ -61,20 +61,21 @@ def assigned_statistics(
 def _one_row_each(model: MixtureModel, rows: Batch, means: Tensor) -> Tensor:
     """A row of each component, `(M, K, D)`: differences to it are as small as the component."""
     assert rows.extra is not None
-    given, shift = rows.extra[ASSIGNMENTS].to(means.device), means.clone()
-    x = rows.x.to(means)
-    for m in range(len(means)):
-        if given.is_floating_point():
-            index, used = given[:, m].max(0).indices, given[:, m].amax(0) > 0
-        else:
-            order = torch.arange(len(x), device=means.device)
-            index = torch.full((means.shape[1],), len(x), device=means.device)
-            index.scatter_reduce_(0, given[:, m].long(), order, "amin")
-            used = index < len(x)
-            index = index.clamp(max=len(x) - 1)
-        own = model.per_mixture(x[index])[:, m]
-        shift[m] = torch.where(used.unsqueeze(-1), own, means[m])
-    return shift
+    given, k = rows.extra[ASSIGNMENTS].to(means.device), means.shape[1]
+    x, index = rows.x.to(means), model.batch_index
+    if given.is_floating_point():
+        most = given.max(0)
+        place, used = most.indices, most.values > 0
+    else:
+        order = torch.arange(len(x), device=means.device).unsqueeze(-1).expand(given.shape)
+        place = order.new_full((given.shape[1], k), len(x))
+        place.scatter_reduce_(1, given.long().T, order.T, "amin")
+        used, place = place < len(x), place.clamp(max=len(x) - 1)
+    if is_shared(x):
+        own = x.reshape(len(x), -1)[place]
+    else:
+        own = x.expand(len(x), *model.batch_shape, -1).flatten(1, -2)[place, index.unsqueeze(-1)]
+    return torch.where(used.unsqueeze(-1), own, means)
 
 
 def _component_means(model: MixtureModel, rows: Batch, shift: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from torch import Generator, Size, Tensor
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.em.class_rows import ClassGroup, ClassRows, group_by_length
-from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.degenerate import regular_objectives
 from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.initialization import data_moments, initialize, is_resolved
@@ -174,12 +173,8 @@ class _ClassFitter:
         best, finals = best_runs(state, size, regular_objectives(e_step, model, state))
         found, constant = [], layer.constant_features
         for c in range(size):
-            result = result_of(state, best[c : c + 1], Size(()), list(finals[:, c]), constant)
-            events = [
-                replace(e, component=e.component[1:]) if isinstance(e, CollapseEvent) else e
-                for e in result.events
-            ]
-            found.append(replace(result, events=events))
+            own = best[c : c + 1], Size(()), list(finals[:, c])
+            found.append(result_of(state, *own, constant))
         return found, state.final.select(best)
 
 

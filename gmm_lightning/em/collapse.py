@@ -137,27 +137,36 @@ class Collapsed(NamedTuple):
         """The repairs of the mixtures at `index`."""
         return Collapsed(*(value[index] for value in self))
 
+    def by_action(self) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+        """Masks of what was done, with counts and smallest eigenvalues, all `(M, G)` or `(M, K)`.
+
+        Covariances come first, then components without rows.
+        """
+        infinite = torch.full_like(self.counts, torch.inf)
+        tied = self.floored.shape != self.emptied.shape
+        pooled = self.counts.sum(-1, keepdim=True) if tied else self.counts
+        # A shared covariance is never moved.
+        moved = torch.zeros_like(self.floored) if tied else self.reseeded
+        for where, counts, smallest, action, away in (
+            (self.floored, pooled, self.smallest, FLOORED, moved),
+            (self.emptied, self.counts, infinite, EMPTIED, self.reseeded),
+        ):
+            yield action, where & ~away, counts, smallest
+            yield RESEEDED, where & away, counts, smallest
+
     def events(self, model: MixtureModel, iteration: int) -> Iterator[tuple[int, CollapseEvent]]:
-        """Each repair with its mixture: covariances first, then components without rows.
+        """Each repair with its mixture, in the order of `by_action`.
 
         Args:
             model: gives the position of each mixture in the batch.
             iteration: M-steps done before.
         """
-        infinite = torch.full_like(self.counts, torch.inf)
-        tied = self.floored.shape != self.emptied.shape
-        pooled = self.counts.sum(-1, keepdim=True) if tied else self.counts
-        for where, counts, smallest, action in (
-            (self.floored, pooled, self.smallest, FLOORED),
-            (self.emptied, self.counts, infinite, EMPTIED),
-        ):
+        for action, where, counts, smallest in self.by_action():
             for m, k in where.nonzero().tolist():
                 cell = np.unravel_index(int(model.batch_index[m]), model.batch_shape or (1,))
                 component = (*map(int, cell[: len(model.batch_shape)]), k)
-                # A shared covariance is never moved.
-                moved = bool(self.reseeded[m, k]) and not (tied and action == FLOORED)
                 numbers = float(counts[m, k]), float(smallest[m, k])
-                how = RESEEDED if moved else action, iteration, model.regularizes_covariances
+                how = action, iteration, model.regularizes_covariances
                 yield m, CollapseEvent(component, *numbers, *how)
 
 

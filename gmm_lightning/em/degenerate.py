@@ -50,9 +50,9 @@ def degenerate_components(
 
 def component_indices(found: Tensor, batch_shape: Size) -> list[tuple[int, ...]]:
     """Indices of the components in a mask `(M, K)`, after those of the batch."""
-    shape, own = tuple(batch_shape) or (1,), len(batch_shape)
-    cells = ((np.unravel_index(m, shape)[:own], k) for m, k in found.nonzero().tolist())
-    return [(*map(int, cell), k) for cell, k in cells]
+    mixture, component = found.nonzero(as_tuple=True)
+    cells = np.unravel_index(mixture.numpy(), tuple(batch_shape) or (1,))[: len(batch_shape)]
+    return list(zip(*(cell.tolist() for cell in cells), component.tolist(), strict=True))
 
 
 def _at_floor(model: MixtureModel, parameters: MixtureParameters) -> Tensor:

@@ -15,7 +15,13 @@ from gmm_lightning.em.centred_kernel import (
 from gmm_lightning.em.component_kernel import component_statistics
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
-from gmm_lightning.em.plan import EStepPlan, group_by_precision, is_small, make_plan
+from gmm_lightning.em.plan import (
+    EStepPlan,
+    group_by_precision,
+    is_small,
+    make_plan,
+    plans_by_precision,
+)
 from gmm_lightning.em.pooled import pooled_statistics
 from gmm_lightning.em.responsibilities import Responsibilities, softmax_responsibilities_
 from gmm_lightning.em.workspace import Workspace
@@ -93,30 +99,33 @@ class EStep:
         A mixture with a tight component needs a higher precision: mixtures are grouped by the
         precision they need, so that one does not slow down all.
         """
-        plan = self._plan(model, parameters)
-        groups = self._precision_groups(model, parameters, plan)
+        groups = self._plans(model, parameters)
         if len(groups) == 1:
-            return self._run(model, parameters, plan, responsibilities)
-        parts = []
-        for index in groups:
-            some, theirs = model.select(index), parameters.select(index)
-            parts.append(self._run(some, theirs, self._plan(some, theirs), responsibilities))
-        return SufficientStatistics.concatenate(parts).select(torch.cat(groups).argsort())
+            return self._run(model, parameters, groups[0][1], responsibilities)
+        parts = [
+            self._run(model.select(index), parameters.select(index), plan, responsibilities)
+            for index, plan in groups
+        ]
+        order = torch.cat([index for index, _ in groups]).argsort()
+        return SufficientStatistics.concatenate(parts).select(order)
 
-    def _precision_groups(
-        self, model: MixtureModel, parameters: MixtureParameters, plan: EStepPlan | None
-    ) -> list[Tensor]:
-        """Indices of mixtures that are computed together; several groups only where it pays."""
+    def _plans(
+        self, model: MixtureModel, parameters: MixtureParameters
+    ) -> list[tuple[Tensor, EStepPlan | None]]:
+        """Mixtures that are computed together, and their plans; several only where it pays."""
         everything = torch.arange(parameters.num_mixtures, device=model.batch_index.device)
-        is_coarse = plan is not None and plan.dtypes == {parameters.means.dtype}
-        # Mixtures of the same rows have the precision of each component apart.
-        apart = self.source.shared and not model.family.tied
+        small, in_memory = is_small(parameters, self.source.num_rows), self.source.in_memory
         # Reading a stream once more costs more than a precision that some mixtures do not need.
-        if is_coarse or apart or len(everything) == 1 or not self.source.in_memory:
-            return [everything]
-        if is_small(parameters, self.source.num_rows):
-            return [everything]
-        return group_by_precision(model, parameters)
+        if in_memory and not self.source.shared and not small:
+            return plans_by_precision(model, parameters)
+        plan = self._plan(model, parameters)
+        is_coarse = plan is not None and plan.dtypes == {parameters.dtype}
+        # Mixtures of the same rows have the precision of each component apart.
+        whole = is_coarse or small or not in_memory or not model.family.tied
+        groups = [everything] if whole else group_by_precision(model, parameters)
+        if len(groups) == 1:
+            return [(everything, plan)]
+        return [(some, self._plan(model.select(some), parameters.select(some))) for some in groups]
 
     def _plan(self, model: MixtureModel, parameters: MixtureParameters) -> EStepPlan | None:
         return make_plan(

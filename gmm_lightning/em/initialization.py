@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
+from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning._validation import require_enough_rows
 from gmm_lightning.em.assignment import assigned_statistics, with_pooled_rows
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.covariance_target import with_targets
+from gmm_lightning.em.event_log import CollapseCount
 from gmm_lightning.em.local_scale import local_scale
 from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel
@@ -64,7 +65,7 @@ def initialize_layer(
     sample_weight: Any = None,
     *,
     generator: Generator | None = None,
-) -> list[CollapseEvent]:
+) -> list[CollapseEvent | CollapseCount]:
     """Set the parameters of a layer and the values of its priors as at the start of `fit_em`.
 
     Args:
@@ -89,7 +90,7 @@ def initialize_layer(
     source = layer_source(layer, x, sample_weight)
     resolve_from(layer, source)
     model, present = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
-    return initialize(model, present, source, initializer, generator).write_to(layer, model)
+    return initialize(model, present, source, initializer, generator).write_to(layer)
 
 
 def layer_source(layer: GMMLayer, x: Any, sample_weight: Any = None) -> RowSource:
@@ -171,22 +172,47 @@ def _assign_rows(
     num_components: int,
     generator: Generator | None,
 ) -> Tensor:
-    """Labels `(N, M)` or responsibilities `(N, M, K)`, one mixture of the batch at a time."""
-    num_restarts = len(model.batch_index) // model.batch_shape.numel()
-    spread = rows.expand(len(rows), *model.batch_shape, rows.shape[-1])
-    per_mixture = []
-    for index in itertools.product(*map(range, model.batch_shape)):
-        at = (slice(None), *index)
-        w = weight[at].to(rows.device, torch.float64)
-        keep = w > 0 if not isinstance(initializer, Given) else torch.ones_like(w, dtype=torch.bool)
-        x, w = spread[at][keep].to(torch.float64), w[keep]
-        require_enough_rows(len(x), num_components)
-        given = initializer.assign_many(
-            standardize(x, w), num_components, w, num_restarts, generator
-        )
-        assigned = given.new_zeros(num_restarts, len(rows), *given.shape[2:])
-        assigned[:, keep] = given
-        per_mixture.append(assigned)
-    # (R, N) per mixture of the batch -> (N, R, B) -> (N, M), restarts first.
-    stacked = torch.stack(per_mixture, 1).movedim(2, 0)
-    return stacked.reshape(len(rows), len(model.batch_index), *stacked.shape[3:])
+    """Labels `(N, M)` or responsibilities `(N, M, K)`, for many mixtures of the batch at a time."""
+    single = model.single_restart()
+    x, w = single.per_mixture(rows), single.per_mixture(weight.to(rows.device, torch.float64))
+    num_restarts = len(model.batch_index) // len(single.batch_index)
+    # Rows, their features and distances.
+    numbers = len(rows) * (3 * rows.shape[-1] + num_components + 8)
+    size = rows_per_chunk(numbers, w, in_cache=False)
+    parts = [
+        _assign_mixtures(initializer, some, own, num_components, num_restarts, generator)
+        for some, own in zip(x.split(size, 1), w.T.split(size), strict=True)
+    ]
+    # Restarts first: (N, R, B) -> (N, M).
+    joined = torch.cat(parts, 2)
+    return joined.reshape(len(rows), -1, *joined.shape[3:])
+
+
+def _assign_mixtures(
+    initializer: Initializer,
+    x: Tensor,
+    weight: Tensor,
+    num_components: int,
+    num_restarts: int,
+    generator: Generator | None,
+) -> Tensor:
+    """Labels `(N, R, B)` or responsibilities of rows `(N, B, D)` with weights `(B, N)`."""
+    x, used = x.movedim(1, 0), weight > 0
+    # Given assignments are for all rows; the others see those of positive weight.
+    keeps_all = isinstance(initializer, Given) or bool(used.all())
+    fewest = x.shape[1] if keeps_all else int(used.sum(-1).min())
+    require_enough_rows(fewest, num_components)
+    if keeps_all:
+        z = standardize(x.to(torch.float64), weight)
+        given = initializer.assign_many(z, num_components, weight, num_restarts, generator)
+        return given.movedim((2, 1), (0, 1))
+    # Rows of weight 0 last; those that fill up short sets repeat the first row, which is finite.
+    place = used.int().argsort(dim=-1, descending=True, stable=True)[:, : int(used.sum(-1).max())]
+    every, w = torch.arange(len(x), device=x.device), weight.gather(1, place)
+    own = torch.where(w > 0, place, place[:, :1])
+    z = standardize(x[every.unsqueeze(-1), own].to(torch.float64), w)
+    given = initializer.assign_many(z, num_components, w, num_restarts, generator)
+    assigned = given.new_zeros(x.shape[1], len(x), num_restarts, *given.shape[3:])
+    assigned[place.T, every] = given.movedim(2, 0)
+    assigned[~used.T] = 0
+    return assigned.movedim(2, 1)

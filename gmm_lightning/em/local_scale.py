@@ -87,7 +87,7 @@ def narrowest_windows(x: Tensor, weight: Tensor | None = None) -> Tensor:
         tensor([1.])
     """
     if weight is not None:
-        weight = weight.to(x).expand(torch.broadcast_shapes(weight.shape, x.shape[:-1]))
+        weight = weight.to(x) * x.new_ones(x.shape[:-1])
         x = x.expand(*weight.shape, x.shape[-1])
     n, shape = len(x), x.shape[1:]
     columns = x.reshape(n, -1).T

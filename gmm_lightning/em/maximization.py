@@ -10,6 +10,7 @@ from torch import Tensor
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.collapse import Collapsed, CollapseEvent, weightless
 from gmm_lightning.em.data_scale import DataScale
+from gmm_lightning.em.event_log import CollapseCount, EventLog
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import MAX_CANCELLATION
@@ -36,7 +37,7 @@ class MStepResult(NamedTuple):
     collapsed: Collapsed | None
     singular: Tensor
 
-    def write_to(self, layer: GMMLayer, model: MixtureModel) -> list[CollapseEvent]:
+    def write_to(self, layer: GMMLayer) -> list[CollapseEvent | CollapseCount]:
         """Overwrite the parameters of a layer; returns the components that had to be repaired.
 
         Raises:
@@ -44,7 +45,12 @@ class MStepResult(NamedTuple):
         """
         self.require_regular()
         self.parameters.write_to(layer)
-        return [] if self.collapsed is None else [e for _, e in self.collapsed.events(model, 0)]
+        if self.collapsed is None:
+            return []
+        runs, model = torch.arange(self.parameters.num_mixtures), MixtureModel.from_layer(layer)
+        log = EventLog(len(runs), regularized=model.regularizes_covariances)
+        log.add(self.collapsed, runs, 0)
+        return log.events(runs, layer.batch_shape)
 
     def require_regular(self) -> None:
         """Refuse a singular covariance.

@@ -9,6 +9,7 @@ from torch import Size, Tensor
 
 from gmm_lightning.em.collapse import CollapseEvent, ConstantFeature
 from gmm_lightning.em.degenerate import component_indices
+from gmm_lightning.em.event_log import CollapseCount
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.state import EMState
 
@@ -29,7 +30,8 @@ class EMResult:
             EM: `mean max_k log p(x, k)`).
         history: the objective before the first M-step and after each one (while it anneals: the
             free energy).
-        events: components that had to be repaired, and features that are constant.
+        events: components that had to be repaired, and features that are constant. In a batch of
+            more than a hundred mixtures, repairs are counted (`CollapseCount`).
         degenerate: components at the floor, or of fewer than `D + 1` rows, as indices like those
             of events: they can have any likelihood.
         constant_features: indices of the features with one value in all rows.
@@ -43,7 +45,7 @@ class EMResult:
     objective: Value
     log_likelihood: Value
     history: list[Value]
-    events: list[CollapseEvent | ConstantFeature]
+    events: list[CollapseEvent | CollapseCount | ConstantFeature]
     degenerate: list[tuple[int, ...]]
     constant_features: list[int]
     num_restarts: int
@@ -111,7 +113,6 @@ def result_of(
         return each.reshape(batch_shape) if batch_shape else each.item()
 
     num_steps = int(state.num_steps[runs].max())
-    events = [event for run in runs.tolist() for event in state.events.get(run, [])]
     kept = [each for each in restart_objectives if bool((each > -torch.inf).any())]
     return EMResult(
         converged=bool(state.converged[runs].all()),
@@ -122,10 +123,7 @@ def result_of(
         history=[value(objective[runs]) for objective in state.history[: num_steps + 1]],
         degenerate=component_indices(state.degenerate[runs], batch_shape),
         constant_features=constant,
-        events=[
-            *sorted(events, key=lambda event: event.iteration),
-            *map(ConstantFeature, constant),
-        ],
+        events=[*state.events.events(runs, batch_shape), *map(ConstantFeature, constant)],
         num_restarts=len(kept),
         restart_objectives=[value(each) for each in kept],
     )

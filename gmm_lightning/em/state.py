@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_integer, require_number
-from gmm_lightning.em.collapse import CollapseEvent, collapse_error, new_events
+from gmm_lightning.em.collapse import collapse_error
+from gmm_lightning.em.event_log import EventLog
 from gmm_lightning.em.maximization import MStepResult, singular_error
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
@@ -80,13 +81,12 @@ class EMState:
         self.num_e_steps = torch.zeros(number, dtype=torch.long)
         self.log_likelihood = torch.full((number,), torch.nan, dtype=torch.float64)
         self.converged = torch.zeros(number, dtype=torch.bool)
-        self.events: dict[int, list[CollapseEvent]] = {}
+        self.events = EventLog(number, regularized=model.regularizes_covariances)
         self.failures: dict[int, CollapseError] = {}
         shape = (number, start.num_components)
         self.num_reseeds = torch.zeros(shape, dtype=torch.long, device=start.device)
         self.degenerate = torch.zeros(shape, dtype=torch.bool)
         self._floored = torch.zeros(shape, dtype=torch.bool)
-        self._latest: dict[int, list[CollapseEvent]] = {}
         self.moved = torch.zeros(number, dtype=torch.bool)
 
     def record(self, objective: Tensor, stats: SufficientStatistics) -> None:
@@ -124,29 +124,27 @@ class EMState:
         parameters, failed = step.parameters, step.singular.cpu()
         for m in failed.nonzero().squeeze(-1).tolist():
             self.failures[int(self.active[m])] = singular_error()
-        found: dict[int, list[CollapseEvent]] = {}
+        collapsed = step.collapsed
         self.moved = torch.zeros_like(failed)
         self._floored = torch.zeros_like(self.degenerate[self.active])
-        if step.collapsed is not None:
+        if collapsed is not None:
             repair = options.policy.handle(
-                self.model, parameters, step.collapsed, self.num_reseeds, options.candidates
+                self.model, parameters, collapsed, self.num_reseeds, options.candidates
             )
             parameters, self.moved = repair.parameters, repair.reseeded.any(-1).cpu()
             self.num_reseeds = self.num_reseeds + repair.reseeded
-            collapsed = step.collapsed._replace(reseeded=repair.reseeded)
+            collapsed = collapsed._replace(reseeded=repair.reseeded)
             if not self.model.regularizes_covariances:
                 # What rounding holds at the floor beside a prior has no likelihood of its own.
                 self._floored = (collapsed.floored & ~repair.reseeded).cpu() | self._floored
-            for m, event in collapsed.events(self.model, self.iteration):
-                found.setdefault(int(self.active[m]), []).append(event)
-            for m in repair.failed.nonzero().squeeze(-1).tolist():
-                run = int(self.active[m])
-                self.failures.setdefault(run, collapse_error(found[run][0]))
+            given_up = repair.failed.nonzero().squeeze(-1)
+            some = collapsed.select(given_up), self.model.select(given_up)
+            for m, event in some[0].events(some[1], self.iteration):
+                run = int(self.active[given_up[m]])
+                self.failures.setdefault(run, collapse_error(event))
             failed = failed | repair.failed.cpu()
-        for run, events in found.items():
-            fresh = new_events(events, self._latest.get(run, []))
-            self.events.setdefault(run, []).extend(fresh)
-        self._latest, self.parameters = found, parameters
+        self.events.add(collapsed, self.active, self.iteration)
+        self.parameters = parameters
         return failed
 
     def drop(self, leaving: Tensor) -> Tensor:

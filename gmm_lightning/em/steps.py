@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.em.collapse import CollapseEvent
+from gmm_lightning.em.event_log import CollapseCount
 from gmm_lightning.em.expectation import expected_statistics
 from gmm_lightning.em.maximization import maximize
 from gmm_lightning.em.model import MixtureModel
@@ -83,7 +84,7 @@ def e_step(
 
 
 @torch.no_grad()
-def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[CollapseEvent]:
+def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[CollapseEvent | CollapseCount]:
     """Write the parameters that maximise the expected objective, in place.
 
     The priors add their pseudo-observations, the layer's projections apply in order, the floor
@@ -116,4 +117,4 @@ def m_step(layer: GMMLayer, stats: SufficientStatistics) -> list[CollapseEvent]:
         )
     model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
     step = maximize(model, parameters, stats.reshape((parameters.num_mixtures,)))
-    return step.write_to(layer, model)
+    return step.write_to(layer)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.em.collapse import CollapseEvent
+from gmm_lightning.em.event_log import CollapseCount
 from gmm_lightning.em.steps import e_step, m_step
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
@@ -74,7 +75,7 @@ class StepwiseEM:
         self._seen: Tensor | None = None
         self._running: SufficientStatistics | None = None
 
-    def partial_fit(self, x: Any, sample_weight: Any = None) -> list[CollapseEvent]:
+    def partial_fit(self, x: Any, sample_weight: Any = None) -> list[CollapseEvent | CollapseCount]:
         """Update the statistics and the parameters by a batch of rows `(*S, *B, D)`.
 
         Returns:
@@ -86,7 +87,7 @@ class StepwiseEM:
         return self.update(e_step(self.layer, x, sample_weight))
 
     @torch.no_grad()
-    def update(self, stats: SufficientStatistics) -> list[CollapseEvent]:
+    def update(self, stats: SufficientStatistics) -> list[CollapseEvent | CollapseCount]:
         """Update the parameters by the statistics of a batch under the present ones."""
         blended = self.blend(stats)
         return [] if blended is None else m_step(self.layer, blended)

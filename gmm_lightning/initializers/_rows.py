@@ -10,22 +10,22 @@ FAR_SHARE = 0.005
 
 
 def standardize(x: Tensor, weight: Tensor) -> Tensor:
-    """Rows `(N, D)` centred and scaled to unit variance per feature; a constant one becomes zero.
+    """Rows `(*B, N, D)` centred, with unit variance per feature; a constant one becomes zero.
 
     Args:
         x: rows, float64.
-        weight: of the rows, `(N,)`.
+        weight: of the rows, `(*B, N)`.
 
     Example:
         >>> standardize(torch.tensor([[1.0, 7.0], [3.0, 7.0]]).double(), torch.ones(2))
         tensor([[-1.,  0.],
                 [ 1.,  0.]], dtype=torch.float64)
     """
-    share = (weight / weight.sum()).unsqueeze(-1).to(x)
-    x = x - (share * x).sum(0)
+    share = (weight / weight.sum(-1, keepdim=True)).unsqueeze(-1).to(x)
+    x = x - (share * x).sum(-2, keepdim=True)
     # The mean of the differences is the rounding error of the mean.
-    x = x - (share * x).sum(0)
-    scale = (share * x.square()).sum(0).sqrt()
+    x = x - (share * x).sum(-2, keepdim=True)
+    scale = (share * x.square()).sum(-2, keepdim=True).sqrt()
     return x / torch.where(scale > 0, scale, 1.0)
 
 

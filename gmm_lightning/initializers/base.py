@@ -42,9 +42,28 @@ class Initializer(ABC):
         num_starts: int,
         generator: Generator | None,
     ) -> Tensor:
-        """Results of `num_starts` successive calls of `assign`, `(R, N)` or `(R, N, K)`."""
-        starts = range(num_starts)
-        return torch.stack([self.assign(x, num_components, weight, generator) for _ in starts])
+        """Assignments of several sets of rows, each as from `num_starts` calls of `assign`.
+
+        Args:
+            x: rows of B mixtures `(B, N, D)`, as for `assign`.
+            num_components: K.
+            weight: `(B, N)`; rows of weight 0 fill up short sets: they come last, and what is
+                assigned to them has no effect.
+            num_starts: R.
+            generator: source of randomness; the calls of one mixture follow each other.
+
+        Returns:
+            Component indices `(B, R, N)`, or responsibilities `(B, R, N, K)`.
+        """
+        found = [
+            self.assign(own[w > 0], num_components, w[w > 0], generator)
+            for own, w in zip(x, weight, strict=True)
+            for _ in range(num_starts)
+        ]
+        assigned = found[0].new_zeros(len(found), x.shape[1], *found[0].shape[1:])
+        for whole, own in zip(assigned, found, strict=True):
+            whole[: len(own)] = own
+        return assigned.unflatten(0, (len(x), num_starts))
 
     def max_rows(self, num_components: int) -> int | None:
         """Largest number of rows for this initializer; None leaves it to the caller."""
@@ -61,12 +80,15 @@ class LabelInitializer(Initializer):
     def labels(
         self, rows: DistanceTable, num_components: int, num_starts: int, generator: Generator | None
     ) -> Tensor:
-        """Component indices `(R, N)`; the starts draw random numbers one after the other."""
+        """Component indices `(S R, N)` for R starts of each of S sets of rows, one after another.
+
+        Each start draws its random numbers on its own, in that order.
+        """
 
     def assign(
         self, x: Tensor, num_components: int, weight: Tensor, generator: Generator | None
     ) -> Tensor:
-        return self.assign_many(x, num_components, weight, 1, generator)[0]
+        return self.assign_many(x[None], num_components, weight[None], 1, generator)[0, 0]
 
     def assign_many(
         self,
@@ -76,7 +98,19 @@ class LabelInitializer(Initializer):
         num_starts: int,
         generator: Generator | None,
     ) -> Tensor:
-        return self.labels(DistanceTable(x, weight), num_components, num_starts, generator)
+        rows = DistanceTable(x, weight)
+        labels = self.labels(rows, num_components, num_starts, generator)
+        return labels.view(len(x), num_starts, -1)
+
+
+def draw_each(rows: DistanceTable, n: int, num_starts: int, generator: Generator | None) -> Tensor:
+    """`draw_rows` by weight for each start of each set, rows `(S R, n, D)`."""
+    drawn = [
+        draw_rows(weight[:number], n, generator)
+        for weight, number in zip(rows.weight, rows.num_weighted.tolist(), strict=True)
+        for _ in range(num_starts)
+    ]
+    return rows.repeated(num_starts).at(torch.stack(drawn))
 
 
 def draw_rows(probability: Tensor, n: int, generator: Generator | None) -> Tensor:

@@ -53,3 +53,14 @@ class Given(Initializer):
             f"expected component indices of shape ({n},) or responsibilities of shape "
             f"({n}, {num_components}), got {given.dtype} of shape {tuple(given.shape)}"
         )
+
+    def assign_many(
+        self,
+        x: Tensor,
+        num_components: int,
+        weight: Tensor,
+        num_starts: int,
+        generator: Generator | None,
+    ) -> Tensor:
+        given = self.assign(x[0], num_components, weight[0], generator)
+        return given.expand(len(x), num_starts, *given.shape)

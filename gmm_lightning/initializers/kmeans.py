@@ -13,45 +13,56 @@ from gmm_lightning.initializers._distances import DistanceTable
 from gmm_lightning.initializers._rows import FAR_SHARE, is_near
 from gmm_lightning.initializers.base import LabelInitializer
 from gmm_lightning.initializers.kmeans_plus_plus import kmeans_plus_plus_seeds
-from gmm_lightning.statistics import WeightedMoments
 
 
 def lloyd(rows: DistanceTable, centres: Tensor, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
-    """Labels `(R, N)` and weighted sums of squared distances `(R,)` by Lloyd's iterations.
+    """Labels `(S, N)` and weighted sums of squared distances `(S,)` by Lloyd's iterations.
 
-    They start from centres `(R, K, D)`. A start has converged, and is left out of further
+    They start from centres `(S, K, D)`. A start has converged, and is left out of further
     iterations, when no row changes its cluster, or when the squared movement of its centres,
     summed over them, is at most `tol` times the mean variance of the features.
     """
+    weight = rows.weight
     labels, distance = rows.nearest(centres)
     active = torch.arange(len(centres), device=centres.device)
-    sums = rows.sums(labels, centres.shape[1])
-    limit = tol * WeightedMoments.of(rows.x, rows.weight).variance.mean()
+    sums, limit = rows.sums(labels, centres.shape[1]), tol * rows.mean_variance()
+    before, error = labels.clone(), distance
     for _ in range(max_iter):
-        moved = _means(rows, centres, sums, distance[active])
+        moved = _means(rows, centres, sums, error)
         shift = (moved - centres).square().sum((-2, -1))
-        before = labels[active]
-        labels[active], distance[active] = after, _ = rows.nearest(moved)
+        after, error = rows.nearest(moved)
+        labels[active], distance[active] = after, error
         moving = ((after != before).any(-1) & (shift > limit)).nonzero().squeeze(-1)
         if not len(moving):
             break
-        active, centres, sums = active[moving], moved[moving], sums[moving]
+        rows, active, centres, sums = (
+            rows.select(moving),
+            active[moving],
+            moved[moving],
+            sums[moving],
+        )
+        before, after, error, limit = before[moving], after[moving], error[moving], limit[moving]
         if rows.unweighted:
             # Counts stay exact. Sums of unequal weights might cancel, and are recomputed.
-            rows.update_sums(sums, before[moving], after[moving])
+            rows.update_sums(sums, before, after)
         else:
-            sums = rows.sums(after[moving], centres.shape[1])
-    return labels, (distance * rows.weight).sum(-1)
+            sums = rows.sums(after, centres.shape[1])
+        before = after
+    return labels, (distance * weight).sum(-1)
 
 
 def _means(rows: DistanceTable, centres: Tensor, sums: Tensor, distance: Tensor) -> Tensor:
-    """Means of the clusters; one without rows starts again at the row with the largest error."""
+    """Means of the clusters; those without rows start again at the rows with the largest errors."""
     mass = sums[..., -1:]
     means = torch.where(mass > 0, sums[..., :-1] / mass, centres)
     empty = mass.squeeze(-1) <= 0
-    for start in empty.any(-1).nonzero().squeeze(-1).tolist():
-        worst = (rows.weight * distance[start]).topk(int(empty[start].sum())).indices
-        means[start, empty[start]] = rows.x[worst]
+    some = empty.any(-1).nonzero().squeeze(-1)
+    if len(some):
+        own, empty = rows.select(some), empty[some]
+        rank = empty.cumsum(-1) - 1
+        worst = (own.weight * distance[some]).topk(int(rank.max()) + 1).indices
+        restarted = own.at(worst.gather(-1, rank.clamp(min=0)))
+        means[some] = torch.where(empty.unsqueeze(-1), restarted, means[some])
     return means
 
 
@@ -89,41 +100,42 @@ class KMeans(LabelInitializer):
         runs = num_starts * self.num_starts
         seeds = kmeans_plus_plus_seeds(rows, num_components, runs, generator)
         # Labels of the runs of a chunk take half of its memory.
-        chunks = seeds.split(rows_per_chunk(2 * len(rows), rows.weight, in_cache=False))
+        size = rows_per_chunk(2 * rows.num_rows, rows.weight, in_cache=False)
+        chunks = zip(rows.repeated(runs).split(size), seeds.split(size), strict=True)
         labels, inertia = zip(
-            *(lloyd(rows, part, self.max_iter, self.tol) for part in chunks), strict=True
+            *(lloyd(some, part, self.max_iter, self.tol) for some, part in chunks), strict=True
         )
-        best = torch.cat(inertia).view(num_starts, self.num_starts).argmin(-1)
-        best += self.num_starts * torch.arange(num_starts, device=best.device)
-        return self._without_stray_rows(torch.cat(labels)[best], rows, num_components)
+        best = torch.cat(inertia).view(-1, self.num_starts).argmin(-1)
+        best += self.num_starts * torch.arange(len(best), device=best.device)
+        labels = torch.cat(labels)
+        chosen = labels if self.num_starts == 1 else labels[best]
+        return self._without_stray_rows(chosen, rows.repeated(num_starts), num_components)
 
     def _without_stray_rows(
         self, labels: Tensor, rows: DistanceTable, num_components: int
     ) -> Tensor:
-        """Labels `(R, N)` in which no cluster is a handful of rows far away from the others.
+        """Labels `(S, N)` in which no cluster is a handful of rows far away from the others.
 
         Starts with a cluster of less than half a percent of the weight find their clusters once
         more, without the half percent of the rows that is furthest from the other centres.
         """
-        spare = FAR_SHARE * rows.weight.sum()
-        for start, own in enumerate(labels):
-            sums = rows.sums(own.unsqueeze(0), num_components)[0]
-            stray = (sums[:, -1] > 0) & (sums[:, -1] < spare)
-            if not bool(stray.any()) or bool(stray.all()):
-                continue
-            kept = sums[~stray & (sums[:, -1] > 0)]
-            distance = rows.nearest((kept[:, :-1] / kept[:, -1:]).unsqueeze(0))[1][0]
-            near = is_near(distance, rows.weight)
+        sums = rows.sums(labels, num_components)
+        mass = sums[..., -1]
+        stray = (mass > 0) & (mass < FAR_SHARE * rows.weight.sum(-1, keepdim=True))
+        for start in (stray.any(-1) & ~stray.all(-1)).nonzero().squeeze(-1).tolist():
+            own, kept = rows.split(1)[start], sums[start, ~stray[start] & (mass[start] > 0)]
+            distance = own.nearest((kept[:, :-1] / kept[:, -1:]).unsqueeze(0))[1][0]
+            near = is_near(distance, own.weight[0]) & (own.weight[0] > 0)
             if int(near.sum()) < num_components:
                 continue
-            some = DistanceTable(rows.x[near], rows.weight[near])
+            some = DistanceTable(own.x[:, near], own.weight[:, near])
             # Seeds of its own: the other starts draw what they would without it.
             generator = Generator(rows.x.device).manual_seed(0)
             seeds = kmeans_plus_plus_seeds(some, num_components, 1, generator)
             found = lloyd(some, seeds, self.max_iter, self.tol)[0]
-            sums = some.sums(found, num_components)
-            centres = torch.where(sums[..., -1:] > 0, sums[..., :-1] / sums[..., -1:], seeds)
-            labels[start] = rows.nearest(centres)[0][0]
+            again = some.sums(found, num_components)
+            centres = torch.where(again[..., -1:] > 0, again[..., :-1] / again[..., -1:], seeds)
+            labels[start] = own.nearest(centres)[0][0]
         return labels
 
     def __repr__(self) -> str:
@@ -132,8 +144,9 @@ class KMeans(LabelInitializer):
 
 
 def _whitened(x: Tensor, weight: Tensor) -> Tensor:
-    """Rows in the axes of their covariance, each in units of its deviation."""
-    share = (weight / weight.sum()).unsqueeze(-1)
+    """Rows `(S, N, D)` in the axes of their covariance, each in units of its deviation, or 0."""
+    share = (weight / weight.sum(-1, keepdim=True)).unsqueeze(-1)
     values, vectors = torch.linalg.eigh((share * x).mT @ x)
-    least = torch.finfo(x.dtype).eps * len(values) * values[-1].clamp(min=1e-300)
-    return x @ (vectors[:, values > least] / values[values > least].sqrt())
+    least = torch.finfo(x.dtype).eps * x.shape[-1] * values[:, -1:].clamp(min=1e-300)
+    unit = torch.where(values > least, values.rsqrt(), 0.0)
+    return x @ (vectors * unit.unsqueeze(-2))

@@ -16,49 +16,49 @@ from gmm_lightning.initializers.base import LabelInitializer
 def kmeans_plus_plus_seeds(
     rows: DistanceTable, num_components: int, num_starts: int, generator: Generator | None
 ) -> Tensor:
-    """Seeds of every start, `(R, K, D)`, rows of the data.
+    """Seeds of R starts of each of S sets of rows, one after another, `(S R, K, D)`.
 
     Each is drawn by its weight times the squared distance to the nearest earlier one. Of
     `2 + log K` candidates for each seed, the one that lowers the potential most is kept.
     """
-    shape = (num_components, 2 + int(math.log(num_components)))
+    shape, runs = (num_components, 2 + int(math.log(num_components))), len(rows) * num_starts
     uniforms = torch.stack(
-        [rows.weight.new_empty(shape).uniform_(generator=generator) for _ in range(num_starts)]
+        [rows.weight.new_empty(shape).uniform_(generator=generator) for _ in range(runs)]
     )
-    starts = rows_per_chunk(shape[1] * len(rows), rows.weight, in_cache=False)
-    return torch.cat([_greedy(rows, part) for part in uniforms.split(starts)])
+    sets = rows_per_chunk(shape[1] * rows.num_rows, rows.weight, in_cache=False)
+    chunks = zip(rows.repeated(num_starts).split(sets), uniforms.split(sets), strict=True)
+    return torch.cat([_greedy(some, part) for some, part in chunks])
 
 
 def _greedy(rows: DistanceTable, uniforms: Tensor) -> Tensor:
-    """Seeds `(R, K, D)` from uniform numbers `(R, K, candidates)`."""
-    num_starts, num_components, _ = uniforms.shape
-    every = torch.arange(num_starts, device=uniforms.device)
-    weight = rows.weight.expand(num_starts, -1)
-    seeds = [rows.x[_draw(weight, uniforms[:, 0, :1], rows.weight)].squeeze(1)]
+    """Seeds `(S, K, D)` from uniform numbers `(S, K, candidates)`."""
+    every = torch.arange(len(rows), device=uniforms.device)
+    seeds = [rows.at(_draw(rows, rows.weight, uniforms[:, 0, :1])).squeeze(1)]
     distance = rows.distances(seeds[0].unsqueeze(1)).squeeze(1)
     closer = None
-    for step in range(1, num_components):
-        potential = (weight * distance).clamp_(min=0)
-        trial = rows.x[_draw(potential, uniforms[:, step], rows.weight)]
+    for step in range(1, uniforms.shape[1]):
+        potential = (rows.weight * distance).clamp_(min=0)
+        trial = rows.at(_draw(rows, potential, uniforms[:, step]))
         closer = rows.distances(trial, closer)
         torch.minimum(closer, distance.unsqueeze(1), out=closer)
-        best = torch.bmm(closer, weight.unsqueeze(-1)).squeeze(-1).argmin(-1)
+        best = torch.bmm(closer, rows.weight.unsqueeze(-1)).squeeze(-1).argmin(-1)
         distance = closer[every, best]
         seeds.append(trial[every, best])
     return torch.stack(seeds, 1)
 
 
-def _draw(probability: Tensor, uniforms: Tensor, weight: Tensor) -> Tensor:
-    """Indices `(R, L)` drawn independently by unnormalised probabilities `(R, N)`.
+def _draw(rows: DistanceTable, probability: Tensor, uniforms: Tensor) -> Tensor:
+    """Indices `(S, L)` drawn independently by unnormalised probabilities `(S, N)`.
 
     Where all are zero, every row lies on a seed, and rows are drawn by weight.
     """
     cumulated = probability.cumsum(-1)
     empty = cumulated[:, -1] <= 0
     if bool(empty.any()):
-        cumulated[empty] = weight.cumsum(-1)
+        cumulated[empty] = rows.weight[empty].cumsum(-1)
     threshold = uniforms * cumulated[:, -1:]
-    return torch.searchsorted(cumulated, threshold, right=True).clamp_(max=len(weight) - 1)
+    drawn = torch.searchsorted(cumulated, threshold, right=True)
+    return torch.minimum(drawn, rows.num_weighted.unsqueeze(-1) - 1)
 
 
 class KMeansPlusPlus(LabelInitializer):
@@ -74,4 +74,5 @@ class KMeansPlusPlus(LabelInitializer):
     def labels(
         self, rows: DistanceTable, num_components: int, num_starts: int, generator: Generator | None
     ) -> Tensor:
-        return rows.nearest(kmeans_plus_plus_seeds(rows, num_components, num_starts, generator))[0]
+        seeds = kmeans_plus_plus_seeds(rows, num_components, num_starts, generator)
+        return rows.repeated(num_starts).nearest(seeds)[0]

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning.initializers._distances import DistanceTable
-from gmm_lightning.initializers.base import LabelInitializer, draw_rows
+from gmm_lightning.initializers.base import LabelInitializer, draw_each
 
 
 class MaxDist(LabelInitializer):
@@ -27,15 +27,16 @@ class MaxDist(LabelInitializer):
     def labels(
         self, rows: DistanceTable, num_components: int, num_starts: int, generator: Generator | None
     ) -> Tensor:
-        drawn = [draw_rows(rows.weight, 1, generator) for _ in range(num_starts)]
-        seeds = rows.x[torch.stack(drawn)]
-        distance = rows.distances(seeds)
+        seeds = draw_each(rows, 1, num_starts, generator)
+        rows = rows.repeated(num_starts)
+        missing = (rows.weight <= 0).unsqueeze(1)
+        distance = rows.distances(seeds).masked_fill_(missing, -torch.inf)
         latest = torch.empty_like(distance)
         for _ in range(1, num_components):
-            farthest = rows.x[distance.argmax(-1)]
+            farthest = rows.at(distance.argmax(-1))
             seeds = torch.cat([seeds, farthest], 1)
             torch.minimum(distance, rows.distances(farthest, latest), out=distance)
         if num_components > 1:
-            others = rows.nearest(seeds[:, 1:])[1]
-            seeds[:, 0] = rows.x[others.argmax(-1)]
+            others = rows.nearest(seeds[:, 1:])[1].unsqueeze(1).masked_fill(missing, -torch.inf)
+            seeds[:, :1] = rows.at(others.argmax(-1))
         return rows.nearest(seeds)[0]

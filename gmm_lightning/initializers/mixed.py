@@ -30,9 +30,9 @@ class Mixed(Initializer):
         InvalidArgumentError: an empty list.
 
     Example:
-        >>> x = torch.randn(20, 2, dtype=torch.float64)
-        >>> Mixed().assign_many(x, 3, torch.ones(20).double(), 5, None).shape
-        torch.Size([5, 20])
+        >>> x, weight = torch.randn(1, 20, 2).double(), torch.ones(1, 20).double()
+        >>> Mixed().assign_many(x, 3, weight, 5, None).shape
+        torch.Size([1, 5, 20])
     """
 
     name: ClassVar[str] = "mixed"
@@ -68,16 +68,16 @@ class Mixed(Initializer):
             own = range(i, num_starts, len(self.initializers))
             if len(own):
                 found = initializer.assign_many(x, num_components, weight, len(own), generator)
-                for start, assigned in zip(own, found, strict=True):
+                for start, assigned in zip(own, found.unbind(1), strict=True):
                     starts[start] = assigned
         if any(assigned.is_floating_point() for assigned in starts):
-            return torch.stack([_responsibilities(a, num_components).to(x) for a in starts])
-        labels = torch.stack(starts)
-        repeated = _repeated(labels)
-        if len(repeated):
-            labels[repeated] = RandomFromData().assign_many(
-                x, num_components, weight, len(repeated), generator
-            )
+            return torch.stack([_responsibilities(a, num_components).to(x) for a in starts], 1)
+        labels = torch.stack(starts, 1)
+        for mixture, start in _repeated(labels, num_components).nonzero().tolist():
+            one = slice(mixture, mixture + 1)
+            labels[one, start] = RandomFromData().assign_many(
+                x[one], num_components, weight[one], 1, generator
+            )[:, 0]
         return labels
 
     def max_rows(self, num_components: int) -> int | None:
@@ -91,14 +91,16 @@ def _responsibilities(assigned: Tensor, num_components: int) -> Tensor:
     return torch.nn.functional.one_hot(assigned, num_components)
 
 
-def _repeated(labels: Tensor) -> Tensor:
-    """Starts whose partition, whatever the order of its labels, is that of an earlier one."""
-    seen, repeated = set[bytes](), list[int]()
-    for start, own in enumerate(labels):
-        # Each label by the row at which it first appears.
-        first = torch.full((int(own.max()) + 1,), len(own), dtype=torch.long, device=own.device)
-        first.scatter_reduce_(0, own, torch.arange(len(own), device=own.device), "amin")
-        key = first[own].cpu().numpy().tobytes()
-        repeated += [start] if key in seen else []
-        seen.add(key)
-    return torch.tensor(repeated, dtype=torch.long, device=labels.device)
+def _repeated(labels: Tensor, num_components: int) -> Tensor:
+    """Which of labels `(B, R, N)` are, but for their order, those of an earlier start, `(B, R)`."""
+    repeated = torch.zeros(labels.shape[:2], dtype=torch.bool, device=labels.device)
+    if labels.shape[1] == 1:
+        return repeated
+    # Each label by the row at which it first appears.
+    place = torch.arange(labels.shape[-1], device=labels.device).expand(labels.shape)
+    first = place.new_full((*labels.shape[:2], num_components), labels.shape[-1])
+    first = first.scatter_reduce(-1, labels, place, "amin").gather(-1, labels)
+    for start in range(1, labels.shape[1]):
+        same = first[:, :start] == first[:, start : start + 1]
+        repeated[:, start] = same.all(-1).any(-1)
+    return repeated

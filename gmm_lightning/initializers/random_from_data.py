@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Generator, Tensor
 
 from gmm_lightning.initializers._distances import DistanceTable
-from gmm_lightning.initializers.base import LabelInitializer, draw_rows
+from gmm_lightning.initializers.base import LabelInitializer, draw_each
 
 
 class RandomFromData(LabelInitializer):
@@ -19,5 +18,5 @@ class RandomFromData(LabelInitializer):
     def labels(
         self, rows: DistanceTable, num_components: int, num_starts: int, generator: Generator | None
     ) -> Tensor:
-        drawn = [draw_rows(rows.weight, num_components, generator) for _ in range(num_starts)]
-        return rows.nearest(rows.x[torch.stack(drawn)])[0]
+        seeds = draw_each(rows, num_components, num_starts, generator)
+        return rows.repeated(num_starts).nearest(seeds)[0]

@@ -14,6 +14,7 @@ SUBJECTS = {
     "draws": "draws",
     "impute": "impute",
     "restarts": "restarts",
+    "many": "many_mixtures",
     "priors": "priors",
     "acceleration": "acceleration",
     "streaming": "streaming",

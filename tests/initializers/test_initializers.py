@@ -46,6 +46,13 @@ def assignments(name: str, x: Tensor, k: int, weight: Tensor | None = None) -> T
     return found if found.is_floating_point() else torch.nn.functional.one_hot(found, k).double()
 
 
+def starts(
+    initializer: Initializer, x: Tensor, k: int, weight: Tensor, number: int, generator: Generator
+) -> Tensor:
+    """Several starts from one set of rows."""
+    return initializer.assign_many(x[None], k, weight[None], number, generator)[0]
+
+
 @over_initializers
 def test_assignments_are_valid(name: str, generator: Generator) -> None:
     x = rows(50, 2, generator)
@@ -73,7 +80,7 @@ def test_many_starts_equal_one_after_the_other(
         weight = torch.rand(n, generator=generator) if weighted else torch.ones(n)
         one, many = seeded(), seeded()
         expected = torch.stack([initializer.assign(x, k, weight, one) for _ in range(5)])
-        assert torch.equal(initializer.assign_many(x, k, weight, 5, many), expected)
+        assert torch.equal(starts(initializer, x, k, weight, 5, many), expected)
         assert torch.equal(one.get_state(), many.get_state())
 
 
@@ -204,7 +211,9 @@ def test_light_rows_are_no_seeds() -> None:
     weight = torch.full((32,), 1e-12)
     weight[:2] = 1.0
     for seed in range(10):
-        centres = kmeans_plus_plus_seeds(DistanceTable(x, weight), 2, 1, seeded(seed))[0]
+        centres = kmeans_plus_plus_seeds(DistanceTable(x[None], weight[None]), 2, 1, seeded(seed))[
+            0
+        ]
         assert sorted(centres[:, 0].tolist()) == [0.0, 1.0]
 
 
@@ -339,14 +348,14 @@ def test_mixed_starts_differ() -> None:
     x = torch.cat([torch.randn(30, 2), torch.randn(30, 2) + 9])
     weight = torch.ones(60)
     assert torch.equal(
-        Mixed().assign_many(x, 2, weight, 1, seeded()),
-        KMeans().assign_many(x, 2, weight, 1, seeded()),
+        starts(Mixed(), x, 2, weight, 1, seeded()),
+        starts(KMeans(), x, 2, weight, 1, seeded()),
     )
     # k-means of two clusters finds one partition from every seed.
-    labels = Mixed([KMeans()]).assign_many(x, 2, weight, 6, seeded())
+    labels = starts(Mixed([KMeans()]), x, 2, weight, 6, seeded())
     canonical = {tuple((own == own[0]).tolist()) for own in labels}
     assert len(canonical) > 1
-    soft = Mixed([KMeans(), registry.create("random")]).assign_many(x, 2, weight, 3, seeded())
+    soft = starts(Mixed([KMeans(), registry.create("random")]), x, 2, weight, 3, seeded())
     assert soft.shape == (3, 60, 2)
     assert torch.allclose(soft.sum(-1), weight)
     with pytest.raises(InvalidArgumentError, match="one initializer at least"):

@@ -42,6 +42,12 @@ def distances(x: Tensor, centres: Tensor) -> Tensor:
     return torch.cdist(x, centres, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
+def table(x: Tensor, weight: Tensor | None = None, number: int = 1) -> DistanceTable:
+    """One set of rows for some starts."""
+    weight = torch.ones(len(x)) if weight is None else weight
+    return DistanceTable(x[None], weight[None]).repeated(number)
+
+
 PACKAGE = "gmm_lightning.initializers"
 
 
@@ -51,7 +57,7 @@ def test_nearest_in_chunks(budget: int, monkeypatch: pytest.MonkeyPatch) -> None
         f"{PACKAGE}._distances.rows_per_chunk", lambda numbers, like: max(1, budget // numbers)
     )
     x, centres = torch.randn(700, 2), torch.randn(3, 5, 2)
-    labels, distance = DistanceTable(x, torch.ones(700)).nearest(centres)
+    labels, distance = table(x, number=3).nearest(centres)
     exact = distances(x, centres)
     assert torch.equal(labels, exact.argmin(-1))
     # The expanded square cancels where a row lies on a centre.
@@ -61,7 +67,7 @@ def test_nearest_in_chunks(budget: int, monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_first_of_equal_centres_is_nearest() -> None:
     x = torch.randn(50, 3)
     centres = torch.randn(1, 4, 3).repeat_interleave(2, 1)
-    labels, _ = DistanceTable(x, torch.ones(50)).nearest(centres)
+    labels, _ = table(x).nearest(centres)
     assert torch.equal(labels[0], 2 * distances(x, centres[0, ::2]).argmin(-1))
 
 
@@ -69,7 +75,7 @@ def test_sums_follow_the_rows_that_move(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(f"{PACKAGE}._distances.rows_per_chunk", lambda numbers, like: 7)
     x, weight = torch.randn(60, 3), torch.rand(60)
     before, after = torch.randint(4, (2, 60)), torch.randint(4, (2, 60))
-    some = DistanceTable(x, weight)
+    some = table(x, weight, 2)
     sums = some.sums(before, 4)
     hot = torch.nn.functional.one_hot(before, 4).double().mT
     assert torch.allclose(sums[..., :-1], hot @ (weight[:, None] * x), atol=1e-13)
@@ -82,7 +88,7 @@ def test_seeds_are_drawn_by_squared_distance() -> None:
     # Two components have two candidates per seed; the better one wins.
     x = torch.tensor([[0.0], [1.0], [3.0]])
     found = torch.zeros(3)
-    some, runs = DistanceTable(x, torch.tensor([1e9, 1.0, 1.0])), 4000
+    some, runs = table(x, torch.tensor([1e9, 1.0, 1.0])), 4000
     for centres in kmeans_plus_plus_seeds(some, 2, runs, seeded()):
         assert centres[0] == 0.0
         found[(x == centres[1]).squeeze(-1)] += 1
@@ -96,7 +102,7 @@ def test_seeds_are_drawn_by_squared_distance() -> None:
 def test_lloyd_never_raises_the_inertia(generator: Generator) -> None:
     x, weight = standard(300, 3, generator), torch.rand(300, generator=generator)
     for w in (torch.ones(300), weight):
-        some = DistanceTable(x, w)
+        some = table(x, w)
         # Far seeds lose their rows and start again.
         centres = torch.cat([x[:9], 50.0 + x[:3]])[None]
         before = float("inf")
@@ -124,8 +130,8 @@ def test_weight_two_is_a_duplicated_row(generator: Generator) -> None:
     weight[::3] = 2.0
     twice = x.repeat_interleave(weight.long(), 0)
     centres = x[torch.arange(10).reshape(2, 5)]
-    labels, cost = lloyd(DistanceTable(x, weight), centres, 100, 1e-4)
-    doubled, doubled_cost = lloyd(DistanceTable(twice, torch.ones(200)), centres, 100, 1e-4)
+    labels, cost = lloyd(table(x, weight, 2), centres, 100, 1e-4)
+    doubled, doubled_cost = lloyd(table(twice, number=2), centres, 100, 1e-4)
     assert torch.equal(labels.repeat_interleave(weight.long(), 1), doubled)
     assert torch.allclose(cost, doubled_cost, rtol=1e-12)
     # A seed is drawn from the same cumulated weights.
@@ -140,7 +146,7 @@ def test_lloyd_is_that_of_scikit_learn(tol: float, generator: Generator) -> None
     x, weight = standard(400, 4, generator), torch.rand(400, generator=generator)
     for w in (torch.ones(400), weight):
         centres = x[:7]
-        labels, cost = lloyd(DistanceTable(x, w), centres[None], 100, tol)
+        labels, cost = lloyd(table(x, w), centres[None], 100, tol)
         other = cluster.KMeans(7, init=centres.cpu().numpy(), n_init=1, tol=tol, max_iter=100)
         other.fit(x.cpu().numpy(), sample_weight=w.cpu().numpy())
         if tol == 0.0:
@@ -153,7 +159,7 @@ def test_inertia_is_that_of_scikit_learn_on_average(generator: Generator) -> Non
     cluster = pytest.importorskip("sklearn.cluster")
     x = torch.randn(12, 4, generator=generator).repeat_interleave(40, 0)
     x = x + 0.3 * torch.randn(480, 4, generator=generator)
-    ours = KMeans().assign_many(x, 12, torch.ones(480), 40, generator)
+    ours = KMeans().assign_many(x[None], 12, torch.ones(480)[None], 40, generator)[0]
     found = torch.tensor([inertia(x, labels) for labels in ours])
     arguments = {"n_clusters": 12, "n_init": 1, "algorithm": "lloyd"}
     theirs = torch.tensor(
@@ -177,7 +183,9 @@ def test_more_starts_find_the_optimum() -> None:
     best = inertia(x, torch.tensor([0, 0, 0, 1, 1, 1]))
 
     def share(num_starts: int) -> float:
-        labels = KMeans(num_starts=num_starts).assign_many(x, 2, torch.ones(6), 100, seeded())
+        labels = KMeans(num_starts=num_starts).assign_many(
+            x[None], 2, torch.ones(6)[None], 100, seeded()
+        )[0]
         return sum(inertia(x, found) < best + 1e-9 for found in labels) / 100
 
     assert 0.05 < share(1) < 0.35
@@ -188,10 +196,12 @@ def test_starts_do_not_depend_on_how_many_go_together(
     generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, ones = standard(300, 3, generator), torch.ones(300)
-    expected = KMeans(num_starts=2).assign_many(x, 6, ones, 5, seeded())
+    expected = KMeans(num_starts=2).assign_many(x[None], 6, ones[None], 5, seeded())[0]
     monkeypatch.setattr(f"{PACKAGE}.kmeans.rows_per_chunk", lambda *_, **__: 2)
     monkeypatch.setattr(f"{PACKAGE}.kmeans_plus_plus.rows_per_chunk", lambda *_, **__: 1)
-    assert torch.equal(KMeans(num_starts=2).assign_many(x, 6, ones, 5, seeded()), expected)
+    assert torch.equal(
+        KMeans(num_starts=2).assign_many(x[None], 6, ones[None], 5, seeded())[0], expected
+    )
 
 
 @pytest.mark.parametrize("far", [1.0, 1e10])
@@ -199,7 +209,7 @@ def test_fewer_distinct_rows_than_components(far: float) -> None:
     x = torch.tensor([[0.0, 0.0], [far, 2.0], [1.0, 1.0]]).repeat_interleave(5, 0)
     x = (x - x.mean(0)) / x.std(0, correction=0)
     for w in (torch.ones(15), torch.arange(1.0, 16.0)):
-        labels = KMeans().assign_many(x, 6, w, 4, seeded())
+        labels = KMeans().assign_many(x[None], 6, w[None], 4, seeded())[0]
         assert ((labels >= 0) & (labels < 6)).all()
         # Equal rows share a component, whatever became of the empty ones.
         assert (labels.view(4, 3, 5) == labels.view(4, 3, 5)[..., :1]).all()

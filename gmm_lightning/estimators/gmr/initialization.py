@@ -35,7 +35,8 @@ def kmeansplusplus_initialization(
     # Distances are precise near the origin; one unit for all features keeps their ratios.
     centred = x - x.mean(axis=0)
     centred /= np.abs(centred).max() or 1.0
-    rows = DistanceTable(torch.from_numpy(centred), torch.ones(len(x), dtype=torch.float64))
+    weight = torch.ones(1, len(x), dtype=torch.float64)
+    rows = DistanceTable(torch.from_numpy(centred[None]), weight)
     generator = generator_of(check_random_state(random_state))
     seeds = kmeans_plus_plus_seeds(rows, n_components, 1, generator)[0].numpy()
     chosen = [np.flatnonzero((centred == seed).all(axis=1))[0] for seed in seeds]
