@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -130,8 +131,8 @@ class SufficientStatistics:
         """Whether no sum is infinite or NaN."""
         # Of finite numbers nearly all have a finite sum, which takes a fraction of the time.
         return all(
-            bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
-            for _, value in self._sums()
+            math.isfinite(float(value.sum())) or bool(torch.isfinite(value).all())
+            for value in (self.counts, self.first, self.second, self.log_likelihood)
         )
 
     def pack(self) -> Tensor:

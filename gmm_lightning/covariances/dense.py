@@ -134,7 +134,7 @@ class Dense(Covariance, ABC):
 
     def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
         factor, info = torch.linalg.cholesky_ex(symmetrize(scatter) / dof[..., None, None])
-        return torch.where((info != 0)[..., None, None], torch.nan, factor)
+        return factor.masked_fill_((info != 0)[..., None, None], torch.nan)
 
     def num_free_parameters(self, num_components: int, num_features: int) -> int:
         return self.groups(num_components) * num_features * (num_features + 1) // 2

@@ -13,7 +13,7 @@ from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.responsibilities import Responsibilities
-from gmm_lightning.linalg import accumulator_dtype, exact_products
+from gmm_lightning.linalg import LOG_2PI, accumulator_dtype, exact_products
 from gmm_lightning.rows import Batch
 from gmm_lightning.statistics import SufficientStatistics
 
@@ -26,27 +26,59 @@ class WeightedChunk(NamedTuple):
     log_prob: Tensor
 
 
-def weighted_chunks(
+@torch.no_grad()
+def difference_statistics(
     model: MixtureModel,
     parameters: MixtureParameters,
     chunks: Iterable[Batch],
     responsibilities: Responsibilities,
-) -> Iterator[WeightedChunk]:
-    """Responsibilities under the parameters, a chunk of rows at a time."""
-    mixture = model.distribution(parameters)
-    for chunk in chunks:
-        x = chunk.x.to(parameters.means)
-        rows = model.per_mixture(x)
-        log_joint = mixture.log_joint(rows)
-        if model.evidence is not None:
-            # Its module has the dtype of the layer.
-            own = chunk._replace(x=chunk.x.to(model.local_scale))
-            log_joint = log_joint + model.log_evidence(own, log_joint.shape[-1]).to(log_joint)
-        resp, log_prob = responsibilities(log_joint, -1, chunk)
-        if chunk.weight is not None:
-            weight = model.per_mixture(chunk.weight.to(x))
-            resp, log_prob = resp * weight.unsqueeze(-1), log_prob * weight
-        yield WeightedChunk(rows, resp, log_prob)
+) -> SufficientStatistics:
+    """Expected statistics about the means, from differences to every mean.
+
+    They are taken in the dtype of the parameters; the sums of chunks are added up in float64.
+
+    Args:
+        model: family and evidence.
+        parameters: of M mixtures.
+        chunks: rows `(n, *B, D)`.
+        responsibilities: maps log joint densities to responsibilities.
+    """
+    family, means = model.family, parameters.means
+    (_, k, d), wide = means.shape, accumulator_dtype(means.device)
+    scale, factor = model.scale(parameters), None
+    if family.whitens_by_solve:
+        factor = family.scale_tril(scale, d).expand(*means.shape, d)
+    log_weights = parameters.mixture_logits.log_softmax(-1)
+    constant = (log_weights - family.half_log_det(scale, d) - 0.5 * d * LOG_2PI).unsqueeze(-1)
+    counts = torch.zeros(means.shape[:2], dtype=wide, device=means.device)
+    log_likelihood, first, num_samples = counts[:, 0], counts.unsqueeze(-1), 0
+    second = family.outer(counts.unsqueeze(0), first.new_zeros(1, *means.shape))
+    with exact_products(means.device):
+        for chunk in chunks:
+            x, num_samples = chunk.x.to(means), num_samples + chunk.num_rows
+            # Rows are the last axis.
+            diff = model.per_mixture(x).movedim(0, -1).unsqueeze(1) - means.unsqueeze(-1)
+            by_row = diff.movedim(-1, 0)
+            if factor is None:
+                square = family.whiten(scale, by_row).square_().sum(-1).movedim(0, -1)
+            else:
+                square = torch.linalg.solve_triangular(factor, diff, upper=False).square_().sum(-2)
+            log_joint = torch.sub(constant, square, alpha=0.5)
+            if model.evidence is not None:
+                # Its module has the dtype of the layer.
+                own = chunk._replace(x=chunk.x.to(model.local_scale))
+                log_joint += model.log_evidence(own, k).movedim(0, -1)
+            resp, log_prob = responsibilities(log_joint, -2, chunk)
+            if chunk.weight is not None:
+                weight = model.per_mixture(chunk.weight.to(x)).T
+                resp, log_prob = resp * weight.unsqueeze(-2), log_prob * weight
+            counts = counts + resp.sum(-1, dtype=wide)
+            first = first + (diff @ resp.unsqueeze(-1)).squeeze(-1)
+            second = second + family.outer(resp.movedim(-1, 0), by_row)
+            log_likelihood = log_likelihood + log_prob.sum(-1, dtype=wide)
+    return SufficientStatistics(
+        counts, first, second, means, log_likelihood, counts.new_full((), num_samples)
+    )
 
 
 def single_component_chunks(

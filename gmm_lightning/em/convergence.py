@@ -9,7 +9,7 @@ from torch import Tensor
 # what falls slowly. (Of 432 fits with tol=1e-4, 95 % are within 2 tol of their end; 81 % without.)
 _MIN_RATE = 0.9
 # Gains below this times the machine precision and the objective are rounding.
-_ROUNDING = 4.0
+_ROUNDING, _EPS = 4.0, torch.finfo(torch.float64).eps
 
 
 class GainEstimate:
@@ -50,20 +50,18 @@ class GainEstimate:
             comparable: whether its gain is that of a plain EM step.
         """
         objective = objective.cpu().double()
-        gain = torch.where(comparable, objective - self.objective, torch.nan)
-        before = torch.where(self.gain > 0, self.gain, torch.nan)
+        gain = (objective - self.objective).masked_fill_(~comparable, torch.nan)
+        before = self.gain.masked_fill(self.gain <= 0, torch.nan)
         self.objective, self.gain, self.rate = objective, gain, gain / before
 
     @property
     def remaining(self) -> Tensor:
         """Nats per row that are still to come, `(M,)`; infinite where that is not known."""
-        rounding = _ROUNDING * torch.finfo(torch.float64).eps * self.objective.abs().clamp(min=1.0)
-        rate = torch.where(self.rate < 1, self.rate, 1.0).clamp(min=_MIN_RATE)
-        ahead = self.gain * rate / (1 - rate)
-        ahead = torch.where(
-            torch.isnan(ahead) | torch.isnan(self.rate) | (rate == 1), torch.inf, ahead
-        )
-        return torch.where(self.gain <= rounding, 0.0, ahead)
+        rounding = self.objective.abs().clamp_(min=1.0).mul_(_ROUNDING * _EPS)
+        # NaN where a rate is not known, infinite where gains do not fall.
+        rate = self.rate.clamp(_MIN_RATE, 1.0)
+        ahead = (self.gain * rate).div_(1 - rate).nan_to_num_(nan=torch.inf, posinf=torch.inf)
+        return ahead.masked_fill_(self.gain <= rounding, 0.0)
 
     def select(self, index: Tensor) -> None:
         """Keep some mixtures."""

@@ -15,6 +15,8 @@ from gmm_lightning.statistics import Moments
 
 # The local scale of a normal distribution, in standard deviations.
 _WINDOW = 0.1
+# The variance of a constant feature.
+_OF_CONSTANT = 0.5 / math.pi
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,12 @@ class DataScale:
     """The scale of the data per feature, to which covariances are compared.
 
     Attributes:
-        variance: of all rows, `(M, D)`. A constant feature has `1 / (2 pi)`: its density is 1 at
-            its value, so that likelihoods compare with those without the feature.
-        unit: what the floor is a share of, a squared length, `(M, D)`: see `local_scale`.
+        unit: what the floor is a share of, a squared length, `(M, D)`: see `local_scale`. A
+            constant feature has `1 / (2 pi)`: with this variance its density is 1 at its value, so
+            that likelihoods compare with those without the feature.
         constant: which features are constant, `(M, D)`.
     """
 
-    variance: Tensor
     unit: Tensor
     constant: Tensor
 
@@ -47,17 +48,23 @@ class DataScale:
         mean, variance = moments.data_variance(family)
         # What rounding leaves of a constant feature in the dtype of the rows.
         rounding = 4 * torch.finfo(dtype).eps * mean.abs()
-        scale = cls.of(torch.where(variance.sqrt() <= rounding, 0.0, variance), local_scale)
-        return scale.of_form(moments.scatter, moments.dof)
+        return cls.of(torch.where(variance.sqrt() <= rounding, 0.0, variance), local_scale)
 
     @classmethod
     def of(cls, variance: Tensor, local_scale: Tensor) -> Self:
         """From the variance and the local scale of each feature, `(M, D)`."""
         constant = (variance == 0) | (local_scale == 0)
-        variance = torch.where(constant, 0.5 / math.pi, variance)
-        known = torch.where(torch.isnan(local_scale), _WINDOW * variance.sqrt(), local_scale)
-        unit = torch.where(constant, variance.sqrt(), known.to(variance)).square()
-        return cls(variance, unit, constant)
+        known = torch.where(
+            torch.isnan(local_scale), _WINDOW * variance.sqrt(), local_scale.to(variance)
+        )
+        return cls(torch.where(constant, _OF_CONSTANT, known.square()), constant)
+
+    @classmethod
+    def known(cls, local_scale: Tensor) -> Self | None:
+        """From the local scale of each feature, `(M, D)`, where all are known; else None."""
+        if bool(torch.isnan(local_scale).any()):
+            return None
+        return cls.of(torch.ones_like(local_scale), local_scale)
 
     def of_form(self, scatter: Tensor, dof: Tensor) -> Self:
         """The scale for covariances with scatters and degrees of freedom `(M, G)` of a form.
@@ -70,18 +77,24 @@ class DataScale:
         unit = torch.where(self.constant, others, self.unit)
         return replace(self, unit=unit, constant=torch.zeros_like(self.constant))
 
-    def fill(self, moments: Moments, family: Covariance) -> Moments:
-        """Moments with a covariance for groups without rows and for constant columns."""
+    def fill(self, moments: Moments, family: Covariance, data: Moments) -> Moments:
+        """Moments with a covariance for groups without rows and for constant columns.
+
+        Args:
+            moments: with the pseudo-observations of priors.
+            family: of the covariances.
+            data: the moments of the rows alone.
+        """
         undefined = moments.dof <= 0
         scatter, dof = moments.scatter, moments.dof
         if bool(undefined.any()):
             dof = torch.where(undefined, 1.0, dof)
-            whole = family.project(self.variance.diag_embed()).unsqueeze(1)
+            variance = torch.where(self.constant, _OF_CONSTANT, data.data_variance(family)[1])
+            whole = family.project(variance.diag_embed()).unsqueeze(1)
             scatter = torch.where(unsqueeze_like(undefined, scatter), whole, scatter)
         if bool(self.constant.any()):
-            present = family.variances(scatter, self.variance.shape[-1]) / dof.unsqueeze(-1)
-            missing = (self.variance.unsqueeze(-2) - present).clamp(min=0)
-            missing = torch.where(self.constant.unsqueeze(-2), missing, 0.0)
-            added = family.project(missing.diag_embed())
+            present = family.variances(scatter, self.unit.shape[-1]) / dof.unsqueeze(-1)
+            missing = torch.where(self.constant.unsqueeze(-2), _OF_CONSTANT - present, 0.0)
+            added = family.project(missing.clamp(min=0).diag_embed())
             scatter = scatter + unsqueeze_like(dof, added) * added
         return replace(moments, scatter=scatter, dof=dof)

@@ -8,10 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gmm_lightning.em.centred_kernel import (
-    centred_statistics,
-    weighted_chunks,
-)
+from gmm_lightning.em.centred_kernel import difference_statistics
 from gmm_lightning.em.component_kernel import component_statistics
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
@@ -56,8 +53,7 @@ def expected_statistics(
     if plan is None:
         # Squares of small or large float32 numbers are no float32 numbers.
         wide = parameters.to(accumulator_dtype(parameters.means.device))
-        weighted = weighted_chunks(model, wide, chunks, responsibilities)
-        found = centred_statistics(model.family, wide.means, weighted)
+        found = difference_statistics(model, wide, chunks, responsibilities)
         # As from the feature kernel: statistics of some mixtures may replace those of all.
         return replace(found, shift=parameters.means)
     return component_statistics(

@@ -79,7 +79,7 @@ def _evaluate(
 ) -> tuple[SufficientStatistics, Tensor]:
     """Statistics and objective; extrapolations that lowered it are undone first."""
     stats = e_step(state.model, state.parameters, responsibilities)
-    state.num_e_steps[state.active] += 1
+    state.count_e_step()
     objective = state.model.objective(state.parameters, stats)
     rejected = updater.rejected(objective)
     if bool(rejected.any()):
@@ -87,7 +87,7 @@ def _evaluate(
         again = rejected.nonzero().squeeze(-1)
         some = e_step(state.model.select(again), state.parameters.select(again), responsibilities)
         stats = stats.replace(again, some)
-        state.num_e_steps[state.active[again]] += 1
+        state.count_e_step(again)
         objective = state.model.objective(state.parameters, stats)
     if not bool(torch.isfinite(objective).all()):
         e_step.source.check()

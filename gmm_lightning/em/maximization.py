@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, Self
 
 import torch
@@ -99,14 +100,18 @@ def maximize(
             f"the statistics are not finite: the values of the rows are too large for {dtype}; "
             "standardise them or use float64"
         )
-    if not bool((stats.total_weight > 0).all()):
+    total_weight = stats.total_weight
+    if not bool((total_weight > 0).all()):
         raise InvalidDataError("the statistics hold no rows: their total weight is 0")
-    moments = Moments.from_statistics(stats, family)
-    data_scale = DataScale.from_moments(moments, family, dtype, model.local_scale)
-    empty = moments.counts <= stats.total_weight.unsqueeze(-1) * _EMPTY_SHARE
-    moments = model.update_moments(_without_rows(moments, stats, family, empty))
-    moments = data_scale.fill(moments, family)
-    noise = _rounding(model, stats, moments, data_scale, dtype)
+    data = Moments.from_statistics(stats, family)
+    data_scale = model.data_scale
+    if data_scale is None:
+        data_scale = DataScale.from_moments(data, family, dtype, model.local_scale)
+    data_scale = data_scale.of_form(data.scatter, data.dof)
+    empty = data.counts <= total_weight.unsqueeze(-1) * _EMPTY_SHARE
+    moments = model.update_moments(_without_rows(data, stats, family, empty))
+    moments = data_scale.fill(moments, family, data)
+    noise = _rounding(model, stats, moments, data, data_scale, dtype)
     scatter, smallest = _apply_floor(model, parameters, moments, data_scale, noise)
     if family.reg_covar > 0:
         identity = torch.eye(parameters.means.shape[-1]).to(scatter)
@@ -114,7 +119,7 @@ def maximize(
         scatter = scatter + family.reg_covar * unsqueeze_like(moments.dof, unit) * unit
     scale = family.estimate(scatter, moments.dof)
     updated = model.from_constrained(moments.mass, moments.means, scale, dtype)
-    if not bool(torch.isfinite(updated.means).all()):
+    if not (math.isfinite(float(updated.means.sum())) or bool(torch.isfinite(updated.means).all())):
         raise InvalidDataError(
             f"the means are too large for {dtype}; standardise the rows or use float64"
         )
@@ -153,6 +158,7 @@ def _rounding(
     model: MixtureModel,
     stats: SufficientStatistics,
     moments: Moments,
+    data: Moments,
     data_scale: DataScale,
     dtype: torch.dtype,
 ) -> Tensor:
@@ -164,12 +170,13 @@ def _rounding(
     family, d = model.family, data_scale.unit.shape[-1]
     dof = family.sum_tied(stats.counts).unsqueeze(-1)
     share = 4 * MAX_CANCELLATION.get(dtype, 1.0) * torch.finfo(dtype).eps
-    second = family.variances(stats.second, d) / torch.where(dof > 0, dof, 1.0)
-    noise = share * second.clamp(min=0)
+    second = family.variances(stats.second, d) / dof.masked_fill(dof <= 0, 1.0)
+    noise = second.clamp_(min=0).mul_(share)
     if family.tied:
-        noise = noise + 4 * torch.finfo(noise.dtype).eps * data_scale.variance.unsqueeze(-2)
+        eps = torch.finfo(noise.dtype).eps
+        noise = noise + 4 * eps * data.data_variance(family)[1].unsqueeze(-2)
     own = family.variances(moments.scatter, d) / moments.dof.unsqueeze(-1)
-    return torch.where(data_scale.constant.unsqueeze(-2) | (own > noise), 0.0, noise)
+    return noise.masked_fill_(data_scale.constant.unsqueeze(-2) | (own > noise), 0.0)
 
 
 def _apply_floor(

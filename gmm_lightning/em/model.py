@@ -12,6 +12,7 @@ from torch import Size, Tensor, nn
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.layers import GMMLayer, mixture_logits
 from gmm_lightning.priors import Prior
@@ -96,6 +97,11 @@ class MixtureModel:
             return values.reshape(n, 1, *tail).expand(n, m, *tail)
         flat = values.expand(n, *self.batch_shape, *tail).reshape(n, size, *tail)
         return flat if self._has_whole_batch else flat[:, self.batch_index]
+
+    @cached_property
+    def data_scale(self) -> DataScale | None:
+        """The scale of the data by `local_scale`, the same in all M-steps; None: not known."""
+        return DataScale.known(self.local_scale.double())
 
     @cached_property
     def _has_whole_batch(self) -> bool:

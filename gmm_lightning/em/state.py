@@ -94,19 +94,32 @@ class EMState:
         before = (
             self.history[-1] if self.history else torch.full_like(self.log_likelihood, torch.nan)
         )
-        everything = before.clone()
-        everything[self.active] = objective.cpu()
-        self.history.append(everything)
-        self.num_steps[self.active] = self.iteration
-        self.log_likelihood[self.active] = (stats.log_likelihood / stats.total_weight).cpu()
-        self.degenerate[self.active] = self._floored | self.model.has_few_rows(stats.counts).cpu()
+        self.history.append(before.clone())
+        self._write(self.history[-1], objective)
+        self._write(self.num_steps, torch.full_like(self.active, self.iteration))
+        self._write(self.log_likelihood, stats.log_likelihood / stats.total_weight)
+        self._write(self.degenerate, self._floored | self.model.has_few_rows(stats.counts).cpu())
+
+    def count_e_step(self, some: Tensor | None = None) -> None:
+        """Count an E-step of the active mixtures, or of those at some positions."""
+        if some is None and len(self.active) == len(self.num_e_steps):
+            self.num_e_steps += 1
+        else:
+            self.num_e_steps[self.active if some is None else self.active[some]] += 1
+
+    def _write(self, whole: Tensor, own: Tensor) -> None:
+        """Overwrite the entries of the active mixtures in the records of all."""
+        if len(own) == len(whole):
+            whole.copy_(own)
+        else:
+            whole[self.active] = own.to(whole)
 
     def leads(self) -> Tensor:
         """Which of the active mixtures is the best of several starts so far, `(M,)`."""
         size = self.model.batch_shape.numel()
-        everything = self.history[-1].nan_to_num(nan=-torch.inf)
-        if len(everything) == size:
+        if len(self.history[-1]) == size:
             return torch.zeros_like(self.moved)
+        everything = self.history[-1].nan_to_num(nan=-torch.inf)
         best = everything.view(-1, size).amax(0)
         return everything[self.active] >= best[self.active % size]
 

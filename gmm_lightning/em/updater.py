@@ -63,6 +63,8 @@ class MonotoneUpdater:
     def rejected(self, objective: Tensor) -> Tensor:
         """Mixtures whose extrapolated parameters lowered the objective, `(M,)`."""
         state = self._state
+        if self._fallback is None:
+            return torch.zeros_like(state["extrapolated"])
         return state["extrapolated"] & ~(objective.cpu() >= state["accepted"])
 
     def restore(self, parameters: MixtureParameters, rejected: Tensor) -> MixtureParameters:

@@ -24,7 +24,7 @@ from gmm_lightning.em import (
     tempered_responsibilities_,
 )
 from gmm_lightning.em import plan as planning
-from gmm_lightning.em.centred_kernel import centred_statistics, weighted_chunks
+from gmm_lightning.em.centred_kernel import difference_statistics
 from gmm_lightning.em.component_kernel import component_statistics
 from gmm_lightning.em.expectation import EStep, expected_statistics
 from gmm_lightning.em.plan import EStepPlan, is_small, make_plan
@@ -174,8 +174,7 @@ def by_differences(
 ) -> SufficientStatistics:
     """The centred kernel, whatever would have been chosen."""
     model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
-    parts = weighted_chunks(model, parameters, [Batch(x, weight)], responsibilities)
-    stats = centred_statistics(layer.covariance, parameters.means, parts)
+    stats = difference_statistics(model, parameters, [Batch(x, weight)], responsibilities)
     return stats.reshape(layer.batch_shape)
 
 
