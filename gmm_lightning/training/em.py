@@ -104,7 +104,7 @@ class EMCallback(BaseEMCallback):
         layer, iteration = self.layer(pl_module), len(self.history)
         stats = self._accumulator.reduce(trainer.strategy, layer)
         self._require_rows(int(stats.num_samples))
-        self.counts = stats.counts
+        self.counts = self._pass_counts = stats.counts
         self._mean_weight = float(stats.total_weight.mean() / stats.num_samples)
         model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
         stats = stats.reshape((parameters.num_mixtures,))

@@ -54,6 +54,8 @@ class BaseEMCallback(L.Callback):
         self.history: list[float] = []
         self.counts: Tensor | None = None
         self.degenerate: list[tuple[int, ...]] = []
+        # Of a whole pass; stepwise EM knows those of a batch only.
+        self._pass_counts: Tensor | None = None
         self._mean_weight = 1.0
         self.skipped = 0
         self.converged = False
@@ -115,7 +117,7 @@ class BaseEMCallback(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Name the degenerate components, from sums over all processes."""
         layer = self.layer(pl_module)
-        self.degenerate = degenerate_components(layer, self.counts, self._mean_weight)
+        self.degenerate = degenerate_components(layer, self._pass_counts, self._mean_weight)
 
     # -- the E-step of a batch --------------------------------------------------------------
 

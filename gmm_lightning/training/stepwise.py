@@ -38,6 +38,9 @@ class StepwiseEMCallback(BaseEMCallback):
         seed: of the rows at which components are reseeded.
         skip_nonfinite: as for `EMCallback`.
 
+    Attributes:
+        degenerate: after the fit, components at the floor of their covariances.
+
     References:
         O. Cappe, E. Moulines (2009), On-line expectation-maximization algorithm for latent data
         models, JRSS B 71.
