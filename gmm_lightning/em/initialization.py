@@ -176,8 +176,8 @@ def _assign_rows(
     single = model.single_restart()
     x, w = single.per_mixture(rows), single.per_mixture(weight.to(rows.device, torch.float64))
     num_restarts = len(model.batch_index) // len(single.batch_index)
-    # Rows, their features and distances.
-    numbers = len(rows) * (3 * rows.shape[-1] + num_components + 8)
+    # Rows, their features and distances, which each start of several mixtures has of its own.
+    numbers = num_restarts * len(rows) * (3 * rows.shape[-1] + num_components + 8)
     size = rows_per_chunk(numbers, w, in_cache=False)
     parts = [
         _assign_mixtures(initializer, some, own, num_components, num_restarts, generator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -42,6 +42,11 @@ class DistanceTable:
         """Rows of each set, N."""
         return self.x.shape[1]
 
+    @property
+    def _is_shared(self) -> bool:
+        """Whether all sets are the same one."""
+        return len(self) == 1 or self.x.stride(0) == 0
+
     def repeated(self, number: int) -> DistanceTable:
         """Each set as often, one copy after another; a single set is not copied."""
         if number == 1:
@@ -54,14 +59,26 @@ class DistanceTable:
         """The sets at increasing positions `index`."""
         if len(index) == len(self):
             return self
-        if self.x.stride(0) == 0:
+        if self._is_shared:
             return self._map(lambda values: values[: len(index)])
         return self._map(lambda values: values[index])
 
-    def split(self, size: int) -> list[DistanceTable]:
+    def one(self, place: int) -> DistanceTable:
+        """One of the sets."""
+        return self._map(lambda values: values[place : place + 1])
+
+    def split(self, size: int) -> Iterator[DistanceTable]:
         """Tables of `size` sets at most."""
-        starts = range(0, len(self), size)
-        return [self._map(lambda values, i=i: values[i : i + size]) for i in starts]
+        for i in range(0, len(self), size):
+            yield self._map(lambda values, i=i: values[i : i + size])
+
+    def starts(self, number: int, size: int) -> Iterator[DistanceTable]:
+        """As from `repeated`, in tables of `size` starts at most."""
+        if len(self) == 1:
+            yield from self.repeated(number).split(size)
+            return
+        for part in self.split(max(1, size // number)):
+            yield from [part.repeated(number)] if number <= size else part.starts(number, size)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> DistanceTable:
         other = copy.copy(self)
@@ -76,7 +93,7 @@ class DistanceTable:
 
     def mean_variance(self) -> Tensor:
         """The variance of the rows of each set, averaged over the features, `(S,)`."""
-        some = self.x[:1] if self.x.stride(0) == 0 else self.x
+        some = self.x[:1] if self._is_shared else self.x
         share = (self.weight / self.weight.sum(-1, keepdim=True))[: len(some), :, None]
         gap = some - (share * some).sum(1, keepdim=True)
         return (share * gap.square_()).sum(1).mean(-1).expand(len(self))
@@ -108,11 +125,19 @@ class DistanceTable:
 
     def sums(self, labels: Tensor, num_components: int) -> Tensor:
         """Weighted sum of the rows of each cluster and, last, its weight, `(S, K, D + 1)`."""
-        sums = self.x.new_zeros(len(labels), num_components, self.x.shape[-1] + 1)
-        flat, width = sums.view(-1, sums.shape[-1]), sums.shape[-1]
-        cluster = labels + num_components * torch.arange(len(labels)).to(labels).unsqueeze(-1)
+        width = self.x.shape[-1] + 1
+        sums = self.x.new_zeros(len(labels), num_components, width)
         n = min(max(1, self.num_rows), rows_per_chunk(8 * width, sums))
+        if self._is_shared:
+            # The starts take turns with the terms of a chunk.
+            for i in range(0, self.num_rows, n):
+                terms = self._terms((0, slice(i, i + n)))
+                for total, label in zip(sums, labels[:, i : i + n], strict=True):
+                    total.index_add_(0, label, terms)
+            return sums
         sets = rows_per_chunk(8 * n * width, sums)
+        flat = sums.view(-1, width)
+        cluster = labels + num_components * torch.arange(len(labels)).to(labels).unsqueeze(-1)
         for i in range(0, self.num_rows, n):
             for j in range(0, len(labels), sets):
                 at = slice(j, j + sets), slice(i, i + n)
@@ -127,7 +152,7 @@ class DistanceTable:
         flat.index_add_(0, first + before[at], terms, alpha=-1)
         flat.index_add_(0, first + labels[at], terms)
 
-    def _terms(self, at: tuple[slice | Tensor, ...]) -> Tensor:
+    def _terms(self, at: tuple[int | slice | Tensor, ...]) -> Tensor:
         weight = self.weight[at].unsqueeze(-1)
         return torch.cat([weight * self.x[at], weight], -1)
 

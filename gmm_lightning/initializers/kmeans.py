@@ -101,14 +101,15 @@ class KMeans(LabelInitializer):
         seeds = kmeans_plus_plus_seeds(rows, num_components, runs, generator)
         # Labels of the runs of a chunk take half of its memory.
         size = rows_per_chunk(2 * rows.num_rows, rows.weight, in_cache=False)
-        chunks = zip(rows.repeated(runs).split(size), seeds.split(size), strict=True)
-        labels, inertia = zip(
-            *(lloyd(some, part, self.max_iter, self.tol) for some, part in chunks), strict=True
-        )
+        labels, inertia = list[Tensor](), list[Tensor]()
+        for some in rows.starts(runs, size):
+            found, cost = lloyd(some, seeds[: len(some)], self.max_iter, self.tol)
+            seeds = seeds[len(some) :]
+            labels.append(found)
+            inertia.append(cost)
         best = torch.cat(inertia).view(-1, self.num_starts).argmin(-1)
         best += self.num_starts * torch.arange(len(best), device=best.device)
-        labels = torch.cat(labels)
-        chosen = labels if self.num_starts == 1 else labels[best]
+        chosen = torch.cat(labels)[best]
         return self._without_stray_rows(chosen, rows.repeated(num_starts), num_components)
 
     def _without_stray_rows(
@@ -123,7 +124,8 @@ class KMeans(LabelInitializer):
         mass = sums[..., -1]
         stray = (mass > 0) & (mass < FAR_SHARE * rows.weight.sum(-1, keepdim=True))
         for start in (stray.any(-1) & ~stray.all(-1)).nonzero().squeeze(-1).tolist():
-            own, kept = rows.split(1)[start], sums[start, ~stray[start] & (mass[start] > 0)]
+            own = rows.one(start)
+            kept = sums[start, ~stray[start] & (mass[start] > 0)]
             distance = own.nearest((kept[:, :-1] / kept[:, -1:]).unsqueeze(0))[1][0]
             near = is_near(distance, own.weight[0]) & (own.weight[0] > 0)
             if int(near.sum()) < num_components:

@@ -25,9 +25,12 @@ def kmeans_plus_plus_seeds(
     uniforms = torch.stack(
         [rows.weight.new_empty(shape).uniform_(generator=generator) for _ in range(runs)]
     )
-    sets = rows_per_chunk(shape[1] * rows.num_rows, rows.weight, in_cache=False)
-    chunks = zip(rows.repeated(num_starts).split(sets), uniforms.split(sets), strict=True)
-    return torch.cat([_greedy(some, part) for some, part in chunks])
+    size = rows_per_chunk(shape[1] * rows.num_rows, rows.weight, in_cache=False)
+    seeds = list[Tensor]()
+    for some in rows.starts(num_starts, size):
+        seeds.append(_greedy(some, uniforms[: len(some)]))
+        uniforms = uniforms[len(some) :]
+    return torch.cat(seeds)
 
 
 def _greedy(rows: DistanceTable, uniforms: Tensor) -> Tensor:
