@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 
 HERE = (
     "iteration",
+    "real",
     "fit",
     "wide",
     "log_prob",
@@ -169,4 +170,4 @@ def test_processes_and_memory(tmp_path: Path) -> None:
 def test_unknown_subject(tmp_path: Path) -> None:
     done = script(str(ROOT / "scripts" / "benchmark.py"), "speed", cwd=tmp_path)
     assert done.returncode == 2
-    assert "unknown subject speed; known are: iteration, fit" in done.stderr
+    assert "unknown subject speed; known are: iteration, real" in done.stderr

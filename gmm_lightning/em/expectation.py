@@ -83,6 +83,11 @@ class EStep:
         if model.family.tied and source.in_memory:
             self._pooled = pooled_statistics(source, model.single_restart())
 
+    @property
+    def overlap(self) -> float | None:
+        """Components that shared a row in the last E-step, on average; None: not known."""
+        return self._workspace.overlap
+
     @torch.no_grad()
     def __call__(
         self,
@@ -129,7 +134,7 @@ class EStep:
             parameters,
             self.source.num_rows,
             shared=self.source.shared,
-            overlap=self._workspace.overlap,
+            overlap=self.overlap,
         )
 
     def _run(

@@ -111,7 +111,7 @@ def maximize(
     empty = data.counts <= total_weight.unsqueeze(-1) * _EMPTY_SHARE
     moments = model.update_moments(_without_rows(data, stats, family, empty))
     moments = data_scale.fill(moments, family, data)
-    noise = _rounding(model, stats, moments, data, data_scale, dtype)
+    noise = _rounding(model, stats, moments, data_scale, dtype)
     scatter, smallest = _apply_floor(model, parameters, moments, data_scale, noise)
     if family.reg_covar > 0:
         identity = torch.eye(parameters.means.shape[-1]).to(scatter)
@@ -158,23 +158,19 @@ def _rounding(
     model: MixtureModel,
     stats: SufficientStatistics,
     moments: Moments,
-    data: Moments,
     data_scale: DataScale,
     dtype: torch.dtype,
 ) -> Tensor:
     """The variances that rounding may leave of none where it may have, `(M, G, D)`; else 0.
 
     The kernels keep their errors below a share of the second moments about the present means
-    (`MAX_CANCELLATION`); those of a tied family are differences to moments of all rows.
+    (`MAX_CANCELLATION`).
     """
     family, d = model.family, data_scale.unit.shape[-1]
     dof = family.sum_tied(stats.counts).unsqueeze(-1)
     share = 4 * MAX_CANCELLATION.get(dtype, 1.0) * torch.finfo(dtype).eps
     second = family.variances(stats.second, d) / dof.masked_fill(dof <= 0, 1.0)
     noise = second.clamp_(min=0).mul_(share)
-    if family.tied:
-        eps = torch.finfo(noise.dtype).eps
-        noise = noise + 4 * eps * data.data_variance(family)[1].unsqueeze(-2)
     own = family.variances(moments.scatter, d) / moments.dof.unsqueeze(-1)
     return noise.masked_fill_(data_scale.constant.unsqueeze(-2) | (own > noise), 0.0)
 

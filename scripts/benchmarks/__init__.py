@@ -5,6 +5,7 @@ from __future__ import annotations
 # Name on the command line -> module. The order is the order of a whole run.
 SUBJECTS = {
     "iteration": "iteration",
+    "real": "real_rows",
     "fit": "whole_fit",
     "wide": "wide",
     "memory": "memory",

@@ -5,6 +5,7 @@ None of them is needed: one that cannot be imported is left out.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import math
@@ -158,6 +159,29 @@ def scikit_learn_iteration(family: str, start: GMMLayer, x: np.ndarray) -> tuple
         peer._m_step(x, log_resp)
 
     return run, reset, peer
+
+
+def scikit_learn_pass(family: str, start: GMMLayer, x: np.ndarray) -> tuple[Any, Any]:
+    """One EM iteration from any parameters, and what sets it back: tight components are kept."""
+    peer, given = scikit_learn(family, start, str(x.dtype)), parameters(start)
+    peer.reg_covar = 1e-6
+    matrices = compact(family, given["covariances"])
+    if family in ("full", "tied"):
+        factors = np.swapaxes(np.linalg.inv(np.linalg.cholesky(matrices)), -1, -2)
+    else:
+        factors = matrices**-0.5
+
+    def reset() -> None:
+        peer.weights_, peer.means_, peer.precisions_cholesky_ = (
+            value.astype(x.dtype) for value in (given["weights"], given["means"], factors)
+        )
+
+    def run() -> None:
+        _, log_resp = peer._e_step(x)
+        with contextlib.suppress(ValueError):  # of covariances too small, at the end of an M-step
+            peer._m_step(x, log_resp)
+
+    return run, reset
 
 
 def scikit_learn_parameters(family: str, peer: Any) -> dict[str, np.ndarray]:

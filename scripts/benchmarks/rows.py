@@ -12,6 +12,7 @@ from torch import Tensor
 from gmm_lightning import GMMLayer, SufficientStatistics, fit_em
 from gmm_lightning.em import MixtureModel, MixtureParameters, MStepResult, maximize
 from gmm_lightning.em.expectation import EStep
+from gmm_lightning.em.plan import make_plan
 from gmm_lightning.rows import as_source
 
 FAMILIES = ("full", "diag", "spherical", "tied", "tied_diag", "tied_spherical")
@@ -83,6 +84,7 @@ class FitSteps:
 
     def __init__(self, layer: GMMLayer, x: Tensor | np.ndarray) -> None:
         self.layer, self.model = layer, MixtureModel.from_layer(layer)
+        self._num_rows = len(x)
         self._e_step = EStep(as_source(x, num_features=layer.num_features), self.model, None)
         self.reset()
 
@@ -99,6 +101,13 @@ class FitSteps:
         step = maximize(self.model, self.parameters, self.statistics())
         self.parameters = step.parameters
         return step
+
+    def ways(self) -> tuple[int, int, float | None]:
+        """Components by products and by whitened rows in the next E-step, and their overlap."""
+        n, overlap = self._num_rows, self._e_step.overlap
+        plan = make_plan(self.model, self.parameters, n, shared=True, overlap=overlap)
+        whitened = sum(len(terms.index) for terms in plan.whitened) if plan is not None else 0
+        return self.parameters.means.shape[:-1].numel() - whitened, whitened, overlap
 
     def fitted(self) -> GMMLayer:
         """A layer with the present parameters."""
