@@ -9,7 +9,7 @@ from torch import Size, Tensor, nn
 
 from gmm_lightning._validation import require_choice, require_integer
 from gmm_lightning.covariances import Covariance, as_covariance
-from gmm_lightning.distributions import MixtureOfGaussians, SampleShape
+from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers.mixture import MixtureModule
 from gmm_lightning.layers.parameters import (
@@ -159,19 +159,6 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         """Features that are constant in the rows of the last fit (in every mixture of a batch)."""
         constant = (self.local_scale == 0).reshape(-1, self.num_features).all(0)
         return constant.nonzero().squeeze(-1).tolist()
-
-    def sample(self, sample_shape: SampleShape = (), **options: Any) -> Any:
-        """Samples, and components if asked for: see `MixtureOfGaussians.sample`.
-
-        A constant feature has its value in all of them: its variance only stands for a density of
-        1 there.
-        """
-        drawn = super().sample(sample_shape, **options)
-        constant = self.constant_features
-        if constant:
-            rows = drawn[0] if isinstance(drawn, tuple) else drawn
-            rows[..., constant] = self.means.detach().mean(-2)[..., constant]
-        return drawn
 
     @property
     def num_free_parameters(self) -> int:

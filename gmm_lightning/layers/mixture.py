@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Size, Tensor, nn
@@ -30,6 +30,25 @@ def _of_distribution(
     return call
 
 
+def _with_constants(
+    method: Callable[Concatenate[MixtureModule, P], R],
+) -> Callable[Concatenate[MixtureModule, P], R]:
+    """Method that draws rows, `rows` or `(rows, ...)`, in which constant features have their value.
+
+    The variance of a constant feature only stands for a density of 1 there.
+    """
+
+    @wraps(method)
+    def call(self: MixtureModule, *args: P.args, **kwargs: P.kwargs) -> R:
+        drawn, constant = method(self, *args, **kwargs), self.constant_features
+        if constant:
+            rows: Any = drawn[0] if isinstance(drawn, tuple) else drawn
+            rows[..., constant] = self.means.detach().mean(-2)[..., constant]
+        return drawn
+
+    return call
+
+
 class MixtureModule(nn.Module):
     """Densities, dense covariances, samples of the mixture that `distribution` returns."""
 
@@ -39,6 +58,11 @@ class MixtureModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.evidence: nn.Module | None = None
+
+    @property
+    def constant_features(self) -> list[int]:
+        """Features that were constant in the rows of the last fit."""
+        return []
 
     def distribution(self) -> MixtureOfGaussians:
         """Mixture with the module's parameters; gradients flow into them."""
@@ -103,5 +127,5 @@ class MixtureModule(nn.Module):
         return torch.cholesky_inverse(self.scale_tril)
 
     grad_log_prob = _of_distribution(MixtureOfGaussians.grad_log_prob)
-    sample = _of_distribution(MixtureOfGaussians.sample)
+    sample = _with_constants(_of_distribution(MixtureOfGaussians.sample))
     rsample = _of_distribution(MixtureOfGaussians.rsample)

@@ -147,6 +147,19 @@ def test_a_constant_feature_leaves_the_likelihood_as_it_is() -> None:
         assert layer.num_free_parameters == plain.num_free_parameters
         assert layer.constant_features == result.constant_features == [2]
         assert "constant" in str(result.events[-1])
+        assert (layer.sample(3)[:, 2] == 7).all()
+
+
+@pytest.mark.parametrize("family", ["tied", "tied_diag", "tied_spherical"])
+def test_a_shared_covariance_of_clusters_far_apart(family: str) -> None:
+    # 1e9 deviations apart: the moments of all rows have no digits left for those within.
+    labels = torch.arange(600) % 2
+    x = torch.randn(600, 2)
+    within = sum((x[labels == c] - x[labels == c].mean(0)).square().sum(0) for c in (0, 1)) / 600
+    layer, result = fitted(x + 1e9 * labels.unsqueeze(-1), 2, family=family)
+    expected = within.mean().expand(2) if family == "tied_spherical" else within
+    assert torch.allclose(layer.covariance_matrix[0].diagonal(), expected, rtol=1e-6)
+    assert not result.events
 
 
 def test_rows_that_a_dtype_cannot_hold_are_refused() -> None:
