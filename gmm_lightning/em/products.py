@@ -51,9 +51,11 @@ class ProductComponents:
         into, resp = self._buffers, squeeze_group(responsibilities)
         if self._terms.index is not None:
             resp = resp[self._terms.index]
-        # In this order, T R', matrix products run faster than R T'.
-        into.multiply(into.features, resp.to(into.features).mT, out=into.sums)
-        self._sums += into.sums
+        resp = resp.to(into.features)
+        if into.sums_by_component:
+            self._sums += into.multiply(resp, into.features.mT, out=into.sums).mT
+        else:
+            self._sums += into.multiply(into.features, resp.mT, out=into.sums)
 
     def sums(self) -> tuple[Tensor | None, tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Which components these are; counts, first moments, reference points, second moments.

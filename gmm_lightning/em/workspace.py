@@ -15,6 +15,9 @@ from gmm_lightning.errors import InvalidArgumentError
 
 # With fewer rows the overhead of a matrix product dominates; more do not make it faster.
 _MIN_ROWS, _MAX_ROWS = 128, {"cpu": 1 << 12, "other": 1 << 20}
+# Features of so many terms per component are summed faster as `R T'` than as `T R'` (measured:
+# 2 x in float64 for 8 components of 16 features; in float32 1.5 x, for 16 components 0.9 x).
+_LONG = 4
 # A fit has chunks of one size, and a shorter one at the end of each batch.
 _MAX_BUFFERS = 4
 
@@ -25,7 +28,8 @@ class Buffers:
 
     Shape:
         diff `(n, P, D)`; features `(P, 1 + Q + D, n)`, the rows of data as columns; z
-        `(P, D, n)`, a part of it; sums `(P, 1 + Q + D, C)`. Where P is 1 that axis is left out.
+        `(P, D, n)`, a part of it; sums `(P, 1 + Q + D, C)`, or `(P, C, 1 + Q + D)` by component.
+        Where P is 1 that axis is left out.
 
     Attributes:
         write_features: computes the second-order terms from z.
@@ -36,6 +40,7 @@ class Buffers:
     features: Tensor
     z: Tensor
     sums: Tensor
+    sums_by_component: bool
     write_features: Callable[[], None]
     multiply: Callable[..., Tensor]
 
@@ -103,7 +108,9 @@ def _make_buffers(terms: ProductTerms, num_rows: int) -> Buffers:
     tall = make(groups, length + features.num_scratch, num_rows)
     tall[:, 0] = 1.0
     write = features.make_feature_writer(tall[:, 1 + q :], tall[:, 1 : 1 + q])
-    diff, sums = make(num_rows, groups, d), make(groups, length, columns)
+    by_component = length >= _LONG * columns
+    diff = make(num_rows, groups, d)
+    sums = make(groups, *((columns, length) if by_component else (length, columns)))
     if groups == 1:
         tall, diff, sums = tall[0], diff[:, 0], sums[0]
     return Buffers(
@@ -111,6 +118,7 @@ def _make_buffers(terms: ProductTerms, num_rows: int) -> Buffers:
         features=tall[..., :length, :],
         z=tall[..., 1 + q : length, :],
         sums=sums,
+        sums_by_component=by_component,
         write_features=write,
         multiply=torch.mm if groups == 1 else torch.bmm,
     )
