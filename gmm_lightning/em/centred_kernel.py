@@ -51,9 +51,8 @@ def difference_statistics(
         whitening = invert_tril(family.scale_tril(scale, d)).expand(*means.shape, d)
     log_weights = parameters.mixture_logits.log_softmax(-1)
     constant = (log_weights - family.half_log_det(scale, d) - 0.5 * d * LOG_2PI).unsqueeze(-1)
-    first = torch.zeros(means.shape, dtype=wide, device=means.device)
-    counts, log_likelihood, num_samples = first[..., 0], first[:, 0, 0], 0
-    second = family.outer(counts.unsqueeze(0), first.unsqueeze(0))
+    found: tuple[Tensor, ...] | None = None
+    num_samples = 0
     with exact_products(means.device):
         for chunk in chunks:
             x, num_samples = chunk.x.to(means), num_samples + chunk.num_rows
@@ -73,10 +72,20 @@ def difference_statistics(
             if chunk.weight is not None:
                 weight = model.per_mixture(chunk.weight.to(x)).T
                 resp, log_prob = resp * weight.unsqueeze(-2), log_prob * weight
-            counts = counts + resp.sum(-1, dtype=wide)
-            first = first + (diff @ resp.unsqueeze(-1)).squeeze(-1)
-            second = second + family.outer(resp.movedim(-1, 0), by_row)
-            log_likelihood = log_likelihood + log_prob.sum(-1, dtype=wide)
+            sums = (
+                resp.sum(-1, dtype=wide),
+                (diff @ resp.unsqueeze(-1)).squeeze(-1).to(wide),
+                family.outer(resp.movedim(-1, 0), by_row).to(wide),
+                log_prob.sum(-1, dtype=wide),
+            )
+            found = (
+                sums if found is None else tuple(a + b for a, b in zip(found, sums, strict=True))
+            )
+    if found is None:
+        first = torch.zeros(means.shape, dtype=wide, device=means.device)
+        second = family.outer(first[..., 0].unsqueeze(0), first.unsqueeze(0))
+        found = first[..., 0], first, second, first[:, 0, 0]
+    counts, first, second, log_likelihood = found
     return SufficientStatistics(
         counts, first, second, means, log_likelihood, counts.new_full((), num_samples)
     )

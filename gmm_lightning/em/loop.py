@@ -105,15 +105,21 @@ def _stopping(
     """The mixtures to leave: converged, out of steps, or behind other restarts, `(M,)`."""
     # After annealing, the first E-step of plain EM has another objective than the one before.
     stationary = options.schedule.is_stationary(state.iteration)
-    tol = torch.where(state.leads(), _LEADERS_TOL * options.tol, options.tol)
-    # A gain that may be rounding says nothing of what remains.
-    lost = updater.gains.gain <= state.noise()
-    settled = (lost | (updater.gains.remaining <= tol)) & stationary
+    number = len(state.converged) // state.model.batch_shape.numel()
+    remaining, tol = updater.gains.remaining, options.tol
+    if number > 1:
+        tol = torch.where(state.leads(), _LEADERS_TOL * tol, tol)
+    settled = remaining <= tol
+    noise = state.noise()
+    if noise is not None:
+        # A gain that may be rounding says nothing of what remains.
+        settled |= updater.gains.gain <= noise
+    if not stationary:
+        settled = torch.zeros_like(settled)
     state.converged[state.active] = settled
     stopped = settled | (state.iteration >= options.max_iter)
-    number = len(state.converged) // state.model.batch_shape.numel()
     if options.prune and stationary and number > 1:
-        index, remaining = state.model.batch_index.cpu(), updater.gains.remaining
+        index = state.model.batch_index.cpu()
         degenerate = state.degenerate[state.active].any(-1)
         objective, at = objective.cpu(), state.iteration
         stopped = stopped | losing_starts(objective, remaining, degenerate, index, at, number)

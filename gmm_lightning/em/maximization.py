@@ -125,6 +125,10 @@ def maximize(
         )
     # A sum is finite where all are: entries that overflow it would be no covariances either.
     singular = ~torch.isfinite(updated.raw_scale.flatten(1).sum(-1))
+    if smallest is None and not bool(empty.any()):
+        return MStepResult(updated, None, singular)
+    if smallest is None:
+        smallest = torch.full_like(moments.dof, torch.inf)
     # Weights that the last M-step set to zero were reported by it.
     floored, emptied = torch.isfinite(smallest), empty & ~weightless(parameters)
     if not bool(floored.any() | emptied.any()):
@@ -181,20 +185,20 @@ def _apply_floor(
     moments: Moments,
     data_scale: DataScale,
     noise: Tensor,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """The scatter above the family's floor, and smallest eigenvalues in the unit of the floor.
 
-    The smallest eigenvalue of a covariance is infinite where it satisfies the bound.
+    The smallest eigenvalue of a covariance is infinite where it satisfies the bound; None: all do.
     """
     family, unit = model.family, data_scale.unit
     if family.relative_floor == 0:
-        return moments.scatter, torch.full_like(moments.dof, torch.inf)
+        return moments.scatter, None
     eps = torch.finfo(parameters.dtype).eps
     scatter, dof = moments.scatter, moments.dof
     bound = torch.maximum(family.variance_floor(scatter, dof, unit, eps), noise)
-    smallest, low = torch.full_like(dof, torch.inf), family.is_below(scatter, dof, bound)
+    low = family.is_below(scatter, dof, bound)
     if not bool(low.any()):
-        return scatter, smallest
+        return scatter, None
     # The part of the bound that moves with a component is lowered until the present covariance
     # satisfies it: so the objective cannot fall. Each one is a mixture of its own here.
     unit, noise = (v.expand(*dof.shape, v.shape[-1])[low] for v in (unit.unsqueeze(-2), noise))
@@ -203,6 +207,6 @@ def _apply_floor(
     bound = family.variance_floor(one.unsqueeze(1), own.unsqueeze(1), unit, eps, present)
     bound = torch.maximum(bound.squeeze(1), noise)
     raised, least = family.raise_to(one, own, bound)
-    scatter = scatter.clone()
+    scatter, smallest = scatter.clone(), torch.full_like(dof, torch.inf)
     scatter[low], smallest[low] = raised, least * (bound / unit).amin(-1)
     return scatter, smallest

@@ -117,17 +117,17 @@ class EMState:
     def leads(self) -> Tensor:
         """Which of the active mixtures is the best of several starts so far, `(M,)`."""
         size = self.model.batch_shape.numel()
-        if len(self.history[-1]) == size:
-            return torch.zeros_like(self.moved)
         everything = self.history[-1].nan_to_num(nan=-torch.inf)
         best = everything.view(-1, size).amax(0)
         return everything[self.active] >= best[self.active % size]
 
-    def noise(self) -> Tensor:
-        """Nats per row that rounding may add to the gain of each active mixture, `(M,)`."""
+    def noise(self) -> Tensor | None:
+        """Nats per row that rounding may add to gains, `(M,)`; None: nothing is at the floor."""
+        if not bool(self._floored.any()):
+            return None
         eps, d = torch.finfo(self.parameters.dtype).eps, self.parameters.means.shape[-1]
-        at_floor = self._floored.any(-1)
-        return torch.where(at_floor, self.model.family.noise_at_floor(d, eps), 0.0).double()
+        at_floor = self._floored.any(-1).double()
+        return at_floor * self.model.family.noise_at_floor(d, eps)
 
     def advance(self, step: MStepResult, options: EMOptions) -> Tensor:
         """Take over an M-step and treat its collapses; returns the mixtures to give up, `(M,)`.
