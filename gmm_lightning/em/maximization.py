@@ -123,8 +123,11 @@ def maximize(
         raise InvalidDataError(
             f"the means are too large for {dtype}; standardise the rows or use float64"
         )
-    # A sum is finite where all are: entries that overflow it would be no covariances either.
-    singular = ~torch.isfinite(updated.raw_scale.flatten(1).sum(-1))
+    raw = updated.raw_scale.flatten(1)
+    singular = ~torch.isfinite(raw.sum(-1))
+    if bool(singular.any()):
+        # Large entries may overflow their sum alone.
+        singular = ~torch.isfinite(raw).all(-1)
     if smallest is None and not bool(empty.any()):
         return MStepResult(updated, None, singular)
     if smallest is None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
 from gmm_lightning.covariances import registry
-from gmm_lightning.em import CollapseEvent
+from gmm_lightning.em import CollapseEvent, initialize_layer
 from gmm_lightning.errors import CollapseError
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -266,3 +266,13 @@ def test_a_dead_component_is_told_what_revives_it(generator: torch.Generator) ->
         layer = GMMLayer(2, 3)
         fit_em(layer, x, generator=generator, **options)
         assert torch.allclose(layer.weights, torch.tensor(1 / 3), atol=0.02)
+
+
+def test_entries_that_overflow_their_sum_are_regular(generator: torch.Generator) -> None:
+    # Eight Cholesky factors have two entries of about 4e37 each, and float32 ends at 3.4e38.
+    x = 1e5 * torch.randn(40, 2, generator=generator)
+    x[20:] += 1e38
+    layer = GMMLayer(2, 8, dtype=torch.float32)
+    random = torch.rand(40, 8, generator=generator)
+    initialize_layer(layer, x.float(), random / random.sum(-1, keepdim=True))
+    assert finite(layer)
