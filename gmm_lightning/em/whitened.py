@@ -44,6 +44,8 @@ class WhitenedComponents:
         self._first = torch.zeros(self._means.shape, dtype=wide, device=self._means.device)
         self._second = family.outer(self._counts.unsqueeze(0), self._first.unsqueeze(0))
         self._rows, self._responsibilities = list[Tensor](), list[Tensor]()
+        # The largest responsibility of each component so far, times the weight of its row.
+        self._largest = self._means.new_zeros(len(self._means), 1)
         most = max(_SUMMED_ROWS, min(64 * len(self._means), _SUMMED_NUMBERS // len(self._means)))
         self._most_rows, self._num_rows = most, 0
         self._strips = None if terms.whitening is None else _strips(terms.whitening, terms.offset)
@@ -134,7 +136,9 @@ class WhitenedComponents:
     def _sum(self, rows: Tensor, resp: Tensor) -> None:
         """Add the sums of rows, component by component over those that it has."""
         self._counts += resp.sum(-1, dtype=self._counts.dtype)
-        kept = resp > NEGLIGIBLE[resp.dtype]
+        # Weights may be of any size: what is negligible is so beside the rest of its component.
+        self._largest = torch.maximum(self._largest, resp.amax(-1, keepdim=True))
+        kept = resp > NEGLIGIBLE[resp.dtype] * self._largest
         for c, number in enumerate(kept.sum(-1).tolist()):
             if not number:
                 continue

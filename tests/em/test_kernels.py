@@ -353,6 +353,48 @@ def test_whitened_rows_and_products_give_the_same(
     assert 1 <= workspace.overlap <= 9
 
 
+def apart(
+    dtype: torch.dtype, generator: Generator, size: float = 1.0, n: int = 3000
+) -> tuple[GMMLayer, Tensor]:
+    """Three components of many features, computed by whitened rows alone, and rows of them."""
+    layer, place = GMMLayer(32, 3, dtype=dtype), 5.0 * torch.arange(3.0)
+    layer.set_parameters(
+        means=size * (place[:, None] + 0.2).expand(3, 32),
+        covariance_matrix=size**2 * torch.eye(32).expand(3, 32, 32),
+    )
+    noise = torch.randn(n, 32, generator=generator)
+    x = (size * (noise + place[torch.arange(n) % 3, None])).to(dtype)
+    plan = plan_of(layer, x)
+    assert plan is not None
+    assert not plan.products
+    return layer, x
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(torch.float32, 1e-16), (torch.float32, 1e12), (torch.float64, 1e-25)]
+)
+def test_weights_may_have_any_size(dtype: torch.dtype, size: float, generator: Generator) -> None:
+    layer, x = apart(dtype, generator)
+    weight = torch.rand(len(x), generator=generator).to(dtype)
+    plain, scaled = (e_step(layer, x, w) for w in (weight, size * weight))
+    for name in ("counts", "first", "second", "log_likelihood"):
+        ours, theirs = getattr(scaled, name) / size, getattr(plain, name)
+        # Of each weight, rounded anew, and of the sums of a thousand.
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=CLOSE[dtype] * len(x)), name
+
+
+def test_a_small_share_of_each_row_counts(generator: Generator) -> None:
+    layer, x = apart(torch.float32, generator)
+    means = layer.means.detach()
+    layer.set_parameters(weights=torch.tensor([1.0, 1.0, 1e-16]), means=means[[0, 1, 1]])
+    x = x[1::3]
+    found, exact = e_step(layer, x), Reference.of(layer, x, None, "soft")
+    exact.agrees(found, CLOSE[x.dtype])
+    for name in ("counts", "first", "second"):
+        ours, theirs = getattr(found, name)[2], getattr(exact, name)[2]
+        assert (ours - theirs).abs().max() <= CLOSE[x.dtype] * theirs.abs().max()
+
+
 @dataclass(frozen=True)
 class Parallel(Covariance):
     """A third party's family: a dense factor per component, and nothing but what is required."""
