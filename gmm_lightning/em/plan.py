@@ -213,23 +213,33 @@ def _whitened(
     """The components at `index` by whitened rows, in the dtype that is enough for each."""
     family, scale, constant = model.family, terms.scale[0, index], terms.constant[0, index]
     if not family.whitens_by_solve:
-        return [WhitenedTerms(index, scale.to(narrow), constant.to(narrow))]
+        dtype = narrow if bool(_holds_squares(narrow, scale).all()) else scale.dtype
+        return [WhitenedTerms(index, scale.to(dtype), constant.to(dtype))]
     d, found = terms.means.shape[-1], list[WhitenedTerms]()
     factor = family.scale_tril(scale.unsqueeze(0), d)[0]
     whitening = invert_tril(factor)
     centre = terms.centre[0].to(narrow).to(scale)
     gap = (terms.means[0, index] - centre).unsqueeze(-1)
     offset = -(whitening @ gap).squeeze(-1)
-    reach = (factor.square().sum(-1, keepdim=True) + gap.square()).sqrt()
+    deviation = torch.linalg.vector_norm(factor, dim=-1)
+    reach = torch.hypot(deviation.unsqueeze(-1), gap)
     magnitude = torch.linalg.vector_norm((whitening.abs() @ reach).squeeze(-1), dim=-1)
     left = torch.ones_like(index, dtype=torch.bool)
     for dtype in dict.fromkeys((narrow, scale.dtype)):
-        some = left & (magnitude <= _most(dtype, narrow))
+        some = left & (magnitude <= _most(dtype, narrow)) & _holds_squares(dtype, deviation)
         left = left & ~some
         own = (scale[some], constant[some], whitening[some], centre, offset[some])
         found += [WhitenedTerms(index[some], *(value.to(dtype) for value in own))]
     found += [WhitenedTerms(index[left], scale[left], constant[left], whitening[left])]
     return [one for one in found if len(one.index)]
+
+
+def _holds_squares(dtype: torch.dtype, lengths: Tensor) -> Tensor:
+    """Whether a dtype holds squares of lengths `(C, ...)`, and of some millions of them, `(C,)`."""
+    # Sums of whitened rows have the units of the data.
+    info, own = torch.finfo(dtype), lengths.abs().reshape(len(lengths), -1)
+    least, most = (info.tiny / info.eps) ** 0.5, info.max**0.5 * info.eps
+    return ((own >= least) & (own <= most)).all(-1)
 
 
 def _saves_products(features: Features, num_columns: int) -> bool:

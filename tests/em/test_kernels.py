@@ -395,6 +395,12 @@ def test_a_small_share_of_each_row_counts(generator: Generator) -> None:
         assert (ours - theirs).abs().max() <= CLOSE[x.dtype] * theirs.abs().max()
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e-18, 1e22])
+def test_squares_of_many_float32_rows_are_kept(size: float, generator: Generator) -> None:
+    layer, x = apart(torch.float32, generator, size)
+    Reference.of(layer, x, None, "soft").agrees(e_step(layer, x), CLOSE[x.dtype])
+
+
 @dataclass(frozen=True)
 class Parallel(Covariance):
     """A third party's family: a dense factor per component, and nothing but what is required."""
