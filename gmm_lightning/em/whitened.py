@@ -119,8 +119,8 @@ class WhitenedComponents:
         if not self._rows and 2 * len(rows) > self._most_rows:
             self._sum(rows.to(self._means), own.to(self._means))
             return
-        # The memory of the responsibilities is that of the next chunk, too.
-        self._rows.append(rows.to(self._means))
+        # The memory of both may be that of the next chunk, too.
+        self._rows.append(rows.to(self._means, copy=True))
         self._responsibilities.append(own.to(self._means, copy=True))
         self._num_rows += len(rows)
         if self._num_rows >= self._most_rows:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from support.random_layers import FAMILIES, random_layer, rows
-from torch import Generator, Tensor, nn
+from torch import Generator, Size, Tensor, nn
 from torch.distributions import MultivariateNormal
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -399,6 +400,30 @@ def test_a_small_share_of_each_row_counts(generator: Generator) -> None:
 def test_squares_of_many_float32_rows_are_kept(size: float, generator: Generator) -> None:
     layer, x = apart(torch.float32, generator, size)
     Reference.of(layer, x, None, "soft").agrees(e_step(layer, x), CLOSE[x.dtype])
+
+
+@dataclass
+class OneBuffer:
+    """Batches that are read into the same memory."""
+
+    x: Tensor
+    size: int
+
+    def __iter__(self) -> Iterator[Tensor]:
+        buffer = torch.empty(self.size, self.x.shape[1], dtype=self.x.dtype)
+        for part in self.x.split(self.size):
+            yield buffer.copy_(part)
+
+
+@over_dtypes
+def test_batches_may_be_read_into_the_same_memory(dtype: torch.dtype, generator: Generator) -> None:
+    layer, x = apart(dtype, generator)
+    model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+    parts, buffer = (
+        EStep(as_source(batches, num_features=32, batch_shape=Size([])), model, None)
+        for batches in (x.split(500), OneBuffer(x, 500))
+    )
+    assert torch.equal(parts(model, parameters).pack(), buffer(model, parameters).pack())
 
 
 @dataclass(frozen=True)
