@@ -15,8 +15,8 @@ from gmm_lightning.em.responsibilities import NEGLIGIBLE
 from gmm_lightning.linalg import accumulator_dtype
 
 # Sums are taken over this many rows at a time, or more where there are many components: a row
-# belongs to few of them, and each takes its own.
-_SUMMED_ROWS, _SUMMED_NUMBERS = 1 << 12, 1 << 21
+# belongs to few of them, and each takes its own. The last number bounds the responsibilities kept.
+_SUMMED_ROWS, _SUMMED_NUMBERS, _MOST_NUMBERS = 1 << 12, 1 << 21, 1 << 23
 
 # The factors of many features are cut into strips of rows, without the zeros to the right.
 _ROWS_PER_STRIP, _MOST_STRIPS = 16, 4
@@ -47,7 +47,7 @@ class WhitenedComponents:
         # The largest responsibility of each component so far, times the weight of its row.
         self._largest = self._means.new_zeros(len(self._means), 1)
         most = max(_SUMMED_ROWS, min(64 * len(self._means), _SUMMED_NUMBERS // len(self._means)))
-        self._most_rows, self._num_rows = most, 0
+        self._most_rows, self._num_rows = min(most, _MOST_NUMBERS // len(self._means)), 0
         self._strips = None if terms.whitening is None else _strips(terms.whitening, terms.offset)
 
     def write_log_joint(self, rows: Tensor, joint: Tensor) -> None:

@@ -28,8 +28,9 @@ from gmm_lightning.em import plan as planning
 from gmm_lightning.em.centred_kernel import difference_statistics
 from gmm_lightning.em.component_kernel import component_statistics
 from gmm_lightning.em.expectation import EStep, expected_statistics
-from gmm_lightning.em.plan import EStepPlan, is_small, make_plan
+from gmm_lightning.em.plan import EStepPlan, WhitenedTerms, is_small, make_plan
 from gmm_lightning.em.pooled import pooled_statistics_about
+from gmm_lightning.em.whitened import WhitenedComponents
 from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.rows import Batch, as_source
 
@@ -424,6 +425,20 @@ def test_batches_may_be_read_into_the_same_memory(dtype: torch.dtype, generator:
         for batches in (x.split(500), OneBuffer(x, 500))
     )
     assert torch.equal(parts(model, parameters).pack(), buffer(model, parameters).pack())
+
+
+def test_few_responsibilities_of_many_components_are_kept(generator: Generator) -> None:
+    n, k = 4096, 4096
+    layer = random_layer("full", num_components=k, num_features=2, generator=generator)
+    model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+    index, scale = torch.arange(k), model.scale(parameters).flatten(0, 1)
+    whitened = WhitenedTerms(index, scale, scale[:, 0, 0], scale)
+    found = WhitenedComponents(model.family, whitened, parameters)
+    with Largest() as seen:
+        for part in rows(n, 2, generator).split(64):
+            found.add(part, torch.full((1, k, len(part)), 0.0))
+    # Those of 64 MiB at most, and the same once more where they are joined.
+    assert seen.elements <= 1 << 23
 
 
 @dataclass(frozen=True)
