@@ -45,7 +45,7 @@ def local_scale(source: RowSource, dtype: torch.dtype | None = None) -> Tensor:
     x = rows.x.double()
     scale = narrowest_windows(x, rows.weight)
     # A floor of 1e-8 is then no smaller than the steps of float64 where the rows lie.
-    size = _median(x.abs())
+    size = _median(x.abs(), rows.weight)
     steps = _FINEST * torch.finfo(torch.float64).eps * size
     if dtype is not None:
         _require_resolution(size.expand_as(scale), scale, dtype)
@@ -53,12 +53,19 @@ def local_scale(source: RowSource, dtype: torch.dtype | None = None) -> Tensor:
     if source.num_rows <= limit or bool((scale > 0).all()):
         return scale
     # What is constant in the sample need not be so in all rows.
-    low = high = x[0]
+    low, high = torch.full_like(scale, torch.inf), torch.full_like(scale, -torch.inf)
     for batch in source:
         if batch.num_rows:
-            low = torch.minimum(low, batch.x.amin(0).double())
-            high = torch.maximum(high, batch.x.amax(0).double())
+            own = batch.x if batch.weight is None else _used(batch.x, batch.weight, torch.inf)
+            low = torch.minimum(low, own.amin(0).double())
+            own = batch.x if batch.weight is None else _used(batch.x, batch.weight, -torch.inf)
+            high = torch.maximum(high, own.amax(0).double())
     return torch.where(scale > 0, scale, high - low)
+
+
+def _used(x: Tensor, weight: Tensor, other: float) -> Tensor:
+    """Rows `(N, *B, D)`, with another value where their weight is 0."""
+    return torch.where((weight > 0).unsqueeze(-1), x, other)
 
 
 def _require_resolution(size: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
@@ -119,8 +126,10 @@ def _sorted(columns: Tensor) -> Tensor:
     return torch.from_numpy(np.sort(np.ascontiguousarray(columns.numpy()), -1))
 
 
-def _median(x: Tensor) -> Tensor:
-    """The median of rows `(N, ...)`, `(...)`: the lower one of two, as `torch.median`."""
+def _median(x: Tensor, weight: Tensor | None) -> Tensor:
+    """The median of rows of positive weight `(N, *B, D)`: the lower one of two, `(*B, D)`."""
+    if weight is not None:
+        return _used(x, weight, torch.nan).nanmedian(0).values
     if x.device.type != "cpu":
         return x.median(0).values
     middle = (len(x) - 1) // 2

@@ -87,6 +87,31 @@ def test_columns_of_few_values() -> None:
     assert narrowest_windows(torch.tensor([[3.0], [5.0]])).tolist() == [2.0]
 
 
+@pytest.mark.parametrize("fill", [0.0, 1e15, 1e30])
+def test_rows_of_weight_zero_have_no_say(fill: float) -> None:
+    x = blobs()
+    # Each mixture of a batch has rows that the other one leaves out.
+    weight = torch.zeros(3 * len(x), 2)
+    weight[: len(x), 0] = weight[2 * len(x) :, 1] = 1.0
+    rows = torch.full((3 * len(x), 2, 3), fill)
+    rows[: len(x), 0], rows[2 * len(x) :, 1] = x, x
+    both = local_scale(as_source(rows, weight, num_features=3, batch_shape=(2,)))
+    alone = local_scale(as_source(x, num_features=3))
+    assert torch.allclose(both, alone.expand(2, 3), rtol=1e-12)
+
+
+def test_a_feature_is_constant_whatever_rows_of_weight_zero_hold() -> None:
+    # More rows than are sampled, and one without weight that the sample may leave out.
+    x = torch.randn(200_000, 2)
+    x[:, 1] = 3.0
+    weight = torch.ones(len(x))
+    weight[0] = weight[100] = 0.0
+    x[0], x[100] = -1e9, 1e9
+    scale = local_scale(as_source(x, weight, num_features=2))
+    assert scale[0] > 0
+    assert scale[1] == 0
+
+
 def test_what_is_constant_in_a_sample_only_is_not_constant() -> None:
     x = torch.zeros(1 << 16, 1)
     x[12345] = 4.0
