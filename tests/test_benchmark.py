@@ -15,7 +15,9 @@ pytestmark = pytest.mark.slow
 HERE = (
     "iteration",
     "real",
+    "tight",
     "fit",
+    "few",
     "wide",
     "log_prob",
     "gradient",

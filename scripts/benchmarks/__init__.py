@@ -6,7 +6,9 @@ from __future__ import annotations
 SUBJECTS = {
     "iteration": "iteration",
     "real": "real_rows",
+    "tight": "tight",
     "fit": "whole_fit",
+    "few": "few_rows",
     "wide": "wide",
     "memory": "memory",
     "log_prob": "density",

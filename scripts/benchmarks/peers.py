@@ -196,6 +196,20 @@ def fit_scikit_learn(problem: Problem, tol: float, max_iter: int) -> Outcome:
     return outcome(peer.n_iter_, family, peer.weights_, peer.means_, peer.covariances_)
 
 
+def scikit_learn_fit(family: str, num_components: int, x: np.ndarray, max_iter: int) -> None:
+    """A fit from random rows, of so many M-steps."""
+    from sklearn.mixture import GaussianMixture
+
+    GaussianMixture(
+        num_components,
+        covariance_type=family,
+        init_params="random_from_data",
+        tol=0.0,
+        max_iter=max_iter,
+        random_state=0,
+    ).fit(x)
+
+
 # -- torch libraries ------------------------------------------------------------------------
 
 
