@@ -147,7 +147,8 @@ def _smallest_by_lanczos(factor: Tensor) -> Tensor:
         image = image - known @ (known.mT @ image)
         size = torch.linalg.vector_norm(image)
         small[k, k] = along[k, 0]
-        if k % _STRIDE == _STRIDE - 1 or k + 1 == steps:
+        # Nothing is left where all singular values are the same.
+        if k % _STRIDE == _STRIDE - 1 or k + 1 == steps or size == 0:
             values, vectors = torch.linalg.eigh(small[: k + 1, : k + 1])
             largest, rest = float(values[-1]), float(size) * abs(float(vectors[-1, -1]))
             if rest <= _CONVERGED * largest or (k >= _SURE and 0 < largest <= 0.5):

@@ -102,3 +102,10 @@ def test_a_lowered_bound_is_satisfied_and_does_not_creep() -> None:
         at = torch.diag_embed((1 + shift) * bound) + scatter_of(30).unsqueeze(0)
         again = satisfied_bound(torch.zeros_like(own), asked, torch.linalg.cholesky(at))
         assert torch.equal(again, bound)
+
+
+@pytest.mark.parametrize("size", [49, 64, 100, 200])
+@pytest.mark.parametrize("unit", [0.5, 1.0, 3.0])
+def test_singular_values_that_are_all_the_same(size: int, unit: float) -> None:
+    factor = unit * torch.eye(size, dtype=torch.float64)
+    assert float(smallest_singular_value(factor.unsqueeze(0))) == pytest.approx(unit, rel=1e-12)
