@@ -98,7 +98,8 @@ class RowSource(ABC):
     def sample(self, limit: int, generator: Generator | None) -> Batch:
         """All rows, or `limit` of them drawn without replacement, in their order."""
         if self.num_rows <= limit:
-            return Batch.concatenate(list(self))
+            # Batches may be read into the same memory.
+            return Batch.concatenate([batch.map(Tensor.clone) for batch in self])
         drawn = _draw_indices(self.num_rows, limit, generator)
         sample, first = None, 0
         for batch in self:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from support.random_layers import FAMILIES, random_layer, rows
-from torch import Generator, Size, Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.distributions import MultivariateNormal
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -420,11 +420,12 @@ class OneBuffer:
 def test_batches_may_be_read_into_the_same_memory(dtype: torch.dtype, generator: Generator) -> None:
     layer, x = apart(dtype, generator)
     model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
-    parts, buffer = (
-        EStep(as_source(batches, num_features=32, batch_shape=Size([])), model, None)
-        for batches in (x.split(500), OneBuffer(x, 500))
-    )
-    assert torch.equal(parts(model, parameters).pack(), buffer(model, parameters).pack())
+    sources = [as_source(rows, num_features=32) for rows in (x.split(500), OneBuffer(x, 500))]
+    parts, buffer = (EStep(source, model, None)(model, parameters) for source in sources)
+    assert torch.equal(parts.pack(), buffer.pack())
+    for limit in (len(x), 100):
+        sampled = [source.sample(limit, Generator().manual_seed(0)).x for source in sources]
+        assert torch.equal(*(some.to(dtype) for some in sampled))
 
 
 def test_few_responsibilities_of_many_components_are_kept(generator: Generator) -> None:
