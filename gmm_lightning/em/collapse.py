@@ -44,10 +44,10 @@ class CollapseEvent:
         component: index of the component, after the batch indices if there are any; a tied
             covariance has index 0.
         count: rows it holds.
-        smallest_eigenvalue: of its covariance, relative to the variance of the data per
+        smallest_eigenvalue: of its covariance, in units of the squared local scale of each
             feature; infinite for a component that only lost its rows.
-        action: `floored` (its volume was raised to the floor), `emptied` (its weight is zero
-            and its mean and covariance are those of all rows) or `reseeded` (it was moved to
+        action: `floored` (its volume was raised to the floor), `emptied` (its weight is zero,
+            its mean stays, and its variances are those of all rows) or `reseeded` (it was moved to
             rows that the mixture explained poorly).
         iteration: M-steps done before.
         regularized: whether a prior or `reg_covar` keeps covariances regular.
@@ -102,7 +102,8 @@ class Collapsed(NamedTuple):
         floored: covariances raised to the floor, `(M, G)`.
         emptied: components that lost their last rows, `(M, K)`.
         counts: rows of each component, `(M, K)`.
-        smallest: smallest eigenvalue of each covariance relative to the data, `(M, G)`.
+        smallest: smallest eigenvalue of each covariance in units of the squared local scale of
+            each feature, `(M, G)`; infinite where it satisfies the floor.
         reseeded: components that a policy has moved since, `(M, K)`.
     """
 

@@ -42,9 +42,9 @@ def expected_statistics(
     Args:
         model: family and evidence.
         parameters: of M mixtures.
-        plan: of the feature kernel; None: differences to each mean are taken.
+        plan: made for these parameters; None: differences to each mean are taken.
         batches: rows `(n, *B, D)`.
-        workspace: memory of the feature kernel, and the chunk size.
+        workspace: memory of the component kernel, and the chunk size.
         responsibilities: maps log joint densities to responsibilities.
         pooled: moments of the same rows in one component, if they are known.
     """
@@ -54,7 +54,7 @@ def expected_statistics(
         # Squares of small or large float32 numbers are no float32 numbers.
         wide = parameters.to(accumulator_dtype(parameters.means.device))
         found = difference_statistics(model, wide, chunks, responsibilities)
-        # As from the feature kernel: statistics of some mixtures may replace those of all.
+        # As from the component kernel: statistics of some mixtures may replace those of all.
         return replace(found, shift=parameters.means)
     return component_statistics(
         model,
@@ -155,5 +155,5 @@ class EStep:
         )
 
     def batches(self, model: MixtureModel) -> Iterable[Batch]:
-        """The rows that the mixtures of a model read: of positive weight, always the same ones."""
+        """The rows that the mixtures of a model read, always the same ones."""
         return self.source

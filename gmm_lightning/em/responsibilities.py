@@ -23,8 +23,8 @@ Responsibilities = Callable[[Tensor, int, Batch], tuple[Tensor, Tensor]]
 # So the logarithms are clamped before the exponential, and small results set to zero after it.
 _MIN_LOG = {torch.float32: -60.0, torch.float64: -600.0}
 
-# A responsibility below this adds nothing to a sum in the dtype, even of a row a thousand standard
-# deviations away.
+# A responsibility below this share of the component's largest adds nothing to a sum in the dtype,
+# even of a row a thousand standard deviations away.
 NEGLIGIBLE = {torch.float32: 2.0**-44, torch.float64: 2.0**-73}
 
 ASSIGNMENTS = "assignments"
@@ -75,7 +75,7 @@ def assigned_responsibilities_(log_joint: Tensor, dim: int, batch: Batch) -> tup
     assert batch.extra is not None
     given = batch.extra[ASSIGNMENTS].to(log_joint.device)
     labels = not given.is_floating_point()
-    if dim == -2:  # As in the feature kernel, rows are the last axis.
+    if dim == -2:  # As in the component kernel, rows are the last axis.
         given = given.movedim(0, -1)
     if labels:
         log_joint.zero_().scatter_(dim, given.unsqueeze(dim), 1.0)
