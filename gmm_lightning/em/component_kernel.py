@@ -79,7 +79,7 @@ def component_statistics(
             log_likelihood += log_prob.sum(-1, dtype=wide)
             for part in parts:
                 part.add(rows, resp.reshape(joint.shape))
-    workspace.overlap = shared / max(1, num_samples)
+    workspace.overlap = shared / (m * max(1, num_samples))
     found = _assemble(model, parameters, parts, log_likelihood, num_samples)
     if model.family.tied:
         if pooled is not None:

@@ -85,7 +85,7 @@ class EStep:
 
     @property
     def overlap(self) -> float | None:
-        """Components that shared a row in the last E-step, on average; None: not known."""
+        """Components of a mixture that shared a row in the last E-step; None: not known."""
         return self._workspace.overlap
 
     @torch.no_grad()

@@ -108,12 +108,12 @@ def make_plan(
         parameters: of M mixtures.
         num_rows: rows of the E-step; for few of them differences are cheaper than a plan.
         shared: whether all of them read the same rows.
-        overlap: components that share a row, on average; None: not known yet.
+        overlap: components of a mixture that share a row, on average; None: not known yet.
     """
     if is_small(parameters, num_rows):
         return None
     if shared and not model.family.tied:
-        return _plan_of_components(model, parameters, overlap)
+        return _plan_of_components(model, parameters, overlap and overlap * len(parameters.means))
     return _plan_of_mixtures(model, parameters, 1 if shared else parameters.num_mixtures)
 
 

@@ -52,7 +52,8 @@ class Workspace:
         chunk_size: rows at a time; None: as many as stay in cache.
 
     Attributes:
-        overlap: components that shared a row in the last E-step, on average; None before it.
+        overlap: components of a mixture that shared a row in the last E-step, on average; None
+            before it.
 
     Raises:
         InvalidArgumentError: a chunk size below 1.

@@ -442,6 +442,17 @@ def test_few_responsibilities_of_many_components_are_kept(generator: Generator) 
     assert seen.elements <= 1 << 23
 
 
+def test_overlap_is_that_of_a_mixture(generator: Generator) -> None:
+    """An extrapolation that is undone has an E-step of some of the mixtures, and then all go on."""
+    layer, x = apart(torch.float64, generator)
+    model, parameters = MixtureModel.from_layer(layer, 4), MixtureParameters.from_layer(layer, 4)
+    step, some = EStep(as_source(x, num_features=32), model, None), torch.tensor([2])
+    step(model, parameters)
+    overlap = step.overlap
+    step(model.select(some), parameters.select(some))
+    assert overlap == step.overlap
+
+
 @dataclass(frozen=True)
 class Parallel(Covariance):
     """A third party's family: a dense factor per component, and nothing but what is required."""
