@@ -210,10 +210,9 @@ class Covariance(ABC):
     ) -> Tensor:
         """Smallest variance per feature that a covariance may have, `(*B, G, D)`.
 
-        It is the larger of two: `relative_floor` times the squared local scale, a constant, and
-        what rounding leaves of the variance of the component (`_ROUNDING`). As the second changes
-        with the component, it is lowered, to a sixteenth at most, until the present covariance
-        satisfies it: so EM stays monotone.
+        The larger of `relative_floor` times the squared local scale, and of what rounding leaves
+        of the variance of the component. As the second changes with the component, it is lowered,
+        to a sixteenth at most, until the present covariance satisfies it: so EM stays monotone.
 
         Args:
             scatter: `(*B, G, ...)` in the family's form.
@@ -232,24 +231,19 @@ class Covariance(ABC):
         return satisfied_bound(share, own, self.scale_tril(scale.to(own), own.shape[-1]))
 
     def noise_at_floor(self, num_features: int, eps: float) -> float:
-        """Nats of a log density that rounding hides at the floor, for parameters of a precision.
+        """Nats of a log density that rounding hides at the floor: about `D eps / 4 f`.
 
-        An eigenvalue at a share f of the variances is known to `eps / f` of itself in float64; D of
-        them hide about `D eps / 4 f` (measured: 2e-6 for D = 768).
+        An eigenvalue at a share f of the variances is known to `eps / f` of itself in float64.
         """
-        if not self.has_rounding_floor or self.reg_covar > 0:
-            return 0.0
-        return num_features * torch.finfo(torch.float64).eps / (4 * _rounding_share(eps))
+        hidden = num_features * torch.finfo(torch.float64).eps / (4 * _rounding_share(eps))
+        return hidden if self.has_rounding_floor and self.reg_covar == 0 else 0.0
 
     def _unless_regularized(self, least: float) -> float:
         """A floor; with `reg_covar` at most 1e-14, so that results are those of scikit-learn."""
         return min(least, 1e-14) if self.reg_covar > 0 else least
 
     def is_below(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> Tensor:
-        """Whether `scatter / dof - diag(bound)` is not positive definite, `(*B, G)`.
-
-        It is tried by a Cholesky factorisation. Arguments are those of `floor`.
-        """
+        """Whether `scatter / dof - diag(bound)`, as of `floor`, is not positive definite."""
         return is_below_one(in_units(scatter, dof, bound)[0])
 
     def floor(self, scatter: Tensor, dof: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
@@ -258,14 +252,10 @@ class Covariance(ABC):
         Eigenvalues below one, after scaling by `bound`, become one: the maximum of the
         likelihood under that constraint. What satisfies it (`is_below`) stays as it is.
 
-        Args:
-            scatter: `(*B, G, ...)` in the family's form.
-            dof: `(*B, G)`.
-            bound: smallest variance per feature, `(*B, G, D)` or `(*B, 1, D)`.
-
-        Returns:
-            The scatter, and per covariance the smallest eigenvalue in units of `bound`, which
-            is infinite where the constraint holds, `(*B, G)`.
+        Shape:
+            scatter `(*B, G, ...)` in the family's form, dof `(*B, G)`, bound `(*B, G or 1, D)` ->
+            scatter, and the smallest eigenvalues in units of the bound, infinite where the
+            constraint holds, `(*B, G)`.
         """
         low = self.is_below(scatter, dof, bound)
         smallest = torch.full_like(dof, float("inf"))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
-from gmm_lightning.em.plan import EStepPlan
+from gmm_lightning.em.plan_terms import EStepPlan
 from gmm_lightning.em.products import ProductComponents, squeeze_group
 from gmm_lightning.em.responsibilities import NEGLIGIBLE, Responsibilities
 from gmm_lightning.em.whitened import WhitenedComponents
@@ -55,7 +55,8 @@ def component_statistics(
     ]
     centre = _common_centre(model, parameters, plan, pooled)
     log_likelihood = torch.zeros(m, dtype=wide, device=device)
-    num_samples, second, shared = 0, log_likelihood.new_zeros(()), 0
+    num_samples, second = 0, log_likelihood.new_zeros(())
+    shared = log_likelihood.new_zeros((), dtype=torch.long)
     with exact_products(device):
         for chunk in chunks:
             n = chunk.num_rows
@@ -72,14 +73,16 @@ def component_statistics(
             if model.evidence is not None:
                 log_joint += model.log_evidence(chunk._replace(x=x), k).movedim(0, -1)
             resp, log_prob = responsibilities(log_joint, -2, chunk)
-            shared += int((resp > NEGLIGIBLE[resp.dtype]).sum())
+            if not model.family.tied:
+                shared += (resp > NEGLIGIBLE[resp.dtype]).sum()
             if weight is not None:
                 resp *= weight.T.unsqueeze(-2)
                 log_prob = log_prob * weight.T
             log_likelihood += log_prob.sum(-1, dtype=wide)
             for part in parts:
                 part.add(rows, resp.reshape(joint.shape))
-    workspace.overlap = shared / (m * max(1, num_samples))
+    if not model.family.tied:
+        workspace.overlap = int(shared) / (m * max(1, num_samples))
     found = _assemble(model, parameters, parts, log_likelihood, num_samples)
     if model.family.tied:
         if pooled is not None:

@@ -96,7 +96,7 @@ class MixtureModel:
         if values.shape[1:lead].numel() == 1:
             return values.reshape(n, 1, *tail).expand(n, m, *tail)
         flat = values.expand(n, *self.batch_shape, *tail).reshape(n, size, *tail)
-        return flat if self._has_whole_batch else flat[:, self.batch_index]
+        return flat if self._has_whole_batch else flat[:, self.batch_index.to(flat.device)]
 
     @cached_property
     def data_scale(self) -> DataScale | None:

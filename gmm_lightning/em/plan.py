@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from gmm_lightning.covariances import Features, NaturalParameters, StandardizedCoordinates
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
+from gmm_lightning.em.plan_terms import EStepPlan, ProductTerms, WhitenedTerms
 from gmm_lightning.linalg import LOG_2PI, accumulator_dtype, invert_tril
 
 # Up to this many rows and differences (rows x mixtures x K x D) the centred kernel takes less time
@@ -19,74 +18,6 @@ _FEW_ROWS, _FEW_DIFFERENCES = 512, 1 << 15
 # The largest magnitude of cancelling terms that a dtype may carry. Its machine precision times
 # this, the error of a log density, is 6e-5 in float32 and 2e-10 in float64.
 MAX_CANCELLATION = {torch.float32: 2.0**10, torch.float64: 2.0**20}
-
-
-@dataclass(frozen=True)
-class ProductTerms:
-    """Coefficients that give log joint densities by one product with a row's features.
-
-    Attributes:
-        features: the terms of the family.
-        coordinates: of the features, in float64.
-        natural: coefficients of `(1, q(z), z)`, `(P, C, 1 + Q + D)`, in the dtype to compute in.
-            P is 1 where all mixtures read the same rows, else M.
-        index: which of the `M K` components these are, `(C,)`; None: all.
-    """
-
-    features: Features
-    coordinates: StandardizedCoordinates
-    natural: Tensor
-    index: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class WhitenedTerms:
-    """Components by whitened rows `L^-1 (x - mu)`, all tensors in the dtype to compute in.
-
-    Attributes:
-        index: which of the `M K` components these are, `(C,)`.
-        scale: in the family's form, `(C, ...)`.
-        constant: of the log joint densities, `(C,)`.
-        whitening: inverse Cholesky factors `(C, D, D)`; None: the family whitens without a solve.
-        centre: a point `(D,)` from which all of them take differences; None: each takes them
-            from its mean, for components that are tight and far away.
-        offset: `-L^-1 (mu - centre)`, `(C, D)`, or None without a centre.
-    """
-
-    index: Tensor
-    scale: Tensor
-    constant: Tensor
-    whitening: Tensor | None = None
-    centre: Tensor | None = None
-    offset: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class EStepPlan:
-    """How the components of M mixtures are computed: each in one of these groups.
-
-    Attributes:
-        products: at most one group per dtype.
-        whitened: at most one group per dtype, and one from differences to each mean.
-    """
-
-    products: tuple[ProductTerms, ...]
-    whitened: tuple[WhitenedTerms, ...] = ()
-
-    @property
-    def dtypes(self) -> set[torch.dtype]:
-        """Those in which components are computed."""
-        products = {one.natural.dtype for one in self.products}
-        return products | {one.constant.dtype for one in self.whitened}
-
-    @property
-    def num_groups(self) -> int:
-        """Coordinate systems P: 1 where all mixtures read the same rows."""
-        return len(self.products[0].natural) if self.products else 1
-
-    def joint_dtype(self, narrow: torch.dtype) -> torch.dtype:
-        """The dtype of log joint densities: that of all components, or that of the parameters."""
-        return next(iter(self.dtypes)) if len(self.dtypes) == 1 else narrow
 
 
 def make_plan(
@@ -191,11 +122,11 @@ def _plan_of_components(
     left = torch.ones(m * k, dtype=torch.bool, device=parameters.means.device)
     if features is not None:
         for dtype in [narrow, *(wider if features.wide_products_pay else ())]:
-            if not features.products_pay(int(left.sum()), overlap):
+            if not _products_pay(features, left, overlap):
                 break
             coordinates, natural = terms.in_coordinates(features, dtype)
             safe = left & (natural.magnitude[0] <= _most(dtype, narrow))
-            if features.products_pay(int(safe.sum()), overlap):
+            if _products_pay(features, safe, overlap):
                 left = left & ~safe
                 index = None if bool(safe.all()) else safe.nonzero().squeeze(-1)
                 whole = terms.coefficients(natural).to(dtype)
@@ -205,6 +136,13 @@ def _plan_of_components(
                 return EStepPlan(tuple(products))
     index = left.nonzero().squeeze(-1)
     return EStepPlan(tuple(products), tuple(_whitened(model, terms, index, narrow)))
+
+
+def _products_pay(features: Features, some: Tensor, overlap: float | None) -> bool:
+    """Whether products for some components, a mask, take less time than whitened rows."""
+    number = int(some.sum())
+    # Outside of a CPU many small sums take longer than products.
+    return number > 0 and (some.device.type != "cpu" or features.products_pay(number, overlap))
 
 
 def _whitened(

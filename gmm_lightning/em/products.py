@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gmm_lightning.em.plan import ProductTerms
+from gmm_lightning.em.plan_terms import ProductTerms
 from gmm_lightning.em.workspace import Buffers, Workspace
 from gmm_lightning.linalg import accumulator_dtype
 

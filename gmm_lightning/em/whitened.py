@@ -10,7 +10,7 @@ from torch import Tensor
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.parameters import MixtureParameters
-from gmm_lightning.em.plan import WhitenedTerms
+from gmm_lightning.em.plan_terms import WhitenedTerms
 from gmm_lightning.em.responsibilities import NEGLIGIBLE
 from gmm_lightning.linalg import accumulator_dtype
 
@@ -77,7 +77,7 @@ class WhitenedComponents:
         """
         assert self._strips is not None
         number, n = len(self._means), columns.shape[-1]
-        total = columns.new_empty(number, n)
+        total = columns.new_zeros(number, n)
         height = max(strip.shape[1] for strip in self._strips)
         size = rows_per_chunk(2 * number * height, columns)
         for i in range(0, n, size):
@@ -85,12 +85,7 @@ class WhitenedComponents:
             for strip in self._strips:
                 # The last strip reads all features, the offset beside them.
                 white = strip.flatten(0, 1) @ part[len(part) - strip.shape[-1] :]
-                square = white.square_().view(number, -1, part.shape[-1])
-                own = (
-                    torch.sum(square, 1, out=own)
-                    if strip is self._strips[0]
-                    else own.add_(square.sum(1))
-                )
+                own += white.square_().view(number, -1, part.shape[-1]).sum(1)
         return total
 
     def _from_means(self, columns: Tensor) -> Tensor:

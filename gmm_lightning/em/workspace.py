@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.em.parameters import MixtureParameters
-from gmm_lightning.em.plan import EStepPlan, ProductTerms
+from gmm_lightning.em.plan_terms import EStepPlan, ProductTerms
 from gmm_lightning.errors import InvalidArgumentError
 
 # With fewer rows the overhead of a matrix product dominates; more do not make it faster.
