@@ -12,6 +12,7 @@ from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
+from gmm_lightning.em.plan import FEW_PER_FEATURE
 from gmm_lightning.em.responsibilities import Responsibilities
 from gmm_lightning.linalg import LOG_2PI, accumulator_dtype, exact_products, invert_tril
 from gmm_lightning.rows import Batch
@@ -45,10 +46,9 @@ def difference_statistics(
     """
     family, means = model.family, parameters.means
     (_, k, d), wide = means.shape, accumulator_dtype(means.device)
-    scale, whitening = model.scale(parameters), None
+    scale, factor, whitening = model.scale(parameters), None, None
     if family.whitens_by_solve:
-        # Products are several times faster than solves, and of the same error.
-        whitening = invert_tril(family.scale_tril(scale, d)).expand(*means.shape, d)
+        factor = family.scale_tril(scale, d)
     log_weights = parameters.mixture_logits.log_softmax(-1)
     constant = (log_weights - family.half_log_det(scale, d) - 0.5 * d * LOG_2PI).unsqueeze(-1)
     found: tuple[Tensor, ...] | None = None
@@ -59,9 +59,16 @@ def difference_statistics(
             # Rows are the last axis.
             diff = model.per_mixture(x).movedim(0, -1).unsqueeze(1) - means.unsqueeze(-1)
             by_row = diff.movedim(-1, 0)
-            if whitening is None:
+            if factor is None:
                 square = family.whiten(scale, by_row).square_().sum(-1).movedim(0, -1)
+            elif whitening is None and chunk.num_rows < FEW_PER_FEATURE * d:
+                white = torch.linalg.solve_triangular(
+                    factor.expand(*means.shape, d), diff, upper=False
+                )
+                square = white.square_().sum(-2)
             else:
+                # Products are several times faster than solves, and of the same error.
+                whitening = invert_tril(factor) if whitening is None else whitening
                 square = (whitening @ diff).square_().sum(-2)
             log_joint = torch.sub(constant, square, alpha=0.5)
             if model.evidence is not None:

@@ -15,6 +15,9 @@ from gmm_lightning.linalg import LOG_2PI, accumulator_dtype, invert_tril
 # than making a plan (measured, one thread: 1.4 to 2.6 x less for D = 2 to 32).
 _FEW_ROWS, _FEW_DIFFERENCES = 512, 1 << 15
 
+# With fewer rows per feature a solve with a dense factor takes less time than its inverse.
+FEW_PER_FEATURE = 2
+
 # The largest magnitude of cancelling terms that a dtype may carry. Its machine precision times
 # this, the error of a log density, is 6e-5 in float32 and 2e-10 in float64.
 MAX_CANCELLATION = {torch.float32: 2.0**10, torch.float64: 2.0**20}
@@ -41,7 +44,7 @@ def make_plan(
         shared: whether all of them read the same rows.
         overlap: components of a mixture that share a row, on average; None: not known yet.
     """
-    if is_small(parameters, num_rows):
+    if is_small(parameters, num_rows) or num_rows < FEW_PER_FEATURE * parameters.means.shape[-1]:
         return None
     if shared and not model.family.tied:
         return _plan_of_components(model, parameters, overlap and overlap * len(parameters.means))
