@@ -21,6 +21,9 @@ from gmm_lightning.linalg import accumulator_dtype, unsqueeze_like
 from gmm_lightning.rows import Batch, is_shared
 from gmm_lightning.statistics import Moments, SufficientStatistics
 
+# A sum over the rows of one component takes as long as products of so many features (measured).
+_PRODUCTS_OF_A_SUM = 1 << 19
+
 
 def assigned_statistics(
     model: MixtureModel, present: MixtureParameters, rows: Batch
@@ -28,8 +31,11 @@ def assigned_statistics(
     """Statistics under fixed assignments, in float64, about the mean of all rows.
 
     Where the components are so tight and far apart that this loses digits, they are taken about
-    the mean of each component.
+    the mean of each component, and so are those of labels, where each component sums its own rows.
     """
+    assert rows.extra is not None
+    if _sums_pay(model, present, rows, rows.extra[ASSIGNMENTS]):
+        return _label_statistics(model, present, rows)
     family, wide = model.family, accumulator_dtype(present.means.device)
     whole = _single_component(model, present.to(wide), rows)
     # Evidence is used from the first E-step on.
@@ -56,6 +62,56 @@ def assigned_statistics(
             return stats
     shift = _component_means(model, rows, _one_row_each(model, rows, whole.means))
     return centred_statistics(family, shift, _assigned_chunks(model, rows, shift))
+
+
+def _sums_pay(model: MixtureModel, like: MixtureParameters, rows: Batch, given: Tensor) -> bool:
+    """Whether sums of each component's own rows take less time than products for all of them."""
+    if given.is_floating_point() or model.family.tied or not is_shared(rows.x):
+        return False
+    features = model.family.features(like.means.shape[-1])
+    numbers = rows.num_rows * (1 if features is None else features.num_terms)
+    return numbers >= _PRODUCTS_OF_A_SUM
+
+
+def _label_statistics(
+    model: MixtureModel, like: MixtureParameters, rows: Batch
+) -> SufficientStatistics:
+    """Statistics of labels `(N, M)` about the mean of each component, from its own rows."""
+    assert rows.extra is not None
+    assert rows.weight is not None
+    labels, family = rows.extra[ASSIGNMENTS].to(like.device), model.family
+    x = rows.x.reshape(rows.num_rows, -1)
+    weight = model.per_mixture(rows.weight)
+    means = like.means.to(accumulator_dtype(like.device))
+    counts, first, shift = (
+        torch.zeros_like(means[..., 0]),
+        torch.zeros_like(means),
+        torch.zeros_like(means),
+    )
+    second = family.outer(counts.unsqueeze(0), first.unsqueeze(0))
+    size = rows_per_chunk(2 * x.shape[-1], means, in_cache=False)
+    for m, own in enumerate(labels.unbind(1)):
+        order, sizes = own.argsort(stable=True), own.bincount(minlength=means.shape[1]).tolist()
+        for k, index in enumerate(order.split(sizes)):
+            counts[m, k] = weight[index, m].sum(dtype=counts.dtype)
+            if not bool(counts[m, k] > 0):
+                continue
+            # The mean of differences to a row of the component, then differences to the mean.
+            parts = index.split(size)
+            row = x[index[0]].to(means)
+            gap = sum(weight[i, m].to(means) @ (x[i].to(means) - row) for i in parts)
+            shift[m, k] = row + gap / counts[m, k]
+            for i in parts:
+                diff, w = x[i].to(means) - shift[m, k], weight[i, m].to(means)
+                first[m, k] += w @ diff
+                second[m, k] += family.outer(w.unsqueeze(-1), diff.unsqueeze(1))[0]
+    # Components without rows are at the mean of all.
+    whole = (counts.unsqueeze(-1) * shift).sum(1, keepdim=True) / counts.sum(1)[:, None, None]
+    shift = torch.where(counts.unsqueeze(-1) > 0, shift, whole)
+    nothing = counts.new_zeros(len(means))
+    return SufficientStatistics(
+        counts, first, second, shift, nothing, nothing.new_full((), rows.num_rows)
+    )
 
 
 def _one_row_each(model: MixtureModel, rows: Batch, means: Tensor) -> Tensor:

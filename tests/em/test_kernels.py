@@ -20,16 +20,19 @@ from gmm_lightning.em import (
     MixtureModel,
     MixtureParameters,
     Responsibilities,
+    assignment,
     hard_responsibilities_,
     softmax_responsibilities_,
     tempered_responsibilities_,
 )
 from gmm_lightning.em import plan as planning
+from gmm_lightning.em.assignment import assigned_statistics
 from gmm_lightning.em.centred_kernel import difference_statistics
 from gmm_lightning.em.component_kernel import component_statistics
 from gmm_lightning.em.expectation import EStep, expected_statistics
 from gmm_lightning.em.plan import EStepPlan, WhitenedTerms, is_small, make_plan
 from gmm_lightning.em.pooled import pooled_statistics_about
+from gmm_lightning.em.responsibilities import ASSIGNMENTS
 from gmm_lightning.em.whitened import WhitenedComponents
 from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.rows import Batch, as_source
@@ -689,3 +692,29 @@ def test_statistics_of_some_mixtures_replace_those_of_all(
         before, after = getattr(whole, name), getattr(changed, name)
         assert after.dtype == before.dtype
         assert torch.allclose(after, before, rtol=0.0, atol=n * CLOSE[dtype] * unit)
+
+
+@pytest.mark.parametrize("family", ["full", "diag", "spherical"])
+def test_labels_are_summed_component_by_component_as_by_products(
+    family: str, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = 3 * torch.randn(90, 3, generator=generator) + 10
+    weight = torch.rand(90, generator=generator)
+    weight[::7] = 0.0
+    # The last component has no rows, the one before it rows of no weight alone.
+    labels = torch.randint(3, (90, 2), generator=generator)
+    labels[::7] = 3
+    layer = GMMLayer(3, 5, family)
+    model, parameters = MixtureModel.from_layer(layer, 2), MixtureParameters.from_layer(layer, 2)
+    rows = Batch(x, weight, extra={ASSIGNMENTS: labels})
+    found = []
+    for pays in (True, False):
+        monkeypatch.setattr(assignment, "_sums_pay", lambda *arguments, pays=pays: pays)
+        found.append(assigned_statistics(model, parameters, rows))
+    ours, products = found
+    products = products.about(ours.shift, layer.covariance)
+    for name in ("counts", "first", "second"):
+        close = {"rtol": 0, "atol": 1e-12 * float(products.second.abs().max())}
+        torch.testing.assert_close(getattr(ours, name), getattr(products, name), **close)
+    mean = (weight @ x) / weight.sum()
+    torch.testing.assert_close(ours.shift[:, 3:], mean.expand(2, 2, 3))
