@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import accumulator_dtype, unsqueeze_like
+from gmm_lightning.linalg import accumulator_dtype, all_finite, unsqueeze_like
 
 
 @dataclass(frozen=True)
@@ -129,11 +128,7 @@ class SufficientStatistics:
 
     def is_finite(self) -> bool:
         """Whether no sum is infinite or NaN."""
-        # Of finite numbers nearly all have a finite sum, which takes a fraction of the time.
-        return all(
-            math.isfinite(float(value.sum())) or bool(torch.isfinite(value).all())
-            for value in (self.counts, self.first, self.second, self.log_likelihood)
-        )
+        return all(map(all_finite, (self.counts, self.first, self.second, self.log_likelihood)))
 
     def pack(self) -> Tensor:
         """All sums as one flat vector, for a single reduction over ranks."""

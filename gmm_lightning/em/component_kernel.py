@@ -53,6 +53,8 @@ def component_statistics(
         *(ProductComponents(terms, workspace) for terms in plan.products),
         *(WhitenedComponents(model.family, terms, parameters) for terms in plan.whitened),
     ]
+    # Only plans of components that read the same rows ask for it.
+    counts_overlap = groups == 1 and not model.family.tied
     centre = _common_centre(model, parameters, plan, pooled)
     log_likelihood = torch.zeros(m, dtype=wide, device=device)
     num_samples, second = 0, log_likelihood.new_zeros(())
@@ -73,7 +75,7 @@ def component_statistics(
             if model.evidence is not None:
                 log_joint += model.log_evidence(chunk._replace(x=x), k).movedim(0, -1)
             resp, log_prob = responsibilities(log_joint, -2, chunk)
-            if not model.family.tied:
+            if counts_overlap:
                 shared += (resp > NEGLIGIBLE[resp.dtype]).sum()
             if weight is not None:
                 resp *= weight.T.unsqueeze(-2)
@@ -81,7 +83,7 @@ def component_statistics(
             log_likelihood += log_prob.sum(-1, dtype=wide)
             for part in parts:
                 part.add(rows, resp.reshape(joint.shape))
-    if not model.family.tied:
+    if counts_overlap:
         workspace.overlap = int(shared) / (m * max(1, num_samples))
     found = _assemble(model, parameters, parts, log_likelihood, num_samples)
     if model.family.tied:

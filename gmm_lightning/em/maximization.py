@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple, Self
 
 import torch
@@ -17,7 +16,7 @@ from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import MAX_CANCELLATION
 from gmm_lightning.errors import CollapseError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.linalg import unsqueeze_like
+from gmm_lightning.linalg import all_finite, unsqueeze_like
 from gmm_lightning.statistics import Moments, SufficientStatistics
 
 # Below this share of all rows a component counts as empty: float64 cannot resolve its mean.
@@ -119,7 +118,7 @@ def maximize(
         scatter = scatter + family.reg_covar * unsqueeze_like(moments.dof, unit) * unit
     scale = family.estimate(scatter, moments.dof)
     updated = model.from_constrained(moments.mass, moments.means, scale, dtype)
-    if not (math.isfinite(float(updated.means.sum())) or bool(torch.isfinite(updated.means).all())):
+    if not all_finite(updated.means):
         raise InvalidDataError(
             f"the means are too large for {dtype}; standardise the rows or use float64"
         )

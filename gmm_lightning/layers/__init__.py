@@ -5,6 +5,7 @@ from __future__ import annotations
 from gmm_lightning.layers.classifier import Calibration, MixtureClassifier
 from gmm_lightning.layers.density_head import DensityHead
 from gmm_lightning.layers.gmm import GMMLayer
+from gmm_lightning.layers.mixture import keep_constant
 from gmm_lightning.layers.parameters import mixture_logits
 from gmm_lightning.layers.sampling_head import SamplingHead
 from gmm_lightning.layers.standardize import Standardize
@@ -16,5 +17,6 @@ __all__ = [
     "MixtureClassifier",
     "SamplingHead",
     "Standardize",
+    "keep_constant",
     "mixture_logits",
 ]

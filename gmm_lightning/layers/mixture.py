@@ -30,20 +30,25 @@ def _of_distribution(
     return call
 
 
+def keep_constant(drawn: Any, means: Tensor, constant: list[int]) -> None:
+    """Give constant features of drawn rows, `rows` or `(rows, ...)`, their value, in place.
+
+    Their variance only stands for a density of 1 there.
+    """
+    if constant:
+        rows = drawn[0] if isinstance(drawn, tuple) else drawn
+        rows[..., constant] = means.detach().mean(-2)[..., constant]
+
+
 def _with_constants(
     method: Callable[Concatenate[MixtureModule, P], R],
 ) -> Callable[Concatenate[MixtureModule, P], R]:
-    """Method that draws rows, `rows` or `(rows, ...)`, in which constant features have their value.
-
-    The variance of a constant feature only stands for a density of 1 there.
-    """
+    """Method that draws rows, in which constant features have their value."""
 
     @wraps(method)
     def call(self: MixtureModule, *args: P.args, **kwargs: P.kwargs) -> R:
-        drawn, constant = method(self, *args, **kwargs), self.constant_features
-        if constant:
-            rows: Any = drawn[0] if isinstance(drawn, tuple) else drawn
-            rows[..., constant] = self.means.detach().mean(-2)[..., constant]
+        drawn = method(self, *args, **kwargs)
+        keep_constant(drawn, self.means, self.constant_features)
         return drawn
 
     return call

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gmm_lightning.covariances import FullCovariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.layers import GMMLayer, Standardize
+from gmm_lightning.layers import GMMLayer, Standardize, keep_constant
 
 
 class StandardizedMixture(L.LightningModule):
@@ -38,18 +38,16 @@ class StandardizedMixture(L.LightningModule):
 
     def sample(self, sample_shape: tuple[int, ...] | int = (), **options: Any) -> Any:
         """Draws in the user's units, the region of `within` too: see `GMMLayer.sample`."""
-        # A ball is not one in standard units: the mixture is transformed, not the region.
-        transformed = options.get("within") is not None
-        mixture = self.distribution() if transformed else self.layer
-        drawn = mixture.sample(sample_shape, **options)
-        rows, others = (drawn[0], drawn[1:]) if isinstance(drawn, tuple) else (drawn, ())
-        rows = rows if transformed else self.standardize.inverse(rows)
-        constant = self.layer.constant_features
-        if constant:
-            # Its variance only stands for a density of 1.
-            means = self.standardize.inverse(self.layer.means.detach())
-            rows[..., constant] = means.mean(-2)[..., constant]
-        return (rows, *others) if isinstance(drawn, tuple) else rows
+        if options.get("within") is not None:
+            # A ball is not one in standard units: the mixture is transformed, not the region.
+            mixture = self.distribution()
+            drawn = mixture.sample(sample_shape, **options)
+            keep_constant(drawn, mixture.means, self.layer.constant_features)
+            return drawn
+        drawn = self.layer.sample(sample_shape, **options)
+        if isinstance(drawn, tuple):
+            return self.standardize.inverse(drawn[0]), *drawn[1:]
+        return self.standardize.inverse(drawn)
 
     def distribution(self) -> MixtureOfGaussians:
         """The mixture in the user's units, with dense covariances."""
