@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from omegaconf import DictConfig, OmegaConf
 
 from gmm_lightning._validation import require_enough_rows, require_integer, require_number
-from gmm_lightning.app.configs import require_trusted
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.training import RowsDataModule
 
 log = logging.getLogger(__name__)
+
+_MOST_PER_CORE = 4
 
 
 def check_fit(config: DictConfig) -> None:
@@ -29,6 +31,17 @@ def check_fit(config: DictConfig) -> None:
             require_number(f"{part}.clip", values.clip, least=0)
     require_integer("fit.num_restarts", config.fit.num_restarts, least=1)
     require_integer("seed", config.seed, least=0)
+    _check_processes(config.trainer)
+
+
+def _check_processes(trainer: DictConfig) -> None:
+    """Refuse far more processes than the machine has cores: they would only wait for each other."""
+    most = max(_MOST_PER_CORE * (os.cpu_count() or 1), 2 * _MOST_PER_CORE)
+    if isinstance(trainer.devices, int) and trainer.devices > most:
+        raise InvalidArgumentError(
+            f"trainer.devices={trainer.devices} asks for as many processes or devices, and this "
+            f"machine has {os.cpu_count()} cores: expected {most} at most"
+        )
 
 
 def check_optimizer(config: DictConfig) -> None:
@@ -73,12 +86,3 @@ def check_size(config: DictConfig, data: RowsDataModule) -> None:
             "there is 1 row to fit: its mean is the row, and it has no spread; a file has one row "
             "on each line"
         )
-
-
-def require_trusted_run(config: DictConfig) -> None:
-    """Check a resumed configuration again, with its interpolations resolved.
-
-    They cannot be resolved before Hydra runs, and can contain a target as well.
-    """
-    plain = OmegaConf.to_container(config, resolve=True)
-    require_trusted(plain, f"the run of {config.resume}")

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gmm_lightning.app.logs import constant_note, describe
 from gmm_lightning.app.processes import Interrupted
+from gmm_lightning.app.trust import settle
 from gmm_lightning.training import (
     BaseEMCallback,
     GMMModule,
@@ -58,8 +59,15 @@ class Fitted:
         }
 
 
-def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | None) -> Fitted:
+def fit(
+    phases: list[DictConfig], data: RowsDataModule, checkpoint: dict[str, Any] | None
+) -> Fitted:
     """Run the phases of a configuration, from the start or from a checkpoint.
+
+    Args:
+        phases: from `phases_of`.
+        data: of the fit.
+        checkpoint: to go on from.
 
     Raises:
         Interrupted: a signal ended the fit after a whole pass.
@@ -67,13 +75,12 @@ def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | N
     stored = checkpoint["gmm_lightning"] if checkpoint is not None else {}
     first, passes = stored.get("phase", 0), stored.get("passes_before", 0)
     resumed = 0 if checkpoint is None else checkpoint.get("epoch", -1) + 1
-    phases = phases_of(config)
     trainer = _make_trainer(phases[first])
     # The model is made in the precision of the trainer.
     with trainer.init_module():
         module: GMMModule = instantiate(phases[first].model, _convert_="all")
     if checkpoint is not None:
-        read_state(module, checkpoint, config.resume)
+        read_state(module, checkpoint, phases[0].resume)
     if trainer.is_global_zero:
         log.info(describe(data, module, trainer))
     if resumed:
@@ -89,7 +96,7 @@ def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | N
         module.scheduler = instantiate(phase.model.scheduler, _convert_="all")
         module.phase, module.passes_before = index, passes
         data.shuffle, data.batch_size = phase.data.shuffle, phase.data.batch_size
-        resume = config.resume if index == first else None
+        resume = phases[0].resume if index == first else None
         started = time.perf_counter()
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         seconds += time.perf_counter() - started
@@ -101,7 +108,7 @@ def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | N
             if isinstance(callback, GracefulStop) and callback.signum is not None:
                 raise Interrupted(
                     f"interrupted after {passes} passes; go on with "
-                    f"resume={config.paths.output_dir}",
+                    f"resume={phases[0].paths.output_dir}",
                     callback.signum,
                 )
     if module.layer.constant_features and trainer.is_global_zero:
@@ -118,15 +125,18 @@ def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | N
 
 
 def phases_of(config: DictConfig) -> list[DictConfig]:
-    """The consecutive fits of a run: the configuration, then with `fit.then` on top of it."""
-    then = config.fit.get("then")
-    if not then:
-        return [config]
-    base = config.copy()
-    OmegaConf.set_struct(base, value=False)
-    second = OmegaConf.merge(base, then)
-    assert isinstance(second, DictConfig)
-    return [config, second]
+    """The settings of the consecutive fits of a run: the first, then with `fit.then` on top of it.
+
+    Every interpolation in them is resolved.
+    """
+    phases = [config]
+    if config.fit.get("then"):
+        base = config.copy()
+        OmegaConf.set_struct(base, value=False)
+        second = OmegaConf.merge(base, config.fit.then)
+        assert isinstance(second, DictConfig)
+        phases.append(second)
+    return [settle(phase) for phase in phases]
 
 
 def _make_trainer(config: DictConfig) -> L.Trainer:

@@ -12,17 +12,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from gmm_lightning.app.configs import (
-    DATA_PATHS,
-    config_dir,
-    launch_folder,
-    require_trusted,
-    run_paths,
-)
+from gmm_lightning.app.configs import config_dir
 from gmm_lightning.app.processes import rank_from_environment, started_from_outside
-from gmm_lightning.errors import CheckpointError, InvalidArgumentError
+from gmm_lightning.app.resume import key_of, resume_overrides, unquoted
+from gmm_lightning.errors import InvalidArgumentError
 
 
 def check_command_line(config_name: str) -> Path | None:
@@ -47,16 +41,12 @@ def check_command_line(config_name: str) -> Path | None:
         return None
     if any(word.startswith("-") for word in overrides):
         return None
-    typed = [o.split("=", 1)[1] for o in overrides if _key(o) == "resume" and "=" in o]
-    resumed = _unquoted(typed[0]) if typed else ""
+    typed = [o.split("=", 1)[1] for o in overrides if key_of(o) == "resume" and "=" in o]
+    resumed = unquoted(typed[0]) if typed else ""
     is_resumed = resumed not in ("", "null")
     if is_resumed:
         overrides = sys.argv[1:] = resume_overrides(Path(resumed), overrides)
     config = _compose_config(config_name, overrides)
-    if is_resumed:
-        own = {key: value for key, value in config.items() if key != "hydra"}
-        plain = OmegaConf.to_container(OmegaConf.create(own), resolve=False)
-        require_trusted(plain, f"the run at {resumed}")
     folder = Path(config.hydra.run.dir)
     if config.hydra.output_subdir is not None:
         _require_writable(folder)
@@ -88,7 +78,7 @@ def _explain_error(message: str, config_name: str, overrides: list[str]) -> str:
             return f"unknown option {option[1]}={option[2]}; known are: {known}"
     key = re.search(r"Could not override '([^']+)'", message)
     if key:
-        groups = [o for o in overrides if "." not in _key(o) and _key(o) != key[1]]
+        groups = [o for o in overrides if "." not in key_of(o) and key_of(o) != key[1]]
         parent, _, name = key[1].rpartition(".")
         config = compose(config_name, groups)
         node = OmegaConf.select(config, parent) if parent else config
@@ -111,7 +101,7 @@ def _spell_out(override: str) -> str:
 
     `cov.relative_floor=1e-9` is `model.layer.covariance.relative_floor=1e-9`.
     """
-    sign, key = override[: -len(override.lstrip("+~")) or None], _key(override)
+    sign, key = override[: -len(override.lstrip("+~")) or None], key_of(override)
     group, dot, rest = key.partition(".")
     path = _package(group) if dot and group.isidentifier() else None
     if path is None:
@@ -127,56 +117,6 @@ def _package(group: str) -> str | None:
         if header and not header[1].startswith("_"):
             found.append(header[1].removesuffix(f".{path.stem}"))
     return max(found, key=len, default=None)
-
-
-def resume_overrides(path: Path, overrides: list[str]) -> list[str]:
-    """The stored overrides of a run followed by those typed now, in the run's own folder."""
-    folder, checkpoint = run_paths(path)
-    if not checkpoint.is_file():
-        raise CheckpointError(f"there is nothing to resume: no checkpoint at {checkpoint}")
-    source = folder / ".hydra" / "overrides.yaml"
-    if not source.is_file():
-        raise CheckpointError(
-            f"{folder} is not the folder of a run: it has no .hydra/overrides.yaml"
-        )
-    try:
-        stored = OmegaConf.to_container(OmegaConf.load(source))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
-        stored = None
-    if not isinstance(stored, list):
-        raise CheckpointError(f"{source} does not hold a list of overrides")
-    stored = [_absolute_path(str(override), folder) for override in stored]
-    typed = [o for o in overrides if _key(o) not in ("resume", "hydra.run.dir")]
-    known = {_key(o) for o in typed} | {"resume", "hydra.run.dir"}
-    kept = [o for o in stored if _key(o) not in known and not _key(o).startswith("hydra")]
-    return [*kept, *typed, f"resume={_quoted(checkpoint)}", f"hydra.run.dir={_quoted(folder)}"]
-
-
-def _key(override: str) -> str:
-    """The key of an override: `a.b` of `+a.b=1` and of `~a.b`."""
-    return override.split("=", 1)[0].lstrip("+~")
-
-
-def _absolute_path(override: str, folder: Path) -> str:
-    """An override; a path of data becomes absolute, from the folder the run was started in."""
-    key, _, value = override.partition("=")
-    if key not in (f"data.{name}" for name in DATA_PATHS) or value in ("", "null"):
-        return override
-    started = launch_folder(folder)
-    return override if started is None else f"{key}={_quoted(started / _unquoted(value))}"
-
-
-def _quoted(path: Path) -> str:
-    """A path as a quoted Hydra value, with any characters."""
-    text = str(path.resolve()).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
-
-
-def _unquoted(value: str) -> str:
-    """A value without the quotes that Hydra wants around some paths."""
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1]
-    return value
 
 
 def _require_writable(folder: Path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from hydra.utils import get_object
 
-from gmm_lightning.app.configs import DATA_PATHS, launch_folder, require_trusted, run_paths
+from gmm_lightning.app.configs import DATA_PATHS, launch_folder, run_paths
+from gmm_lightning.app.stored import dereference, read_record, read_yaml
+from gmm_lightning.app.trust import require_data_settings
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 from gmm_lightning.training import GMMModule, RowsDataModule
+
+# What is shown of a report.
+_REPORTED = {"num_rows": int, "log_likelihood": float, "bic": float, "converged": bool}
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,28 @@ class FinishedRun:
     metrics: dict[str, Any]
 
     def training_data(self) -> RowsDataModule:
-        """The data of the run, from its stored configuration, of trusted classes only."""
+        """The data of the run, from its stored settings, which name a data module of ours.
+
+        Raises:
+            CheckpointError: no settings, or a damaged file.
+            InvalidArgumentError: settings that would build anything else, or values that it
+                does not take.
+        """
         path = self.folder / ".hydra" / "config.yaml"
         if not path.is_file():
             raise CheckpointError(f"{self.folder} has no .hydra/config.yaml that names its data")
-        # The rest of the configuration may depend on the running job, such as its folder.
-        data: Any = OmegaConf.to_container(OmegaConf.load(path).data, resolve=True)
-        require_trusted(data, f"the run at {self.folder}")
+        settings = read_yaml(path)
+        stored = dereference(settings, "data") if isinstance(settings, dict) else None
+        data = dict(require_data_settings(stored, str(path)))
         started = launch_folder(self.folder)
         for name in DATA_PATHS:
-            if started is not None and data.get(name):
+            if started is not None and isinstance(data.get(name), str):
                 data[name] = str(started / data[name])
-        return instantiate(data, _convert_="all")
+        make = get_object(data.pop("_target_"))
+        try:
+            return make(**data)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} names data that cannot be read: {error}") from error
 
     def threshold(self, quantile: float) -> float:
         """The log-density below which a share `quantile` of the training rows lies.
@@ -56,13 +69,19 @@ class FinishedRun:
         if not isinstance(quantile, float) or not 0 < quantile < 1:
             raise InvalidArgumentError(f"quantile must be in (0, 1), got {quantile!r}")
         path = self.folder / "density.json"
-        recorded = _read_json(path)
+        recorded = read_record(path)
         if not recorded:
             raise CheckpointError(f"{self.folder} records no training density (density.json)")
         try:
-            return float(np.interp(quantile, recorded["probability"], recorded["log_density"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} is damaged: it holds no quantiles") from error
+            levels, values = (
+                np.array(recorded[name], dtype=float) for name in ("probability", "log_density")
+            )
+            ascending = (levels[1:] > levels[:-1]).all() and (values[1:] >= values[:-1]).all()
+            if levels.ndim == 1 and len(levels) and levels.shape == values.shape and ascending:
+                return float(np.interp(quantile, levels, values))
+        except (KeyError, TypeError, ValueError):
+            pass
+        raise CheckpointError(f"{path} is damaged: it holds no quantiles")
 
 
 def load_run(run: str | None) -> FinishedRun:
@@ -84,17 +103,20 @@ def load_run(run: str | None) -> FinishedRun:
         )
     module = GMMModule.load_from_checkpoint(checkpoint)
     names = module.data.get("columns") or [f"x{i}" for i in range(module.layer.num_features)]
-    return FinishedRun(folder, module, tuple(names), _read_json(folder / "metrics.json"))
+    return FinishedRun(folder, module, tuple(names), _read_metrics(folder / "metrics.json"))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """A table that a run wrote; empty if it did not get that far."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no table of numbers")
-    return content
+def _read_metrics(path: Path) -> dict[str, Any]:
+    """The report of a run; empty if it did not get that far."""
+    metrics = read_record(path)
+    wrong = [
+        name
+        for name, kind in _REPORTED.items()
+        if metrics and not isinstance(metrics.get(name), kind)
+    ]
+    components = metrics.get("degenerate_components", [])
+    if not (isinstance(components, list) and all(isinstance(k, int) for k in components)):
+        wrong.append("degenerate_components")
+    if wrong:
+        raise CheckpointError(f"{path} is damaged: it has no valid {', '.join(wrong)}")
+    return metrics

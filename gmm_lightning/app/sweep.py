@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from gmm_lightning._files import atomic_write
+from gmm_lightning.app.stored import read_record, read_yaml
 from gmm_lightning.criteria import rank_fits
 
 _DEGENERATE = "degenerate_components"
@@ -73,8 +73,8 @@ class SweepSummary(Callback):
 
 def _read_run(folder: Path) -> dict[str, Any]:
     """One row: the job's number, its overrides, its main numbers."""
-    metrics = json.loads((folder / "metrics.json").read_text())
-    overrides: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+    metrics = read_record(folder / "metrics.json")
+    overrides = read_yaml(folder / ".hydra" / "overrides.yaml")
     pairs = (str(override).split("=", 1) for override in overrides)
     settings = {pair[0].rsplit(".", 1)[-1]: pair[-1] for pair in pairs}
     numbers = {name: metrics[name] for name in _SHOWN if name in metrics}

@@ -9,7 +9,7 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from gmm_lightning.app.checks import check_fit, check_optimizer, check_size, require_trusted_run
+from gmm_lightning.app.checks import check_fit, check_optimizer, check_size
 from gmm_lightning.app.fitting import fit, phases_of
 from gmm_lightning.app.logs import degenerate_note, prepare_logs
 from gmm_lightning.app.processes import leave_group, use_child_command
@@ -33,16 +33,17 @@ def train(config: DictConfig) -> dict[str, Any]:
     log = prepare_logs(verbose=config.verbose, quiet=config.quiet)
     use_child_command()
     check_fit(config)
-    for phase in phases_of(config):
+    phases = phases_of(config)
+    for phase in phases:
         check_optimizer(phase)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    checkpoint = None
-    if config.resume is not None:
-        require_trusted_run(config)
-        checkpoint = read_checkpoint(config.resume)
+    # From here on, everything is built from settings in which nothing is left to resolve.
+    config = phases[0]
+    checkpoint = None if config.resume is None else read_checkpoint(config.resume)
     data: RowsDataModule = instantiate(config.data, _convert_="all")
-    check_size(config, data)
-    fitted = fit(config, data, checkpoint)
+    for phase in phases:
+        check_size(phase, data)
+    fitted = fit(phases, data, checkpoint)
     leave_group()
     if not fitted.trainer.is_global_zero or is_dry(fitted.trainer):
         return {}

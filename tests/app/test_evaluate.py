@@ -184,16 +184,6 @@ def test_data_that_are_gone(failing: Failing, copied: Path) -> None:
     assert "has no .hydra/config.yaml that names its data" in failure.message
 
 
-def test_a_stored_configuration_runs_no_code(failing: Failing, copied: Path) -> None:
-    path = copied / ".hydra" / "config.yaml"
-    text = path.read_text()
-    target = "gmm_lightning.training.ArrayDataModule.file"
-    assert target in text
-    path.write_text(text.replace(target, "os.system"))
-    failure = failing(f"run={copied}", name="evaluate")
-    assert "asks for os.system" in failure.message
-
-
 def test_a_seed_out_of_range(refused: Callable[..., str], trained: Path) -> None:
     said = refused("evaluate", f"run={trained}", "seed=-1")
     assert said == "seed must be an integer >= 0, got -1"

@@ -1,0 +1,77 @@
+"""`resume=`: the command line that continues a run, from its stored overrides and those typed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gmm_lightning.app.configs import DATA_PATHS, launch_folder, run_paths
+from gmm_lightning.app.stored import read_yaml
+from gmm_lightning.app.trust import trusted_value
+from gmm_lightning.errors import CheckpointError
+
+
+def resume_overrides(path: Path, overrides: list[str]) -> list[str]:
+    """The stored overrides of a run followed by those typed now, in the run's own folder.
+
+    Raises:
+        CheckpointError: nothing to resume from, or a folder with links to other places.
+        InvalidArgumentError: a stored override that could run code or write elsewhere.
+    """
+    folder, checkpoint = run_paths(path)
+    if not checkpoint.is_file():
+        raise CheckpointError(f"there is nothing to resume: no checkpoint at {checkpoint}")
+    source = folder / ".hydra" / "overrides.yaml"
+    if not source.is_file():
+        raise CheckpointError(
+            f"{folder} is not the folder of a run: it has no .hydra/overrides.yaml"
+        )
+    _require_no_links(folder)
+    stored = read_yaml(source)
+    if not (isinstance(stored, list) and all(isinstance(word, str) for word in stored)):
+        raise CheckpointError(f"{source} does not hold a list of overrides")
+    typed = [o for o in overrides if key_of(o) not in ("resume", "hydra.run.dir")]
+    known = {key_of(o) for o in typed} | {"resume", "hydra.run.dir"}
+    kept = [o for o in stored if key_of(o) not in known and not key_of(o).startswith("hydra")]
+    values = [trusted_value(override, folder, source) for override in kept]
+    kept = [_absolute_path(o, value, folder) for o, value in zip(kept, values, strict=True)]
+    return [*kept, *typed, f"resume={quoted(checkpoint)}", f"hydra.run.dir={quoted(folder)}"]
+
+
+def key_of(override: str) -> str:
+    """The key of an override: `a.b` of `+a.b=1` and of `~a.b`."""
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+def quoted(path: Path) -> str:
+    """A path as a quoted Hydra value, with any characters."""
+    text = str(path.resolve()).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
+def unquoted(value: str) -> str:
+    """A value without the quotes that Hydra wants around some paths."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return value[1:-1]
+    return value
+
+
+def _absolute_path(override: str, value: object, folder: Path) -> str:
+    """An override; a path of data becomes absolute, from the folder the run was started in."""
+    key = override.partition("=")[0]
+    if key not in (f"data.{name}" for name in DATA_PATHS) or not isinstance(value, str):
+        return override
+    started = launch_folder(folder)
+    return override if not value or started is None else f"{key}={quoted(started / value)}"
+
+
+def _require_no_links(folder: Path) -> None:
+    """Refuse a folder with links in it: what is written through one lands somewhere else."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink():
+                raise CheckpointError(
+                    f"{path} is a link, and a run goes on in its own folder alone: replace it by "
+                    "what it names, or remove it"
+                )
