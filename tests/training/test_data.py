@@ -128,6 +128,13 @@ def test_unusable_rows_are_refused(x: Any, message: str) -> None:
         ArrayDataModule(x)
 
 
+def test_units_that_overflow_are_refused() -> None:
+    x = rows()
+    x[3, 1] = 1e200
+    with pytest.raises(InvalidDataError, match="too large for torch.float64; divide them by"):
+        ArrayDataModule(x, standardize=True).units()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
