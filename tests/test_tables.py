@@ -163,6 +163,20 @@ def test_a_data_module_keeps_the_names_of_columns() -> None:
     assert ArrayDataModule(ROWS).columns == ("x0", "x1", "x2")
 
 
+def test_columns_in_another_order_are_no_rows() -> None:
+    table, module = a_frame(), GMMModule(GMMLayer(3, 2))
+    expected = module.predict(ROWS)
+    # Without names nothing is known; other names say nothing of the order.
+    assert module.predict(table[["b", "a", "c"]]).shape == (60,)
+    module.data = {"columns": ["x", "y", "z"]}
+    assert torch.equal(module.predict(table), expected)
+    module.data = {"columns": NAMES}
+    assert torch.equal(module.predict(table), expected)
+    for method in (module.predict, module.log_prob, module.responsibilities):
+        with pytest.raises(InvalidDataError, match=r"'b', 'a', 'c', .* 'a', 'b', 'c'; put them in"):
+            method(table[["b", "a", "c"]])
+
+
 # -- what is missing ----------------------------------------------------------------------------
 
 MISSING = np.zeros((4, 3), dtype=bool)

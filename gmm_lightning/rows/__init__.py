@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gmm_lightning.rows.arrays import column_names
+from gmm_lightning.rows.arrays import column_names, require_order
 from gmm_lightning.rows.batch import Batch, as_batch
 from gmm_lightning.rows.checked import as_source
 from gmm_lightning.rows.conversion import (
@@ -30,4 +30,5 @@ __all__ = [
     "column_names",
     "finite_rows",
     "is_shared",
+    "require_order",
 ]

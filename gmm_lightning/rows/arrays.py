@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ _REMEDIES = {
 }
 
 
-def frame_columns(x: Any) -> list[tuple[str, Any]] | None:
+def _frame_columns(x: Any) -> list[tuple[str, Any]] | None:
     """Names and columns of a pandas, polars or Arrow table; None for anything else."""
     if hasattr(x, "iloc") and hasattr(x, "columns"):
         return [(str(name), x.iloc[:, i]) for i, name in enumerate(x.columns)]
@@ -42,7 +42,21 @@ def frame_columns(x: Any) -> list[tuple[str, Any]] | None:
 
 def column_names(x: Any) -> tuple[str, ...]:
     """Names of the columns of a pandas, polars or Arrow table; none for anything else."""
-    return tuple(name for name, _ in frame_columns(x) or ())
+    return tuple(name for name, _ in _frame_columns(x) or ())
+
+
+def require_order(x: Any, columns: Sequence[str]) -> None:
+    """Refuse a table that has columns of given names in another order.
+
+    Raises:
+        InvalidDataError: the message gives the right order.
+    """
+    own = column_names(x)
+    if own != tuple(columns) and sorted(own) == sorted(columns):
+        raise InvalidDataError(
+            f"the columns are {format_list(map(repr, own))}, and the mixture knows them as "
+            f"{format_list(map(repr, columns))}; put them in this order"
+        )
 
 
 def as_array(x: Any, name: str) -> NDArray[Any]:
@@ -51,7 +65,7 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
     Raises:
         InvalidDataError: x holds something else; the message begins with the `name` of x.
     """
-    columns = frame_columns(x)
+    columns = _frame_columns(x)
     if columns is not None:
         return _frame_array(x, columns, name)
     try:

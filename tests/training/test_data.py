@@ -131,7 +131,7 @@ def test_unusable_rows_are_refused(x: Any, message: str) -> None:
 def test_units_that_overflow_are_refused() -> None:
     x = rows()
     x[3, 1] = 1e200
-    with pytest.raises(InvalidDataError, match="too large for torch.float64; divide them by"):
+    with pytest.raises(InvalidDataError, match=r"too large for torch.float64; divide them by"):
         ArrayDataModule(x, standardize=True).units()
 
 
