@@ -29,20 +29,15 @@ _REMEDIES = {
 }
 
 
-def _frame_columns(x: Any) -> list[tuple[str, Any]] | None:
-    """Names and columns of a pandas, polars or Arrow table; None for anything else."""
-    if hasattr(x, "iloc") and hasattr(x, "columns"):
-        return [(str(name), x.iloc[:, i]) for i, name in enumerate(x.columns)]
-    if hasattr(x, "get_columns"):
-        return [(column.name, column) for column in x.get_columns()]
-    if hasattr(x, "column_names") and hasattr(x, "columns"):
-        return list(zip(x.column_names, x.columns, strict=True))
-    return None
-
-
 def column_names(x: Any) -> tuple[str, ...]:
     """Names of the columns of a pandas, polars or Arrow table; none for anything else."""
-    return tuple(name for name, _ in _frame_columns(x) or ())
+    return tuple(map(str, getattr(x, "column_names", x.columns))) if _is_frame(x) else ()
+
+
+def _is_frame(x: Any) -> bool:
+    """Whether x is a table of pandas, polars or Arrow: one of their ways to its columns."""
+    ways = ("iloc", "get_columns", "column_names")
+    return any(hasattr(x, way) for way in ways) and hasattr(x, "columns")
 
 
 def require_order(x: Any, columns: Sequence[str]) -> None:
@@ -65,9 +60,8 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
     Raises:
         InvalidDataError: x holds something else; the message begins with the `name` of x.
     """
-    columns = _frame_columns(x)
-    if columns is not None:
-        return _frame_array(x, columns, name)
+    if _is_frame(x):
+        return _frame_array(x, name)
     try:
         array = _column_array(x) if _is_column(x) else _plain_array(x)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -90,22 +84,23 @@ def _plain_array(x: Any) -> NDArray[Any]:
     return np.asarray(x)
 
 
-def _frame_array(frame: Any, columns: list[tuple[str, Any]], name: str) -> NDArray[Any]:
+def _frame_array(frame: Any, name: str) -> NDArray[Any]:
     """The matrix of a table, whose columns are all numbers."""
-    dtypes = [_dtype(column) for _, column in columns]
-    others = [
-        f"{label!r} ({dtype})"
-        for (label, _), dtype in zip(columns, dtypes, strict=True)
-        if not _NUMBER.match(str(dtype))
-    ]
+    dtypes = list(frame.dtypes if hasattr(frame, "dtypes") else frame.schema.types)
+    pairs = zip(column_names(frame), dtypes, strict=True)
+    others = [f"{label!r} ({dtype})" for label, dtype in pairs if not _NUMBER.match(str(dtype))]
     if others:
         raise InvalidDataError(
             f"{name} must hold numbers, which column(s) {format_list(others)} do not; leave them "
             "out, or make numbers of them"
         )
-    if not columns or (isinstance(dtypes[0], np.dtype) and len(set(dtypes)) == 1):
+    if not dtypes or (isinstance(dtypes[0], np.dtype) and len(set(dtypes)) == 1):
         return np.asarray(frame)
-    return np.stack([_column_array(column) for _, column in columns], axis=1)
+    if hasattr(frame, "iloc"):
+        columns = [frame.iloc[:, i] for i in range(len(dtypes))]
+    else:
+        columns = frame.get_columns() if hasattr(frame, "get_columns") else frame.columns
+    return np.stack(list(map(_column_array, columns)), axis=1)
 
 
 def _is_column(x: Any) -> bool:
