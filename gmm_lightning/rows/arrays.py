@@ -97,9 +97,8 @@ def _frame_array(frame: Any, name: str) -> NDArray[Any]:
     if not dtypes or (isinstance(dtypes[0], np.dtype) and len(set(dtypes)) == 1):
         return np.asarray(frame)
     if hasattr(frame, "iloc"):
-        columns = [frame.iloc[:, i] for i in range(len(dtypes))]
-    else:
-        columns = frame.get_columns() if hasattr(frame, "get_columns") else frame.columns
+        return frame.to_numpy(dtype="float64", na_value=np.nan)
+    columns = frame.get_columns() if hasattr(frame, "get_columns") else frame.columns
     return np.stack(list(map(_column_array, columns)), axis=1)
 
 
