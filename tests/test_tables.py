@@ -13,9 +13,10 @@ import torch
 from support.random_layers import parameters
 
 from gmm_lightning import GMMLayer, MixtureClassifier, StepwiseEM, e_step, fit_classifier, fit_em
-from gmm_lightning.distributions import impute
-from gmm_lightning.em import initialize_layer
+from gmm_lightning.distributions import Ball, impute
+from gmm_lightning.em import initialize_layer, ledoit_wolf
 from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.estimators import gmr
 from gmm_lightning.losses import negative_log_likelihood
 from gmm_lightning.rows import Batch, as_tensor
 from gmm_lightning.training import ArrayDataModule, GMMModule
@@ -135,6 +136,8 @@ def test_every_function_of_rows_takes_a_table() -> None:
                 .condition([0, 1], x[["a", "b"]] if x is table else x[:, :2])
                 .mean,
                 negative_log_likelihood(layer, x),
+                ledoit_wolf(x, w)[0],
+                Ball([0.0, 0.0, 0.0], 9.0).contains(x),
                 classifier.posterior(x),
                 classifier.predict(x),
                 classifier.objective(x, labels),
@@ -142,6 +145,17 @@ def test_every_function_of_rows_takes_a_table() -> None:
         )
     for own, other in zip(*found, strict=True):
         torch.testing.assert_close(own, other, **CLOSE)
+
+
+def test_a_door_answers_in_numpy() -> None:
+    table = a_frame()
+    fitted = gmr.GMM(2, random_state=0).from_samples(table[["a", "c"]])
+    answer = fitted.to_probability_density(table[["a", "c"]])
+    assert isinstance(answer, np.ndarray)
+    expected = fitted.to_probability_density(ROWS[:, [0, 2]])
+    np.testing.assert_allclose(answer, expected, rtol=CLOSE["rtol"])
+    with pytest.raises(InvalidDataError, match=r"row\(s\) 7; drop them"):
+        fitted.from_samples(np.ma.masked_array(ROWS[:, :1], np.arange(60) == 7))
 
 
 def test_batches_may_be_tables() -> None:

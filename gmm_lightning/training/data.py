@@ -212,6 +212,10 @@ def _checked(x: Any, weight: Any, labels: Any, columns: Sequence[str]) -> Batch:
         raise InvalidDataError(
             f"expected a matrix of rows (N, D), got an array of shape {tuple(x.shape)}{hint}"
         )
+    if columns and len(columns) != x.shape[1]:
+        raise InvalidArgumentError(
+            f"columns must name the {x.shape[1]} features, got {len(columns)} names"
+        )
     check_finite(x, columns=columns)
     if labels is not None:
         labels = as_tensor(labels, "labels")

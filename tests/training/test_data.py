@@ -143,6 +143,7 @@ def test_units_that_overflow_are_refused() -> None:
         ({"val_fraction": 0.01}, "leaves no rows on one side"),
         ({"val_fraction": 0.99}, "leaves no rows on one side"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+        ({"columns": ["a", "b"]}, "columns must name the 3 features, got 2 names"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
