@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.rows import Batch
 
 # Intermediate results of a chunk stay in the second-level cache of a CPU core; a GPU wants
@@ -53,18 +52,11 @@ def map_chunks(
         batch_dims: length of B.
         numbers_per_row: how many intermediate numbers a row needs.
         module: the module whose parameters may require gradients.
-
-    Raises:
-        InvalidArgumentError: x is not a tensor.
     """
     # Reading a size would fix it in a traced graph.
     if is_tracing():
         return function(x)
     rows = x.x if isinstance(x, Batch) else x
-    if not isinstance(rows, Tensor):
-        raise InvalidArgumentError(
-            f"expected rows as a tensor, got {type(rows).__name__}; write torch.as_tensor(x)"
-        )
     lead = rows.dim() - 1 - batch_dims
     num_rows = rows.shape[:lead].numel() if lead > 0 else 0
     size = rows_per_chunk(numbers_per_row, next(module.parameters(), rows))

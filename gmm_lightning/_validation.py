@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
@@ -79,6 +79,32 @@ def require_integer(name: str, value: Any, *, least: int) -> int:
     return number
 
 
+def as_generator(generator: Any, device: torch.device | str = "cpu") -> Generator | None:
+    """A generator from a seed; a generator and None, torch's global one, stay as they are.
+
+    Args:
+        generator: the given value; an integer is a seed, from 0 to 2^63 - 1.
+        device: of the generator that a seed starts.
+
+    Raises:
+        InvalidArgumentError: anything else, a boolean included.
+
+    Example:
+        >>> torch.rand(1, generator=as_generator(0)) == torch.rand(1, generator=as_generator(0))
+        tensor([True])
+    """
+    if generator is None or isinstance(generator, Generator):
+        return generator
+    try:
+        seed = require_integer("generator", generator, least=0)
+    except InvalidArgumentError:
+        raise InvalidArgumentError(
+            "generator must be a torch.Generator, a seed (an integer >= 0) or None, got "
+            f"{short(generator)}"
+        ) from None
+    return Generator(device).manual_seed(seed)
+
+
 def require_numbers(name: str, value: Any, like: Tensor) -> Tensor:
     """Numbers of any shape as a tensor, of the dtype and on the device of another.
 
@@ -137,6 +163,17 @@ def format_value(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"shape {tuple(value.shape)}"
     return f"{type(value).__name__}; write torch.as_tensor(...)"
+
+
+def format_too_large(what: str, dtype: torch.dtype) -> str:
+    """That numbers overflow in a dtype, and what to do.
+
+    Example:
+        >>> format_too_large("the rows are", torch.float64)
+        'the rows are too large for torch.float64; divide them by a constant'
+    """
+    other = "" if dtype == torch.float64 else ", or use float64"
+    return f"{what} too large for {dtype}; divide them by a constant{other}"
 
 
 def format_rows(bad: Tensor, first_row: int = 0) -> str:

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from gmm_lightning._chunking import is_tracing
 from gmm_lightning._validation import (
+    as_generator,
     require_choice,
     require_integer,
     require_number,
@@ -58,7 +59,7 @@ def negative_log_likelihood(
     """
     mixture = as_mixture(mixture)
     require_choice("reduction", reduction, _REDUCTIONS)
-    mixture.check_rows(x)
+    x = mixture.check_rows(x)
     if skip_nonfinite:
         # Replaced before anything is computed, NaN stays out of the gradient.
         kept = torch.isfinite(x).all(-1)
@@ -121,7 +122,7 @@ def kl_to_mixture(
     *,
     num_samples: int | None = None,
     responsibilities: Tensor | None = None,
-    generator: Generator | None = None,
+    generator: Generator | int | None = None,
 ) -> Tensor:
     """A bound or an estimate of `KL(q || p)`, diagonal Gaussian q and mixture p, `(*S, *B)`.
 
@@ -140,7 +141,7 @@ def kl_to_mixture(
         num_samples: None: the bound; a number of samples, in antithetic pairs: the estimate.
         responsibilities: of the bound, `(*S, *B, K)`, such as `p.responsibilities(z)` at a sample
             z of q as in VaDE; None: those of the smallest bound.
-        generator: source of randomness.
+        generator: source of randomness, or a seed.
 
     Raises:
         InvalidArgumentError: shapes that do not fit, a scale that is not positive, `num_samples`
@@ -207,13 +208,13 @@ def _kl_from_samples(
     scale: Tensor,
     mixture: MixtureDensity,
     num_samples: int,
-    generator: Generator | None,
+    generator: Generator | int | None,
 ) -> Tensor:
     """Estimate `-H(q) - E_q[log p]`, `(*S, *B)`, from reparameterised antithetic samples."""
     num_samples = require_integer("num_samples", num_samples, least=1)
     mean, scale = _as_posterior(mean, scale, mixture)
     half = torch.empty((num_samples + 1) // 2, *mean.shape, dtype=mean.dtype, device=mean.device)
-    half.normal_(generator=generator)
+    half.normal_(generator=as_generator(generator, mean.device))
     noise = torch.cat([half, -half])[:num_samples]
     cross = mixture.log_prob(mean + scale * noise).mean(0)
     entropy = scale.log().sum(-1) + 0.5 * mixture.num_features * (LOG_2PI + 1)
@@ -222,8 +223,7 @@ def _kl_from_samples(
 
 def _as_posterior(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> tuple[Tensor, Tensor]:
     """Mean and scale, checked, in the mixture's dtype."""
-    mixture.check_rows(mean)
-    mixture.check_rows(scale)
+    mean, scale = mixture.check_rows(mean), mixture.check_rows(scale)
     if mean.shape != scale.shape:
         raise InvalidArgumentError(
             f"the posterior's mean and scale must have the same shape, got {tuple(mean.shape)} "

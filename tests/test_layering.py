@@ -40,6 +40,10 @@ ROOMS: dict[str, set[str]] = {
     "sklearn": {"estimators", "interop"},
     "gmr": {"interop"},
     "pyro": {"bayes"},
+    # Their tables are known by what they can do.
+    "pandas": set(),
+    "polars": set(),
+    "pyarrow": {"datasets"},
     "matplotlib": {"plotting", "training", "app"},
 }
 

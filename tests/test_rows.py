@@ -98,12 +98,9 @@ def test_an_iterable_is_read_once_per_pass(generator: torch.Generator) -> None:
 def test_one_shot_iterators_are_refused(generator: torch.Generator) -> None:
     parts = list(rows(30, 2, generator).split(8))
     for once in ((p for p in parts), iter(parts), map(torch.clone, parts), zip(parts, strict=True)):
-        with pytest.raises(TypeError, match="can be read only once"):
+        with pytest.raises(InvalidDataError, match="can be read only once"):
             fit_em(GMMLayer(2, 3), once)
-    for nothing in (None, 3, 2.5):
-        with pytest.raises(TypeError, match=f"rows or an iterable .* {type(nothing).__name__}"):
-            fit_em(GMMLayer(2, 3), nothing)
-    with pytest.raises(TypeError, match="can be read only once"):
+    with pytest.raises(InvalidDataError, match="can be read only once"):
         resolve_priors(GMMLayer(2, 3, priors="niw"), iter(parts))
 
 

@@ -100,7 +100,7 @@ class MixtureOfGaussians(density.MixtureDensity):
         temperature: float = 1.0,
         quasi: bool = False,
         antithetic: bool = False,
-        generator: Generator | None = None,
+        generator: Generator | int | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Independent samples in random order, `(*sample_shape, *B, D)`, without gradients.
 
@@ -115,7 +115,7 @@ class MixtureOfGaussians(density.MixtureDensity):
             quasi: scrambled Sobol points, stratified over the components: each row has the
                 distribution of the mixture, but rows are evenly spread, not independent.
             antithetic: neighbouring rows are mirror images about their component's mean.
-            generator: source of randomness, on the parameters' device.
+            generator: source of randomness, on the parameters' device, or a seed.
 
         Raises:
             InvalidArgumentError: a value out of range, a region of another width, or more than
@@ -142,7 +142,7 @@ class MixtureOfGaussians(density.MixtureDensity):
         quasi: bool = False,
         antithetic: bool = False,
         relaxed: float | None = None,
-        generator: Generator | None = None,
+        generator: Generator | int | None = None,
     ) -> Tensor:
         """Samples with gradients to weights, means and scales, `(*sample_shape, *B, D)`.
 

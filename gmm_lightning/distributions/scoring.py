@@ -49,7 +49,7 @@ def crps(mixture: MixtureDensity, y: Tensor) -> Tensor:
     """
     mixture = as_mixture(mixture)
     require_one_feature(mixture, "crps")
-    mixture.check_rows(y)
+    y = mixture.check_rows(y)
     means, scale = mixture.means.squeeze(-1), mixture.scale_tril[..., 0, 0]
     weights = mixture.weights
     miss = _mean_absolute(y.to(means.dtype) - means, scale)
@@ -94,7 +94,10 @@ def probability_integral_transform(mixture: MixtureDensity, y: Tensor) -> Tensor
 
 
 def energy_score(
-    mixture: MixtureDensity, y: Tensor, num_draws: int = 100, generator: Generator | None = None
+    mixture: MixtureDensity,
+    y: Tensor,
+    num_draws: int = 100,
+    generator: Generator | int | None = None,
 ) -> Tensor:
     """The energy score `E|X - y| - E|X - X'| / 2`, the multivariate CRPS, by Monte Carlo.
 
@@ -105,7 +108,7 @@ def energy_score(
         mixture: the forecast, of any number of features.
         y: the observations, `(*S, *B, D)`, which give `(*S, *B)`.
         num_draws: samples for each row, at least 2.
-        generator: source of randomness.
+        generator: source of randomness, or a seed.
 
     Raises:
         InvalidArgumentError: fewer than 2 samples, or rows of another shape.
@@ -122,7 +125,7 @@ def energy_score(
     """
     mixture = as_mixture(mixture)
     num_draws = require_integer("num_draws", num_draws, least=2)
-    mixture.check_rows(y)
+    y = mixture.check_rows(y)
     rows = torch.broadcast_shapes(y.shape[:-1], mixture.batch_shape)
     lead = len(rows) - len(mixture.batch_shape)
     own, shape = mixture.expand(rows[lead:]), (num_draws, *rows[:lead])

@@ -13,7 +13,15 @@ from torch.nn.utils.rnn import pad_sequence
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.layers import GMMLayer, MixtureClassifier
-from gmm_lightning.rows import ArrayRows, Batch, as_rows, as_weights, check_finite
+from gmm_lightning.rows import (
+    ArrayRows,
+    Batch,
+    as_rows,
+    as_tensor,
+    as_weights,
+    check_finite,
+    column_names,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class ClassRows:
             InvalidDataError: as for `fit_classifier`.
         """
         layer = classifier.layer
+        names, x = column_names(x), as_tensor(x)
         rows = as_rows(x, layer.num_features, Size(()))
         weight = as_weights(sample_weight, x, Size(()))
         codes = classifier.encode(y).to(rows.device)
@@ -54,7 +63,7 @@ class ClassRows:
             finite = torch.isfinite(rows).all(-1)
             kept, num_skipped = kept & finite, int((~finite).sum())
         else:
-            check_finite(rows)
+            check_finite(rows, columns=names)
         rows, codes, weight = rows[kept], codes[kept], weight[kept]
         counts = torch.bincount(codes, minlength=classifier.num_classes).tolist()
         for label, count in zip(classifier.classes, counts, strict=True):

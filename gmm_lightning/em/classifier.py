@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Size, Tensor
 
-from gmm_lightning._validation import require_integer
+from gmm_lightning._validation import as_generator, require_integer
 from gmm_lightning.em.class_rows import ClassGroup, ClassRows, group_by_length
 from gmm_lightning.em.degenerate import regular_objectives
 from gmm_lightning.em.expectation import EStep
@@ -61,7 +61,7 @@ def fit_classifier(
     chunk_size: int | None = None,
     num_restarts: int = 1,
     skip_nonfinite: bool = False,
-    generator: Generator | None = None,
+    generator: Generator | int | None = None,
     progress: bool = False,
 ) -> ClassifierResult:
     """Fit the mixture of every class to the rows of that class, in place.
@@ -74,7 +74,7 @@ def fit_classifier(
     Args:
         classifier: its mixtures are fitted, with their priors, its class priors are set, and its
             temperature is reset to 1.
-        x: rows `(N, D)`, a tensor or array in memory.
+        x: rows `(N, D)` in memory, as `fit_em` takes them.
         y: their labels `(N,)`, among `classifier.classes`.
         initializer: a name or an instance; None to start from the present parameters.
         sample_weight: of the rows, `(N,)`, not negative.
@@ -86,7 +86,7 @@ def fit_classifier(
         chunk_size: rows at a time; None: as many as stay in cache.
         num_restarts: starts of every class, of which the best is kept.
         skip_nonfinite: leave out rows with NaN or infinite entries; they are counted.
-        generator: source of randomness; None: torch's global one.
+        generator: source of randomness, or a seed; None: torch's global one.
         progress: show a bar of the classes that are done.
 
     Returns:
@@ -118,6 +118,7 @@ def fit_classifier(
     options = EMOptions(max_iter, tol, prune=False)
     _require_random_start(initializer, num_restarts)
     layer = classifier.layer
+    generator = as_generator(generator, layer.means.device)
     if layer.evidence is not None:
         raise InvalidArgumentError("fit_classifier takes no layer with evidence: use fit_em")
     rows = ClassRows.read(classifier, x, y, sample_weight, skip_nonfinite=skip_nonfinite)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Generator
 
-from gmm_lightning._validation import require_integer
+from gmm_lightning._validation import as_generator, require_integer
 from gmm_lightning.em.acceleration import Accelerator
 from gmm_lightning.em.degenerate import regular_objectives
 from gmm_lightning.em.expectation import EStep
@@ -49,15 +49,15 @@ def fit_em(
     annealing: Annealing | float | None = None,
     hard: bool = False,
     collapse: str | CollapsePolicy = "floor",
-    generator: Generator | None = None,
+    generator: Generator | int | None = None,
     progress: bool = False,
 ) -> EMResult:
     """Fit a layer by EM, in place, to the mode of `layer.objective`.
 
     Args:
         layer: the mixture; priors without values take them from the data.
-        x: rows `(*S, *B, D)` as a tensor or array, a `Batch` of rows with weights or extra values,
-            or a re-iterable of either.
+        x: rows `(*S, *B, D)`: a tensor, an array, lists, or a pandas, polars or Arrow table; a
+            `Batch` of rows with weights or extra values; or a re-iterable of these.
         initializer: a name, an instance, a list of them for the starts in turn, labels `(N,)`,
             responsibilities `(N, K)`, or None to start from the layer's parameters.
         sample_weight: not negative, broadcasts to `(*S, *B)`.
@@ -80,7 +80,7 @@ def fit_em(
             it in place, `reseed` moves it to rows that are explained poorly, `raise` gives up
             that start (and raises when no start is left); or a `CollapsePolicy`. Each case is an
             event of the result.
-        generator: source of randomness; None: torch's global one.
+        generator: source of randomness, or a seed; None: torch's global one.
         progress: show a bar with the log-likelihood.
 
     Returns:
@@ -88,8 +88,8 @@ def fit_em(
 
     Raises:
         InvalidArgumentError: an option out of range, or options that contradict each other.
-        InvalidDataError: rows of the wrong shape, not finite (by number), or too few.
-        TypeError: an iterator that can be read only once.
+        InvalidDataError: rows of the wrong shape, not numbers, not finite (by number, and by
+            column of a table) or too few, or an iterator that can be read only once.
         CollapseError: under `collapse="raise"`.
 
     References:
@@ -104,6 +104,7 @@ def fit_em(
         (True, torch.Size([2, 2]))
     """
     require_integer("num_restarts", num_restarts, least=1)
+    generator = as_generator(generator, layer.means.device)
     policy = as_policy(collapse)
     schedule = ResponsibilitySchedule.create(hard=hard, annealing=annealing)
     options = EMOptions(max_iter, tol, prune, schedule, policy)

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
-from gmm_lightning._validation import require_enough_rows
+from gmm_lightning._validation import as_generator, require_enough_rows
 from gmm_lightning.em.assignment import assigned_statistics, with_pooled_rows
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.covariance_target import with_targets
@@ -45,8 +45,11 @@ def resolve_priors(layer: GMMLayer, x: Any, sample_weight: Any = None) -> None:
 
     Args:
         layer: the mixture; hyper-parameters given by the user keep their values.
-        x: rows, or a re-iterable of batches.
+        x: rows or a re-iterable of batches, as for `fit_em`.
         sample_weight: weights for rows in memory.
+
+    Raises:
+        InvalidDataError: as `fit_em`, or rows whose squares overflow.
 
     Example:
         >>> layer = GMMLayer(2, 3, priors="niw")
@@ -64,16 +67,16 @@ def initialize_layer(
     initializer: Any = "mixed",
     sample_weight: Any = None,
     *,
-    generator: Generator | None = None,
+    generator: Generator | int | None = None,
 ) -> list[CollapseEvent | CollapseCount]:
     """Set the parameters of a layer and the values of its priors as at the start of `fit_em`.
 
     Args:
         layer: written in place.
-        x: rows, or a re-iterable of batches.
+        x: rows or a re-iterable of batches, as for `fit_em`.
         initializer: a name, an instance, labels `(N,)` or responsibilities `(N, K)`.
         sample_weight: weights for rows in memory.
-        generator: source of randomness; None: torch's global one.
+        generator: source of randomness, or a seed; None: torch's global one.
 
     Returns:
         The components that had to be repaired.
@@ -87,6 +90,7 @@ def initialize_layer(
         >>> initialize_layer(layer, torch.randn(50, 2))
         []
     """
+    generator = as_generator(generator, layer.means.device)
     source = layer_source(layer, x, sample_weight)
     resolve_from(layer, source)
     model, present = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)

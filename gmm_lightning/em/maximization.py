@@ -7,6 +7,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import format_too_large
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.collapse import Collapsed, CollapseEvent, weightless
 from gmm_lightning.em.data_scale import DataScale
@@ -96,8 +97,7 @@ def maximize(
     family, dtype = model.family, parameters.means.dtype
     if not stats.is_finite():
         raise InvalidDataError(
-            f"the statistics are not finite: the values of the rows are too large for {dtype}; "
-            "standardise them or use float64"
+            format_too_large("the statistics are not finite: the rows are", dtype)
         )
     total_weight = stats.total_weight
     if not bool((total_weight > 0).all()):
@@ -119,9 +119,7 @@ def maximize(
     scale = family.estimate(scatter, moments.dof)
     updated = model.from_constrained(moments.mass, moments.means, scale, dtype)
     if not all_finite(updated.means):
-        raise InvalidDataError(
-            f"the means are too large for {dtype}; standardise the rows or use float64"
-        )
+        raise InvalidDataError(format_too_large("the means of the rows are", dtype))
     raw = updated.raw_scale.flatten(1)
     singular = ~torch.isfinite(raw.sum(-1))
     if bool(singular.any()):

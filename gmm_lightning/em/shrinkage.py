@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from gmm_lightning._validation import require_choice
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.linalg import unsqueeze_like
+from gmm_lightning.rows import as_tensor
 from gmm_lightning.statistics import Moments
 
 
@@ -83,7 +85,7 @@ def _ratio(above: Tensor, count: Tensor, spread: Tensor) -> Tensor:
 _INTENSITIES = {"oas": _oas, "rblw": _rblw}
 
 
-def ledoit_wolf(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def ledoit_wolf(x: Any, weight: Any = None) -> tuple[Tensor, Tensor]:
     """Ledoit and Wolf's shrunk covariance of rows `(N, D)`, and the intensity rho.
 
     With S the covariance about the mean, `m = tr(S)/D` and `d^2 = |S - m I|^2 / D`:
@@ -97,7 +99,8 @@ def ledoit_wolf(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor
         O. Ledoit, M. Wolf (2004), A well-conditioned estimator for large-dimensional covariance
         matrices, Journal of Multivariate Analysis 88.
     """
-    w = torch.ones_like(x[:, 0]) if weight is None else weight.to(x)
+    x = as_tensor(x)
+    w = torch.ones_like(x[:, 0]) if weight is None else as_tensor(weight, "weight").to(x)
     share = w / w.sum()
     gap, d = x - share @ x, x.shape[-1]
     covariance = (gap * share.unsqueeze(-1)).mT @ gap

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import format_too_large
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.event_log import CollapseCount
 from gmm_lightning.em.expectation import expected_statistics
@@ -19,7 +20,15 @@ from gmm_lightning.em.responsibilities import Responsibilities, softmax_responsi
 from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.rows import Batch, as_rows, as_weights, check_finite, is_shared
+from gmm_lightning.rows import (
+    Batch,
+    as_rows,
+    as_tensor,
+    as_weights,
+    check_finite,
+    column_names,
+    is_shared,
+)
 from gmm_lightning.statistics import SufficientStatistics
 
 
@@ -37,7 +46,7 @@ def e_step(
 
     Args:
         layer: the mixture.
-        x: rows `(*S, *B, D)`, a tensor or an array, or a `Batch` of them.
+        x: rows `(*S, *B, D)`, as `fit_em` takes them, or a `Batch` of them.
         sample_weight: not negative, broadcasts to `(*S, *B)`; a `Batch` holds its own.
         chunk_size: rows at a time; None: as many as stay in cache.
         responsibilities: how responsibilities follow from log joint densities:
@@ -63,6 +72,7 @@ def e_step(
         (15, 15.0)
     """
     batch = x if isinstance(x, Batch) else Batch(x, sample_weight)
+    names, batch = column_names(batch.x), batch._replace(x=as_tensor(batch.x))
     rows = as_rows(batch.x, layer.num_features, layer.batch_shape)
     weight = as_weights(batch.weight, batch.x, layer.batch_shape)
     model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
@@ -75,11 +85,9 @@ def e_step(
         model, parameters, plan, batches, workspace=workspace, responsibilities=responsibilities
     )
     if not bool(torch.isfinite(stats.log_likelihood).all()):
-        check_finite(rows)
-        raise InvalidDataError(
-            f"the log-likelihood of these rows is {stats.log_likelihood.tolist()}: their values "
-            f"are too large for {layer.means.dtype}; standardise them or use float64"
-        )
+        check_finite(rows, columns=names)
+        what = f"the log-likelihood is {stats.log_likelihood.tolist()}: the rows are"
+        raise InvalidDataError(format_too_large(what, layer.means.dtype))
     return stats.reshape(layer.batch_shape)
 
 

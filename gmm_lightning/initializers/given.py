@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.initializers.base import Initializer
+from gmm_lightning.rows import as_tensor
 
 
 class Given(Initializer):
@@ -26,7 +27,7 @@ class Given(Initializer):
     name: ClassVar[str] = "given"
 
     def __init__(self, assignments: Any = None) -> None:
-        self.assignments = None if assignments is None else torch.as_tensor(assignments)
+        self.assignments = None if assignments is None else as_tensor(assignments, "assignments")
 
     def assign(
         self, x: Tensor, num_components: int, weight: Tensor, generator: Generator | None

@@ -59,7 +59,7 @@ class ConditionalDensity(_Conditional):
                 that do not fit.
         """
         mixture = self.mixture(h)
-        mixture.check_rows(y)
+        y = mixture.check_rows(y)
         family, scale, d = mixture.covariance, mixture.scale, mixture.num_features
         if family.whitens_by_solve:
             # Before autocast is left: torch.export of torch 2.8 loses an error inside it.

@@ -38,11 +38,19 @@ class LabelEncoder:
                 if valid:
                     return y.to(device, torch.long)
             y = y.detach().cpu().numpy()
+        if np.ma.is_masked(y):
+            masked = torch.as_tensor(np.ma.getmaskarray(y).reshape(-1))
+            raise InvalidDataError(
+                f"y has masked labels in row(s) {format_rows(masked)}; leave out the rows without "
+                "a label"
+            )
         array = np.asarray(y)
         try:
             values, inverse = np.unique(array, return_inverse=True)
         except TypeError:
-            raise InvalidDataError("y must hold labels of one kind, all numbers or text") from None
+            raise InvalidDataError(
+                "y must hold labels of one kind, all numbers or text, and one for every row"
+            ) from None
         codes = np.array([self._index.get(value, -1) for value in values.tolist()], dtype=np.int64)
         indices = torch.as_tensor(codes[inverse].reshape(array.shape))
         if bool((indices < 0).any()):

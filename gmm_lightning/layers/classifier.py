@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from gmm_lightning._validation import (
     format_list,
     format_rows,
-    format_value,
     require_number,
     require_numbers,
 )
@@ -25,6 +24,7 @@ from gmm_lightning.layers._temperature import (
 from gmm_lightning.layers.gmm import GMMLayer
 from gmm_lightning.layers.parameters import prior_num_samples
 from gmm_lightning.linalg import accumulator_dtype
+from gmm_lightning.rows import as_dense
 
 
 class Calibration(NamedTuple):
@@ -42,7 +42,7 @@ class MixtureClassifier(nn.Module):
     the loss for gradient descent.
 
     Shape:
-        x `(*S, D)`; joint and posterior `(*S, C)`.
+        x `(*S, D)`, a tensor, an array or a table; joint and posterior, tensors `(*S, C)`.
 
     Args:
         layer: the mixtures, of batch shape `(C,)`.
@@ -125,36 +125,38 @@ class MixtureClassifier(nn.Module):
 
     # -- densities --------------------------------------------------------------------------
 
-    def log_joint(self, x: Tensor) -> Tensor:
+    def log_joint(self, x: Any) -> Tensor:
         """Log joint densities `log p(c) + log p(x | c)`: `(*S, D)` -> `(*S, C)`.
 
         Raises:
             InvalidArgumentError: rows of another width.
+            InvalidDataError: x does not hold numbers.
         """
-        if not isinstance(x, Tensor) or x.dim() == 0 or x.shape[-1] != self.layer.num_features:
+        x = as_dense(x, self.class_logits.device)
+        if x.dim() == 0 or x.shape[-1] != self.layer.num_features:
             raise InvalidArgumentError(
-                f"expected rows (*S, {self.layer.num_features}) as a tensor, got {format_value(x)}"
+                f"expected rows (*S, {self.layer.num_features}), got shape {tuple(x.shape)}"
             )
         return self.class_logits.log_softmax(-1) + self.layer.log_prob(x.unsqueeze(-2))
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Any) -> Tensor:
         """Log densities `log p(x)`, `(*S)`, low for rows unlike every class."""
         return self.log_joint(x).logsumexp(-1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Tensor:
         """Log posteriors, as `log_posterior`, for classification losses and torchmetrics."""
         return self.log_posterior(x)
 
-    def log_posterior(self, x: Tensor) -> Tensor:
+    def log_posterior(self, x: Any) -> Tensor:
         """Log posteriors `log p(c | x)`, `(*S, C)`, at the classifier's temperature."""
         return (self.log_joint(x) / self.temperature).log_softmax(-1)
 
-    def posterior(self, x: Tensor) -> Tensor:
+    def posterior(self, x: Any) -> Tensor:
         """Posteriors `p(c | x)`, `(*S, C)`, at the classifier's temperature."""
         return (self.log_joint(x) / self.temperature).softmax(-1)
 
     @torch.no_grad()
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Any) -> Tensor:
         """Most probable class of each row, as an index of `classes`, `(*S)`."""
         return self.log_joint(x).argmax(-1)
 
@@ -171,7 +173,7 @@ class MixtureClassifier(nn.Module):
     # -- training ---------------------------------------------------------------------------
 
     def objective(
-        self, x: Tensor, y: Any, *, generative: float = 0.0, num_samples: int | None = None
+        self, x: Any, y: Any, *, generative: float = 0.0, num_samples: int | None = None
     ) -> Tensor:
         """Objective of a gradient fit, `()`, in nats per row.
 
@@ -201,12 +203,12 @@ class MixtureClassifier(nn.Module):
         """
         generative = require_number("generative", generative, least=0, most=1)
         joint = self.log_joint(x)
-        own = joint.gather(-1, self._encode_rows(x, y).unsqueeze(-1)).squeeze(-1)
+        own = joint.gather(-1, self._encode_rows(joint, y).unsqueeze(-1)).squeeze(-1)
         value = (own - (1 - generative) * joint.logsumexp(-1)).mean()
         return value + self.layer.log_prior().sum() / prior_num_samples(num_samples, own.numel())
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor, y: Any) -> Calibration:
+    def calibrate(self, x: Any, y: Any) -> Calibration:
         """Set the temperature that minimises the cross entropy of held-out rows.
 
         Mixtures fitted class by class are overconfident where features depend on each other more
@@ -235,7 +237,7 @@ class MixtureClassifier(nn.Module):
         joint = self.log_joint(x)
         logits = joint.to(accumulator_dtype(joint.device)).log_softmax(-1)
         logits = logits.reshape(-1, self.num_classes)
-        own = self._encode_rows(x, y).reshape(-1, 1)
+        own = self._encode_rows(joint, y).reshape(-1, 1)
         if not len(logits):
             raise InvalidDataError("there are no rows to calibrate with")
         bad = torch.isnan(logits).any(-1)
@@ -264,13 +266,12 @@ class MixtureClassifier(nn.Module):
         """
         return self._encoder.encode(y, self.class_logits.device)
 
-    def _encode_rows(self, x: Tensor, y: Any) -> Tensor:
-        """Indices of labels, one for every row."""
-        indices = self.encode(y)
-        if indices.shape != x.shape[:-1]:
+    def _encode_rows(self, joint: Tensor, y: Any) -> Tensor:
+        """Indices of labels, one for every row of log joint densities `(*S, C)`."""
+        indices, rows = self.encode(y), joint.shape[:-1]
+        if indices.shape != rows:
             raise InvalidArgumentError(
-                f"rows of shape {tuple(x.shape)} need labels of shape {tuple(x.shape[:-1])}, got "
-                f"{tuple(indices.shape)}"
+                f"these rows need labels of shape {tuple(rows)}, got {tuple(indices.shape)}"
             )
         return indices
 

@@ -32,8 +32,8 @@ class GMMLayer(PretrainedMixin, MixtureModule):
     them; both optimise `objective`.
 
     Shape:
-        x `(*S, *B, D)` gives `(*S, *B)`. K is the right-most batch axis, as in
-        `torch.distributions.MixtureSameFamily`.
+        x `(*S, *B, D)`, a tensor, an array or a table, gives a tensor `(*S, *B)`. K is the
+        right-most batch axis, as in `torch.distributions.MixtureSameFamily`.
 
     Args:
         num_features: D.
@@ -264,7 +264,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         """
         return self.priors.log_prob(self.distribution())
 
-    def objective(self, x: Tensor, num_samples: int | None = None) -> Tensor:
+    def objective(self, x: Any, num_samples: int | None = None) -> Tensor:
         """Objective `mean log p(x) + log_prior() / num_samples`, `(*B)`, in nats per row.
 
         Args:

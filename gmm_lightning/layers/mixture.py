@@ -11,9 +11,8 @@ from torch import Size, Tensor, nn
 
 from gmm_lightning._chunking import map_chunks
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.rows import Batch
+from gmm_lightning.rows import Batch, as_dense
 
-Rows = Tensor | Batch
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -55,7 +54,12 @@ def _with_constants(
 
 
 class MixtureModule(nn.Module):
-    """Densities, dense covariances, samples of the mixture that `distribution` returns."""
+    """Densities, dense covariances, samples of the mixture that `distribution` returns.
+
+    Rows are tensors, or what `fit_em` takes in memory: arrays, lists, tables of pandas, polars or
+    Arrow, with NaN for what is masked or missing. The answers are tensors on the device of the
+    parameters, in the order of the rows.
+    """
 
     batch_shape: Size
     means: Tensor
@@ -73,13 +77,14 @@ class MixtureModule(nn.Module):
         """Mixture with the module's parameters; gradients flow into them."""
         raise NotImplementedError(f"{type(self).__name__} does not implement distribution")
 
-    def log_joint(self, x: Rows, missing: str | None = None) -> Tensor:
+    def log_joint(self, x: Any, missing: str | None = None) -> Tensor:
         """Log joint densities `log pi_k + log N(x | mu_k, Sigma_k)` + evidence, `(*S, *B, K)`."""
-        batch = x if isinstance(x, Batch) else Batch(x)
+        rows = self._dense(x)
+        batch = rows if isinstance(rows, Batch) else Batch(rows)
         log_joint = self.distribution().log_joint(batch.x, missing)
         return log_joint if self.evidence is None else log_joint + self.evidence(batch)
 
-    def log_prob(self, x: Rows, missing: str | None = None) -> Tensor:
+    def log_prob(self, x: Any, missing: str | None = None) -> Tensor:
         """Log density `log p(x)` in nats: `(*S, *B, D)` -> `(*S, *B)`.
 
         Args:
@@ -88,33 +93,39 @@ class MixtureModule(nn.Module):
         """
         return self._reduce_joint(x, lambda log_joint: log_joint.logsumexp(-1), missing)
 
-    def forward(self, x: Rows) -> Tensor:
+    def forward(self, x: Any) -> Tensor:
         """Log density, as `log_prob`."""
         return self.log_prob(x)
 
-    def log_responsibilities(self, x: Rows) -> Tensor:
+    def log_responsibilities(self, x: Any) -> Tensor:
         """Log responsibilities `log p(k | x)`, `(*S, *B, K)`."""
         return self._reduce_joint(x, lambda log_joint: log_joint.log_softmax(-1))
 
-    def responsibilities(self, x: Rows) -> Tensor:
+    def responsibilities(self, x: Any) -> Tensor:
         """Responsibilities `p(k | x)`, `(*S, *B, K)`."""
         return self._reduce_joint(x, lambda log_joint: log_joint.softmax(-1))
 
-    def predict(self, x: Rows) -> Tensor:
+    def predict(self, x: Any) -> Tensor:
         """The most probable component of each row, `(*S, *B)`."""
         return self._reduce_joint(x, lambda log_joint: log_joint.argmax(-1))
 
     def _reduce_joint(
-        self, x: Rows, reduce: Callable[[Tensor], Tensor], missing: str | None = None
+        self, x: Any, reduce: Callable[[Tensor], Tensor], missing: str | None = None
     ) -> Tensor:
         """`reduce(log_joint(x))` without all log joint densities in memory at once."""
         return map_chunks(
             lambda rows: reduce(self.log_joint(rows, missing)),
-            x,
+            self._dense(x),
             batch_dims=len(self.batch_shape),
             numbers_per_row=self.means.numel(),
             module=self,
         )
+
+    def _dense(self, x: Any) -> Tensor | Batch:
+        """Rows as a tensor, or a batch of one."""
+        if isinstance(x, Batch):
+            return x if isinstance(x.x, Tensor) else x._replace(x=self._dense(x.x))
+        return as_dense(x, self.means.device)
 
     @property
     def scale_tril(self) -> Tensor:

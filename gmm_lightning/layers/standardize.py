@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.linalg import at_least_float32
+from gmm_lightning.rows import as_dense
 
 
 class Standardize(nn.Module):
@@ -43,12 +46,13 @@ class Standardize(nn.Module):
         self.loc.copy_(loc)
         self.scale.copy_(torch.where(scale > 0, scale, 1.0))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Tensor:
         """Standardised rows `(..., D)`, in the wider dtype of x and the buffers.
 
         Raises:
-            InvalidDataError: x has another number of features.
+            InvalidDataError: x has another number of features, or does not hold numbers.
         """
+        x = as_dense(x, self.loc.device)
         self._check(x)
         return (at_least_float32(x) - self.loc) / self.scale
 

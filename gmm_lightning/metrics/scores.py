@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from gmm_lightning._validation import require_integer
-from gmm_lightning.distributions import MixtureDensity, crps, energy_score
+from gmm_lightning._validation import as_generator, require_integer
+from gmm_lightning.distributions import MixtureDensity, as_mixture, crps, energy_score
 from gmm_lightning.metrics._sums import WeightedMean
 
 
@@ -46,7 +46,7 @@ class EnergyScore(WeightedMean):
 
     Args:
         num_draws: for each row, at least 2.
-        generator: on the device of the mixtures; None for the global one.
+        generator: on the device of the mixtures, or a seed; None for the global one.
 
     Raises:
         InvalidArgumentError: fewer than 2 draws.
@@ -63,7 +63,7 @@ class EnergyScore(WeightedMean):
     higher_is_better = False
 
     def __init__(
-        self, num_draws: int = 100, generator: Generator | None = None, **options: Any
+        self, num_draws: int = 100, generator: Generator | int | None = None, **options: Any
     ) -> None:
         num_draws = require_integer("num_draws", num_draws, least=2)
         # One name per number of draws: see `SumMetric` on collections.
@@ -73,4 +73,5 @@ class EnergyScore(WeightedMean):
 
     def update(self, mixture: MixtureDensity, target: Tensor, weight: Tensor | None = None) -> None:
         """Add observed values `(*S, *B, D)`: otherwise as for `CRPS.update`."""
+        self.generator = as_generator(self.generator, as_mixture(mixture).means.device)
         self.add(energy_score(mixture, target, self.num_draws, self.generator), weight)

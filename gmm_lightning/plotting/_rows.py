@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.rows import as_tensor
 
 Array = NDArray[np.float64]
 Values = torch.Tensor | ArrayLike
@@ -56,9 +57,4 @@ def thin(num_rows: int, max_points: int) -> NDArray[np.intp]:
 
 def to_array(value: Values) -> Array:
     """A float64 array of numbers, or of a tensor on any device, with or without a graph."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to(device="cpu", dtype=torch.float64).numpy()
-    try:
-        return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidDataError(f"expected an array of numbers: {error}") from None
+    return as_tensor(value).detach().to(device="cpu", dtype=torch.float64).numpy()

@@ -10,7 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from gmm_lightning._validation import require_integer
+from gmm_lightning._validation import as_generator, require_integer
 from gmm_lightning.distributions import Region
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import Components, MixtureLike, components
@@ -31,7 +31,7 @@ def plot_samples(
     ax: Axes | None = None,
     component: Values | None = None,
     within: Region | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
     dims: Dims | None = None,
     columns: Sequence[str] | None = None,
     max_points: int = 5000,
@@ -52,7 +52,7 @@ def plot_samples(
         component: The component `(*S,)` that each sample was drawn from, which gives its colour;
             None for the most probable one.
         within: The region, as for `MixtureOfGaussians.sample`.
-        generator: Source of randomness, on the CPU; None for one with a fixed seed.
+        generator: Source of randomness, on the CPU, or a seed; None for a fixed one.
         dims: One or two features to show, by position or name.
         columns: Names of the D features.
         max_points: Largest number of points drawn, evenly spaced through the samples.
@@ -105,7 +105,7 @@ def _samples(
     x: Values | int,
     component: Values | None,
     within: Region | None,
-    generator: torch.Generator | None,
+    generator: torch.Generator | int | None,
 ) -> tuple[Array, NDArray[np.intp]]:
     """The samples (N, D) and the indices of their components (N,)."""
     if not isinstance(x, int | np.integer) or isinstance(x, bool):
@@ -124,7 +124,6 @@ def _samples(
     if component is not None:
         raise InvalidArgumentError("component= goes with the samples; draw them first")
     density, index = parts.density()
-    if generator is None:
-        generator = torch.Generator().manual_seed(0)
+    generator = as_generator(0 if generator is None else generator)
     drawn: Any = density.sample(int(x), within=within, return_component=True, generator=generator)
     return drawn[0].numpy(), index[drawn[1].numpy()]

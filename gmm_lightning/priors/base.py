@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from gmm_lightning._validation import format_too_large
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.errors import InvalidArgumentError, UnresolvedPriorError
-from gmm_lightning.linalg import take_components
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError, UnresolvedPriorError
+from gmm_lightning.linalg import all_finite, take_components
 from gmm_lightning.priors.data_moments import DataMoments
 from gmm_lightning.statistics import Moments
 
@@ -178,9 +179,16 @@ class Prior(nn.Module, ABC):
             )
 
     def _set_default(self, name: str, value: Tensor) -> None:
-        """Write a default that follows from data, unless the user gave a value."""
+        """Write a default that follows from data, unless the user gave a value.
+
+        Raises:
+            InvalidDataError: it overflows.
+        """
         if self._given[name] is None:
             buffer = self.get_buffer(name)
+            if not all_finite(value.to(buffer)):
+                what = f"the rows, which give the prior {self.name!r} its {name}, are"
+                raise InvalidDataError(format_too_large(what, buffer.dtype))
             buffer.copy_(value.expand_as(buffer))
 
     @property

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from gmm_lightning.rows.arrays import column_names, require_order
 from gmm_lightning.rows.batch import Batch, as_batch
 from gmm_lightning.rows.checked import as_source
 from gmm_lightning.rows.conversion import (
+    as_dense,
     as_rows,
     as_tensor,
     as_weights,
@@ -19,11 +21,14 @@ __all__ = [
     "Batch",
     "RowSource",
     "as_batch",
+    "as_dense",
     "as_rows",
     "as_source",
     "as_tensor",
     "as_weights",
     "check_finite",
+    "column_names",
     "finite_rows",
     "is_shared",
+    "require_order",
 ]

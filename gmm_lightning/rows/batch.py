@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,22 +88,21 @@ def as_batch(item: Any) -> Batch:
         return item
     if isinstance(item, list | tuple) and len(item) == 1:
         item = item[0]
-    if isinstance(item, list | tuple) and not is_array(item):
+    if isinstance(item, list | tuple) and is_batches(item):
         raise InvalidDataError(
             f"each batch must be rows, or a sequence holding just the rows; got {len(item)} arrays"
         )
     return Batch(as_tensor(item))
 
 
-def is_array(x: Any) -> bool:
-    """Whether x is rows in memory rather than an iterable of batches."""
-    if isinstance(x, Tensor) or hasattr(x, "__array__"):
-        return True
-    if not isinstance(x, list | tuple) or isinstance(x, Batch):
+def is_batches(x: Any) -> bool:
+    """Whether x is an iterable of batches; anything else is rows in memory, or neither."""
+    if isinstance(x, Batch) or not isinstance(x, Iterable):
         return False
+    if not isinstance(x, list | tuple):
+        known = isinstance(x, Tensor | str | bytes | Mapping)
+        return not (known or any(hasattr(x, name) for name in ("__array__", "toarray", "todense")))
     first = x[0] if len(x) else 0.0
-    if isinstance(first, Batch):
-        return False
-    if isinstance(first, list | tuple) and len(first):
+    if isinstance(first, list | tuple) and not isinstance(first, Batch) and len(first):
         first = first[0]
-    return not (isinstance(first, Tensor | np.ndarray) and first.ndim >= 2)
+    return isinstance(first, Batch) or len(getattr(first, "shape", ())) >= 2

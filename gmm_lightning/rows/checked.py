@@ -9,7 +9,8 @@ import torch
 from torch import Size
 
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.rows.batch import Batch, as_batch, is_array
+from gmm_lightning.rows.arrays import column_names
+from gmm_lightning.rows.batch import Batch, as_batch, is_batches
 from gmm_lightning.rows.conversion import as_rows, as_tensor, as_weights
 from gmm_lightning.rows.source import ArrayRows, RowSource, is_shared
 
@@ -24,41 +25,41 @@ def as_source(
     """A source of rows, read and checked once, for mixtures of D features and batch shape B.
 
     Args:
-        x: rows `(*S, *B, D)` as a tensor or an array, a `Batch`, a `RowSource`, or a re-iterable
-            of batches.
+        x: rows `(*S, *B, D)` as `as_tensor` takes them, a `Batch`, a `RowSource`, or a
+            re-iterable of batches.
         sample_weight: of rows in memory, broadcasts to `(*S, *B)`.
         num_features: D.
         batch_shape: B.
 
     Raises:
-        TypeError: an iterator that can be read only once.
         InvalidArgumentError: weights beside a batch or an iterable of batches.
-        InvalidDataError: rows of the wrong shape or not finite (by number), bad weights, no rows
-            at all, or weights that are all zero.
+        InvalidDataError: an iterator that can be read only once, no numbers, rows of the wrong
+            shape or not finite (by number, and column of a table), bad weights, no rows at all,
+            or weights that are all zero.
     """
     batch_shape = Size(batch_shape)
     if isinstance(x, ArrayRows):
         x = x.batch
-    in_memory = isinstance(x, Batch) or is_array(x)
-    if not in_memory and not isinstance(x, Iterable):
-        raise TypeError(f"x must be rows or an iterable of batches, got {type(x).__name__}")
-    if not in_memory and iter(x) is x:
-        raise TypeError(
-            "x is an iterator that can be read only once, and EM reads the data in every "
-            "iteration: pass a list, a DataLoader, or an object whose __iter__ starts anew"
+    in_batches = is_batches(x)
+    if in_batches and iter(x) is x:
+        raise InvalidDataError(
+            f"x is a {type(x).__name__}, which can be read only once, and EM reads the data in "
+            "every iteration: pass a list, a DataLoader, or an object whose __iter__ starts anew"
         )
-    if sample_weight is not None and not is_array(x):
+    if sample_weight is not None and (in_batches or isinstance(x, Batch)):
         raise InvalidArgumentError(
             "sample_weight goes with rows in memory; batches carry their own: "
             "gmm_lightning.rows.Batch(x, weight)"
         )
-    if in_memory:
-        batch = x if isinstance(x, Batch) else Batch(as_tensor(x), sample_weight)
+    if in_batches:
+        source = _CheckedRows(x, num_features, batch_shape)
+    else:
+        batch = x if isinstance(x, Batch) else Batch(x, sample_weight)
+        names, batch = column_names(batch.x), batch._replace(x=as_tensor(batch.x))
         rows = as_rows(batch.x, num_features, batch_shape)
         weight = as_weights(batch.weight, batch.x, batch_shape)
         source = ArrayRows(batch._replace(x=rows, weight=weight))
-    else:
-        source = _CheckedRows(x, num_features, batch_shape)
+        source.columns = names
     source.check()
     return source
 
@@ -75,7 +76,7 @@ class _CheckedRows(RowSource):
         first_row = 0
         for number, item in enumerate(self._batches):
             try:
-                batch = as_batch(item)
+                batch, self.columns = as_batch(item), column_names(item)
                 x = as_rows(batch.x, self.num_features, self._batch_shape)
                 weight = as_weights(batch.weight, batch.x, self._batch_shape)
             except InvalidDataError as error:

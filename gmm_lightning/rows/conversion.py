@@ -1,41 +1,69 @@
-"""Conversion of users' rows and weights to tensors, with checks of shape and finiteness."""
+"""Users' rows and weights as tensors, with checks of shape and finiteness."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Size, Tensor
 
-from gmm_lightning._validation import format_rows, require_weights
+from gmm_lightning._validation import format_list, format_rows, require_weights
 from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.rows.arrays import as_array
 
 
 def as_tensor(x: Any, name: str = "x") -> Tensor:
-    """A tensor over the same memory where possible: from a tensor, an array, or nested lists.
+    """A tensor over the same memory where possible.
+
+    Args:
+        x: a tensor, a numpy array, nested lists, or a table or a column of pandas, polars or
+            Arrow. What is masked or missing is NaN.
+        name: of x, for the message.
 
     Raises:
         InvalidDataError: not a dense, rectangular array of real numbers.
+
+    Example:
+        >>> as_tensor(np.ma.masked_array([1.0, 2.0], [False, True]))
+        tensor([1., nan], dtype=torch.float64)
     """
-    tensor = x if isinstance(x, Tensor) else _tensor_from_numpy(x, name)
-    if tensor.is_complex():
-        raise InvalidDataError(f"{name} must hold real numbers, got dtype {tensor.dtype}")
-    if tensor.layout != torch.strided:
-        raise InvalidDataError(f"{name} must be dense, got layout {tensor.layout}; call to_dense()")
-    return tensor
+    tensor = as_dense(x, torch.device("cpu"), name)
+    # torch cannot add up numbers of one byte.
+    is_small = tensor.is_floating_point() and tensor.element_size() == 1
+    return tensor.float() if is_small else tensor
 
 
-def _tensor_from_numpy(x: Any, name: str) -> Tensor:
-    try:
-        array = np.asarray(x)
-    except ValueError as error:
-        raise InvalidDataError(f"{name} must be a rectangular array: {error}") from None
-    if array.dtype.kind not in "fiub":
+def as_dense(x: Any, device: torch.device, name: str = "x") -> Tensor:
+    """Rows as a dense tensor: a tensor as it is, anything else as `as_tensor`, on a device.
+
+    Raises:
+        InvalidDataError: as for `as_tensor`.
+    """
+    if not isinstance(x, Tensor):
+        return _tensor_from_numpy(as_array(x, name)).to(device)
+    if x.is_complex():
         raise InvalidDataError(
-            f"{name} must hold numbers, got an array of dtype {array.dtype} and shape {array.shape}"
+            f"{name} must hold real numbers, got dtype {x.dtype}; take real and imaginary parts as "
+            "two features"
         )
+    if x.layout != torch.strided or x.is_nested:
+        layout = "a nested tensor" if x.is_nested else f"layout {x.layout}"
+        remedy = "torch.nested.to_padded_tensor" if x.is_nested else "to_dense()"
+        raise InvalidDataError(f"{name} must be dense, got {layout}; call {remedy}")
+    if x.is_meta and device.type != "meta":
+        raise InvalidDataError(
+            f"{name} must hold numbers, got a tensor on the meta device, which has none; give it "
+            "values with to_empty, or make it elsewhere"
+        )
+    if x.is_quantized:
+        raise InvalidDataError(f"{name} must hold numbers, got {x.dtype}; call dequantize()")
+    return x
+
+
+def _tensor_from_numpy(array: np.ndarray) -> Tensor:
     if array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     elif not array.dtype.isnative:
@@ -60,7 +88,7 @@ def as_rows(x: Any, num_features: int, batch_shape: Size) -> Tensor:
     x = as_tensor(x)
     lead = x.dim() - 1 - len(batch_shape)
     if x.dim() == 0 or x.shape[-1] != num_features or lead < 1:
-        hint = ""
+        hint = "; rows go along the first axis, features along the last one"
         if x.dim() == 1:
             hint = "; reshape one feature with x[:, None], or one row with x[None, :]"
         elif batch_shape and lead < 1:
@@ -100,17 +128,30 @@ def as_weights(sample_weight: Any, x: Any, batch_shape: Size) -> Tensor | None:
     return require_weights(flat)
 
 
-def check_finite(rows: Tensor, first_row: int = 0) -> None:
-    """Raise `InvalidDataError` for rows with NaN or infinity, numbered from `first_row`."""
+def check_finite(rows: Tensor, first_row: int = 0, columns: Sequence[str] = ()) -> None:
+    """Check that rows `(N, ..., D)` have neither NaN nor infinity.
+
+    Args:
+        rows: the rows.
+        first_row: number of the first one.
+        columns: names of the features, if they have names.
+
+    Raises:
+        InvalidDataError: they do; the message gives the numbers of the rows, and the columns.
+    """
     # One pass without a mask: a sum is finite only if every term is (or it overflows, and then
     # the mask decides).
     if not rows.is_floating_point() or bool(torch.isfinite(rows.sum())):
         return
     bad = ~torch.isfinite(rows)
     if bool(bad.any()):
+        where = f"row(s) {format_rows(bad, first_row)}"
+        if columns:
+            features = bad.reshape(-1, bad.shape[-1]).any(0).nonzero().squeeze(-1).tolist()
+            where += f" of column(s) {format_list(repr(columns[i]) for i in features)}"
         raise InvalidDataError(
-            f"x has NaN or infinite entries in row(s) {format_rows(bad, first_row)}; drop them, or "
-            "fit the others and fill them in with gmm_lightning.distributions.impute"
+            f"x has missing (NaN or masked) or infinite entries in {where}; drop them, or fit the "
+            "others and fill them in with gmm_lightning.distributions.impute"
         )
 
 

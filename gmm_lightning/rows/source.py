@@ -26,6 +26,7 @@ class RowSource(ABC):
         in_memory: whether one batch holds all rows.
         shared: whether the mixtures of a batch read the same rows (B is all ones).
         weighted: whether the rows have weights.
+        columns: names of the features where the rows come from a table, else empty.
     """
 
     num_rows: int
@@ -33,6 +34,7 @@ class RowSource(ABC):
     in_memory: bool = False
     shared: bool = True
     weighted: bool = False
+    columns: tuple[str, ...] = ()
 
     @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
@@ -85,7 +87,7 @@ class RowSource(ABC):
         """
         num_rows, positive = 0, False
         for batch in self:
-            check_finite(batch.x, num_rows)
+            check_finite(batch.x, num_rows, self.columns)
             num_rows += batch.num_rows
             weight = batch.weight
             positive |= batch.num_rows > 0 and (weight is None or bool((weight > 0).any()))

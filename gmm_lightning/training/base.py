@@ -12,7 +12,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import require_integer
+from gmm_lightning._validation import format_too_large, require_integer
+from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.linalg import all_finite
 from gmm_lightning.rows import RowSource
 from gmm_lightning.statistics import WeightedMoments
 from gmm_lightning.training.loader import RowLoader
@@ -81,6 +83,8 @@ class RowsDataModule(L.LightningDataModule):
         parts = (WeightedMoments.of(b.x, b.weight) for b in self.train_source().read())
         moments = reduce(operator.add, parts)
         mean, deviation = moments.mean, moments.variance.sqrt()
+        if not all_finite(deviation):
+            raise InvalidDataError(format_too_large("the rows are", deviation.dtype))
         # What is left of a constant feature is the rounding of its mean.
         rounding = 4 * torch.finfo(mean.dtype).eps * mean.abs()
         return mean, torch.where(deviation <= rounding, 0.0, deviation)

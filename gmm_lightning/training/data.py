@@ -12,7 +12,14 @@ from torch import Size, Tensor
 from gmm_lightning._validation import require_number
 from gmm_lightning.datasets import load, read_tables
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.rows import ArrayRows, Batch, as_tensor, as_weights, check_finite
+from gmm_lightning.rows import (
+    ArrayRows,
+    Batch,
+    as_tensor,
+    as_weights,
+    check_finite,
+    column_names,
+)
 from gmm_lightning.training.base import RowsDataModule
 
 _PARTS = {"train": "training set", "val": "validation set", "test": "test set"}
@@ -22,7 +29,7 @@ class ArrayDataModule(RowsDataModule):
     """Rows in memory, read as slices, sharded exactly over processes.
 
     Args:
-        x: rows `(N, D)`, a tensor or an array of any real dtype.
+        x: rows `(N, D)`: a tensor, an array, lists, or a pandas, polars or Arrow table.
         sample_weight: `(N,)`, finite and not negative: a row of weight 2 counts as two rows, a
             row of weight 0 is ignored. Parts that are set aside keep the weights of their rows.
         labels: `(N,)`, or soft ones `(N, C)`: for the evidence of a layer, and to judge a fit.
@@ -32,13 +39,13 @@ class ArrayDataModule(RowsDataModule):
         shuffle: read a new permutation in every epoch, for gradient descent.
         standardize: let the model subtract the mean and divide by the standard deviation.
         seed: of the split and of the permutations.
-        columns: names of the features.
+        columns: names of the features; None: those of a table, else x0, x1, ...
         classes: names of the labels.
         name: name of the data in messages and pictures.
 
     Raises:
-        InvalidDataError: not a matrix, no rows, non-finite rows (by number), labels or weights
-            that do not fit.
+        InvalidDataError: not a matrix of numbers, no rows, non-finite rows (by number, and by
+            column of a table), labels or weights that do not fit.
         InvalidArgumentError: an option out of range.
 
     Example:
@@ -65,7 +72,8 @@ class ArrayDataModule(RowsDataModule):
         name: str = "data",
     ) -> None:
         super().__init__(batch_size, seed, name, shuffle=shuffle, standardize=standardize)
-        whole = _checked(x, sample_weight, labels)
+        columns = columns or column_names(x)
+        whole = _checked(x, sample_weight, labels, columns)
         self.columns = tuple(columns or (f"x{i}" for i in range(whole.x.shape[1])))
         self.classes = tuple(classes) if classes else None
         self._parts: dict[str, ArrayRows] = {}
@@ -175,7 +183,7 @@ class ArrayDataModule(RowsDataModule):
             **options,
         )
         for part, table in zip(others, tables, strict=True):
-            data.set_part(part, _checked(table.x, table.weight, table.labels))
+            data.set_part(part, _checked(table.x, table.weight, table.labels, data.columns))
         return data
 
     def part(self, name: str, *, labels: bool = True) -> ArrayRows | None:
@@ -196,7 +204,7 @@ class ArrayDataModule(RowsDataModule):
             )
 
 
-def _checked(x: Any, weight: Any, labels: Any) -> Batch:
+def _checked(x: Any, weight: Any, labels: Any, columns: Sequence[str]) -> Batch:
     """A batch of a matrix of finite rows, with their weights and labels, checked."""
     x = as_tensor(x)
     if x.dim() != 2 or 0 in x.shape:
@@ -204,7 +212,11 @@ def _checked(x: Any, weight: Any, labels: Any) -> Batch:
         raise InvalidDataError(
             f"expected a matrix of rows (N, D), got an array of shape {tuple(x.shape)}{hint}"
         )
-    check_finite(x)
+    if columns and len(columns) != x.shape[1]:
+        raise InvalidArgumentError(
+            f"columns must name the {x.shape[1]} features, got {len(columns)} names"
+        )
+    check_finite(x, columns=columns)
     if labels is not None:
         labels = as_tensor(labels, "labels")
         if labels.shape[:1] != x.shape[:1] or labels.dim() > 2:

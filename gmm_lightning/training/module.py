@@ -178,6 +178,11 @@ class GMMModule(StandardizedMixture):
             self.log(name, torch.as_tensor(value, **wide), shown, sync_dist=True, **options)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the features of the data it was trained on; empty where they are not known."""
+        return tuple(self.data.get("columns") or ())
+
+    @property
     def current_pass(self) -> int:
         """Number of passes done in this run, over all its phases."""
         return self.passes_before + self.current_epoch

@@ -10,31 +10,47 @@ from torch import Tensor
 from gmm_lightning.covariances import FullCovariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.layers import GMMLayer, Standardize, keep_constant
+from gmm_lightning.rows import require_order
 
 
 class StandardizedMixture(L.LightningModule):
-    """A mixture in standard units, whose inputs and outputs are in the units of the data."""
+    """A mixture in standard units, whose inputs and outputs are in the units of the data.
+
+    Rows are what `GMMLayer` takes; a table has its columns in the order of `columns`, if these are
+    known.
+    """
 
     def __init__(self, layer: GMMLayer) -> None:
         super().__init__()
         self.layer = layer
         self.standardize = Standardize(layer.num_features).to(layer.means.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the features; empty where they are not known."""
+        return ()
+
+    def _standard(self, x: Any) -> Tensor:
+        """Rows in standard units."""
+        if not isinstance(x, Tensor):
+            require_order(x, self.columns)
+        return self.standardize(x)
+
+    def forward(self, x: Any) -> Tensor:
         """Log densities, as `log_prob`."""
         return self.log_prob(x)
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Any) -> Tensor:
         """Log densities `log p(x)` in the user's units: `(*S, *B, D)` -> `(*S, *B)`."""
-        return self.layer.log_prob(self.standardize(x)) + self.standardize.log_abs_det
+        return self.layer.log_prob(self._standard(x)) + self.standardize.log_abs_det
 
-    def responsibilities(self, x: Tensor) -> Tensor:
+    def responsibilities(self, x: Any) -> Tensor:
         """Responsibilities `p(k | x)`, `(*S, *B, K)`."""
-        return self.layer.responsibilities(self.standardize(x))
+        return self.layer.responsibilities(self._standard(x))
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Any) -> Tensor:
         """The most probable component of each row, `(*S, *B)`."""
-        return self.layer.predict(self.standardize(x))
+        return self.layer.predict(self._standard(x))
 
     def sample(self, sample_shape: tuple[int, ...] | int = (), **options: Any) -> Any:
         """Draws in the user's units, the region of `within` too: see `GMMLayer.sample`."""

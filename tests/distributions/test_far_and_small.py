@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -129,13 +130,12 @@ def test_the_coldest_draws_are_the_heaviest_mean(temperature: float) -> None:
     assert torch.allclose(layer.sample(4, temperature=temperature), torch.tensor(5.0))
 
 
-def test_functions_take_layers_and_name_arrays() -> None:
+def test_functions_take_layers_and_arrays() -> None:
     layer = GMMLayer(2, 3)
     assert reduce(layer, 2).num_components == 2
     assert impute(layer, torch.tensor([[0.0, math.nan]])).shape == (1, 2)
     for function in (layer.log_prob, layer.distribution().log_prob, layer.predict):
-        with pytest.raises(InvalidArgumentError, match=r"torch.as_tensor\(x\)"):
-            function(torch.zeros(3, 2).numpy())
+        assert torch.equal(function(np.zeros((3, 2))), function(torch.zeros(3, 2)))
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,6 @@ def test_functions_take_layers_and_name_arrays() -> None:
     [
         (lambda m: m.marginal("a"), "indices must be integers"),
         (lambda m: m.marginal(None), "indices must be integers"),
-        (lambda m: m.condition([0], "a"), "values as numbers, got 'a'"),
-        (lambda m: m.condition([0], None), "values as numbers, got None"),
         (lambda m: m.component(1.5), "component must be an integer, got 1.5"),
         (lambda m: m.sample(2.5), "number of rows or a tuple of numbers, got 2.5"),
         (lambda m: m.sample(None), "number of rows or a tuple of numbers, got None"),

@@ -10,7 +10,7 @@ import torch
 from support.random_layers import FAMILIES, finite
 from torch import Generator, Tensor
 
-from gmm_lightning import EMResult, GMMLayer, fit_em
+from gmm_lightning import EMResult, GMMLayer, e_step, fit_em, resolve_priors
 from gmm_lightning.errors import CollapseError, InvalidDataError
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -120,3 +120,43 @@ def test_nasty_rows_give_numbers(family: str) -> None:
 def test_all_nasty_rows_in_every_way(family: str, dtype: torch.dtype, collapse: str) -> None:
     for seed in range(SETS):
         check(family, seed, dtype, collapse)
+
+
+@pytest.mark.parametrize("name", ["niw", "inverse_wishart", "normal"])
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(torch.float64, 1e200), (torch.float64, -1e160), (torch.float32, 1e30), (torch.float32, 1e90)],
+    ids=str,
+)
+def test_one_entry_whose_square_overflows(
+    name: str, dtype: torch.dtype, size: float, generator: Generator
+) -> None:
+    x = torch.randn(50, 2, generator=generator, device=generator.device)
+    x[3, 1] = size
+    # The mean of one component follows every row; the centre of several is a median, which fits.
+    k = 1 if name == "normal" else 2
+    layer = GMMLayer(2, k, priors=name, dtype=dtype)
+    if name == "normal" and abs(size) != 1e90:
+        resolve_priors(layer, x)
+        assert all(bool(torch.isfinite(buffer).all()) for buffer in layer.priors.buffers())
+        return
+    remedies = "divide them by a constant"
+    if dtype == torch.float32:
+        remedies += ", or use float64"
+    said = re.escape(f"too large for {dtype}; {remedies}")
+    for use in (resolve_priors, fit_em):
+        with pytest.raises(InvalidDataError, match=f"{said}$"):
+            use(layer, x)
+        assert not any(bool(torch.isinf(buffer).any()) for buffer in layer.priors.buffers())
+        assert not all(prior.resolved for prior in layer.all_priors)
+    resolve_priors(layer, x / size)
+    if dtype == torch.float32:
+        resolve_priors(GMMLayer(2, k, priors=name, dtype=torch.float64), x)
+
+
+def test_rows_too_large_for_any_sum(generator: Generator) -> None:
+    x = torch.randn(50, 2, generator=generator, device=generator.device)
+    x[3, 1] = 1e200
+    for use in (fit_em, e_step):
+        with pytest.raises(InvalidDataError, match=r"too large for torch.float64; divide .*nt$"):
+            use(GMMLayer(2, 2), x)

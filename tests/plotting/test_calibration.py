@@ -120,7 +120,7 @@ def test_the_legend_covers_no_data(kind: str) -> None:
         ({"pit": PIT, "num_bins": 1}, InvalidArgumentError, "num_bins must be an integer >= 2"),
         ({"pit": PIT, "level": 95}, InvalidArgumentError, "level must be a finite number > 0 and"),
         ({"pit": [0.5, 1.5]}, InvalidDataError, r"in \[0, 1\], got some from 0.5 to 1.5"),
-        ({"pit": ["a"]}, InvalidDataError, "array of numbers"),
+        ({"pit": ["a"]}, InvalidDataError, "must hold numbers"),
         ({"counts": [[1, 2]]}, InvalidArgumentError, r"shape \(num_bins,\) .*, got \(1, 2\)"),
         ({"counts": [1.0, -2.0]}, InvalidDataError, "finite and >= 0"),
     ],

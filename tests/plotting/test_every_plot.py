@@ -172,7 +172,7 @@ def test_refuses_wrong_names_and_choices(
 def test_refuses_rows_that_do_not_fit(plot: Plot, make: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=r"shape \(N, 2\), got \(4, 3\)"):
         plot(make(2, 2), torch.zeros(4, 3))
-    with pytest.raises(InvalidDataError, match="array of numbers"):
+    with pytest.raises(InvalidDataError, match="must hold numbers"):
         plot(make(2, 2), [["a", "b"]])
     with pytest.raises(InvalidArgumentError, match="max_points must be an integer >= 0, got -1"):
         plot(make(2, 2), ROWS, max_points=-1)

@@ -128,6 +128,13 @@ def test_unusable_rows_are_refused(x: Any, message: str) -> None:
         ArrayDataModule(x)
 
 
+def test_units_that_overflow_are_refused() -> None:
+    x = rows()
+    x[3, 1] = 1e200
+    with pytest.raises(InvalidDataError, match=r"too large for torch.float64; divide them by"):
+        ArrayDataModule(x, standardize=True).units()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -136,6 +143,7 @@ def test_unusable_rows_are_refused(x: Any, message: str) -> None:
         ({"val_fraction": 0.01}, "leaves no rows on one side"),
         ({"val_fraction": 0.99}, "leaves no rows on one side"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+        ({"columns": ["a", "b"]}, "columns must name the 3 features, got 2 names"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

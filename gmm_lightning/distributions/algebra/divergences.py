@@ -23,14 +23,14 @@ class Estimate(NamedTuple):
 
 
 def entropy(
-    mixture: MixtureDensity, num_samples: int = 10_000, generator: Generator | None = None
+    mixture: MixtureDensity, num_samples: int = 10_000, generator: Generator | int | None = None
 ) -> Estimate:
     """Differential entropy `-E[log p(x)]` in nats, by Monte Carlo.
 
     Args:
         mixture: p.
         num_samples: at least 2.
-        generator: source of randomness.
+        generator: source of randomness, or a seed.
 
     Example:
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
@@ -67,7 +67,7 @@ def kl_divergence(
     p: MixtureDensity,
     q: MixtureDensity,
     num_samples: int = 10_000,
-    generator: Generator | None = None,
+    generator: Generator | int | None = None,
 ) -> Estimate:
     """Divergence `KL(p || q) = E_p[log p(x) - log q(x)]` in nats, by Monte Carlo.
 
@@ -154,7 +154,7 @@ def _expectation(
     p: MixtureDensity,
     function: Callable[[Tensor], Tensor],
     num_samples: int,
-    generator: Generator | None,
+    generator: Generator | int | None,
 ) -> Estimate:
     """`E_p[f(x)]` by Monte Carlo, for f of rows `(n, *B, D)`."""
     num_samples = require_integer("num_samples", num_samples, least=2)

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Size, Tensor
 from torch.quasirandom import SobolEngine
 
-from gmm_lightning._validation import require_number
+from gmm_lightning._validation import as_generator, require_number
 from gmm_lightning.distributions.density.ancestral import draw_noise, unwhiten_rows
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity
 from gmm_lightning.distributions.density.within import sample_within
@@ -116,10 +116,10 @@ def draw_samples(
     mixture: MixtureDensity,
     sample_shape: SampleShape,
     options: DrawOptions | None = None,
-    generator: Generator | None = None,
+    generator: Generator | int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Samples `(*S, *B, D)` and their components `(*S, *B)`: see `MixtureOfGaussians.sample`."""
-    options = options or DrawOptions()
+    options, generator = options or DrawOptions(), as_generator(generator, mixture.means.device)
     shape, means, d = full_shape(mixture, sample_shape), mixture.means, mixture.num_features
     finite = (bool(values.isfinite().all()) for values in (means, mixture.scale))
     # A weight of 0 is allowed.

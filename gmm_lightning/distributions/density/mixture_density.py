@@ -15,6 +15,7 @@ from torch.distributions import constraints
 from gmm_lightning.covariances import Covariance, FullCovariance
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
 from gmm_lightning.linalg import LOG_2PI, at_least_float32, factor_of_rows, full_precision
+from gmm_lightning.rows import as_dense
 
 
 class MixtureDensity(distributions.Distribution):
@@ -85,17 +86,18 @@ class MixtureDensity(distributions.Distribution):
 
     def whiten(self, x: Tensor) -> Tensor:
         """Whitened differences `L_k^-1 (x - mu_k)`: `(*S, *B, D)` -> `(*S, *B, K, D)`."""
-        self.check_rows(x)
-        x = x.to(self.means.dtype)
+        x = self.check_rows(x).to(self.means.dtype)
         with full_precision(x.device):
             return self.covariance.whiten(self.scale, x.unsqueeze(-2) - self.means)
 
-    def check_rows(self, x: Tensor) -> None:
-        """Raise `InvalidArgumentError` unless rows are a tensor of shape `(*S, *B, D)`."""
-        if not isinstance(x, Tensor):
-            raise InvalidArgumentError(
-                f"expected rows as a tensor, got {type(x).__name__}; write torch.as_tensor(x)"
-            )
+    def check_rows(self, x: Any) -> Tensor:
+        """Rows as a tensor, checked to be of shape `(*S, *B, D)`: arrays and tables are converted.
+
+        Raises:
+            InvalidArgumentError: they are of another shape.
+            InvalidDataError: x does not hold numbers.
+        """
+        x = as_dense(x, self.means.device)
         if x.dim() == 0 or x.shape[-1] != self.num_features:
             raise InvalidArgumentError(
                 f"expected rows with {self.num_features} features in the last axis, got an array "
@@ -112,6 +114,7 @@ class MixtureDensity(distributions.Distribution):
                 f"got shape {tuple(x.shape)}; for the same rows in all of them write "
                 f"x[:, {', '.join(['None'] * len(self.batch_shape))}]"
             )
+        return x
 
     def log_joint(self, x: Tensor) -> Tensor:
         """Log joint densities `log pi_k + log N(x | mu_k, Sigma_k)`, `(*S, *B, K)`."""

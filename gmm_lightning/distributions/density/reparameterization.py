@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot, pad
 
-from gmm_lightning._validation import require_integer, require_number
+from gmm_lightning._validation import as_generator, require_integer, require_number
 from gmm_lightning.distributions.density.ancestral import choose_components
 from gmm_lightning.distributions.density.drawing import (
     DrawOptions,
@@ -27,7 +27,7 @@ def draw_reparameterized(
     sample_shape: SampleShape,
     options: DrawOptions | None = None,
     relaxation: float | None = None,
-    generator: Generator | None = None,
+    generator: Generator | int | None = None,
 ) -> Tensor:
     """Samples `(*S, *B, D)` with gradients: see `MixtureOfGaussians.rsample`."""
     options = options or DrawOptions()
@@ -99,7 +99,7 @@ def conditional_cdfs(mixture: MixtureDensity, x: Tensor) -> tuple[Tensor, Tensor
     The terms are the components' weights given the features before d, the whitened rows, and the
     components' log densities of feature d given the features before it.
     """
-    with full_precision(x.device):
+    with full_precision(mixture.means.device):
         z = mixture.whiten(x)
         pivots = mixture.scale_tril.diagonal(dim1=-2, dim2=-1)
         terms = -0.5 * z.square() - pivots.log() - 0.5 * LOG_2PI
@@ -133,7 +133,10 @@ def _blend(mixture: MixtureDensity, e: Tensor, choice: Tensor) -> Tensor:
 
 
 def gumbel_softmax_sample(
-    mixture: MixtureDensity, shape: torch.Size, temperature: float, generator: Generator | None
+    mixture: MixtureDensity,
+    shape: torch.Size,
+    temperature: float,
+    generator: Generator | int | None = None,
 ) -> Tensor:
     """Samples `(*S, *B, D)` by a Gumbel-softmax relaxation of the component: biased, low variance.
 
@@ -148,6 +151,7 @@ def gumbel_softmax_sample(
     """
     mixture = as_mixture(mixture)
     temperature = require_number("relaxed", temperature, above=0)
+    generator = as_generator(generator, mixture.means.device)
     noise = mixture.means.new_empty(*shape, mixture.num_components)
     gumbel = -noise.exponential_(generator=generator).log()
     # Relative to the largest, which alone stays finite at a tiny temperature.
@@ -162,7 +166,7 @@ def score_function(
     mixture: MixtureDensity,
     function: Callable[[Tensor], Tensor],
     num_samples: int,
-    generator: Generator | None = None,
+    generator: Generator | int | None = None,
 ) -> Tensor:
     """A surrogate of `E[f(x)]`, `(*B)`, whose gradient is the score-function (REINFORCE) estimate.
 
@@ -174,7 +178,7 @@ def score_function(
         mixture: p.
         function: f, rows `(n, *B, D)` to `(n, *B)`.
         num_samples: at least 2.
-        generator: source of randomness.
+        generator: source of randomness, or a seed.
 
     Raises:
         InvalidArgumentError: fewer than 2 samples.
@@ -194,6 +198,7 @@ def score_function(
     mixture = as_mixture(mixture)
     num_samples = require_integer("num_samples", num_samples, least=2)
     shape = torch.Size([num_samples, *mixture.batch_shape])
+    generator = as_generator(generator, mixture.means.device)
     z = choose_components(mixture.weights.detach(), shape, generator)
     e = mixture.means.new_empty(*shape, mixture.num_features).normal_(generator=generator)
     choice = one_hot(z, mixture.num_components).to(e)

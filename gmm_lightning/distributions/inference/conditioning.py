@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
-from gmm_lightning._validation import require_numbers
 from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import full_precision
+from gmm_lightning.rows import as_dense
 
 Indices = int | Sequence[int] | Tensor
 Values = float | Sequence[float] | Tensor
@@ -76,7 +76,7 @@ def condition(mixture: M, indices: Indices, values: Values) -> M:
 
 def _as_values(mixture: MixtureDensity, index: Tensor, values: Values) -> Tensor:
     """Values of the features at `index`, `(*S, *B, I)`, in the mixture's dtype."""
-    values = require_numbers("values", values, mixture.means)
+    values = as_dense(values, mixture.means.device, "values").to(mixture.means)
     if values.dim() == 0 and len(index) == 1:
         values = values.unsqueeze(-1)
     if values.dim() == 0 or values.shape[-1] != len(index):

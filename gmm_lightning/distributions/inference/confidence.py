@@ -66,7 +66,7 @@ def in_confidence_region(
     *,
     kind: str = "component",
     num_samples: int = 20_000,
-    generator: Generator | None = None,
+    generator: Generator | int | None = None,
 ) -> Tensor:
     """Mask `(*S, *B)` of the rows `(*S, *B, D)` in a region of given mass.
 
@@ -78,7 +78,7 @@ def in_confidence_region(
             least that mass of each component; `density`: in the highest-density region of the
             whole mixture, whose edge is a quantile of the density of samples.
         num_samples: samples for the kind `density`.
-        generator: source of randomness.
+        generator: source of randomness, or a seed.
 
     Raises:
         InvalidArgumentError: a probability out of range or an unknown kind.

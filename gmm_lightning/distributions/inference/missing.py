@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning._validation import require_choice
+from gmm_lightning._validation import as_generator, require_choice
 from gmm_lightning.distributions.density import MixtureDensity, as_mixture, draw_samples
 from gmm_lightning.distributions.inference.conditioning import require_positive_density
 from gmm_lightning.distributions.inference.modes import modes
@@ -19,7 +21,7 @@ def log_joint_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
 
     A row without entries has `log pi_k`. Patterns of missing entries are computed side by side.
     """
-    mixture.check_rows(x)
+    x = mixture.check_rows(x)
     shape = torch.broadcast_shapes(x.shape[:-1], mixture.batch_shape)
     rows = x.to(mixture.means.dtype).expand(*shape, -1).reshape(-1, mixture.num_features)
     cells = torch.arange(mixture.batch_shape.numel(), device=rows.device)
@@ -54,16 +56,17 @@ def log_prob_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
 
 
 def impute(
-    mixture: MixtureDensity, x: Tensor, kind: str = "mean", generator: Generator | None = None
+    mixture: MixtureDensity, x: Any, kind: str = "mean", generator: Generator | int | None = None
 ) -> Tensor:
-    """Rows with their missing entries imputed from the conditional distribution.
+    """Rows with their missing entries imputed from the conditional distribution, as a tensor.
 
     Args:
         mixture: a single mixture.
-        x: rows `(*S, D)`, NaN where an entry is missing; observed entries stay.
+        x: rows `(*S, D)`, NaN where an entry is missing, or an array or table with what is masked
+            or missing; observed entries stay.
         kind: `mean`, the conditional mean; `mode`, the highest mode of the conditional density;
             `draw`, a sample from the conditional distribution.
-        generator: source of randomness of `draw`.
+        generator: source of randomness of `draw`, or a seed.
 
     Raises:
         InvalidArgumentError: a batch, another width, an infinite entry, or an unknown kind.
@@ -80,7 +83,7 @@ def impute(
             f"missing entries need a single mixture, got a batch of shape "
             f"{tuple(mixture.batch_shape)}"
         )
-    mixture.check_rows(x)
+    x, generator = mixture.check_rows(x), as_generator(generator, mixture.means.device)
     rows = x.to(mixture.means.dtype).reshape(-1, mixture.num_features)
     if bool(rows.isinf().any()):
         raise InvalidArgumentError("rows to impute must not have infinite entries")

@@ -13,7 +13,7 @@ from gmm_lightning.linalg import full_precision, solve_rows
 def grad_log_prob(mixture: MixtureDensity, x: Tensor) -> Tensor:
     """The score, `(*S, *B, D)`: see `MixtureOfGaussians.grad_log_prob`."""
     mixture = as_mixture(mixture)
-    x = x.to(mixture.means.dtype)
+    x = mixture.check_rows(x).to(mixture.means.dtype)
     resp = mixture.responsibilities(x)
     with full_precision(x.device):
         push = solve_rows(mixture.scale_tril, mixture.whiten(x), transposed=True)

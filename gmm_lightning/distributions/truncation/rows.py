@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype
+from gmm_lightning.rows import as_tensor
 
 Row = Sequence[float] | Tensor
 
@@ -37,7 +38,7 @@ def check_width(name: str, row: Row, num_features: int) -> None:
 
 def as_rows(x: Tensor, width: int | None) -> Tensor:
     """Rows, checked, in the dtype of sums."""
-    x = torch.as_tensor(x)
+    x = as_tensor(x)
     if x.dim() == 0 or (width is not None and x.shape[-1] != width):
         raise InvalidArgumentError(
             f"expected rows with {width} features in the last axis, got an array of shape "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Generator, Tensor
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import factor_of_rows, symmetrize
-from gmm_lightning.rows import check_finite
+from gmm_lightning.rows import as_tensor, check_finite
 
 Floats = NDArray[np.float64]
 
@@ -40,10 +39,7 @@ class Converted:
 
 def floats_of(value: ArrayLike) -> Floats:
     """A float64 copy of an array of numbers."""
-    try:
-        return np.array(np.asarray(value), dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InvalidDataError(f"expected an array of numbers, got {short(value)}") from None
+    return as_tensor(value, "the array").to(torch.float64, copy=True).numpy()
 
 
 def floats_or_none(value: ArrayLike | None) -> Floats | None:
