@@ -8,6 +8,7 @@ from gmm_lightning.training.checkpoint_io import read_checkpoint, read_state
 from gmm_lightning.training.data import ArrayDataModule
 from gmm_lightning.training.em import EMCallback
 from gmm_lightning.training.em_base import BaseEMCallback
+from gmm_lightning.training.evaluation import Prediction
 from gmm_lightning.training.floor import CovarianceFloorCallback
 from gmm_lightning.training.initialize import InitializeCallback
 from gmm_lightning.training.interrupt import GracefulStop
@@ -30,6 +31,7 @@ __all__ = [
     "GracefulStop",
     "InitializeCallback",
     "MixtureLogger",
+    "Prediction",
     "RowLoader",
     "RowsDataModule",
     "StepwiseEMCallback",

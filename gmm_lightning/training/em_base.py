@@ -18,11 +18,12 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import Batch
 from gmm_lightning.training.accumulator import PassAccumulator
+from gmm_lightning.training.batches import as_global_batch
 from gmm_lightning.training.collapse import CollapseHandler
-from gmm_lightning.training.loader import as_global_batch
 from gmm_lightning.training.module import GMMModule
 from gmm_lightning.training.observer import LayerObserver, not_called_error, warn_dropped
 from gmm_lightning.training.target import (
+    as_target,
     require_exact_shards,
     require_unsharded,
     state_key_for,
@@ -50,7 +51,7 @@ class BaseEMCallback(L.Callback):
                 "skip_nonfinite is for a target inside a model; the rows of a GMMModule are those "
                 "of its data module: drop them there"
             )
-        self.target, self.skip_nonfinite = target, skip_nonfinite
+        self.target, self.skip_nonfinite = as_target(target), skip_nonfinite
         self.history: list[float] = []
         self.counts: Tensor | None = None
         self.degenerate: list[tuple[int, ...]] = []

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import CombinedLoader
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from gmm_lightning._validation import require_integer
@@ -16,11 +17,11 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import Batch, finite_rows
 from gmm_lightning.training.base import RowsDataModule
+from gmm_lightning.training.batches import as_global_batch, require_one_loader
 from gmm_lightning.training.latents import collect_latents
-from gmm_lightning.training.loader import as_global_batch
 from gmm_lightning.training.module import GMMModule
 from gmm_lightning.training.observer import warn_dropped
-from gmm_lightning.training.target import target_layer
+from gmm_lightning.training.target import as_target, target_layer
 
 
 class InitializeCallback(L.Callback):
@@ -61,7 +62,7 @@ class InitializeCallback(L.Callback):
         self.initializer, self.seed = initializer, seed
         self.num_restarts = require_integer("num_restarts", num_restarts, least=1)
         self.trial_passes = require_integer("trial_passes", trial_passes, least=0)
-        self.target, self.step, self.skip_nonfinite = target, step, skip_nonfinite
+        self.target, self.step, self.skip_nonfinite = as_target(target), step, skip_nonfinite
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Initialise, once per fit."""
@@ -129,8 +130,9 @@ class _LoaderRows:
         self.module, self.datamodule = module, datamodule
 
     def __iter__(self) -> Iterator[Batch]:
-        device = self.module.layer.means.device
-        for item in self.datamodule.train_dataloader():
+        device, loader = self.module.layer.means.device, self.datamodule.train_dataloader()
+        require_one_loader(loader, "InitializeCallback")
+        for item in loader:
             batch = as_global_batch(item, 1)
             yield batch._replace(x=self.module.standardize(batch.x.to(device)))
 
@@ -142,9 +144,7 @@ def _training_batches(trainer: L.Trainer) -> Iterator[Any]:
         return iter(datamodule.predict_dataloader())
     loader: Any = trainer.train_dataloader
     if isinstance(loader, dict | list | tuple):
-        raise InvalidArgumentError(
-            "InitializeCallback(target=...) reads one training loader, and there are "
-            f"{len(loader)}; call fit_latents before trainer.fit"
-        )
+        # Batches as the step takes them, though a loader may be read on where the fit stops.
+        loader = (batch for batch, *_ in CombinedLoader(loader, "max_size_cycle"))
     count = trainer.num_training_batches
     return islice(loader, None if count == float("inf") else int(count))

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from gmm_lightning.errors import InvalidArgumentError
@@ -36,6 +37,8 @@ class LayerObserver:
             parameter.grad = None
         self._hook = layer.register_forward_pre_hook(self._on_call, with_kwargs=True)
 
+    # A compiled model calls it as it is; what it does with rows is none of the graph's business.
+    @torch.compiler.disable(reason="the rows of the layer are read outside of the graph")
     def _on_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x = args[0] if args else kwargs["x"]
         batch = (x if isinstance(x, Batch) else Batch(x)).map(lambda values: values.detach())
