@@ -14,11 +14,12 @@ from gmm_lightning.training.initialize import InitializeCallback
 from gmm_lightning.training.interrupt import GracefulStop
 from gmm_lightning.training.latents import collect_latents, fit_latents
 from gmm_lightning.training.loader import RowLoader
+from gmm_lightning.training.logger import MixtureLogger
 from gmm_lightning.training.module import GMMModule
+from gmm_lightning.training.pictures import draw_mixture
 from gmm_lightning.training.progress import EpochProgress
 from gmm_lightning.training.stepwise import StepwiseEMCallback
 from gmm_lightning.training.stream import StreamDataModule
-from gmm_lightning.training.tensorboard import MixtureLogger, draw_mixture
 
 __all__ = [
     "ArrayDataModule",

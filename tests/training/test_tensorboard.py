@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.training import EMCallback, GMMModule, MixtureLogger, draw_mixture, tensorboard
+from gmm_lightning.training import EMCallback, GMMModule, MixtureLogger, draw_mixture, logger
 
 # Event files hold float32.
 FLOAT32 = 2e-7
@@ -109,7 +109,7 @@ def test_without_tensorboard_nothing_is_drawn(x: Tensor, monkeypatch: pytest.Mon
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("drawn")
 
-    monkeypatch.setattr(tensorboard, "draw_mixture", refuse)
+    monkeypatch.setattr(logger, "draw_mixture", refuse)
     fitted(x, "em", MixtureLogger(every_n_passes=1), max_epochs=2)
 
 
