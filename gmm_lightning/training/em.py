@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,8 @@ from gmm_lightning.em import (
 )
 from gmm_lightning.training.collapse import CollapseHandler
 from gmm_lightning.training.em_base import BaseEMCallback
+
+_log = logging.getLogger(__name__)
 
 
 class EMCallback(BaseEMCallback):
@@ -138,6 +141,18 @@ class EMCallback(BaseEMCallback):
         updated.write_to(layer)
         if not self._gain_is_comparable():
             self._keep_going(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Name the degenerate components; warn of a fit that ended before its first M-step."""
+        super().on_train_end(trainer, pl_module)
+        if not self.history and trainer.is_global_zero:
+            _log.warning(
+                "%s did no M-step, so the mixture is as it was: the fit ended after %d of the %s "
+                "batches of its first pass (max_steps?)",
+                self.name,
+                self._accumulator.next_batch,
+                trainer.num_training_batches,
+            )
 
     def _gain_is_comparable(self) -> bool:
         """False while it anneals, after an extrapolation, or where a component was moved."""

@@ -18,6 +18,7 @@ from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import Batch, finite_rows
 from gmm_lightning.training.base import RowsDataModule
 from gmm_lightning.training.batches import as_global_batch, require_one_loader
+from gmm_lightning.training.fits import starts_anew
 from gmm_lightning.training.latents import collect_latents
 from gmm_lightning.training.module import GMMModule
 from gmm_lightning.training.observer import warn_dropped
@@ -28,7 +29,8 @@ class InitializeCallback(L.Callback):
     """Sets units, priors and parameters before the first batch of a fit.
 
     The whole training set is read in `setup`, not a process's shard: the start does not depend on
-    the number of processes. A resumed fit is not changed. A layer inside a model is initialised
+    the number of processes. A resumed fit is not changed, nor is one that goes on in the same
+    trainer. A layer inside a model is initialised
     from the latents of the untrained network (`collect_latents`) when training starts.
 
     Args:
@@ -66,7 +68,7 @@ class InitializeCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Initialise, once per fit."""
-        if stage != "fit" or trainer.ckpt_path is not None:
+        if stage != "fit" or not starts_anew(trainer):
             return
         if self.target is not None:
             target_layer(pl_module, self.target, type(self).__name__)
@@ -89,7 +91,7 @@ class InitializeCallback(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Initialise a layer inside a model, whose network is on its device by now."""
-        if self.target is None or trainer.ckpt_path is not None:
+        if self.target is None or not starts_anew(trainer):
             return
         layer = target_layer(pl_module, self.target, type(self).__name__)
         rows = collect_latents(pl_module, _training_batches(trainer), self.target, step=self.step)

@@ -27,6 +27,7 @@ from gmm_lightning.training.checkpoint_io import (
     read_state,
 )
 from gmm_lightning.training.evaluation import EvaluatedMixture
+from gmm_lightning.training.fits import starts_anew
 from gmm_lightning.training.loader import total_train_weight
 from gmm_lightning.training.schedulers import SchedulerFactory, falling, scheduler_config
 
@@ -99,6 +100,25 @@ class GMMModule(EvaluatedMixture):
         describe = partial(scheduler_config, self.scheduler, self.trainer, self.monitor)
         return {"optimizer": optimizer, "lr_scheduler": _make("scheduler", describe, optimizer)}
 
+    @property
+    def lr(self) -> float | None:
+        """The learning rate of an optimizer factory made by `functools.partial`; else None.
+
+        Lightning's `Tuner(trainer).lr_find(module, data)` sets it.
+        """
+        return getattr(self.optimizer, "keywords", {}).get("lr")
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        factory: Any = self.optimizer
+        if factory is not None:
+            self.optimizer = partial(factory, lr=value)
+
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        """Clip gradients as the trainer says; EM has none."""
+        if self.optimizer is not None:
+            super().configure_gradient_clipping(*args, **kwargs)
+
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step a scheduler; one that waits for a minimum gets the negative of what rises."""
         configs = self.trainer.lr_scheduler_configs
@@ -167,7 +187,7 @@ class GMMModule(EvaluatedMixture):
 
     def setup(self, stage: str) -> None:
         """Set the units, for a fit without `InitializeCallback`."""
-        if stage == "fit" and self.trainer.ckpt_path is None:
+        if stage == "fit" and starts_anew(self.trainer):
             self.take_units(getattr(self.trainer, "datamodule", None))
 
     # -- checkpoints ------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import lightning as L
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
-from gmm_lightning.training.base import RowsDataModule
+from gmm_lightning.training.fits import has_validation
 
 SchedulerFactory = Callable[[Optimizer], Any]
 
@@ -52,14 +52,6 @@ def falling(monitor: str | None, scheduler: Any, value: Any) -> Any:
     """A number as a scheduler wants it: what a fit makes larger is negated in mode `min`."""
     rises = monitor is not None and monitor.split("/dataloader")[0].endswith(_RISING)
     return -value if rises and getattr(scheduler, "mode", None) == "min" else value
-
-
-def has_validation(trainer: L.Trainer) -> bool:
-    """Whether a fit has a validation set."""
-    data = getattr(trainer, "datamodule", None)
-    if isinstance(data, RowsDataModule) and data.part("val") is None:
-        return False
-    return trainer.enable_validation
 
 
 def _with_length(factory: SchedulerFactory, trainer: L.Trainer) -> SchedulerFactory:

@@ -395,10 +395,6 @@ def test_a_start_that_cannot_be_is_refused(rows: Tensor) -> None:
         train(model(), rows, InitializeCallback(target="nothing"))
     with pytest.raises(InvalidArgumentError, match=r'got Autoencoder.*target="model\.density"'):
         train(model(), rows, InitializeCallback())
-    loaders = [DataLoader(TensorDataset(rows), batch_size=20)] * 2
-    run = trainer(InitializeCallback(target="density"), max_epochs=1)
-    with pytest.raises(InvalidArgumentError, match=r"one training loader.* 2; call fit_latents"):
-        run.fit(model(), loaders)
 
 
 # -- latents that collapse or drift -------------------------------------------------------------

@@ -63,6 +63,7 @@ def test_every_pass_has_its_numbers(runs: dict[str, Logged], fit: str) -> None:
     own = {"train/log_likelihood", "train/objective", "val/log_likelihood"}
     names = ("weights", "effective_counts", "condition_number")
     own |= {f"{name}/{k}" for name in names for k in range(3)}
+    own |= {f"means/{k}/x{i}" for k in range(3) for i in range(2)}
     assert own <= tags
     # Gradient descent also logs its batches, to which Lightning adds the epoch.
     assert tags - own == ({"train/nll"} if fit == "em" else {"train/nll", "epoch"})
