@@ -117,11 +117,13 @@ class EvaluatedMixture(StandardizedMixture):
         long before EM does.
         """
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1}
+        # Names say which loader they are of.
+        options |= {"sync_dist": True, "add_dataloader_idx": False}
         wide = {"dtype": accumulator_dtype(self.device), "device": self.device}
         step = {"step": self.current_pass} if self.trainer.state.fn == "fit" else {}
         for name, value in {**values, **step}.items():
             shown = prog_bar and name != "step"
-            self.log(name, torch.as_tensor(value, **wide), shown, sync_dist=True, **options)
+            self.log(name, torch.as_tensor(value, **wide), shown, **options)
 
     @property
     def current_pass(self) -> int:
