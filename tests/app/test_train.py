@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from sklearn.metrics import adjusted_rand_score
 from support.random_layers import cases
@@ -45,7 +46,7 @@ SINGLE = [
     *(("init", o) for o in options("init", "given")),
     *(("fit", o) for o in options("fit")),
     *(("data", o) for o in options("data", "file", "stream")),
-    *(("logger", o) for o in options("logger")),
+    *(("logger", o) for o in options("logger", "mlflow", "wandb")),
     *(("callbacks", o) for o in options("callbacks")),
     *(("model", o) for o in options("model")),
     *(("paths", o) for o in options("paths")),
@@ -75,6 +76,14 @@ def test_every_optimizer_trains(composed: Compose, option: str) -> None:
 @pytest.mark.parametrize("option", options("scheduler"))
 def test_every_scheduler_trains(composed: Compose, option: str) -> None:
     assert finite(train(composed(*ONE_PASS, "fit=sgd", f"scheduler={option}")))
+
+
+@undrawn
+def test_what_a_plateau_watches_can_be_said(composed: Compose) -> None:
+    words = ("fit=sgd", "scheduler=plateau", "model.monitor=train/log_likelihood")
+    assert finite(train(composed(*ONE_PASS, *words)))
+    with pytest.raises(MisconfigurationException, match="train/nope which is not available"):
+        train(composed(*ONE_PASS, *words[:2], "model.monitor=train/nope"))
 
 
 @undrawn

@@ -598,6 +598,21 @@ def test_a_target_that_is_no_layer(rows: Tensor, callback: Any) -> None:
         train(module, rows, callback(target="head"))
 
 
+@pytest.mark.parametrize(
+    "callback", [EMCallback, StepwiseEMCallback, CovarianceFloorCallback, InitializeCallback]
+)
+def test_a_target_as_the_module_itself_calls_it(rows: Tensor, callback: Any) -> None:
+    made = callback(target="self.density")
+    assert made.target == "density"
+    assert made.state_key == callback(target="density").state_key
+    train(model(), rows, made, epochs=1)
+    with pytest.raises(InvalidArgumentError, match=r"target='dens'\) names no .*: density"):
+        train(model(), rows, callback(target="self.dens"))
+    with pytest.raises(InvalidArgumentError, match=r"the path of a layer.*got a GMMLayer"):
+        callback(target=model().density)
+    assert collect_latents(model(), [(rows,)], "self.density").shape == (len(rows), 2)
+
+
 def test_a_layer_of_two_names(rows: Tensor) -> None:
     module = model()
     module.other = module.density

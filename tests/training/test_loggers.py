@@ -14,7 +14,14 @@ from support.lightning_runs import adam, fitted, trainer
 from torch import Tensor
 
 from gmm_lightning import GMMLayer
-from gmm_lightning.training import EMCallback, GMMModule, InitializeCallback, MixtureLogger, logger
+from gmm_lightning.training import (
+    ArrayDataModule,
+    EMCallback,
+    GMMModule,
+    InitializeCallback,
+    MixtureLogger,
+    logger,
+)
 
 DATA = {"standardize": True, "batch_size": 20, "columns": ["height", "girth"], "name": "trees"}
 
@@ -129,13 +136,7 @@ def test_pictures_are_drawn_for_those_who_show_them(
     monkeypatch.setattr(logger, "draw_mixture", refuse)
     start = [InitializeCallback(), EMCallback()]
     run = trainer(*start, MixtureLogger(every_n_passes=1), logger=Recorder(), max_epochs=2)
-    run.fit(GMMModule(GMMLayer(2, 3)), _data(x))
+    run.fit(GMMModule(GMMLayer(2, 3)), ArrayDataModule(x))
     run = trainer(*start, MixtureLogger(every_n_passes=1), logger=Painter(), max_epochs=1)
     with pytest.raises(AssertionError, match="drawn"):
-        run.fit(GMMModule(GMMLayer(2, 3)), _data(x))
-
-
-def _data(x: Tensor) -> Any:
-    from gmm_lightning.training import ArrayDataModule
-
-    return ArrayDataModule(x)
+        run.fit(GMMModule(GMMLayer(2, 3)), ArrayDataModule(x))
