@@ -49,11 +49,6 @@ def run(
     return module, this, rates
 
 
-def never(mode: str) -> Any:
-    """A plateau at which nothing is ever a gain, so that each look halves the rate."""
-    return partial(ReduceLROnPlateau, mode=mode, factor=0.5, patience=0, threshold=1e9)
-
-
 @pytest.mark.parametrize("val", [0.0, 0.2])
 def test_a_plateau_watches_the_validation_set_if_there_is_one(x: Tensor, val: float) -> None:
     _, this, _ = run(x, ReduceLROnPlateau, val=val)
