@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gmm_lightning._validation import format_list
+from gmm_lightning._validation import format_list, format_value
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.rows import Batch, as_tensor
+from gmm_lightning.rows import Batch, as_tensor, as_weights
 
 
 def as_global_batch(item: Any, world_size: int) -> Batch:
@@ -72,6 +72,13 @@ def _from_mapping(values: Mapping[Any, Any]) -> Batch:
     x = as_tensor(values["x"])
     parts = {n: as_tensor(v, str(n)) for n, v in values.items() if n != "x" and _is_array(v)}
     weight, labels = parts.pop("weight", None), parts.pop("labels", None)
+    if weight is not None and x.dim() > 1:
+        weight = as_weights(weight, x, x.shape[1:-1])
+    if labels is not None and labels.shape[:1] != x.shape[:1]:
+        raise InvalidDataError(
+            f"labels of a batch must be of shape ({len(x)}, ...) as its rows are, got "
+            f"{format_value(labels)}; return as many as there are rows"
+        )
     extra = {str(n): v for n, v in parts.items() if v.dim() and len(v) == len(x)}
     return Batch(x, weight, labels, extra or None)
 
@@ -83,7 +90,8 @@ def _is_array(value: Any) -> bool:
 def _describe(item: Any) -> str:
     """What an item is, for a message."""
     if isinstance(item, Mapping):
-        return f"a {type(item).__name__} with the keys {format_list(map(repr, item)) or 'none'}"
+        parts = format_list(f"{key!r} ({type(part).__name__})" for key, part in item.items())
+        return f"a {type(item).__name__} of {len(item)}" + (f" ({parts})" if parts else "")
     if isinstance(item, list | tuple):
         kinds = format_list(type(part).__name__ for part in item)
         return f"a {type(item).__name__} of {len(item)}" + (f" ({kinds})" if kinds else "")

@@ -35,9 +35,9 @@ class EMCallback(BaseEMCallback):
 
     Args:
         target: None for a `GMMModule`; for any other LightningModule the dotted path of the
-            `GMMLayer` inside it, for instance `"model.density"`. The layer then learns from the
-            rows it is called with in training, each counted once, and is frozen for the
-            optimizer. `InitializeCallback` with the same target initialises it.
+            `GMMLayer` inside it, for instance `"model.density"`, with or without `self.`. The
+            layer then learns from the rows it is called with in training, each counted once, and
+            is frozen for the optimizer. `InitializeCallback` with the same target initialises it.
         tol: end the fit when the objective is estimated to gain no more than this until the end,
             in nats per row, as `fit_em` does; None: go on.
         acceleration: `squarem` or `anderson`: extrapolate along the path of EM, after its first

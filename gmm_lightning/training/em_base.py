@@ -99,6 +99,7 @@ class BaseEMCallback(L.Callback):
             self._unused = copy.deepcopy(self.state_dict())
         elif starts_anew(trainer):
             self.load_state_dict(copy.deepcopy(self._unused))
+            self.counts = self._pass_counts = None
         layer = self.layer(pl_module)
         if self.target is not None:
             self._observer = LayerObserver(layer, lambda batch: self._on_call(layer, batch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -30,6 +31,8 @@ from gmm_lightning.training.evaluation import EvaluatedMixture
 from gmm_lightning.training.fits import starts_anew
 from gmm_lightning.training.loader import total_train_weight
 from gmm_lightning.training.schedulers import SchedulerFactory, falling, scheduler_config
+
+_log = logging.getLogger(__name__)
 
 _OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -80,6 +83,7 @@ class GMMModule(EvaluatedMixture):
         self.optimizer, self.scheduler, self.monitor = optimizer, scheduler, monitor
         self.data: dict[str, Any] = {}
         self.phase = 0
+        self._is_learning = False
 
     # -- training ---------------------------------------------------------------------------
 
@@ -127,7 +131,17 @@ class GMMModule(EvaluatedMixture):
 
     def on_train_start(self) -> None:
         """Refuse several loaders side by side."""
+        self._is_learning = self.optimizer is not None
         require_one_loader(self.trainer.train_dataloader, type(self).__name__)
+
+    def on_train_end(self) -> None:
+        """Warn of a fit in which nothing learnt."""
+        if not self._is_learning and self.trainer.is_global_zero:
+            _log.warning(
+                "%s learnt nothing: it has no optimizer, and no EM callback read its batches; add "
+                "EMCallback() to the callbacks of the trainer, or give it optimizer=",
+                type(self).__name__,
+            )
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """The backward pass; nothing under EM, whose loss has no graph."""
@@ -138,6 +152,7 @@ class GMMModule(EvaluatedMixture):
         self, batch: Batch, responsibilities: Responsibilities = softmax_responsibilities_
     ) -> SufficientStatistics:
         """Expected statistics of rows in the user's units, which `EMCallback` adds up."""
+        self._is_learning = True
         units = self.standardize
         is_identity = bool((units.loc == 0).all() and (units.scale == 1).all())
         transform = None if is_identity else units

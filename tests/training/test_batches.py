@@ -81,7 +81,7 @@ def test_every_kind_of_batch_gives_the_same_fit(x: Tensor, fit: str) -> None:
 def test_the_entries_of_a_mapping_are_those_of_a_batch() -> None:
     item = {"x": torch.zeros(4, 2), "weight": torch.ones(4), "labels": torch.arange(4)}
     batch = as_global_batch(item | {"day": torch.arange(4.0), "scale": torch.ones(3), "n": 4}, 2)
-    assert batch.weight is item["weight"]
+    assert torch.equal(batch.weight, item["weight"])  # pyright: ignore
     assert batch.labels is item["labels"]
     assert batch.extra is not None
     assert list(batch.extra) == ["day"]
@@ -101,8 +101,9 @@ def test_labels_and_weights_of_a_mapping_are_used(x: Tensor) -> None:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "no x": ({"image": torch.zeros(2, 2), "y": 3}, r"a dict with the keys 'image', 'y'"),
-    "empty mapping": ({}, "a dict with the keys none"),
+    "no x": ({"image": torch.zeros(2, 2), 5: 3}, r"a dict of 2 \('image' \(Tensor\), 5 \(int\)\)"),
+    "empty mapping": ({}, "a dict of 0"),
+    "text as x": ({"x": ["a"]}, r"a dict of 1 \('x' \(list\)\)"),
     "two batches": ([[torch.zeros(2, 2)], [torch.zeros(2, 2)]], r"a list of 2 \(list, list\)"),
     "empty": ((), "a tuple of 0"),
     "text": ("rows", "a str"),
@@ -118,6 +119,19 @@ def test_anything_else_is_refused_in_one_sentence(name: str) -> None:
         as_global_batch(item, 1)
 
 
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"weight": -torch.ones(4)}, r"sample_weight must be finite and >= 0; .* row\(s\) 0, 1"),
+        ({"weight": torch.ones(3)}, r"sample_weight must broadcast to \(4,\), got shape \(3,\)"),
+        ({"labels": torch.ones(3)}, r"labels of a batch must be .*\(4, ...\).*got shape \(3,\)"),
+    ],
+)
+def test_weights_and_labels_of_a_mapping_fit_its_rows(part: Any, words: str) -> None:
+    with pytest.raises(InvalidDataError, match=words):
+        as_global_batch({"x": torch.zeros(4, 2)} | part, 1)
+
+
 def test_the_rows_of_a_batch_have_a_shape(x: Tensor) -> None:
     wrong = DataLoader(torch.zeros(20, 3), batch_size=20)  # pyright: ignore
     for fit, em in (("em", [EMCallback()]), ("sgd", [])):
@@ -127,7 +141,7 @@ def test_the_rows_of_a_batch_have_a_shape(x: Tensor) -> None:
 
 def test_loaders_side_by_side_are_refused_by_a_module(x: Tensor) -> None:
     loaders = [DataLoader(TensorDataset(x), batch_size=20)] * 2
-    words = r"reads one training loader, got a {} (of|with) .*ConcatDataset"
+    words = r"reads one training loader, got a {} of .*ConcatDataset"
     for given, kind in ((loaders, "list"), (dict(enumerate(loaders)), "dict")):
         with pytest.raises(InvalidArgumentError, match="GMMModule " + words.format(kind)):
             trainer(EMCallback(), max_epochs=1).fit(module("em"), given)

@@ -215,6 +215,21 @@ def test_a_fit_that_ends_in_its_first_pass_says_that_nothing_was_learnt(
     assert not [r for r in caplog.records if "no M-step" in r.message]
 
 
+def test_a_module_that_nobody_trains_says_so(x: Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    def said() -> list[str]:
+        found = [r.message for r in caplog.records if "learnt nothing" in r.message]
+        caplog.clear()
+        return found
+
+    module = GMMModule(GMMLayer(2, 3))
+    trainer(InitializeCallback(), max_epochs=2).fit(module, data(x))
+    (words,) = said()
+    assert "add EMCallback() to the callbacks" in words
+    for way in ("em", "stepwise", "sgd"):
+        run(x, way, max_epochs=1)
+    assert not said()
+
+
 # -- finders ----------------------------------------------------------------------------------
 
 
