@@ -197,10 +197,15 @@ def test_the_logged_likelihood_is_that_of_the_report(composed: Compose, tmp_path
     few = ("fit.max_iter=3", "logger=csv", "callbacks.progress=null")
     metrics = train(composed("data=faithful", *few))
     with (tmp_path / "csv" / "metrics.csv").open() as file:
-        logged = [row["val/log_likelihood"] for row in csv.DictReader(file)]
-    last = [float(value) for value in logged if value][-1]
+        table = list(csv.DictReader(file))
+    last = {key: float(value) for row in table for key, value in row.items() if value}
     # Validation comes after the last M-step, so it is of the final parameters.
-    assert last == pytest.approx(metrics["val_log_likelihood"], rel=1e-12)
+    assert last["val/log_likelihood"] == pytest.approx(metrics["val_log_likelihood"], rel=1e-12)
+    # The report, and settings of the command and of the layer.
+    assert last["final/bic"] == metrics["bic"]
+    settings = (tmp_path / "csv" / "hparams.yaml").read_text()
+    assert "seed: 0" in settings
+    assert "num_train_rows: 245" in settings
 
 
 @undrawn
