@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: install train test test-slow test-minimum lint bench clean
+.PHONY: install train test test-slow test-gpu test-minimum lint bench clean
 .DEFAULT_GOAL := test
 
 install: $(VENV)/.installed
@@ -26,6 +26,10 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
+
+# The tests that run on a GPU; they are skipped where there is none.
+test-gpu: install
+	$(BIN)/python -m pytest -q -m "gpu and not slow" $(ARGS)
 
 # The oldest versions that pyproject.toml declares, in an environment of their own.
 test-minimum:

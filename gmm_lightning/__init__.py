@@ -20,15 +20,20 @@ if TYPE_CHECKING:
     )
     from gmm_lightning.layers import DensityHead, GMMLayer, MixtureClassifier, SamplingHead
     from gmm_lightning.statistics import SufficientStatistics
+    from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, InitializeCallback
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Annealing",
+    "ArrayDataModule",
     "ClassifierResult",
     "DensityHead",
+    "EMCallback",
     "EMResult",
     "GMMLayer",
+    "GMMModule",
+    "InitializeCallback",
     "MixtureClassifier",
     "MixtureOfGaussians",
     "SamplingHead",
@@ -43,10 +48,14 @@ __all__ = [
 
 _HOMES = {
     "Annealing": "em",
+    "ArrayDataModule": "training",
     "ClassifierResult": "em",
     "DensityHead": "layers",
+    "EMCallback": "training",
     "EMResult": "em",
     "GMMLayer": "layers",
+    "GMMModule": "training",
+    "InitializeCallback": "training",
     "MixtureClassifier": "layers",
     "MixtureOfGaussians": "distributions",
     "SamplingHead": "layers",
@@ -61,7 +70,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for: `gmm-train --help` does without torch."""
+    """Import a public name when it is first asked for.
+
+    `gmm-train --help` does without torch, and `fit_em` without Lightning.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

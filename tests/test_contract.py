@@ -27,6 +27,7 @@ from gmm_lightning.covariances import registry as covariances
 from gmm_lightning.errors import InvalidArgumentError
 
 pytestmark = pytest.mark.usefixtures("double")
+ON_GPU = True
 
 CASES = cases()
 over_families = pytest.mark.parametrize("family", FAMILIES)

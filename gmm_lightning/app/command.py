@@ -73,7 +73,7 @@ def _user_error(error: BaseException) -> BaseException | None:
         return error
     if isinstance(error, HydraException) and cause is not None:
         # Hydra wraps what a constructor raised: a wrong value of a setting.
-        return cause if isinstance(cause, (*known, TypeError, ValueError)) else None
+        return cause if isinstance(cause, (*known, TypeError, ValueError, ImportError)) else None
     if isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST_PEER):
         return RuntimeError("another process of this run ended, so this one stops as well")
     return error if isinstance(error, known) else None

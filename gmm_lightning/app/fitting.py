@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from gmm_lightning.app.logs import constant_note, describe
 from gmm_lightning.app.processes import Interrupted
 from gmm_lightning.app.trust import settle
+from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.training import (
     BaseEMCallback,
     GMMModule,
@@ -147,6 +149,18 @@ def _make_trainer(config: DictConfig) -> L.Trainer:
         for name, callback in config.callbacks.items()
         if callback and not (silent and name == "progress")
     ]
-    logger = instantiate(config.logger) if config.get("logger") else False
+    logger = _make_logger(config.logger) if config.get("logger") else False
     bar = {"enable_progress_bar": False} if silent else {}
     return instantiate(config.trainer, callbacks=callbacks, logger=logger, **bar)
+
+
+def _make_logger(config: DictConfig) -> Any:
+    try:
+        return instantiate(config)
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, TypeError):
+            raise
+        raise InvalidArgumentError(
+            f"this logger cannot be made: {error.__cause__}; choose a group with its arguments, "
+            "such as logger=mlflow or logger=wandb, or take one away by ~logger.<name>"
+        ) from error

@@ -56,7 +56,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def log_hyperparameters(trainer: L.Trainer, config: DictConfig, metrics: dict[str, Any]) -> None:
-    """Log settings and final numbers, so that TensorBoard can compare runs."""
+    """Log settings and final numbers, so that a logger can compare runs."""
     chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     groups = ("data", "cov", "priors", "init", "fit", "optimizer")
     settings = {group: str(chosen[group]) for group in groups if group in chosen}
@@ -72,3 +72,7 @@ def log_hyperparameters(trainer: L.Trainer, config: DictConfig, metrics: dict[st
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(settings, final)
             logger.finalize("success")
+        else:
+            logger.log_hyperparams(settings)
+            logger.log_metrics(final, metrics["iterations"])
+            logger.save()

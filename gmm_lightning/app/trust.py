@@ -22,7 +22,7 @@ _TARGET = re.compile(r"^\s*_target_:\s*([\w.]+)\s*$", re.MULTILINE)
 _ALLOWED = ("_target_", "_partial_")
 _KEY = re.compile(r"\w+(?:[./]\w+)*")
 # Names of settings that say where something is written.
-_PLACE = re.compile(r"(?:^|_)(?:dir|dirpath|path|root|folder|file|filename)$")
+_PLACE = re.compile(r"(?:^|_)(?:dir|dirpath|path|root|folder|file|filename|uri|url)$")
 # Options of a group are files in its folder.
 _OPTION = re.compile(r"\w[\w-]*")
 

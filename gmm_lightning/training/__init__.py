@@ -8,16 +8,18 @@ from gmm_lightning.training.checkpoint_io import read_checkpoint, read_state
 from gmm_lightning.training.data import ArrayDataModule
 from gmm_lightning.training.em import EMCallback
 from gmm_lightning.training.em_base import BaseEMCallback
+from gmm_lightning.training.evaluation import Prediction
 from gmm_lightning.training.floor import CovarianceFloorCallback
 from gmm_lightning.training.initialize import InitializeCallback
 from gmm_lightning.training.interrupt import GracefulStop
 from gmm_lightning.training.latents import collect_latents, fit_latents
 from gmm_lightning.training.loader import RowLoader
+from gmm_lightning.training.logger import MixtureLogger
 from gmm_lightning.training.module import GMMModule
+from gmm_lightning.training.pictures import draw_mixture
 from gmm_lightning.training.progress import EpochProgress
 from gmm_lightning.training.stepwise import StepwiseEMCallback
 from gmm_lightning.training.stream import StreamDataModule
-from gmm_lightning.training.tensorboard import MixtureLogger, draw_mixture
 
 __all__ = [
     "ArrayDataModule",
@@ -30,6 +32,7 @@ __all__ = [
     "GracefulStop",
     "InitializeCallback",
     "MixtureLogger",
+    "Prediction",
     "RowLoader",
     "RowsDataModule",
     "StepwiseEMCallback",

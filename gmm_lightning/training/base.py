@@ -94,12 +94,28 @@ class RowsDataModule(L.LightningDataModule):
         return self._loader("train", shuffle=self.shuffle)
 
     def val_dataloader(self) -> RowLoader | list[Any]:
-        """This process's rows of the validation set; an empty list without one."""
+        """This process's rows of the validation set; in a fit, an empty list without one.
+
+        Raises:
+            InvalidDataError: there is none for `trainer.validate`.
+        """
         if self.part("val") is None:
+            if self.trainer is not None and self.trainer.state.fn == "validate":
+                raise _no_part("val", "validation")
             # Lightning warns of an empty list, which is meant here.
             warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
             return []
         return self._loader("val", shuffle=False)
+
+    def test_dataloader(self) -> RowLoader:
+        """This process's rows of the test set.
+
+        Raises:
+            InvalidDataError: there is none.
+        """
+        if self.part("test") is None:
+            raise _no_part("test", "test")
+        return self._loader("test", shuffle=False)
 
     def predict_dataloader(self) -> RowLoader:
         """The training set in order."""
@@ -119,3 +135,10 @@ class RowsDataModule(L.LightningDataModule):
             epoch=(lambda: trainer.current_epoch if trainer else 0) if shuffle else None,
             seed=self.seed,
         )
+
+
+def _no_part(part: str, words: str) -> InvalidDataError:
+    return InvalidDataError(
+        f"there is no {words} set: set rows aside by {part}_fraction=0.1, name a file of them by "
+        f"{part}_path=, or pass dataloaders="
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,8 @@ from gmm_lightning.em import (
 from gmm_lightning.training.collapse import CollapseHandler
 from gmm_lightning.training.em_base import BaseEMCallback
 
+_log = logging.getLogger(__name__)
+
 
 class EMCallback(BaseEMCallback):
     """Does a closed-form M-step at the last batch of a pass, before validation and checkpoints.
@@ -32,9 +35,9 @@ class EMCallback(BaseEMCallback):
 
     Args:
         target: None for a `GMMModule`; for any other LightningModule the dotted path of the
-            `GMMLayer` inside it, for instance `"model.density"`. The layer then learns from the
-            rows it is called with in training, each counted once, and is frozen for the
-            optimizer. `InitializeCallback` with the same target initialises it.
+            `GMMLayer` inside it, for instance `"model.density"`, with or without `self.`. The
+            layer then learns from the rows it is called with in training, each counted once, and
+            is frozen for the optimizer. `InitializeCallback` with the same target initialises it.
         tol: end the fit when the objective is estimated to gain no more than this until the end,
             in nats per row, as `fit_em` does; None: go on.
         acceleration: `squarem` or `anderson`: extrapolate along the path of EM, after its first
@@ -138,6 +141,18 @@ class EMCallback(BaseEMCallback):
         updated.write_to(layer)
         if not self._gain_is_comparable():
             self._keep_going(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Name the degenerate components; warn of a fit that ended before its first M-step."""
+        super().on_train_end(trainer, pl_module)
+        if not self.history and trainer.is_global_zero:
+            _log.warning(
+                "%s did no M-step, so the mixture is as it was: the fit ended after %d of the %s "
+                "batches of its first pass (max_steps?)",
+                self.name,
+                self._accumulator.next_batch,
+                trainer.num_training_batches,
+            )
 
     def _gain_is_comparable(self) -> bool:
         """False while it anneals, after an extrapolation, or where a component was moved."""

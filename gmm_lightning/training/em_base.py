@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import lightning as L
@@ -18,11 +19,13 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import Batch
 from gmm_lightning.training.accumulator import PassAccumulator
+from gmm_lightning.training.batches import as_global_batch
 from gmm_lightning.training.collapse import CollapseHandler
-from gmm_lightning.training.loader import as_global_batch
+from gmm_lightning.training.fits import starts_anew
 from gmm_lightning.training.module import GMMModule
 from gmm_lightning.training.observer import LayerObserver, not_called_error, warn_dropped
 from gmm_lightning.training.target import (
+    as_target,
     require_exact_shards,
     require_unsharded,
     state_key_for,
@@ -34,7 +37,7 @@ class BaseEMCallback(L.Callback):
     """Base of the EM callbacks, which do the M-step in `on_train_batch_end`: see `EMCallback`.
 
     The rows of a `GMMModule` are its batches; those of a layer inside another model are the rows
-    that the layer is called with.
+    that the layer is called with. A callback that is used for another fit starts anew.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class BaseEMCallback(L.Callback):
                 "skip_nonfinite is for a target inside a model; the rows of a GMMModule are those "
                 "of its data module: drop them there"
             )
-        self.target, self.skip_nonfinite = target, skip_nonfinite
+        self.target, self.skip_nonfinite = as_target(target), skip_nonfinite
         self.history: list[float] = []
         self.counts: Tensor | None = None
         self.degenerate: list[tuple[int, ...]] = []
@@ -64,6 +67,7 @@ class BaseEMCallback(L.Callback):
         self._observer: LayerObserver | None = None
         self._logged: dict[str, float] = {}
         self._in_backward = False
+        self._unused: dict[str, Any] | None = None
 
     @property
     def state_key(self) -> str:
@@ -87,10 +91,15 @@ class BaseEMCallback(L.Callback):
         return target_layer(pl_module, self.target, type(self).__name__)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Find the layer and check that this fit can be exact."""
+        """Find the layer and check that this fit can be exact; forget a fit before it."""
         if stage != "fit":
             return
         require_unsharded(trainer)
+        if self._unused is None:
+            self._unused = copy.deepcopy(self.state_dict())
+        elif starts_anew(trainer):
+            self.load_state_dict(copy.deepcopy(self._unused))
+            self.counts = self._pass_counts = None
         layer = self.layer(pl_module)
         if self.target is not None:
             self._observer = LayerObserver(layer, lambda batch: self._on_call(layer, batch))

@@ -12,7 +12,7 @@ from gmm_lightning.em import Collapsed, CollapseEvent, DataScale, MixtureModel, 
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.linalg import accumulator_dtype, unsqueeze_like
 from gmm_lightning.training.collapse import CollapseHandler
-from gmm_lightning.training.target import state_key_for, target_layer
+from gmm_lightning.training.target import as_target, state_key_for, target_layer
 
 
 class CovarianceFloorCallback(L.Callback):
@@ -41,7 +41,7 @@ class CovarianceFloorCallback(L.Callback):
     """
 
     def __init__(self, target: str | None = None, *, min_std: float = 1e-6) -> None:
-        self.target, self.min_std = target, require_number("min_std", min_std, above=0)
+        self.target, self.min_std = as_target(target), require_number("min_std", min_std, above=0)
         self._collapse = CollapseHandler(report_once=True)
 
     @property

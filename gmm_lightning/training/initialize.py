@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import CombinedLoader
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from gmm_lightning._validation import require_integer
@@ -16,18 +17,20 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import Batch, finite_rows
 from gmm_lightning.training.base import RowsDataModule
+from gmm_lightning.training.batches import as_global_batch, require_one_loader
+from gmm_lightning.training.fits import starts_anew
 from gmm_lightning.training.latents import collect_latents
-from gmm_lightning.training.loader import as_global_batch
 from gmm_lightning.training.module import GMMModule
 from gmm_lightning.training.observer import warn_dropped
-from gmm_lightning.training.target import target_layer
+from gmm_lightning.training.target import as_target, target_layer
 
 
 class InitializeCallback(L.Callback):
     """Sets units, priors and parameters before the first batch of a fit.
 
     The whole training set is read in `setup`, not a process's shard: the start does not depend on
-    the number of processes. A resumed fit is not changed. A layer inside a model is initialised
+    the number of processes. A resumed fit is not changed, nor is one that goes on in the same
+    trainer. A layer inside a model is initialised
     from the latents of the untrained network (`collect_latents`) when training starts.
 
     Args:
@@ -61,11 +64,11 @@ class InitializeCallback(L.Callback):
         self.initializer, self.seed = initializer, seed
         self.num_restarts = require_integer("num_restarts", num_restarts, least=1)
         self.trial_passes = require_integer("trial_passes", trial_passes, least=0)
-        self.target, self.step, self.skip_nonfinite = target, step, skip_nonfinite
+        self.target, self.step, self.skip_nonfinite = as_target(target), step, skip_nonfinite
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Initialise, once per fit."""
-        if stage != "fit" or trainer.ckpt_path is not None:
+        if stage != "fit" or not starts_anew(trainer):
             return
         if self.target is not None:
             target_layer(pl_module, self.target, type(self).__name__)
@@ -88,7 +91,7 @@ class InitializeCallback(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Initialise a layer inside a model, whose network is on its device by now."""
-        if self.target is None or trainer.ckpt_path is not None:
+        if self.target is None or not starts_anew(trainer):
             return
         layer = target_layer(pl_module, self.target, type(self).__name__)
         rows = collect_latents(pl_module, _training_batches(trainer), self.target, step=self.step)
@@ -129,8 +132,9 @@ class _LoaderRows:
         self.module, self.datamodule = module, datamodule
 
     def __iter__(self) -> Iterator[Batch]:
-        device = self.module.layer.means.device
-        for item in self.datamodule.train_dataloader():
+        device, loader = self.module.layer.means.device, self.datamodule.train_dataloader()
+        require_one_loader(loader, "InitializeCallback")
+        for item in loader:
             batch = as_global_batch(item, 1)
             yield batch._replace(x=self.module.standardize(batch.x.to(device)))
 
@@ -142,9 +146,7 @@ def _training_batches(trainer: L.Trainer) -> Iterator[Any]:
         return iter(datamodule.predict_dataloader())
     loader: Any = trainer.train_dataloader
     if isinstance(loader, dict | list | tuple):
-        raise InvalidArgumentError(
-            "InitializeCallback(target=...) reads one training loader, and there are "
-            f"{len(loader)}; call fit_latents before trainer.fit"
-        )
+        # Batches as the step takes them, though a loader may be read on where the fit stops.
+        loader = (batch for batch, *_ in CombinedLoader(loader, "max_size_cycle"))
     count = trainer.num_training_batches
     return islice(loader, None if count == float("inf") else int(count))

@@ -162,6 +162,8 @@ def _evaluation_context(module: L.LightningModule) -> Iterator[None]:
     trainer, device = _trainer_of(module), module.device
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        # A graph in this mode would be of no use to the training.
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
         devices = [device] if device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices))
         if trainer is not None:

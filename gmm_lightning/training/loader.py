@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import lightning as L
 import torch
 
 from gmm_lightning.errors import InvalidDataError
-from gmm_lightning.rows import BLOCK_ROWS, Batch, RowSource, as_batch
+from gmm_lightning.rows import BLOCK_ROWS, Batch, RowSource
 
 
 class RowLoader:
@@ -80,16 +79,6 @@ class RowLoader:
                 part = shard(len(step), self._rank, self._world_size)
                 batch = block.at(step[part.start : part.stop])
                 yield batch._replace(num_global_rows=len(step))
-
-
-def as_global_batch(item: Any, world_size: int) -> Batch:
-    """A batch from an item of any loader; of a sequence, the first entry is the rows."""
-    if isinstance(item, list | tuple) and not isinstance(item, Batch):
-        item = item[0]
-    batch = as_batch(item)
-    if batch.num_global_rows is not None:
-        return batch
-    return batch._replace(num_global_rows=batch.num_rows * world_size)
 
 
 def total_train_weight(trainer: L.Trainer) -> float:

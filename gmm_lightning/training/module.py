@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +18,45 @@ from torch.optim import Optimizer
 from gmm_lightning.em import Responsibilities, e_step, softmax_responsibilities_
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.rows import Batch, check_finite
-from gmm_lightning.statistics import SufficientStatistics, WeightedMoments
+from gmm_lightning.statistics import SufficientStatistics
+from gmm_lightning.training.batches import as_global_batch, require_one_loader
 from gmm_lightning.training.checkpoint_io import (
     describe_data,
     layer_from_checkpoint,
     read_checkpoint,
     read_state,
 )
-from gmm_lightning.training.loader import as_global_batch, total_train_weight
-from gmm_lightning.training.units import StandardizedMixture
+from gmm_lightning.training.evaluation import EvaluatedMixture
+from gmm_lightning.training.fits import starts_anew
+from gmm_lightning.training.loader import total_train_weight
+from gmm_lightning.training.schedulers import SchedulerFactory, falling, scheduler_config
+
+_log = logging.getLogger(__name__)
 
 _OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-_SchedulerFactory = Callable[[Optimizer], Any]
 
 
-class GMMModule(StandardizedMixture):
+class GMMModule(EvaluatedMixture):
     """A mixture that Lightning trains: by EM without an optimizer, by gradient descent with one.
 
     Both optimise `layer.objective` on the whole training set, in nats per row. What is logged
-    is in the user's units, also when the data are standardised.
+    is in the user's units, also when the data are standardised. `trainer.validate` and
+    `trainer.test` give `val/log_likelihood` and `test/log_likelihood`, means over all rows by
+    their weights, and `trainer.predict` a `Prediction` of each batch.
+
+    A batch is rows `(N, D)`, a `Batch`, a tuple or list that begins with rows, or a mapping with
+    the rows as `x` (and `weight`, `labels`).
 
     Args:
         layer: the mixture.
         optimizer: None for EM (with `EMCallback`), or a factory that takes the parameters, such
             as `functools.partial(torch.optim.Adam, lr=0.01)`.
-        scheduler: a factory that takes the optimizer.
+        scheduler: a factory that takes the optimizer, such as `ReduceLROnPlateau`; it may return
+            Lightning's dictionary of a scheduler. `OneCycleLR` and `CyclicLR` go on with each
+            batch, all others with each pass.
+        monitor: what a `ReduceLROnPlateau` watches: None: `val/log_likelihood` if there is a
+            validation set, else `train/objective`. In its mode `min` it gets their negatives.
 
     Attributes:
         standardize: the change of units before the layer; the identity unless the data module
@@ -62,13 +76,14 @@ class GMMModule(StandardizedMixture):
         self,
         layer: GMMLayer,
         optimizer: _OptimizerFactory | None = None,
-        scheduler: _SchedulerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        monitor: str | None = None,
     ) -> None:
         super().__init__(layer)
-        self.optimizer, self.scheduler = optimizer, scheduler
+        self.optimizer, self.scheduler, self.monitor = optimizer, scheduler, monitor
         self.data: dict[str, Any] = {}
-        self.phase = self.passes_before = 0
-        self._moments: dict[str, WeightedMoments] = {}
+        self.phase = 0
+        self._is_learning = False
 
     # -- training ---------------------------------------------------------------------------
 
@@ -86,8 +101,47 @@ class GMMModule(StandardizedMixture):
         optimizer = _make("optimizer", self.optimizer, parameters)
         if self.scheduler is None:
             return optimizer
-        scheduler = _make("scheduler", self.scheduler, optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        describe = partial(scheduler_config, self.scheduler, self.trainer, self.monitor)
+        return {"optimizer": optimizer, "lr_scheduler": _make("scheduler", describe, optimizer)}
+
+    @property
+    def lr(self) -> float | None:
+        """The learning rate of an optimizer factory made by `functools.partial`; else None.
+
+        Lightning's `Tuner(trainer).lr_find(module, data)` sets it.
+        """
+        return getattr(self.optimizer, "keywords", {}).get("lr")
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        factory: Any = self.optimizer
+        if factory is not None:
+            self.optimizer = partial(factory, lr=value)
+
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        """Clip gradients as the trainer says; EM has none."""
+        if self.optimizer is not None:
+            super().configure_gradient_clipping(*args, **kwargs)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a scheduler; one that waits for a minimum gets the negative of what rises."""
+        configs = self.trainer.lr_scheduler_configs
+        monitor = next(c.monitor for c in configs if c.scheduler is scheduler)
+        super().lr_scheduler_step(scheduler, falling(monitor, scheduler, metric))
+
+    def on_train_start(self) -> None:
+        """Refuse several loaders side by side."""
+        self._is_learning = self.optimizer is not None
+        require_one_loader(self.trainer.train_dataloader, type(self).__name__)
+
+    def on_train_end(self) -> None:
+        """Warn of a fit in which nothing learnt."""
+        if not self._is_learning and self.trainer.is_global_zero:
+            _log.warning(
+                "%s learnt nothing: it has no optimizer, and no EM callback read its batches; add "
+                "EMCallback() to the callbacks of the trainer, or give it optimizer=",
+                type(self).__name__,
+            )
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """The backward pass; nothing under EM, whose loss has no graph."""
@@ -98,6 +152,7 @@ class GMMModule(StandardizedMixture):
         self, batch: Batch, responsibilities: Responsibilities = softmax_responsibilities_
     ) -> SufficientStatistics:
         """Expected statistics of rows in the user's units, which `EMCallback` adds up."""
+        self._is_learning = True
         units = self.standardize
         is_identity = bool((units.loc == 0).all() and (units.scale == 1).all())
         transform = None if is_identity else units
@@ -118,46 +173,16 @@ class GMMModule(StandardizedMixture):
                 f"the loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}: "
                 "standardise the data, lower the learning rate, or clip gradients"
             )
-        self._add_moments("train", log_prob.detach(), batch.weight, batch_idx)
+        self._add_moments("train/log_likelihood", log_prob.detach(), batch.weight, batch_idx)
         shown = nll.detach() - self.standardize.log_abs_det
         self.log("train/nll", shown, on_step=True, on_epoch=False, batch_size=1)
         return loss
 
     def on_train_epoch_end(self) -> None:
         """Log the mean over a gradient epoch, each batch under the parameters of its step."""
-        if "train" in self._moments:
-            mean, prior = self._mean_log_prob("train"), self._prior_per_row().detach()
-            values = {"train/log_likelihood": mean, "train/objective": mean + prior}
-            self.log_pass(values, prog_bar=True)
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Add the log-likelihood of one batch."""
-        batch = as_global_batch(batch, self.trainer.world_size)
-        self._add_moments("val", self._log_prob(batch), batch.weight, batch_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the weighted mean over all rows of all processes."""
-        mean = self._mean_log_prob("val")
-        if not self.trainer.sanity_checking:
-            self.log_pass({"val/log_likelihood": mean}, prog_bar=True)
-
-    def _log_prob(self, batch: Batch) -> Tensor:
-        """Log densities of a batch in standard units."""
-        return self.layer.log_prob(batch._replace(x=self.standardize(batch.x)))
-
-    def _add_moments(
-        self, part: str, log_prob: Tensor, weight: Tensor | None, batch_idx: int
-    ) -> None:
-        own = WeightedMoments.of(log_prob, weight)
-        before = self._moments.get(part)
-        self._moments[part] = own if before is None or batch_idx == 0 else before + own
-
-    def _mean_log_prob(self, part: str) -> Tensor:
-        """The weighted mean over batches and processes, in the user's units."""
-        moments = self._moments.pop(part)
-        sums = torch.stack([moments.weight * moments.mean, moments.weight])
-        total, weight = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        return total / torch.where(weight > 0, weight, 1.0) + self.standardize.log_abs_det
+        for name, mean in self._mean_log_probs("train").items():
+            objective = mean + self._prior_per_row().detach()
+            self.log_pass({name: mean, "train/objective": objective}, prog_bar=True)
 
     def _prior_per_row(self) -> Tensor:
         """Log-prior divided by `num_samples`, summed over a batch of mixtures; 0 without priors."""
@@ -165,27 +190,10 @@ class GMMModule(StandardizedMixture):
             return self.layer.means.new_zeros(())
         return self.layer.log_prior().sum() / self.num_samples
 
-    def log_pass(self, values: Mapping[str, Tensor | float], *, prog_bar: bool = False) -> None:
-        """Log numbers of one pass, equal on all processes, against the number of the pass.
-
-        They are logged as float64: early stopping compares them, and float32 stops changing
-        long before EM does.
-        """
-        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1}
-        wide = {"dtype": accumulator_dtype(self.device), "device": self.device}
-        for name, value in (*values.items(), ("step", self.current_pass)):
-            shown = prog_bar and name != "step"
-            self.log(name, torch.as_tensor(value, **wide), shown, sync_dist=True, **options)
-
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the features of the data it was trained on; empty where they are not known."""
         return tuple(self.data.get("columns") or ())
-
-    @property
-    def current_pass(self) -> int:
-        """Number of passes done in this run, over all its phases."""
-        return self.passes_before + self.current_epoch
 
     @property
     def num_samples(self) -> float:
@@ -199,7 +207,7 @@ class GMMModule(StandardizedMixture):
 
     def setup(self, stage: str) -> None:
         """Set the units, for a fit without `InitializeCallback`."""
-        if stage == "fit" and self.trainer.ckpt_path is None:
+        if stage == "fit" and starts_anew(self.trainer):
             self.take_units(getattr(self.trainer, "datamodule", None))
 
     # -- checkpoints ------------------------------------------------------------------------

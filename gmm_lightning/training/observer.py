@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from gmm_lightning.errors import InvalidArgumentError
@@ -36,11 +37,19 @@ class LayerObserver:
             parameter.grad = None
         self._hook = layer.register_forward_pre_hook(self._on_call, with_kwargs=True)
 
-    def _on_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    @torch.compiler.disable(reason="the rows of the layer are read outside of the graph")
+    def _on_call(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if layer is not self._layer:
+            return
         x = args[0] if args else kwargs["x"]
         batch = (x if isinstance(x, Batch) else Batch(x)).map(lambda values: values.detach())
         rows = as_rows(batch.x, self._layer.num_features, self._layer.batch_shape)
         self._receive(batch._replace(x=rows))
+
+    def __deepcopy__(self, memo: Any) -> LayerObserver:
+        # The hook of a copied layer, such as a teacher's or an average's, is this one's: its calls
+        # are none of the layer's.
+        return self
 
     def release(self) -> None:
         """Remove the hook, and let the layer's parameters require gradients again."""

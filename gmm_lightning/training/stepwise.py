@@ -19,6 +19,7 @@ from gmm_lightning.em import (
 )
 from gmm_lightning.training.collapse import CollapseHandler
 from gmm_lightning.training.em_base import BaseEMCallback
+from gmm_lightning.training.fits import starts_anew
 from gmm_lightning.training.module import GMMModule
 
 
@@ -72,6 +73,8 @@ class StepwiseEMCallback(BaseEMCallback):
         """Find the layer, and begin its running statistics."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
+            if self._stream is not None and not starts_anew(trainer):
+                self._stored = self._stream.state_dict()
             self._stream = StepwiseEM(
                 self.layer(pl_module), exponent=self.exponent, offset=self.offset
             )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
+from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, DistributedSampler
 
 from gmm_lightning.errors import InvalidArgumentError
@@ -18,8 +21,23 @@ def state_key_for(callback: L.Callback, target: str | None) -> str:
     return name if target is None else f"{name}({target})"
 
 
+def as_target(target: Any) -> str | None:
+    """The dotted path of a layer, as the module or as its own code calls it: `self.density`.
+
+    Raises:
+        InvalidArgumentError: not a path, such as the layer itself.
+    """
+    if target is not None and not isinstance(target, str):
+        raise InvalidArgumentError(
+            'target must be the path of a layer in its module, such as "model.density", got a '
+            f"{type(target).__name__}"
+        )
+    return None if target is None else target.removeprefix("self.")
+
+
 def target_layer(pl_module: L.LightningModule, target: str | None, callback: str) -> GMMLayer:
     """The layer of a `GMMModule`, or the one at a dotted path in any other module."""
+    target = as_target(target)
     if target is None and isinstance(pl_module, GMMModule):
         return pl_module.layer
     # A layer may have several names.
@@ -59,10 +77,14 @@ def require_unsharded(trainer: L.Trainer) -> None:
 
 def require_exact_shards(trainer: L.Trainer) -> None:
     """Refuse a loader whose shards repeat rows."""
-    loader = trainer.train_dataloader
-    if not isinstance(loader, DataLoader):
-        return
-    for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):
+    loaders = CombinedLoader(trainer.train_dataloader).flattened
+    samplers = [
+        sampler
+        for loader in loaders
+        if isinstance(loader, DataLoader)
+        for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    ]
+    for sampler in samplers:
         if not isinstance(sampler, DistributedSampler) or sampler.drop_last:
             continue
         # Shards of equal length need some rows twice.

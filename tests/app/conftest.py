@@ -26,7 +26,7 @@ from gmm_lightning.app import report
 from gmm_lightning.app.command import run
 from gmm_lightning.app.configs import config_dir
 from gmm_lightning.errors import GMMError
-from gmm_lightning.training import tensorboard
+from gmm_lightning.training import logger
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -69,7 +69,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the pictures, which take longer than a fit and are drawn in other tests."""
     monkeypatch.setattr(report, "draw_mixture", lambda *_: None)
     monkeypatch.setattr(report, "save_figure", lambda *_: None)
-    monkeypatch.setattr(tensorboard, "draw_mixture", lambda *_: Figure(figsize=(1, 1)))
+    monkeypatch.setattr(logger, "draw_mixture", lambda *_: Figure(figsize=(1, 1)))
 
 
 @pytest.fixture

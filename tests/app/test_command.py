@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,9 @@ MISTAKES = {
     "init=given": r"'given' needs assignments",
     "callbacks.checkpoint.every_n_passes=0": r"every_n_passes.* got 0",
     "fit=sgd model.optimizer.lr=-1": r"optimizer cannot be made: .*learning rate.*-1",
+    "logger=csv logger._target_=lightning.pytorch.loggers.MLFlowLogger": (
+        r"this logger cannot be made: .*'(name|version)'; .*logger=mlflow"
+    ),
     # hardware
     "trainer.accelerator=gpu trainer.devices=8": r"gpu.*trainer.accelerator=cpu",
     "trainer.accelerator=nope": r"nope",
@@ -68,6 +72,9 @@ MISTAKES = {
     "resume=nowhere": r"nothing to resume: no checkpoint at nowhere",
     "resume=/dev/null": r"nothing to resume: no checkpoint at /dev/null",
 }
+
+if find_spec("mlflow") is None:
+    MISTAKES["logger=mlflow"] = r"Requirement 'mlflow.*' not met.*pip install"
 
 
 @pytest.mark.parametrize("line", MISTAKES)

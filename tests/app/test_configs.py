@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -92,6 +93,15 @@ def test_every_option_composes_and_instantiates(composed: Compose, group: str, o
     config.model.layer.num_features = 2
     assert isinstance(instantiate(config.model, _convert_="all"), GMMModule)
     callbacks = [instantiate(c, _convert_="all") for c in config.callbacks.values() if c]
+    if (
+        group == "logger"
+        and option in ("mlflow", "wandb")
+        and importlib.util.find_spec(option) is None
+    ):
+        # What is not installed, the logger says.
+        with pytest.raises(InstantiationException, match=f"Requirement '{option}.* not met"):
+            instantiate(config.logger)
+        return
     logger = instantiate(config.logger) if config.logger else False
     if option == "gpu" and not torch.cuda.is_available():
         # What this machine lacks, Lightning says.

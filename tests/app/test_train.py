@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from sklearn.metrics import adjusted_rand_score
 from support.random_layers import cases
@@ -45,7 +46,7 @@ SINGLE = [
     *(("init", o) for o in options("init", "given")),
     *(("fit", o) for o in options("fit")),
     *(("data", o) for o in options("data", "file", "stream")),
-    *(("logger", o) for o in options("logger")),
+    *(("logger", o) for o in options("logger", "mlflow", "wandb")),
     *(("callbacks", o) for o in options("callbacks")),
     *(("model", o) for o in options("model")),
     *(("paths", o) for o in options("paths")),
@@ -75,6 +76,14 @@ def test_every_optimizer_trains(composed: Compose, option: str) -> None:
 @pytest.mark.parametrize("option", options("scheduler"))
 def test_every_scheduler_trains(composed: Compose, option: str) -> None:
     assert finite(train(composed(*ONE_PASS, "fit=sgd", f"scheduler={option}")))
+
+
+@undrawn
+def test_what_a_plateau_watches_can_be_said(composed: Compose) -> None:
+    words = ("fit=sgd", "scheduler=plateau", "model.monitor=train/log_likelihood")
+    assert finite(train(composed(*ONE_PASS, *words)))
+    with pytest.raises(MisconfigurationException, match="train/nope which is not available"):
+        train(composed(*ONE_PASS, *words[:2], "model.monitor=train/nope"))
 
 
 @undrawn
@@ -188,10 +197,15 @@ def test_the_logged_likelihood_is_that_of_the_report(composed: Compose, tmp_path
     few = ("fit.max_iter=3", "logger=csv", "callbacks.progress=null")
     metrics = train(composed("data=faithful", *few))
     with (tmp_path / "csv" / "metrics.csv").open() as file:
-        logged = [row["val/log_likelihood"] for row in csv.DictReader(file)]
-    last = [float(value) for value in logged if value][-1]
+        table = list(csv.DictReader(file))
+    last = {key: float(value) for row in table for key, value in row.items() if value}
     # Validation comes after the last M-step, so it is of the final parameters.
-    assert last == pytest.approx(metrics["val_log_likelihood"], rel=1e-12)
+    assert last["val/log_likelihood"] == pytest.approx(metrics["val_log_likelihood"], rel=1e-12)
+    # The report, and settings of the command and of the layer.
+    assert last["final/bic"] == metrics["bic"]
+    settings = (tmp_path / "csv" / "hparams.yaml").read_text()
+    assert "seed: 0" in settings
+    assert "num_train_rows: 245" in settings
 
 
 @undrawn

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from gmm_lightning import GMMLayer
 from gmm_lightning.errors import InvalidArgumentError
@@ -23,6 +24,7 @@ from gmm_lightning.training import (
     EpochCheckpoint,
     GMMModule,
     InitializeCallback,
+    Prediction,
     StepwiseEMCallback,
     StreamDataModule,
 )
@@ -198,6 +200,24 @@ def soft_labels() -> Tensor:
     return one_hot / one_hot.sum(-1, keepdim=True)
 
 
+def evaluated(folder: Path, **options: Any) -> Result:
+    """A test, a validation and predictions: each process has its own share of the rows."""
+    parts = {"val_fraction": 0.2, "test_fraction": 0.3, "sample_weight": torch.arange(51) % 4}
+    data = ArrayDataModule(rows(51), batch_size=7, **parts)
+    module = GMMModule(
+        GMMLayer.from_parameters(torch.ones(3), rows(3), torch.eye(2).repeat(3, 1, 1))
+    )
+    run = trainer(**options)
+    (test,), (val,) = (f(module, data, verbose=False) for f in (run.test, run.validate))
+    found: Any = run.predict(module, data)
+    result = {name: torch.tensor(value) for name, value in (test | val).items()}
+    for name in Prediction._fields:
+        own = torch.cat([getattr(part, name) for part in found])
+        several = run.world_size > 1
+        result[name] = torch.cat(gather_all_tensors(own)) if several else own
+    return result
+
+
 CHECKS: dict[str, Callable[..., Result]] = {
     "em": simple(101, "em", batch_size=20, val_fraction=0.2, standardize=True),
     "em, one batch, weighted": simple(101, "em", sample_weight=torch.arange(101) % 4),
@@ -217,6 +237,7 @@ CHECKS: dict[str, Callable[..., Result]] = {
     ),
     "em, labels": labelled("hard"),
     "em, soft labels": labelled("soft"),
+    "evaluated": evaluated,
     "em streamed, labels": labelled("shards"),
     "em streamed, weighted": streamed(101, "em", weight="w", batch_size=20, standardize=True),
     "em streamed, one row": streamed(1, "em", num_components=1, columns=["a", "b"]),

@@ -395,10 +395,6 @@ def test_a_start_that_cannot_be_is_refused(rows: Tensor) -> None:
         train(model(), rows, InitializeCallback(target="nothing"))
     with pytest.raises(InvalidArgumentError, match=r'got Autoencoder.*target="model\.density"'):
         train(model(), rows, InitializeCallback())
-    loaders = [DataLoader(TensorDataset(rows), batch_size=20)] * 2
-    run = trainer(InitializeCallback(target="density"), max_epochs=1)
-    with pytest.raises(InvalidArgumentError, match=r"one training loader.* 2; call fit_latents"):
-        run.fit(model(), loaders)
 
 
 # -- latents that collapse or drift -------------------------------------------------------------
@@ -600,6 +596,21 @@ def test_a_target_that_is_no_layer(rows: Tensor, callback: Any) -> None:
         InvalidArgumentError, match=r"a DensityHead stands.*head is trained by gradient"
     ):
         train(module, rows, callback(target="head"))
+
+
+@pytest.mark.parametrize(
+    "callback", [EMCallback, StepwiseEMCallback, CovarianceFloorCallback, InitializeCallback]
+)
+def test_a_target_as_the_module_itself_calls_it(rows: Tensor, callback: Any) -> None:
+    made = callback(target="self.density")
+    assert made.target == "density"
+    assert made.state_key == callback(target="density").state_key
+    train(model(), rows, made, epochs=1)
+    with pytest.raises(InvalidArgumentError, match=r"target='dens'\) names no .*: density"):
+        train(model(), rows, callback(target="self.dens"))
+    with pytest.raises(InvalidArgumentError, match=r"the path of a layer.*got a GMMLayer"):
+        callback(target=model().density)
+    assert collect_latents(model(), [(rows,)], "self.density").shape == (len(rows), 2)
 
 
 def test_a_layer_of_two_names(rows: Tensor) -> None:

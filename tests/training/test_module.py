@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,10 +181,20 @@ def resolved(x: Tensor) -> tuple[Any, int]:
     return DataMoments(x.mean(0), torch.cov(x.T, correction=0).unsqueeze(0)), 3
 
 
+class Endless:
+    """A loader without a length or a data set."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.x.split(20))
+
+
 def test_a_loader_without_length_needs_a_number_of_rows_for_a_prior(x: Tensor) -> None:
     module = GMMModule(GMMLayer(2, 3, priors="dirichlet"), still)
     with pytest.raises(InvalidDataError, match=r"number of training rows.*num_train_rows"):
-        trainer(max_epochs=1).fit(module, list(x.split(20)), list(x.split(20)))
+        trainer(max_epochs=1).fit(module, Endless(x), Endless(x))
 
 
 def test_a_prior_that_has_seen_no_data_says_so(x: Tensor) -> None:

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.training import EMCallback, GMMModule, MixtureLogger, draw_mixture, tensorboard
+from gmm_lightning.training import EMCallback, GMMModule, MixtureLogger, draw_mixture, logger
 
 # Event files hold float32.
 FLOAT32 = 2e-7
@@ -63,6 +63,7 @@ def test_every_pass_has_its_numbers(runs: dict[str, Logged], fit: str) -> None:
     own = {"train/log_likelihood", "train/objective", "val/log_likelihood"}
     names = ("weights", "effective_counts", "condition_number")
     own |= {f"{name}/{k}" for name in names for k in range(3)}
+    own |= {f"means/{k}/x{i}" for k in range(3) for i in range(2)}
     assert own <= tags
     # Gradient descent also logs its batches, to which Lightning adds the epoch.
     assert tags - own == ({"train/nll"} if fit == "em" else {"train/nll", "epoch"})
@@ -109,7 +110,7 @@ def test_without_tensorboard_nothing_is_drawn(x: Tensor, monkeypatch: pytest.Mon
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("drawn")
 
-    monkeypatch.setattr(tensorboard, "draw_mixture", refuse)
+    monkeypatch.setattr(logger, "draw_mixture", refuse)
     fitted(x, "em", MixtureLogger(every_n_passes=1), max_epochs=2)
 
 
