@@ -15,6 +15,31 @@ from torch import Tensor
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 
+def is_tracing() -> bool:
+    """Whether operations are being traced, compiled or exported, to run again with other rows."""
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return torch.compiler.is_compiling() or tracing
+
+
+def value_of(scalar: Tensor) -> Any:
+    """The Python number in a tensor `()`, or None where values cannot be looked at.
+
+    That is in graphs that are traced, compiled or exported, on the meta device, in fake tensors
+    and under `torch.func.vmap`. There, values are not checked, and shapes are.
+
+    Example:
+        >>> mask = torch.tensor([True, False])
+        >>> value_of(mask.all()), value_of(mask.all().to("meta"))
+        (False, None)
+    """
+    if is_tracing():
+        return None
+    try:
+        return scalar.item()
+    except RuntimeError:
+        return None
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is a real number that a float can hold, and not NaN; a boolean is none."""
     if isinstance(value, (bool, np.bool_, str, bytes)) or getattr(value, "ndim", 0):
@@ -161,7 +186,7 @@ def require_weights(weight: Tensor, name: str = "sample_weight", first_row: int 
         InvalidDataError: they are not; the message names the rows.
     """
     bad = ~torch.isfinite(weight) | (weight < 0)
-    if bool(bad.any()):
+    if value_of(bad.any()):
         raise InvalidDataError(
             f"{name} must be finite and >= 0; it is not in row(s) {format_rows(bad, first_row)}"
         )

@@ -12,6 +12,7 @@ from gmm_lightning.rows.conversion import (
     finite_rows,
 )
 from gmm_lightning.rows.source import BLOCK_ROWS, ArrayRows, RowSource, is_shared
+from gmm_lightning.rows.weighting import keep_weights, row_weights, weighted_mean
 
 __all__ = [
     "BLOCK_ROWS",
@@ -26,4 +27,7 @@ __all__ = [
     "check_finite",
     "finite_rows",
     "is_shared",
+    "keep_weights",
+    "row_weights",
+    "weighted_mean",
 ]
