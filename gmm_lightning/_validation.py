@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
@@ -19,6 +20,20 @@ def is_tracing() -> bool:
     """Whether operations are being traced, compiled or exported, to run again with other rows."""
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     return torch.compiler.is_compiling() or tracing
+
+
+def is_transformed(*tensors: Tensor | None) -> bool:
+    """Whether `torch.func` transforms any of the tensors, or they carry forward derivatives.
+
+    Example:
+        >>> torch.func.vmap(lambda x: x if is_transformed(x) else -x)(torch.ones(2))
+        tensor([1., 1.])
+    """
+    return any(
+        torch.func.debug_unwrap(x) is not x or forward_ad.unpack_dual(x).tangent is not None
+        for x in tensors
+        if x is not None
+    )
 
 
 def value_of(scalar: Tensor) -> Any:

@@ -3,44 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
-from gmm_lightning._validation import is_tracing
-
-
-@dataclass(frozen=True)
-class RowFunction:
-    """A function of rows, one value for each, and how to take them apart.
-
-    Attributes:
-        call: function of `num_split` arguments `(n, *B, ...)`, and of others that all rows share.
-        num_split: number of arguments that are split.
-        step: rows of a chunk.
-    """
-
-    call: Callable[..., Tensor]
-    num_split: int
-    step: int
-
-    def chunks(self, tensors: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-        """The arguments of each chunk."""
-        rows, shared = tensors[: self.num_split], tensors[self.num_split :]
-        for part in zip(*(each.split(self.step) for each in rows), strict=True):
-            yield *part, *shared
-
-    def of(self, positions: list[int], arguments: Any) -> Callable[..., Tensor]:
-        """The function of the arguments at some positions alone."""
-
-        def of(*values: Tensor) -> Tensor:
-            given = dict(zip(positions, values, strict=True))
-            return self.call(*(given.get(at, value) for at, value in enumerate(arguments)))
-
-        return of
+from gmm_lightning._validation import is_tracing, is_transformed
 
 
 def map_row_chunks(
@@ -48,8 +17,8 @@ def map_row_chunks(
 ) -> Tensor:
     """Values `call(*rows, *shared)`, `(N, *B)`, a chunk of rows at a time.
 
-    Only the arguments are kept: backwards, a chunk is computed again. Derivatives of any order,
-    forwards and backwards, and `torch.func` work as without chunks.
+    Only the arguments are kept: backwards, a chunk is computed again, also where gradients of
+    gradients follow. Traced graphs, `torch.func` and forward derivatives take all rows at once.
 
     Args:
         call: function of rows `(n, *B, ...)`, one value for each.
@@ -57,54 +26,63 @@ def map_row_chunks(
         shared: arguments that all rows share.
     """
     # Reading a size would fix it in a traced graph.
-    if is_tracing() or len(rows[0]) <= _rows_per_chunk(rows[0]):
+    if is_tracing() or is_transformed(*rows, *shared):
         return call(*rows, *shared)
-    function = RowFunction(call, len(rows), _rows_per_chunk(rows[0]))
-    values: Any = _RowChunks.apply(function, *rows, *shared)
+    step = _rows_per_chunk(rows[0])
+    if len(rows[0]) <= step:
+        return call(*rows, *shared)
+    values: Any = _RowChunks.apply(call, step, len(rows), *rows, *shared)
     return values
 
 
 class _RowChunks(torch.autograd.Function):
-    """`map_row_chunks` with derivatives in all tensors."""
-
-    generate_vmap_rule = True
+    """`map_row_chunks` with gradients to all tensors, of which the first ones are split."""
 
     @staticmethod
-    def forward(function: RowFunction, *tensors: Tensor | None) -> Tensor:
-        return torch.cat([function.call(*part) for part in function.chunks(tensors)])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.function, *tensors = inputs
+    def forward(
+        ctx: Any, call: Callable[..., Tensor], step: int, num_split: int, *tensors: Tensor | None
+    ) -> Tensor:
+        ctx.call, ctx.step, ctx.num_split = call, step, num_split
         ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
+        return torch.cat([call(*part) for part in _chunks(tensors, step, num_split)])
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad: Tensor
     ) -> tuple[Tensor | None, ...]:
-        function: RowFunction = ctx.function
-        wanted = [at for at, needed in enumerate(ctx.needs_input_grad[1:]) if needed]
-        found = []
-        chunks = function.chunks(ctx.saved_tensors)
-        for own, part in zip(grad.split(function.step), chunks, strict=True):
-            pull = torch.func.vjp(function.of(wanted, part), *(part[at] for at in wanted))[1]
-            found.append(pull(own))
-        grads: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
-        for at, parts in zip(wanted, zip(*found, strict=True), strict=True):
-            split = at < function.num_split
-            grads[1 + at] = torch.cat(parts) if split else torch.stack(parts).sum(0)
-        return tuple(grads)
+        step, num_split, needed = ctx.step, ctx.num_split, ctx.needs_input_grad[3:]
+        # With gradients of gradients, chunks stay connected to the tensors that they are parts of.
+        create_graph = torch.is_grad_enabled()
+        grads: list[Tensor | None] = [None] * len(needed)
+        tensors = (grad, *ctx.saved_tensors)
+        for number, (own, *part) in enumerate(_chunks(tensors, step, 1 + num_split)):
+            leaves = {at: part[at] for at, need in enumerate(needed) if need}
+            with torch.enable_grad():
+                if not create_graph:
+                    leaves = {at: leaf.detach().requires_grad_() for at, leaf in leaves.items()}
+                values = ctx.call(*(leaves.get(at, value) for at, value in enumerate(part)))
+                found = torch.autograd.grad(
+                    values, [*leaves.values()], own, create_graph=create_graph
+                )
+            for at, one in zip(leaves, found, strict=True):
+                total, split = grads[at], at < num_split
+                if total is None:
+                    # From a gradient: that one may be batched.
+                    size = (len(grad), *one.shape[1:]) if split else one.shape
+                    total = grads[at] = one.new_zeros(size)
+                rows = slice(number * step, (number + 1) * step)
+                if split:
+                    total[rows] = one
+                else:
+                    total += one
+        return None, None, None, *grads
 
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        saved = ctx.saved_tensors
-        moving = [at for at, tangent in enumerate(tangents[1:]) if tangent is not None]
-        function = ctx.function.of(moving, saved)
-        values, pull, *_ = torch.func.vjp(function, *(saved[at] for at in moving))
-        # By transposing twice: torch nests no forward derivatives in others.
-        push = torch.func.vjp(pull, torch.zeros_like(values))[1]
-        return push(tuple(tangents[1 + at] for at in moving))[0]
+
+def _chunks(tensors: tuple[Any, ...], step: int, num_split: int) -> Iterator[tuple[Any, ...]]:
+    """Parts of the first tensors, with the others whole."""
+    split, shared = tensors[:num_split], tensors[num_split:]
+    for part in zip(*(each.split(step) for each in split), strict=True):
+        yield *part, *shared
 
 
 def _rows_per_chunk(rows: Tensor) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning._validation import require_integer, require_number, value_of
+from gmm_lightning._validation import is_transformed, require_integer, require_number, value_of
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians, as_mixture
 from gmm_lightning.errors import InvalidArgumentError
@@ -205,7 +205,7 @@ class DensityHead(PretrainedMixin):
             rows = tuple(each.reshape(-1, *each.shape[len(lead) :]) for each in rows)
         log_prob = partial(self.parametrization.log_prob, temperature=self.temperature)
         values = map_row_chunks(log_prob, rows, self.parametrization.rescaling())
-        return values.reshape(*lead, *self.batch_shape)
+        return values.reshape((*lead, *self.batch_shape))
 
     # -- training ---------------------------------------------------------------------------
 
@@ -271,7 +271,7 @@ class DensityHead(PretrainedMixin):
         good = value_of(torch.isfinite(log_prob).all())
         if good is False:
             raise nonfinite_error(h, y, outputs, log_prob)
-        if good and not self._judged_units:
+        if good and not self._judged_units and not is_transformed(outputs, y):
             self._judged_units = True
             warn_of_far_targets(self.parametrization, outputs, y, weights)
         loss = -weighted_mean(log_prob, weights)
