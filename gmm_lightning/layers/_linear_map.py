@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -12,15 +14,15 @@ from gmm_lightning.errors import InvalidArgumentError
 def call_linear(linear: nn.Module, h: Tensor, num_outputs: int) -> Tensor:
     """Outputs `(*S, num_outputs)` of a module for features h `(*S, P)`.
 
-    Parameters in half precision take part in the dtype of h.
+    Parameters and buffers in half precision take part in the dtype of h.
 
     Raises:
         InvalidArgumentError: the module returns another number of outputs.
     """
     half = {
-        name: parameter.to(h.dtype)
-        for name, parameter in linear.named_parameters()
-        if parameter.dtype in (torch.bfloat16, torch.float16)
+        name: value.to(h.dtype)
+        for name, value in chain(linear.named_parameters(), linear.named_buffers())
+        if value.dtype in (torch.bfloat16, torch.float16)
     }
     outputs = torch.func.functional_call(linear, half, (h,)) if half else linear(h)
     expected = (*h.shape[:-1], num_outputs)

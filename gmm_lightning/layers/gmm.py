@@ -156,10 +156,9 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         return self.covariance.scale(self.raw_scale)
 
     @property
-    def constant_features(self) -> list[int]:
-        """Features that are constant in the rows of the last fit (in every mixture of a batch)."""
-        constant = (self.local_scale == 0).reshape(-1, self.num_features).all(0)
-        return constant.nonzero().squeeze(-1).tolist()
+    def is_constant(self) -> Tensor:
+        """Whether features are constant in the rows of the last fit, in every mixture, `(D,)`."""
+        return (self.local_scale == 0).reshape(-1, self.num_features).all(0)
 
     @property
     def num_free_parameters(self) -> int:

@@ -74,9 +74,9 @@ class Prior(nn.Module, ABC):
     def __init__(self, **hyper: Hyperparameter) -> None:
         super().__init__()
         self.batch_shape: tuple[int, ...] = ()
-        self._given: dict[str, Tensor | None] = {
-            name: None if value is None else _as_given(value) for name, value in hyper.items()
-        }
+        self._given = _Given(
+            (name, None if value is None else _as_given(value)) for name, value in hyper.items()
+        )
         # Of each hyper-parameter as it is given, once a layer has bound the prior.
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._defaults: dict[str, tuple[float, Covariance | None]] = {}
@@ -142,7 +142,7 @@ class Prior(nn.Module, ABC):
             buffer.copy_(take_components(buffer, index))
             if given is not None:
                 whole = take_components(given.expand(shape), index.to(given.device))
-                self._given = {**self._given, name: whole}
+                self._given = _Given({**self._given, name: whole})
         for child in self.children():
             if isinstance(child, Prior):
                 child.reorder(index)
@@ -231,6 +231,16 @@ class Prior(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.config().items())
+
+
+class _Given(dict[str, Tensor | None]):
+    """Hyper-parameters as they were given, never changed: copies of a prior share them.
+
+    Fake tensors could not be copied.
+    """
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
 
 
 def _as_given(value: Any) -> Tensor:

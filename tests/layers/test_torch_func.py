@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support.covering import covering
-from support.random_layers import FAMILIES, random_layer, served
+from support.random_layers import FAMILIES, random_layer
 from torch import Generator, Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import (
@@ -114,7 +114,9 @@ def test_first_derivatives(method: str, family: str, n: int) -> None:
     assert_close(grad(lambda p: value(p).sum())(parameters), expected)
     by_row = jacrev(value)(parameters)
     assert_close(jacfwd(value)(parameters), by_row)
-    assert_close({k: j.reshape(-1, *parameters[k].shape).sum(0) for k, j in by_row.items()}, expected)
+    assert_close(
+        {k: j.reshape(-1, *parameters[k].shape).sum(0) for k, j in by_row.items()}, expected
+    )
     direction = {name: torch.randn_like(p) for name, p in parameters.items()}
     along = sum((expected[name] * direction[name]).sum() for name in parameters)
     assert_close(jvp(value, (parameters,), (direction,))[1].sum(), along)
@@ -180,7 +182,9 @@ def test_batched_gradients_of_autograd(method: str, n: int) -> None:
 @over_methods
 def test_vmap_over_inputs(method: str, n: int) -> None:
     module, _ = called(method)
-    given = tuple(torch.stack(each) for each in zip(*(inputs(method, n) for _ in range(3))))
+    given = tuple(
+        torch.stack(each) for each in zip(*(inputs(method, n) for _ in range(3)), strict=True)
+    )
     expected = torch.stack([module(*(each[i] for each in given)) for i in range(3)])
     assert_close(vmap(module)(*given), expected)
     moved = tuple(each.movedim(0, 1) for each in given)
