@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import format_rows, format_value
+from gmm_lightning._validation import format_rows, format_value, value_of
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import unsqueeze_like
+from gmm_lightning.rows import keep_weights
 
 
 def check_rows(
@@ -27,10 +28,15 @@ def check_rows(
         )
 
 
-def finite_rows(h: Tensor, y: Tensor) -> Tensor:
-    """Whether features `(*S, P)` and targets `(*S, *B, D)` are finite, `(*S, *B)`."""
+def skip_rows(h: Tensor, y: Tensor, weights: Tensor | None, like: Tensor) -> tuple[Tensor, int]:
+    """Weights without those of rows that are not finite, and how many of these there are.
+
+    The number is 0 where values cannot be looked at.
+    """
     finite = torch.isfinite(y).all(-1)
-    return finite & unsqueeze_like(torch.isfinite(h).all(-1), finite)
+    finite = finite & unsqueeze_like(torch.isfinite(h).all(-1), finite)
+    skipped = ~finite if weights is None else ~finite & (weights > 0)
+    return keep_weights(weights, finite, like), value_of(skipped.sum()) or 0
 
 
 def replace_rows(

@@ -13,26 +13,31 @@ from gmm_lightning._validation import is_tracing, is_transformed
 
 
 def map_row_chunks(
-    call: Callable[..., Tensor], rows: tuple[Tensor, ...], shared: tuple[Tensor | None, ...]
+    call: Callable[..., Tensor],
+    rows: tuple[Tensor, ...],
+    shared: tuple[Tensor | None, ...],
+    lead: int,
 ) -> Tensor:
-    """Values `call(*rows, *shared)`, `(N, *B)`, a chunk of rows at a time.
+    """Values `call(*rows, *shared)`, `(*S, *B)`, a chunk of rows at a time.
 
     Only the arguments are kept: backwards, a chunk is computed again, also where gradients of
     gradients follow. Traced graphs, `torch.func` and forward derivatives take all rows at once.
 
     Args:
-        call: function of rows `(n, *B, ...)`, one value for each.
-        rows: arguments `(N, *B, ...)`, the widest first.
+        call: function of rows `(*S, *B, ...)`, one value for each.
+        rows: arguments of that shape, the widest first.
         shared: arguments that all rows share.
+        lead: length of S.
     """
     # Reading a size would fix it in a traced graph.
     if is_tracing() or is_transformed(*rows, *shared):
         return call(*rows, *shared)
-    step = _rows_per_chunk(rows[0])
-    if len(rows[0]) <= step:
+    shape, step = rows[0].shape[:lead], _rows_per_chunk(rows[0], lead)
+    if shape.numel() <= step:
         return call(*rows, *shared)
-    values: Any = _RowChunks.apply(call, step, len(rows), *rows, *shared)
-    return values
+    flat = [each.reshape(-1, *each.shape[lead:]) for each in rows]
+    values: Any = _RowChunks.apply(call, step, len(rows), *flat, *shared)
+    return values.unflatten(0, shape)
 
 
 class _RowChunks(torch.autograd.Function):
@@ -85,5 +90,5 @@ def _chunks(tensors: tuple[Any, ...], step: int, num_split: int) -> Iterator[tup
         yield *part, *shared
 
 
-def _rows_per_chunk(rows: Tensor) -> int:
-    return max(64, rows_per_chunk(rows.shape[1:].numel(), rows))
+def _rows_per_chunk(rows: Tensor, lead: int) -> int:
+    return max(64, rows_per_chunk(rows.shape[lead:].numel(), rows))

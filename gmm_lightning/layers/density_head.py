@@ -14,7 +14,7 @@ from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians, as_mixture
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers._head_parametrization import make_parametrization
-from gmm_lightning.layers._head_rows import check_rows, finite_rows, nonfinite_error, replace_rows
+from gmm_lightning.layers._head_rows import check_rows, nonfinite_error, replace_rows, skip_rows
 from gmm_lightning.layers._linear_map import call_linear, require_writable
 from gmm_lightning.layers._row_chunks import map_row_chunks
 from gmm_lightning.layers._target_units import warn_of_far_targets
@@ -22,7 +22,7 @@ from gmm_lightning.layers.parameters import prior_num_samples, require_batch_sha
 from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.linalg import full_precision
 from gmm_lightning.priors import DataMoments, MixtureShape, Prior, PriorSpec, bind_priors
-from gmm_lightning.rows import keep_weights, row_weights, weighted_mean
+from gmm_lightning.rows import row_weights, weighted_mean
 
 
 class DensityHead(PretrainedMixin):
@@ -199,13 +199,9 @@ class DensityHead(PretrainedMixin):
         return call_linear(self.linear, h, math.prod(shape)).unflatten(-1, shape)
 
     def _log_prob(self, outputs: Tensor, y: Tensor) -> Tensor:
-        lead = outputs.shape[: -len(self._outputs_shape)]
-        rows = (outputs, y.to(outputs.dtype))
-        if len(lead) != 1:
-            rows = tuple(each.reshape(-1, *each.shape[len(lead) :]) for each in rows)
         log_prob = partial(self.parametrization.log_prob, temperature=self.temperature)
-        values = map_row_chunks(log_prob, rows, self.parametrization.rescaling())
-        return values.reshape((*lead, *self.batch_shape))
+        rows, lead = (outputs, y.to(outputs.dtype)), outputs.dim() - len(self._outputs_shape)
+        return map_row_chunks(log_prob, rows, self.parametrization.rescaling(), lead)
 
     # -- training ---------------------------------------------------------------------------
 
@@ -260,10 +256,8 @@ class DensityHead(PretrainedMixin):
         like = self.parametrization.unit
         weights = row_weights(y.shape[:-1], like, weight, mask)
         if skip_nonfinite:
-            finite = finite_rows(h, y)
-            skipped = ~finite if weights is None else ~finite & (weights > 0)
-            self.num_skipped += value_of(skipped.sum()) or 0
-            weights = keep_weights(weights, finite, like)
+            weights, skipped = skip_rows(h, y, weights, like)
+            self.num_skipped += skipped
         h, y = replace_rows(h, y, weights, self.parametrization.loc)
         with full_precision(h.device):
             outputs = self._outputs(h)
@@ -271,7 +265,8 @@ class DensityHead(PretrainedMixin):
         good = value_of(torch.isfinite(log_prob).all())
         if good is False:
             raise nonfinite_error(h, y, outputs, log_prob)
-        if good and not self._judged_units and not is_transformed(outputs, y):
+        # Of the first rows alone: reading values of every batch would wait for the device.
+        if good and y.numel() and not self._judged_units and not is_transformed(outputs, y):
             self._judged_units = True
             warn_of_far_targets(self.parametrization, outputs, y, weights)
         loss = -weighted_mean(log_prob, weights)

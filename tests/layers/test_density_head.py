@@ -88,7 +88,7 @@ def test_chunks_are_the_whole(family: str, monkeypatch: pytest.MonkeyPatch) -> N
     wanted = (h, y, *head.parameters())
     whole = head.log_prob(h, y)
     expected = torch.autograd.grad((weight * whole).sum(), wanted)
-    monkeypatch.setattr(_row_chunks, "_rows_per_chunk", lambda rows: 32)
+    monkeypatch.setattr(_row_chunks, "_rows_per_chunk", lambda *_: 32)
     parts = head.log_prob(h, y)
     chunked = "RowChunks"
     assert chunked in str(parts.grad_fn.next_functions)
@@ -101,7 +101,7 @@ def test_chunks_are_the_whole(family: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_gradients_of_gradients_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_row_chunks, "_rows_per_chunk", lambda rows: 2)
+    monkeypatch.setattr(_row_chunks, "_rows_per_chunk", lambda *_: 2)
     head = made("full")
     h, y = torch.randn(5, IN, requires_grad=True), torch.randn(5, D, requires_grad=True)
     assert gradcheck(head.log_prob, (h, y))

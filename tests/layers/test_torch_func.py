@@ -42,7 +42,7 @@ CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_row_chunks, "_rows_per_chunk", lambda rows: CHUNK)
+    monkeypatch.setattr(_row_chunks, "_rows_per_chunk", lambda *_: CHUNK)
 
 
 class Called(nn.Module):
