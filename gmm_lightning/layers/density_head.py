@@ -54,8 +54,7 @@ class DensityHead(PretrainedMixin):
 
     Attributes:
         linear: the map, `(*S, in_features)` to the numbers of all mixtures of a row.
-        num_skipped: rows that `loss` has left out because they were not finite; not part of
-            checkpoints.
+        num_skipped: rows that `loss` left out as not finite; not part of checkpoints.
 
     Raises:
         InvalidArgumentError: a size below 1, a range or a temperature out of its range, an unknown

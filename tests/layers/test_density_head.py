@@ -100,6 +100,32 @@ def test_chunks_are_the_whole(family: str, monkeypatch: pytest.MonkeyPatch) -> N
         assert torch.allclose(head.log_prob(h, y), whole, rtol=1e-13)
 
 
+@family_and_sharing
+def test_chunks_keep_only_their_arguments(
+    family: str, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = made(family, shared)
+    h, y = torch.randn(900, IN), torch.randn(900, D)
+    kept: dict[int, int] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes() // x.element_size()
+        return x
+
+    def kept_numbers() -> int:
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            head.log_prob(h, y)
+        return sum(kept.values())
+
+    whole = kept_numbers()
+    monkeypatch.setattr(_row_chunks, "_rows_per_chunk", lambda *_: 64)
+    # Features, targets, outputs of the map, its weights; constants have less than 100 numbers.
+    outputs = head.linear.out_features
+    assert kept_numbers() <= 900 * (IN + D + outputs) + IN * outputs + 100 < whole
+
+
 def test_gradients_of_gradients_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_row_chunks, "_rows_per_chunk", lambda *_: 2)
     head = made("full")
