@@ -20,7 +20,7 @@ from gmm_lightning.layers._row_chunks import map_row_chunks
 from gmm_lightning.layers._target_units import warn_of_far_targets
 from gmm_lightning.layers.parameters import prior_num_samples, require_batch_shape, tensor_options
 from gmm_lightning.layers.pretrained import PretrainedMixin
-from gmm_lightning.linalg import full_precision
+from gmm_lightning.linalg import at_least_float32, full_precision
 from gmm_lightning.priors import DataMoments, MixtureShape, Prior, PriorSpec, bind_priors
 from gmm_lightning.rows import row_weights, weighted_mean
 
@@ -96,9 +96,8 @@ class DensityHead(PretrainedMixin):
         self.shared_scale = shared_scale
         factory = tensor_options(device, dtype)
         self.covariance = as_covariance(covariance)
-        sizes = MixtureShape(
-            self.num_components, self.num_features, self.covariance, self.batch_shape
-        )
+        k, d = self.num_components, self.num_features
+        sizes = MixtureShape(k, d, self.covariance, self.batch_shape)
         self.parametrization = make_parametrization(
             sizes, self.scale_range, shared_scale=shared_scale, **factory
         )
@@ -252,7 +251,7 @@ class DensityHead(PretrainedMixin):
             tensor(True)
         """
         check_rows(h, self.in_features, y, (*self.batch_shape, self.num_features))
-        like = self.parametrization.unit
+        like = at_least_float32(self.parametrization.unit)
         weights = row_weights(y.shape[:-1], like, weight, mask)
         if skip_nonfinite:
             weights, skipped = skip_rows(h, y, weights, like)
@@ -270,8 +269,9 @@ class DensityHead(PretrainedMixin):
             warn_of_far_targets(self.parametrization, outputs, y, weights)
         loss = -weighted_mean(log_prob, weights)
         if len(self.priors):
-            each = self.log_prior(self.parametrization(outputs, self.temperature))
-            rows = log_prob.numel() if weights is None else weights.sum()
-            rows = rows / self.batch_shape.numel()
+            with full_precision(h.device):
+                each = self.log_prior(self.parametrization(outputs, self.temperature))
+            counted = log_prob.numel() if weights is None else weights.sum()
+            rows = counted / self.batch_shape.numel()
             loss = loss - weighted_mean(each, weights) / prior_num_samples(num_samples, rows)
         return loss

@@ -12,6 +12,7 @@ from support.random_layers import FAMILIES
 from torch import Tensor
 
 from gmm_lightning import DensityHead, GMMLayer, fit_em
+from gmm_lightning.layers._target_units import LEAST_ROWS
 
 IN, D, K, N = 4, 2, 3, 64
 DRAWS = {
@@ -87,6 +88,9 @@ def test_what_does_not_count_is_not_judged() -> None:
     assert warned(DensityHead(IN, D, K), y, mask=~mask & (torch.arange(N) < 40)) != []
     assert warned(DensityHead(IN, D, K), torch.full((N, D), 0.1)) == []
     assert warned(DensityHead(IN, D, K), y[:0]) == []
+    # Nor are a few rows that lie close together.
+    assert warned(DensityHead(IN, D, K), 0.3 + 1e-5 * torch.randn(LEAST_ROWS - 1, D)) == []
+    assert warned(DensityHead(IN, D, K), 0.3 + 1e-5 * torch.randn(LEAST_ROWS, D)) != []
 
 
 def test_only_where_values_are_those_of_a_first_batch() -> None:

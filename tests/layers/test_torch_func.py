@@ -24,7 +24,7 @@ from torch.func import (
 )
 
 from gmm_lightning import DensityHead, GMMLayer
-from gmm_lightning.layers import _row_chunks
+from gmm_lightning.layers import _row_chunks, keep_constant
 from gmm_lightning.losses import negative_log_likelihood
 
 pytestmark = [
@@ -240,3 +240,15 @@ def test_priors_weights_and_masks_are_transformed_too(n: int, generator: Generat
     many = vmap(lambda w: head.loss(h, y, weight=w, mask=mask))(torch.stack([weight, 2 * weight]))
     assert_close(many[0], head.loss(h, y, weight=weight, mask=mask))
     assert head.num_skipped == 0
+
+
+def test_constant_features_of_draws() -> None:
+    drawn, means = torch.randn(3, 5, D), torch.randn(3, K, D)
+    constant = torch.tensor([[False, True], [False, False], [True, False]])
+    component = torch.zeros(3, 5)
+    found, others = vmap(keep_constant)((drawn, component), means, constant)
+    expected = torch.where(constant[:, None], means.mean(1, keepdim=True), drawn)
+    assert torch.equal(found, expected)
+    assert torch.equal(others, component)
+    # Without any, draws are not copied.
+    assert keep_constant(drawn, means, constant[1]) is drawn
