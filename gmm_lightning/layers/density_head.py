@@ -234,9 +234,8 @@ class DensityHead(PretrainedMixin):
                 those of sequences without their padding.
             num_samples: rows of the training set, for a mini-batch; None: the rows here, a row
                 counting as its weight.
-            skip_nonfinite: leave out rows with a feature or target that is not finite, and count
-                them in `num_skipped`. The network that made such features still has NaN
-                gradients: leave these rows out of its input.
+            skip_nonfinite: leave out rows that are not finite, and count them in `num_skipped`.
+                A network that made such features has NaN gradients: leave them out of its input.
 
         Raises:
             InvalidArgumentError: shapes that do not fit each other, or a mask of numbers.
@@ -271,7 +270,7 @@ class DensityHead(PretrainedMixin):
         if len(self.priors):
             with full_precision(h.device):
                 each = self.log_prior(self.parametrization(outputs, self.temperature))
-            counted = log_prob.numel() if weights is None else weights.sum()
-            rows = counted / self.batch_shape.numel()
+            total = log_prob.numel() if weights is None else weights.sum()
+            rows = total / self.batch_shape.numel()
             loss = loss - weighted_mean(each, weights) / prior_num_samples(num_samples, rows)
         return loss
