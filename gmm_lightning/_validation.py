@@ -11,8 +11,50 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.autograd import forward_ad
 
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+
+
+def is_tracing() -> bool:
+    """Whether operations are being traced, compiled or exported, to run again with other rows."""
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return torch.compiler.is_compiling() or tracing
+
+
+def is_transformed(*tensors: Tensor | None) -> bool:
+    """Whether `torch.func` transforms any of the tensors, or they carry forward derivatives.
+
+    Example:
+        >>> torch.func.vmap(lambda x: x if is_transformed(x) else -x)(torch.ones(2))
+        tensor([1., 1.])
+    """
+    return any(
+        torch.func.debug_unwrap(x) is not x or forward_ad.unpack_dual(x).tangent is not None
+        for x in tensors
+        if x is not None
+    )
+
+
+def value_of(scalar: Tensor) -> Any:
+    """The Python number in a tensor `()`, or None where values cannot be looked at.
+
+    That is in graphs that are traced, compiled or exported, on the meta device, in fake tensors
+    and under `torch.func.vmap`. There, values are not checked, and shapes are.
+
+    Example:
+        >>> mask = torch.tensor([True, False])
+        >>> value_of(mask.all()), value_of(mask.all().to("meta"))
+        (False, None)
+    """
+    if is_tracing():
+        return None
+    try:
+        value = scalar.item()
+    except RuntimeError:
+        return None
+    # A fake tensor may hold a symbol instead.
+    return value if isinstance(value, bool | int | float) else None
 
 
 def is_number(value: Any) -> bool:
@@ -198,7 +240,7 @@ def require_weights(weight: Tensor, name: str = "sample_weight", first_row: int 
         InvalidDataError: they are not; the message names the rows.
     """
     bad = ~torch.isfinite(weight) | (weight < 0)
-    if bool(bad.any()):
+    if value_of(bad.any()):
         raise InvalidDataError(
             f"{name} must be finite and >= 0; it is not in row(s) {format_rows(bad, first_row)}"
         )

@@ -8,18 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning._chunking import is_tracing
 from gmm_lightning._validation import (
     as_generator,
     require_choice,
     require_integer,
     require_number,
     require_numbers,
+    value_of,
 )
 from gmm_lightning.distributions import MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import LOG_2PI, at_least_float32, full_precision, unit_rows
-from gmm_lightning.rows import check_finite
+from gmm_lightning.rows import check_finite, keep_weights, row_weights, weighted_mean
 
 __all__ = [
     "count_nonfinite",
@@ -35,21 +35,33 @@ _REDUCTIONS = ("mean", "sum", "none")
 
 
 def negative_log_likelihood(
-    mixture: MixtureDensity, x: Tensor, reduction: str = "mean", *, skip_nonfinite: bool = False
+    mixture: MixtureDensity,
+    x: Tensor,
+    reduction: str = "mean",
+    *,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    skip_nonfinite: bool = False,
 ) -> Tensor:
     """Negative log-likelihood `-log p(x)`, as a loss.
+
+    What rows hold that do not count, NaN too, changes neither the value nor a gradient.
 
     Args:
         mixture: p, such as the distribution that a head returns for a batch of rows.
         x: rows `(*S, *B, D)`.
-        reduction: `mean` or `sum` over all rows, or `none`: `(*S, *B)`.
-        skip_nonfinite: leave out rows with NaN or infinite entries, `count_nonfinite(x)` of them:
-            a mean is over the other rows (0 without any), `none` has 0 there, without gradient.
+        reduction: `mean`, by the weights, or `sum` over all rows, or `none`: `(*S, *B)`, with
+            weights as factors. A mean of no rows is 0.
+        weight: of rows, at least 0, broadcasts to `(*S, *B)`; None: every row counts once.
+        mask: booleans that broadcast to `(*S, *B)`, True for rows that count, such as those of
+            sequences without their padding.
+        skip_nonfinite: leave out rows with NaN or infinite entries, `count_nonfinite(x)` of them.
 
     Raises:
-        InvalidArgumentError: rows of another width, or an unknown reduction.
-        InvalidDataError: rows that are not finite, by number, unless they are skipped or the call
-            is being compiled or exported.
+        InvalidArgumentError: rows of another width, weights or a mask of another shape or kind,
+            or an unknown reduction.
+        InvalidDataError: rows that count and are not finite, or weights that are not finite and
+            at least 0, by number, where values can be looked at.
 
     Example:
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
@@ -60,20 +72,20 @@ def negative_log_likelihood(
     mixture = as_mixture(mixture)
     require_choice("reduction", reduction, _REDUCTIONS)
     x = mixture.check_rows(x)
+    # Of an expanded view: which rows there are is known before anything is computed.
+    shape = torch.broadcast_tensors(x[..., 0], mixture.mixture_logits[..., 0])[0].shape
+    weights = row_weights(shape, mixture.means, weight, mask)
     if skip_nonfinite:
+        weights = keep_weights(weights, torch.isfinite(x).all(-1).expand(shape), mixture.means)
+    if weights is not None:
         # Replaced before anything is computed, NaN stays out of the gradient.
-        kept = torch.isfinite(x).all(-1)
-        loss = -mixture.log_prob(torch.where(kept.unsqueeze(-1), x, 0.0))
-        loss = torch.where(kept, loss, 0.0)
-        num_rows = kept.expand_as(loss).sum().clamp(min=1)
-    else:
-        if not is_tracing():
-            check_finite(x.detach().reshape(-1, x.shape[-1]))
-        loss = -mixture.log_prob(x)
-        num_rows = max(1, loss.numel())
-    if reduction == "none":
-        return loss
-    return loss.sum() if reduction == "sum" else loss.sum() / num_rows
+        x = torch.where((weights > 0).unsqueeze(-1), x, mixture.means[..., 0, :].detach().to(x))
+    check_finite(x.detach().reshape(-1, x.shape[-1]))
+    loss = -mixture.log_prob(x)
+    if reduction == "mean":
+        return weighted_mean(loss, weights)
+    loss = loss if weights is None else weights * loss
+    return loss.sum() if reduction == "sum" else loss
 
 
 def count_nonfinite(x: Tensor) -> Tensor:
@@ -175,7 +187,7 @@ def kl_to_mixture(
             f"expected responsibilities of shape {tuple(each.shape)}, got {tuple(gamma.shape)}"
         )
     total = gamma.detach().sum(-1)
-    if not is_tracing() and not bool(((gamma >= 0).all(-1) & ((total - 1).abs() < 1e-3)).all()):
+    if value_of(((gamma >= 0).all(-1) & ((total - 1).abs() < 1e-3)).all()) is False:
         raise InvalidArgumentError("responsibilities must be >= 0 with sum 1 for every row")
     # `0 log 0 = 0`.
     log_gamma = torch.where(gamma > 0, gamma, 1.0).log()
@@ -229,7 +241,7 @@ def _as_posterior(mean: Tensor, scale: Tensor, mixture: MixtureDensity) -> tuple
             f"the posterior's mean and scale must have the same shape, got {tuple(mean.shape)} "
             f"and {tuple(scale.shape)}"
         )
-    if not is_tracing() and not bool((scale > 0).all()):
+    if value_of((scale > 0).all()) is False:
         raise InvalidArgumentError("the posterior's scale must be > 0 everywhere")
     return at_least_float32(mean).to(mixture.means), at_least_float32(scale).to(mixture.means)
 

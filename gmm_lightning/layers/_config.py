@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import signature
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -33,7 +34,8 @@ def module_to_config(module: Any) -> dict[str, Any]:
 
     Reading a third party's family or prior back needs its class in the registry.
     """
-    dtype = next(module.parameters()).dtype
+    # A quantised map has no parameters.
+    dtype = next(chain(module.parameters(), module.buffers())).dtype
     return {
         **plain_arguments(module),
         "covariance": _plugin_to_config(module.covariance),

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmm_lightning._chunking import is_tracing
-from gmm_lightning._validation import format_list, format_rows
+from gmm_lightning._validation import format_list, format_rows, value_of
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 
@@ -33,10 +32,9 @@ class LabelEncoder:
     def encode(self, y: Any, device: torch.device) -> Tensor:
         """Indices of labels of any shape, on a device."""
         if isinstance(y, Tensor):
-            if self._trivial and not y.is_floating_point():
-                valid = is_tracing() or not bool(((y < 0) | (y >= len(self.classes))).any())
-                if valid:
-                    return y.to(device, torch.long)
+            integral = self._trivial and not y.is_floating_point()
+            if integral and not value_of(((y < 0) | (y >= len(self.classes))).any()):
+                return y.to(device, torch.long)
             y = y.detach().cpu().numpy()
         if np.ma.is_masked(y):
             masked = torch.as_tensor(np.ma.getmaskarray(y).reshape(-1))

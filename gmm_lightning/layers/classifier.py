@@ -85,6 +85,13 @@ class MixtureClassifier(nn.Module):
         self.class_logits = nn.Parameter(layer.means.new_zeros(number))
         self.register_buffer("temperature", layer.means.new_ones(()).detach())
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Set what the constructor sets: a new layer, equal classes, a temperature of 1."""
+        self.layer.reset_parameters()
+        self.class_logits.zero_()
+        self.temperature.fill_(1.0)
+
     # -- parameters -------------------------------------------------------------------------
 
     @property

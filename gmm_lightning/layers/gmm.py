@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 
 from gmm_lightning._validation import require_choice, require_integer
 from gmm_lightning.covariances import Covariance, as_covariance
@@ -16,6 +16,7 @@ from gmm_lightning.layers.parameters import (
     mixture_logits,
     prior_num_samples,
     project_parameters,
+    require_batch_shape,
     require_order,
     tensor_options,
 )
@@ -81,11 +82,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         super().__init__()
         self.num_features = require_integer("num_features", num_features, least=1)
         self.num_components = require_integer("num_components", num_components, least=1)
-        if any(size < 1 for size in batch_shape):
-            raise InvalidArgumentError(
-                f"batch_shape must hold sizes >= 1, got {tuple(batch_shape)}"
-            )
-        self.batch_shape = Size(batch_shape)
+        self.batch_shape = require_batch_shape(batch_shape)
         self.covariance = as_covariance(covariance)
         shape = self.covariance.shape(num_components, num_features)
         made = tensor_options(device, dtype)
@@ -101,11 +98,15 @@ class GMMLayer(PretrainedMixin, MixtureModule):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Set equal weights, unit covariances, and means drawn from a standard normal."""
+        """Set what the constructor sets: equal weights, unit covariances, standard normal means.
+
+        Priors have the values that they were given, and no scale is known yet.
+        """
         self.mixture_logits.zero_()
         self.means.normal_()
         self.raw_scale.zero_()
         self.local_scale.fill_(torch.nan)
+        self.priors.reset_parameters()
 
     @classmethod
     def from_parameters(
@@ -155,10 +156,9 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         return self.covariance.scale(self.raw_scale)
 
     @property
-    def constant_features(self) -> list[int]:
-        """Features that are constant in the rows of the last fit (in every mixture of a batch)."""
-        constant = (self.local_scale == 0).reshape(-1, self.num_features).all(0)
-        return constant.nonzero().squeeze(-1).tolist()
+    def is_constant(self) -> Tensor:
+        """Whether features are constant in the rows of the last fit, in every mixture, `(D,)`."""
+        return (self.local_scale == 0).reshape(-1, self.num_features).all(0)
 
     @property
     def num_free_parameters(self) -> int:

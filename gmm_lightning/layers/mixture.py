@@ -10,6 +10,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from gmm_lightning._chunking import map_chunks
+from gmm_lightning._validation import value_of
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.rows import Batch, as_dense
 
@@ -29,14 +30,21 @@ def _of_distribution(
     return call
 
 
-def keep_constant(drawn: Any, means: Tensor, constant: list[int]) -> None:
-    """Give constant features of drawn rows, `rows` or `(rows, ...)`, their value, in place.
+def keep_constant(drawn: Any, means: Tensor, constant: Tensor) -> Any:
+    """Drawn rows, `rows` or `(rows, ...)`, in which constant features have their value.
 
     Their variance only stands for a density of 1 there.
+
+    Args:
+        drawn: rows `(*S, *B, D)`, alone or before other things.
+        means: of the components, `(*B, K, D)`.
+        constant: whether features are constant, `(D,)`.
     """
-    if constant:
-        rows = drawn[0] if isinstance(drawn, tuple) else drawn
-        rows[..., constant] = means.detach().mean(-2)[..., constant]
+    if value_of(constant.any()) is False:
+        return drawn
+    rows, *others = drawn if isinstance(drawn, tuple) else (drawn,)
+    rows = torch.where(constant, means.detach().mean(-2), rows)
+    return (rows, *others) if others else rows
 
 
 def _with_constants(
@@ -46,9 +54,7 @@ def _with_constants(
 
     @wraps(method)
     def call(self: MixtureModule, *args: P.args, **kwargs: P.kwargs) -> R:
-        drawn = method(self, *args, **kwargs)
-        keep_constant(drawn, self.means, self.constant_features)
-        return drawn
+        return keep_constant(method(self, *args, **kwargs), self.means, self.is_constant)
 
     return call
 
@@ -69,9 +75,14 @@ class MixtureModule(nn.Module):
         self.evidence: nn.Module | None = None
 
     @property
+    def is_constant(self) -> Tensor:
+        """Whether features were constant in the rows of the last fit, `(D,)`."""
+        return self.means.new_zeros(self.means.shape[-1], dtype=torch.bool)
+
+    @property
     def constant_features(self) -> list[int]:
         """Features that were constant in the rows of the last fit."""
-        return []
+        return self.is_constant.nonzero().squeeze(-1).tolist()
 
     def distribution(self) -> MixtureOfGaussians:
         """Mixture with the module's parameters; gradients flow into them."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from reprlib import repr as short
 from typing import Any
 
 import torch
 from torch import Size, Tensor
 
-from gmm_lightning._validation import require_number
+from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
@@ -15,10 +16,31 @@ from gmm_lightning.linalg import accumulator_dtype, unsqueeze_like
 
 
 def tensor_options(device: torch.device | str | None, dtype: torch.dtype | None) -> dict[str, Any]:
-    """Device and dtype of new parameters: float32, float64, or None for torch's default."""
+    """Device and dtype of new parameters and buffers, torch's defaults for None.
+
+    Raises:
+        InvalidArgumentError: a dtype other than float32 and float64.
+    """
     if dtype not in (None, torch.float32, torch.float64):
         raise InvalidArgumentError(f"dtype must be float32 or float64, got {dtype}")
+    # By name: parameters are made on the default device, but buffers of priors are moved to it.
+    device = torch.get_default_device() if device is None else device
     return {"device": device, "dtype": dtype or torch.get_default_dtype()}
+
+
+def require_batch_shape(batch_shape: Any) -> Size:
+    """A batch shape, checked to be sizes of at least 1.
+
+    Raises:
+        InvalidArgumentError: anything else.
+    """
+    try:
+        return Size(require_integer("a size", size, least=1) for size in batch_shape)
+    except (TypeError, InvalidArgumentError):
+        hint = f"; write ({batch_shape},)" if isinstance(batch_shape, int) else ""
+        raise InvalidArgumentError(
+            f"batch_shape must hold sizes >= 1, got {short(batch_shape)}{hint}"
+        ) from None
 
 
 def project_parameters(
@@ -51,10 +73,10 @@ def project_parameters(
     return weights, means, project_scale(mixture.covariance, dense, pooling)
 
 
-def prior_num_samples(num_samples: float | None, num_rows: int) -> float:
+def prior_num_samples(num_samples: float | None, num_rows: float | Tensor) -> float | Tensor:
     """Number of rows that a log-prior is divided by: `num_samples`, or the rows of the batch."""
     if num_samples is None:
-        return max(1, num_rows)
+        return num_rows.clamp(min=1) if isinstance(num_rows, Tensor) else max(1, num_rows)
     return require_number("num_samples", num_samples, above=0)
 
 

@@ -96,6 +96,23 @@ class SamplingHead(nn.Module):
         self.source, self.options, self.reparameterize = source, options, reparameterize
         self._generator: Generator | None = None
 
+    def reset_parameters(self) -> None:
+        """Start the sequence of draws anew, and reset the source, if it is a module.
+
+        Raises:
+            InvalidArgumentError: the source is a module that cannot be reset.
+        """
+        self._generator = None
+        if not isinstance(self.source, nn.Module):
+            return
+        reset = getattr(self.source, "reset_parameters", None)
+        if not callable(reset):
+            raise InvalidArgumentError(
+                f"the source of the SamplingHead, a {type(self.source).__name__}, has no "
+                "reset_parameters: reset its parts"
+            )
+        reset()
+
     def distribution(self, *inputs: Any, **options: Any) -> MixtureOfGaussians:
         """Mixture that the source returns.
 

@@ -32,8 +32,15 @@ class Standardize(nn.Module):
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
-        self.register_buffer("loc", torch.zeros(num_features))
-        self.register_buffer("scale", torch.ones(num_features))
+        self.register_buffer("loc", torch.empty(num_features))
+        self.register_buffer("scale", torch.empty(num_features))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Become the identity, as the constructor makes it."""
+        self.loc.zero_()
+        self.scale.fill_(1.0)
 
     @torch.no_grad()
     def set(self, loc: Tensor, scale: Tensor) -> None:

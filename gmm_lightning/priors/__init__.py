@@ -66,6 +66,11 @@ class PriorDict(nn.ModuleDict):
         """The priors as a list."""
         return [prior for prior in self.values() if isinstance(prior, Prior)]
 
+    def reset_parameters(self) -> None:
+        """Give all hyper-parameters the values that they were given, as when they were bound."""
+        for prior in self.to_list():
+            prior.reset_parameters()
+
     def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
         """Sum of the log densities at the parameters of a mixture, `(*B)`; 0 without any prior.
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning._validation import format_too_large
+from gmm_lightning._validation import format_too_large, value_of
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError, UnresolvedPriorError
@@ -74,12 +74,12 @@ class Prior(nn.Module, ABC):
     def __init__(self, **hyper: Hyperparameter) -> None:
         super().__init__()
         self.batch_shape: tuple[int, ...] = ()
-        self._given: dict[str, Tensor | None] = {
-            name: None if value is None else torch.as_tensor(value, dtype=torch.float64)
-            for name, value in hyper.items()
-        }
+        self._given = _Given(
+            (name, None if value is None else _as_given(value)) for name, value in hyper.items()
+        )
         # Of each hyper-parameter as it is given, once a layer has bound the prior.
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._defaults: dict[str, tuple[float, Covariance | None]] = {}
 
     def supports(self, covariance: Covariance) -> bool:
         """Whether the prior is defined for a family; every one by default."""
@@ -142,7 +142,7 @@ class Prior(nn.Module, ABC):
             buffer.copy_(take_components(buffer, index))
             if given is not None:
                 whole = take_components(given.expand(shape), index.to(given.device))
-                self._given = {**self._given, name: whole}
+                self._given = _Given({**self._given, name: whole})
         for child in self.children():
             if isinstance(child, Prior):
                 child.reorder(index)
@@ -158,8 +158,15 @@ class Prior(nn.Module, ABC):
 
         With a family, the shape is that of dense matrices, which it projects.
         """
-        given = self._given[name]
-        value = torch.tensor(default, dtype=torch.float64) if given is None else given
+        self._shapes = {**self._shapes, name: shape}
+        self._defaults = {**self._defaults, name: (default, family)}
+        self.register_buffer(name, self._initial(name))
+
+    def _initial(self, name: str) -> Tensor:
+        """The value of a hyper-parameter as it is bound."""
+        given, shape = self._given[name], self._shapes[name]
+        default, family = self._defaults[name]
+        value = _as_given(default) if given is None else given
         try:
             value = value.expand(shape)
         except RuntimeError:
@@ -167,13 +174,23 @@ class Prior(nn.Module, ABC):
                 f"{name} of the prior {self.name!r} must broadcast to {shape}, "
                 f"got shape {tuple(value.shape)}"
             ) from None
-        self._shapes = {**self._shapes, name: shape}
-        self.register_buffer(name, (family.project(value) if family else value).clone())
+        return (family.project(value) if family else value).clone()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Give the hyper-parameters the values that they were given; the others are open again."""
+        for name in self._shapes:
+            self.get_buffer(name).copy_(self._initial(name))
+        for child in self.children():
+            if isinstance(child, Prior):
+                child.reset_parameters()
 
     def _require_above(self, name: str, bound: float, words: str) -> None:
         """Refuse a given hyper-parameter that is not finite and above a bound."""
         value = self._given[name]
-        if value is not None and not bool(((value > bound) & torch.isfinite(value)).all()):
+        if value is None:
+            return
+        if value_of(((value > bound) & torch.isfinite(value)).all()) is False:
             raise InvalidArgumentError(
                 f"{name} of the prior {self.name!r} must be {words}, got {value.tolist()}"
             )
@@ -198,7 +215,9 @@ class Prior(nn.Module, ABC):
 
     def _missing(self) -> list[str]:
         named = self.named_buffers()
-        return [name.rpartition(".")[2] for name, buffer in named if torch.isnan(buffer).any()]
+        return [
+            name.rpartition(".")[2] for name, buffer in named if value_of(torch.isnan(buffer).any())
+        ]
 
     def require_resolved(self) -> None:
         """Raise unless every hyper-parameter has a value.
@@ -219,3 +238,19 @@ class Prior(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.config().items())
+
+
+class _Given(dict[str, Tensor | None]):
+    """Hyper-parameters as they were given, never changed: copies of a prior share them.
+
+    Fake tensors could not be copied.
+    """
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+
+def _as_given(value: Any) -> Tensor:
+    """A hyper-parameter in float64; numbers stay numbers under `torch.device("meta")`."""
+    device = value.device if isinstance(value, Tensor) else "cpu"
+    return torch.as_tensor(value, dtype=torch.float64, device=device)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import require_choice
+from gmm_lightning._validation import require_choice, value_of
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
@@ -85,12 +85,12 @@ class InverseWishart(Prior):
         psi = self._given["scale_matrix"]
         if psi is not None:
             square = psi.dim() >= 2 and psi.shape[-1] == psi.shape[-2]
-            if not square or not torch.allclose(psi, psi.mT):
+            if not square or value_of(torch.isclose(psi, psi.mT).all()) is False:
                 raise InvalidArgumentError(
                     f"scale_matrix must be a symmetric (D, D) matrix, got shape {tuple(psi.shape)}"
                 )
-            smallest = float(torch.linalg.eigvalsh(psi).min())
-            if not smallest > 0:
+            smallest = value_of(torch.linalg.eigvalsh(psi).min())
+            if smallest is not None and not smallest > 0:
                 raise InvalidArgumentError(
                     "scale_matrix must be positive definite (smallest eigenvalue > 0), got "
                     f"smallest eigenvalue {smallest:.3g}"

@@ -14,6 +14,7 @@ from gmm_lightning.rows.conversion import (
     finite_rows,
 )
 from gmm_lightning.rows.source import BLOCK_ROWS, ArrayRows, RowSource, is_shared
+from gmm_lightning.rows.weighting import keep_weights, row_weights, weighted_mean
 
 __all__ = [
     "BLOCK_ROWS",
@@ -30,5 +31,8 @@ __all__ = [
     "column_names",
     "finite_rows",
     "is_shared",
+    "keep_weights",
     "require_order",
+    "row_weights",
+    "weighted_mean",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Size, Tensor
 
-from gmm_lightning._validation import format_list, format_rows, require_weights
+from gmm_lightning._validation import format_list, format_rows, require_weights, value_of
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.rows.arrays import as_array
 
@@ -141,7 +141,7 @@ def check_finite(rows: Tensor, first_row: int = 0, columns: Sequence[str] = ()) 
     """
     # One pass without a mask: a sum is finite only if every term is (or it overflows, and then
     # the mask decides).
-    if not rows.is_floating_point() or bool(torch.isfinite(rows.sum())):
+    if not rows.is_floating_point() or value_of(torch.isfinite(rows.sum())) is not False:
         return
     bad = ~torch.isfinite(rows)
     if bool(bad.any()):

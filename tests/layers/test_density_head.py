@@ -17,7 +17,7 @@ from gmm_lightning import DensityHead, GMMLayer, fit_em
 from gmm_lightning.covariances import registry as covariances
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError, UnresolvedPriorError
-from gmm_lightning.layers import _chunked
+from gmm_lightning.layers import _row_chunks
 
 pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)
@@ -88,9 +88,9 @@ def test_chunks_are_the_whole(family: str, monkeypatch: pytest.MonkeyPatch) -> N
     wanted = (h, y, *head.parameters())
     whole = head.log_prob(h, y)
     expected = torch.autograd.grad((weight * whole).sum(), wanted)
-    monkeypatch.setattr(_chunked, "_rows_per_chunk", lambda bias: 32)
+    monkeypatch.setattr(_row_chunks, "_rows_per_chunk", lambda *_: 32)
     parts = head.log_prob(h, y)
-    chunked = "LinearChunks"
+    chunked = "RowChunks"
     assert chunked in str(parts.grad_fn.next_functions)
     assert chunked not in str(whole.grad_fn.next_functions)
     assert torch.allclose(parts, whole, rtol=1e-13)
@@ -100,8 +100,34 @@ def test_chunks_are_the_whole(family: str, monkeypatch: pytest.MonkeyPatch) -> N
         assert torch.allclose(head.log_prob(h, y), whole, rtol=1e-13)
 
 
+@family_and_sharing
+def test_chunks_keep_only_their_arguments(
+    family: str, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = made(family, shared)
+    h, y = torch.randn(900, IN), torch.randn(900, D)
+    kept: dict[int, int] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes() // x.element_size()
+        return x
+
+    def kept_numbers() -> int:
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            head.log_prob(h, y)
+        return sum(kept.values())
+
+    whole = kept_numbers()
+    monkeypatch.setattr(_row_chunks, "_rows_per_chunk", lambda *_: 64)
+    # Features, targets, outputs of the map, its weights; constants have less than 100 numbers.
+    outputs = head.linear.out_features
+    assert kept_numbers() <= 900 * (IN + D + outputs) + IN * outputs + 100 < whole
+
+
 def test_gradients_of_gradients_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_chunked, "_rows_per_chunk", lambda bias: 2)
+    monkeypatch.setattr(_row_chunks, "_rows_per_chunk", lambda *_: 2)
     head = made("full")
     h, y = torch.randn(5, IN, requires_grad=True), torch.randn(5, D, requires_grad=True)
     assert gradcheck(head.log_prob, (h, y))
@@ -396,7 +422,7 @@ def test_shapes_name_both_sides() -> None:
         InvalidArgumentError, match=r"shape \(6, 4\) need targets of shape \(6, 1\), got shape \(5"
     ):
         head.loss(h, torch.randn(5, 1))
-    with pytest.raises(InvalidArgumentError, match=r"write y\[:, None\]"):
+    with pytest.raises(InvalidArgumentError, match=r"write y\[..., None\]"):
         head.log_prob(h, torch.randn(6))
     with pytest.raises(InvalidArgumentError, match=r"write torch.as_tensor"):
         head([[1.0] * IN])

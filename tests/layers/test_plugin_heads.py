@@ -187,12 +187,19 @@ def test_training_starts_at_the_marginal(
 
 @over_sharing
 @over_stated
+@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_log_prob_is_that_of_the_mixture(
-    family: Covariance, shared: bool, temperature: float, generator: Generator
+    family: Covariance,
+    shared: bool,
+    batch: tuple[int, ...],
+    temperature: float,
+    generator: Generator,
 ) -> None:
-    head = disturbed(family, generator, shared_scale=shared, temperature=temperature)
-    h, y = torch.randn(5, 2, IN), torch.randn(5, 2, D)
+    head = disturbed(
+        family, generator, batch_shape=batch, shared_scale=shared, temperature=temperature
+    )
+    h, y = torch.randn(5, 2, IN), torch.randn(5, 2, *batch, D)
     mixture = head(h)
     torch.testing.assert_close(head.log_prob(h, y), mixture.log_prob(y), **CLOSE)
     expected = mixture.to_torch().log_prob(y)
