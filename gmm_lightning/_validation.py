@@ -14,6 +14,46 @@ from torch import Tensor
 
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
+# Characters of a value in a message.
+_LONGEST = 80
+
+
+def describe(value: Any) -> str:
+    """A value in a few words on one line, for a message: of an array the type, shape and dtype.
+
+    Example:
+        >>> describe(torch.zeros(2, 3)), describe([0.5, "a"])
+        ('Tensor of shape (2, 3) and dtype torch.float32', "[0.5, 'a']")
+    """
+    shape = getattr(value, "shape", ())
+    if shape and isinstance(shape, tuple):
+        dtype = f" and dtype {value.dtype}" if hasattr(value, "dtype") else ""
+        return f"{type(value).__name__} of shape {tuple(shape)}{dtype}"
+    text = " ".join(short(value).split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def values_are_readable(*tensors: Tensor) -> bool:
+    """Whether a program may look at the values of tensors, so that it can check them.
+
+    It may not while they are traced, compiled or exported, nor under `torch.func.vmap`, nor of
+    meta and fake tensors.
+
+    Example:
+        >>> values_are_readable(torch.zeros(2)), values_are_readable(torch.zeros(2, device="meta"))
+        (True, False)
+    """
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if tracing or torch.compiler.is_compiling():
+        return False
+    try:
+        # An empty sum takes no time; whatever hides the values refuses to hand it over.
+        for tensor in tensors:
+            tensor.detach().reshape(-1)[:0].sum().item()
+    except RuntimeError:
+        return False
+    return True
+
 
 def is_number(value: Any) -> bool:
     """Whether a value is a real number that a float can hold, and not NaN; a boolean is none."""
@@ -55,7 +95,7 @@ def require_number(
     if not (math.isfinite(number) and all(holds(number, end) for end, holds in asked.values())):
         bounds = " and ".join(f"{sign} {end:g}" for sign, (end, _) in asked.items())
         expected = f"a finite number {bounds}".rstrip()
-        raise InvalidArgumentError(f"{name} must be {expected}, got {short(value)}")
+        raise InvalidArgumentError(f"{name} must be {expected}, got {describe(value)}")
     return number
 
 
@@ -75,7 +115,7 @@ def require_integer(name: str, value: Any, *, least: int) -> int:
         number = least - 1
     # An index is at most an int64.
     if not least <= number < 2**63:
-        raise InvalidArgumentError(f"{name} must be an integer >= {least}, got {short(value)}")
+        raise InvalidArgumentError(f"{name} must be an integer >= {least}, got {describe(value)}")
     return number
 
 
@@ -88,7 +128,7 @@ def require_numbers(name: str, value: Any, like: Tensor) -> Tensor:
     try:
         return torch.as_tensor(value, dtype=like.dtype, device=like.device)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise InvalidArgumentError(f"expected {name} as numbers, got {short(value)}") from None
+        raise InvalidArgumentError(f"expected {name} as numbers, got {describe(value)}") from None
 
 
 def require_choice(name: str, value: Any, known: Iterable[str], *, also: str = "") -> str:
@@ -110,7 +150,7 @@ def require_choice(name: str, value: Any, known: Iterable[str], *, also: str = "
     words = list(known)
     if not isinstance(value, str) or value not in words:
         raise InvalidArgumentError(
-            f"unknown {name} {short(value)}; known are: {', '.join(words)}{also}"
+            f"unknown {name} {describe(value)}; known are: {', '.join(words)}{also}"
         )
     return value
 

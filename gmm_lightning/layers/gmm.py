@@ -89,15 +89,16 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         self.covariance = as_covariance(covariance)
         shape = self.covariance.shape(num_components, num_features)
         made = tensor_options(device, dtype)
-        self.mixture_logits = nn.Parameter(torch.empty(*batch_shape, num_components, **made))
-        self.means = nn.Parameter(torch.empty(*batch_shape, num_components, num_features, **made))
-        self.raw_scale = nn.Parameter(torch.empty(*batch_shape, *shape, **made))
+        self.mixture_logits = nn.Parameter(torch.zeros(*batch_shape, num_components, **made))
+        # The values of `reset_parameters`, which vmap does not let a tensor be filled with.
+        self.means = nn.Parameter(torch.randn(*batch_shape, num_components, num_features, **made))
+        self.raw_scale = nn.Parameter(torch.zeros(*batch_shape, *shape, **made))
         sizes = MixtureShape(num_components, num_features, self.covariance, self.batch_shape)
         self.priors = bind_priors(priors, sizes).to(**made)
         self.projections = nn.ModuleList()
         self.local_scale: Tensor
-        self.register_buffer("local_scale", torch.empty(*batch_shape, num_features, **made))
-        self.reset_parameters()
+        unknown = torch.full((*batch_shape, num_features), torch.nan, **made)
+        self.register_buffer("local_scale", unknown)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -155,10 +156,17 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         return self.covariance.scale(self.raw_scale)
 
     @property
+    def is_constant(self) -> Tensor:
+        """Mask `(D,)` of the features that are constant in the rows of the last fit.
+
+        In a batch, those that are constant in every mixture.
+        """
+        return (self.local_scale == 0).reshape(-1, self.num_features).all(0)
+
+    @property
     def constant_features(self) -> list[int]:
-        """Features that are constant in the rows of the last fit (in every mixture of a batch)."""
-        constant = (self.local_scale == 0).reshape(-1, self.num_features).all(0)
-        return constant.nonzero().squeeze(-1).tolist()
+        """Positions of the features that are constant in the rows of the last fit."""
+        return self.is_constant.nonzero().squeeze(-1).tolist()
 
     @property
     def num_free_parameters(self) -> int:

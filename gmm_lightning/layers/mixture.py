@@ -30,14 +30,14 @@ def _of_distribution(
     return call
 
 
-def keep_constant(drawn: Any, means: Tensor, constant: list[int]) -> None:
-    """Give constant features of drawn rows, `rows` or `(rows, ...)`, their value, in place.
+def keep_constant(drawn: Any, means: Tensor, is_constant: Tensor) -> Any:
+    """Drawn rows, `rows` or `(rows, ...)`, in which constant features have their value.
 
     Their variance only stands for a density of 1 there.
     """
-    if constant:
-        rows = drawn[0] if isinstance(drawn, tuple) else drawn
-        rows[..., constant] = means.detach().mean(-2)[..., constant]
+    if isinstance(drawn, tuple):
+        return keep_constant(drawn[0], means, is_constant), *drawn[1:]
+    return torch.where(is_constant, means.detach().mean(-2), drawn)
 
 
 def _with_constants(
@@ -47,9 +47,7 @@ def _with_constants(
 
     @wraps(method)
     def call(self: MixtureModule, *args: P.args, **kwargs: P.kwargs) -> R:
-        drawn = method(self, *args, **kwargs)
-        keep_constant(drawn, self.means, self.constant_features)
-        return drawn
+        return keep_constant(method(self, *args, **kwargs), self.means, self.is_constant)
 
     return call
 
@@ -65,9 +63,9 @@ class MixtureModule(nn.Module):
         self.evidence: nn.Module | None = None
 
     @property
-    def constant_features(self) -> list[int]:
-        """Features that were constant in the rows of the last fit."""
-        return []
+    def is_constant(self) -> Tensor:
+        """Mask `(D,)` of the features that were constant in the rows of the last fit."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement is_constant")
 
     def distribution(self) -> MixtureOfGaussians:
         """Mixture with the module's parameters; gradients flow into them."""

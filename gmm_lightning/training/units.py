@@ -42,8 +42,7 @@ class StandardizedMixture(L.LightningModule):
             # A ball is not one in standard units: the mixture is transformed, not the region.
             mixture = self.distribution()
             drawn = mixture.sample(sample_shape, **options)
-            keep_constant(drawn, mixture.means, self.layer.constant_features)
-            return drawn
+            return keep_constant(drawn, mixture.means, self.layer.is_constant)
         drawn = self.layer.sample(sample_shape, **options)
         if isinstance(drawn, tuple):
             return self.standardize.inverse(drawn[0]), *drawn[1:]

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Size, Tensor
 from torch.quasirandom import SobolEngine
 
-from gmm_lightning._validation import require_number
+from gmm_lightning._validation import describe, require_number, values_are_readable
 from gmm_lightning.distributions.density.ancestral import draw_noise, unwhiten_rows
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity
 from gmm_lightning.distributions.density.within import sample_within
@@ -40,12 +40,12 @@ class DrawOptions:
         for name in ("quasi", "antithetic"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidArgumentError(
-                    f"{name} must be True or False, got {getattr(self, name)!r}"
+                    f"{name} must be True or False, got {describe(getattr(self, name))}"
                 )
         if not isinstance(self.within, Region | None):
             raise InvalidArgumentError(
                 "within must be a region (Shell, Confidence, Ball, Box, HalfSpace or Where), got "
-                f"{self.within!r}"
+                f"{describe(self.within)}"
             )
         if self.within is not None and (self.quasi or self.antithetic):
             raise InvalidArgumentError("draws within a region are independent ones only")
@@ -61,7 +61,8 @@ class DrawOptions:
     def check(self, num_components: int, num_features: int) -> None:
         """Raise `InvalidArgumentError` where these options do not fit a mixture of given sizes."""
         index = torch.zeros(0) if self.component is None else _as_index(self.component)
-        if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < num_components):
+        checked = index.numel() > 0 and values_are_readable(index)
+        if checked and not (int(index.min()) >= 0 and int(index.max()) < num_components):
             ends = f"{int(index.min())} to {int(index.max())}"
             found = index.tolist() if index.numel() <= 10 else ends
             raise InvalidArgumentError(f"component must be in [0, {num_components}), got {found}")
@@ -93,7 +94,7 @@ def _as_index(component: int | Tensor) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         index = torch.zeros(())
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise InvalidArgumentError(f"component must be an integer index, got {component!r}")
+        raise InvalidArgumentError(f"component must be an integer index, got {describe(component)}")
     return index.long()
 
 
@@ -104,7 +105,7 @@ def full_shape(mixture: MixtureDensity, sample_shape: SampleShape) -> Size:
         rows = Size([operator.index(sample_shape)] if single else sample_shape)
     except (TypeError, ValueError):
         raise InvalidArgumentError(
-            f"sample_shape must be a number of rows or a tuple of numbers, got {sample_shape!r}"
+            f"sample_shape must be a number of rows or a tuple of numbers, got {describe(sample_shape)}"
         ) from None
     if any(n < 0 for n in rows):
         raise InvalidArgumentError(f"sample_shape must not be negative, got {tuple(rows)}")
@@ -120,11 +121,21 @@ def draw_samples(
 ) -> tuple[Tensor, Tensor]:
     """Samples `(*S, *B, D)` and their components `(*S, *B)`: see `MixtureOfGaussians.sample`."""
     options = options or DrawOptions()
+    # No gradient, and no tangent of forward mode either.
+    mixture = mixture.map_parameters(Tensor.detach)
     shape, means, d = full_shape(mixture, sample_shape), mixture.means, mixture.num_features
-    finite = (bool(values.isfinite().all()) for values in (means, mixture.scale))
+    readable = values_are_readable(mixture.mixture_logits, means, mixture.scale)
     # A weight of 0 is allowed.
-    if not all(finite) or bool(mixture.log_weights.isnan().any()):
+    if readable and not (
+        all(bool(values.isfinite().all()) for values in (means, mixture.scale))
+        and not bool(mixture.log_weights.isnan().any())
+    ):
         raise InvalidArgumentError("the parameters of the mixture must be finite, and are not")
+    if not readable and (options.quasi or options.within is not None):
+        raise InvalidArgumentError(
+            "draws within a region and quasi-random draws look at values, which vmap, compilation, "
+            "and meta and fake tensors hide: draw them outside, from a batch of mixtures"
+        )
     options.check(mixture.num_components, d)
     temperature = float(options.temperature)
     # Relative to the largest: at a tiny temperature only the most probable component is left.

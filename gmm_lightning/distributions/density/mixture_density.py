@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from reprlib import repr as short
 from typing import Any, ClassVar, Self, SupportsIndex, TypeVar, cast
 
 import torch
 from torch import Size, Tensor, distributions
 from torch.distributions import constraints
 
-from gmm_lightning.covariances import Covariance, FullCovariance
+from gmm_lightning._validation import describe
+from gmm_lightning.covariances import Covariance, FullCovariance, as_covariance
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
 from gmm_lightning.linalg import LOG_2PI, at_least_float32, factor_of_rows, full_precision
 
@@ -31,9 +31,9 @@ class MixtureDensity(distributions.Distribution):
         mixture_logits: Tensor,
         means: Tensor,
         scale: Tensor,
-        covariance: Covariance | None = None,
+        covariance: str | Covariance | None = None,
     ) -> None:
-        self.covariance = covariance if covariance is not None else FullCovariance()
+        self.covariance = FullCovariance() if covariance is None else as_covariance(covariance)
         self.mixture_logits = at_least_float32(mixture_logits)
         self.means = at_least_float32(means)
         self.scale = at_least_float32(scale)
@@ -177,7 +177,7 @@ class MixtureDensity(distributions.Distribution):
         mixture_logits: Tensor,
         means: Tensor,
         scale: Tensor,
-        covariance: Covariance | None = None,
+        covariance: str | Covariance | None = None,
     ) -> Self:
         """A mixture of the same type with other parameters; see the constructor."""
         return type(self)(mixture_logits, means, scale, covariance)
@@ -201,7 +201,7 @@ class MixtureDensity(distributions.Distribution):
             InvalidArgumentError: k is not in `[-K, K)`.
         """
         if not isinstance(k, SupportsIndex):
-            raise InvalidArgumentError(f"component must be an integer, got {k!r}")
+            raise InvalidArgumentError(f"component must be an integer, got {describe(k)}")
         k = operator.index(k)
         if not -self.num_components <= k < self.num_components:
             count = self.num_components
@@ -250,7 +250,7 @@ def as_mixture(value: M, name: str = "mixture") -> M:
     mixture = make() if callable(make) else value
     if not isinstance(mixture, MixtureDensity):
         raise InvalidArgumentError(
-            f"{name} must be a mixture or a layer with one, got {short(value)}"
+            f"{name} must be a mixture or a layer with one, got {describe(value)}"
         )
     return cast("M", mixture)
 
