@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gmm_lightning._validation import is_tracing
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.rows import Batch
 
@@ -77,9 +78,3 @@ def map_chunks(
     flat = x if isinstance(x, Batch) and lead == 1 else rows.reshape(-1, *rows.shape[lead:])
     joined = torch.cat([function(part) for part in flat.split(size)])
     return joined.reshape(*rows.shape[:lead], *joined.shape[1:])
-
-
-def is_tracing() -> bool:
-    """Whether operations are being traced, compiled or exported, to run again with other rows."""
-    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return torch.compiler.is_compiling() or tracing

@@ -18,41 +18,29 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 _LONGEST = 80
 
 
-def describe(value: Any) -> str:
-    """A value in a few words on one line, for a message: of an array the type, shape and dtype.
-
-    Example:
-        >>> describe(torch.zeros(2, 3)), describe([0.5, "a"])
-        ('Tensor of shape (2, 3) and dtype torch.float32', "[0.5, 'a']")
-    """
-    shape = getattr(value, "shape", ())
-    if shape and isinstance(shape, tuple):
-        dtype = f" and dtype {value.dtype}" if hasattr(value, "dtype") else ""
-        return f"{type(value).__name__} of shape {tuple(shape)}{dtype}"
-    text = " ".join(short(value).split())
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
-
-
-def values_are_readable(*tensors: Tensor) -> bool:
-    """Whether a program may look at the values of tensors, so that it can check them.
-
-    It may not while they are traced, compiled or exported, nor under `torch.func.vmap`, nor of
-    meta and fake tensors.
-
-    Example:
-        >>> values_are_readable(torch.zeros(2)), values_are_readable(torch.zeros(2, device="meta"))
-        (True, False)
-    """
+def is_tracing() -> bool:
+    """Whether operations are being traced, compiled or exported, to run again with other rows."""
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if tracing or torch.compiler.is_compiling():
-        return False
+    return torch.compiler.is_compiling() or tracing
+
+
+def value_of(scalar: Tensor) -> Any:
+    """The Python number in a tensor `()`, or None where values cannot be looked at.
+
+    That is in graphs that are traced, compiled or exported, on the meta device, in fake tensors
+    and under `torch.func.vmap`. There, values are not checked, and shapes are.
+
+    Example:
+        >>> mask = torch.tensor([True, False])
+        >>> value_of(mask.all()), value_of(mask.all().to("meta"))
+        (False, None)
+    """
+    if is_tracing():
+        return None
     try:
-        # An empty sum takes no time; whatever hides the values refuses to hand it over.
-        for tensor in tensors:
-            tensor.detach().reshape(-1)[:0].sum().item()
+        return scalar.item()
     except RuntimeError:
-        return False
-    return True
+        return None
 
 
 def is_number(value: Any) -> bool:
@@ -153,6 +141,47 @@ def require_choice(name: str, value: Any, known: Iterable[str], *, also: str = "
             f"unknown {name} {describe(value)}; known are: {', '.join(words)}{also}"
         )
     return value
+
+
+def values_are_readable(*tensors: Tensor) -> bool:
+    """Whether a program may look at the values of tensors: see `value_of`.
+
+    Example:
+        >>> values_are_readable(torch.zeros(2)), values_are_readable(torch.zeros(2, device="meta"))
+        (True, False)
+    """
+    # An empty sum takes no time, and is handed over where its terms would be.
+    return all(value_of(t.detach().reshape(-1)[:0].sum()) is not None for t in tensors)
+
+
+def require_readable(what: str, *tensors: Tensor) -> None:
+    """Refuse what needs to look at the values of tensors where it cannot.
+
+    A graph that is traced or compiled breaks at such a place, with a message of its own.
+
+    Raises:
+        InvalidArgumentError: the values are hidden; the message begins with `what`.
+    """
+    if not (is_tracing() or values_are_readable(*tensors)):
+        raise InvalidArgumentError(
+            f"{what} need values, which vmap and meta and fake tensors hide: make them outside, for "
+            "a batch of mixtures"
+        )
+
+
+def describe(value: Any) -> str:
+    """A value in a few words on one line, for a message: of an array the type, shape and dtype.
+
+    Example:
+        >>> describe(torch.zeros(2, 3)), describe([0.5, "a"])
+        ('Tensor of shape (2, 3) and dtype torch.float32', "[0.5, 'a']")
+    """
+    shape = getattr(value, "shape", ())
+    if shape and isinstance(shape, tuple):
+        dtype = f" and dtype {value.dtype}" if hasattr(value, "dtype") else ""
+        return f"{type(value).__name__} of shape {tuple(shape)}{dtype}"
+    text = " ".join(short(value).split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def format_list(values: Iterable[Any], limit: int = 10) -> str:

@@ -85,6 +85,18 @@ def invert_tril(factor: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
 
 
+def definite_factor(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower Cholesky factors of symmetric matrices `(..., D, D)`, and a mask of the definite ones.
+
+    A pivot that is no more than the rounding error of its row says that there is no full rank.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    pivots = factor.diagonal(dim1=-2, dim2=-1).square()
+    rounding = factor.shape[-1] * torch.finfo(factor.dtype).eps
+    full_rank = (pivots > rounding * matrix.diagonal(dim1=-2, dim2=-1)).all(-1)
+    return factor, full_rank & (info == 0)
+
+
 def factor_of_rows(rows: Tensor) -> Tensor:
     """Lower Cholesky factor of `R R'` for rows `(..., n, m)`, n <= m, without squaring them."""
     upper = torch.linalg.qr(rows.mT, mode="reduced").R

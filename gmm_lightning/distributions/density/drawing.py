@@ -11,7 +11,13 @@ import torch
 from torch import Generator, Size, Tensor
 from torch.quasirandom import SobolEngine
 
-from gmm_lightning._validation import describe, require_number, values_are_readable
+from gmm_lightning._validation import (
+    describe,
+    require_number,
+    require_readable,
+    value_of,
+    values_are_readable,
+)
 from gmm_lightning.distributions.density.ancestral import draw_noise, unwhiten_rows
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity
 from gmm_lightning.distributions.density.within import sample_within
@@ -61,8 +67,7 @@ class DrawOptions:
     def check(self, num_components: int, num_features: int) -> None:
         """Raise `InvalidArgumentError` where these options do not fit a mixture of given sizes."""
         index = torch.zeros(0) if self.component is None else _as_index(self.component)
-        checked = index.numel() > 0 and values_are_readable(index)
-        if checked and not (int(index.min()) >= 0 and int(index.max()) < num_components):
+        if index.numel() and values_are_readable(index) and not (int(index.min()) >= 0 and int(index.max()) < num_components):
             ends = f"{int(index.min())} to {int(index.max())}"
             found = index.tolist() if index.numel() <= 10 else ends
             raise InvalidArgumentError(f"component must be in [0, {num_components}), got {found}")
@@ -124,18 +129,14 @@ def draw_samples(
     # No gradient, and no tangent of forward mode either.
     mixture = mixture.map_parameters(Tensor.detach)
     shape, means, d = full_shape(mixture, sample_shape), mixture.means, mixture.num_features
-    readable = values_are_readable(mixture.mixture_logits, means, mixture.scale)
     # A weight of 0 is allowed.
-    if readable and not (
-        all(bool(values.isfinite().all()) for values in (means, mixture.scale))
-        and not bool(mixture.log_weights.isnan().any())
-    ):
+    good = (means.isfinite(), mixture.scale.isfinite(), ~mixture.log_weights.isnan())
+    if any(value_of(each.all()) is False for each in good):
         raise InvalidArgumentError("the parameters of the mixture must be finite, and are not")
-    if not readable and (options.quasi or options.within is not None):
-        raise InvalidArgumentError(
-            "draws within a region and quasi-random draws look at values, which vmap, compilation, "
-            "and meta and fake tensors hide: draw them outside, from a batch of mixtures"
-        )
+    if options.quasi or options.within is not None:
+        # Random numbers are hidden too, where vmap makes different ones.
+        hidden = (*good, torch.rand(0, device=means.device))
+        require_readable("quasi-random draws and draws within a region", *hidden)
     options.check(mixture.num_components, d)
     temperature = float(options.temperature)
     # Relative to the largest: at a tiny temperature only the most probable component is left.

@@ -11,7 +11,7 @@ import torch
 from torch import Size, Tensor, distributions
 from torch.distributions import constraints
 
-from gmm_lightning._validation import describe
+from gmm_lightning._validation import describe, values_are_readable
 from gmm_lightning.covariances import Covariance, FullCovariance, as_covariance
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
 from gmm_lightning.linalg import LOG_2PI, at_least_float32, factor_of_rows, full_precision
@@ -150,10 +150,7 @@ class MixtureDensity(distributions.Distribution):
     @property
     def covariance_matrix(self) -> Tensor:
         """Covariance `sum_k pi_k (Sigma_k + (mu_k - mu)(mu_k - mu)')`, `(*B, D, D)`."""
-        weights = self.weights[..., None, None]
-        gap = self.means - self.mean.unsqueeze(-2)
-        between = gap.unsqueeze(-1) * gap.unsqueeze(-2)
-        return (weights * (self.component_covariances + between)).sum(-3)
+        return total_covariance(self.weights, self.means, self.component_covariances)
 
     def entropy(self) -> Tensor:
         """Raise `NoClosedFormError`, which names the estimate and the bounds."""
@@ -220,9 +217,14 @@ class MixtureDensity(distributions.Distribution):
 
     def to_torch(self) -> distributions.MixtureSameFamily:
         """Torch's `MixtureSameFamily` over `MultivariateNormal` with the same density."""
-        weights = distributions.Categorical(logits=self.mixture_logits)
-        normals = distributions.MultivariateNormal(self.means, scale_tril=self.scale_tril)
-        return distributions.MixtureSameFamily(weights, normals)
+        logits, factor = self.mixture_logits, self.scale_tril
+        # Torch's checks look at values.
+        check = None if values_are_readable(logits, self.means, factor) else False
+        weights = distributions.Categorical(logits=logits, validate_args=check)
+        normals = distributions.MultivariateNormal(
+            self.means, scale_tril=factor, validate_args=check
+        )
+        return distributions.MixtureSameFamily(weights, normals, validate_args=check)
 
     def __repr__(self) -> str:
         batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""
@@ -230,6 +232,13 @@ class MixtureDensity(distributions.Distribution):
             f"{type(self).__name__}(num_components={self.num_components}, "
             f"num_features={self.num_features}, covariance={self.covariance.name!r}{batch})"
         )
+
+
+def total_covariance(weights: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
+    """Covariance of a mixture, `(*B, D, D)`: see `MixtureDensity.covariance_matrix`."""
+    gap = means - (weights.unsqueeze(-1) * means).sum(-2, keepdim=True)
+    between = gap.unsqueeze(-1) * gap.unsqueeze(-2)
+    return (weights[..., None, None] * (covariances + between)).sum(-3)
 
 
 M = TypeVar("M", bound=MixtureDensity)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
-from gmm_lightning._validation import describe, require_numbers, values_are_readable
+from gmm_lightning._validation import describe, require_numbers, value_of
 from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import full_precision
@@ -108,10 +108,8 @@ def require_positive_density(log_joint: Tensor, values: Tensor) -> None:
     A squared Mahalanobis distance overflows at 1e154 standard deviations, or 1e19 in float32. NaN
     passes, and so do values that nobody can look at: in a graph that is compiled, under vmap.
     """
-    if not values_are_readable(log_joint):
-        return
     lost = (log_joint.detach() == -math.inf).all(-1)
-    if bool(lost.any()):
+    if value_of(lost.any()):
         first = describe(values.detach().expand(*lost.shape, -1)[lost][0].tolist())
         dtype = str(log_joint.dtype).removeprefix("torch.")
         raise InvalidDataError(

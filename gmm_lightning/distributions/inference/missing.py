@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning._validation import require_choice
+from gmm_lightning._validation import require_choice, require_readable
 from gmm_lightning.distributions.density import MixtureDensity, as_mixture, draw_samples
 from gmm_lightning.distributions.inference.conditioning import require_positive_density
 from gmm_lightning.distributions.inference.modes import modes
@@ -20,6 +20,7 @@ def log_joint_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
     A row without entries has `log pi_k`. Patterns of missing entries are computed side by side.
     """
     mixture.check_rows(x)
+    require_readable("rows with missing entries", x)
     shape = torch.broadcast_shapes(x.shape[:-1], mixture.batch_shape)
     rows = x.to(mixture.means.dtype).expand(*shape, -1).reshape(-1, mixture.num_features)
     cells = torch.arange(mixture.batch_shape.numel(), device=rows.device)
@@ -81,6 +82,7 @@ def impute(
             f"{tuple(mixture.batch_shape)}"
         )
     mixture.check_rows(x)
+    require_readable("rows with missing entries", x)
     rows = x.to(mixture.means.dtype).reshape(-1, mixture.num_features)
     if bool(rows.isinf().any()):
         raise InvalidArgumentError("rows to impute must not have infinite entries")
