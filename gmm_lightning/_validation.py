@@ -164,8 +164,8 @@ def require_readable(what: str, *tensors: Tensor) -> None:
     """
     if not (is_tracing() or values_are_readable(*tensors)):
         raise InvalidArgumentError(
-            f"{what} need values, which vmap and meta and fake tensors hide: make them outside, for "
-            "a batch of mixtures"
+            f"{what} need values, which vmap and meta and fake tensors hide: make them outside, "
+            "for a batch of mixtures"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import describe
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.event_log import CollapseCount
 from gmm_lightning.em.expectation import expected_statistics
@@ -76,9 +77,10 @@ def e_step(
     )
     if not bool(torch.isfinite(stats.log_likelihood).all()):
         check_finite(rows)
+        found = describe(stats.log_likelihood.tolist())
         raise InvalidDataError(
-            f"the log-likelihood of these rows is {stats.log_likelihood.tolist()}: their values "
-            f"are too large for {layer.means.dtype}; standardise them or use float64"
+            f"the log-likelihood of these rows is {found}: their values are too large for "
+            f"{layer.means.dtype}; standardise them or use float64"
         )
     return stats.reshape(layer.batch_shape)
 

@@ -96,7 +96,6 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         sizes = MixtureShape(num_components, num_features, self.covariance, self.batch_shape)
         self.priors = bind_priors(priors, sizes).to(**made)
         self.projections = nn.ModuleList()
-        self.local_scale: Tensor
         unknown = torch.full((*batch_shape, num_features), torch.nan, **made)
         self.register_buffer("local_scale", unknown)
 
@@ -154,19 +153,6 @@ class GMMLayer(PretrainedMixin, MixtureModule):
     def scale(self) -> Tensor:
         """The covariances in the family's compact form, `(*B, G, ...)`."""
         return self.covariance.scale(self.raw_scale)
-
-    @property
-    def is_constant(self) -> Tensor:
-        """Mask `(D,)` of the features that are constant in the rows of the last fit.
-
-        In a batch, those that are constant in every mixture.
-        """
-        return (self.local_scale == 0).reshape(-1, self.num_features).all(0)
-
-    @property
-    def constant_features(self) -> list[int]:
-        """Positions of the features that are constant in the rows of the last fit."""
-        return self.is_constant.nonzero().squeeze(-1).tolist()
 
     @property
     def num_free_parameters(self) -> int:

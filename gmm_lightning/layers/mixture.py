@@ -57,6 +57,7 @@ class MixtureModule(nn.Module):
 
     batch_shape: Size
     means: Tensor
+    local_scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,8 +65,16 @@ class MixtureModule(nn.Module):
 
     @property
     def is_constant(self) -> Tensor:
-        """Mask `(D,)` of the features that were constant in the rows of the last fit."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement is_constant")
+        """Mask `(D,)` of the features that are constant in the rows of the last fit.
+
+        In a batch, those that are constant in every mixture.
+        """
+        return (self.local_scale == 0).reshape(-1, self.local_scale.shape[-1]).all(0)
+
+    @property
+    def constant_features(self) -> list[int]:
+        """Positions of the features that are constant in the rows of the last fit."""
+        return self.is_constant.nonzero().squeeze(-1).tolist()
 
     def distribution(self) -> MixtureOfGaussians:
         """Mixture with the module's parameters; gradients flow into them."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 
-from gmm_lightning._validation import require_number
+from gmm_lightning._validation import describe, require_number
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
@@ -36,7 +36,9 @@ def project_parameters(
     means = _require_parameter("means", means, shape, device)
     dense = _require_parameter("covariance_matrix", covariance_matrix, (*shape, shape[-1]), device)
     if weights is not None and not bool(((weights >= 0).all(-1) & (weights.sum(-1) > 0)).all()):
-        raise InvalidArgumentError(f"weights must be >= 0 and not all 0, got {weights.tolist()}")
+        raise InvalidArgumentError(
+            f"weights must be >= 0 and not all 0, got {describe(weights.tolist())}"
+        )
     if dense is None:
         return weights, means, None
     # Asymmetry is judged in correlations, so that neither scale nor a tiny covariance matters.
@@ -108,7 +110,7 @@ def require_order(index: Any, num_components: int, batch_shape: Size) -> Tensor:
     if not (integral and fits) or bool((order.sort(-1).values.cpu() != torch.arange(k)).any()):
         raise InvalidArgumentError(
             f"expected each of the components 0 to {k - 1} once, of shape ({k},) or "
-            f"{(*batch_shape, k)}, got {order.flatten()[:20].tolist()} of shape "
+            f"{(*batch_shape, k)}, got {describe(order.flatten().tolist())} of shape "
             f"{tuple(order.shape)}"
         )
     return order.long().expand(*batch_shape, k)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from gmm_lightning._validation import describe
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, UnresolvedPriorError
@@ -174,7 +175,7 @@ class Prior(nn.Module, ABC):
         value = self._given[name]
         if value is not None and not bool(((value > bound) & torch.isfinite(value)).all()):
             raise InvalidArgumentError(
-                f"{name} of the prior {self.name!r} must be {words}, got {value.tolist()}"
+                f"{name} of the prior {self.name!r} must be {words}, got {describe(value.tolist())}"
             )
 
     def _set_default(self, name: str, value: Tensor) -> None:

@@ -108,6 +108,6 @@ def test_fits(seed: int) -> None:
         module.GaussianMixtureRegressor(2, covariances=start.covariances.copy(), **options)
         for module in (ours.sklearn, theirs.sklearn)
     ]
-    one, other = (r.fit(x[:, :1], x[:, 1]).predict(x[:, :1]) for r in regressors)
+    one, other = (r.fit(x[:, :1], x[:, 1:]).predict(x[:, :1]) for r in regressors)
     assert one.shape == other.shape
     assert_allclose(one, other, rtol=1e-7, atol=1e-7)

@@ -41,14 +41,16 @@ def _one_component(mean: Tensor, scale: Tensor, covariance: str) -> MixtureDensi
 
 def _kl(p: Distribution, q: Distribution) -> Tensor:
     """`KL(p || q)` where both are Gaussians; there is no other closed form."""
-    found = _as_mixture(p), _as_mixture(q)
-    if found[0] is not None and found[1] is not None:
-        own, other = as_mixtures(*found)
+    own, other = _as_mixture(p), _as_mixture(q)
+    if own is not None and other is not None:
+        own, other = as_mixtures(own, other)
         if own.num_components == other.num_components == 1:
-            return kl_to_components(own.means[..., 0, :], own.scale_tril[..., 0, :, :], other)[..., 0]
+            return kl_to_components(own.means[..., 0, :], own.scale_tril[..., 0, :, :], other)[
+                ..., 0
+            ]
     raise NoClosedFormError(
         "the Kullback-Leibler divergence of a mixture has no closed form; "
-        "losses.kl_to_mixture(mean, scale, mixture) bounds or estimates that of a Gaussian from it, "
+        "losses.kl_to_mixture(mean, scale, mixture) bounds or estimates that of a Gaussian, "
         "distributions.kl_divergence(p, q) estimates that of two mixtures from draws, and "
         "distributions.kl_variational(p, q) approximates it"
     )

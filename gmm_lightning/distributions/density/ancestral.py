@@ -50,7 +50,7 @@ def unwhiten_rows(mixture: MixtureDensity, component: Tensor, noise: Tensor) -> 
 
 
 def _correlate_in_groups(family: Covariance, table: Tensor, which: Tensor, rows: Tensor) -> Tensor:
-    """Products `L_w z`, `(n, D)`, of rows with the factors w of a table of scales, group by group."""
+    """Products `L_w z`, `(n, D)`, of rows with the factors w of a table, group by group."""
     counts = which.bincount(minlength=len(table)).tolist()
     groups = which.argsort().split(counts)
     factors = family.scale_tril(table, rows.shape[-1])

@@ -67,7 +67,11 @@ class DrawOptions:
     def check(self, num_components: int, num_features: int) -> None:
         """Raise `InvalidArgumentError` where these options do not fit a mixture of given sizes."""
         index = torch.zeros(0) if self.component is None else _as_index(self.component)
-        if index.numel() and values_are_readable(index) and not (int(index.min()) >= 0 and int(index.max()) < num_components):
+        if (
+            index.numel()
+            and values_are_readable(index)
+            and not (int(index.min()) >= 0 and int(index.max()) < num_components)
+        ):
             ends = f"{int(index.min())} to {int(index.max())}"
             found = index.tolist() if index.numel() <= 10 else ends
             raise InvalidArgumentError(f"component must be in [0, {num_components}), got {found}")
@@ -110,7 +114,8 @@ def full_shape(mixture: MixtureDensity, sample_shape: SampleShape) -> Size:
         rows = Size([operator.index(sample_shape)] if single else sample_shape)
     except (TypeError, ValueError):
         raise InvalidArgumentError(
-            f"sample_shape must be a number of rows or a tuple of numbers, got {describe(sample_shape)}"
+            f"sample_shape must be a number of rows or a tuple of numbers, "
+            f"got {describe(sample_shape)}"
         ) from None
     if any(n < 0 for n in rows):
         raise InvalidArgumentError(f"sample_shape must not be negative, got {tuple(rows)}")

@@ -96,6 +96,7 @@ def implicit_reparameterization(mixture: MixtureDensity, x: Tensor) -> Tensor:
         M. Figurnov, S. Mohamed, A. Mnih (2018), Implicit reparameterization gradients, NeurIPS.
     """
     mixture = as_mixture(mixture)
+    mixture.check_rows(x)
     x = x.detach()
     with full_precision(x.device):
         u, weights, z, terms = conditional_cdfs(mixture, x)

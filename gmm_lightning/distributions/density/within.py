@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Size, Tensor
 
+from gmm_lightning._validation import describe
 from gmm_lightning.distributions.density.ancestral import choose_components, unwhiten_rows
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity
 from gmm_lightning.distributions.density.noise import standard_normals
@@ -37,7 +38,7 @@ def sample_within(
             return _sample_euclidean(region, mixture, x, component, generator)
         low, high = region.radii(d)
         if not low < high:
-            raise InvalidArgumentError(f"{region!r} has no width in {d} dimensions")
+            raise InvalidArgumentError(f"{describe(region)} has no width in {d} dimensions")
         if component is None:
             component = choose_components(mixture.weights, shape, generator)
         noise = standard_normals(means, (*shape, d), generator)

@@ -30,9 +30,7 @@ def _as_indices(mixture: MixtureDensity, indices: Indices, *, proper: bool = Fal
     if index.dtype == bool and index.shape == (d,):
         index = index.nonzero()[0]
     if index.size and index.dtype.kind not in "iu":
-        raise InvalidArgumentError(
-            f"indices must be integers in [0, {d}), got {describe(indices)}"
-        )
+        raise InvalidArgumentError(f"indices must be integers in [0, {d}), got {describe(indices)}")
     found = [int(position) for position in index.reshape(-1)]
     if not all(-d <= position < d for position in found):
         raise InvalidArgumentError(f"indices must be in [0, {d}), got {describe(found)}")

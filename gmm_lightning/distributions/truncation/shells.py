@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincc, gammainccinv, gammaincinv
 
-from gmm_lightning._validation import is_number
+from gmm_lightning._validation import describe, is_number
 from gmm_lightning.errors import InvalidArgumentError
 
 
@@ -98,11 +98,12 @@ def _check_range(name: str, low: Any, high: Any, largest: float) -> None:
     if not (is_number(low) and is_number(high) and 0 <= low <= largest and 0 <= high <= largest):
         upper = "0" if math.isinf(largest) else f"0 and at most {largest:g}"
         raise InvalidArgumentError(
-            f"{name} must be numbers of at least {upper}, got {low!r} and {high!r}"
+            f"{name} must be numbers of at least {upper}, got {describe(low)} and {describe(high)}"
         )
     if not low < high:
         raise InvalidArgumentError(
-            f"{name} must leave something between them, low < high, got {low!r} and {high!r}"
+            f"{name} must leave something between them, low < high, got "
+            f"{describe(low)} and {describe(high)}"
         )
 
 
