@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from reprlib import repr as short
 from typing import Any
 
@@ -140,6 +140,39 @@ def require_choice(name: str, value: Any, known: Iterable[str], *, also: str = "
         raise InvalidArgumentError(
             f"unknown {name} {describe(value)}; known are: {', '.join(words)}{also}"
         )
+    return value
+
+
+def require_tensor(name: str, value: Any) -> Tensor:
+    """The value, checked to be a tensor.
+
+    Raises:
+        InvalidArgumentError: anything else.
+    """
+    if not isinstance(value, Tensor):
+        raise InvalidArgumentError(f"expected {name} as a tensor, got {describe(value)}")
+    return value
+
+
+def require_bool(name: str, value: Any) -> bool:
+    """The value, checked to be True or False.
+
+    Raises:
+        InvalidArgumentError: anything else.
+    """
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(f"{name} must be True or False, got {describe(value)}")
+    return value
+
+
+def require_function(name: str, value: Any) -> Callable[..., Any]:
+    """The value, checked to be callable.
+
+    Raises:
+        InvalidArgumentError: anything else.
+    """
+    if not callable(value):
+        raise InvalidArgumentError(f"{name} must be a function, got {describe(value)}")
     return value
 
 

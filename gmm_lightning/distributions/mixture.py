@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 from torch import Generator, Tensor
 
-from gmm_lightning._validation import describe
+from gmm_lightning._validation import describe, require_bool
 from gmm_lightning.distributions import density, inference, truncation
 from gmm_lightning.errors import InvalidArgumentError
 
@@ -46,7 +46,7 @@ class MixtureOfGaussians(density.MixtureDensity):
         """Log joint densities `log p(x, k)`, `(*S, *B, K)`; `missing` as for `log_prob`."""
         if missing is None:
             return super().log_joint(x)
-        if missing != "marginalize":
+        if not (isinstance(missing, str) and missing == "marginalize"):
             raise InvalidArgumentError(
                 f"missing must be None or 'marginalize', got {describe(missing)}"
             )
@@ -132,6 +132,7 @@ class MixtureOfGaussians(density.MixtureDensity):
             >>> x.shape, z.shape
             (torch.Size([5, 3]), torch.Size([5]))
         """
+        require_bool("return_component", return_component)
         options = density.DrawOptions(component, within, temperature, quasi, antithetic)
         x, z = density.draw_samples(self, sample_shape, options, generator)
         return (x, z) if return_component else x

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Size, Tensor, nn
 
-from gmm_lightning._validation import require_choice, require_integer
+from gmm_lightning._validation import require_bool, require_choice, require_integer
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
@@ -211,6 +211,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
             ([1, 0, 2], [5.0, 0.0, 9.0])
         """
         require_choice("by", by, ("weight",))
+        require_bool("descending", descending)
         logits = self.mixture_logits.detach()
         return self.reorder_components(logits.argsort(dim=-1, descending=descending, stable=True))
 

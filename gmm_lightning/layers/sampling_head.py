@@ -80,10 +80,11 @@ class SamplingHead(nn.Module):
                 f"{describe(source)}"
             )
         reparameterize = "implicit" if reparameterize is True else reparameterize
-        if reparameterize is not False and reparameterize not in _GRADIENTS:
+        known = isinstance(reparameterize, str) and reparameterize in _GRADIENTS
+        if not (known or reparameterize is False):
             raise InvalidArgumentError(
-                f"reparameterize must be False, 'implicit' or 'relaxed', "
-                f"got {describe(reparameterize)}"
+                "reparameterize must be False, 'implicit' or 'relaxed', got "
+                f"{describe(reparameterize)}"
             )
         self.seed = None if seed is None else require_integer("seed", seed, least=0)
         options = DrawOptions(component, within, temperature, quasi, antithetic)

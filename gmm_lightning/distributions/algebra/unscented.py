@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import describe, require_number, value_of
+from gmm_lightning._validation import require_function, require_number, require_tensor, value_of
 from gmm_lightning.distributions.density import MixtureDensity, as_mixture, total_covariance
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
@@ -106,9 +106,8 @@ def from_sigma_points(
     Raises:
         InvalidArgumentError: not a tensor, an even number of points, or logits of another shape.
     """
-    for name, value in (("points", points), ("mixture_logits", mixture_logits)):
-        if not isinstance(value, Tensor):
-            raise InvalidArgumentError(f"expected {name} as a tensor, got {describe(value)}")
+    require_tensor("points", points)
+    require_tensor("mixture_logits", mixture_logits)
     if points.dim() < 3 or points.shape[-2] % 2 == 0 or points.shape[-2] < 3:
         raise InvalidArgumentError(
             f"expected 2 D + 1 points per component, got an array of shape {tuple(points.shape)}"
@@ -164,8 +163,7 @@ def unscented(
                 [1., 1., 2.]])
     """
     mixture = as_mixture(mixture)
-    if not callable(function):
-        raise InvalidArgumentError(f"expected a function of points, got {describe(function)}")
+    require_function("the function of points", function)
     # Points lie close together for a small alpha: their differences need float64.
     wide = mixture.map_parameters(lambda p: p.to(accumulator_dtype(p.device)))
     points = function(sigma_points(wide, alpha, kappa))

@@ -13,6 +13,7 @@ from torch.quasirandom import SobolEngine
 
 from gmm_lightning._validation import (
     describe,
+    require_bool,
     require_number,
     require_readable,
     value_of,
@@ -44,10 +45,7 @@ class DrawOptions:
             raise InvalidArgumentError("no gradient flows to the temperature: pass its value")
         require_number("temperature", self.temperature, above=0)
         for name in ("quasi", "antithetic"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidArgumentError(
-                    f"{name} must be True or False, got {describe(getattr(self, name))}"
-                )
+            require_bool(name, getattr(self, name))
         if not isinstance(self.within, Region | None):
             raise InvalidArgumentError(
                 "within must be a region (Shell, Confidence, Ball, Box, HalfSpace or Where), got "

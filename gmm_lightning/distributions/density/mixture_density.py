@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, ClassVar, Self, SupportsIndex, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import torch
 from torch import Size, Tensor, distributions
 from torch.distributions import constraints
 
-from gmm_lightning._validation import describe, values_are_readable
+from gmm_lightning._validation import describe, require_number, require_tensor, values_are_readable
 from gmm_lightning.covariances import Covariance, FullCovariance, as_covariance
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
 from gmm_lightning.linalg import LOG_2PI, at_least_float32, factor_of_rows, full_precision
@@ -34,9 +34,11 @@ class MixtureDensity(distributions.Distribution):
         covariance: str | Covariance | None = None,
     ) -> None:
         self.covariance = FullCovariance() if covariance is None else as_covariance(covariance)
-        self.mixture_logits = at_least_float32(mixture_logits)
-        self.means = at_least_float32(means)
-        self.scale = at_least_float32(scale)
+        self.mixture_logits = at_least_float32(require_tensor("mixture_logits", mixture_logits))
+        self.means = at_least_float32(require_tensor("means", means))
+        self.scale = at_least_float32(require_tensor("a scale", scale))
+        if means.dim() < 2:
+            raise InvalidArgumentError(f"means must be (*B, K, D), got shape {tuple(means.shape)}")
         *batch, num_components, num_features = means.shape
         expected = (*batch, *self.covariance.shape(num_components, num_features))
         if mixture_logits.shape != means.shape[:-1] or scale.shape != expected:
@@ -185,7 +187,12 @@ class MixtureDensity(distributions.Distribution):
         return self.with_parameters(logits, means, scale, self.covariance)
 
     def temper(self, temperature: float) -> Self:
-        """The mixture with logits divided, and covariances multiplied, by a temperature."""
+        """The mixture with logits divided, and covariances multiplied, by a temperature.
+
+        Raises:
+            InvalidArgumentError: the temperature is not positive.
+        """
+        temperature = require_number("temperature", temperature, above=0)
         if temperature == 1:
             return self
         factor = math.sqrt(temperature) * self.scale_tril
@@ -197,9 +204,11 @@ class MixtureDensity(distributions.Distribution):
         Raises:
             InvalidArgumentError: k is not in `[-K, K)`.
         """
-        if not isinstance(k, SupportsIndex):
-            raise InvalidArgumentError(f"component must be an integer, got {describe(k)}")
-        k = operator.index(k)
+        try:
+            k = operator.index(k)
+        except TypeError:
+            message = f"component must be an integer, got {describe(k)}"
+            raise InvalidArgumentError(message) from None
         if not -self.num_components <= k < self.num_components:
             count = self.num_components
             raise InvalidArgumentError(f"component must be in [{-count}, {count}), got {k}")
@@ -211,9 +220,19 @@ class MixtureDensity(distributions.Distribution):
     def expand(
         self, batch_shape: Size | list[int] | tuple[int, ...], _instance: None = None
     ) -> Self:
-        """The mixture expanded to a larger batch, without copying."""
+        """The mixture expanded to a larger batch, without copying.
+
+        Raises:
+            InvalidArgumentError: not a batch shape that this one expands to.
+        """
         own = len(self.batch_shape)
-        return self.map_parameters(lambda p: p.expand(*batch_shape, *p.shape[own:]))
+        try:
+            return self.map_parameters(lambda p: p.expand(*batch_shape, *p.shape[own:]))
+        except (TypeError, RuntimeError):
+            raise InvalidArgumentError(
+                f"a mixture of batch shape {tuple(self.batch_shape)} does not expand to "
+                f"{describe(batch_shape)}"
+            ) from None
 
     def to_torch(self) -> distributions.MixtureSameFamily:
         """Torch's `MixtureSameFamily` over `MultivariateNormal` with the same density."""

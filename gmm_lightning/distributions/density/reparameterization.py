@@ -10,7 +10,12 @@ from torch import Generator, Tensor
 from torch.autograd import forward_ad
 from torch.nn.functional import one_hot, pad
 
-from gmm_lightning._validation import require_integer, require_number, values_are_readable
+from gmm_lightning._validation import (
+    require_function,
+    require_integer,
+    require_number,
+    values_are_readable,
+)
 from gmm_lightning.distributions.density.ancestral import choose_components
 from gmm_lightning.distributions.density.drawing import (
     DrawOptions,
@@ -32,7 +37,7 @@ def draw_reparameterized(
     generator: Generator | None = None,
 ) -> Tensor:
     """Samples `(*S, *B, D)` with gradients: see `MixtureOfGaussians.rsample`."""
-    options = options or DrawOptions()
+    mixture, options = as_mixture(mixture), options or DrawOptions()
     check_reparameterization(options, relaxation)
     tempered = mixture.temper(float(options.temperature))
     if relaxation is not None:
@@ -112,7 +117,7 @@ def conditional_cdfs(mixture: MixtureDensity, x: Tensor) -> tuple[Tensor, Tensor
     The terms are the components' weights given the features before d, the whitened rows, and the
     components' log densities of feature d given the features before it.
     """
-    with full_precision(x.device):
+    with full_precision(mixture.means.device):
         z = mixture.whiten(x)
         pivots = mixture.scale_tril.diagonal(dim1=-2, dim2=-1)
         terms = -0.5 * z.square() - pivots.log() - 0.5 * LOG_2PI
@@ -205,6 +210,7 @@ def score_function(
         torch.Size([2])
     """
     mixture = as_mixture(mixture)
+    require_function("the function of samples", function)
     num_samples = require_integer("num_samples", num_samples, least=2)
     shape = torch.Size([num_samples, *mixture.batch_shape])
     z = choose_components(mixture.weights.detach(), shape, generator)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
-from gmm_lightning._validation import describe, require_numbers, value_of
+from gmm_lightning._validation import describe, require_bool, require_numbers, value_of
 from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import full_precision
@@ -150,6 +150,7 @@ def regress(
         (torch.Size([100, 2]), torch.Size([100, 2, 2]))
     """
     mixture = as_mixture(mixture)
+    require_bool("covariance", covariance)
     index = _as_indices(mixture, indices, proper=True)
     values = _as_values(mixture, index, values)
     own, rest = mixture.batch_shape, mixture.num_features - len(index)

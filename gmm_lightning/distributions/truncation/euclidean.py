@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import describe, require_integer
+from gmm_lightning._validation import describe, require_function, require_integer
 from gmm_lightning.distributions.truncation.envelopes import Envelope, GaussianComponent
 from gmm_lightning.distributions.truncation.envelopes import unrestricted_envelope as _unrestricted
 from gmm_lightning.errors import InvalidArgumentError
@@ -90,8 +90,7 @@ class Where(EuclideanRegion):
     max_draws: int = 10_000_000
 
     def __post_init__(self) -> None:
-        if not callable(self.fn):
-            raise InvalidArgumentError(f"fn must be a function of rows, got {describe(self.fn)}")
+        require_function("fn", self.fn)
         require_integer("max_draws", self.max_draws, least=1)
 
     @property

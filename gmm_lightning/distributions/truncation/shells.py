@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincc, gammainccinv, gammaincinv
 
-from gmm_lightning._validation import describe, is_number
+from gmm_lightning._validation import describe, is_number, require_integer
 from gmm_lightning.errors import InvalidArgumentError
 
 
@@ -112,11 +112,18 @@ def chi_quantile(mass: ArrayLike, num_features: int) -> NDArray[np.float64]:
 
     `r^2` is the quantile of the chi-square distribution with D degrees of freedom.
 
+    Raises:
+        InvalidArgumentError: masses that are not numbers, or fewer than one feature.
+
     Example:
         >>> chi_quantile([0.5, 0.95], 2).round(4)
         array([1.1774, 2.4477])
     """
-    p, half = np.asarray(mass, dtype=np.float64), 0.5 * num_features
+    half = 0.5 * require_integer("num_features", num_features, least=1)
+    try:
+        p = np.asarray(mass, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(f"expected masses as numbers, got {describe(mass)}") from None
     # From the nearer end: 1 - p is exact for p >= 1 / 2.
     square = np.where(p < 0.5, gammaincinv(half, p), gammainccinv(half, 1 - p))
     return np.sqrt(2 * square)
