@@ -63,9 +63,9 @@ def _may_be_differentiated(mixture: MixtureDensity) -> bool:
     Under vmap, parameters do not tell whether they are differentiated outside of it.
     """
     own = (mixture.mixture_logits, mixture.means, mixture.scale)
-    forward = any(forward_ad.unpack_dual(p).tangent is not None for p in own)
-    backward = any(p.requires_grad for p in own) or not values_are_readable(*own)
-    return forward or (torch.is_grad_enabled() and backward)
+    if any(p.requires_grad for p in own) or not values_are_readable(*own):
+        return torch.is_grad_enabled()
+    return any(forward_ad.unpack_dual(p).tangent is not None for p in own)
 
 
 def check_reparameterization(options: DrawOptions, relaxation: float | None) -> None:
