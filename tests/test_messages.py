@@ -43,7 +43,7 @@ def mixture(d: int = 2) -> MixtureOfGaussians:
 
 # Right values for arguments without a default.
 RIGHT: dict[str, Any] = {
-    **{"mixture": mixture(), "p": mixture(), "q": mixture(), "generator": None},
+    **{"mixture": mixture(), "p": mixture(), "q": mixture()},
     **{name: torch.zeros(5, 2) for name in ("x", "y", "z", "value", "mean")},
     **{"values": torch.zeros(5, 1), "scale": torch.ones(5, 2), "matrix": torch.eye(2)},
     **{"indices": [0], "k": 1, "index": [0, 1, 2], "points": torch.zeros(3, 5, 2)},
@@ -67,7 +67,14 @@ OTHER: dict[str, dict[str, Any]] = {
 SKIPPED = {
     # Abstract, results, and steps of other functions.
     *("EuclideanRegion", "MahalanobisRegion", "Region", "SampleShape", "MixtureDensity", "Ellipse"),
-    *("Estimate", "ComponentMoments", "draw_samples", "draw_reparameterized", "count_nonfinite"),
+    *(
+        "Estimate",
+        "ComponentMoments",
+        "gumbel_softmax_sample",
+        "draw_samples",
+        "draw_reparameterized",
+        "count_nonfinite",
+    ),
     *("check_reparameterization", "require_positive_density", "negative_log_likelihood"),
 }
 

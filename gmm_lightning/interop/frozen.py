@@ -125,8 +125,9 @@ def export_module(
 ) -> FrozenMixture:
     """Module with copies of the layer's parameters as constants, for `torch.export` and ONNX.
 
-    It multiplies by inverse factors: triangular solves do not convert to ONNX. Later changes of
-    the layer do not affect it. A copy of the layer's evidence is a submodule.
+    It multiplies by inverse factors, as triangular solves do not convert to ONNX. Later changes of
+    the layer do not affect it. A copy of the layer's evidence is a submodule. A model that contains
+    a layer needs no such module for `torch.onnx.export(model, ..., dynamo=True)` in float32.
 
     Args:
         layer: a layer or a `MixtureOfGaussians`, of any family and batch shape.
