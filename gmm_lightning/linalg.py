@@ -97,8 +97,8 @@ def _is_for_onnx() -> bool:
 def _invert_by_blocks(factor: Tensor) -> Tensor:
     """Inverses of lower-triangular factors, by products alone: ONNX has no triangular solve.
 
-    The inverse of a factor with blocks A, B, C is that of A, `-C^-1 B A^-1`, and that of C: all
-    entries on the way are entries of the result, so that none grows beyond them.
+    The inverse of a factor with blocks A, B, C is that of A, `-C^-1 B A^-1`, and that of C: the
+    inverses on the way are blocks of the result, so that none grows beyond it.
 
     References:
         N. J. Higham (2002), Accuracy and Stability of Numerical Algorithms, section 14.2.

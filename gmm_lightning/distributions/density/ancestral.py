@@ -14,13 +14,16 @@ from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity
 from gmm_lightning.distributions.density.noise import standard_normals, uniforms
 
+# Numbers that are copied for rows one by one in the time that a group of rows costs.
+_GROUP = 8192
+
 
 def choose_components(weights: Tensor, shape: Size, generator: Generator | None) -> Tensor:
     """Component indices of shape `(*S, *B)`, drawn with weights `(*B, K)`."""
-    return components_at(weights, uniforms(weights, shape, generator))
+    return _components_at(weights, uniforms(weights, shape, generator))
 
 
-def components_at(weights: Tensor, u: Tensor) -> Tensor:
+def _components_at(weights: Tensor, u: Tensor) -> Tensor:
     """The first components whose cumulated weights exceed u in [0, 1), `(*S, *B)`.
 
     Made of operations that `torch.func.vmap` maps with either randomness, unlike a multinomial
@@ -30,7 +33,8 @@ def components_at(weights: Tensor, u: Tensor) -> Tensor:
     # At the end 1 up to rounding: no u is beyond it, and none in an interval of weight 0.
     edges = (edges / edges[..., -1:]).reshape(-1, edges.shape[-1]).contiguous()
     # The zeros let vmap map the rows too, where it maps the edges alone.
-    rows = (u.reshape(-1, len(edges)).T + torch.zeros_like(edges[:, :1])).contiguous()
+    lead = u.shape[: u.dim() - weights.dim() + 1].numel()
+    rows = (u.reshape(lead, len(edges)).T + torch.zeros_like(edges[:, :1])).contiguous()
     found = torch.searchsorted(edges, rows, right=True).clamp(max=edges.shape[-1] - 1)
     return found.T.reshape(u.shape)
 
@@ -45,7 +49,8 @@ def unwhiten_rows(mixture: MixtureDensity, component: Tensor, noise: Tensor) -> 
     which = which // (k // mixture.scale.shape[own])
     table, rows = mixture.scale.flatten(0, own), noise.reshape(-1, d)
     # A factor that is larger than a row is read once for all of its rows, if these are known.
-    pays = table[0].numel() > d and len(rows) > len(table)
+    size = table[0].numel()
+    pays = size > d and len(rows) * size > _GROUP * len(table)
     in_groups = pays and values_are_readable(table, which, rows)
     correlate = _correlate_in_groups if in_groups else _correlate_one_by_one
     return (centre + correlate(mixture.covariance, table, which, rows)).reshape(noise.shape)
@@ -131,7 +136,7 @@ def _sobol_normals(
         points = engine.draw(rows, dtype=torch.float64).cpu() + 2.0**-31
         order = torch.randperm(rows, generator=generator, device=device).cpu()
         first, rest = points[order].split([1, num_features], dim=-1)
-        components.append(components_at(own, first.squeeze(-1)))
+        components.append(_components_at(own, first.squeeze(-1)))
         normals.append(torch.special.ndtri(rest))
     z = torch.stack(components, 1).reshape(rows, *batch)
     noise = torch.stack(normals, 1).reshape(rows, *batch, num_features)
