@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from reprlib import repr as short
 from typing import Any
 
@@ -15,25 +15,14 @@ from torch.autograd import forward_ad
 
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
+# Characters of a value in a message.
+_LONGEST = 80
+
 
 def is_tracing() -> bool:
     """Whether operations are being traced, compiled or exported, to run again with other rows."""
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     return torch.compiler.is_compiling() or tracing
-
-
-def is_transformed(*tensors: Tensor | None) -> bool:
-    """Whether `torch.func` transforms any of the tensors, or they carry forward derivatives.
-
-    Example:
-        >>> torch.func.vmap(lambda x: x if is_transformed(x) else -x)(torch.ones(2))
-        tensor([1., 1.])
-    """
-    return any(
-        torch.func.debug_unwrap(x) is not x or forward_ad.unpack_dual(x).tangent is not None
-        for x in tensors
-        if x is not None
-    )
 
 
 def value_of(scalar: Tensor) -> Any:
@@ -50,11 +39,23 @@ def value_of(scalar: Tensor) -> Any:
     if is_tracing():
         return None
     try:
-        value = scalar.item()
+        return scalar.item()
     except RuntimeError:
         return None
-    # A fake tensor may hold a symbol instead.
-    return value if isinstance(value, bool | int | float) else None
+
+
+def is_transformed(*tensors: Tensor | None) -> bool:
+    """Whether `torch.func` transforms any of the tensors, or they carry forward derivatives.
+
+    Example:
+        >>> torch.func.vmap(lambda x: x if is_transformed(x) else -x)(torch.ones(2))
+        tensor([1., 1.])
+    """
+    return any(
+        torch.func.debug_unwrap(x) is not x or forward_ad.unpack_dual(x).tangent is not None
+        for x in tensors
+        if x is not None
+    )
 
 
 def is_number(value: Any) -> bool:
@@ -97,7 +98,7 @@ def require_number(
     if not (math.isfinite(number) and all(holds(number, end) for end, holds in asked.values())):
         bounds = " and ".join(f"{sign} {end:g}" for sign, (end, _) in asked.items())
         expected = f"a finite number {bounds}".rstrip()
-        raise InvalidArgumentError(f"{name} must be {expected}, got {short(value)}")
+        raise InvalidArgumentError(f"{name} must be {expected}, got {describe(value)}")
     return number
 
 
@@ -117,7 +118,7 @@ def require_integer(name: str, value: Any, *, least: int) -> int:
         number = least - 1
     # An index is at most an int64.
     if not least <= number < 2**63:
-        raise InvalidArgumentError(f"{name} must be an integer >= {least}, got {short(value)}")
+        raise InvalidArgumentError(f"{name} must be an integer >= {least}, got {describe(value)}")
     return number
 
 
@@ -156,7 +157,7 @@ def require_numbers(name: str, value: Any, like: Tensor) -> Tensor:
     try:
         return torch.as_tensor(value, dtype=like.dtype, device=like.device)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise InvalidArgumentError(f"expected {name} as numbers, got {short(value)}") from None
+        raise InvalidArgumentError(f"expected {name} as numbers, got {describe(value)}") from None
 
 
 def require_choice(name: str, value: Any, known: Iterable[str], *, also: str = "") -> str:
@@ -178,9 +179,83 @@ def require_choice(name: str, value: Any, known: Iterable[str], *, also: str = "
     words = list(known)
     if not isinstance(value, str) or value not in words:
         raise InvalidArgumentError(
-            f"unknown {name} {short(value)}; known are: {', '.join(words)}{also}"
+            f"unknown {name} {describe(value)}; known are: {', '.join(words)}{also}"
         )
     return value
+
+
+def require_tensor(name: str, value: Any) -> Tensor:
+    """The value, checked to be a tensor.
+
+    Raises:
+        InvalidArgumentError: anything else.
+    """
+    if not isinstance(value, Tensor):
+        raise InvalidArgumentError(f"expected {name} as a tensor, got {describe(value)}")
+    return value
+
+
+def require_bool(name: str, value: Any) -> bool:
+    """The value, checked to be True or False.
+
+    Raises:
+        InvalidArgumentError: anything else.
+    """
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(f"{name} must be True or False, got {describe(value)}")
+    return value
+
+
+def require_function(name: str, value: Any) -> Callable[..., Any]:
+    """The value, checked to be callable.
+
+    Raises:
+        InvalidArgumentError: anything else.
+    """
+    if not callable(value):
+        raise InvalidArgumentError(f"{name} must be a function, got {describe(value)}")
+    return value
+
+
+def values_are_readable(*tensors: Tensor) -> bool:
+    """Whether a program may look at the values of tensors: see `value_of`.
+
+    Example:
+        >>> values_are_readable(torch.zeros(2)), values_are_readable(torch.zeros(2, device="meta"))
+        (True, False)
+    """
+    # An empty sum takes no time, and is handed over where its terms would be.
+    return all(value_of(t.detach().reshape(-1)[:0].sum()) is not None for t in tensors)
+
+
+def require_readable(what: str, *tensors: Tensor) -> None:
+    """Refuse what needs to look at the values of tensors where it cannot.
+
+    A graph that is traced or compiled breaks at such a place, with a message of its own.
+
+    Raises:
+        InvalidArgumentError: the values are hidden; the message begins with `what`.
+    """
+    if not (is_tracing() or values_are_readable(*tensors)):
+        raise InvalidArgumentError(
+            f"{what} need values, which vmap and meta and fake tensors hide: make them outside, "
+            "for a batch of mixtures"
+        )
+
+
+def describe(value: Any) -> str:
+    """A value in a few words on one line, for a message: of an array the type, shape and dtype.
+
+    Example:
+        >>> describe(torch.zeros(2, 3)), describe([0.5, "a"])
+        ('Tensor of shape (2, 3) and dtype torch.float32', "[0.5, 'a']")
+    """
+    shape = getattr(value, "shape", ())
+    if shape and isinstance(shape, tuple):
+        dtype = f" and dtype {value.dtype}" if hasattr(value, "dtype") else ""
+        return f"{type(value).__name__} of shape {tuple(shape)}{dtype}"
+    text = " ".join(short(value).split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def format_list(values: Iterable[Any], limit: int = 10) -> str:

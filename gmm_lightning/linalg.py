@@ -10,6 +10,8 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
+from gmm_lightning._validation import is_tracing
+
 LOG_2PI = 1.8378770664093453
 # Columns of noise with which a residual is measured.
 _PROBES = 4
@@ -81,8 +83,47 @@ def raw_from_tril(factor: Tensor) -> Tensor:
 
 def invert_tril(factor: Tensor) -> Tensor:
     """Inverses of lower-triangular factors `(..., D, D)`."""
+    if _is_for_onnx():
+        return _invert_by_blocks(factor)
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+
+
+def _is_for_onnx() -> bool:
+    # Asked while tracing alone: the question imports the exporter.
+    return is_tracing() and torch.onnx.is_in_onnx_export()
+
+
+def _invert_by_blocks(factor: Tensor) -> Tensor:
+    """Inverses of lower-triangular factors, by products alone: ONNX has no triangular solve.
+
+    The inverse of a factor with blocks A, B, C is that of A, `-C^-1 B A^-1`, and that of C: the
+    inverses on the way are blocks of the result, so that none grows beyond it.
+
+    References:
+        N. J. Higham (2002), Accuracy and Stability of Numerical Algorithms, section 14.2.
+    """
+    d = factor.shape[-1]
+    if d == 1:
+        return 1 / factor
+    half = d // 2
+    first = _invert_by_blocks(factor[..., :half, :half])
+    last = _invert_by_blocks(factor[..., half:, half:])
+    across = -last @ factor[..., half:, :half] @ first
+    above = torch.zeros_like(across.mT)
+    return torch.cat([torch.cat([first, above], -1), torch.cat([across, last], -1)], -2)
+
+
+def definite_factor(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower Cholesky factors of symmetric matrices `(..., D, D)`, and a mask of the definite ones.
+
+    A pivot that is no more than the rounding error of its row says that there is no full rank.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    pivots = factor.diagonal(dim1=-2, dim2=-1).square()
+    rounding = factor.shape[-1] * torch.finfo(factor.dtype).eps
+    full_rank = (pivots > rounding * matrix.diagonal(dim1=-2, dim2=-1)).all(-1)
+    return factor, full_rank & (info == 0)
 
 
 def factor_of_rows(rows: Tensor) -> Tensor:
@@ -149,6 +190,9 @@ def solve_rows(factor: Tensor, rows: Tensor, *, transposed: bool = False) -> Ten
     if factor.shape[-1] == 1:
         # Many times faster where there are many factors.
         return rows / factor.squeeze(-1)
+    if _is_for_onnx():
+        inverse = _invert_by_blocks(factor)
+        return multiply_rows(inverse.mT if transposed else inverse, rows)
     matrix = factor.mT if transposed else factor
     return _apply_by_columns(
         lambda d: torch.linalg.solve_triangular(matrix, d, upper=transposed), factor, rows

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances import Covariance
+from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype, all_finite, unsqueeze_like
 
@@ -60,13 +60,14 @@ class SufficientStatistics:
             self.num_samples + other.num_samples,
         )
 
-    def about(self, shift: Tensor, covariance: Covariance) -> SufficientStatistics:
+    def about(self, shift: Tensor, covariance: str | Covariance) -> SufficientStatistics:
         """The statistics of the same rows about other reference points `(*B, K, D)`.
 
         With delta the difference of the new points to the old ones, and g = first / n:
 
             second' = second - n g g' + n (g - delta)(g - delta)'
         """
+        covariance = as_covariance(covariance)
         delta = shift.to(self.first) - self.shift.to(self.first)
         counts = self.counts.unsqueeze(-1)
         gap = self.first / counts.clamp(min=torch.finfo(counts.dtype).tiny)
@@ -167,13 +168,13 @@ class Moments:
     dof: Tensor
 
     @classmethod
-    def from_statistics(cls, stats: SufficientStatistics, covariance: Covariance) -> Moments:
+    def from_statistics(cls, stats: SufficientStatistics, covariance: str | Covariance) -> Moments:
         """Means and scatter about them; a component without rows keeps its reference point.
 
         Raises:
             InvalidArgumentError: the statistics were taken for another family.
         """
-        counts = stats.counts
+        covariance, counts = as_covariance(covariance), stats.counts
         safe = counts.clamp(min=torch.finfo(counts.dtype).tiny).unsqueeze(-1)
         gap = stats.first / safe
         correction = covariance.outer(counts.unsqueeze(0), gap.unsqueeze(0))
@@ -205,7 +206,7 @@ class Moments:
         columns = zip(*([getattr(p, f.name) for f in fields(p)] for p in parts), strict=True)
         return Moments(*(torch.cat(column) for column in columns))
 
-    def data_variance(self, covariance: Covariance) -> tuple[Tensor, Tensor]:
+    def data_variance(self, covariance: str | Covariance) -> tuple[Tensor, Tensor]:
         """Mean and variance per feature of all rows together, each `(*B, D)`.
 
         Before priors are added, neither depends on the responsibilities (for a family that keeps
@@ -215,7 +216,7 @@ class Moments:
         tiny = torch.finfo(self.counts.dtype).tiny
         total = self.counts.sum(-1).clamp(min=tiny).unsqueeze(-1)
         centre = (counts * self.means).sum(-2) / total
-        within = covariance.variances(self.scatter, self.means.shape[-1]).sum(-2)
+        within = as_covariance(covariance).variances(self.scatter, self.means.shape[-1]).sum(-2)
         between = (counts * (self.means - centre.unsqueeze(-2)).square()).sum(-2)
         return centre, (within + between).clamp(min=0) / total
 

@@ -209,6 +209,65 @@ def test_draws_lie_below_the_bounds(family: str, batch: tuple, generator: torch.
     )
 
 
+def full_codes(
+    generator: torch.Generator, batch: tuple[int, ...], n: int = 5, d: int = 2
+) -> tuple[Tensor, Tensor]:
+    """Means and lower Cholesky factors `(n, *batch, d, d)` of Gaussian posteriors."""
+    mean, scale = codes(generator, batch, n, d)
+    below = torch.randn(*mean.shape, d, generator=generator, device=generator.device).tril(-1)
+    return mean, below + scale.diag_embed()
+
+
+@over_batches
+@over_families
+def test_full_covariances_are_those_of_torch(
+    family: str, batch: tuple, generator: torch.Generator
+) -> None:
+    layer = random_layer(family, generator=generator, batch=batch)
+    mean, factor = full_codes(generator, batch)
+    q = MultivariateNormal(mean.unsqueeze(-2), scale_tril=factor.unsqueeze(-3))
+    p = MultivariateNormal(layer.means, scale_tril=layer.scale_tril)
+    close = {"rtol": rounding(1e-11), "atol": rounding(1e-11)}
+    torch.testing.assert_close(kl_to_components(mean, factor, layer), kl_divergence(q, p), **close)
+    # A factor without entries below the diagonal is what its deviations are.
+    scale = factor.diagonal(dim1=-2, dim2=-1)
+    gamma = layer.responsibilities(mean).detach()
+    for options in ({}, {"responsibilities": gamma}, {"num_samples": 3}):
+        one, other = (
+            kl_to_mixture(
+                mean,
+                form,
+                layer,
+                **options,
+                generator=torch.Generator(generator.device).manual_seed(0),
+            )
+            for form in (scale, scale.diag_embed())
+        )
+        torch.testing.assert_close(one, other, **close)
+
+
+@over_families
+def test_full_covariances_below_their_bounds(family: str, generator: torch.Generator) -> None:
+    layer = random_layer(family, generator=generator)
+    mean, factor = full_codes(generator, ())
+    q, p = MultivariateNormal(mean, scale_tril=factor), layer.distribution()
+    z = q.sample((20_000,))
+    log_ratio = q.log_prob(z) - p.log_prob(z)
+    error = log_ratio.std(0) / math.sqrt(len(z))
+    drawn = kl_to_mixture(mean, factor, layer, num_samples=20_000, generator=generator)
+    # Of the difference of two estimates: sqrt(2), and six deviations of that.
+    assert bool(((drawn - log_ratio.mean(0)).abs() < 6 * math.sqrt(2) * error).all())
+    least = kl_to_mixture(mean, factor, layer)
+    bound = kl_to_mixture(mean, factor, layer, responsibilities=p.responsibilities(mean))
+    assert bool((least > drawn - 6 * error).all())
+    assert bool((bound >= least - rounding(1e-12)).all())
+    # With one component the bound is the divergence.
+    one = p.component(0)
+    exact = kl_divergence(q, MultivariateNormal(one.means[0], scale_tril=one.scale_tril[0]))
+    close = {"rtol": rounding(1e-11), "atol": rounding(1e-11)}
+    torch.testing.assert_close(kl_to_mixture(mean, factor, one), exact, **close)
+
+
 def test_the_bound_of_vade_by_its_formula(double: None, generator: torch.Generator) -> None:
     # Jiang et al. (2017), equation (9), negated and without the decoder, for a diagonal mixture.
     layer = random_layer("diag", generator=generator)
@@ -253,14 +312,15 @@ def test_a_responsibility_of_zero_adds_nothing(generator: torch.Generator) -> No
 def test_gradients(double: None, family: str, batch: tuple, generator: torch.Generator) -> None:
     layer = random_layer(family, generator=generator, batch=batch, num_components=2)
     mean, scale = codes(generator, batch, n=2)
+    below = torch.randn(*mean.shape, 2, generator=generator).tril(-1)
     covariance = registry.create(family)
 
     def losses(
-        mean: Tensor, log_scale: Tensor, logits: Tensor, means: Tensor, raw: Tensor
+        mean: Tensor, log_scale: Tensor, below: Tensor, logits: Tensor, means: Tensor, raw: Tensor
     ) -> tuple:
         mixture = MixtureOfGaussians(logits, means, covariance.scale(raw), covariance)
         again = torch.Generator(mean.device).manual_seed(1)
-        scale = log_scale.exp()
+        scale, below = log_scale.exp(), below.tril(-1)
         gamma = mixture.responsibilities(mean)
         return (
             negative_log_likelihood(mixture, mean),
@@ -268,10 +328,15 @@ def test_gradients(double: None, family: str, batch: tuple, generator: torch.Gen
             kl_to_mixture(mean, scale, mixture),
             kl_to_mixture(mean, scale, mixture, responsibilities=gamma),
             kl_to_mixture(mean, scale, mixture, num_samples=3, generator=again),
+            kl_to_mixture(mean, below + scale.diag_embed(), mixture),
+            kl_to_mixture(mean, below + scale.diag_embed(), mixture, responsibilities=gamma),
+            kl_to_mixture(
+                mean, below + scale.diag_embed(), mixture, num_samples=2, generator=again
+            ),
             responsibility_entropy(mixture, mean),
         )
 
-    parameters = (mean, scale.log(), layer.mixture_logits, layer.means, layer.raw_scale)
+    parameters = (mean, scale.log(), below, layer.mixture_logits, layer.means, layer.raw_scale)
     leaves = [p.detach().clone().requires_grad_() for p in parameters]
     assert torch.autograd.gradcheck(losses, leaves)
 
@@ -323,6 +388,9 @@ X, ONE = torch.zeros(4, 2), torch.ones(4, 2)
         (lambda p: dagmm_energy(p, X, -1.0), r"penalty must be .* >= 0, got -1"),
         (lambda p: dagmm_energy(p, X, math.nan), "penalty must be"),
         (lambda p: kl_to_mixture(X, ONE[:2], p), r"same shape, got \(4, 2\) and \(2, 2\)"),
+        (lambda p: kl_to_mixture(X, torch.ones(4, 2, 2), p), r"torch.linalg.cholesky\(covariance"),
+        (lambda p: kl_to_mixture(X, torch.zeros(4, 2, 2), p), "must be > 0 everywhere"),
+        (lambda p: kl_to_mixture(X, torch.ones(2, 2), p), r"factors of shape \(4, 2, 2\)"),
         (lambda p: kl_to_mixture(X[:, :1], ONE[:, :1], p), "2 features"),
         (lambda p: kl_to_mixture(X, ONE, p, num_samples=0), "num_samples must be"),
         (lambda p: kl_to_mixture([0.0, 0.0], ONE, p), r"same shape, got \(2,\) and \(4, 2\)"),

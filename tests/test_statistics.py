@@ -39,6 +39,17 @@ def test_definition(family: str, batch: tuple, generator: torch.Generator) -> No
 
 
 @over_families
+def test_families_by_name(family: str, generator: torch.Generator) -> None:
+    layer = random_layer(family, generator=generator)
+    stats, own = e_step(layer, rows(13, 2, generator)), layer.covariance
+    named, moments = (Moments.from_statistics(stats, each) for each in (family, own))
+    assert torch.equal(named.scatter, moments.scatter)
+    assert torch.equal(named.data_variance(family)[1], moments.data_variance(own)[1])
+    shift = stats.shift + 1
+    assert torch.equal(stats.about(shift, family).second, stats.about(shift, own).second)
+
+
+@over_families
 def test_the_variance_of_the_data_does_not_depend_on_the_layer(
     family: str, generator: torch.Generator
 ) -> None:

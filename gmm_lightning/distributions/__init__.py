@@ -9,6 +9,7 @@ Functions take a mixture, or a layer for its `distribution()`.
 from __future__ import annotations
 
 from gmm_lightning.distributions.algebra import (
+    ComponentMoments,
     Estimate,
     affine,
     cauchy_schwarz_divergence,
@@ -17,6 +18,8 @@ from gmm_lightning.distributions.algebra import (
     entropy_bounds,
     from_sigma_points,
     kl_divergence,
+    kl_to_components,
+    kl_to_mixture,
     kl_variational,
     l2_distance,
     log_inner_product,
@@ -75,6 +78,7 @@ from gmm_lightning.distributions.truncation import (
 __all__ = [
     "Ball",
     "Box",
+    "ComponentMoments",
     "Confidence",
     "DrawOptions",
     "Ellipse",
@@ -112,6 +116,8 @@ __all__ = [
     "in_confidence_region",
     "interval",
     "kl_divergence",
+    "kl_to_components",
+    "kl_to_mixture",
     "kl_variational",
     "l2_distance",
     "log_inner_product",

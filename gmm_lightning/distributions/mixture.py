@@ -6,6 +6,7 @@ from typing import ClassVar, Self
 
 from torch import Generator, Tensor
 
+from gmm_lightning._validation import describe, require_bool
 from gmm_lightning.distributions import density, inference, truncation
 from gmm_lightning.errors import InvalidArgumentError
 
@@ -22,10 +23,10 @@ class MixtureOfGaussians(density.MixtureDensity):
         means: the components' means, `(*B, K, D)`.
         scale: the covariances in the family's compact form, `(*B, G, ...)`; dense lower Cholesky
             factors `(*B, K, D, D)` for the default family.
-        covariance: the family; None: dense covariances.
+        covariance: the family, by name (`full`, `diag`, ...) or an instance; None: `full`.
 
     Raises:
-        InvalidArgumentError: the shapes do not fit each other.
+        InvalidArgumentError: the shapes do not fit each other, or an unknown name.
 
     References:
         C. M. Bishop (2006), Pattern Recognition and Machine Learning, section 9.2.
@@ -45,8 +46,10 @@ class MixtureOfGaussians(density.MixtureDensity):
         """Log joint densities `log p(x, k)`, `(*S, *B, K)`; `missing` as for `log_prob`."""
         if missing is None:
             return super().log_joint(x)
-        if missing != "marginalize":
-            raise InvalidArgumentError(f"missing must be None or 'marginalize', got {missing!r}")
+        if not (isinstance(missing, str) and missing == "marginalize"):
+            raise InvalidArgumentError(
+                f"missing must be None or 'marginalize', got {describe(missing)}"
+            )
         return inference.log_joint_observed(self, x)
 
     def log_prob(self, value: Tensor, missing: str | None = None) -> Tensor:
@@ -129,6 +132,7 @@ class MixtureOfGaussians(density.MixtureDensity):
             >>> x.shape, z.shape
             (torch.Size([5, 3]), torch.Size([5]))
         """
+        require_bool("return_component", return_component)
         options = density.DrawOptions(component, within, temperature, quasi, antithetic)
         x, z = density.draw_samples(self, sample_shape, options, generator)
         return (x, z) if return_component else x

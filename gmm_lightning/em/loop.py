@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import describe
 from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel
@@ -91,10 +92,10 @@ def _evaluate(
         objective = state.model.objective(state.parameters, stats)
     if not bool(torch.isfinite(objective).all()):
         e_step.source.check()
+        found = describe(objective.squeeze(0).tolist())
         raise InvalidDataError(
-            f"the objective is {objective.squeeze(0).tolist()}: the values of the rows are too "
-            f"large or too small for {state.parameters.dtype}; standardise them or use "
-            "float64"
+            f"the objective is {found}: the values of the rows are too large or too small for "
+            f"{state.parameters.dtype}; standardise them or use float64"
         )
     return stats, objective
 

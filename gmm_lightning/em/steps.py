@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import format_too_large
+from gmm_lightning._validation import describe, format_too_large
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.event_log import CollapseCount
 from gmm_lightning.em.expectation import expected_statistics
@@ -86,7 +86,7 @@ def e_step(
     )
     if not bool(torch.isfinite(stats.log_likelihood).all()):
         check_finite(rows, columns=names)
-        what = f"the log-likelihood is {stats.log_likelihood.tolist()}: the rows are"
+        what = f"the log-likelihood is {describe(stats.log_likelihood.tolist())}: the rows are"
         raise InvalidDataError(format_too_large(what, layer.means.dtype))
     return stats.reshape(layer.batch_shape)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning._validation import require_choice
+from gmm_lightning._validation import describe, require_choice
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.interop._parts import LayerOrMixture, to_float64
 from gmm_lightning.linalg import LOG_2PI, full_precision, unit_rows
@@ -47,6 +47,10 @@ class FrozenMixture(nn.Module):
     ) -> None:
         super().__init__()
         require_choice("output", output, _OUTPUTS)
+        if not isinstance(dtype, torch.dtype | None):
+            raise InvalidArgumentError(
+                f"dtype must be a torch.dtype or None, got {describe(dtype)}"
+            )
         mixture = to_float64(source)
         self.output, self.batch_dims = output, len(mixture.batch_shape)
         kind = (source.means.device, dtype or source.means.dtype)
@@ -121,8 +125,9 @@ def export_module(
 ) -> FrozenMixture:
     """Module with copies of the layer's parameters as constants, for `torch.export` and ONNX.
 
-    It multiplies by inverse factors: triangular solves do not convert to ONNX. Later changes of
-    the layer do not affect it. A copy of the layer's evidence is a submodule.
+    It multiplies by inverse factors, as triangular solves do not convert to ONNX. Later changes of
+    the layer do not affect it. A copy of the layer's evidence is a submodule. A model that contains
+    a layer needs no such module for `torch.onnx.export(model, ..., dynamo=True)` in float32.
 
     Args:
         layer: a layer or a `MixtureOfGaussians`, of any family and batch shape.

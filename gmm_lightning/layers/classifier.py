@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gmm_lightning._validation import (
+    describe,
     format_list,
     format_rows,
     require_number,
@@ -73,7 +74,7 @@ class MixtureClassifier(nn.Module):
     def __init__(self, layer: GMMLayer, classes: Iterable[Hashable] | None = None) -> None:
         super().__init__()
         if not isinstance(layer, GMMLayer):
-            raise InvalidArgumentError(f"a classifier needs a GMMLayer, got {layer!r}")
+            raise InvalidArgumentError(f"a classifier needs a GMMLayer, got {describe(layer)}")
         if len(layer.batch_shape) != 1:
             raise InvalidArgumentError(
                 "a classifier needs a layer with one mixture per class, batch_shape=(C,), got "
@@ -125,7 +126,7 @@ class MixtureClassifier(nn.Module):
         if not fits or not bool((torch.isfinite(given) & (given >= 0)).all() & (given.sum() > 0)):
             raise InvalidArgumentError(
                 f"class priors must be {self.num_classes} finite numbers >= 0, not all 0, got "
-                f"{given.tolist()}"
+                f"{describe(given.tolist())}"
             )
         # As for the weights of a layer: the logarithm of 0 would make later gradients NaN.
         return (given / given.sum()).clamp(min=torch.finfo(given.dtype).tiny).log()

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning._validation import require_choice, require_integer
+from gmm_lightning._validation import require_bool, require_choice, require_integer
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
@@ -86,15 +86,15 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         self.covariance = as_covariance(covariance)
         shape = self.covariance.shape(num_components, num_features)
         made = tensor_options(device, dtype)
-        self.mixture_logits = nn.Parameter(torch.empty(*batch_shape, num_components, **made))
-        self.means = nn.Parameter(torch.empty(*batch_shape, num_components, num_features, **made))
-        self.raw_scale = nn.Parameter(torch.empty(*batch_shape, *shape, **made))
+        self.mixture_logits = nn.Parameter(torch.zeros(*batch_shape, num_components, **made))
+        # The values of `reset_parameters`, which vmap does not let a tensor be filled with.
+        self.means = nn.Parameter(torch.randn(*batch_shape, num_components, num_features, **made))
+        self.raw_scale = nn.Parameter(torch.zeros(*batch_shape, *shape, **made))
         sizes = MixtureShape(num_components, num_features, self.covariance, self.batch_shape)
         self.priors = bind_priors(priors, sizes).to(**made)
         self.projections = nn.ModuleList()
-        self.local_scale: Tensor
-        self.register_buffer("local_scale", torch.empty(*batch_shape, num_features, **made))
-        self.reset_parameters()
+        unknown = torch.full((*batch_shape, num_features), torch.nan, **made)
+        self.register_buffer("local_scale", unknown)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -156,11 +156,6 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         return self.covariance.scale(self.raw_scale)
 
     @property
-    def is_constant(self) -> Tensor:
-        """Whether features are constant in the rows of the last fit, in every mixture, `(D,)`."""
-        return (self.local_scale == 0).reshape(-1, self.num_features).all(0)
-
-    @property
     def num_free_parameters(self) -> int:
         """Parameters of one mixture, for information criteria: weights, means, covariances.
 
@@ -217,6 +212,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
             ([1, 0, 2], [5.0, 0.0, 9.0])
         """
         require_choice("by", by, ("weight",))
+        require_bool("descending", descending)
         logits = self.mixture_logits.detach()
         return self.reorder_components(logits.argsort(dim=-1, descending=descending, stable=True))
 

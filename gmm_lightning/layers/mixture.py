@@ -10,7 +10,6 @@ import torch
 from torch import Size, Tensor, nn
 
 from gmm_lightning._chunking import map_chunks
-from gmm_lightning._validation import value_of
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.rows import Batch, as_dense
 
@@ -30,7 +29,7 @@ def _of_distribution(
     return call
 
 
-def keep_constant(drawn: Any, means: Tensor, constant: Tensor) -> Any:
+def keep_constant(drawn: Any, means: Tensor, is_constant: Tensor) -> Any:
     """Drawn rows, `rows` or `(rows, ...)`, in which constant features have their value.
 
     Their variance only stands for a density of 1 there.
@@ -38,13 +37,11 @@ def keep_constant(drawn: Any, means: Tensor, constant: Tensor) -> Any:
     Args:
         drawn: rows `(*S, *B, D)`, alone or before other things.
         means: of the components, `(*B, K, D)`.
-        constant: whether features are constant, `(D,)`.
+        is_constant: which features are constant, `(D,)`.
     """
-    if value_of(constant.any()) is False:
-        return drawn
-    rows, *others = drawn if isinstance(drawn, tuple) else (drawn,)
-    rows = torch.where(constant, means.detach().mean(-2), rows)
-    return (rows, *others) if others else rows
+    if isinstance(drawn, tuple):
+        return keep_constant(drawn[0], means, is_constant), *drawn[1:]
+    return torch.where(is_constant, means.detach().mean(-2), drawn)
 
 
 def _with_constants(
@@ -69,6 +66,7 @@ class MixtureModule(nn.Module):
 
     batch_shape: Size
     means: Tensor
+    local_scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,12 +74,15 @@ class MixtureModule(nn.Module):
 
     @property
     def is_constant(self) -> Tensor:
-        """Whether features were constant in the rows of the last fit, `(D,)`."""
-        return self.means.new_zeros(self.means.shape[-1], dtype=torch.bool)
+        """Mask `(D,)` of the features that are constant in the rows of the last fit.
+
+        In a batch, those that are constant in every mixture.
+        """
+        return (self.local_scale == 0).reshape(-1, self.local_scale.shape[-1]).all(0)
 
     @property
     def constant_features(self) -> list[int]:
-        """Features that were constant in the rows of the last fit."""
+        """Positions of the features that are constant in the rows of the last fit."""
         return self.is_constant.nonzero().squeeze(-1).tolist()
 
     def distribution(self) -> MixtureOfGaussians:

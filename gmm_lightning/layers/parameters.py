@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 
-from gmm_lightning._validation import require_integer, require_number
+from gmm_lightning._validation import describe, require_integer, require_number, require_numbers
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
@@ -58,7 +58,9 @@ def project_parameters(
     means = _require_parameter("means", means, shape, device)
     dense = _require_parameter("covariance_matrix", covariance_matrix, (*shape, shape[-1]), device)
     if weights is not None and not bool(((weights >= 0).all(-1) & (weights.sum(-1) > 0)).all()):
-        raise InvalidArgumentError(f"weights must be >= 0 and not all 0, got {weights.tolist()}")
+        raise InvalidArgumentError(
+            f"weights must be >= 0 and not all 0, got {describe(weights.tolist())}"
+        )
     if dense is None:
         return weights, means, None
     # Asymmetry is judged in correlations, so that neither scale nor a tiny covariance matters.
@@ -86,7 +88,8 @@ def _require_parameter(
     """A parameter in the widest dtype, checked to be finite and of the right shape."""
     if value is None:
         return None
-    value = torch.as_tensor(value, device=device).to(accumulator_dtype(device))
+    wide = accumulator_dtype(device)
+    value = require_numbers(name, value, torch.empty(0, dtype=wide, device=device))
     if value.shape != Size(shape):
         raise InvalidArgumentError(
             f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}"
@@ -124,13 +127,15 @@ def require_order(index: Any, num_components: int, batch_shape: Size) -> Tensor:
     Raises:
         InvalidArgumentError: it does not name each component once.
     """
-    order, k = torch.as_tensor(index), num_components
+    try:
+        order, k = torch.as_tensor(index), num_components
+    except (TypeError, ValueError, RuntimeError):
+        order, k = torch.zeros(()), num_components
     integral = order.dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
     fits = tuple(order.shape) in ((k,), (*batch_shape, k))
     if not (integral and fits) or bool((order.sort(-1).values.cpu() != torch.arange(k)).any()):
         raise InvalidArgumentError(
             f"expected each of the components 0 to {k - 1} once, of shape ({k},) or "
-            f"{(*batch_shape, k)}, got {order.flatten()[:20].tolist()} of shape "
-            f"{tuple(order.shape)}"
+            f"{(*batch_shape, k)}, got {describe(index)}"
         )
     return order.long().expand(*batch_shape, k)

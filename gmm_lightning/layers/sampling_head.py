@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from gmm_lightning._validation import require_integer
+from gmm_lightning._validation import describe, require_integer
 from gmm_lightning.distributions import (
     DrawOptions,
     MixtureOfGaussians,
@@ -77,12 +77,14 @@ class SamplingHead(nn.Module):
         if not (callable(source) or callable(getattr(source, "distribution", None))):
             raise InvalidArgumentError(
                 "expected a layer, or a module or function that returns a MixtureOfGaussians, got "
-                f"{source!r}"
+                f"{describe(source)}"
             )
         reparameterize = "implicit" if reparameterize is True else reparameterize
-        if reparameterize is not False and reparameterize not in _GRADIENTS:
+        known = isinstance(reparameterize, str) and reparameterize in _GRADIENTS
+        if not (known or reparameterize is False):
             raise InvalidArgumentError(
-                f"reparameterize must be False, 'implicit' or 'relaxed', got {reparameterize!r}"
+                "reparameterize must be False, 'implicit' or 'relaxed', got "
+                f"{describe(reparameterize)}"
             )
         self.seed = None if seed is None else require_integer("seed", seed, least=0)
         options = DrawOptions(component, within, temperature, quasi, antithetic)

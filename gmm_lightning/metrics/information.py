@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gmm_lightning._validation import describe
 from gmm_lightning.criteria import aic, bic, icl
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
@@ -61,7 +62,7 @@ class _Criterion(SumMetric):
         count = getattr(model, "num_free_parameters", model)
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise InvalidArgumentError(
-                f"expected a number of free parameters >= 0 or a layer, got {model!r}"
+                f"expected a number of free parameters >= 0 or a layer, got {describe(model)}"
             )
         self.num_free_parameters = count
         self.add_sum("log_likelihood")

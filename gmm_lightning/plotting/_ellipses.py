@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
 
-from gmm_lightning._validation import require_integer
+from gmm_lightning._validation import describe, require_integer
 from gmm_lightning.distributions import chi_quantile
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import Components
@@ -160,4 +160,4 @@ def _numbers(name: str, values: float | Sequence[float]) -> list[float]:
     try:
         return np.ravel(np.asarray(values, dtype=np.float64)).tolist()
     except (TypeError, ValueError):
-        raise InvalidArgumentError(f"expected numbers in {name}, got {values!r}") from None
+        raise InvalidArgumentError(f"expected numbers in {name}, got {describe(values)}") from None

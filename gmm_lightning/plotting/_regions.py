@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import PathPatch, Polygon
 from matplotlib.path import Path
 
+from gmm_lightning._validation import describe
 from gmm_lightning.distributions import EuclideanRegion, MahalanobisRegion, Region
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import Components
@@ -30,7 +31,7 @@ def project_region(region: Region, num_features: int, dims: tuple[int, ...]) -> 
     if not isinstance(region, Region):
         raise InvalidArgumentError(
             "expected within to be Shell, Confidence, Ball, Box, HalfSpace or Where, got "
-            f"{region!r}"
+            f"{describe(region)}"
         )
     region.check(num_features)
     return region.project(dims, num_features) if isinstance(region, EuclideanRegion) else region

@@ -9,6 +9,7 @@ from reprlib import repr as short
 import numpy as np
 from matplotlib.axes import Axes
 
+from gmm_lightning._validation import describe
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import Components, principal_plane
 from gmm_lightning.plotting._rows import Array
@@ -100,13 +101,16 @@ def as_dims(num_features: int, dims: Dims, columns: Sequence[str] | None) -> tup
         if isinstance(dim, str):
             if dim not in names:
                 known = ", ".join(names) or "none, pass columns="
-                raise InvalidArgumentError(f"unknown feature {dim!r} in dims; known are: {known}")
+                raise InvalidArgumentError(
+                    f"unknown feature {describe(dim)} in dims; known are: {known}"
+                )
             found.append(names.index(dim))
             continue
         whole = isinstance(dim, int | np.integer) and not isinstance(dim, bool)
         if not whole or not -num_features <= dim < num_features:
             raise InvalidArgumentError(
-                f"expected dims to be integers in [0, {num_features}) or column names, got {dim!r}"
+                f"expected dims to be integers in [0, {num_features}) or column names, got "
+                f"{describe(dim)}"
             )
         found.append(int(dim) % num_features)
     if len(set(found)) < len(found):
@@ -143,7 +147,8 @@ def given_or_natural(
     if not (np.isfinite(widths).all() and (widths > 0).all()):
         expected = ", ".join(["(low, high)"] * size)
         raise InvalidArgumentError(
-            f"expected limits ({expected}) of finite numbers with low < high, got {limits!r}"
+            f"expected limits ({expected}) of finite numbers with low < high, got "
+            f"{describe(limits)}"
         )
     return pairs
 

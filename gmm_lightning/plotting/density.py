@@ -13,7 +13,7 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from gmm_lightning._validation import require_choice, require_integer
+from gmm_lightning._validation import describe, require_choice, require_integer
 from gmm_lightning.distributions import MixtureOfGaussians, grad_log_prob
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import Components, MixtureLike, components, map_rows
@@ -199,6 +199,7 @@ def _levels(levels: int | Sequence[float], values: Array, growth: int) -> Array:
         edges = np.empty(0)
     if len(edges) < 2 or not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
         raise InvalidArgumentError(
-            f"expected levels to be a number, or at least two increasing values, got {levels!r}"
+            "expected levels to be a number, or at least two increasing values, got "
+            f"{describe(levels)}"
         )
     return edges

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.colors import is_color_like
 
-from gmm_lightning._validation import require_number
+from gmm_lightning._validation import describe, require_number
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import MixtureLike, components
 from gmm_lightning.plotting._ellipses import add_ellipse, draw_means, radii_and_names
@@ -64,7 +64,7 @@ def plot_error_ellipses(
     given: Any = palette(whole.num_components) if colors is None else colors
     given = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     if not given or not all(is_color_like(color) for color in given):
-        raise InvalidArgumentError(f"expected one or more colours, got {colors!r}")
+        raise InvalidArgumentError(f"expected one or more colours, got {describe(colors)}")
     shades = [given[k % len(given)] for k in range(whole.num_components)]
     parts = view.parts(whole.select(whole.weights > 0))
     ax = axes_or_new(ax, title)

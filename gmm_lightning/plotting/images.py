@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from gmm_lightning._validation import require_integer
+from gmm_lightning._validation import describe, require_integer
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.plotting._rows import Array, Values, to_array
 from gmm_lightning.plotting.figures import axes_or_new
@@ -64,7 +64,9 @@ def plot_images(
         got = len(names) if isinstance(names, Sized) else short(names)
         raise InvalidArgumentError(f"expected one name for each of {count} images, got {got}")
     if cmap not in colormaps:
-        raise InvalidArgumentError(f"unknown cmap {cmap!r}; matplotlib.colormaps lists all names")
+        raise InvalidArgumentError(
+            f"unknown cmap {describe(cmap)}; matplotlib.colormaps lists all names"
+        )
     cols = min(count, num_cols or math.ceil(math.sqrt(count * height / width)))
     rows = math.ceil(count / cols)
     # A gap in pixels, with a line of text in it where there are names.

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from gmm_lightning._validation import require_integer
+from gmm_lightning._validation import describe, require_integer
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import Components, MixtureLike, components
 from gmm_lightning.plotting._ellipses import (
@@ -92,7 +92,7 @@ def plot_mixture(
     predicted = isinstance(labels, str)
     if predicted and labels != "predicted":
         raise InvalidArgumentError(
-            f"expected one label per row or the word 'predicted' for labels, got {labels!r}"
+            f"expected one label per row or the word 'predicted' for labels, got {describe(labels)}"
         )
     points, classes = rows_and_labels(x, None if predicted else labels, num_features)
     if mismatches and classes is None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning._validation import format_too_large, value_of
+from gmm_lightning._validation import describe, format_too_large, value_of
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError, UnresolvedPriorError
@@ -192,7 +192,7 @@ class Prior(nn.Module, ABC):
             return
         if value_of(((value > bound) & torch.isfinite(value)).all()) is False:
             raise InvalidArgumentError(
-                f"{name} of the prior {self.name!r} must be {words}, got {value.tolist()}"
+                f"{name} of the prior {self.name!r} must be {words}, got {describe(value.tolist())}"
             )
 
     def _set_default(self, name: str, value: Tensor) -> None:

@@ -41,7 +41,9 @@ class DataMoments:
         return DataMoments(**joined)
 
     @classmethod
-    def from_statistics(cls, stats: SufficientStatistics, covariance: Covariance) -> DataMoments:
+    def from_statistics(
+        cls, stats: SufficientStatistics, covariance: str | Covariance
+    ) -> DataMoments:
         """The moments from the statistics of one component that holds every row."""
         moments = Moments.from_statistics(stats, covariance)
         total = stats.total_weight.reshape(*stats.total_weight.shape, 1)

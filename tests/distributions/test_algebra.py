@@ -151,6 +151,51 @@ def test_sigma_points_carry_the_moments(
         affine(mixture, matrix),
     )
     torch.testing.assert_close(through.means, exact.means, **close)
+    torch.testing.assert_close(through.mixture().scale_tril, exact.scale_tril, **close)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("alpha", [1e-3, 1.0])
+def test_a_function_that_adds_dimensions_has_moments_alone(
+    alpha: float, generator: torch.Generator
+) -> None:
+    mixture = mixture_of("full", generator)
+    lift = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, -1.0]])
+    found = unscented(mixture, lambda x: x @ lift.mT, alpha=alpha)
+    close = {"rtol": 1e-9, "atol": 1e-16 / alpha * 1e3}
+    torch.testing.assert_close(found.means, mixture.means @ lift.mT, **close)
+    covariances = lift @ mixture.component_covariances @ lift.mT
+    torch.testing.assert_close(found.component_covariances, covariances, **close)
+    torch.testing.assert_close(found.mean, lift @ mixture.mean, **close)
+    whole = lift @ mixture.covariance_matrix @ lift.mT
+    torch.testing.assert_close(found.covariance_matrix, whole, **close)
+    # Nothing was added to make it definite: the third feature follows from the others.
+    assert bool((torch.linalg.eigvalsh(found.component_covariances)[:, 0].abs() < 1e-8).all())
+    with pytest.raises(InvalidArgumentError, match="3 of 3 covariances are not positive definite"):
+        found.mixture()
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x: x[..., :1].expand(x.shape), torch.zeros_like], ids=["line", "point"]
+)
+def test_a_function_that_loses_dimensions_has_moments_alone(
+    function, generator: torch.Generator
+) -> None:
+    found = unscented(mixture_of("diag", generator), function)
+    assert bool(torch.isfinite(found.covariance_matrix).all())
+    with pytest.raises(InvalidArgumentError, match="adds or loses dimensions"):
+        found.mixture()
+
+
+def test_moments_of_sigma_points_have_gradients(generator: torch.Generator) -> None:
+    def moments(means: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        mixture = MixtureOfGaussians(torch.zeros(1), means, factor.tril())
+        found = unscented(mixture, lambda x: torch.cat([x, x.square()], -1), alpha=1.0)
+        return found.mean, found.covariance_matrix
+
+    factor = (torch.eye(2) + 0.1 * torch.randn(2, 2, generator=generator)).unsqueeze(0)
+    leaves = [v.double().requires_grad_() for v in (torch.ones(1, 2), factor)]
+    assert torch.autograd.gradcheck(moments, leaves)
 
 
 # -- entropies and divergences ------------------------------------------------------------------

@@ -199,6 +199,21 @@ def test_refuses_shapes_that_do_not_fit(parts: list[Tensor]) -> None:
         MixtureOfGaussians(*parts, covariance=as_covariance("full"))
 
 
+@over_families
+def test_families_by_name(family: str, generator: torch.Generator) -> None:
+    mixture = random_layer(family, generator=generator).distribution()
+    parts = (mixture.mixture_logits, mixture.means, mixture.scale)
+    named = MixtureOfGaussians(*parts, family)
+    assert named.covariance == mixture.covariance
+    x = rows(5, 2, generator)
+    assert torch.equal(named.log_prob(x), mixture.log_prob(x))
+    assert named.with_parameters(*parts, family).covariance == mixture.covariance
+    with pytest.raises(InvalidArgumentError, match="unknown covariance 'diagonal'; known are: "):
+        MixtureOfGaussians(*parts, "diagonal")
+    with pytest.raises(InvalidArgumentError, match="expected a covariance as a name"):
+        MixtureOfGaussians(*parts, 3)  # type: ignore[arg-type]
+
+
 def test_refuses_rows_of_another_width(generator: torch.Generator) -> None:
     two = random_layer("full", generator=generator).distribution()
     with pytest.raises(InvalidArgumentError, match=r"2 features in the last axis.*\(4, 3\)"):

@@ -77,7 +77,7 @@ def test_refuses(make: Callable[[], Any], words: str) -> None:
         (Ball([0.0, 0.0, 0.0], 1.0), "center of the ball must have 2 entries, got 3"),
         (Box([0.0], [1.0, 1.0, 1.0]), "upper end of the box must have 2 entries, got 3"),
         (HalfSpace([1.0], 0.0), "normal of the half-space must have 2 entries, got 1"),
-        (Where(lambda x: x[:, 0]), r"boolean tensor of shape \(\d+,\) .* got torch.float"),
+        (Where(lambda x: x[:, 0]), r"boolean tensor of shape \(\d+,\) .* got Tensor of shape"),
         (Where(lambda x: x > 0), "boolean tensor of shape"),
         (Where(lambda x: True), "got True"),
         (object(), "within must be a region"),

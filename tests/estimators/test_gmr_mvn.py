@@ -123,6 +123,30 @@ def test_beta_weighs_the_centre() -> None:
         assert_allclose(found.covariance, [[beta]])
 
 
+def test_a_function_into_more_dimensions_has_a_singular_covariance() -> None:
+    """Numbers of gmr 2.0.3 for polar coordinates, with the radius as a third feature."""
+
+    def lifted(p: np.ndarray) -> np.ndarray:
+        return np.column_stack([p[:, 0] * np.cos(p[:, 1]), p[:, 0] * np.sin(p[:, 1]), p[:, 0]])
+
+    polar = MVN([1.0, 0.5], [[0.2, 0.05], [0.05, 0.1]])
+    found = polar.estimate_from_sigma_points(lifted(polar.sigma_points(1.0)), alpha=1.0)
+    assert_allclose(found.mean, [0.81072936, 0.49908901, 1.0], rtol=1e-7)
+    expected = [
+        [0.14405114, 0.06748165, 0.15075231],
+        [0.06748165, 0.15928893, 0.1385419],
+        [0.15075231, 0.1385419, 0.2],
+    ]
+    assert_allclose(found.covariance, expected, rtol=1e-7)
+    # What is linear leaves a covariance without full rank, as it is: gmr adds 1e-3 I to it.
+    flat = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    found = polar.estimate_from_sigma_points(polar.sigma_points() @ flat.T)
+    assert_allclose(found.covariance, flat @ polar.covariance @ flat.T, atol=1e-9)
+    assert_allclose(found.sample(5) @ [1.0, 1.0, -1.0], np.zeros(5), atol=1e-6)
+    with pytest.raises(InvalidArgumentError, match="not symmetric and positive definite"):
+        found.to_probability_density(np.zeros((1, 3)))
+
+
 def test_draws() -> None:
     x = mvn(random_state=0).sample(20_000)
     # Six standard errors.

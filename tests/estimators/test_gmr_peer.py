@@ -79,6 +79,9 @@ def test_mixtures(seed: int) -> None:
     options = {"alpha": 0.5, "beta": 2.0, "kappa": 1.0}
     image = a.estimate_from_sigma_points(np.sin(points), **options)
     alike(image, b.estimate_from_sigma_points(np.sin(expected), **options), "mean covariance")
+    lifted = [np.column_stack([np.sin(p), np.cos(p)]) for p in (points, expected)]
+    more = a.estimate_from_sigma_points(lifted[0], **options)
+    alike(more, b.estimate_from_sigma_points(lifted[1], **options), "mean covariance")
     start = ours.covariance_initialization(c.x, 3)
     assert_allclose(start, theirs.covariance_initialization(c.x, 3))
     fitted = ours.MVN().from_samples(c.x)
@@ -108,6 +111,6 @@ def test_fits(seed: int) -> None:
         module.GaussianMixtureRegressor(2, covariances=start.covariances.copy(), **options)
         for module in (ours.sklearn, theirs.sklearn)
     ]
-    one, other = (r.fit(x[:, :1], x[:, 1]).predict(x[:, :1]) for r in regressors)
+    one, other = (r.fit(x[:, :1], x[:, 1:]).predict(x[:, :1]) for r in regressors)
     assert one.shape == other.shape
     assert_allclose(one, other, rtol=1e-7, atol=1e-7)

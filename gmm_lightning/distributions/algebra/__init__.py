@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gmm_lightning.distributions.algebra import torch_kl as torch_kl
 from gmm_lightning.distributions.algebra.divergences import (
     Estimate,
     cauchy_schwarz_divergence,
@@ -12,10 +13,17 @@ from gmm_lightning.distributions.algebra.divergences import (
     l2_distance,
     log_inner_product,
 )
+from gmm_lightning.distributions.algebra.gaussian_kl import kl_to_components, kl_to_mixture
 from gmm_lightning.distributions.algebra.transforms import affine, convolve, product, prune, reduce
-from gmm_lightning.distributions.algebra.unscented import from_sigma_points, sigma_points, unscented
+from gmm_lightning.distributions.algebra.unscented import (
+    ComponentMoments,
+    from_sigma_points,
+    sigma_points,
+    unscented,
+)
 
 __all__ = [
+    "ComponentMoments",
     "Estimate",
     "affine",
     "cauchy_schwarz_divergence",
@@ -24,6 +32,8 @@ __all__ = [
     "entropy_bounds",
     "from_sigma_points",
     "kl_divergence",
+    "kl_to_components",
+    "kl_to_mixture",
     "kl_variational",
     "l2_distance",
     "log_inner_product",

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
-from torch.distributions import register_kl
 
 from gmm_lightning._validation import require_integer
+from gmm_lightning.distributions.algebra.gaussian_kl import kl_to_components
 from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture, draw_samples
-from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
+from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import LOG_2PI, full_precision
 
 
@@ -96,14 +96,9 @@ def kl_variational(p: MixtureDensity, q: MixtureDensity) -> Tensor:
 
 def _component_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
     """Divergences `KL(p_i || q_j)` between components, `(*B, K, L)`."""
-    a, b = p.scale_tril.unsqueeze(-3), q.scale_tril.unsqueeze(-4)
-    gap = (p.means.unsqueeze(-2) - q.means.unsqueeze(-3)).unsqueeze(-1)
-    with full_precision(a.device):
-        ratio = torch.linalg.solve_triangular(b, a, upper=False)
-        white = torch.linalg.solve_triangular(b, gap, upper=False)
-    log_ratio = ratio.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    square = ratio.square().sum((-2, -1)) + white.square().sum((-2, -1))
-    return 0.5 * (square - p.num_features) - log_ratio
+    p = p.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
+    each = kl_to_components(p.means.movedim(-2, 0), p.scale_tril.movedim(-3, 0), q)
+    return each.movedim(0, -2)
 
 
 def log_inner_product(p: MixtureDensity, q: MixtureDensity) -> Tensor:
@@ -160,16 +155,6 @@ def _expectation(
     num_samples = require_integer("num_samples", num_samples, least=2)
     values = function(draw_samples(p, num_samples, generator=generator)[0])
     return Estimate(values.mean(0), values.std(0) / num_samples**0.5)
-
-
-@register_kl(MixtureDensity, MixtureDensity)
-def _no_closed_form_kl(p: MixtureDensity, q: MixtureDensity) -> Tensor:
-    """The implementation of `torch.distributions.kl_divergence`, which has no closed form."""
-    raise NoClosedFormError(
-        "the Kullback-Leibler divergence of mixtures has no closed form; "
-        "distributions.kl_divergence(p, q) estimates it from draws, "
-        "distributions.kl_variational(p, q) approximates it"
-    )
 
 
 def as_mixtures(p: M, q: MixtureDensity) -> tuple[M, MixtureDensity]:

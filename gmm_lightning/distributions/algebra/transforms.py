@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import require_integer, require_number, require_numbers
+from gmm_lightning._validation import (
+    require_integer,
+    require_number,
+    require_numbers,
+    value_of,
+)
 from gmm_lightning.distributions.algebra.divergences import as_mixtures, log_expected_likelihood
 from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError
@@ -44,7 +49,7 @@ def affine(mixture: M, matrix: Tensor, offset: Tensor | float = 0.0) -> M:
             f"expected a matrix (*B, M, {d}) and an offset (*B, M) for mixtures of batch shape "
             f"{batch}, got shapes {tuple(matrix.shape)} and {tuple(b.shape)}"
         ) from None
-    if not bool(b.detach().isfinite().all()):
+    if value_of(b.detach().isfinite().all()) is False:
         raise InvalidArgumentError("the offset of an affine map must be finite, and is not")
     with full_precision(matrix.device):
         factor = factor_of_rows(spread @ mixture.scale_tril)
@@ -52,7 +57,7 @@ def affine(mixture: M, matrix: Tensor, offset: Tensor | float = 0.0) -> M:
     # Relative to the length of each row, as units are arbitrary.
     length = torch.linalg.vector_norm(factor.detach(), dim=-1)
     pivots = factor.detach().diagonal(dim1=-2, dim2=-1)
-    if not bool((pivots > d * torch.finfo(factor.dtype).eps * length).all()):
+    if value_of((pivots > d * torch.finfo(factor.dtype).eps * length).all()) is False:
         raise InvalidArgumentError(
             "the rows of the matrix depend on each other, so A x has no density"
         )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import require_number
-from gmm_lightning.distributions.density import MixtureDensity, as_mixture
+from gmm_lightning._validation import require_function, require_number, require_tensor, value_of
+from gmm_lightning.distributions.density import MixtureDensity, as_mixture, total_covariance
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import accumulator_dtype, symmetrize
+from gmm_lightning.linalg import accumulator_dtype, definite_factor, symmetrize
 
 
 def sigma_points(mixture: MixtureDensity, alpha: float = 1e-3, kappa: float = 0.0) -> Tensor:
@@ -39,6 +40,49 @@ def sigma_points(mixture: MixtureDensity, alpha: float = 1e-3, kappa: float = 0.
     return torch.cat([centre, centre + steps, centre - steps], -2)
 
 
+class ComponentMoments(NamedTuple):
+    """Weights, means and covariances of components, which may be singular.
+
+    A function into more dimensions than its argument has, or one that loses some, gives
+    covariances without full rank: they are moments, but not of a density.
+
+    Attributes:
+        mixture_logits: unnormalised log weights, `(*B, K)`.
+        means: `(*B, K, D)`.
+        component_covariances: `(*B, K, D, D)`.
+    """
+
+    mixture_logits: Tensor
+    means: Tensor
+    component_covariances: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of all components together, `(*B, D)`."""
+        return (self.mixture_logits.softmax(-1).unsqueeze(-1) * self.means).sum(-2)
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """Covariance of all components together, `(*B, D, D)`."""
+        weights = self.mixture_logits.softmax(-1)
+        return total_covariance(weights, self.means, self.component_covariances)
+
+    def mixture(self) -> MixtureOfGaussians:
+        """The mixture with these moments.
+
+        Raises:
+            InvalidArgumentError: a covariance is not positive definite.
+        """
+        factor, definite = definite_factor(symmetrize(self.component_covariances))
+        if value_of(definite.all()) is False:
+            raise InvalidArgumentError(
+                f"{int((~definite).sum())} of {definite.numel()} covariances are not positive "
+                "definite, as where a function adds or loses dimensions, and have no density: use "
+                "their moments, or a function of full rank"
+            )
+        return MixtureOfGaussians(self.mixture_logits, self.means, factor)
+
+
 def from_sigma_points(
     points: Tensor,
     mixture_logits: Tensor,
@@ -46,8 +90,8 @@ def from_sigma_points(
     alpha: float = 1e-3,
     beta: float = 2.0,
     kappa: float = 0.0,
-) -> MixtureOfGaussians:
-    """The mixture whose components have the moments of sigma points.
+) -> ComponentMoments:
+    """Moments of the components from the values of a function at sigma points.
 
     Args:
         points: function values at `sigma_points`, `(*B, K, 2 D + 1, M)`.
@@ -56,12 +100,22 @@ def from_sigma_points(
         beta: weight of the central point in the covariance; 2 for a normal distribution.
         kappa: as for `sigma_points`.
 
+    Returns:
+        The moments, for any M; their `mixture()` where all covariances are definite.
+
     Raises:
-        InvalidArgumentError: an even number of points, or a covariance that is not of full rank.
+        InvalidArgumentError: not a tensor, an even number of points, or logits of another shape.
     """
+    require_tensor("points", points)
+    require_tensor("mixture_logits", mixture_logits)
     if points.dim() < 3 or points.shape[-2] % 2 == 0 or points.shape[-2] < 3:
         raise InvalidArgumentError(
             f"expected 2 D + 1 points per component, got an array of shape {tuple(points.shape)}"
+        )
+    if mixture_logits.shape != points.shape[:-2]:
+        raise InvalidArgumentError(
+            f"points of shape {tuple(points.shape)} need mixture_logits of shape "
+            f"{tuple(points.shape[:-2])}, got {tuple(mixture_logits.shape)}"
         )
     total, beta = _scaling(points.shape[-2] // 2, alpha, kappa), require_number("beta", beta)
     # The weight of the centre is huge and negative for a small alpha: with gaps g to the central
@@ -70,14 +124,8 @@ def from_sigma_points(
     gap = points[..., 1:, :] - points[..., :1, :]
     shift = gap.sum(-2) / (2 * total)
     outer = shift.unsqueeze(-1) * shift.unsqueeze(-2)
-    covariance = gap.mT @ gap / (2 * total) + (beta - alpha**2) * outer
-    factor, info = torch.linalg.cholesky_ex(symmetrize(covariance))
-    if bool((info != 0).any()):
-        raise InvalidArgumentError(
-            "the points of a component have no covariance of full rank: the function loses "
-            "dimensions"
-        )
-    return MixtureOfGaussians(mixture_logits, points[..., 0, :] + shift, factor)
+    covariances = gap.mT @ gap / (2 * total) + (beta - alpha**2) * outer
+    return ComponentMoments(mixture_logits, points[..., 0, :] + shift, covariances)
 
 
 def unscented(
@@ -87,8 +135,8 @@ def unscented(
     alpha: float = 1e-3,
     beta: float = 2.0,
     kappa: float = 0.0,
-) -> MixtureOfGaussians:
-    """Approximately the distribution of `f(x)`, component by component; exact for affine f.
+) -> ComponentMoments:
+    """Approximate moments of `f(x)`, component by component; exact for affine f.
 
     Args:
         mixture: of x.
@@ -97,18 +145,30 @@ def unscented(
         beta: as for `from_sigma_points`.
         kappa: as for `sigma_points`.
 
+    Returns:
+        The moments, also where f adds or loses dimensions; their `mixture()` where it does not.
+
+    Raises:
+        InvalidArgumentError: a value out of range, or no function that returns a tensor.
+
     Example:
         >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.ones(1, 2), torch.eye(2)[None])
-        >>> polar = unscented(mixture, lambda x: x.square().sum(-1, keepdim=True).sqrt())
-        >>> polar.means.shape
-        torch.Size([1, 1])
+        >>> radius = unscented(mixture, lambda x: x.square().sum(-1, keepdim=True).sqrt())
+        >>> radius.mixture().log_prob(torch.ones(1)).shape
+        torch.Size([])
+        >>> lifted = unscented(mixture, lambda x: torch.cat([x, x.sum(-1, keepdim=True)], -1))
+        >>> lifted.covariance_matrix
+        tensor([[1., 0., 1.],
+                [0., 1., 1.],
+                [1., 1., 2.]])
     """
     mixture = as_mixture(mixture)
+    require_function("the function of points", function)
     # Points lie close together for a small alpha: their differences need float64.
     wide = mixture.map_parameters(lambda p: p.to(accumulator_dtype(p.device)))
     points = function(sigma_points(wide, alpha, kappa))
-    image = from_sigma_points(points, wide.mixture_logits, alpha=alpha, beta=beta, kappa=kappa)
-    return image.map_parameters(lambda p: p.to(mixture.means.dtype))
+    found = from_sigma_points(points, wide.mixture_logits, alpha=alpha, beta=beta, kappa=kappa)
+    return ComponentMoments(*(part.to(mixture.means.dtype) for part in found))
 
 
 def _scaling(num_features: int, alpha: float, kappa: float) -> float:

@@ -8,7 +8,9 @@ from gmm_lightning.distributions.density.mixture_density import (
     MixtureDensity,
     as_mixture,
     moment_match,
+    total_covariance,
 )
+from gmm_lightning.distributions.density.noise import standard_normals
 from gmm_lightning.distributions.density.reparameterization import (
     check_reparameterization,
     conditional_cdfs,
@@ -32,4 +34,6 @@ __all__ = [
     "implicit_reparameterization",
     "moment_match",
     "score_function",
+    "standard_normals",
+    "total_covariance",
 ]

@@ -11,7 +11,15 @@ import torch
 from torch import Generator, Size, Tensor
 from torch.quasirandom import SobolEngine
 
-from gmm_lightning._validation import as_generator, require_number
+from gmm_lightning._validation import (
+    as_generator,
+    describe,
+    require_bool,
+    require_number,
+    require_readable,
+    value_of,
+    values_are_readable,
+)
 from gmm_lightning.distributions.density.ancestral import draw_noise, unwhiten_rows
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity
 from gmm_lightning.distributions.density.within import sample_within
@@ -38,14 +46,11 @@ class DrawOptions:
             raise InvalidArgumentError("no gradient flows to the temperature: pass its value")
         require_number("temperature", self.temperature, above=0)
         for name in ("quasi", "antithetic"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidArgumentError(
-                    f"{name} must be True or False, got {getattr(self, name)!r}"
-                )
+            require_bool(name, getattr(self, name))
         if not isinstance(self.within, Region | None):
             raise InvalidArgumentError(
                 "within must be a region (Shell, Confidence, Ball, Box, HalfSpace or Where), got "
-                f"{self.within!r}"
+                f"{describe(self.within)}"
             )
         if self.within is not None and (self.quasi or self.antithetic):
             raise InvalidArgumentError("draws within a region are independent ones only")
@@ -61,7 +66,11 @@ class DrawOptions:
     def check(self, num_components: int, num_features: int) -> None:
         """Raise `InvalidArgumentError` where these options do not fit a mixture of given sizes."""
         index = torch.zeros(0) if self.component is None else _as_index(self.component)
-        if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < num_components):
+        if (
+            index.numel()
+            and values_are_readable(index)
+            and not (int(index.min()) >= 0 and int(index.max()) < num_components)
+        ):
             ends = f"{int(index.min())} to {int(index.max())}"
             found = index.tolist() if index.numel() <= 10 else ends
             raise InvalidArgumentError(f"component must be in [0, {num_components}), got {found}")
@@ -93,7 +102,7 @@ def _as_index(component: int | Tensor) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         index = torch.zeros(())
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise InvalidArgumentError(f"component must be an integer index, got {component!r}")
+        raise InvalidArgumentError(f"component must be an integer index, got {describe(component)}")
     return index.long()
 
 
@@ -104,7 +113,8 @@ def full_shape(mixture: MixtureDensity, sample_shape: SampleShape) -> Size:
         rows = Size([operator.index(sample_shape)] if single else sample_shape)
     except (TypeError, ValueError):
         raise InvalidArgumentError(
-            f"sample_shape must be a number of rows or a tuple of numbers, got {sample_shape!r}"
+            f"sample_shape must be a number of rows or a tuple of numbers, "
+            f"got {describe(sample_shape)}"
         ) from None
     if any(n < 0 for n in rows):
         raise InvalidArgumentError(f"sample_shape must not be negative, got {tuple(rows)}")
@@ -120,11 +130,17 @@ def draw_samples(
 ) -> tuple[Tensor, Tensor]:
     """Samples `(*S, *B, D)` and their components `(*S, *B)`: see `MixtureOfGaussians.sample`."""
     options, generator = options or DrawOptions(), as_generator(generator, mixture.means.device)
+    # No gradient, and no tangent of forward mode either.
+    mixture = mixture.map_parameters(Tensor.detach)
     shape, means, d = full_shape(mixture, sample_shape), mixture.means, mixture.num_features
-    finite = (bool(values.isfinite().all()) for values in (means, mixture.scale))
     # A weight of 0 is allowed.
-    if not all(finite) or bool(mixture.log_weights.isnan().any()):
+    good = (means.isfinite(), mixture.scale.isfinite(), ~mixture.log_weights.isnan())
+    if any(value_of(each.all()) is False for each in good):
         raise InvalidArgumentError("the parameters of the mixture must be finite, and are not")
+    if options.quasi or options.within is not None:
+        # Random numbers are hidden too, where vmap makes different ones.
+        hidden = (*good, torch.rand(0, device=means.device))
+        require_readable("quasi-random draws and draws within a region", *hidden)
     options.check(mixture.num_components, d)
     temperature = float(options.temperature)
     # Relative to the largest: at a tiny temperature only the most probable component is left.

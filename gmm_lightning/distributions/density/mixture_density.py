@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from reprlib import repr as short
-from typing import Any, ClassVar, Self, SupportsIndex, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import torch
 from torch import Size, Tensor, distributions
 from torch.distributions import constraints
 
-from gmm_lightning.covariances import Covariance, FullCovariance
+from gmm_lightning._validation import describe, require_number, require_tensor, values_are_readable
+from gmm_lightning.covariances import Covariance, FullCovariance, as_covariance
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
 from gmm_lightning.linalg import LOG_2PI, at_least_float32, factor_of_rows, full_precision
 from gmm_lightning.rows import as_dense
@@ -32,12 +32,14 @@ class MixtureDensity(distributions.Distribution):
         mixture_logits: Tensor,
         means: Tensor,
         scale: Tensor,
-        covariance: Covariance | None = None,
+        covariance: str | Covariance | None = None,
     ) -> None:
-        self.covariance = covariance if covariance is not None else FullCovariance()
-        self.mixture_logits = at_least_float32(mixture_logits)
-        self.means = at_least_float32(means)
-        self.scale = at_least_float32(scale)
+        self.covariance = FullCovariance() if covariance is None else as_covariance(covariance)
+        self.mixture_logits = at_least_float32(require_tensor("mixture_logits", mixture_logits))
+        self.means = at_least_float32(require_tensor("means", means))
+        self.scale = at_least_float32(require_tensor("a scale", scale))
+        if means.dim() < 2:
+            raise InvalidArgumentError(f"means must be (*B, K, D), got shape {tuple(means.shape)}")
         *batch, num_components, num_features = means.shape
         expected = (*batch, *self.covariance.shape(num_components, num_features))
         if mixture_logits.shape != means.shape[:-1] or scale.shape != expected:
@@ -153,10 +155,7 @@ class MixtureDensity(distributions.Distribution):
     @property
     def covariance_matrix(self) -> Tensor:
         """Covariance `sum_k pi_k (Sigma_k + (mu_k - mu)(mu_k - mu)')`, `(*B, D, D)`."""
-        weights = self.weights[..., None, None]
-        gap = self.means - self.mean.unsqueeze(-2)
-        between = gap.unsqueeze(-1) * gap.unsqueeze(-2)
-        return (weights * (self.component_covariances + between)).sum(-3)
+        return total_covariance(self.weights, self.means, self.component_covariances)
 
     def entropy(self) -> Tensor:
         """Raise `NoClosedFormError`, which names the estimate and the bounds."""
@@ -180,7 +179,7 @@ class MixtureDensity(distributions.Distribution):
         mixture_logits: Tensor,
         means: Tensor,
         scale: Tensor,
-        covariance: Covariance | None = None,
+        covariance: str | Covariance | None = None,
     ) -> Self:
         """A mixture of the same type with other parameters; see the constructor."""
         return type(self)(mixture_logits, means, scale, covariance)
@@ -191,7 +190,12 @@ class MixtureDensity(distributions.Distribution):
         return self.with_parameters(logits, means, scale, self.covariance)
 
     def temper(self, temperature: float) -> Self:
-        """The mixture with logits divided, and covariances multiplied, by a temperature."""
+        """The mixture with logits divided, and covariances multiplied, by a temperature.
+
+        Raises:
+            InvalidArgumentError: the temperature is not positive.
+        """
+        temperature = require_number("temperature", temperature, above=0)
         if temperature == 1:
             return self
         factor = math.sqrt(temperature) * self.scale_tril
@@ -203,9 +207,11 @@ class MixtureDensity(distributions.Distribution):
         Raises:
             InvalidArgumentError: k is not in `[-K, K)`.
         """
-        if not isinstance(k, SupportsIndex):
-            raise InvalidArgumentError(f"component must be an integer, got {k!r}")
-        k = operator.index(k)
+        try:
+            k = operator.index(k)
+        except TypeError:
+            message = f"component must be an integer, got {describe(k)}"
+            raise InvalidArgumentError(message) from None
         if not -self.num_components <= k < self.num_components:
             count = self.num_components
             raise InvalidArgumentError(f"component must be in [{-count}, {count}), got {k}")
@@ -217,15 +223,30 @@ class MixtureDensity(distributions.Distribution):
     def expand(
         self, batch_shape: Size | list[int] | tuple[int, ...], _instance: None = None
     ) -> Self:
-        """The mixture expanded to a larger batch, without copying."""
+        """The mixture expanded to a larger batch, without copying.
+
+        Raises:
+            InvalidArgumentError: not a batch shape that this one expands to.
+        """
         own = len(self.batch_shape)
-        return self.map_parameters(lambda p: p.expand(*batch_shape, *p.shape[own:]))
+        try:
+            return self.map_parameters(lambda p: p.expand(*batch_shape, *p.shape[own:]))
+        except (TypeError, RuntimeError):
+            raise InvalidArgumentError(
+                f"a mixture of batch shape {tuple(self.batch_shape)} does not expand to "
+                f"{describe(batch_shape)}"
+            ) from None
 
     def to_torch(self) -> distributions.MixtureSameFamily:
         """Torch's `MixtureSameFamily` over `MultivariateNormal` with the same density."""
-        weights = distributions.Categorical(logits=self.mixture_logits)
-        normals = distributions.MultivariateNormal(self.means, scale_tril=self.scale_tril)
-        return distributions.MixtureSameFamily(weights, normals)
+        logits, factor = self.mixture_logits, self.scale_tril
+        # Torch's checks look at values.
+        check = None if values_are_readable(logits, self.means, factor) else False
+        weights = distributions.Categorical(logits=logits, validate_args=check)
+        normals = distributions.MultivariateNormal(
+            self.means, scale_tril=factor, validate_args=check
+        )
+        return distributions.MixtureSameFamily(weights, normals, validate_args=check)
 
     def __repr__(self) -> str:
         batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""
@@ -233,6 +254,13 @@ class MixtureDensity(distributions.Distribution):
             f"{type(self).__name__}(num_components={self.num_components}, "
             f"num_features={self.num_features}, covariance={self.covariance.name!r}{batch})"
         )
+
+
+def total_covariance(weights: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
+    """Covariance of a mixture, `(*B, D, D)`: see `MixtureDensity.covariance_matrix`."""
+    gap = means - (weights.unsqueeze(-1) * means).sum(-2, keepdim=True)
+    between = gap.unsqueeze(-1) * gap.unsqueeze(-2)
+    return (weights[..., None, None] * (covariances + between)).sum(-3)
 
 
 M = TypeVar("M", bound=MixtureDensity)
@@ -253,7 +281,7 @@ def as_mixture(value: M, name: str = "mixture") -> M:
     mixture = make() if callable(make) else value
     if not isinstance(mixture, MixtureDensity):
         raise InvalidArgumentError(
-            f"{name} must be a mixture or a layer with one, got {short(value)}"
+            f"{name} must be a mixture or a layer with one, got {describe(value)}"
         )
     return cast("M", mixture)
 

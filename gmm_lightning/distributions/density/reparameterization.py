@@ -7,9 +7,16 @@ from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
+from torch.autograd import forward_ad
 from torch.nn.functional import one_hot, pad
 
-from gmm_lightning._validation import as_generator, require_integer, require_number
+from gmm_lightning._validation import (
+    as_generator,
+    require_function,
+    require_integer,
+    require_number,
+    values_are_readable,
+)
 from gmm_lightning.distributions.density.ancestral import choose_components
 from gmm_lightning.distributions.density.drawing import (
     DrawOptions,
@@ -18,6 +25,7 @@ from gmm_lightning.distributions.density.drawing import (
     full_shape,
 )
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity, as_mixture
+from gmm_lightning.distributions.density.noise import standard_normals, uniforms
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import LOG_2PI, full_precision, multiply_rows
 
@@ -30,15 +38,14 @@ def draw_reparameterized(
     generator: Generator | int | None = None,
 ) -> Tensor:
     """Samples `(*S, *B, D)` with gradients: see `MixtureOfGaussians.rsample`."""
-    options = options or DrawOptions()
+    mixture, options = as_mixture(mixture), options or DrawOptions()
     check_reparameterization(options, relaxation)
     tempered = mixture.temper(float(options.temperature))
     if relaxation is not None:
         shape = full_shape(mixture, sample_shape)
         return gumbel_softmax_sample(tempered, shape, relaxation, generator)
     x, z = draw_samples(mixture, sample_shape, options, generator)
-    own = (mixture.mixture_logits, mixture.means, mixture.scale)
-    if not (torch.is_grad_enabled() and any(p.requires_grad for p in own)):
+    if not _may_be_differentiated(mixture):
         return x
     if 0 in mixture.batch_shape:
         # An empty batch has no draws: only the graph is kept.
@@ -49,6 +56,17 @@ def draw_reparameterized(
     with torch.no_grad():
         e = torch.take_along_dim(tempered.whiten(x), z[..., None, None], -2).squeeze(-2)
     return _blend(tempered, e, one_hot(z, mixture.num_components))
+
+
+def _may_be_differentiated(mixture: MixtureDensity) -> bool:
+    """Whether anything asks for derivatives by the parameters, as far as can be seen.
+
+    Under vmap, parameters do not tell whether they are differentiated outside of it.
+    """
+    own = (mixture.mixture_logits, mixture.means, mixture.scale)
+    if any(p.requires_grad for p in own) or not values_are_readable(*own):
+        return torch.is_grad_enabled()
+    return any(forward_ad.unpack_dual(p).tangent is not None for p in own)
 
 
 def check_reparameterization(options: DrawOptions, relaxation: float | None) -> None:
@@ -84,6 +102,7 @@ def implicit_reparameterization(mixture: MixtureDensity, x: Tensor) -> Tensor:
         M. Figurnov, S. Mohamed, A. Mnih (2018), Implicit reparameterization gradients, NeurIPS.
     """
     mixture = as_mixture(mixture)
+    mixture.check_rows(x)
     x = x.detach()
     with full_precision(x.device):
         u, weights, z, terms = conditional_cdfs(mixture, x)
@@ -152,13 +171,13 @@ def gumbel_softmax_sample(
     mixture = as_mixture(mixture)
     temperature = require_number("relaxed", temperature, above=0)
     generator = as_generator(generator, mixture.means.device)
-    noise = mixture.means.new_empty(*shape, mixture.num_components)
-    gumbel = -noise.exponential_(generator=generator).log()
+    u = uniforms(mixture.means, (*shape, mixture.num_components), generator)
+    gumbel = (-(-u.log()).log()).to(mixture.means.dtype)
     # Relative to the largest, which alone stays finite at a tiny temperature.
     scores = mixture.log_weights + gumbel
     scores = scores - scores.detach().amax(-1, keepdim=True)
     choice = (scores / max(temperature, torch.finfo(scores.dtype).tiny)).softmax(-1)
-    e = mixture.means.new_empty(*shape, mixture.num_features).normal_(generator=generator)
+    e = standard_normals(mixture.means, (*shape, mixture.num_features), generator)
     return _blend(mixture, e, choice)
 
 
@@ -196,11 +215,12 @@ def score_function(
         torch.Size([2])
     """
     mixture = as_mixture(mixture)
+    require_function("the function of samples", function)
     num_samples = require_integer("num_samples", num_samples, least=2)
     shape = torch.Size([num_samples, *mixture.batch_shape])
     generator = as_generator(generator, mixture.means.device)
     z = choose_components(mixture.weights.detach(), shape, generator)
-    e = mixture.means.new_empty(*shape, mixture.num_features).normal_(generator=generator)
+    e = standard_normals(mixture.means, (*shape, mixture.num_features), generator)
     choice = one_hot(z, mixture.num_components).to(e)
     value = function(_blend(mixture, e, choice))
     log_weight = (choice * mixture.log_weights).sum(-1)

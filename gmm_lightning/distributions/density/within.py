@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Size, Tensor
 
+from gmm_lightning._validation import describe
 from gmm_lightning.distributions.density.ancestral import choose_components, unwhiten_rows
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity
+from gmm_lightning.distributions.density.noise import standard_normals
 from gmm_lightning.distributions.truncation import (
     EuclideanRegion,
     GaussianComponent,
@@ -36,20 +38,13 @@ def sample_within(
             return _sample_euclidean(region, mixture, x, component, generator)
         low, high = region.radii(d)
         if not low < high:
-            raise InvalidArgumentError(f"{region!r} has no width in {d} dimensions")
+            raise InvalidArgumentError(f"{describe(region)} has no width in {d} dimensions")
         if component is None:
             component = choose_components(mixture.weights, shape, generator)
-        noise = means.new_empty(*shape, d).normal_(generator=generator)
+        noise = standard_normals(means, (*shape, d), generator)
         length = sample_truncated_chi(d, low, high, noise[..., 0], generator)
         noise *= (length / noise.norm(dim=-1)).unsqueeze(-1)
-        if mixture.batch_shape:
-            return unwhiten_rows(mixture, component, noise).to(dtype), component
-        # Without a batch, one product for all rows of a component.
-        x = torch.empty_like(noise, dtype=dtype)
-        for one in component.unique().tolist():
-            mine = component == one
-            x[mine] = _components_of(mixture, [one])[0].unwhiten(noise[mine]).to(dtype)
-        return x, component
+        return unwhiten_rows(mixture, component, noise).to(dtype), component
 
 
 def _sample_euclidean(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
+from gmm_lightning._validation import describe, require_bool, value_of
 from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import full_precision
@@ -18,28 +20,33 @@ Indices = int | Sequence[int] | Tensor
 Values = float | Sequence[float] | Tensor
 
 
-def _as_indices(mixture: MixtureDensity, indices: Indices, *, proper: bool = False) -> Tensor:
+def _as_indices(mixture: MixtureDensity, indices: Indices, *, proper: bool = False) -> list[int]:
     """Positions of features in `[0, D)`."""
     d = mixture.num_features
     try:
-        index = torch.as_tensor(indices)
+        # Not as a tensor, whose values are hidden where tensors are fake.
+        index = np.asarray(indices.tolist() if isinstance(indices, Tensor) else indices)
     except (TypeError, ValueError, RuntimeError):
-        index = torch.ones(())
-    index = index if index.numel() else index.long()
-    if index.dtype == torch.bool and index.shape == (d,):
-        index = index.nonzero().squeeze(-1)
-    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise InvalidArgumentError(f"indices must be integers in [0, {d}), got {indices!r}")
-    index = index.reshape(-1).long().cpu()
-    if not bool(((index >= -d) & (index < d)).all()):
-        raise InvalidArgumentError(f"indices must be in [0, {d}), got {index.tolist()}")
-    index = index % d
-    if len(index.unique()) < len(index):
-        raise InvalidArgumentError(f"indices must differ, got {index.tolist()}")
-    if len(index) == 0 or (proper and len(index) == d):
+        index = np.ones(())
+    if index.dtype == bool and index.shape == (d,):
+        index = index.nonzero()[0]
+    if index.size and index.dtype.kind not in "iu":
+        raise InvalidArgumentError(f"indices must be integers in [0, {d}), got {describe(indices)}")
+    found = [int(position) for position in index.reshape(-1)]
+    if not all(-d <= position < d for position in found):
+        raise InvalidArgumentError(f"indices must be in [0, {d}), got {describe(found)}")
+    found = [position % d for position in found]
+    if len(set(found)) < len(found):
+        raise InvalidArgumentError(f"indices must differ, got {describe(found)}")
+    if not found or (proper and len(found) == d):
         part = f"between 1 and {d - 1}" if proper else "at least one"
-        raise InvalidArgumentError(f"expected {part} of {d} features, got {index.tolist()}")
-    return index
+        raise InvalidArgumentError(f"expected {part} of {d} features, got {describe(found)}")
+    return found
+
+
+def _at(positions: Sequence[int], like: Tensor) -> Tensor:
+    """Positions as an index of a tensor."""
+    return torch.tensor(positions, dtype=torch.long, device=like.device)
 
 
 def marginal(mixture: M, indices: Indices) -> M:
@@ -48,7 +55,7 @@ def marginal(mixture: M, indices: Indices) -> M:
     index = _as_indices(mixture, indices)
     family, d = mixture.covariance, mixture.num_features
     with full_precision(mixture.means.device):
-        scale = family.marginal(mixture.scale, index.to(mixture.means.device), d)
+        scale = family.marginal(mixture.scale, _at(index, mixture.means), d)
     return mixture.with_parameters(mixture.mixture_logits, mixture.means[..., index], scale, family)
 
 
@@ -58,10 +65,10 @@ def condition(mixture: M, indices: Indices, values: Values) -> M:
     index = _as_indices(mixture, indices, proper=True)
     values = _as_values(mixture, index, values)
     family, d, device = mixture.covariance, mixture.num_features, mixture.means.device
-    rest = torch.ones(d).index_fill(0, index, 0.0).nonzero().squeeze(-1).to(device)
-    index = index.to(device)
+    rest = [position for position in range(d) if position not in set(index)]
     with full_precision(device):
-        known, unknown, slope = family.condition(mixture.scale, index, rest, d)
+        places = (_at(index, mixture.means), _at(rest, mixture.means))
+        known, unknown, slope = family.condition(mixture.scale, *places, d)
         means = mixture.means[..., index]
         given = mixture.with_parameters(mixture.mixture_logits, means, known, family)
         log_joint = given.log_joint(values)
@@ -74,14 +81,14 @@ def condition(mixture: M, indices: Indices, values: Values) -> M:
     return mixture.with_parameters(log_joint, centre, unknown.expand(shape), family)
 
 
-def _as_values(mixture: MixtureDensity, index: Tensor, values: Values) -> Tensor:
+def _as_values(mixture: MixtureDensity, index: list[int], values: Values) -> Tensor:
     """Values of the features at `index`, `(*S, *B, I)`, in the mixture's dtype."""
     values = as_dense(values, mixture.means.device, "values").to(mixture.means)
     if values.dim() == 0 and len(index) == 1:
         values = values.unsqueeze(-1)
     if values.dim() == 0 or values.shape[-1] != len(index):
         raise InvalidArgumentError(
-            f"expected values of the {len(index)} features {index.tolist()} in the last axis, got "
+            f"expected values of the {len(index)} features {describe(index)} in the last axis, got "
             f"an array of shape {tuple(values.shape)}"
         )
     try:
@@ -98,13 +105,11 @@ def require_positive_density(log_joint: Tensor, values: Tensor) -> None:
     """Raise `InvalidDataError` where all components have density 0: no responsibilities exist.
 
     A squared Mahalanobis distance overflows at 1e154 standard deviations, or 1e19 in float32. NaN
-    passes, and so does a graph that is being compiled.
+    passes, and so do values that nobody can look at: in a graph that is compiled, under vmap.
     """
-    if torch.compiler.is_compiling():
-        return
     lost = (log_joint.detach() == -math.inf).all(-1)
-    if bool(lost.any()):
-        first = values.detach().expand(*lost.shape, -1)[lost][0].tolist()
+    if value_of(lost.any()):
+        first = describe(values.detach().expand(*lost.shape, -1)[lost][0].tolist())
         dtype = str(log_joint.dtype).removeprefix("torch.")
         raise InvalidDataError(
             f"{int(lost.sum())} of {lost.numel()} rows of values lie so far from every component "
@@ -146,6 +151,7 @@ def regress(
         (torch.Size([100, 2]), torch.Size([100, 2, 2]))
     """
     mixture = as_mixture(mixture)
+    require_bool("covariance", covariance)
     index = _as_indices(mixture, indices, proper=True)
     values = _as_values(mixture, index, values)
     own, rest = mixture.batch_shape, mixture.num_features - len(index)

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning._validation import (
+    describe,
     require_choice,
     require_integer,
     require_number,
@@ -48,7 +49,7 @@ def confidence_radius(probability: float | Tensor, num_features: int) -> Tensor:
     """
     p = require_numbers("a probability", probability, torch.empty(0, dtype=torch.float64))
     if not bool(((p >= 0) & (p <= 1)).all()):
-        raise InvalidArgumentError(f"a probability must be in [0, 1], got {p.tolist()}")
+        raise InvalidArgumentError(f"a probability must be in [0, 1], got {describe(p.tolist())}")
     num_features = require_integer("num_features", num_features, least=1)
     radius = torch.as_tensor(chi_quantile(p.numpy(), num_features))
     return radius.to(torch.get_default_dtype()).reshape(p.shape)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning._validation import as_generator, require_choice
+from gmm_lightning._validation import as_generator, require_choice, require_readable
 from gmm_lightning.distributions.density import MixtureDensity, as_mixture, draw_samples
 from gmm_lightning.distributions.inference.conditioning import require_positive_density
 from gmm_lightning.distributions.inference.modes import modes
@@ -22,6 +22,7 @@ def log_joint_observed(mixture: MixtureDensity, x: Tensor) -> Tensor:
     A row without entries has `log pi_k`. Patterns of missing entries are computed side by side.
     """
     x = mixture.check_rows(x)
+    require_readable("rows with missing entries", x)
     shape = torch.broadcast_shapes(x.shape[:-1], mixture.batch_shape)
     rows = x.to(mixture.means.dtype).expand(*shape, -1).reshape(-1, mixture.num_features)
     cells = torch.arange(mixture.batch_shape.numel(), device=rows.device)
@@ -84,6 +85,7 @@ def impute(
             f"{tuple(mixture.batch_shape)}"
         )
     x, generator = mixture.check_rows(x), as_generator(generator, mixture.means.device)
+    require_readable("rows with missing entries", x)
     rows = x.to(mixture.means.dtype).reshape(-1, mixture.num_features)
     if bool(rows.isinf().any()):
         raise InvalidArgumentError("rows to impute must not have infinite entries")

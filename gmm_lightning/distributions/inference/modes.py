@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import require_integer, require_number
+from gmm_lightning._validation import require_integer, require_number, value_of
 from gmm_lightning.distributions.density import MixtureDensity, as_mixture
 from gmm_lightning.linalg import full_precision, solve_rows
 
@@ -60,6 +60,6 @@ def modes(mixture: MixtureDensity, max_iter: int = 1000, tol: float = 1e-10) -> 
             total, pull = (resp * precision).sum(-3), (resp * (precision @ gap)).sum(-3)
             step = torch.linalg.solve(total, pull).squeeze(-1)
             x = x + step
-            if bool((step.abs().amax(-1) <= tol * spread).all()):
+            if value_of((step.abs().amax(-1) <= tol * spread).all()):
                 break
     return x.movedim(0, -2)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr, ndtri
 
-from gmm_lightning._validation import require_numbers
+from gmm_lightning._validation import require_numbers, value_of
 from gmm_lightning.distributions.density import MixtureDensity, as_mixture, conditional_cdfs
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import LOG_2PI, accumulator_dtype
@@ -105,7 +105,7 @@ def _solve_quantile(log_weights: Tensor, means: Tensor, scale: Tensor, log_p: Te
         x = torch.where(done, x, following)
         # Far from 0 the bracket ends at adjacent numbers.
         done = done | met | (last <= 2 * eps * x.abs())
-        if bool(done.all()):
+        if value_of(done.all()):
             break
     return x
 
@@ -154,7 +154,7 @@ def _as_probabilities(mixture: MixtureDensity, p: _Probability) -> Tensor:
     """Probabilities that broadcast with the batch, `(*S, *B)`, in the precision of sums."""
     like = mixture.means.new_empty(0, dtype=accumulator_dtype(mixture.means.device))
     p = require_numbers("probabilities", p, like)
-    if not bool(((p >= 0) & (p <= 1)).all()):
+    if value_of(((p >= 0) & (p <= 1)).all()) is False:
         raise InvalidArgumentError(
             f"probabilities must be in [0, 1], got values from {p.min():g} to {p.max():g}"
         )

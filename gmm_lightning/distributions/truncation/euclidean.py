@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import require_integer
+from gmm_lightning._validation import describe, require_function, require_integer
 from gmm_lightning.distributions.truncation.envelopes import Envelope, GaussianComponent
 from gmm_lightning.distributions.truncation.envelopes import unrestricted_envelope as _unrestricted
 from gmm_lightning.errors import InvalidArgumentError
@@ -90,8 +90,7 @@ class Where(EuclideanRegion):
     max_draws: int = 10_000_000
 
     def __post_init__(self) -> None:
-        if not callable(self.fn):
-            raise InvalidArgumentError(f"fn must be a function of rows, got {self.fn!r}")
+        require_function("fn", self.fn)
         require_integer("max_draws", self.max_draws, least=1)
 
     @property
@@ -102,9 +101,8 @@ class Where(EuclideanRegion):
         rows = x.reshape(-1, x.shape[-1])
         mask = self.fn(rows)
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != rows.shape[:1]:
-            kind = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
             raise InvalidArgumentError(
                 f"fn must return a boolean tensor of shape {tuple(rows.shape[:1])} for rows of "
-                f"shape {tuple(rows.shape)}, got {kind}"
+                f"shape {tuple(rows.shape)}, got {describe(mask)}"
             )
         return mask.reshape(x.shape[:-1])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import is_number, require_number
+from gmm_lightning._validation import describe, is_number, require_number
 from gmm_lightning.distributions.truncation.box_envelopes import box_envelope
 from gmm_lightning.distributions.truncation.envelopes import (
     Envelope,
@@ -64,7 +64,7 @@ class Box(EuclideanRegion):
             where = empty.nonzero().flatten().tolist()
             raise InvalidArgumentError(
                 "the lower ends of a box must be below the upper ends, got the empty intervals "
-                f"{where[:8]}: lower {self.lower}, upper {self.upper}"
+                f"{where[:8]}: lower {describe(self.lower)}, upper {describe(self.upper)}"
             )
 
     def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import describe
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.rows import as_tensor
@@ -26,7 +27,7 @@ def as_row(name: str, values: Any, *, finite: bool = True) -> tuple[float, ...]:
     good = row.dim() == 1 and len(row) > 0 and not bool(row.isnan().any())
     if not good or (finite and not bool(row.isfinite().all())):
         kind = "finite numbers" if finite else "numbers"
-        raise InvalidArgumentError(f"{name} must be a row of {kind}, got {values!r}")
+        raise InvalidArgumentError(f"{name} must be a row of {kind}, got {describe(values)}")
     return tuple(row.tolist())
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincc, gammainccinv, gammaincinv
 
-from gmm_lightning._validation import is_number
+from gmm_lightning._validation import describe, is_number, require_integer
 from gmm_lightning.errors import InvalidArgumentError
 
 
@@ -98,11 +98,12 @@ def _check_range(name: str, low: Any, high: Any, largest: float) -> None:
     if not (is_number(low) and is_number(high) and 0 <= low <= largest and 0 <= high <= largest):
         upper = "0" if math.isinf(largest) else f"0 and at most {largest:g}"
         raise InvalidArgumentError(
-            f"{name} must be numbers of at least {upper}, got {low!r} and {high!r}"
+            f"{name} must be numbers of at least {upper}, got {describe(low)} and {describe(high)}"
         )
     if not low < high:
         raise InvalidArgumentError(
-            f"{name} must leave something between them, low < high, got {low!r} and {high!r}"
+            f"{name} must leave something between them, low < high, got "
+            f"{describe(low)} and {describe(high)}"
         )
 
 
@@ -111,11 +112,18 @@ def chi_quantile(mass: ArrayLike, num_features: int) -> NDArray[np.float64]:
 
     `r^2` is the quantile of the chi-square distribution with D degrees of freedom.
 
+    Raises:
+        InvalidArgumentError: masses that are not numbers, or fewer than one feature.
+
     Example:
         >>> chi_quantile([0.5, 0.95], 2).round(4)
         array([1.1774, 2.4477])
     """
-    p, half = np.asarray(mass, dtype=np.float64), 0.5 * num_features
+    half = 0.5 * require_integer("num_features", num_features, least=1)
+    try:
+        p = np.asarray(mass, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(f"expected masses as numbers, got {describe(mass)}") from None
     # From the nearer end: 1 - p is exact for p >= 1 / 2.
     square = np.where(p < 0.5, gammaincinv(half, p), gammainccinv(half, 1 - p))
     return np.sqrt(2 * square)

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Generator, Tensor
 
+from gmm_lightning._validation import describe
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.linalg import factor_of_rows, symmetrize
+from gmm_lightning.linalg import definite_factor, factor_of_rows, symmetrize
 from gmm_lightning.rows import as_tensor, check_finite
 
 Floats = NDArray[np.float64]
@@ -74,7 +75,7 @@ def mixture_of(
         )
     if not bool((weights >= 0).all() & torch.isfinite(weights).all() & (weights.sum() > 0)):
         raise InvalidArgumentError(
-            f"priors must be finite, >= 0 and not all 0, got {weights.tolist()}"
+            f"priors must be finite, >= 0 and not all 0, got {describe(weights.tolist())}"
         )
     if not bool(torch.isfinite(centres).all() & torch.isfinite(dense).all()):
         raise InvalidArgumentError("means and covariances must be finite")
@@ -86,13 +87,13 @@ def factor_of(covariances: Tensor, *, definite: bool = True) -> Tensor:
     size = covariances.abs().amax((-2, -1))
     skew = (covariances - covariances.mT).abs().amax((-2, -1)) > _ROUNDING * size
     covariances = symmetrize(covariances)
-    factor, info = torch.linalg.cholesky_ex(covariances)
-    if bool((info == 0).all() & ~skew.any()):
+    factor, is_definite = definite_factor(covariances)
+    if bool(is_definite.all() & ~skew.any()):
         return factor
     values, vectors = torch.linalg.eigh(covariances)
     wrong = skew | (values[:, 0] < -_ROUNDING * size)
     if definite:
-        wrong = wrong | (info != 0)
+        wrong = wrong | ~is_definite
     if bool(wrong.any()):
         k = int(wrong.nonzero()[0])
         raise InvalidArgumentError(

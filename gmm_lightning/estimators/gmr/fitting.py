@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from gmm_lightning._validation import describe
 from gmm_lightning.covariances import FullCovariance
 from gmm_lightning.em import Shrinkage, e_step, m_step
 from gmm_lightning.errors import InvalidArgumentError
@@ -56,7 +57,7 @@ def shrink_covariances(means: Floats, covariances: Floats, n_samples_eff: ArrayL
     if not (fits and (counts > 0).all()):
         raise InvalidArgumentError(
             f"n_samples_eff must be a number > 0, or one for each of {len(means)} components, "
-            f"got {n_samples_eff!r}"
+            f"got {describe(n_samples_eff)}"
         )
     counts = tensor_of(np.broadcast_to(counts, len(means)))
     moments = Moments(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gmm_lightning._validation import require_integer
+from gmm_lightning._validation import describe, require_integer
 from gmm_lightning.distributions import condition as condition_mixture
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.gmr._translate import (
@@ -124,8 +124,10 @@ def integers_of(indices: ArrayLike, num_features: int) -> NDArray[np.intp]:
             )
         return np.flatnonzero(index)
     if index.size and not np.issubdtype(index.dtype, np.integer):
-        raise InvalidArgumentError(f"indices must be integers, got {indices!r}")
+        raise InvalidArgumentError(f"indices must be integers, got {describe(indices)}")
     index = index.reshape(-1).astype(np.intp)
     if not ((index >= -num_features) & (index < num_features)).all():
-        raise InvalidArgumentError(f"indices must be in [0, {num_features}), got {index.tolist()}")
+        raise InvalidArgumentError(
+            f"indices must be in [0, {num_features}), got {describe(index.tolist())}"
+        )
     return index

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gmm_lightning._validation import require_choice, require_integer, require_number
+from gmm_lightning._validation import describe, require_choice, require_integer, require_number
 from gmm_lightning.distributions import MixtureOfGaussians, regress, require_positive_density
 from gmm_lightning.distributions import condition as condition_mixture
 from gmm_lightning.errors import InvalidArgumentError
@@ -197,7 +197,7 @@ class GMM(Density):
         d = mixture.num_features
         if not 0 < len(index) < d:
             raise InvalidArgumentError(
-                f"expected between 1 and {d - 1} of {d} features, got {index.tolist()}"
+                f"expected between 1 and {d - 1} of {d} features, got {describe(index.tolist())}"
             )
         require_known(self.covariances[:, index[:, np.newaxis], index])
         return mixture, index.tolist()

@@ -168,6 +168,8 @@ class MVN(Density):
     ) -> MVN:
         """The Gaussian with the moments of sigma points mapped by a function.
 
+        A function into more dimensions gives a singular covariance.
+
         Args:
             transformed_sigma_points: `(2 n_features + 1, n_features_out)`.
             alpha: as for `sigma_points`.
@@ -176,8 +178,7 @@ class MVN(Density):
             random_state: of the new object; None: this one's.
 
         Raises:
-            InvalidArgumentError: another number of points, or points that do not span all
-                dimensions.
+            InvalidArgumentError: another number of points.
 
         References:
             S. J. Julier, J. K. Uhlmann (2004), Unscented filtering and nonlinear estimation,

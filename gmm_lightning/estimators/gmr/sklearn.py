@@ -28,6 +28,7 @@ class GaussianMixtureRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     Attributes:
         gmm_: the mixture.
         indices_: positions of the inputs among its features.
+        has_one_axis_: whether the outputs of the fit were `(n_samples,)`.
         n_features_in_: number of inputs.
 
     Example:
@@ -64,6 +65,7 @@ class GaussianMixtureRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Fit the mixture of inputs `(n_samples, n_features)` and outputs, one or several."""
         x, targets = check_X_y(X, y, estimator=self, dtype="float64", multi_output=True)
         self.n_features_in_ = x.shape[1]
+        self.has_one_axis_ = targets.ndim == 1
         self.indices_ = np.arange(x.shape[1])
         self.gmm_ = GMM(
             self.n_components,
@@ -79,7 +81,11 @@ class GaussianMixtureRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: ArrayLike) -> Floats:
-        """Outputs `(n_samples, n_outputs)`: two axes also for one output, as in gmr."""
+        """Outputs `(n_samples, n_outputs)`, or `(n_samples,)` after a fit to such ones.
+
+        gmr returns two axes for these too.
+        """
         check_is_fitted(self, ["gmm_", "indices_"])
         x = check_array(X, estimator=self, dtype="float64")
-        return self.gmm_.predict(self.indices_, x)
+        outputs = self.gmm_.predict(self.indices_, x)
+        return outputs[:, 0] if self.has_one_axis_ else outputs

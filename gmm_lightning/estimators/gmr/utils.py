@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.random.mtrand import get_bit_generator
 
+from gmm_lightning._validation import describe
 from gmm_lightning.errors import InvalidArgumentError
 
 
@@ -31,5 +32,6 @@ def check_random_state(seed: Any) -> np.random.RandomState:
     if isinstance(seed, Integral) and 0 <= int(seed) < 1 << 32:
         return np.random.RandomState(int(seed))
     raise InvalidArgumentError(
-        f"random_state must be None, an int in [0, 2**32) or a numpy RandomState, got {seed!r}"
+        f"random_state must be None, an int in [0, 2**32) or a numpy RandomState, "
+        f"got {describe(seed)}"
     )
