@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
+from itertools import islice
 from reprlib import repr as short
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -115,16 +117,37 @@ def require_choice(name: str, value: Any, known: Iterable[str], *, also: str = "
     return value
 
 
+def printable(text: Any) -> str:
+    r"""Text with its control characters escaped: names in files reach terminals and logs.
+
+    Example:
+        >>> printable("width\x1b[2J")
+        'width\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def format_error(error: BaseException) -> str:
+    r"""The message of an error in one line of bounded length, or its type.
+
+    Example:
+        >>> format_error(ValueError("a wrong\n  value"))
+        'a wrong value'
+    """
+    return printable(shorten(str(error), 300, placeholder=" ...")) or type(error).__name__
+
+
 def format_list(values: Iterable[Any], limit: int = 10) -> str:
-    """The first `limit` values as text, and the number of the others.
+    """The first `limit` values as printable text, and the number of the others.
 
     Example:
         >>> format_list(range(12))
         '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
     """
-    listed = [str(value) for value in values]
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
+    others = iter(values)
+    listed = ", ".join(printable(value) for value in islice(others, limit))
+    more = sum(1 for _ in others)
+    return listed + (f" and {more} more" if more else "")
 
 
 def format_value(value: Any) -> str:

@@ -19,7 +19,7 @@ from gmm_lightning.layers._head_parametrization import make_parametrization
 from gmm_lightning.layers.parameters import prior_num_samples, tensor_options
 from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.linalg import full_precision
-from gmm_lightning.priors import DataMoments, MixtureShape, Prior, PriorSpec, bind_priors
+from gmm_lightning.priors import DataMoments, MixtureShape, PriorSpec, bind_priors
 
 
 class DensityHead(PretrainedMixin):
@@ -142,11 +142,6 @@ class DensityHead(PretrainedMixin):
         pooled = self.covariance.project(mixture.covariance_matrix.unsqueeze(-3))
         for prior in self.all_priors:
             prior.resolve(DataMoments(mixture.mean, pooled), self.num_components)
-
-    @property
-    def all_priors(self) -> list[Prior]:
-        """Priors of the head, copies of the given ones."""
-        return self.priors.to_list()
 
     # -- the mixture ------------------------------------------------------------------------
 
