@@ -46,7 +46,8 @@ class ParquetReader(TableReader):
         require_unique(path, self.names)
         types = pa.types
         tests = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
-        self._numeric = [j for j, kind in enumerate(self._types) if any(t(kind) for t in tests)]
+        numeric = (j for j, kind in enumerate(self._types) if any(t(kind) for t in tests))
+        self._numeric = dict.fromkeys(numeric)
 
     def numeric_columns(self) -> list[int]:
         """The columns of a numeric type."""
