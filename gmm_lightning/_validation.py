@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError, printable
 
 
 def is_number(value: Any) -> bool:
@@ -115,16 +115,6 @@ def require_choice(name: str, value: Any, known: Iterable[str], *, also: str = "
             f"unknown {name} {short(value)}; known are: {', '.join(words)}{also}"
         )
     return value
-
-
-def printable(text: Any) -> str:
-    r"""Text with its control characters escaped: names in files reach terminals and logs.
-
-    Example:
-        >>> printable("width\x1b[2J")
-        'width\\x1b[2J'
-    """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def format_error(error: BaseException) -> str:

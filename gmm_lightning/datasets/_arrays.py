@@ -158,7 +158,9 @@ def _choose_array(
             raise InvalidArgumentError(f"{path}: there is no array {key!r}; it holds: {known}")
         return key
     matrices = [name for name, shape in shapes.items() if len(shape) == 2]
-    for name in ("x", "X", *(matrices if len(matrices) == 1 else ())):
+    # An array that cannot be read may be the one that is meant.
+    broken = [name for name in arrays if name not in shapes]
+    for name in ("x", "X", *broken, *(matrices if len(matrices) == 1 else ())):
         if name in arrays:
             return name
     raise InvalidDataError(

@@ -92,9 +92,10 @@ class DataErrors:
             if np.isfinite(x.sum()):
                 return
         for is_bad, tallies in ((np.isnan, self._missing), (np.isinf, self._infinite)):
-            bad = is_bad(x)
-            for j in bad.any(axis=0).nonzero()[0]:
-                tallies[columns[j]].add(first_row + bad[:, j].nonzero()[0])
+            found, rows = is_bad(x.T).nonzero()
+            bad, starts = np.unique(found, return_index=True)
+            for j, numbers in zip(bad, np.split(first_row + rows, starts[1:]), strict=False):
+                tallies[columns[j]].add(numbers)
 
     def is_text(self, column: int) -> bool:
         """Whether less than half of the cells that are not missing are numbers."""

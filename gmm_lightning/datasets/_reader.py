@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from gmm_lightning._validation import format_list
+from gmm_lightning._validation import format_error, format_list
 from gmm_lightning.datasets._errors import DataErrors
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
@@ -157,7 +157,9 @@ def reading(path: Path) -> Iterator[None]:
             f"{path} cannot be cut into cells ({error}); is a quotation mark missing?"
         ) from error
     except OSError as error:
-        raise InvalidDataError(f"cannot read {path}: {error.strerror or error}") from error
+        raise InvalidDataError(
+            f"cannot read {path}: {error.strerror or format_error(error)}"
+        ) from error
 
 
 def require_unique(path: Path, names: Sequence[str]) -> None:

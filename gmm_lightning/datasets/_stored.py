@@ -54,14 +54,14 @@ class StoredArray:
         Args:
             mapped: map members of a .npz file, too, without comparing their checksums.
         """
-        with explain(self.path):
+        with _explain(self.path):
             if self.member is None or (mapped and not self.member.compress_type):
                 offset = self.offset + (self.member is not None and self._start_of_member())
                 return np.memmap(self.path, self.dtype, "r", offset, self.shape, self.order)
             flat = np.empty(math.prod(self.shape), self.dtype)
             with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
                 file.read(self.offset)
-                _read_into(file, memoryview(flat.view(np.uint8)))
+                _read_into(file, flat.view(np.uint8))
             return flat.reshape(self.shape, order=self.order)
 
     def _start_of_member(self) -> int:
@@ -77,8 +77,8 @@ class StoredArray:
 
 
 def stored_arrays(path: Path) -> dict[str, StoredArray | InvalidDataError]:
-    """Headers of the arrays in a .npz file, by name, or why one cannot be read; `x` in a .npy file."""
-    with explain(path), path.open("rb") as file:
+    """Headers of arrays in a .npz file by name, or why one cannot be read; `x` of a .npy file."""
+    with _explain(path), path.open("rb") as file:
         # In spite of its suffix a .npz file may be a single array.
         single = file.read(6) == np.lib.format.MAGIC_PREFIX
         if single or path.suffix.lower() == ".npy":
@@ -87,27 +87,34 @@ def stored_arrays(path: Path) -> dict[str, StoredArray | InvalidDataError]:
         found: dict[str, StoredArray | InvalidDataError] = {}
         with zipfile.ZipFile(file) as archive:
             for member in archive.infolist():
-                if member.filename.endswith(".npy"):
-                    try:
-                        array = _read_member(path, archive, member)
-                    except InvalidDataError as error:
-                        array = error
-                    found[member.filename.removesuffix(".npy")] = array
+                _require_size(path, member)
+                # Whatever it is: opening it compares the two places where its name stands.
+                with archive.open(member) as content:
+                    if member.filename.endswith(".npy"):
+                        name = member.filename.removesuffix(".npy")
+                        found[name] = _read_member(path, content, member)
         return found
 
 
-def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> StoredArray:
-    with explain(path):
-        packed, size = member.compress_size, member.file_size
-        stored = member.compress_type == zipfile.ZIP_STORED
-        most = packed if stored else _MOST_DEFLATED * packed
-        if packed > path.stat().st_size or size > most:
-            raise InvalidDataError(
-                f"{path} is damaged: its member {member.filename!r} claims {size} bytes, more "
-                f"than the {packed} in the file can hold"
-            )
-        with archive.open(member) as file:
-            return replace(_read_header(path, file, size), member=member)
+def _require_size(path: Path, member: zipfile.ZipInfo) -> None:
+    """Refuse a member that claims more bytes than can be packed into its part of the file."""
+    packed, size = member.compress_size, member.file_size
+    most = packed * (_MOST_DEFLATED if member.compress_type else 1)
+    if packed > path.stat().st_size or size > most:
+        raise InvalidDataError(
+            f"{path} is damaged: its member {member.filename!r} claims {size} bytes, more than the "
+            f"{packed} in the file can hold"
+        )
+
+
+def _read_member(
+    path: Path, content: IO[bytes], member: zipfile.ZipInfo
+) -> StoredArray | InvalidDataError:
+    try:
+        with _explain(path):
+            return replace(_read_header(path, content, member.file_size), member=member)
+    except InvalidDataError as error:
+        return error
 
 
 def _read_header(path: Path, file: IO[bytes], size: int) -> StoredArray:
@@ -127,18 +134,18 @@ def _read_header(path: Path, file: IO[bytes], size: int) -> StoredArray:
     return StoredArray(path, shape, dtype, "F" if fortran else "C", head.tell())
 
 
-def _read_into(file: IO[bytes], room: memoryview) -> None:
+def _read_into(file: IO[bytes], room: NDArray[np.uint8]) -> None:
     """Fill a buffer to its end, which is the end of the stream, too."""
     done = 0
     while block := file.read(_BLOCK):
-        room[done : done + len(block)] = block
+        room[done : done + len(block)] = np.frombuffer(block, np.uint8)
         done += len(block)
     if done < len(room):
         raise EOFError("the member is cut short")
 
 
 @contextmanager
-def explain(path: Path) -> Iterator[None]:
+def _explain(path: Path) -> Iterator[None]:
     """Context that turns errors of numpy's and zip's readers into one sentence about the file."""
     try:
         yield

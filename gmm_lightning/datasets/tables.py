@@ -19,7 +19,7 @@ from gmm_lightning._validation import count_rows, format_list, require_integer
 from gmm_lightning.datasets._cells import encode_labels
 from gmm_lightning.datasets._open import Columns, match_columns, open_reader, open_table
 from gmm_lightning.datasets._reader import Block, Selection, TableReader
-from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.errors import InvalidDataError, printable
 from gmm_lightning.rows import BLOCK_ROWS
 
 _log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def read_table(
         weight=None if positions.weight is None else x[:, -1].copy(),
         weight_column=names.get(positions.weight),
     )
-    _log.info("%s", _summary(reader, table, everything=columns is None))
+    _log.info("%s", printable(_summary(reader, table, everything=columns is None)))
     return table
 
 

@@ -99,7 +99,8 @@ def _least_bytes(arguments: dict[str, Any], family: Covariance) -> int:
         return require_integer(name, value, least=1)
 
     k, d = (size(name, arguments[name]) for name in ("num_components", "num_features"))
-    batch = math.prod(size("batch_shape", one) for one in arguments.get("batch_shape", ()))
+    sizes = arguments.get("batch_shape", ())
+    batch = math.prod(size("a size in batch_shape", one) for one in sizes)
     # Of symmetric matrices a head may have one half.
     covariances = math.prod(family.shape(k, d)) // 2
     shared = covariances if arguments.get("shared_scale") else 0

@@ -20,13 +20,13 @@ class StateRule(NamedTuple):
     holds: Callable[[Tensor], bool]
 
 
-def is_finite(value: Tensor) -> bool:
+def _is_finite(value: Tensor) -> bool:
     """Whether no entry is NaN or infinite."""
     return bool(torch.isfinite(value).all())
 
 
-FINITE = StateRule("finite", is_finite)
-POSITIVE = StateRule("finite and > 0", lambda value: is_finite(value) and bool((value > 0).all()))
+FINITE = StateRule("finite", _is_finite)
+POSITIVE = StateRule("finite and > 0", lambda value: _is_finite(value) and bool((value > 0).all()))
 # NaN stands for what the next fit reads from its rows.
 OPEN = StateRule("finite, or NaN", lambda value: not bool(torch.isinf(value).any()))
 OPEN_LENGTH = StateRule(
@@ -41,7 +41,7 @@ def definite_rule(family: Covariance, num_features: int) -> StateRule:
     def holds(raw: Tensor) -> bool:
         scale = family.scale(raw)
         log_det = family.half_log_det(scale, num_features)
-        return all(map(is_finite, (raw, scale, log_det)))
+        return all(map(_is_finite, (raw, scale, log_det)))
 
     return StateRule("finite, of positive definite covariances", holds)
 
@@ -66,9 +66,9 @@ def require_state(module: nn.Module, state: Any, origin: Any, *, exact: bool = F
     own = module.state_dict()
     for name in sorted({*own, *state}, key=str):
         if not _is_like(state.get(name), own.get(name), exact=exact):
+            found, expected = _format_tensor(state.get(name)), _format_tensor(own.get(name))
             raise CheckpointError(
-                f"{origin} does not fit: {name!s} is {_format_tensor(state.get(name))} and should "
-                f"be {_format_tensor(own.get(name))}"
+                f"{origin} does not fit this model: {name} is {found} and should be {expected}"
             )
     for prefix, part in module.named_modules():
         for name, rule in _rules(part).items():

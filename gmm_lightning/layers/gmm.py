@@ -82,11 +82,8 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         super().__init__()
         self.num_features = require_integer("num_features", num_features, least=1)
         self.num_components = require_integer("num_components", num_components, least=1)
-        if any(size < 1 for size in batch_shape):
-            raise InvalidArgumentError(
-                f"batch_shape must hold sizes >= 1, got {tuple(batch_shape)}"
-            )
-        self.batch_shape = Size(batch_shape)
+        batch = [require_integer("a size in batch_shape", size, least=1) for size in batch_shape]
+        self.batch_shape = Size(batch)
         self.covariance = as_covariance(covariance)
         shape = self.covariance.shape(num_components, num_features)
         made = tensor_options(device, dtype)

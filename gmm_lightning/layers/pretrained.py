@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gmm_lightning._files import atomic_write
-from gmm_lightning._validation import format_error, printable
+from gmm_lightning._validation import format_error
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 from gmm_lightning.layers._config import module_from_config, module_to_config, plain_arguments
@@ -171,7 +171,7 @@ def _read_config(path: Path, tensors: Path, name: str) -> Any:
     if "sha256" in config:
         _require_digests(config, path, tensors)
     if config["name"] != name:
-        raise CheckpointError(f"{path} describes a {printable(config['name'])}, not a {name}")
+        raise CheckpointError(f"{path} describes a {config['name']}, not a {name}")
     return config["config"]
 
 

@@ -6,10 +6,13 @@ import zipfile
 from pathlib import Path
 
 from gmm_lightning._validation import format_error
-from gmm_lightning.errors import CheckpointError
+from gmm_lightning.errors import CheckpointError, GMMError
 
 # Bytes read at a time, and of the record that ends an archive without a comment.
 _BLOCK, _END = 1 << 20, 22
+_START, _LAST = b"PK\x03\x04", b"PK\x05\x06"
+# The attribute of a folder.
+_FOLDER = 0x10
 
 
 def require_intact(path: Path) -> None:
@@ -23,18 +26,22 @@ def require_intact(path: Path) -> None:
     """
     try:
         with path.open("rb") as file:
-            file.seek(-_END, 2)
+            if file.read(len(_START)) != _START:
+                raise CheckpointError(
+                    f"{path} is not a checkpoint of plain tensors and numbers: it is no archive as "
+                    "torch writes it"
+                )
+            file.seek(max(0, path.stat().st_size - _END))
             end = file.read()
-            # Anything else is found by searching, and not by all readers in the same place.
-            if end[:4] != zipfile.stringEndArchive or end[-2:] != b"\0\0":
-                raise zipfile.BadZipFile("it does not end where an archive ends")
+            # An end elsewhere is searched for, and not found in the same place by all readers.
+            if end[:4] != _LAST or end[-2:] != b"\0\0":
+                raise zipfile.BadZipFile("it has no end")
             with zipfile.ZipFile(file) as archive:
                 _require_records(archive)
+    except GMMError:
+        raise
     except OSError as error:
-        # Seeking before the beginning is an error of the system, too.
-        raise CheckpointError(
-            f"{path} is truncated or not a torch file ({error.strerror})"
-        ) from error
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:
         # Of a damaged header any error may come.
         raise CheckpointError(
@@ -51,8 +58,8 @@ def _require_records(archive: zipfile.ZipFile) -> None:
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
             raise zipfile.BadZipFile("a record is compressed, which torch never does")
-        if member.external_attr or member.internal_attr or member.is_dir():
-            # The contents of what is marked as a folder torch leaves to chance.
+        if member.external_attr & _FOLDER or member.is_dir():
+            # Their contents torch leaves to chance.
             raise zipfile.BadZipFile("a record is marked as a folder, which torch never does")
         with archive.open(member) as record:
             while record.read(_BLOCK):

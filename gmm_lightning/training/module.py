@@ -254,8 +254,8 @@ class GMMModule(StandardizedMixture):
         """
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         module = cls(layer if layer is not None else layer_from_checkpoint(checkpoint))
-        module.data = read_data(checkpoint, module.layer.num_features, checkpoint_path)
         read_state(module, checkpoint, checkpoint_path)
+        module.data = read_data(checkpoint, module.layer.num_features, checkpoint_path)
         return module.eval()
 
 
