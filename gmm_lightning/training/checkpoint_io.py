@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,12 +103,11 @@ def layer_from_checkpoint(checkpoint: dict[str, Any]) -> GMMLayer:
 
 def describe_data(datamodule: Any, num_features: int) -> dict[str, Any]:
     """Name, columns and classes of the data, as primitives; columns where each has its name."""
-    columns, classes = getattr(datamodule, "columns", None), getattr(datamodule, "classes", None)
-    columns = [str(c) for c in columns] if columns else []
+    columns, classes = (_texts(getattr(datamodule, name, None)) for name in ("columns", "classes"))
     return {
         "name": str(getattr(datamodule, "name", "data")),
         "columns": columns if len(columns) == num_features else None,
-        "classes": [str(c) for c in classes] if classes else None,
+        "classes": classes or None,
     }
 
 
@@ -169,6 +168,10 @@ def going_on(trainer: L.Trainer, path: str | Path | None, passes: int) -> Iterat
             f"{path} cannot be gone on from: the state of its optimizers, callbacks or loops does "
             f"not fit this fit, or is damaged ({format_error(error)})"
         ) from error
+
+
+def _texts(values: Any) -> list[str]:
+    return [str(value) for value in values] if isinstance(values, Iterable) else []
 
 
 def _require_count(name: str, value: Any, path: str | Path) -> None:

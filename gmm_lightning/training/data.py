@@ -66,7 +66,12 @@ class ArrayDataModule(RowsDataModule):
     ) -> None:
         super().__init__(batch_size, seed, name, shuffle=shuffle, standardize=standardize)
         whole = _checked(x, sample_weight, labels)
-        self.columns = tuple(columns or (f"x{i}" for i in range(whole.x.shape[1])))
+        width = whole.x.shape[1]
+        self.columns = tuple(columns or (f"x{i}" for i in range(width)))
+        if len(self.columns) != width:
+            raise InvalidArgumentError(
+                f"columns must name all {width} features, got {len(self.columns)} names"
+            )
         self.classes = tuple(classes) if classes else None
         self._parts: dict[str, ArrayRows] = {}
         split = _split_rows(whole.num_rows, val_fraction, test_fraction, seed)

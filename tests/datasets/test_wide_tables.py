@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }.items():
         (folder / name).write_text(text)
     np.savez(folder / "good.npz", x=np.ones((2, WIDTH)), columns=np.array(NAMES), y=np.arange(2))
-    np.save(folder / "nan.npy", np.full((2, WIDTH), np.nan))
+    np.save(folder / "nan.npy", np.stack([np.ones(WIDTH), np.full(WIDTH, np.nan)]))
     return folder
 
 
