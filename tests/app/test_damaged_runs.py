@@ -16,6 +16,8 @@ from support.csv_run import named, things, write_csv
 from gmm_lightning.app.predict import predict
 from gmm_lightning.app.sample import sample
 from gmm_lightning.app.show import show
+from gmm_lightning.app.train import train
+from gmm_lightning.errors import CheckpointError
 
 Asked = Callable[..., DictConfig]
 Refused = Callable[..., str]
@@ -92,6 +94,40 @@ def test_names_do_not_reach_the_terminal_as_they_are(
     assert r"mass\x1b[2J" in "".join(lines)
     assert refused("show", f"run={copied}", "columns=other").isprintable()
     assert refused("predict", f"run={copied}", "input=in.csv", "output=out.csv").isprintable()
+
+
+STATES: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
+    "callback": ("em", lambda c: c["callbacks"].update(EMCallback=7), "cannot be gone on from"),
+    "history": (
+        "em",
+        lambda c: c["callbacks"]["EMCallback"].update(history=3),
+        "callbacks or loops",
+    ),
+    "loops": ("em", lambda c: c["loops"].update(fit_loop="x"), "cannot be gone on from"),
+    "optimizer": ("sgd", lambda c: c.update(optimizer_states=[{}]), "cannot be gone on from"),
+    "moments": (
+        "sgd",
+        lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(7)),
+        "cannot be gone on from",
+    ),
+    "epoch": ("em", lambda c: c.update(epoch="two"), "epoch must be an integer >= 0, got 'two'"),
+    "phase": ("em", lambda c: c["gmm_lightning"].update(phase=4), "is of fit 5 of a run, and this"),
+}
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("name", STATES)
+def test_a_run_does_not_go_on_from_a_hostile_state(
+    composed: Callable[..., DictConfig], tmp_path: Path, name: str
+) -> None:
+    kind, edit, said = STATES[name]
+    words = ("data=faithful", f"fit={kind}", "fit.tol=0", "callbacks.progress=null")
+    train(composed(*words, "fit.max_iter=1"))
+    change(tmp_path, edit)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.raises(CheckpointError, match=said) as caught:
+        train(composed(*words, "fit.max_iter=2", f"resume={path}"))
+    assert str(caught.value).isprintable()
 
 
 # -- outputs --------------------------------------------------------------------------------------

@@ -136,6 +136,7 @@ def test_unusable_rows_are_refused(x: Any, message: str) -> None:
         ({"val_fraction": 0.01}, "leaves no rows on one side"),
         ({"val_fraction": 0.99}, "leaves no rows on one side"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+        ({"columns": ["a"]}, "columns must name all 3 features, got 1 names"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
