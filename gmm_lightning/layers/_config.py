@@ -17,6 +17,8 @@ from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 from gmm_lightning.priors import Prior
 from gmm_lightning.priors import registry as prior_registry
 
+# Axes of a batch in a file, at most.
+_MOST_AXES = 64
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 T = TypeVar("T")
@@ -100,6 +102,10 @@ def _least_bytes(arguments: dict[str, Any], family: Covariance) -> int:
 
     k, d = (size(name, arguments[name]) for name in ("num_components", "num_features"))
     sizes = arguments.get("batch_shape", ())
+    if len(sizes) > _MOST_AXES:
+        raise InvalidArgumentError(
+            f"batch_shape must have at most {_MOST_AXES} sizes, got {len(sizes)}"
+        )
     batch = math.prod(size("a size in batch_shape", one) for one in sizes)
     # Of symmetric matrices a head may have one half.
     covariances = math.prod(family.shape(k, d)) // 2

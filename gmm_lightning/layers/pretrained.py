@@ -162,28 +162,29 @@ def _read_config(path: Path, tensors: Path, name: str) -> Any:
     _require_file(path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+        # Another key may be one of these with a changed bit.
+        if not isinstance(config, dict) or config.keys() - {"sha256"} != _KEYS:
+            raise CheckpointError(f"{path} was not written by save_pretrained of this library")
+        digest = _digest_values(config)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is truncated or not JSON: {format_error(error)}") from error
-    # Another key may be one of these with a changed bit.
-    if not isinstance(config, dict) or config.keys() - {"sha256"} != _KEYS:
-        raise CheckpointError(f"{path} was not written by save_pretrained of this library")
     _require_file(tensors)
     if "sha256" in config:
-        _require_digests(config, path, tensors)
+        found = {_CONFIG: digest, _TENSORS: _digest_file(tensors)}
+        _require_digests(config["sha256"], found, path.parent)
     if config["name"] != name:
         raise CheckpointError(f"{path} describes a {config['name']}, not a {name}")
     return config["config"]
 
 
-def _require_digests(config: dict[str, Any], path: Path, tensors: Path) -> None:
-    """Compare both files with their digests."""
-    stored = config["sha256"]
-    found = {_CONFIG: _digest_values(config), _TENSORS: _digest_file(tensors)}
-    for file in (path, tensors):
-        if not isinstance(stored, dict) or stored.get(file.name) != found[file.name]:
+def _require_digests(stored: Any, found: dict[str, str], folder: Path) -> None:
+    """Compare the digests of files with those that a configuration holds."""
+    for name, digest in found.items():
+        if not isinstance(stored, dict) or stored.get(name) != digest:
             raise CheckpointError(
-                f"{file} is truncated, damaged or edited: its content is not that of the sha256 "
-                f"in {_CONFIG}; take another copy (without the entry sha256, nothing is compared)"
+                f"{folder / name} is truncated, damaged or edited: its content is not that of the "
+                f"sha256 in {_CONFIG}; take another copy (without the entry sha256, nothing is "
+                "compared)"
             )
 
 

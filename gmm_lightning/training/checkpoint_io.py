@@ -25,6 +25,7 @@ _PROGRESS = {
     "optimizer_states": list,
     "lr_schedulers": list,
 }
+_COUNTERS = ("ready", "started", "processed", "completed")
 
 
 def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any]:
@@ -89,6 +90,10 @@ def check_progress(checkpoint: dict[str, Any], path: str | Path) -> None:
                 f"{path} holds no {name} of a fit to go on from: it was written without the state "
                 "of the training, or is damaged"
             )
+    try:
+        _require_counters(checkpoint["loops"], path)
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is damaged: its loops are nested without end") from error
 
 
 def layer_from_checkpoint(checkpoint: dict[str, Any]) -> GMMLayer:
@@ -168,6 +173,15 @@ def going_on(trainer: L.Trainer, path: str | Path | None, passes: int) -> Iterat
             f"{path} cannot be gone on from: the state of its optimizers, callbacks or loops does "
             f"not fit this fit, or is damaged ({format_error(error)})"
         ) from error
+
+
+def _require_counters(loops: dict[Any, Any], path: str | Path) -> None:
+    """Refuse counters of loops that are no counts: Lightning adds to them after a pass."""
+    for name, value in loops.items():
+        if isinstance(value, dict):
+            _require_counters(value, path)
+        elif name in _COUNTERS:
+            _require_count(name, value, path)
 
 
 def _texts(values: Any) -> list[str]:

@@ -70,7 +70,13 @@ READ: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", READ)
+# What reads in a way that another one takes, too.
+TWICE = ("half", "unnamed", "tables", "npz stream", "data", "stream data", "ragged blocks", "table")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in TWICE else n for n in READ]
+)
 def test_a_wide_table_is_read_or_refused(folder: Path, name: str) -> None:
     read, said = READ[name]
     if not said:

@@ -330,6 +330,15 @@ def test_a_description_without_end(folder: Path, text: str) -> None:
         GMMLayer.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("depth", [*range(900, 1000, 7), 10_000])
+def test_a_nested_description(folder: Path, depth: int) -> None:
+    path = folder / "config.json"
+    nested = f'"batch_shape": {"[" * depth}{"]" * depth}'
+    path.write_text(path.read_text().replace('"batch_shape": []', nested))
+    with pytest.raises(CheckpointError, match="truncated"):
+        GMMLayer.from_pretrained(folder)
+
+
 def test_a_head_of_other_sizes_is_never_made(tmp_path: Path) -> None:
     for shared in (False, True):
         DensityHead(4, 2, 3, shared_scale=shared).save_pretrained(tmp_path)
