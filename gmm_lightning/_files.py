@@ -13,7 +13,7 @@ def atomic_write(path: Path, *, unique: bool = False) -> Iterator[Path]:
     """A path to write to, which is moved to `path` when the block ends without an error.
 
     After an error it is removed, with the folders that were made for it, and an older file at
-    `path` stays unchanged.
+    `path` stays unchanged. It is the path of a new file, never of a link to another one.
 
     Args:
         path: where the file shall be; missing folders are made.
@@ -35,6 +35,7 @@ def atomic_write(path: Path, *, unique: bool = False) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}{owner}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _make_new(partial)
         yield partial
         partial.replace(path)
     except BaseException:
@@ -45,3 +46,12 @@ def atomic_write(path: Path, *, unique: bool = False) -> Iterator[Path]:
             for folder in made:
                 folder.rmdir()
         raise
+
+
+def _make_new(path: Path) -> None:
+    """Make an empty file in place of whatever a killed process, or somebody else, left there."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
+    # With the permissions that open() gives: those that the umask leaves.
+    os.close(os.open(path, flags, 0o666))

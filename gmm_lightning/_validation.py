@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable
+from itertools import islice
 from reprlib import repr as short
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 from torch.autograd import forward_ad
 
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError, printable
 
 # Characters of a value in a message.
 _LONGEST = 80
@@ -258,16 +260,27 @@ def describe(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
+def format_error(error: BaseException) -> str:
+    r"""The message of an error in one line of bounded length, or its type.
+
+    Example:
+        >>> format_error(ValueError("a wrong\n  value"))
+        'a wrong value'
+    """
+    return printable(shorten(str(error), 300, placeholder=" ...")) or type(error).__name__
+
+
 def format_list(values: Iterable[Any], limit: int = 10) -> str:
-    """The first `limit` values as text, and the number of the others.
+    """The first `limit` values as printable text, and the number of the others.
 
     Example:
         >>> format_list(range(12))
         '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
     """
-    listed = [str(value) for value in values]
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
+    others = iter(values)
+    listed = ", ".join(printable(value) for value in islice(others, limit))
+    more = sum(1 for _ in others)
+    return listed + (f" and {more} more" if more else "")
 
 
 def format_value(value: Any) -> str:

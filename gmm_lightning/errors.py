@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+
+def printable(text: Any) -> str:
+    r"""Text with its control characters escaped: names in files reach terminals and logs.
+
+    Example:
+        >>> printable("width\x1b[2J")
+        'width\\x1b[2J'
+    """
+    words = str(text)
+    if words.isprintable():
+        return words
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+
 
 class GMMError(Exception):
-    """Base class: one sentence for the user, never a bug of the library."""
+    """Base class: one printable sentence for the user, never a bug of the library."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InvalidArgumentError(GMMError, ValueError):

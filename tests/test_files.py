@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,47 @@ def test_a_folder_that_others_use_stays(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         fail(path, ZeroDivisionError, beside="b.txt")
     assert [p.name for p in path.parent.iterdir()] == ["b.txt"]
+
+
+@pytest.mark.parametrize("unique", [False, True])
+def test_a_planted_link_is_not_followed(tmp_path: Path, unique: bool) -> None:
+    victim, owner = tmp_path / "victim", f".{os.getpid()}" if unique else ""
+    victim.write_text("mine")
+    for name in ("a.txt", f"a.txt{owner}.partial"):
+        (tmp_path / name).symlink_to(victim)
+    with atomic_write(tmp_path / "a.txt", unique=unique) as partial:
+        partial.write_text("whole")
+    assert victim.read_text() == "mine"
+    assert not (tmp_path / "a.txt").is_symlink()
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "victim"]
+
+
+def test_a_link_without_an_end_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.partial").symlink_to(tmp_path / "elsewhere" / "victim")
+    with atomic_write(tmp_path / "a.txt") as partial:
+        partial.write_text("whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_hard_link_keeps_its_content(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "a.txt.partial").hardlink_to(victim)
+    with atomic_write(tmp_path / "a.txt") as partial:
+        partial.write_text("whole")
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_permissions_are_those_of_any_new_file(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        with atomic_write(tmp_path / "a.txt") as partial:
+            partial.write_text("whole")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:

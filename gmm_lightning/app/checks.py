@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -66,6 +69,16 @@ def require_path(name: str, value: object) -> None:
     """Refuse a value that is neither None nor a string, such as a number."""
     if value is not None and not isinstance(value, str):
         raise InvalidArgumentError(f"{name} must be a path, got {value!r}; write {name}=./{value}")
+
+
+def require_unread(output: str, sources: Iterable[str | Path]) -> None:
+    """Refuse to write over a file that is read, by whatever name or link."""
+    for source in sources:
+        with suppress(OSError):
+            if Path(output).expanduser().samefile(Path(source).expanduser()):
+                raise InvalidArgumentError(
+                    f"output={output} is the file that is read, {source}; choose another name"
+                )
 
 
 def require_flag(name: str, value: object) -> None:

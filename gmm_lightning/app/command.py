@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gmm_lightning.app.configs import config_dir
 from gmm_lightning.app.preflight import check_command_line
 from gmm_lightning.app.processes import Interrupted, discard_unstarted_run, rank_from_environment
-from gmm_lightning.errors import GMMError
+from gmm_lightning.errors import GMMError, printable
 
 # Messages of gloo and NCCL when another process has ended.
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
@@ -81,7 +81,7 @@ def _user_error(error: BaseException) -> BaseException | None:
 
 def _fail(name: str, reason: BaseException) -> NoReturn:
     """Exit with code 1 and one sentence on stderr."""
-    sentence = " ".join(str(reason).split()) or type(reason).__name__
+    sentence = printable(" ".join(str(reason).split())) or type(reason).__name__
     # Lightning's message does not name the option of this command.
     if "gpu" in sentence.lower() and ("machine only has" in sentence or "No supported" in sentence):
         sentence += " (on the processor: trainer.accelerator=cpu)"

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from gmm_lightning._validation import require_integer, require_number
+from gmm_lightning._validation import format_list, require_integer, require_number
 from gmm_lightning.app.checks import require_flag
 from gmm_lightning.app.runs import FinishedRun
 from gmm_lightning.distributions import DrawOptions, MixtureOfGaussians, chi_quantile
@@ -52,7 +52,7 @@ def position(key: Any, columns: Sequence[str]) -> int:
         return columns.index(str(key))
     if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < len(columns):
         return key
-    raise InvalidArgumentError(f"the run has no column {key}; it has {', '.join(columns)}")
+    raise InvalidArgumentError(f"the run has no column {key}; it has {format_list(columns, 20)}")
 
 
 def draw_options(config: DictConfig) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from gmm_lightning._validation import require_integer
-from gmm_lightning.app.checks import require_flag
+from gmm_lightning._validation import format_list, require_integer
+from gmm_lightning.app.checks import require_flag, require_unread
 from gmm_lightning.app.evaluation import coverage, evaluate_rows
 from gmm_lightning.app.logs import degenerate_note
 from gmm_lightning.app.report import write_json
@@ -33,6 +33,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             f"{config.output} exists; allow overwrite=true, or choose another"
         )
     finished = load_run(config.run)
+    if config.output is not None:
+        require_unread(config.output, finished.files)
     if config.get("data"):
         # All rows of it, in the units of the model.
         given = {"val_fraction": 0.0, "test_fraction": 0.0, "standardize": False}
@@ -60,13 +62,14 @@ def _select_columns(finished: FinishedRun, data: RowsDataModule) -> RowSource:
     assert part is not None
     if data.columns == finished.columns:
         return part
-    missing = [name for name in finished.columns if name not in data.columns]
+    known = {name: position for position, name in enumerate(data.columns)}
+    missing = [name for name in finished.columns if name not in known]
     if missing:
         raise InvalidDataError(
-            f"{data.name} lacks the column(s) {', '.join(missing)} of the run; it has "
-            f"{', '.join(data.columns)}"
+            f"{data.name} lacks the column(s) {format_list(missing, 20)} of the run; it has "
+            f"{format_list(known, 20)}"
         )
-    columns = [data.columns.index(name) for name in finished.columns]
+    columns = [known[name] for name in finished.columns]
     return part.map(lambda x: x[:, columns])
 
 

@@ -15,12 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from gmm_lightning.app.logs import constant_note, describe
 from gmm_lightning.app.processes import Interrupted
 from gmm_lightning.app.trust import settle
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 from gmm_lightning.training import (
     BaseEMCallback,
     GMMModule,
     GracefulStop,
     RowsDataModule,
+    check_progress,
+    going_on,
     read_state,
 )
 
@@ -74,9 +76,17 @@ def fit(
     Raises:
         Interrupted: a signal ended the fit after a whole pass.
     """
-    stored = checkpoint["gmm_lightning"] if checkpoint is not None else {}
-    first, passes = stored.get("phase", 0), stored.get("passes_before", 0)
-    resumed = 0 if checkpoint is None else checkpoint.get("epoch", -1) + 1
+    first = passes = resumed = 0
+    if checkpoint is not None:
+        check_progress(checkpoint, phases[0].resume)
+        stored = checkpoint["gmm_lightning"]
+        first, passes = stored.get("phase", 0), stored.get("passes_before", 0)
+        resumed = checkpoint["epoch"] + 1
+        if first >= len(phases):
+            raise CheckpointError(
+                f"{phases[0].resume} is of fit {first + 1} of a run, and this one has "
+                f"{len(phases)}: resume it with the settings that it was started with"
+            )
     trainer = _make_trainer(phases[first])
     # The model is made in the precision of the trainer.
     with trainer.init_module():
@@ -100,7 +110,8 @@ def fit(
         data.shuffle, data.batch_size = phase.data.shuffle, phase.data.batch_size
         resume = phases[0].resume if index == first else None
         started = time.perf_counter()
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        with going_on(trainer, resume, resumed):
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         seconds += time.perf_counter() - started
         objectives.append(float(trainer.callback_metrics.get("train/objective", float("nan"))))
         passes, done = passes + trainer.current_epoch, done + trainer.current_epoch

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import lightning as L
 
-from gmm_lightning._validation import count_rows
+from gmm_lightning._validation import count_rows, format_list
 from gmm_lightning.app.processes import rank_from_environment
+from gmm_lightning.errors import printable
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.training import GMMModule, RowsDataModule
 
@@ -58,7 +59,7 @@ def constant_note(layer: GMMLayer, columns: Sequence[str]) -> str:
     names = [columns[d] for d in layer.constant_features]
     return (
         f"constant, so that likelihoods and criteria are those of the other columns: "
-        f"{', '.join(names)}; {len(columns) - len(names)} of {len(columns)} features count"
+        f"{format_list(names, 20)}; {len(columns) - len(names)} of {len(columns)} features count"
     )
 
 
@@ -82,7 +83,7 @@ def describe(data: RowsDataModule, module: GMMModule, trainer: L.Trainer) -> str
     priors = ", ".join(prior.name for prior in layer.all_priors) or "none"
     how = "EM" if module.optimizer is None else "gradient descent"
     return (
-        f"{data.name}: {count_rows(data.num_train_rows)} to train{weighed}{others}, "
+        f"{printable(data.name)}: {count_rows(data.num_train_rows)} to train{weighed}{others}, "
         f"{data.num_features} features, "
         f"{layer.num_components} components, covariance {layer.covariance.name}, "
         f"priors {priors}, {how} on {trainer.world_size} process(es)"

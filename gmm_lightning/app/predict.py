@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from gmm_lightning._validation import require_integer
-from gmm_lightning.app.checks import require_flag
+from gmm_lightning.app.checks import require_flag, require_unread
 from gmm_lightning.app.runs import load_run
 from gmm_lightning.datasets import TableWriter, iter_table
 from gmm_lightning.errors import InvalidArgumentError
@@ -32,6 +32,7 @@ def predict(config: DictConfig) -> None:
     require_flag("overwrite", config.overwrite)
     require_flag("responsibilities", config.responsibilities)
     require_integer("batch_rows", config.batch_rows, least=1)
+    require_unread(config.output, [config.input])
     finished = load_run(config.run)
     threshold = finished.threshold(config.quantile)
     options = {name: config[name] for name in ("header", "separator", "key", "batch_rows")}
@@ -61,6 +62,7 @@ def _answers(
     return {
         "component": log_joint.argmax(-1).numpy(),
         "log_density": log_density.numpy(),
-        "outlier": (log_density < threshold).numpy(),
+        # A density that is no number is not above the threshold, either.
+        "outlier": ~(log_density >= threshold).numpy(),
         "responsibility": log_joint.softmax(-1).numpy(),
     }

@@ -35,6 +35,13 @@ class FinishedRun:
     columns: tuple[str, ...]
     metrics: dict[str, Any]
 
+    @property
+    def files(self) -> list[Path]:
+        """The files of the run that commands read."""
+        stored = [self.folder / ".hydra" / name for name in ("config.yaml", "overrides.yaml")]
+        names = ("metrics.json", "density.json", "checkpoints/last.ckpt")
+        return [*(self.folder / name for name in names), *stored]
+
     def training_data(self) -> RowsDataModule:
         """The data of the run, from its stored settings, which name a data module of ours.
 

@@ -8,9 +8,10 @@ import shutil
 import torch
 from omegaconf import DictConfig
 
+from gmm_lightning._validation import format_list
 from gmm_lightning.app.logs import constant_note, degenerate_note
 from gmm_lightning.app.runs import FinishedRun, load_run
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.errors import InvalidArgumentError, printable
 
 
 def show(config: DictConfig) -> None:
@@ -26,12 +27,13 @@ def show(config: DictConfig) -> None:
 @torch.no_grad()
 def _lines(finished: FinishedRun, columns: list[str]) -> list[str]:
     """The table, line by line."""
-    missing = [name for name in columns if name not in finished.columns]
+    known = {name: position for position, name in enumerate(finished.columns)}
+    missing = [name for name in columns if name not in known]
     if missing:
         raise InvalidArgumentError(
-            f"the run has no column {', '.join(missing)}; it has {', '.join(finished.columns)}"
+            f"the run has no column {format_list(missing, 20)}; it has {format_list(known, 20)}"
         )
-    chosen = [finished.columns.index(name) for name in columns]
+    chosen = [known[name] for name in columns]
     module, metrics = finished.module, finished.metrics
     layer, mixture = module.layer, module.distribution()
     means = mixture.means[:, chosen]
@@ -40,7 +42,7 @@ def _lines(finished: FinishedRun, columns: list[str]) -> list[str]:
     spread = spread[:, chosen]
     priors = ", ".join(prior.name for prior in layer.all_priors) or "none"
     head = [
-        f"{module.data.get('name', 'data')}: {layer.num_components} components, "
+        f"{printable(module.data.get('name', 'data'))}: {layer.num_components} components, "
         f"{layer.num_features} features, covariance {layer.covariance.name}, priors {priors}"
     ]
     if metrics:
@@ -53,7 +55,7 @@ def _lines(finished: FinishedRun, columns: list[str]) -> list[str]:
         head.append(degenerate_note(metrics["degenerate_components"]))
     if layer.constant_features:
         head.append(constant_note(layer, finished.columns))
-    rows = [["component", "weight", *columns]]
+    rows = [["component", "weight", *map(printable, columns)]]
     for k in mixture.weights.argsort(descending=True).tolist():
         pairs = zip(means[k].tolist(), spread[k].tolist(), strict=True)
         cells = [_with_spread(mean, deviation) for mean, deviation in pairs]

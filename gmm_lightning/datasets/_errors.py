@@ -41,6 +41,10 @@ class _Tally:
 _Tallies = dict[int, _Tally]
 
 
+def _count(tallies: _Tallies, column: int) -> int:
+    return tallies[column].count if column in tallies else 0
+
+
 class DataErrors:
     """A record of bad cells and bad rows.
 
@@ -87,19 +91,20 @@ class DataErrors:
             # A sum is finite only if every term is; where it overflows, each entry is looked at.
             if np.isfinite(x.sum()):
                 return
-        for j, column in enumerate(columns):
-            for is_bad, tallies in ((np.isnan, self._missing), (np.isinf, self._infinite)):
-                numbers = first_row + is_bad(x[:, j]).nonzero()[0]
-                if len(numbers):
-                    tallies[column].add(numbers)
+        for is_bad, tallies in ((np.isnan, self._missing), (np.isinf, self._infinite)):
+            found, rows = is_bad(x.T).nonzero()
+            bad, starts = np.unique(found, return_index=True)
+            for j, numbers in zip(bad, np.split(first_row + rows, starts[1:]), strict=False):
+                tallies[columns[j]].add(numbers)
 
     def is_text(self, column: int) -> bool:
         """Whether less than half of the cells that are not missing are numbers."""
-        return 2 * self._text[column].count > self.num_rows - self._missing[column].count
+        missing = _count(self._missing, column)
+        return 2 * _count(self._text, column) > self.num_rows - missing
 
     def is_empty(self, column: int) -> bool:
         """Whether all cells are missing."""
-        return 0 < self.num_rows == self._missing[column].count
+        return 0 < self.num_rows == _count(self._missing, column)
 
     def check(self, columns: Sequence[int]) -> None:
         """Raise `InvalidDataError` for bad rows, then for bad values of these columns."""
@@ -110,7 +115,7 @@ class DataErrors:
             (self._missing, self._describe_missing),
             (self._infinite, self._describe_infinite),
         ):
-            found = {column: tallies[column] for column in columns if tallies[column].count}
+            found = {column: tallies[column] for column in columns if column in tallies}
             if found:
                 raise InvalidDataError(f"{self.path}: {describe(found)}")
 

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from gmm_lightning.datasets._layout import Layout, read_records
+from gmm_lightning.datasets._layout import Layout, read_lines, read_records
 
 # Rows between two stored places.
 _EVERY = 1 << 12
@@ -50,7 +50,7 @@ def build_index(path: Path, layout: Layout) -> Index:
 
         def lines() -> Iterator[str]:
             nonlocal offset, line
-            for read in text:
+            for read in read_lines(text):
                 offset, line = offset + len(read.encode()), line + 1
                 yield read
 

@@ -6,6 +6,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,8 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 # The part of a file from which its layout is guessed.
 _HEAD_LINES, _HEAD_CHARACTERS = 1000, 1 << 18
+# A line of a million columns has fewer characters.
+_LONGEST_LINE = 1 << 25
 # None: any white space.
 _SEPARATORS: tuple[str | None, ...] = (",", ";", "\t", "|", None)
 _WORDS = {
@@ -65,6 +68,22 @@ def open_text(path: Path, offset: int = 0) -> TextIO:
     file = path.open("rb")
     file.seek(offset)
     return TextIOWrapper(file, encoding="utf-8-sig")
+
+
+def read_lines(file: TextIO, skipped: int = 0) -> Iterator[str]:
+    """Lines of a text file, none of them too long to be a row.
+
+    Raises:
+        InvalidDataError: a line that is; no more of it is read than that takes.
+    """
+    lines = iter(partial(file.readline, _LONGEST_LINE), "")
+    for line, text in enumerate(lines, skipped + 1):
+        if len(text) == _LONGEST_LINE:
+            raise InvalidDataError(
+                f"{file.name}: line {line} is longer than {_LONGEST_LINE} characters; expected "
+                "one row on each line"
+            )
+        yield text
 
 
 def read_records(lines: Iterable[str], separator: str | None, skipped: int = 0) -> Iterator[Record]:
@@ -111,7 +130,7 @@ def find_layout(
         raise InvalidArgumentError(f"header must be true, false or null, got {header!r}")
     with reading(path), open_text(path) as file:
         lines, size = [], 0
-        for text in islice(file, _HEAD_LINES):
+        for text in islice(read_lines(file), _HEAD_LINES):
             lines.append(text)
             size += len(text)
             if size > _HEAD_CHARACTERS and len(lines) > 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,7 +98,7 @@ def open_table(
         raise InvalidArgumentError(
             f"{reader.path}: columns= chooses none; it has: {format_list(reader.names, 20)}"
         )
-    twice = [reader.names[j] for j in dict.fromkeys(features) if features.count(j) > 1]
+    twice = [reader.names[j] for j, count in Counter(features).items() if count > 1]
     if twice:
         raise InvalidArgumentError(f"{reader.path}: chosen more than once: {format_list(twice)}")
     for what, other in (("label", label_at), ("weight", weight_at)):
@@ -111,9 +112,10 @@ def open_table(
 
 def match_columns(reader: TableReader, columns: Sequence[str]) -> list[int]:
     """Positions of columns by name, or in order where the file has no names."""
-    missing = [name for name in columns if name not in reader.names]
+    known = {name: position for position, name in enumerate(reader.names)}
+    missing = [name for name in columns if name not in known]
     if not missing:
-        return [reader.names.index(name) for name in columns]
+        return [known[name] for name in columns]
     if reader.named:
         raise InvalidDataError(
             f"{reader.path} lacks the column{'s'[: len(missing) > 1]} {format_list(missing, 20)}; "

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gmm_lightning._validation import format_error
 from gmm_lightning.datasets._reader import (
     Block,
     Selection,
     TableReader,
-    reading,
     require_unique,
     skip_rows,
 )
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.errors import GMMError, InvalidArgumentError, InvalidDataError
 
 
 class ParquetReader(TableReader):
@@ -33,20 +34,24 @@ class ParquetReader(TableReader):
                 f"reading {path} needs pyarrow: pip install gmm-lightning[parquet]"
             ) from error
         self.path = path
-        with reading(path):
-            try:
-                metadata = pq.read_metadata(path)
-            except pa.ArrowInvalid as error:
-                raise InvalidDataError(f"{path} is not a readable parquet file") from error
+        with _explain(path):
+            metadata = pq.read_metadata(path)
+            schema = metadata.schema.to_arrow_schema()
         sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        if min(sizes, default=0) < 0 or sum(sizes) != metadata.num_rows:
+            raise InvalidDataError(
+                f"{path} is damaged: it claims {metadata.num_rows} rows, and its row groups hold "
+                f"{sum(sizes)}"
+            )
         # The first row of each row group, and the number of all rows.
         self._group_starts = np.cumsum([0, *sizes])
-        self._types: list[Any] = metadata.schema.to_arrow_schema().types
-        self.names = tuple(metadata.schema.to_arrow_schema().names)
+        self._types: list[Any] = schema.types
+        self.names = tuple(schema.names)
         require_unique(path, self.names)
         types = pa.types
         tests = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
-        self._numeric = [j for j, kind in enumerate(self._types) if any(t(kind) for t in tests)]
+        numeric = (j for j, kind in enumerate(self._types) if any(t(kind) for t in tests))
+        self._numeric = dict.fromkeys(numeric)
 
     def numeric_columns(self) -> list[int]:
         """The columns of a numeric type."""
@@ -58,7 +63,6 @@ class ParquetReader(TableReader):
 
     def blocks(self, selection: Selection, batch_rows: int, start: int = 0) -> Iterator[Block]:
         """Row groups in batches, from the one that holds `start` on; rows are counted from 0."""
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         for j in selection.columns:
@@ -70,17 +74,14 @@ class ParquetReader(TableReader):
         starts, label = self._group_starts, selection.label
         first = int(np.searchsorted(starts, start, side="right")) - 1
         wanted = [*selection.columns, *(() if label is None else (label,))]
-        with reading(self.path), pq.ParquetFile(self.path) as file:
+        with _explain(self.path), pq.ParquetFile(self.path) as file:
             batches = file.iter_batches(
                 batch_rows,
                 row_groups=list(range(first, len(starts) - 1)),
                 columns=[self.names[j] for j in wanted],
             )
-            try:
-                blocks = self._as_blocks(batches, selection, int(starts[first]))
-                yield from skip_rows(blocks, start - int(starts[first]))
-            except (pa.ArrowInvalid, OSError) as error:
-                raise InvalidDataError(f"{self.path} is not a readable parquet file") from error
+            blocks = self._as_blocks(batches, selection, int(starts[first]))
+            yield from skip_rows(blocks, start - int(starts[first]))
 
     def _as_blocks(self, batches: Iterable[Any], selection: Selection, row: int) -> Iterator[Block]:
         import pyarrow as pa
@@ -100,3 +101,18 @@ class ParquetReader(TableReader):
                     errors.add_label(label, i, value)
             row += len(x)
             yield Block(x, labels)
+
+
+@contextmanager
+def _explain(path: Path) -> Iterator[None]:
+    """Context that turns errors of pyarrow into one sentence about the file."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except GMMError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidDataError(
+            f"{path} is not a readable parquet file ({format_error(error)})"
+        ) from error

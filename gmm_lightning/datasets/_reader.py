@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from gmm_lightning._validation import format_list
+from gmm_lightning._validation import format_error, format_list
 from gmm_lightning.datasets._errors import DataErrors
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
@@ -48,6 +50,7 @@ class TableReader(ABC):
         description: the layout of the file, where it was guessed.
         possible_header: the row that may hold names, though it was taken for numbers.
         random_access: whether a single row is read without reading others.
+        in_memory: whether all rows are in memory already, in an array of their own.
     """
 
     path: Path
@@ -59,6 +62,7 @@ class TableReader(ABC):
     description: str = ""
     possible_header: int | None = None
     random_access: bool = False
+    in_memory: bool = False
 
     @abstractmethod
     def numeric_columns(self) -> list[int]:
@@ -80,6 +84,11 @@ class TableReader(ABC):
         """Names by position: those of the columns, then the others."""
         return (*self.names, *self.extra_names)
 
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """The position of each of `all_names`."""
+        return {name: position for position, name in enumerate(self.all_names)}
+
     def select(self, columns: Sequence[int], label: int | None = None) -> Selection:
         """Columns to read, by position."""
         errors = DataErrors(self.path, self.all_names, self.unit, self.possible_header)
@@ -96,20 +105,21 @@ class TableReader(ABC):
                 f"a {what} is chosen by its name or its number, got {column!r}"
             )
         names, width = self.names if what == "column" else self.all_names, len(self.names)
-        known = format_list(names, 20)
         if isinstance(column, int):
             if not -width <= column < width:
                 raise InvalidArgumentError(
                     f"{self.path}: there is no {what} number {column}; the {width} columns are "
-                    f"numbered from 0: {known}"
+                    f"numbered from 0: {format_list(names, 20)}"
                 )
             return column % width
-        if column not in names:
+        at = self.positions.get(column, len(names))
+        if at >= len(names):
             hint = "" if self.named or self.unit == "row" else " (no names in the first line)"
             raise InvalidArgumentError(
-                f"{self.path}: there is no {what} {column!r}; the columns are: {known}{hint}"
+                f"{self.path}: there is no {what} {column!r}; the columns are: "
+                f"{format_list(names, 20)}{hint}"
             )
-        return names.index(column)
+        return at
 
 
 def skip_rows(blocks: Iterator[Block], n: int) -> Iterator[Block]:
@@ -147,12 +157,14 @@ def reading(path: Path) -> Iterator[None]:
             f"{path} cannot be cut into cells ({error}); is a quotation mark missing?"
         ) from error
     except OSError as error:
-        raise InvalidDataError(f"cannot read {path}: {error.strerror or error}") from error
+        raise InvalidDataError(
+            f"cannot read {path}: {error.strerror or format_error(error)}"
+        ) from error
 
 
 def require_unique(path: Path, names: Sequence[str]) -> None:
     """Refuse a table in which two columns have the same name."""
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise InvalidDataError(
             f"{path}: column names must differ; more than one column is called {format_list(twice)}"

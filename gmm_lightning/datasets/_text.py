@@ -17,6 +17,7 @@ from gmm_lightning.datasets._layout import (
     find_layout,
     format_separator,
     open_text,
+    read_lines,
     read_records,
 )
 from gmm_lightning.datasets._reader import Block, Selection, TableReader, reading, skip_rows
@@ -66,12 +67,13 @@ class TextReader(TableReader):
         num_lines = max(1, min(batch_rows, _MAX_CELLS // len(self.names)))
         separator, line = self.layout.separator, place.line + skip
         with reading(self.path), open_text(self.path, place.offset) as file:
-            for _ in islice(file, skip):
+            rest = read_lines(file, place.line)
+            for _ in islice(rest, skip):
                 pass
-            while lines := list(islice(file, num_lines)):
+            while lines := list(islice(rest, num_lines)):
                 if any('"' in text for text in lines):
                     # Quoted cells may span lines, and so blocks of lines.
-                    quoted = read_records(chain(lines, file), separator, line)
+                    quoted = read_records(chain(lines, rest), separator, line)
                     while records := list(islice(quoted, num_lines)):
                         yield self._parse_cells(records, selection)
                     return

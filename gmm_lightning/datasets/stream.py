@@ -195,7 +195,8 @@ def open_rows(
     options: dict[str, Any] = {"header": header, "separator": separator, "key": key, "mapped": True}
     files = list_files(path)
     first, positions = open_table(files[0], columns, label, weight, **options)
-    expected = [first.all_names[j] for j in (*positions.features, *positions.others)]
+    names = first.all_names
+    expected = [names[j] for j in (*positions.features, *positions.others)]
     shards = []
     for file in files:
         reopen = partial(open_reader, file, expected, **options)

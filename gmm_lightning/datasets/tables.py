@@ -6,6 +6,7 @@ Files are `.csv`, `.tsv`, `.txt`, `.npy`, `.npz`, and `.parquet` with the extra 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 from gmm_lightning._validation import count_rows, format_list, require_integer
 from gmm_lightning.datasets._cells import encode_labels
 from gmm_lightning.datasets._open import Columns, match_columns, open_reader, open_table
-from gmm_lightning.datasets._reader import Selection, TableReader
-from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.datasets._reader import Block, Selection, TableReader
+from gmm_lightning.errors import InvalidDataError, printable
 from gmm_lightning.rows import BLOCK_ROWS
 
 _log = logging.getLogger(__name__)
@@ -103,7 +104,8 @@ def read_table(
     options: dict[str, Any] = {"header": header, "separator": separator, "key": key}
     reader, positions = open_table(path, columns, label, weight, **options)
     selection = reader.select(positions.numbers, positions.label)
-    blocks = list(reader.blocks(selection, BLOCK_ROWS))
+    size = reader.count_rows() if reader.in_memory else BLOCK_ROWS
+    blocks = deque(reader.blocks(selection, size))
     features = kept = positions.features
     if columns is None:
         errors = selection.errors
@@ -111,17 +113,17 @@ def read_table(
     selection.errors.check([*kept, *positions.others])
     if not kept or not blocks:
         raise InvalidDataError(f"{reader.path} holds no numbers")
-    x = np.concatenate([block.x for block in blocks], dtype=np.float64)
-    if columns is None:
-        unnamed = {j for j in kept if j in reader.unnamed}
-        numbering = {j for j in unnamed if _is_row_index(x[:, features.index(j)])}
-        kept = [j for j in kept if j not in numbering] or kept
     codes, classes = None, None
     if positions.label is not None:
         codes, classes = encode_labels([label for block in blocks for label in block.labels or ()])
+    x, at = _stack(blocks), {j: i for i, j in enumerate(features)}
+    if columns is None:
+        unnamed = {j for j in kept if j in reader.unnamed}
+        numbering = {j for j in unnamed if _is_row_index(x[:, at[j]])}
+        kept = [j for j in kept if j not in numbering] or kept
     names = dict[int | None, str](enumerate(reader.all_names))
     table = Table(
-        x=x if len(kept) == x.shape[1] else x.take([features.index(j) for j in kept], axis=1),
+        x=x if len(kept) == x.shape[1] else x.take([at[j] for j in kept], axis=1),
         columns=tuple(names[j] for j in kept),
         labels=codes,
         classes=classes,
@@ -131,7 +133,7 @@ def read_table(
         weight=None if positions.weight is None else x[:, -1].copy(),
         weight_column=names.get(positions.weight),
     )
-    _log.info("%s", _summary(reader, table, everything=columns is None))
+    _log.info("%s", printable(_summary(reader, table, everything=columns is None)))
     return table
 
 
@@ -221,6 +223,19 @@ def read_tables(
     ]
 
 
+def _stack(blocks: deque[Block]) -> NDArray[np.float64]:
+    """The rows of blocks, each freed once it is copied; a single one is not copied."""
+    if len(blocks) == 1:
+        x = blocks.popleft().x
+        return x.astype(np.float64, copy=isinstance(x, np.memmap), subok=False)
+    stacked, row = np.empty((sum(len(b.x) for b in blocks), blocks[0].x.shape[1])), 0
+    while blocks:
+        x = blocks.popleft().x
+        stacked[row : row + len(x)] = x
+        row += len(x)
+    return stacked
+
+
 def _is_row_index(column: NDArray[np.float64]) -> bool:
     """Whether a column is 0, 1, 2, ... or 1, 2, 3, ..., as programs number the rows."""
     return bool((column == np.arange(len(column)) + (column[0] == 1)).all())
@@ -231,7 +246,7 @@ def _summary(reader: TableReader, table: Table, *, everything: bool) -> str:
     parts = [f"{count_rows(len(table.x))} of {format_list(table.columns, 20)}"]
     if table.classes is not None:
         parts.append(f"label {table.label} of {len(table.classes)} classes")
-    used = (*table.columns, table.label, table.weight_column)
+    used = {*table.columns, table.label, table.weight_column}
     left = [name for name in reader.names if name not in used]
     if everything and left:
         parts.append(f"left out: {format_list(left, 20)}")

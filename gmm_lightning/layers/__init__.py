@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gmm_lightning.layers._state import require_state
 from gmm_lightning.layers.classifier import Calibration, MixtureClassifier
 from gmm_lightning.layers.density_head import DensityHead
 from gmm_lightning.layers.gmm import GMMLayer
@@ -19,4 +20,5 @@ __all__ = [
     "Standardize",
     "keep_constant",
     "mixture_logits",
+    "require_state",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from inspect import signature
 from itertools import chain
@@ -10,12 +11,15 @@ from typing import Any, TypeVar
 import torch
 
 from gmm_lightning._plugins import Registry
+from gmm_lightning._validation import format_error, require_integer
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.covariances import registry as covariance_registry
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 from gmm_lightning.priors import Prior
 from gmm_lightning.priors import registry as prior_registry
 
+# Axes of a batch in a file, at most.
+_MOST_AXES = 64
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 T = TypeVar("T")
@@ -44,29 +48,82 @@ def module_to_config(module: Any) -> dict[str, Any]:
     }
 
 
-def module_from_config(cls: Callable[..., T], config: Any) -> T:
-    """Module from its configuration, without its trained parameters."""
+def module_from_config(cls: Callable[..., T], config: Any, max_bytes: float | None = None) -> T:
+    """Module from its configuration, without its trained parameters.
+
+    Raises:
+        CheckpointError: anything that is not such a configuration, or one of a module with more
+            parameters than `max_bytes` can hold: memory is taken for no other.
+    """
     try:
+        _require_plain(config)
         arguments = dict(config)
-        arguments["covariance"] = _plugin_from_config(arguments["covariance"], covariance_registry)
-        priors = arguments["priors"]
-        arguments["priors"] = [_plugin_from_config(prior, prior_registry) for prior in priors]
-        arguments["dtype"] = _DTYPES[arguments["dtype"]]
+        family = _plugin_from_config(arguments["covariance"], covariance_registry)
+        least = _least_bytes(arguments, family)
+        if max_bytes is not None and least > max_bytes:
+            raise InvalidArgumentError(
+                f"it is of a module of at least {least} bytes, and describes more than the "
+                f"{max_bytes:.0f} bytes that the file holds"
+            )
+        if not isinstance(arguments["priors"], list):
+            raise InvalidArgumentError("expected a list of priors")
+        # One by one: the second one on the same parameters is refused before the others are made.
+        priors = (_plugin_from_config(prior, prior_registry) for prior in arguments["priors"])
+        dtype = _DTYPES[arguments["dtype"]]
         # A configuration that names a device is refused, as an argument given twice.
+        arguments |= {"covariance": family, "priors": priors, "dtype": dtype}
         return cls(**arguments, device=None)
     # A ValueError is ours, or from a list instead of a mapping; a RuntimeError is from sizes too
-    # large for the memory.
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"the description of the {getattr(cls, '__name__', 'layer')} cannot be used: {error}"
-        ) from error
+    # large for the memory, or from nesting without end.
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError) as error:
+        name, reason = getattr(cls, "__name__", "layer"), format_error(error)
+        if isinstance(error, KeyError):
+            reason += " is missing or unknown"
+        raise CheckpointError(f"the description of the {name} cannot be used: {reason}") from error
+
+
+def _require_plain(config: Any) -> None:
+    """Refuse anything but names, numbers, and lists and mappings of them."""
+    if isinstance(config, dict) and all(isinstance(key, str) for key in config):
+        parts = list(config.values())
+    elif isinstance(config, list):
+        parts = config
+    elif config is None or isinstance(config, bool | int | float | str):
+        return
+    else:
+        raise InvalidArgumentError(f"expected names and numbers, got {type(config).__name__}")
+    for part in parts:
+        _require_plain(part)
+
+
+def _least_bytes(arguments: dict[str, Any], family: Covariance) -> int:
+    """Bytes that the parameters of a layer or a head take at least, from its sizes alone."""
+
+    def size(name: str, value: Any) -> int:
+        return require_integer(name, value, least=1)
+
+    k, d = (size(name, arguments[name]) for name in ("num_components", "num_features"))
+    sizes = arguments.get("batch_shape", ())
+    if len(sizes) > _MOST_AXES:
+        raise InvalidArgumentError(
+            f"batch_shape must have at most {_MOST_AXES} sizes, got {len(sizes)}"
+        )
+    batch = math.prod(size("a size in batch_shape", one) for one in sizes)
+    # Of symmetric matrices a head may have one half.
+    covariances = math.prod(family.shape(k, d)) // 2
+    shared = covariances if arguments.get("shared_scale") else 0
+    rows = size("in_features", arguments.get("in_features", 1))
+    least = batch * (rows * (k + k * d + covariances - shared) + shared)
+    return 4 * least
 
 
 def _plugin_to_config(plugin: Covariance | Prior) -> dict[str, Any]:
     return {"name": plugin.name, **plugin.config()}
 
 
-def _plugin_from_config(config: dict[str, Any], registry: Registry[T]) -> T:
+def _plugin_from_config(config: Any, registry: Registry[T]) -> T:
+    if not isinstance(config, dict):
+        raise InvalidArgumentError(f"expected the name and the settings of a {registry.noun}")
     arguments = dict(config)
     cls = registry.get(arguments.pop("name"))
     try:

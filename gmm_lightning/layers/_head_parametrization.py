@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Size, Tensor, nn
@@ -19,6 +19,7 @@ from gmm_lightning.covariances import (
 )
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.layers._state import FINITE, POSITIVE, StateRule
 from gmm_lightning.layers.parameters import project_scale
 from gmm_lightning.linalg import LOG_2PI, at_least_float32
 from gmm_lightning.priors import MixtureShape
@@ -58,6 +59,11 @@ class HeadParametrization(nn.Module):
     loc: Tensor
     unit: Tensor
     log_unit: Tensor
+    state_rules: ClassVar[dict[str, StateRule]] = {
+        "loc": FINITE,
+        "unit": POSITIVE,
+        "log_unit": FINITE,
+    }
 
     def __init__(
         self, sizes: MixtureShape, scale_range: float, *, shared_scale: bool, **factory: Any

@@ -21,7 +21,7 @@ from gmm_lightning.layers._target_units import warn_of_far_targets
 from gmm_lightning.layers.parameters import prior_num_samples, require_batch_shape, tensor_options
 from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.linalg import at_least_float32, full_precision
-from gmm_lightning.priors import DataMoments, MixtureShape, Prior, PriorSpec, bind_priors
+from gmm_lightning.priors import DataMoments, MixtureShape, PriorSpec, bind_priors
 from gmm_lightning.rows import row_weights, weighted_mean
 
 
@@ -167,11 +167,6 @@ class DensityHead(PretrainedMixin):
         for prior in self.all_priors:
             prior.resolve(DataMoments(mixture.mean, pooled), self.num_components)
         self._judged_units = False
-
-    @property
-    def all_priors(self) -> list[Prior]:
-        """Priors of the head, copies of the given ones."""
-        return self.priors.to_list()
 
     # -- the mixture ------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from gmm_lightning._validation import require_bool, require_choice, require_inte
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.layers._state import OPEN_LENGTH, StateRule, definite_rule
 from gmm_lightning.layers.mixture import MixtureModule
 from gmm_lightning.layers.parameters import (
     mixture_logits,
@@ -22,7 +23,7 @@ from gmm_lightning.layers.parameters import (
 )
 from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.linalg import take_components
-from gmm_lightning.priors import MixtureShape, Prior, PriorSpec, bind_priors
+from gmm_lightning.priors import MixtureShape, PriorSpec, bind_priors
 
 
 class GMMLayer(PretrainedMixin, MixtureModule):
@@ -139,9 +140,10 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         return layer
 
     @property
-    def all_priors(self) -> list[Prior]:
-        """Priors of the layer, copies of the given ones."""
-        return self.priors.to_list()
+    def state_rules(self) -> dict[str, StateRule]:
+        """What covariances and buffers read from a file must be."""
+        definite = definite_rule(self.covariance, self.num_features)
+        return {"local_scale": OPEN_LENGTH, "raw_scale": definite}
 
     # -- parameters -------------------------------------------------------------------------
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Self, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from gmm_lightning._files import atomic_write
+from gmm_lightning._validation import format_error
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 from gmm_lightning.layers._config import module_from_config, module_to_config, plain_arguments
+from gmm_lightning.layers._state import require_state
+from gmm_lightning.priors import Prior, PriorDict
 
 _CONFIG, _TENSORS = "config.json", "model.safetensors"
+_KEYS = {"name", "version", "config"}
 M = TypeVar("M", bound="PretrainedMixin")
 
 
@@ -24,11 +29,18 @@ class PretrainedMixin(nn.Module):
     """Adds `save_pretrained` and `from_pretrained` to a module with its arguments as attributes.
 
     The folder holds `model.safetensors` and `config.json`: the class, the version that wrote it,
-    and the configuration of the module, names and plain values. Nothing in it is executed: a
-    configuration can only name what is registered here.
+    the configuration of the module, names and plain values, and the SHA-256 of both, by which
+    damage is noticed. Nothing in it is executed: a configuration can only name what is registered
+    here.
     """
 
     covariance: Covariance
+    priors: PriorDict
+
+    @property
+    def all_priors(self) -> list[Prior]:
+        """Priors of the module, copies of the given ones."""
+        return self.priors.to_list()
 
     def to_config(self) -> dict[str, Any]:
         """Constructor arguments as primitives: registry names and plain values."""
@@ -40,13 +52,17 @@ class PretrainedMixin(nn.Module):
         return ", ".join([*options, f"covariance={self.covariance.name!r}"])
 
     @classmethod
-    def from_config(cls, config: Any) -> Self:
+    def from_config(cls, config: Any, *, max_bytes: float | None = None) -> Self:
         """Module of a configuration, untrained.
+
+        Args:
+            config: as `to_config` returns it.
+            max_bytes: what the parameters may take; a larger module is refused before it is made.
 
         Raises:
             CheckpointError: a configuration that cannot be used.
         """
-        return module_from_config(cls, config)
+        return module_from_config(cls, config, max_bytes)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write parameters, buffers and the configuration into a folder, creating it.
@@ -79,15 +95,10 @@ class PretrainedMixin(nn.Module):
                 pass
         except OSError as error:
             raise InvalidArgumentError(f"cannot write into {folder}: {error.strerror}") from error
-        written = {name: folder / f"{name}.partial" for name in (_TENSORS, _CONFIG)}
-        try:
-            safetensors.save_file(tensors, written[_TENSORS], {"format": "pt"})
-            written[_CONFIG].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            for name, beside in written.items():
-                beside.replace(folder / name)
-        finally:
-            for beside in written.values():
-                beside.unlink(missing_ok=True)
+        with atomic_write(folder / _CONFIG) as text, atomic_write(folder / _TENSORS) as binary:
+            safetensors.save_file(tensors, binary, {"format": "pt"})
+            config["sha256"] = {_CONFIG: _digest_values(config), _TENSORS: _digest_file(binary)}
+            text.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -95,26 +106,20 @@ class PretrainedMixin(nn.Module):
 
         Raises:
             InvalidArgumentError: safetensors is not installed.
-            CheckpointError: files that are missing, truncated, foreign or of another class, names
-                that are not registered here, or tensors that do not fit the configuration.
+            CheckpointError: files that are missing, truncated, damaged, foreign or of another
+                class, names that are not registered here, tensors that do not fit the
+                configuration, or values that no module can have.
         """
         safetensors = _import_safetensors()
         folder = Path(folder)
-        config = _read_config(folder / _CONFIG, cls.__name__)
-        path = _require_file(folder / _TENSORS)
-        _require_size(config, path)
-        module = _untrained(cls, config)
+        path = folder / _TENSORS
+        config = _read_config(folder / _CONFIG, path, cls.__name__)
+        module = _untrained(cls, config, path.stat().st_size)
         try:
             tensors = safetensors.load_file(path)
         except Exception as error:
             raise CheckpointError(f"{path} is truncated or not a safetensors file") from error
-        wanted, given = _format_tensors(module.state_dict()), _format_tensors(tensors)
-        for name in sorted({*wanted, *given}):
-            if wanted.get(name) != given.get(name):
-                raise CheckpointError(
-                    f"{path} does not fit {_CONFIG}: {name} is {given.get(name, 'absent')} and "
-                    f"should be {wanted.get(name, 'absent')}"
-                )
+        require_state(module, tensors, path, exact=True)
         module.load_state_dict(tensors)
         return module
 
@@ -128,10 +133,10 @@ def _import_safetensors() -> Any:
         ) from error
 
 
-def _untrained(cls: type[M], config: Any) -> M:
+def _untrained(cls: type[M], config: Any, max_bytes: float | None = None) -> M:
     """Module of a configuration, without a draw from the global generator."""
     with torch.random.fork_rng(devices=[]):
-        return cls.from_config(config)
+        return cls.from_config(config, max_bytes=max_bytes)
 
 
 def _require_rebuilt(module: PretrainedMixin, config: dict[str, Any]) -> None:
@@ -152,38 +157,48 @@ def _require_rebuilt(module: PretrainedMixin, config: dict[str, Any]) -> None:
             )
 
 
-def _read_config(path: Path, name: str) -> Any:
-    """Configuration of a module of the class `name` from a `config.json`."""
+def _read_config(path: Path, tensors: Path, name: str) -> Any:
+    """Configuration of a module of the class `name` from a folder whose digests are right."""
     _require_file(path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+        # Another key may be one of these with a changed bit.
+        if not isinstance(config, dict) or config.keys() - {"sha256"} != _KEYS:
+            raise CheckpointError(f"{path} was not written by save_pretrained of this library")
+        digest = _digest_values(config)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is truncated or not JSON: {error}") from error
-    if not isinstance(config, dict) or not {"name", "version", "config"} <= config.keys():
-        raise CheckpointError(f"{path} was not written by save_pretrained of this library")
+        raise CheckpointError(f"{path} is truncated or not JSON: {format_error(error)}") from error
+    _require_file(tensors)
+    if "sha256" in config:
+        found = {_CONFIG: digest, _TENSORS: _digest_file(tensors)}
+        _require_digests(config["sha256"], found, path.parent)
     if config["name"] != name:
         raise CheckpointError(f"{path} describes a {config['name']}, not a {name}")
     return config["config"]
 
 
-def _require_file(path: Path) -> Path:
+def _require_digests(stored: Any, found: dict[str, str], folder: Path) -> None:
+    """Compare the digests of files with those that a configuration holds."""
+    for name, digest in found.items():
+        if not isinstance(stored, dict) or stored.get(name) != digest:
+            raise CheckpointError(
+                f"{folder / name} is truncated, damaged or edited: its content is not that of the "
+                f"sha256 in {_CONFIG}; take another copy (without the entry sha256, nothing is "
+                "compared)"
+            )
+
+
+def _digest_values(config: dict[str, Any]) -> str:
+    """SHA-256 of the values in a configuration apart from digests, however they are laid out."""
+    values = {name: config[name] for name in sorted(_KEYS)}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_file(path: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"there is no {path.name} in {path.parent}")
-    return path
-
-
-def _require_size(config: Any, path: Path) -> None:
-    """Raise if a file is too small for the means of a configuration, before these are allocated."""
-    get = config.get if isinstance(config, dict) else {}.get
-    batch = get("batch_shape")
-    batch = batch if isinstance(batch, list) else []
-    sizes = [get("num_components"), get("num_features"), *batch]
-    if all(isinstance(size, int) for size in sizes) and math.prod(sizes) > path.stat().st_size:
-        raise CheckpointError(f"{path} is truncated: {_CONFIG} describes more than it holds")
-
-
-def _format_tensors(tensors: dict[str, Tensor]) -> dict[str, str]:
-    return {
-        name: f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-        for name, value in tensors.items()
-    }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.layers._state import FINITE, POSITIVE, StateRule
 from gmm_lightning.linalg import at_least_float32
 from gmm_lightning.rows import as_dense
 
@@ -29,6 +30,7 @@ class Standardize(nn.Module):
 
     loc: Tensor
     scale: Tensor
+    state_rules: ClassVar[dict[str, StateRule]] = {"loc": FINITE, "scale": POSITIVE}
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from gmm_lightning.training.base import RowsDataModule
 from gmm_lightning.training.checkpoint import EpochCheckpoint, is_dry
-from gmm_lightning.training.checkpoint_io import read_checkpoint, read_state
+from gmm_lightning.training.checkpoint_io import (
+    check_progress,
+    going_on,
+    read_checkpoint,
+    read_state,
+)
 from gmm_lightning.training.data import ArrayDataModule
 from gmm_lightning.training.em import EMCallback
 from gmm_lightning.training.em_base import BaseEMCallback
@@ -37,9 +42,11 @@ __all__ = [
     "RowsDataModule",
     "StepwiseEMCallback",
     "StreamDataModule",
+    "check_progress",
     "collect_latents",
     "draw_mixture",
     "fit_latents",
+    "going_on",
     "is_dry",
     "read_checkpoint",
     "read_state",

@@ -17,14 +17,18 @@ from torch.optim import Optimizer
 
 from gmm_lightning.em import Responsibilities, e_step, softmax_responsibilities_
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.layers import GMMLayer
+from gmm_lightning.layers import GMMLayer, require_state
 from gmm_lightning.rows import Batch, check_finite
 from gmm_lightning.statistics import SufficientStatistics
+from gmm_lightning.training.archive import require_intact
 from gmm_lightning.training.batches import as_global_batch, require_one_loader
 from gmm_lightning.training.checkpoint_io import (
+    check_checkpoint,
+    check_progress,
     describe_data,
     layer_from_checkpoint,
     read_checkpoint,
+    read_data,
     read_state,
 )
 from gmm_lightning.training.evaluation import EvaluatedMixture
@@ -216,7 +220,7 @@ class GMMModule(EvaluatedMixture):
         """Describe the layer by names and numbers, to be rebuilt from the file alone."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
-            self.data = describe_data(datamodule)
+            self.data = describe_data(datamodule, self.layer.num_features)
         checkpoint["gmm_lightning"] = {
             "layer": self.layer.to_config(),
             "data": self.data,
@@ -225,7 +229,18 @@ class GMMModule(EvaluatedMixture):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the phase that the checkpoint was written in."""
+        """Verify the file of a fit that goes on, and restore the phase that it was written in.
+
+        Raises:
+            CheckpointError: a file that is damaged, or was not written by a fit of such a module.
+        """
+        path = self.trainer.ckpt_path
+        if path is not None and Path(path).is_file():
+            require_intact(Path(path))
+            check_checkpoint(checkpoint, path)
+            if self.trainer.state.fn == "fit":
+                check_progress(checkpoint, path)
+            require_state(self, checkpoint["state_dict"], path)
         stored = checkpoint.get("gmm_lightning", {})
         self.phase = stored.get("phase", 0)
         self.passes_before = stored.get("passes_before", 0)
@@ -247,13 +262,13 @@ class GMMModule(EvaluatedMixture):
                 same shape to load into.
 
         Raises:
-            CheckpointError: no such file, or one that is truncated, foreign, or holds code.
+            CheckpointError: no such file, or one that is truncated, damaged, foreign, or holds
+                code.
         """
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         module = cls(layer if layer is not None else layer_from_checkpoint(checkpoint))
-        data = checkpoint["gmm_lightning"].get("data")
-        module.data = data if isinstance(data, dict) else {}
         read_state(module, checkpoint, checkpoint_path)
+        module.data = read_data(checkpoint, module.layer.num_features, checkpoint_path)
         return module.eval()
 
 

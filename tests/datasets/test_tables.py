@@ -9,13 +9,15 @@ import os
 import sys
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.damage import flipped, some_bits, truncated
 
-from gmm_lightning.datasets import TableWriter, iter_table, read_table, read_tables
+from gmm_lightning.datasets import TableWriter, iter_table, open_rows, read_table, read_tables
 from gmm_lightning.errors import GMMError, InvalidArgumentError, InvalidDataError
 
 Write = Callable[..., Path]
@@ -509,7 +511,7 @@ def test_parquet_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
         [[1, 3]],
     ]
     path.write_text("no parquet")
-    assert refused(path) == "t.parquet is not a readable parquet file"
+    assert refused(path).startswith("t.parquet is not a readable parquet file (")
 
 
 def test_parquet_without_its_extra(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -757,3 +759,52 @@ def test_rows_that_do_not_fit(tmp_path: Path, arrays: list[Any], said: str) -> N
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InvalidArgumentError, match="inside its with block"):
         TableWriter(tmp_path / "t.csv", ["a"]).write(np.ones((1, 1)))
+
+
+# Files of a stranger ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["1," * 500, "1,2\n" + "3," * 500, "1,2\n3,4\n" * 50 + "5" * 1000])
+def test_a_line_without_end_is_not_read_to_its_end(
+    write: Write, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr("gmm_lightning.datasets._layout._LONGEST_LINE", 300)
+    path, line = write(text), text.count("\n") + 1
+    said = f"line {line} is longer than 300 characters; expected one row on each line"
+    assert refused(path, header=False) == f"t.csv: {said}"
+    with pytest.raises(InvalidDataError, match=said):
+        list(iter_table(path, columns=["x0", "x1"]))
+    with pytest.raises(InvalidDataError, match=said):
+        list(open_rows(path).read())
+
+
+def test_names_do_not_reach_the_terminal_as_they_are(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    name = "width\x1b[2J\x1b]0;mine\x07"
+    table = read_table(write(f"{name},b\u202e\n1,2\n3,4\n"))
+    # They are the file's own, so that they are found again.
+    assert table.columns == (name, "b\u202e")
+    assert caplog.messages[0].isprintable()
+    assert r"width\x1b[2J\x1b]0;mine\x07, b\u202e" in caplog.messages[0]
+    assert refused(write(f"{name},b\n1,\n,2\n")).isprintable()
+    assert refused(write(f"{name},b\nx,1\n1,2\n3,4\n")).isprintable()
+
+
+def test_damaged_parquet_files_are_the_same_or_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "t.parquet"
+    columns = {"a": np.arange(500.0), "b": np.arange(500.0) % 7}
+    parquet.write_table(pyarrow.table(columns), path, write_page_checksum=True)
+    whole = path.read_bytes()
+    for content in truncated(whole, 20):
+        path.write_bytes(content)
+        assert refused(path).startswith("t.parquet is not a readable parquet file (")
+    for content in flipped(whole, some_bits(whole, 150, seed=7)):
+        path.write_bytes(content)
+        # Its names and types are under no checksum.
+        with suppress(GMMError):
+            read_table(path)

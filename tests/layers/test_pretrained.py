@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from support.covering import covering
+from support.damage import flipped, some_bits, survivors, truncated
 from support.random_layers import FAMILIES, cases, make_priors, random_layer, rows
 from torch import nn
 
@@ -151,6 +152,14 @@ def test_what_interrupts_the_writing_leaves_the_old_folder(
 # -- not ours -------------------------------------------------------------------------------------
 
 
+def edit(folder: Path, **changes: Any) -> None:
+    """Change a configuration knowingly, without its digests."""
+    config = json.loads((folder / "config.json").read_text())
+    config["config"] |= changes
+    del config["sha256"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
@@ -170,6 +179,7 @@ def test_a_truncated_file(folder: Path, name: str, keep: int) -> None:
 
 
 def test_a_foreign_file(folder: Path) -> None:
+    edit(folder)
     (folder / "model.safetensors").write_bytes(b"\x80\x04cos\nsystem\n" * 20)
     with pytest.raises(CheckpointError, match="not a safetensors file"):
         GMMLayer.from_pretrained(folder)
@@ -201,12 +211,11 @@ def test_a_foreign_file(folder: Path) -> None:
     ids=str,
 )
 def test_a_description_is_never_instantiated_blindly(folder: Path, change: dict[str, Any]) -> None:
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    config["config"] |= change
-    path.write_text(json.dumps(config))
+    edit(folder, **change)
     with pytest.raises(CheckpointError, match="description of the GMMLayer cannot be used"):
         GMMLayer.from_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"config": [change]}))
     with pytest.raises(CheckpointError, match="description of the GMMLayer cannot be used"):
         GMMLayer.from_pretrained(folder)
@@ -220,6 +229,7 @@ def test_tensors_that_do_not_fit_name_both_shapes(
         (tmp_path / "other" / "model.safetensors").replace(folder / "model.safetensors")
 
     dtype = torch.get_default_dtype()
+    edit(folder)
     put(random_layer("full", "niw", generator=generator, num_features=4))
     with pytest.raises(
         CheckpointError, match=r"local_scale is \S+ \(4,\) and should be \S+ \(2,\)"
@@ -300,21 +310,115 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
         GMMLayer.from_pretrained(tmp_path / "layer")
 
 
-@pytest.mark.parametrize("change", [{"num_components": 10**15}, {"batch_shape": [10**6]}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{"num_components": 10**15}, {"batch_shape": [10**6]}, {"num_features": 20_000}],
+    ids=str,
+)
 def test_sizes_that_the_tensors_do_not_have_are_never_made(
     folder: Path, change: dict[str, Any]
 ) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    config["config"] |= change
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="describes more than it holds"):
+    edit(folder, **change)
+    with pytest.raises(CheckpointError, match=r"describes more than the .* bytes that the file"):
         GMMLayer.from_pretrained(folder)
 
 
-def test_a_description_without_end(folder: Path) -> None:
-    (folder / "config.json").write_text("[" * 200_000)
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"name": ' + "9" * 5000 + "}"], ids=len)
+def test_a_description_without_end(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match="truncated or not JSON"):
         GMMLayer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("depth", [*range(900, 1000, 7), 10_000])
+def test_a_nested_description(folder: Path, depth: int) -> None:
+    path = folder / "config.json"
+    nested = f'"batch_shape": {"[" * depth}{"]" * depth}'
+    path.write_text(path.read_text().replace('"batch_shape": []', nested))
+    with pytest.raises(CheckpointError, match="truncated"):
+        GMMLayer.from_pretrained(folder)
+
+
+def test_a_head_of_other_sizes_is_never_made(tmp_path: Path) -> None:
+    for shared in (False, True):
+        DensityHead(4, 2, 3, shared_scale=shared).save_pretrained(tmp_path)
+        edit(tmp_path, in_features=10**9)
+        with pytest.raises(CheckpointError, match=r"describes more than the .* bytes"):
+            DensityHead.from_pretrained(tmp_path)
+
+
+# -- damage ---------------------------------------------------------------------------------------
+
+FEW = (16, 4)
+MANY = pytest.param((450, 40), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("counts", [FEW, MANY], ids=str)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_no_changed_bit_is_a_changed_layer(
+    folder: Path, name: str, counts: tuple[int, int]
+) -> None:
+    def read() -> dict[str, Any]:
+        layer = GMMLayer.from_pretrained(folder)
+        return {"state": dict(layer.state_dict()), "config": layer.to_config()}
+
+    path, (flips, cuts) = folder / name, counts
+    whole = path.read_bytes()
+    bits = some_bits(whole, flips, seed=5)
+    assert survivors(path, flipped(whole, bits), read) == (flips, 0)
+    # Without the newline at its end a configuration is the same.
+    last = int(whole.endswith(b"\n"))
+    assert survivors(path, truncated(whole, cuts), read) == (cuts - last, last)
+
+
+def test_what_was_edited_is_named_and_how_to_go_on(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"reg_covar": 0.0', '"reg_covar": 0.5'))
+    with pytest.raises(CheckpointError, match=r"config\.json is truncated, damaged or edited.*sha"):
+        GMMLayer.from_pretrained(folder)
+    # Its layout is not part of what is compared, and the digests may be left out.
+    config = json.loads(path.read_text())
+    config["config"]["covariance"]["reg_covar"] = 0.0
+    path.write_text(json.dumps(config))
+    assert GMMLayer.from_pretrained(folder).covariance == FullCovariance()
+    edit(folder, covariance={"name": "full", "reg_covar": 0.5})
+    assert GMMLayer.from_pretrained(folder).covariance == FullCovariance(reg_covar=0.5)
+
+
+@pytest.mark.parametrize("digests", [3, [], {}, {"config.json": 1}, None], ids=str)
+def test_digests_that_are_none(folder: Path, digests: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sha256": digests}))
+    with pytest.raises(CheckpointError, match="not that of the sha256"):
+        GMMLayer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("means", torch.nan, "means must be finite"),
+        ("raw_scale", 1e4, "raw_scale must be finite, of positive definite covariances"),
+        ("local_scale", -1.0, "local_scale must be finite and >= 0, or NaN"),
+        ("parametrization.unit", 0.0, "parametrization.unit must be finite and > 0"),
+        ("linear.weight", torch.inf, "linear.weight must be finite"),
+    ],
+)
+def test_values_that_no_fit_ends_with(tmp_path: Path, name: str, value: float, said: str) -> None:
+    module = DensityHead(4, 2, 3) if "." in name else GMMLayer(2, 3)
+    module.state_dict()[name].fill_(value)
+    module.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors is damaged, or .*: {said}"):
+        type(module).from_pretrained(tmp_path)
+
+
+def test_a_planted_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for name in ("config.json", "model.safetensors"):
+        (folder / f"{name}.partial").symlink_to(victim)
+    GMMLayer.from_pretrained(folder).save_pretrained(folder)
+    assert victim.read_text() == "mine"
+    GMMLayer.from_pretrained(folder)
 
 
 def test_places_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
