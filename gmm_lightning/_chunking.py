@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning._validation import is_tracing
+from gmm_lightning._tracing import is_tracing
 from gmm_lightning.rows import Batch
 
 # Intermediate results of a chunk stay in the second-level cache of a CPU core; a GPU wants

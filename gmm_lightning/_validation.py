@@ -1,63 +1,19 @@
-"""Checks of arguments, and messages that say what was expected and what was given."""
+"""Checks of arguments: an error says what was expected and what came."""
 
 from __future__ import annotations
 
 import math
 import operator
 from collections.abc import Callable, Iterable
-from itertools import islice
-from reprlib import repr as short
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.autograd import forward_ad
 
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError, printable
-
-# Characters of a value in a message.
-_LONGEST = 80
-
-
-def is_tracing() -> bool:
-    """Whether operations are being traced, compiled or exported, to run again with other rows."""
-    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return torch.compiler.is_compiling() or tracing
-
-
-def value_of(scalar: Tensor) -> Any:
-    """The Python number in a tensor `()`, or None where values cannot be looked at.
-
-    That is in graphs that are traced, compiled or exported, on the meta device, in fake tensors
-    and under `torch.func.vmap`. There, values are not checked, and shapes are.
-
-    Example:
-        >>> mask = torch.tensor([True, False])
-        >>> value_of(mask.all()), value_of(mask.all().to("meta"))
-        (False, None)
-    """
-    if is_tracing():
-        return None
-    try:
-        return scalar.item()
-    except RuntimeError:
-        return None
-
-
-def is_transformed(*tensors: Tensor | None) -> bool:
-    """Whether `torch.func` transforms any of the tensors, or they carry forward derivatives.
-
-    Example:
-        >>> torch.func.vmap(lambda x: x if is_transformed(x) else -x)(torch.ones(2))
-        tensor([1., 1.])
-    """
-    return any(
-        torch.func.debug_unwrap(x) is not x or forward_ad.unpack_dual(x).tangent is not None
-        for x in tensors
-        if x is not None
-    )
+from gmm_lightning._messages import count_rows, describe, format_rows
+from gmm_lightning._tracing import value_of
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 
 def is_number(value: Any) -> bool:
@@ -145,7 +101,7 @@ def as_generator(generator: Any, device: torch.device | str = "cpu") -> Generato
     except InvalidArgumentError:
         raise InvalidArgumentError(
             "generator must be a torch.Generator, a seed (an integer >= 0) or None, got "
-            f"{short(generator)}"
+            f"{describe(generator)}"
         ) from None
     return Generator(device).manual_seed(seed)
 
@@ -219,108 +175,6 @@ def require_function(name: str, value: Any) -> Callable[..., Any]:
     return value
 
 
-def values_are_readable(*tensors: Tensor) -> bool:
-    """Whether a program may look at the values of tensors: see `value_of`.
-
-    Example:
-        >>> values_are_readable(torch.zeros(2)), values_are_readable(torch.zeros(2, device="meta"))
-        (True, False)
-    """
-    # An empty sum takes no time, and is handed over where its terms would be.
-    return all(value_of(t.detach().reshape(-1)[:0].sum()) is not None for t in tensors)
-
-
-def require_readable(what: str, *tensors: Tensor) -> None:
-    """Refuse what needs to look at the values of tensors where it cannot.
-
-    A graph that is traced or compiled breaks at such a place, with a message of its own.
-
-    Raises:
-        InvalidArgumentError: the values are hidden; the message begins with `what`.
-    """
-    if not (is_tracing() or values_are_readable(*tensors)):
-        raise InvalidArgumentError(
-            f"{what} need values, which vmap and meta and fake tensors hide: make them outside, "
-            "for a batch of mixtures"
-        )
-
-
-def describe(value: Any) -> str:
-    """A value in a few words on one line, for a message: of an array the type, shape and dtype.
-
-    Example:
-        >>> describe(torch.zeros(2, 3)), describe([0.5, "a"])
-        ('Tensor of shape (2, 3) and dtype torch.float32', "[0.5, 'a']")
-    """
-    shape = getattr(value, "shape", ())
-    if shape and isinstance(shape, tuple):
-        dtype = f" and dtype {value.dtype}" if hasattr(value, "dtype") else ""
-        return f"{type(value).__name__} of shape {tuple(shape)}{dtype}"
-    text = " ".join(short(value).split())
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
-
-
-def format_error(error: BaseException) -> str:
-    r"""The message of an error in one line of bounded length, or its type.
-
-    Example:
-        >>> format_error(ValueError("a wrong\n  value"))
-        'a wrong value'
-    """
-    return printable(shorten(str(error), 300, placeholder=" ...")) or type(error).__name__
-
-
-def format_list(values: Iterable[Any], limit: int = 10) -> str:
-    """The first `limit` values as printable text, and the number of the others.
-
-    Example:
-        >>> format_list(range(12))
-        '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
-    """
-    others = iter(values)
-    listed = ", ".join(printable(value) for value in islice(others, limit))
-    more = sum(1 for _ in others)
-    return listed + (f" and {more} more" if more else "")
-
-
-def format_value(value: Any) -> str:
-    """The shape of a tensor, or the type of anything else and how to make a tensor of it.
-
-    Example:
-        >>> format_value(torch.zeros(2, 3)), format_value([1.0])
-        ('shape (2, 3)', 'list; write torch.as_tensor(...)')
-    """
-    if isinstance(value, Tensor):
-        return f"shape {tuple(value.shape)}"
-    return f"{type(value).__name__}; write torch.as_tensor(...)"
-
-
-def format_too_large(what: str, dtype: torch.dtype) -> str:
-    """That numbers overflow in a dtype, and what to do.
-
-    Example:
-        >>> format_too_large("the rows are", torch.float64)
-        'the rows are too large for torch.float64; divide them by a constant'
-    """
-    other = "" if dtype == torch.float64 else ", or use float64"
-    return f"{what} too large for {dtype}; divide them by a constant{other}"
-
-
-def format_rows(bad: Tensor, first_row: int = 0) -> str:
-    """The numbers of the rows with a True in a mask `(N, ...)`, for a message.
-
-    Args:
-        bad: the mask.
-        first_row: number of its first row.
-
-    Example:
-        >>> format_rows(torch.tensor([False, True, True]), first_row=10)
-        '11, 12'
-    """
-    rows = bad.reshape(bad.shape[0], -1).any(-1).nonzero().squeeze(-1)
-    return format_list((rows + first_row).tolist())
-
-
 def require_weights(weight: Tensor, name: str = "sample_weight", first_row: int = 0) -> Tensor:
     """Weights of rows `(N, ...)`, checked to be finite and not negative.
 
@@ -333,11 +187,6 @@ def require_weights(weight: Tensor, name: str = "sample_weight", first_row: int 
             f"{name} must be finite and >= 0; it is not in row(s) {format_rows(bad, first_row)}"
         )
     return weight
-
-
-def count_rows(number: int) -> str:
-    """A number of rows in words: `1 row`, `2 rows`."""
-    return f"{number} row{'s' if number != 1 else ''}"
 
 
 def require_enough_rows(num_rows: int, num_components: int) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning._validation import is_tracing
+from gmm_lightning._tracing import is_tracing
 
 LOG_2PI = 1.8378770664093453
 # Columns of noise with which a residual is measured.

@@ -17,7 +17,17 @@ PACKAGE = Path(gmm_lightning.__file__).parent
 NAME = PACKAGE.name
 
 # From the ground up; docs/architecture.md draws it. What lies on the ground everything may use.
-GROUND = ("errors", "linalg", "_chunking", "_files", "_plugins", "_validation", "rows")
+GROUND = (
+    "errors",
+    "linalg",
+    "_chunking",
+    "_files",
+    "_messages",
+    "_plugins",
+    "_tracing",
+    "_validation",
+    "rows",
+)
 FLOORS: tuple[tuple[str, ...], ...] = (
     (*GROUND, "covariances"),
     ("distributions",),

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gmm_lightning import DensityHead, GMMLayer, distributions, interop, losses
-from gmm_lightning._validation import describe
+from gmm_lightning._messages import describe
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import GMMError
 from gmm_lightning.estimators import gmr

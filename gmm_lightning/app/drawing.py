@@ -10,7 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from gmm_lightning._validation import format_list, require_integer, require_number
+from gmm_lightning._messages import format_list
+from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.app.checks import require_flag
 from gmm_lightning.app.runs import FinishedRun
 from gmm_lightning.distributions import DrawOptions, MixtureOfGaussians, chi_quantile

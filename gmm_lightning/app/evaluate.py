@@ -9,7 +9,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from gmm_lightning._validation import format_list, require_integer
+from gmm_lightning._messages import format_list
+from gmm_lightning._validation import require_integer
 from gmm_lightning.app.checks import require_flag, require_unread
 from gmm_lightning.app.evaluation import coverage, evaluate_rows
 from gmm_lightning.app.logs import degenerate_note

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import lightning as L
 
-from gmm_lightning._validation import count_rows, format_list
+from gmm_lightning._messages import count_rows, format_list
 from gmm_lightning.app.processes import rank_from_environment
 from gmm_lightning.errors import printable
 from gmm_lightning.layers import GMMLayer

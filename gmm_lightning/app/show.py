@@ -8,7 +8,7 @@ import shutil
 import torch
 from omegaconf import DictConfig
 
-from gmm_lightning._validation import format_list
+from gmm_lightning._messages import format_list
 from gmm_lightning.app.logs import constant_note, degenerate_note
 from gmm_lightning.app.runs import FinishedRun, load_run
 from gmm_lightning.errors import InvalidArgumentError, printable

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_lightning._validation import format_list
+from gmm_lightning._messages import format_list
 from gmm_lightning.datasets._reader import (
     Block,
     Selection,

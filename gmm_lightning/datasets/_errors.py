@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_lightning._validation import format_list
+from gmm_lightning._messages import format_list
 from gmm_lightning.datasets._cells import (
     DECIMAL_COMMA,
     is_missing,

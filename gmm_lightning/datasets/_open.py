@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gmm_lightning._validation import format_list
+from gmm_lightning._messages import format_list
 from gmm_lightning.datasets._arrays import ArrayReader
 from gmm_lightning.datasets._parquet import ParquetReader
 from gmm_lightning.datasets._reader import TableReader, require_file

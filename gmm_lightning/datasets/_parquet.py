@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gmm_lightning._validation import format_error
+from gmm_lightning._messages import format_error
 from gmm_lightning.datasets._reader import (
     Block,
     Selection,

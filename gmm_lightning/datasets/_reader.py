@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from gmm_lightning._validation import format_error, format_list
+from gmm_lightning._messages import format_error, format_list
 from gmm_lightning.datasets._errors import DataErrors
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 

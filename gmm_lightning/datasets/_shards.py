@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gmm_lightning._validation import format_list, require_weights
+from gmm_lightning._messages import format_list
+from gmm_lightning._validation import require_weights
 from gmm_lightning.datasets._open import SUFFIXES, Positions
 from gmm_lightning.datasets._reader import Block, TableReader
 from gmm_lightning.errors import InvalidDataError

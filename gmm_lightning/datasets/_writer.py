@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_lightning._files import atomic_write
-from gmm_lightning._validation import format_list
+from gmm_lightning._messages import format_list
 from gmm_lightning.errors import InvalidArgumentError
 
 _SUFFIXES = (".csv", ".npz")

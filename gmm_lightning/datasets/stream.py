@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import format_list
+from gmm_lightning._messages import format_list
 from gmm_lightning.datasets._arrays import ArrayReader
 from gmm_lightning.datasets._cells import encode_labels
 from gmm_lightning.datasets._open import Columns, open_reader, open_table

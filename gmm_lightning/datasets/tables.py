@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_lightning._validation import count_rows, format_list, require_integer
+from gmm_lightning._messages import count_rows, format_list
+from gmm_lightning._validation import require_integer
 from gmm_lightning.datasets._cells import encode_labels
 from gmm_lightning.datasets._open import Columns, match_columns, open_reader, open_table
 from gmm_lightning.datasets._reader import Block, Selection, TableReader

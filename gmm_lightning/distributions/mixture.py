@@ -6,7 +6,8 @@ from typing import ClassVar, Self
 
 from torch import Generator, Tensor
 
-from gmm_lightning._validation import describe, require_bool
+from gmm_lightning._messages import describe
+from gmm_lightning._validation import require_bool
 from gmm_lightning.distributions import density, inference, truncation
 from gmm_lightning.errors import InvalidArgumentError
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import describe
+from gmm_lightning._messages import describe
 from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import format_too_large
+from gmm_lightning._messages import format_too_large
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.collapse import Collapsed, CollapseEvent, weightless
 from gmm_lightning.em.data_scale import DataScale

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import describe, format_too_large
+from gmm_lightning._messages import describe, format_too_large
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.event_log import CollapseCount
 from gmm_lightning.em.expectation import expected_statistics

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning._validation import describe, require_choice
+from gmm_lightning._messages import describe
+from gmm_lightning._validation import require_choice
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.interop._parts import LayerOrMixture, to_float64
 from gmm_lightning.linalg import LOG_2PI, full_precision, unit_rows

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from gmm_lightning._messages import format_error
 from gmm_lightning._plugins import Registry
-from gmm_lightning._validation import format_error, require_integer
+from gmm_lightning._validation import require_integer
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.covariances import registry as covariance_registry
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError

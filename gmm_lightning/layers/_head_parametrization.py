@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Size, Tensor, nn
 
-from gmm_lightning._validation import value_of
+from gmm_lightning._tracing import value_of
 from gmm_lightning.covariances import (
     Covariance,
     FullCovariance,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import format_rows, format_value, value_of
+from gmm_lightning._messages import format_rows, format_value
+from gmm_lightning._tracing import value_of
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import unsqueeze_like
 from gmm_lightning.rows import keep_weights

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import format_list, format_rows, value_of
+from gmm_lightning._messages import format_list, format_rows
+from gmm_lightning._tracing import value_of
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 
 

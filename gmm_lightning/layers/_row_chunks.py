@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
-from gmm_lightning._validation import is_tracing, is_transformed
+from gmm_lightning._tracing import is_tracing, is_transformed
 
 
 def map_row_chunks(

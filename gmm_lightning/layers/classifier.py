@@ -8,13 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning._validation import (
-    describe,
-    format_list,
-    format_rows,
-    require_number,
-    require_numbers,
-)
+from gmm_lightning._messages import describe, format_list, format_rows
+from gmm_lightning._validation import require_number, require_numbers
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers._labels import LabelEncoder
 from gmm_lightning.layers._temperature import (

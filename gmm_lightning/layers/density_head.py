@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning._validation import is_transformed, require_integer, require_number, value_of
+from gmm_lightning._tracing import is_transformed, value_of
+from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians, as_mixture
 from gmm_lightning.errors import InvalidArgumentError

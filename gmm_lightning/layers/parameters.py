@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 
-from gmm_lightning._validation import describe, require_integer, require_number, require_numbers
+from gmm_lightning._messages import describe
+from gmm_lightning._validation import require_integer, require_number, require_numbers
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError

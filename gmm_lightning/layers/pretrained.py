@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gmm_lightning._files import atomic_write
-from gmm_lightning._validation import format_error
+from gmm_lightning._messages import format_error
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 from gmm_lightning.layers._config import module_from_config, module_to_config, plain_arguments

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from gmm_lightning._validation import describe, require_integer
+from gmm_lightning._messages import describe
+from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import (
     DrawOptions,
     MixtureOfGaussians,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from gmm_lightning._validation import format_list
+from gmm_lightning._messages import format_list
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import accumulator_dtype
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gmm_lightning._validation import describe
+from gmm_lightning._messages import describe
 from gmm_lightning.criteria import aic, bic, icl
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
 
-from gmm_lightning._validation import describe, require_integer
+from gmm_lightning._messages import describe
+from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import chi_quantile
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import Components

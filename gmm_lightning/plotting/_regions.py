@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import PathPatch, Polygon
 from matplotlib.path import Path
 
-from gmm_lightning._validation import describe
+from gmm_lightning._messages import describe
 from gmm_lightning.distributions import EuclideanRegion, MahalanobisRegion, Region
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import Components

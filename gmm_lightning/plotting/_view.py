@@ -9,7 +9,7 @@ from reprlib import repr as short
 import numpy as np
 from matplotlib.axes import Axes
 
-from gmm_lightning._validation import describe
+from gmm_lightning._messages import describe
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import Components, principal_plane
 from gmm_lightning.plotting._rows import Array

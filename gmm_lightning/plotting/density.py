@@ -13,7 +13,8 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from gmm_lightning._validation import describe, require_choice, require_integer
+from gmm_lightning._messages import describe
+from gmm_lightning._validation import require_choice, require_integer
 from gmm_lightning.distributions import MixtureOfGaussians, grad_log_prob
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import Components, MixtureLike, components, map_rows

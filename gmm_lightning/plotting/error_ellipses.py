@@ -8,7 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.colors import is_color_like
 
-from gmm_lightning._validation import describe, require_number
+from gmm_lightning._messages import describe
+from gmm_lightning._validation import require_number
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import MixtureLike, components
 from gmm_lightning.plotting._ellipses import add_ellipse, draw_means, radii_and_names

@@ -12,7 +12,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from gmm_lightning._validation import describe, require_integer
+from gmm_lightning._messages import describe
+from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.plotting._rows import Array, Values, to_array
 from gmm_lightning.plotting.figures import axes_or_new

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from gmm_lightning._validation import describe, require_integer
+from gmm_lightning._messages import describe
+from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting._components import Components, MixtureLike, components
 from gmm_lightning.plotting._ellipses import (

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning._validation import describe, format_too_large, value_of
+from gmm_lightning._messages import describe, format_too_large
+from gmm_lightning._tracing import value_of
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError, UnresolvedPriorError

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import require_choice, value_of
+from gmm_lightning._tracing import value_of
+from gmm_lightning._validation import require_choice
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError

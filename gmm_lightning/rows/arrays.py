@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_lightning._validation import format_list
+from gmm_lightning._messages import format_list
 from gmm_lightning.errors import InvalidDataError
 
 # pandas, polars and Arrow spell their dtypes nearly alike: Int64, uint8, double[pyarrow],

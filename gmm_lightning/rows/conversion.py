@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Size, Tensor
 
-from gmm_lightning._validation import format_list, format_rows, require_weights, value_of
+from gmm_lightning._messages import format_list, format_rows
+from gmm_lightning._tracing import value_of
+from gmm_lightning._validation import require_weights
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.rows.arrays import as_array
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 
-from gmm_lightning._validation import format_value, require_weights
+from gmm_lightning._messages import format_value
+from gmm_lightning._validation import require_weights
 from gmm_lightning.errors import InvalidArgumentError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from gmm_lightning._validation import format_error
+from gmm_lightning._messages import format_error
 from gmm_lightning.errors import CheckpointError, GMMError
 
 # Bytes read at a time, and of the record that ends an archive without a comment.

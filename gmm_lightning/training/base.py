@@ -12,7 +12,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import format_too_large, require_integer
+from gmm_lightning._messages import format_too_large
+from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.linalg import all_finite
 from gmm_lightning.rows import RowSource

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gmm_lightning._validation import format_list, format_value
+from gmm_lightning._messages import format_list, format_value
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.rows import Batch, as_tensor, as_weights
 

@@ -13,7 +13,8 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning._validation import format_error, require_integer
+from gmm_lightning._messages import format_error
+from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import CheckpointError, GMMError
 from gmm_lightning.layers import GMMLayer, require_state
 from gmm_lightning.training.archive import require_intact

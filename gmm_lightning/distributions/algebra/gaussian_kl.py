@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning._validation import as_generator, require_integer, require_numbers, value_of
+from gmm_lightning._tracing import value_of
+from gmm_lightning._validation import as_generator, require_integer, require_numbers
 from gmm_lightning.distributions.density import MixtureDensity, as_mixture, standard_normals
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import (

@@ -5,12 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import (
-    require_integer,
-    require_number,
-    require_numbers,
-    value_of,
-)
+from gmm_lightning._tracing import value_of
+from gmm_lightning._validation import require_integer, require_number, require_numbers
 from gmm_lightning.distributions.algebra.divergences import as_mixtures, log_expected_likelihood
 from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError

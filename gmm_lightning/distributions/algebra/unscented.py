@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import require_function, require_number, require_tensor, value_of
+from gmm_lightning._tracing import value_of
+from gmm_lightning._validation import require_function, require_number, require_tensor
 from gmm_lightning.distributions.density import MixtureDensity, as_mixture, total_covariance
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError

@@ -9,7 +9,7 @@ from torch import Generator, Size, Tensor
 from torch.quasirandom import SobolEngine
 
 from gmm_lightning._chunking import rows_per_chunk
-from gmm_lightning._validation import values_are_readable
+from gmm_lightning._tracing import values_are_readable
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity
 from gmm_lightning.distributions.density.noise import standard_normals, uniforms

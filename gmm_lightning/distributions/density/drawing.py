@@ -11,15 +11,9 @@ import torch
 from torch import Generator, Size, Tensor
 from torch.quasirandom import SobolEngine
 
-from gmm_lightning._validation import (
-    as_generator,
-    describe,
-    require_bool,
-    require_number,
-    require_readable,
-    value_of,
-    values_are_readable,
-)
+from gmm_lightning._messages import describe
+from gmm_lightning._tracing import require_readable, value_of, values_are_readable
+from gmm_lightning._validation import as_generator, require_bool, require_number
 from gmm_lightning.distributions.density.ancestral import draw_noise, unwhiten_rows
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity
 from gmm_lightning.distributions.density.within import sample_within

@@ -11,7 +11,9 @@ import torch
 from torch import Size, Tensor, distributions
 from torch.distributions import constraints
 
-from gmm_lightning._validation import describe, require_number, require_tensor, values_are_readable
+from gmm_lightning._messages import describe
+from gmm_lightning._tracing import values_are_readable
+from gmm_lightning._validation import require_number, require_tensor
 from gmm_lightning.covariances import Covariance, FullCovariance, as_covariance
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
 from gmm_lightning.linalg import LOG_2PI, at_least_float32, factor_of_rows, full_precision

@@ -10,12 +10,12 @@ from torch import Generator, Tensor
 from torch.autograd import forward_ad
 from torch.nn.functional import one_hot, pad
 
+from gmm_lightning._tracing import values_are_readable
 from gmm_lightning._validation import (
     as_generator,
     require_function,
     require_integer,
     require_number,
-    values_are_readable,
 )
 from gmm_lightning.distributions.density.ancestral import choose_components
 from gmm_lightning.distributions.density.drawing import (

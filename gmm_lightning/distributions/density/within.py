@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Size, Tensor
 
-from gmm_lightning._validation import describe
+from gmm_lightning._messages import describe
 from gmm_lightning.distributions.density.ancestral import choose_components, unwhiten_rows
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity
 from gmm_lightning.distributions.density.noise import standard_normals

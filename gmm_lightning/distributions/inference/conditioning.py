@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
-from gmm_lightning._validation import describe, require_bool, value_of
+from gmm_lightning._messages import describe
+from gmm_lightning._tracing import value_of
+from gmm_lightning._validation import require_bool
 from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import full_precision

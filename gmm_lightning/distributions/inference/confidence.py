@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from gmm_lightning._messages import describe
 from gmm_lightning._validation import (
-    describe,
     require_choice,
     require_integer,
     require_number,

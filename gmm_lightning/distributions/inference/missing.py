@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning._validation import as_generator, require_choice, require_readable
+from gmm_lightning._tracing import require_readable
+from gmm_lightning._validation import as_generator, require_choice
 from gmm_lightning.distributions.density import MixtureDensity, as_mixture, draw_samples
 from gmm_lightning.distributions.inference.conditioning import require_positive_density
 from gmm_lightning.distributions.inference.modes import modes

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import require_integer, require_number, value_of
+from gmm_lightning._tracing import value_of
+from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.distributions.density import MixtureDensity, as_mixture
 from gmm_lightning.linalg import full_precision, solve_rows
 

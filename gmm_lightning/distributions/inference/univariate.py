@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr, ndtri
 
-from gmm_lightning._validation import require_numbers, value_of
+from gmm_lightning._tracing import value_of
+from gmm_lightning._validation import require_numbers
 from gmm_lightning.distributions.density import MixtureDensity, as_mixture, conditional_cdfs
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import LOG_2PI, accumulator_dtype

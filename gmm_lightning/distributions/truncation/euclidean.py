@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import describe, require_function, require_integer
+from gmm_lightning._messages import describe
+from gmm_lightning._validation import require_function, require_integer
 from gmm_lightning.distributions.truncation.envelopes import Envelope, GaussianComponent
 from gmm_lightning.distributions.truncation.envelopes import unrestricted_envelope as _unrestricted
 from gmm_lightning.errors import InvalidArgumentError

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import describe, is_number, require_number
+from gmm_lightning._messages import describe
+from gmm_lightning._validation import is_number, require_number
 from gmm_lightning.distributions.truncation.box_envelopes import box_envelope
 from gmm_lightning.distributions.truncation.envelopes import (
     Envelope,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmm_lightning._validation import describe
+from gmm_lightning._messages import describe
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.rows import as_tensor

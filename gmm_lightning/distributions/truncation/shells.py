@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincc, gammainccinv, gammaincinv
 
-from gmm_lightning._validation import describe, is_number, require_integer
+from gmm_lightning._messages import describe
+from gmm_lightning._validation import is_number, require_integer
 from gmm_lightning.errors import InvalidArgumentError
 
 

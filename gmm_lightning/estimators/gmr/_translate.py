@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Generator, Tensor
 
-from gmm_lightning._validation import describe
+from gmm_lightning._messages import describe
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import definite_factor, factor_of_rows, symmetrize

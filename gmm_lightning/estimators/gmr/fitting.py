@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from gmm_lightning._validation import describe
+from gmm_lightning._messages import describe
 from gmm_lightning.covariances import FullCovariance
 from gmm_lightning.em import Shrinkage, e_step, m_step
 from gmm_lightning.errors import InvalidArgumentError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gmm_lightning._validation import describe, require_integer
+from gmm_lightning._messages import describe
+from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import condition as condition_mixture
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.gmr._translate import (

@@ -7,7 +7,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gmm_lightning._validation import describe, require_choice, require_integer, require_number
+from gmm_lightning._messages import describe
+from gmm_lightning._validation import require_choice, require_integer, require_number
 from gmm_lightning.distributions import MixtureOfGaussians, regress, require_positive_density
 from gmm_lightning.distributions import condition as condition_mixture
 from gmm_lightning.errors import InvalidArgumentError

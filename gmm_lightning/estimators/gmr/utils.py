@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.random.mtrand import get_bit_generator
 
-from gmm_lightning._validation import describe
+from gmm_lightning._messages import describe
 from gmm_lightning.errors import InvalidArgumentError
 
 
