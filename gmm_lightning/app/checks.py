@@ -62,10 +62,15 @@ def require_flag(name: str, value: object) -> None:
 
 
 def check_size(config: DictConfig, data: RowsDataModule) -> None:
-    """Set the number of features from the data; refuse more components than rows, warn of one."""
+    """Set the number of features from the data; refuse more components than rows."""
     layer = config.model.layer
     if layer.num_features is None:
         layer.num_features = data.num_features
+    elif layer.num_features != data.num_features:
+        raise InvalidArgumentError(
+            f"model.layer.num_features={layer.num_features}, but the rows have "
+            f"{data.num_features} features; leave it out, since it follows from the rows"
+        )
     if isinstance(layer.num_components, int):
         require_enough_rows(data.num_train_rows, layer.num_components)
     if data.num_train_rows == 1:

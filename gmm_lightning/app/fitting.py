@@ -11,6 +11,8 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from gmm_lightning.app.failures import resume_hint
+from gmm_lightning.app.folder import RunFolder
 from gmm_lightning.app.logs import constant_note, describe
 from gmm_lightning.app.processes import Interrupted
 from gmm_lightning.training import (
@@ -58,8 +60,13 @@ class Fitted:
         }
 
 
-def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | None) -> Fitted:
-    """Run the phases of a configuration, from the start or from a checkpoint.
+def fit(
+    config: DictConfig,
+    data: RowsDataModule,
+    checkpoint: dict[str, Any] | None,
+    folder: RunFolder,
+) -> Fitted:
+    """Run the phases of a configuration in a folder, from the start or from a checkpoint.
 
     Raises:
         Interrupted: a signal ended the fit after a whole pass.
@@ -68,7 +75,7 @@ def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | N
     first, passes = stored.get("phase", 0), stored.get("passes_before", 0)
     resumed = 0 if checkpoint is None else checkpoint.get("epoch", -1) + 1
     phases = phases_of(config)
-    trainer = _make_trainer(phases[first])
+    trainer = _make_trainer(phases[first], folder)
     # The model is made in the precision of the trainer.
     with trainer.init_module():
         module: GMMModule = instantiate(phases[first].model, _convert_="all")
@@ -84,7 +91,7 @@ def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | N
     for index in range(first, len(phases)):
         phase = phases[index]
         if index > first:
-            trainer = _make_trainer(phase)
+            trainer = _make_trainer(phase, folder)
         module.optimizer = instantiate(phase.model.optimizer, _convert_="all")
         module.scheduler = instantiate(phase.model.scheduler, _convert_="all")
         module.phase, module.passes_before = index, passes
@@ -100,8 +107,7 @@ def fit(config: DictConfig, data: RowsDataModule, checkpoint: dict[str, Any] | N
                 events += map(str, callback.events)
             if isinstance(callback, GracefulStop) and callback.signum is not None:
                 raise Interrupted(
-                    f"interrupted after {passes} passes; go on with "
-                    f"resume={config.paths.output_dir}",
+                    f"interrupted after {passes} passes; {resume_hint(folder.path)}",
                     callback.signum,
                 )
     if module.layer.constant_features and trainer.is_global_zero:
@@ -129,7 +135,7 @@ def phases_of(config: DictConfig) -> list[DictConfig]:
     return [config, second]
 
 
-def _make_trainer(config: DictConfig) -> L.Trainer:
+def _make_trainer(config: DictConfig, folder: RunFolder) -> L.Trainer:
     """The trainer of one phase, with its callbacks and logger."""
     silent = config.quiet or not config.callbacks.get("progress")
     callbacks = [
@@ -139,4 +145,4 @@ def _make_trainer(config: DictConfig) -> L.Trainer:
     ]
     logger = instantiate(config.logger) if config.get("logger") else False
     bar = {"enable_progress_bar": False} if silent else {}
-    return instantiate(config.trainer, callbacks=callbacks, logger=logger, **bar)
+    return instantiate(config.trainer, callbacks=[folder, *callbacks], logger=logger, **bar)

@@ -21,6 +21,7 @@ from gmm_lightning.app.configs import (
     require_trusted,
     run_paths,
 )
+from gmm_lightning.app.overrides import quoted, unquoted
 from gmm_lightning.app.processes import rank_from_environment, started_from_outside
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 
@@ -43,12 +44,12 @@ def check_command_line(config_name: str) -> Path | None:
     if rank_from_environment() > 0:
         if started_from_outside():
             # Its clock would name another folder than the first process's: it writes none.
-            sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
+            sys.argv += ["hydra.run.dir=.", "hydra/job_logging=stdout"]
         return None
     if any(word.startswith("-") for word in overrides):
         return None
     typed = [o.split("=", 1)[1] for o in overrides if _key(o) == "resume" and "=" in o]
-    resumed = _unquoted(typed[0]) if typed else ""
+    resumed = unquoted(typed[0]) if typed else ""
     is_resumed = resumed not in ("", "null")
     if is_resumed:
         overrides = sys.argv[1:] = resume_overrides(Path(resumed), overrides)
@@ -58,7 +59,7 @@ def check_command_line(config_name: str) -> Path | None:
         plain = OmegaConf.to_container(OmegaConf.create(own), resolve=False)
         require_trusted(plain, f"the run at {resumed}")
     folder = Path(config.hydra.run.dir)
-    if config.hydra.output_subdir is not None:
+    if config_name == "train":
         _require_writable(folder)
     return folder if is_resumed else None
 
@@ -149,7 +150,12 @@ def resume_overrides(path: Path, overrides: list[str]) -> list[str]:
     typed = [o for o in overrides if _key(o) not in ("resume", "hydra.run.dir")]
     known = {_key(o) for o in typed} | {"resume", "hydra.run.dir"}
     kept = [o for o in stored if _key(o) not in known and not _key(o).startswith("hydra")]
-    return [*kept, *typed, f"resume={_quoted(checkpoint)}", f"hydra.run.dir={_quoted(folder)}"]
+    return [
+        *kept,
+        *typed,
+        f"resume={quoted(checkpoint.resolve())}",
+        f"hydra.run.dir={quoted(folder.resolve())}",
+    ]
 
 
 def _key(override: str) -> str:
@@ -163,20 +169,7 @@ def _absolute_path(override: str, folder: Path) -> str:
     if key not in (f"data.{name}" for name in DATA_PATHS) or value in ("", "null"):
         return override
     started = launch_folder(folder)
-    return override if started is None else f"{key}={_quoted(started / _unquoted(value))}"
-
-
-def _quoted(path: Path) -> str:
-    """A path as a quoted Hydra value, with any characters."""
-    text = str(path.resolve()).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
-
-
-def _unquoted(value: str) -> str:
-    """A value without the quotes that Hydra wants around some paths."""
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1]
-    return value
+    return override if started is None else f"{key}={quoted((started / unquoted(value)).resolve())}"
 
 
 def _require_writable(folder: Path) -> None:

@@ -25,6 +25,7 @@ from support.csv_run import named, things, write_csv
 from gmm_lightning.app import report
 from gmm_lightning.app.command import run
 from gmm_lightning.app.configs import config_dir
+from gmm_lightning.app.overrides import quoted
 from gmm_lightning.errors import GMMError
 from gmm_lightning.training import tensorboard
 
@@ -78,7 +79,9 @@ def composed(tmp_path: Path) -> Callable[..., DictConfig]:
 
     def make(*overrides: str, name: str = "train") -> DictConfig:
         with initialize_config_dir(config_dir(), version_base="1.3"):
-            return compose(name, [*overrides, f"paths.output_dir='{tmp_path}'"])
+            # A test may train several times.
+            mine = ["overwrite=true"] if name == "train" else []
+            return compose(name, [*overrides, *mine, f"paths.output_dir={quoted(tmp_path)}"])
 
     return make
 
