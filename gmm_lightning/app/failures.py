@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import re
 import shlex
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,13 +79,23 @@ def _machine_fault(error: OSError, folder: Path | None) -> str:
     sentence = " ".join(str(error).split())
     if folder is None:
         return sentence
-    if not folder.exists():
+    named = [Path(name).absolute() for name in (error.filename, error.filename2) if name]
+    inside = not named or any(folder.absolute() in path.parents for path in named)
+    if inside and error.errno == errno.ENOENT and not folder.exists():
         return f"the folder of this run is gone, deleted or moved while it ran: {folder}"
-    inside = error.filename is None or folder.absolute() in Path(error.filename).absolute().parents
-    if error.errno in _MACHINE and inside:
-        fault = _MACHINE[error.errno].format(folder=folder, reason=error.strerror)
+    if inside and error.errno in _MACHINE:
+        place = _full_disk(folder) if error.errno == errno.ENOSPC else folder
+        fault = _MACHINE[error.errno].format(folder=place, reason=error.strerror)
         return f"{fault}, and {resume_hint(folder) or 'start again'}"
     return f"{sentence}; {resume_hint(folder)}".removesuffix("; ")
+
+
+def _full_disk(folder: Path) -> Path:
+    """The folder, unless it is the disk of temporary files that is full: Lightning uses them."""
+    temporary = Path(tempfile.gettempdir())
+    disk = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    fuller = shutil.disk_usage(temporary).free < shutil.disk_usage(disk).free
+    return temporary if fuller else folder
 
 
 def _mistake(error: BaseException) -> BaseException | None:

@@ -48,8 +48,12 @@ class FolderLock:
                 raise
             # Its former holder removed the file in between.
             os.close(self._descriptor)
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
+        except OSError:
+            self.release()
+            raise
 
     def _acquire(self) -> None:
         if fcntl is None:

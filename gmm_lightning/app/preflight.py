@@ -175,6 +175,11 @@ def _absolute_path(override: str, folder: Path) -> str:
 def _require_writable(folder: Path) -> None:
     """Refuse an output folder that cannot be made or written, before anything is started."""
     folder = folder.absolute()
+    if "${" in str(folder):
+        raise InvalidArgumentError(
+            f"the output folder {folder} has ${{ in its path, which Hydra takes for the name of a "
+            "setting: choose another one"
+        )
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

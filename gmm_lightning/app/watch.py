@@ -122,4 +122,5 @@ def _ending(code: int, rank: int) -> str:
     if code > 0:
         return f"process {rank} of this run ended with exit code {code}"
     reason = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
-    return f"process {rank} of this run was killed ({signal.Signals(-code).name}{reason})"
+    name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
+    return f"process {rank} of this run was killed ({name}{reason})"

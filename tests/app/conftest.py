@@ -6,6 +6,7 @@ import importlib
 import logging
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ def _unchanged() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level, state = list(root.handlers), root.level, Singleton.get_state()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging, "raiseExceptions", True)
+        patch.setattr(threading, "excepthook", threading.excepthook)
         for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
             patch.setenv(name, "0")
         yield
