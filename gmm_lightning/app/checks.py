@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def check_fit(config: DictConfig) -> None:
-    """Refuse stopping rules and seeds out of range, before any data are read."""
+    """Refuse stopping rules, seeds and flags out of range, before any data are read."""
     for part in ("fit", "fit.sgd"):
         values = OmegaConf.select(config, part)
         if not values:
@@ -28,7 +28,9 @@ def check_fit(config: DictConfig) -> None:
         if values.get("clip") is not None:
             require_number(f"{part}.clip", values.clip, least=0)
     require_integer("fit.num_restarts", config.fit.num_restarts, least=1)
-    require_integer("seed", config.seed, least=0)
+    require_flag("overwrite", config.overwrite)
+    if require_integer("seed", config.seed, least=0) >= 2**32:
+        raise InvalidArgumentError(f"seed must be below 2**32, as numpy asks, got {config.seed}")
 
 
 def check_optimizer(config: DictConfig) -> None:

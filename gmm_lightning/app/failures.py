@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shlex
 import shutil
@@ -79,10 +80,13 @@ def _machine_fault(error: OSError, folder: Path | None) -> str:
     sentence = " ".join(str(error).split())
     if folder is None:
         return sentence
-    named = [Path(name).absolute() for name in (error.filename, error.filename2) if name]
+    given = (error.filename, error.filename2)
+    # A descriptor may stand for a name.
+    named = [Path(os.fsdecode(x)).absolute() for x in given if isinstance(x, str | bytes | Path)]
     inside = not named or any(folder.absolute() in path.parents for path in named)
-    if inside and error.errno == errno.ENOENT and not folder.exists():
-        return f"the folder of this run is gone, deleted or moved while it ran: {folder}"
+    if inside and error.errno == errno.ENOENT:
+        gone = named[0] if named and folder.exists() else f"the folder of this run ({folder})"
+        return f"{gone} is gone, deleted or moved while the run wrote to it"
     if inside and error.errno in _MACHINE:
         place = _full_disk(folder) if error.errno == errno.ENOSPC else folder
         fault = _MACHINE[error.errno].format(folder=place, reason=error.strerror)

@@ -15,7 +15,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from gmm_lightning._files import atomic_write
-from gmm_lightning.app.checks import require_flag
 from gmm_lightning.app.lock import LOCK_NAME, FolderLock
 from gmm_lightning.app.processes import rank_from_environment
 from gmm_lightning.errors import CheckpointError
@@ -46,10 +45,9 @@ class RunFolder(L.Callback):
     """
 
     def __init__(self, config: DictConfig) -> None:
-        require_flag("overwrite", config.overwrite)
         self.path = Path(config.paths.output_dir)
         self._writes = rank_from_environment() == 0
-        self._resumes, self._overwrites = config.resume is not None, config.overwrite
+        self._resumes, self._overwrites = config.resume is not None, config.overwrite is True
         self._is_dry = bool(config.trainer.get("fast_dev_run"))
         self._settings = _settings(config)
         self._former: list[Path] = []
@@ -122,8 +120,8 @@ class RunFolder(L.Callback):
             present = False
         if not present:
             raise CheckpointError(
-                f"the folder of this run is gone, deleted or moved while it ran: {self.path}; a "
-                "run that was moved goes on with resume=<its new place>"
+                f"the folder of this run ({self.path}) is gone, deleted or moved while the run "
+                "wrote to it; where it was moved, go on with resume=<its new place>"
             )
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

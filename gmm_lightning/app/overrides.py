@@ -14,7 +14,7 @@ def quoted(value: object) -> str:
         >>> print(quoted("it's a\\b"))
         'it\'s a\b'
     """
-    text = re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + ("\\'" if end[2] else ""), str(value))
+    text = re.sub(r"(\\*)('|\Z)", lambda end: end[1] * 2 + ("\\'" if end[2] else ""), str(value))
     return f"'{text}'"
 
 
@@ -28,7 +28,7 @@ def unquoted(value: str) -> str:
     if len(value) < 2 or value[0] != value[-1] or value[0] not in "'\"":
         return value
     return re.sub(
-        rf"(\\+)({value[0]}|$)",
+        rf"(\\+)({value[0]}|\Z)",
         lambda end: end[1][: len(end[1]) // 2] + end[2],
         value[1:-1],
     )

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from gmm_lightning._files import atomic_write
 from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.errors import InvalidArgumentError
 
@@ -115,6 +116,6 @@ def save_figure(ax_or_fig: Axes | Figure, path: str | os.PathLike[str], *, dpi: 
             f"{path}: expected a name that ends in one of .{', .'.join(formats)}"
         )
     require_number("dpi", dpi, above=0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
+    with atomic_write(path) as partial:
+        figure.savefig(partial, dpi=dpi, format=path.suffix.removeprefix("."))
     return path

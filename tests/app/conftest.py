@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from hydra.errors import HydraException
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from support.csv_run import named, things, write_csv
+from support.lightning_runs import AMBIENT, ROOT
 
 from gmm_lightning.app import report
 from gmm_lightning.app.command import run
@@ -173,3 +177,31 @@ def asked() -> Callable[..., DictConfig]:
             return compose(name, list(overrides))
 
     return make
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a run in a process group of its own, which does not outlive the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+        environment = {k: v for k, v in os.environ.items() if k not in AMBIENT}
+        environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        run = f"hydra.run.dir={quoted(folder)}"
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "scripts" / "train.py"), *words, run],
+            cwd=folder.parent,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
