@@ -31,9 +31,11 @@ def value_of(scalar: Tensor) -> Any:
     if is_tracing():
         return None
     try:
-        return scalar.item()
+        value = scalar.item()
     except RuntimeError:
         return None
+    # A fake tensor may hold a symbol instead.
+    return value if isinstance(value, bool | int | float) else None
 
 
 def is_transformed(*tensors: Tensor | None) -> bool:

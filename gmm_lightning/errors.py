@@ -46,7 +46,7 @@ class UnresolvedPriorError(GMMError, RuntimeError):
 
 
 class CheckpointError(GMMError, RuntimeError):
-    """A checkpoint or run folder that is truncated, foreign, or refused as unsafe."""
+    """A checkpoint or run folder that is truncated, foreign, in use, gone, or refused as unsafe."""
 
 
 class RegionError(GMMError, RuntimeError):

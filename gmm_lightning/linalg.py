@@ -231,3 +231,10 @@ def unsqueeze_like(values: Tensor, like: Tensor) -> Tensor:
 def take_components(values: Tensor, index: Tensor) -> Tensor:
     """Values `(*B, K, ...)` of the components `index` `(*B, K)`, in that order."""
     return values.gather(index.dim() - 1, unsqueeze_like(index, values).expand_as(values))
+
+
+def total_covariance(weights: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
+    """Covariance `sum_k w_k (S_k + (mu_k - mu)(mu_k - mu)')` over components, `(*B, D, D)`."""
+    gap = means - (weights.unsqueeze(-1) * means).sum(-2, keepdim=True)
+    between = gap.unsqueeze(-1) * gap.unsqueeze(-2)
+    return (weights[..., None, None] * (covariances + between)).sum(-3)

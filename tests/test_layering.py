@@ -58,7 +58,11 @@ ROOMS: dict[str, set[str]] = {
 }
 
 # Private names of other libraries for which there is no public one.
-BORROWED = {("gmm_lightning.app.processes", "_hydra_subprocess_cmd")}
+BORROWED = {
+    ("gmm_lightning.app.processes", "_hydra_subprocess_cmd"),
+    ("gmm_lightning.app.processes", "_launch_process_observer"),
+    ("gmm_lightning.app.watch", "_exit"),
+}
 
 
 def module_name(path: Path) -> str:

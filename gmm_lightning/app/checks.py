@@ -20,7 +20,7 @@ _MOST_PER_CORE = 4
 
 
 def check_fit(config: DictConfig) -> None:
-    """Refuse stopping rules and seeds out of range, before any data are read."""
+    """Refuse stopping rules, seeds and flags out of range, before any data are read."""
     for part in ("fit", "fit.sgd"):
         values = OmegaConf.select(config, part)
         if not values:
@@ -33,7 +33,9 @@ def check_fit(config: DictConfig) -> None:
         if values.get("clip") is not None:
             require_number(f"{part}.clip", values.clip, least=0)
     require_integer("fit.num_restarts", config.fit.num_restarts, least=1)
-    require_integer("seed", config.seed, least=0)
+    require_flag("overwrite", config.overwrite)
+    if require_integer("seed", config.seed, least=0) >= 2**32:
+        raise InvalidArgumentError(f"seed must be below 2**32, as numpy asks, got {config.seed}")
     _check_processes(config.trainer)
 
 
@@ -88,10 +90,15 @@ def require_flag(name: str, value: object) -> None:
 
 
 def check_size(config: DictConfig, data: RowsDataModule) -> None:
-    """Set the number of features from the data; refuse more components than rows, warn of one."""
+    """Set the number of features from the data; refuse more components than rows."""
     layer = config.model.layer
     if layer.num_features is None:
         layer.num_features = data.num_features
+    elif layer.num_features != data.num_features:
+        raise InvalidArgumentError(
+            f"model.layer.num_features={layer.num_features}, but the rows have "
+            f"{data.num_features} features; leave it out, since it follows from the rows"
+        )
     if isinstance(layer.num_components, int):
         require_enough_rows(data.num_train_rows, layer.num_components)
     if data.num_train_rows == 1:

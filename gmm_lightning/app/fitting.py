@@ -12,6 +12,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from gmm_lightning.app.failures import resume_hint
+from gmm_lightning.app.folder import RunFolder
 from gmm_lightning.app.logs import constant_note, describe
 from gmm_lightning.app.processes import Interrupted
 from gmm_lightning.app.trust import settle
@@ -64,14 +66,18 @@ class Fitted:
 
 
 def fit(
-    phases: list[DictConfig], data: RowsDataModule, checkpoint: dict[str, Any] | None
+    phases: list[DictConfig],
+    data: RowsDataModule,
+    checkpoint: dict[str, Any] | None,
+    folder: RunFolder,
 ) -> Fitted:
-    """Run the phases of a configuration, from the start or from a checkpoint.
+    """Run the phases of a configuration in a folder, from the start or from a checkpoint.
 
     Args:
         phases: from `phases_of`.
         data: of the fit.
         checkpoint: to go on from.
+        folder: of the run.
 
     Raises:
         Interrupted: a signal ended the fit after a whole pass.
@@ -87,7 +93,7 @@ def fit(
                 f"{phases[0].resume} is of fit {first + 1} of a run, and this one has "
                 f"{len(phases)}: resume it with the settings that it was started with"
             )
-    trainer = _make_trainer(phases[first])
+    trainer = _make_trainer(phases[first], folder)
     # The model is made in the precision of the trainer.
     with trainer.init_module():
         module: GMMModule = instantiate(phases[first].model, _convert_="all")
@@ -103,7 +109,7 @@ def fit(
     for index in range(first, len(phases)):
         phase = phases[index]
         if index > first:
-            trainer = _make_trainer(phase)
+            trainer = _make_trainer(phase, folder)
         module.optimizer = instantiate(phase.model.optimizer, _convert_="all")
         module.scheduler = instantiate(phase.model.scheduler, _convert_="all")
         module.phase, module.passes_before = index, passes
@@ -120,8 +126,7 @@ def fit(
                 events += map(str, callback.events)
             if isinstance(callback, GracefulStop) and callback.signum is not None:
                 raise Interrupted(
-                    f"interrupted after {passes} passes; go on with "
-                    f"resume={phases[0].paths.output_dir}",
+                    f"interrupted after {passes} passes; {resume_hint(folder.path)}",
                     callback.signum,
                 )
     if module.layer.constant_features and trainer.is_global_zero:
@@ -152,7 +157,7 @@ def phases_of(config: DictConfig) -> list[DictConfig]:
     return [settle(phase) for phase in phases]
 
 
-def _make_trainer(config: DictConfig) -> L.Trainer:
+def _make_trainer(config: DictConfig, folder: RunFolder) -> L.Trainer:
     """The trainer of one phase, with its callbacks and logger."""
     silent = config.quiet or not config.callbacks.get("progress")
     callbacks = [
@@ -162,7 +167,7 @@ def _make_trainer(config: DictConfig) -> L.Trainer:
     ]
     logger = _make_logger(config.logger) if config.get("logger") else False
     bar = {"enable_progress_bar": False} if silent else {}
-    return instantiate(config.trainer, callbacks=callbacks, logger=logger, **bar)
+    return instantiate(config.trainer, callbacks=[folder, *callbacks], logger=logger, **bar)
 
 
 def _make_logger(config: DictConfig) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Sequence
 
@@ -36,6 +37,9 @@ def prepare_logs(*, verbose: bool = False, quiet: bool = False) -> logging.Logge
         verbose: leave nothing out.
         quiet: warnings and errors only.
     """
+    # A log that cannot be written does not end a run, whose results matter more.
+    logging.raiseExceptions = False
+    threading.excepthook = _thread_failed
     logging.captureWarnings(capture=True)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -52,6 +56,12 @@ def prepare_logs(*, verbose: bool = False, quiet: bool = False) -> logging.Logge
             # Messages of all processes are logged by the first one.
             handler.setLevel(logging.ERROR)
     return logging.getLogger("gmm_lightning")
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """Show what a thread raised, unless TensorBoard's writer raises it again where it is used."""
+    if not issubclass(failed.exc_type, OSError):
+        threading.__excepthook__(failed)
 
 
 def constant_note(layer: GMMLayer, columns: Sequence[str]) -> str:

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gmm_lightning.app.configs import config_dir
+from gmm_lightning.app.overrides import unquoted
 from gmm_lightning.app.processes import rank_from_environment, started_from_outside
-from gmm_lightning.app.resume import key_of, resume_overrides, unquoted
+from gmm_lightning.app.resume import key_of, resume_overrides
 from gmm_lightning.errors import InvalidArgumentError
 
 
@@ -37,7 +38,7 @@ def check_command_line(config_name: str) -> Path | None:
     if rank_from_environment() > 0:
         if started_from_outside():
             # Its clock would name another folder than the first process's: it writes none.
-            sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
+            sys.argv += ["hydra.run.dir=.", "hydra/job_logging=stdout"]
         return None
     if any(word.startswith("-") for word in overrides):
         return None
@@ -48,7 +49,7 @@ def check_command_line(config_name: str) -> Path | None:
         overrides = sys.argv[1:] = resume_overrides(Path(resumed), overrides)
     config = _compose_config(config_name, overrides)
     folder = Path(config.hydra.run.dir)
-    if config.hydra.output_subdir is not None:
+    if config_name == "train":
         _require_writable(folder)
     return folder if is_resumed else None
 
@@ -122,6 +123,11 @@ def _package(group: str) -> str | None:
 def _require_writable(folder: Path) -> None:
     """Refuse an output folder that cannot be made or written, before anything is started."""
     folder = folder.absolute()
+    if "${" in str(folder):
+        raise InvalidArgumentError(
+            f"the output folder {folder} has ${{ in its path, which Hydra takes for the name of a "
+            "setting: choose another one"
+        )
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

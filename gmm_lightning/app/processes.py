@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_original_cwd
 
+from gmm_lightning.app.overrides import quoted
+
 # Variables that Lightning's launcher sets in the environment of the first process.
 _LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# Names the first process to those that it starts.
+_FIRST = "GMM_LIGHTNING_FIRST_PROCESS"
 
 
 class Interrupted(Exception):
@@ -21,6 +24,10 @@ class Interrupted(Exception):
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.signum = signum
+
+
+class LostProcessError(Exception):
+    """Another process of the run ended early; the message says which, and how to go on."""
 
 
 def rank_from_environment() -> int:
@@ -37,6 +44,13 @@ def started_from_outside() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
 
 
+def first_process() -> int | None:
+    """The number of the process that has started this one as another one of its run, if any."""
+    first = os.environ.get(_FIRST, "")
+    is_other = rank_from_environment() > 0 and not started_from_outside()
+    return int(first) if is_other and first.isdigit() else None
+
+
 def _child_command(local_rank: int) -> tuple[list[str], str]:
     """The command and the folder of another process of this job.
 
@@ -48,22 +62,30 @@ def _child_command(local_rank: int) -> tuple[list[str], str]:
         sys.executable,
         os.path.abspath(sys.argv[0]),
         *config.overrides.task,
-        f"hydra.run.dir='{config.runtime.output_dir}'",
+        f"hydra.run.dir={quoted(config.runtime.output_dir)}",
         "hydra.mode=RUN",
-        f"hydra.job.name={config.job.name}_process_{local_rank}",
-        "hydra.output_subdir=null",
+        f"hydra.job.name={quoted(f'{config.job.name}_process_{local_rank}')}",
         "hydra/job_logging=stdout",
     ]
     return command, get_original_cwd()
 
 
-def use_child_command() -> None:
-    """Make Lightning start further processes by the job's own command."""
+def use_launcher(watch: Callable[[list[Any]], None]) -> None:
+    """Make Lightning start further processes by the job's own command.
+
+    Args:
+        watch: called with those processes, instead of Lightning's observer, which kills this
+            process without a word when one of them ends.
+    """
     from lightning.pytorch.strategies.launchers import subprocess_script
 
-    # A private name of Lightning 2.5 and 2.6; tests/app/test_sweep.py runs a real sweep with it.
+    # Private names of Lightning 2.5 and 2.6; tests/app/test_sweep.py runs a real sweep with them,
+    # tests/app/test_signals.py kills processes.
     launcher: Any = subprocess_script
     launcher._hydra_subprocess_cmd = _child_command
+    launcher._launch_process_observer = watch
+    if rank_from_environment() == 0:
+        os.environ[_FIRST] = str(os.getpid())
 
 
 def leave_group() -> None:
@@ -74,30 +96,5 @@ def leave_group() -> None:
         dist.barrier()
         dist.destroy_process_group()
     if not started_from_outside() and rank_from_environment() == 0:
-        for name in _LAUNCHED:
+        for name in (*_LAUNCHED, _FIRST):
             os.environ.pop(name, None)
-
-
-def discard_unstarted_run(since: float) -> None:
-    """Remove the folder of a run that failed before its first batch.
-
-    Training makes the folder of checkpoints when it starts; until then there are only the
-    settings, an empty log and the loggers' headers. A folder that holds anything older than the
-    command, which began at the time `since`, belongs to the user and is not touched.
-    """
-    config = HydraConfig.get()
-    folder = Path(config.runtime.output_dir)
-    started = (folder / "checkpoints").exists() or (folder / "metrics.json").exists()
-    older = any(path.lstat().st_mtime < since - 0.1 for path in folder.rglob("*"))
-    if rank_from_environment() > 0 or started or older:
-        return
-    for name in (".hydra", "tensorboard", "csv"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for log in folder.glob(f"{config.job.name}*.log"):
-        log.unlink()
-    here = Path(config.runtime.cwd)
-    for empty in (folder, *(p for p in folder.parents if here in p.parents)):
-        try:
-            empty.rmdir()
-        except OSError:
-            return

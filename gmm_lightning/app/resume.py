@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from gmm_lightning.app.configs import DATA_PATHS, launch_folder, run_paths
+from gmm_lightning.app.overrides import quoted
 from gmm_lightning.app.stored import read_yaml
 from gmm_lightning.app.trust import trusted_value
 from gmm_lightning.errors import CheckpointError
@@ -35,25 +36,17 @@ def resume_overrides(path: Path, overrides: list[str]) -> list[str]:
     kept = [o for o in stored if key_of(o) not in known and not key_of(o).startswith("hydra")]
     values = [trusted_value(override, folder, source) for override in kept]
     kept = [_absolute_path(o, value, folder) for o, value in zip(kept, values, strict=True)]
-    return [*kept, *typed, f"resume={quoted(checkpoint)}", f"hydra.run.dir={quoted(folder)}"]
+    return [
+        *kept,
+        *typed,
+        f"resume={quoted(checkpoint.resolve())}",
+        f"hydra.run.dir={quoted(folder.resolve())}",
+    ]
 
 
 def key_of(override: str) -> str:
     """The key of an override: `a.b` of `+a.b=1` and of `~a.b`."""
     return override.split("=", 1)[0].lstrip("+~")
-
-
-def quoted(path: Path) -> str:
-    """A path as a quoted Hydra value, with any characters."""
-    text = str(path.resolve()).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
-
-
-def unquoted(value: str) -> str:
-    """A value without the quotes that Hydra wants around some paths."""
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1]
-    return value
 
 
 def _absolute_path(override: str, value: object, folder: Path) -> str:
@@ -62,7 +55,9 @@ def _absolute_path(override: str, value: object, folder: Path) -> str:
     if key not in (f"data.{name}" for name in DATA_PATHS) or not isinstance(value, str):
         return override
     started = launch_folder(folder)
-    return override if not value or started is None else f"{key}={quoted(started / value)}"
+    return (
+        override if not value or started is None else f"{key}={quoted((started / value).resolve())}"
+    )
 
 
 def _require_no_links(folder: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import require_number
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.rows import Batch
 
@@ -153,8 +154,9 @@ class ResponsibilitySchedule:
     @classmethod
     def create(cls, *, hard: bool, annealing: Annealing | float | None) -> ResponsibilitySchedule:
         """A schedule from the options of a fit; a number is the first inverse temperature."""
-        if isinstance(annealing, float | int):
-            annealing = Annealing(annealing)
+        if annealing is not None and not isinstance(annealing, Annealing):
+            is_float = isinstance(annealing, float)
+            annealing = Annealing(annealing if is_float else require_number("annealing", annealing))
         return cls(hard, annealing)
 
     def at(self, iteration: int, max_iter: int | None = None) -> Responsibilities:

@@ -37,7 +37,7 @@ class RowsDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.batch_size = require_integer("batch_size", batch_size, least=1)
-        self.seed, self.name = seed, name
+        self.seed, self.name = require_integer("seed", seed, least=0), name
         self.shuffle, self.standardize = shuffle, standardize
 
     @abstractmethod

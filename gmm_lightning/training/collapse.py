@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import require_integer
 from gmm_lightning.em import (
     Candidates,
     Collapsed,
@@ -51,7 +52,7 @@ class CollapseHandler:
         self._latest: list[CollapseEvent] = []
         # One number per component from the first repair on.
         self._num_reseeds = torch.tensor(0)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(require_integer("seed", seed, least=0))
 
     @property
     def has_moved(self) -> bool:

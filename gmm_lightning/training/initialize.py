@@ -61,7 +61,7 @@ class InitializeCallback(L.Callback):
         step: str = "training_step",
         skip_nonfinite: bool = False,
     ) -> None:
-        self.initializer, self.seed = initializer, seed
+        self.initializer, self.seed = initializer, require_integer("seed", seed, least=0)
         self.num_restarts = require_integer("num_restarts", num_restarts, least=1)
         self.trial_passes = require_integer("trial_passes", trial_passes, least=0)
         self.target, self.step, self.skip_nonfinite = as_target(target), step, skip_nonfinite

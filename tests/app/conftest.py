@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +25,12 @@ from hydra.errors import HydraException
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from support.csv_run import named, things, write_csv
+from support.lightning_runs import AMBIENT, ROOT
 
 from gmm_lightning.app import report
 from gmm_lightning.app.command import run
 from gmm_lightning.app.configs import config_dir
+from gmm_lightning.app.overrides import quoted
 from gmm_lightning.errors import GMMError
 from gmm_lightning.training import logger
 
@@ -44,6 +50,8 @@ def _unchanged() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level, state = list(root.handlers), root.level, Singleton.get_state()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging, "raiseExceptions", True)
+        patch.setattr(threading, "excepthook", threading.excepthook)
         for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
             patch.setenv(name, "0")
         yield
@@ -78,7 +86,9 @@ def composed(tmp_path: Path) -> Callable[..., DictConfig]:
 
     def make(*overrides: str, name: str = "train") -> DictConfig:
         with initialize_config_dir(config_dir(), version_base="1.3"):
-            return compose(name, [*overrides, f"paths.output_dir='{tmp_path}'"])
+            # A test may train several times.
+            mine = ["overwrite=true"] if name == "train" else []
+            return compose(name, [*overrides, *mine, f"paths.output_dir={quoted(tmp_path)}"])
 
     return make
 
@@ -167,3 +177,31 @@ def asked() -> Callable[..., DictConfig]:
             return compose(name, list(overrides))
 
     return make
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a run in a process group of its own, which does not outlive the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+        environment = {k: v for k, v in os.environ.items() if k not in AMBIENT}
+        environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        run = f"hydra.run.dir={quoted(folder)}"
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "scripts" / "train.py"), *words, run],
+            cwd=folder.parent,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

@@ -6,19 +6,24 @@ import errno
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from support.csv_run import named, things, write_csv
 from support.lightning_runs import same
+from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
 from gmm_lightning.app import report
 from gmm_lightning.app.command import run as run_command
+from gmm_lightning.app.failures import explain
 from gmm_lightning.app.report import write_json
 from gmm_lightning.app.train import train
 from gmm_lightning.errors import InvalidArgumentError
@@ -34,7 +39,10 @@ FAITHFUL = ("data=faithful", "logger=none", "callbacks.progress=null")
     ("words", "said"),
     [
         ("fit=sgd optimizer=nope", "unknown option optimizer=nope; known are: adam, adamw, none"),
-        ("fit=sgd scheduler=nope", "unknown option scheduler=nope; known are: cosine, none, step"),
+        (
+            "fit=sgd scheduler=nope",
+            "unknown option scheduler=nope; known are: cosine, none, one_cycle",
+        ),
         ("optimizer=adam", "EM takes no optimizer; choose fit=sgd for gradient descent"),
         ("fit=sgd model.optimizer._target_=torch.optim.Nope", "torch.optim.Nope"),
         ("fit=sgd scheduler=step +model.scheduler.nope=1", "this scheduler cannot be made: "),
@@ -74,6 +82,7 @@ def test_settings(failing: Failing, tmp_path: Path, words: str, said: str) -> No
         ("fit=em_then_sgd fit.sgd.clip=a", "fit.sgd.clip must be a finite number >= 0, got 'a'"),
         ("fit.num_restarts=0", "fit.num_restarts must be an integer >= 1, got 0"),
         ("seed=abc", "seed must be an integer >= 0, got 'abc'"),
+        ("seed=4294967296", "seed must be below 2**32, as numpy asks, got 4294967296"),
     ],
 )
 def test_a_fit_out_of_range_is_refused_before_data_are_read(
@@ -158,8 +167,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
         full_disk(patch, after=2)
         failure = failing(*words, "hydra.run.dir=run")
     assert failure.code == 1
-    assert "No space left on device" in failure.message
     run = tmp_path / "run"
+    assert failure.message.endswith(f"make room, and go on with resume={run}")
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     assert not (run / "metrics.json").exists()
     part = GMMModule.load_from_checkpoint(run / "checkpoints" / "last.ckpt").state_dict()
@@ -188,22 +197,104 @@ def test_no_room_for_the_first_checkpoint(
     )
 
 
-def test_no_room_for_the_report(
-    failing: Failing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["config.yaml", "density.json", "metrics.json", "mixture.png"])
+def test_no_room_for_a_file(
+    failing: Failing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    def full(self: Path, text: str, *arguments: Any, **options: Any) -> int:
-        with self.open("w") as file:
-            file.write(text[: len(text) // 2])
+    whole = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if target.name != name:
+            return whole(self, target)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(report.Path, "write_text", full)
-        failure = failing(*FAITHFUL, "fit.max_iter=2", "hydra.run.dir=run")
-    assert "No space left on device" in failure.message
     run = tmp_path / "run"
-    assert not list(run.rglob("*.partial"))
+    monkeypatch.setattr(report, "draw_mixture", lambda *_: Figure(figsize=(1, 1)))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        message = failing(*FAITHFUL, "fit.max_iter=2", "hydra.run.dir=run").message
+    assert f"the disk of {run} is full (No space left on device): make room, and " in message
+    assert not list(tmp_path.rglob("*.partial"))
+    if name == "config.yaml":
+        # Before the first pass: nothing is left.
+        assert message.endswith("start again")
+        assert not run.exists()
+        return
+    assert message.endswith(f"go on with resume={run}")
     assert not (run / "metrics.json").exists()
-    assert (run / "checkpoints" / "last.ckpt").is_file()
+    monkeypatch.setattr(sys, "argv", ["train.py", f"resume={run}"])
+    run_command("train")
+    assert (run / "metrics.json").is_file()
+
+
+def test_no_room_for_events(
+    failing: Failing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are written by a thread of TensorBoard, which hands its error on."""
+    written, run = LocalFileSystem.append, tmp_path / "run"
+
+    def full(self: LocalFileSystem, name: str, *arguments: Any) -> None:
+        if (run / "checkpoints" / "last.ckpt").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(self, name, *arguments)
+
+    monkeypatch.setattr(LocalFileSystem, "append", full)
+    words = ("data=faithful", "callbacks.progress=null", "fit.max_iter=30", "fit.tol=0")
+    message = failing(*words, "callbacks.mixture.every_n_passes=50", "hydra.run.dir=run").message
+    assert f"the disk of {run} is full" in message
+    assert message.endswith(f"go on with resume={run}")
+    assert GMMModule.load_from_checkpoint(run / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "the quota of the disk of RUN is used up"),
+        (OSError(errno.EROFS, "Read-only file system", "RUN/x"), "RUN cannot be written"),
+        (OSError(errno.EMFILE, "Too many open files"), "no more files can be opened for RUN"),
+        (OSError(errno.EFBIG, "File too large"), "a file in RUN would be larger than is allowed"),
+        # What happens elsewhere is not blamed on the folder of the run.
+        (PermissionError(errno.EACCES, "Permission denied", "/data/x.npy"), "'/data/x.npy'"),
+        (OSError(errno.ENOSPC, "No space left", "/x/a", None, "RUN/b"), "the disk of RUN is full"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/data/x.npy"), "'/data/x.npy'"),
+    ],
+)
+def test_what_the_system_refuses(tmp_path: Path, error: OSError, said: str) -> None:
+    run = tmp_path / "it's"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").touch()
+    for name in ("filename", "filename2"):
+        value = getattr(error, name)
+        if isinstance(value, str):
+            setattr(error, name, value.replace("RUN", str(run)))
+    sentence = explain(error, run)
+    assert sentence is not None
+    assert said.replace("RUN", str(run)) in sentence
+    # As typed in a shell.
+    assert sentence.endswith(f"go on with {shlex.quote(f'resume={run}')}")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "for 10 rows"),
+        (np.exceptions.AxisError("axis"), None),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0"), "20.00 GiB at"),
+        (RuntimeError("Storage size calculation overflowed with sizes=[9, 9]"), "for 10 rows"),
+        (RuntimeError("shapes do not fit"), None),
+    ],
+)
+def test_what_does_not_fit_into_memory(error: Exception, said: str | None) -> None:
+    error.add_note("10 rows x 2 features x 3 components")
+    sentence = explain(error)
+    assert (sentence is None) == (said is None)
+    assert said is None or (said in sentence and "there is not enough memory" in sentence)
+
+
+def test_more_than_the_machine_has_is_one_sentence(failing: Failing) -> None:
+    words = (*FAITHFUL, "cov=full", "data.batch_size=1", "hydra.run.dir=run")
+    message = failing(*words, "+model.layer.batch_shape=[9999999999999]").message
+    assert "there is not enough memory for 245 rows x 2 features x 2 components" in message
 
 
 def test_a_report_is_replaced_whole_or_not_at_all(

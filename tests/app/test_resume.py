@@ -99,7 +99,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
-    folder = tmp_path / "a run, with 'odd' name=1"
+    folder = tmp_path / "a run, with 'odd'\nname=1 \\ $x {y} é\\"
     (folder / ".hydra").mkdir(parents=True)
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "last.ckpt").write_bytes(b"")

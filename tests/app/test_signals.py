@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import random
 import re
+import shlex
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
-from support.lightning_runs import AMBIENT, HANG, ROOT, command, same
+from support.lightning_runs import HANG, command, same
+from support.live_runs import Started, children, state, wait_for, wait_until
 
 from gmm_lightning.training import GMMModule
 
@@ -38,57 +36,6 @@ def final(folder: Path) -> dict[str, torch.Tensor]:
 
 def checkpoint(folder: Path) -> Path:
     return folder / "checkpoints" / "last.ckpt"
-
-
-@pytest.fixture
-def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a run in a process group of its own, which does not outlive the test."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-        environment = {k: v for k, v in os.environ.items() if k not in AMBIENT}
-        environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        run = f"hydra.run.dir={folder}"
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "scripts" / "train.py"), *words, run],
-            cwd=folder.parent,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-Started = Callable[..., subprocess.Popen[str]]
-
-
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    """Wait, however slow the machine is; only what hangs is given up."""
-    until = time.monotonic() + HANG
-    while not holds():
-        if time.monotonic() > until:
-            pytest.fail(f"never came: {what}")
-        time.sleep(0.005)
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    """Wait for a file of a process that is still running."""
-
-    def written() -> bool:
-        if not path.exists() and process.poll() is not None:
-            pytest.fail(f"ended without {path}: {process.communicate()}")
-        return path.exists()
-
-    wait_until(written, str(path))
 
 
 def uninterrupted(folder: Path, *words: str) -> dict[str, torch.Tensor]:
@@ -148,24 +95,10 @@ def test_a_signal_has_its_exit_code(tmp_path: Path, started: Started, signum: in
     assert all(bool(torch.isfinite(value).all()) for value in final(run).values())
 
 
-def children(pid: int) -> list[int]:
-    """The processes that a process started."""
-    listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
-    )
-    return [int(word) for word in listed.stdout.split()]
-
-
-def state(pid: int) -> str:
-    """How `ps` calls the state of a process; empty if there is none."""
-    command = ["ps", "-o", "stat=", "-p", str(pid)]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout[:1]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["first", "second"])
 def test_a_killed_process_ends_the_other(tmp_path: Path, started: Started, victim: str) -> None:
-    run = tmp_path / "run"
+    run = tmp_path / "it's one"
     process = started(run, *ENDLESS, "trainer.devices=2")
     wait_for(checkpoint(run), process)
     (second,) = children(process.pid)
@@ -173,12 +106,54 @@ def test_a_killed_process_ends_the_other(tmp_path: Path, started: Started, victi
     # Both have closed the pipes, or this waits until it is taken for a hang.
     out, err = process.communicate(timeout=HANG)
     assert process.returncode == (-signal.SIGKILL if victim == "first" else 1)
-    assert "another process of this run ended, so this one stops as well" in err
+    memory = "as the system does when memory runs out"
+    who = "the first process of this run was killed"
+    if victim == "second":
+        who = f"process 1 of this run was killed (SIGKILL, {memory})"
+    how = f"go on with {shlex.quote(f'resume={run}')}"
+    assert err.splitlines()[-1] == f"gmm-train: {who}, so this one stops as well; {how}"
+    assert err.count("gmm-train") == 1
     assert "Traceback" not in out + err
     assert "terminate called" not in out + err
     # Gone, or dead and not yet collected by the process that inherits orphans.
     wait_until(lambda: state(second) in ("", "Z"), f"the end of {second}")
     assert all(bool(torch.isfinite(value).all()) for value in final(run).values())
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_starts_is_not_waited_for(
+    tmp_path: Path, started: Started
+) -> None:
+    run = tmp_path / "run"
+    process = started(run, *ENDLESS, "trainer.devices=2")
+    wait_until(lambda: len(children(process.pid)) == 1, "the second process")
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    out, err = process.communicate(timeout=HANG)
+    assert process.returncode == 1, out + err
+    assert err.startswith("gmm-train: process 1 of this run was killed (SIGKILL, ")
+    # Nothing to go on with yet.
+    assert err.endswith("so this one stops as well\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", ["first", "second"])
+def test_a_process_that_stops_for_half_a_minute_changes_nothing(
+    tmp_path: Path, started: Started, stopped: str
+) -> None:
+    words = (*RUN, "fit.max_iter=40", "trainer.devices=2")
+    whole = uninterrupted(tmp_path / "whole", *words)
+    run = tmp_path / "run"
+    process = started(run, *words)
+    wait_for(checkpoint(run), process)
+    (second,) = children(process.pid)
+    victim = process.pid if stopped == "first" else second
+    os.kill(victim, signal.SIGSTOP)
+    time.sleep(30)
+    assert process.poll() is None
+    os.kill(victim, signal.SIGCONT)
+    out, err = process.communicate(timeout=HANG)
+    assert process.returncode == 0, out + err
+    assert same(final(run), whole)
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ RUN = ("cov=full", "priors=niw", "data=penguins", "fit.max_iter=5", "fit.tol=0")
 def test_two_processes_end_where_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
+    # The second process is started by a command line that names the folder.
+    one, two = tmp_path / "one", tmp_path / "it's = 2,\n$x {y} [z] \\' é#"
     one.mkdir()
     two.mkdir()
     with monkeypatch.context() as patch:

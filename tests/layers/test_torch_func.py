@@ -250,5 +250,3 @@ def test_constant_features_of_draws() -> None:
     expected = torch.where(constant[:, None], means.mean(1, keepdim=True), drawn)
     assert torch.equal(found, expected)
     assert torch.equal(others, component)
-    # Without any, draws are not copied.
-    assert keep_constant(drawn, means, constant[1]) is drawn

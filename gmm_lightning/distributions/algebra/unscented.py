@@ -10,10 +10,10 @@ from torch import Tensor
 
 from gmm_lightning._tracing import value_of
 from gmm_lightning._validation import require_function, require_number, require_tensor
-from gmm_lightning.distributions.density import MixtureDensity, as_mixture, total_covariance
+from gmm_lightning.distributions.density import MixtureDensity, as_mixture
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.linalg import accumulator_dtype, definite_factor, symmetrize
+from gmm_lightning.linalg import accumulator_dtype, definite_factor, symmetrize, total_covariance
 
 
 def sigma_points(mixture: MixtureDensity, alpha: float = 1e-3, kappa: float = 0.0) -> Tensor:

@@ -8,7 +8,6 @@ from gmm_lightning.distributions.density.mixture_density import (
     MixtureDensity,
     as_mixture,
     moment_match,
-    total_covariance,
 )
 from gmm_lightning.distributions.density.noise import standard_normals
 from gmm_lightning.distributions.density.reparameterization import (
@@ -35,5 +34,4 @@ __all__ = [
     "moment_match",
     "score_function",
     "standard_normals",
-    "total_covariance",
 ]

@@ -16,7 +16,13 @@ from gmm_lightning._tracing import values_are_readable
 from gmm_lightning._validation import require_number, require_tensor
 from gmm_lightning.covariances import Covariance, FullCovariance, as_covariance
 from gmm_lightning.errors import InvalidArgumentError, NoClosedFormError
-from gmm_lightning.linalg import LOG_2PI, at_least_float32, factor_of_rows, full_precision
+from gmm_lightning.linalg import (
+    LOG_2PI,
+    at_least_float32,
+    factor_of_rows,
+    full_precision,
+    total_covariance,
+)
 from gmm_lightning.rows import as_dense
 
 
@@ -256,13 +262,6 @@ class MixtureDensity(distributions.Distribution):
             f"{type(self).__name__}(num_components={self.num_components}, "
             f"num_features={self.num_features}, covariance={self.covariance.name!r}{batch})"
         )
-
-
-def total_covariance(weights: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
-    """Covariance of a mixture, `(*B, D, D)`: see `MixtureDensity.covariance_matrix`."""
-    gap = means - (weights.unsqueeze(-1) * means).sum(-2, keepdim=True)
-    between = gap.unsqueeze(-1) * gap.unsqueeze(-2)
-    return (weights[..., None, None] * (covariances + between)).sum(-3)
 
 
 M = TypeVar("M", bound=MixtureDensity)
