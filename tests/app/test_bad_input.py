@@ -41,7 +41,7 @@ FAITHFUL = ("data=faithful", "logger=none", "callbacks.progress=null")
         ("fit=sgd optimizer=nope", "unknown option optimizer=nope; known are: adam, adamw, none"),
         (
             "fit=sgd scheduler=nope",
-            "unknown option scheduler=nope; known are: cosine, none, one_cycle",
+            "unknown option scheduler=nope; known are: cosine, none",
         ),
         ("optimizer=adam", "EM takes no optimizer; choose fit=sgd for gradient descent"),
         ("fit=sgd model.optimizer._target_=torch.optim.Nope", "torch.optim.Nope"),

@@ -217,9 +217,10 @@ class MixtureDensity(distributions.Distribution):
         """
         try:
             k = operator.index(k)
-        except TypeError:
-            message = f"component must be an integer, got {describe(k)}"
-            raise InvalidArgumentError(message) from None
+        except TypeError as error:
+            raise InvalidArgumentError(
+                f"component must be an integer, got {describe(k)}"
+            ) from error
         if not -self.num_components <= k < self.num_components:
             count = self.num_components
             raise InvalidArgumentError(f"component must be in [{-count}, {count}), got {k}")
