@@ -217,10 +217,8 @@ class MixtureDensity(distributions.Distribution):
         """
         try:
             k = operator.index(k)
-        except TypeError as error:
-            raise InvalidArgumentError(
-                f"component must be an integer, got {describe(k)}"
-            ) from error
+        except TypeError:
+            raise InvalidArgumentError(f"component must be an integer, got {describe(k)}") from None
         if not -self.num_components <= k < self.num_components:
             count = self.num_components
             raise InvalidArgumentError(f"component must be in [{-count}, {count}), got {k}")
