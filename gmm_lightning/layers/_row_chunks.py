@@ -73,8 +73,9 @@ class _RowChunks(torch.autograd.Function):
                 total, split = grads[at], at < num_split
                 if total is None:
                     # From a gradient: that one may be batched.
-                    size = (len(grad), *one.shape[1:]) if split else one.shape
-                    total = grads[at] = one.new_zeros(size)
+                    size = (len(grad), *one.shape[1:])
+                    total = one.new_empty(size) if split else one.new_zeros(one.shape)
+                    grads[at] = total
                 rows = slice(number * step, (number + 1) * step)
                 if split:
                     total[rows] = one
