@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+# What allocators of torch say, where they raise no MemoryError.
+_MEMORY = re.compile(
+    "can't allocate memory|not enough memory|out of memory|Storage size calculation overflowed"
+    "|numel: integer multiplication overflow|Invalid buffer size"
+)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had.
+
+    Example:
+        >>> lacks_memory(RuntimeError("CUDA out of memory."))
+        True
+    """
+    raised_by_torch = isinstance(error, RuntimeError) and _MEMORY.search(str(error)) is not None
+    return raised_by_torch or isinstance(error, MemoryError)
 
 
 def printable(text: Any) -> str:

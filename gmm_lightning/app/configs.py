@@ -8,6 +8,8 @@ from gmm_lightning.app.stored import read_yaml
 
 # Keys of `data` that name files.
 DATA_PATHS = ("path", "val_path", "test_path")
+# Folders in that of a run which it writes to.
+_WRITTEN = (".hydra", "checkpoints", "tensorboard", "csv")
 
 
 def config_dir() -> str:
@@ -22,6 +24,11 @@ def run_paths(path: Path) -> tuple[Path, Path]:
     if path.is_dir():
         return path, path / "checkpoints" / "last.ckpt"
     return path.parent.parent, path
+
+
+def written_places(run: Path, job: str) -> list[Path]:
+    """The places in the folder of a run that it writes to, for the name of its job."""
+    return [run / name for name in (*_WRITTEN, f"{job}.log")]
 
 
 def launch_folder(run: Path) -> Path | None:

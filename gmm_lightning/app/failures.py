@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gmm_lightning.app.configs import run_paths
 from gmm_lightning.app.processes import LostProcessError
-from gmm_lightning.errors import GMMError, printable
+from gmm_lightning.errors import GMMError, lacks_memory, printable
 
 _MACHINE = {
     errno.ENOSPC: "the disk of {folder} is full ({reason}): make room",
@@ -30,11 +30,6 @@ _MACHINE = {
     errno.EMFILE: "no more files can be opened for {folder} ({reason}): raise ulimit -n",
     errno.ENFILE: "no more files can be opened for {folder} ({reason}): close other programs",
 }
-# What allocators of torch say, where they raise no MemoryError.
-_MEMORY = re.compile(
-    "can't allocate memory|not enough memory|out of memory|Storage size calculation overflowed"
-    "|numel: integer multiplication overflow|Invalid buffer size"
-)
 
 
 def resume_hint(folder: Path) -> str:
@@ -54,9 +49,7 @@ def explain(error: BaseException, folder: Path | None = None) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, OSError):
             return _machine_fault(cause, folder)
-        if isinstance(cause, MemoryError) or (
-            isinstance(cause, RuntimeError) and _MEMORY.search(str(cause))
-        ):
+        if lacks_memory(cause):
             size = re.search(r"allocate ([\d.]+ ?\w+)", str(cause))
             needed = [*getattr(error, "__notes__", ()), *([f"{size[1]} at once"] if size else ())]
             return (

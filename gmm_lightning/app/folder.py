@@ -12,18 +12,21 @@ from typing import Self
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from gmm_lightning._files import atomic_write
+from gmm_lightning.app.configs import written_places
 from gmm_lightning.app.lock import LOCK_NAME, FolderLock
 from gmm_lightning.app.processes import rank_from_environment
+from gmm_lightning.app.trust import require_no_links
 from gmm_lightning.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
 # What says that there is a run in a folder, and what it has left besides.
 _FINISHED = ("checkpoints/last.ckpt", "metrics.json")
-_RESULTS = ("density.json", "mixture.png", "tensorboard/**/*", "csv/metrics.csv")
+_RESULTS = ("density.json", "mixture.png", "tensorboard/**/*", "csv/**/*")
 
 
 class RunFolder(L.Callback):
@@ -40,8 +43,8 @@ class RunFolder(L.Callback):
         path: where it is.
 
     Raises:
-        CheckpointError: another process is training in the folder, or it holds a run already;
-            on entering.
+        CheckpointError: another process is training in the folder, it holds a run already, or
+            links to other places; on entering.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -51,9 +54,11 @@ class RunFolder(L.Callback):
         self._is_dry = bool(config.trainer.get("fast_dev_run"))
         self._settings = _settings(config)
         self._former: list[Path] = []
-        # Hydra has opened it by now.
-        job = HydraConfig.get().job.name if HydraConfig.initialized() else None
-        self._log = self.path / f"{job}.log"
+        hydra = HydraConfig.get() if HydraConfig.initialized() else None
+        *self._folders, self._log = written_places(self.path, hydra.job.name if hydra else "train")
+        # The setting that names the folder.
+        is_swept = hydra is not None and hydra.mode == RunMode.MULTIRUN
+        self._typed_as = "hydra.sweep.dir" if is_swept else "hydra.run.dir"
         self._has_begun = False
 
     def __enter__(self) -> Self:
@@ -66,7 +71,7 @@ class RunFolder(L.Callback):
         except BlockingIOError as holder:
             raise CheckpointError(
                 f"another training is writing to {self.path}: {holder}; wait for its end, or "
-                "choose another folder with hydra.run.dir="
+                f"choose another folder with {self._typed_as}="
             ) from None
         if self._lock.missing is not None:
             log.warning(
@@ -74,23 +79,32 @@ class RunFolder(L.Callback):
                 self.path,
                 self._lock.missing,
             )
+        try:
+            self._look_inside()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def _look_inside(self) -> None:
+        """Find what an older run left, and refuse what may not be written over."""
+        require_no_links(*self._folders, self._log)
+        # Hydra has opened the log by now.
         self._is_new = all(
             (path == self._log and path.stat().st_size == 0) or path.name == LOCK_NAME
             for path in self.path.iterdir()
         )
         holds_run = any((self.path / name).exists() for name in _FINISHED)
         if self._resumes or self._is_dry or not holds_run:
-            return self
+            return
         former = (path for name in (*_FINISHED, *_RESULTS) for path in self.path.glob(name))
         # What is in a folder comes before it.
         self._former = sorted(former, reverse=True)
         if not self._overwrites:
-            self._lock.release()
             raise CheckpointError(
                 f"{self.path} holds a run already: go on with it by resume={self.path}, choose "
-                "another folder with hydra.run.dir=, or replace it with overwrite=true"
+                f"another folder with {self._typed_as}=, or replace it with overwrite=true"
             )
-        return self
 
     def __exit__(
         self,
@@ -102,7 +116,7 @@ class RunFolder(L.Callback):
             return
         self._lock.release()
         if error is not None and self._is_new and not self._has_begun:
-            # Other files may have come meanwhile: what is not empty stays.
+            # Other files may have come meanwhile: they stay, and so does the folder then.
             with suppress(OSError):
                 self._discard()
 
@@ -146,12 +160,10 @@ class RunFolder(L.Callback):
         self.require_present()
 
     def _discard(self) -> None:
-        """Remove what this run has made: the folder was new, or empty."""
-        for path in self.path.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        """Remove what this run has made in a folder that was new, or empty, and the folder."""
+        self._log.unlink(missing_ok=True)
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
         here, folder = Path.cwd(), self.path.absolute()
         above = (path for path in folder.parents if here in path.parents)
         for empty in () if folder in (here, *here.parents) else (folder, *above):

@@ -50,7 +50,7 @@ class FolderLock:
             os.close(self._descriptor)
         try:
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
+            os.write(self._descriptor, f"{os.getpid()} on {socket.gethostname()}".encode())
         except OSError:
             self.release()
             raise
@@ -67,7 +67,7 @@ class FolderLock:
                 return
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
-            holder = os.pread(self._descriptor, 300, 0).decode(errors="replace")
+            holder = os.read(self._descriptor, 300).decode(errors="replace")
             raise BlockingIOError(f"process {holder or 'that does not say its number'}") from None
 
     def _in_place(self) -> bool:

@@ -13,10 +13,11 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gmm_lightning.app.configs import config_dir
+from gmm_lightning.app.configs import config_dir, written_places
 from gmm_lightning.app.overrides import unquoted
 from gmm_lightning.app.processes import rank_from_environment, started_from_outside
 from gmm_lightning.app.resume import key_of, resume_overrides
+from gmm_lightning.app.trust import require_no_links
 from gmm_lightning.errors import InvalidArgumentError
 
 
@@ -32,7 +33,7 @@ def check_command_line(config_name: str) -> Path | None:
     Raises:
         InvalidArgumentError: an option or key that does not exist, or an output folder that
             cannot be written.
-        CheckpointError: nothing to resume from.
+        CheckpointError: nothing to resume from, or a folder with links to other places.
     """
     overrides = sys.argv[1:] = [_spell_out(word) for word in sys.argv[1:]]
     if rank_from_environment() > 0:
@@ -51,6 +52,8 @@ def check_command_line(config_name: str) -> Path | None:
     folder = Path(config.hydra.run.dir)
     if config_name == "train":
         _require_writable(folder)
+        # Hydra opens the log before anything else happens.
+        require_no_links(*written_places(folder, config.hydra.job.name))
     return folder if is_resumed else None
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from gmm_lightning.app.configs import DATA_PATHS, launch_folder, run_paths
 from gmm_lightning.app.overrides import quoted
 from gmm_lightning.app.stored import read_yaml
-from gmm_lightning.app.trust import trusted_value
+from gmm_lightning.app.trust import require_no_links, trusted_value
 from gmm_lightning.errors import CheckpointError
 
 
@@ -27,7 +26,7 @@ def resume_overrides(path: Path, overrides: list[str]) -> list[str]:
         raise CheckpointError(
             f"{folder} is not the folder of a run: it has no .hydra/overrides.yaml"
         )
-    _require_no_links(folder)
+    require_no_links(*folder.iterdir())
     stored = read_yaml(source)
     if not (isinstance(stored, list) and all(isinstance(word, str) for word in stored)):
         raise CheckpointError(f"{source} does not hold a list of overrides")
@@ -58,15 +57,3 @@ def _absolute_path(override: str, value: object, folder: Path) -> str:
     return (
         override if not value or started is None else f"{key}={quoted((started / value).resolve())}"
     )
-
-
-def _require_no_links(folder: Path) -> None:
-    """Refuse a folder with links in it: what is written through one lands somewhere else."""
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(parent, name)
-            if path.is_symlink():
-                raise CheckpointError(
-                    f"{path} is a link, and a run goes on in its own folder alone: replace it by "
-                    "what it names, or remove it"
-                )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gmm_lightning.app.configs import config_dir
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 
 _TARGET = re.compile(r"^\s*_target_:\s*([\w.]+)\s*$", re.MULTILINE)
 # Keys that Hydra reads, and that a stored setting may have.
@@ -118,6 +119,21 @@ def trusted_value(text: str, folder: Path, source: Path) -> Any:
         if path[0] != "data":
             _require_inside((*path, *inner), None if deleted else entry, folder, origin, remedy)
     return value
+
+
+def require_no_links(*places: Path) -> None:
+    """Refuse links at some places and below: what is written through one lands somewhere else.
+
+    Raises:
+        CheckpointError: the message names the link.
+    """
+    for place in places:
+        for path in chain([place], place.rglob("*")):
+            if path.is_symlink():
+                raise CheckpointError(
+                    f"{path} is a link, and a run writes into its own folder alone: replace it by "
+                    "what it names, or remove it"
+                )
 
 
 def _require_built_in(value: Any, path: tuple[str, ...], origin: str, remedy: str) -> None:

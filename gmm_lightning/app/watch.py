@@ -26,7 +26,8 @@ _LOST_PEER = (
     "Connection reset by peer",
     "Broken pipe",
     "failed to recv",
-    "NCCL",
+    "remote process exited",
+    "NCCL communicator was aborted",
 )
 # Seconds between two looks, and until a process that does not notice by itself is ended: most do
 # at the next exchange, and tidy up.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gmm_lightning._messages import format_error
 from gmm_lightning._validation import require_integer
-from gmm_lightning.errors import CheckpointError, GMMError
+from gmm_lightning.errors import CheckpointError, GMMError, lacks_memory
 from gmm_lightning.layers import GMMLayer, require_state
 from gmm_lightning.training.archive import require_intact
 
@@ -168,7 +168,7 @@ def going_on(trainer: L.Trainer, path: str | Path | None, passes: int) -> Iterat
         raise
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         done = trainer.current_epoch
-        if path is None or (isinstance(done, int) and done > passes):
+        if path is None or lacks_memory(error) or (isinstance(done, int) and done > passes):
             raise
         raise CheckpointError(
             f"{path} cannot be gone on from: the state of its optimizers, callbacks or loops does "

@@ -47,7 +47,9 @@ class GMMModule(EvaluatedMixture):
     Both optimise `layer.objective` on the whole training set, in nats per row. What is logged
     is in the user's units, also when the data are standardised. `trainer.validate` and
     `trainer.test` give `val/log_likelihood` and `test/log_likelihood`, means over all rows by
-    their weights, and `trainer.predict` a `Prediction` of each batch.
+    their weights, and `trainer.predict` a `Prediction` of each batch. In several processes the
+    sampler that Lightning gives a `DataLoader` repeats rows, and these count again; our data
+    modules shard exactly.
 
     A batch is rows `(N, D)`, a `Batch`, a tuple or list that begins with rows, or a mapping with
     the rows as `x` (and `weight`, `labels`).
@@ -58,7 +60,7 @@ class GMMModule(EvaluatedMixture):
             as `functools.partial(torch.optim.Adam, lr=0.01)`.
         scheduler: a factory that takes the optimizer, such as `ReduceLROnPlateau`; it may return
             Lightning's dictionary of a scheduler. `OneCycleLR` and `CyclicLR` go on with each
-            batch, all others with each pass.
+            step of the optimizer, all others with each pass.
         monitor: what a `ReduceLROnPlateau` watches: None: `val/log_likelihood` if there is a
             validation set, else `train/objective`. In its mode `min` it gets their negatives.
 

@@ -15,7 +15,7 @@ from gmm_lightning.training.fits import has_validation
 
 SchedulerFactory = Callable[[Optimizer], Any]
 
-# Both count batches.
+# Both count steps of the optimizer.
 _PER_STEP = (OneCycleLR, CyclicLR)
 # Logged numbers that a fit makes larger.
 _RISING = ("log_likelihood", "objective")

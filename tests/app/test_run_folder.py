@@ -21,7 +21,8 @@ from support.live_runs import Started, wait_for
 from gmm_lightning.app import lock
 from gmm_lightning.app.command import run as run_command
 from gmm_lightning.app.lock import FolderLock
-from gmm_lightning.training import EpochCheckpoint, GMMModule
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.training import EpochCheckpoint, GMMModule, InitializeCallback
 
 Failing = Callable[..., Any]
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -61,7 +62,7 @@ def test_a_finished_run_is_replaced_only_if_asked(
     assert "seed: 2\n" in (run / ".hydra" / "config.yaml").read_text()
     assert (run / "notes.txt").read_text() == "mine"
     # What the older run left is gone.
-    assert not (run / "csv" / "metrics.csv").exists()
+    assert not list(run.glob("csv/**/metrics.csv"))
     assert json.loads((run / "metrics.json").read_text())["iterations"] == 3
 
 
@@ -71,8 +72,61 @@ def test_a_sweep_is_not_repeated_into_its_folder(failing: Failing, tmp_path: Pat
     (done / "last.ckpt").write_bytes(b"mine")
     message = failing("-m", *WORDS, "seed=1,2", "hydra.sweep.dir=sweep").message
     assert f"{tmp_path}/sweep/0 holds a run already" in message
+    assert "choose another folder with hydra.sweep.dir=, or" in message
     assert (done / "last.ckpt").read_bytes() == b"mine"
     assert not (tmp_path / "sweep" / "1").exists()
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "tensorboard", "train.log", ".hydra/link"])
+def test_nothing_is_written_or_removed_through_a_link(
+    failing: Failing, tmp_path: Path, place: str
+) -> None:
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    (run / place).parent.mkdir(parents=True)
+    (run / "metrics.json").write_text("{}")
+    victim.mkdir()
+    (victim / "last.ckpt").write_text("mine")
+    (run / place).symlink_to(victim / "last.ckpt" if place == "train.log" else victim)
+    before = contents(tmp_path)
+    message = failing(*WORDS, "hydra.run.dir=run", "overwrite=true").message
+    assert message.startswith(f"gmm-train: run/{place} is a link, and a run writes into its own")
+    assert contents(tmp_path) == before
+
+
+def test_a_link_in_a_sweep_is_not_followed(failing: Failing, tmp_path: Path) -> None:
+    job, victim = tmp_path / "sweep" / "0", tmp_path / "victim"
+    job.mkdir(parents=True)
+    victim.mkdir()
+    (job / "checkpoints").symlink_to(victim)
+    message = failing("-m", *WORDS, "seed=1,2", "hydra.sweep.dir=sweep").message
+    assert "sweep/0/checkpoints is a link" in message
+    assert not list(victim.iterdir())
+    assert not (job / lock.LOCK_NAME).exists()
+
+
+def test_what_comes_before_a_run_fails_to_start_stays(
+    failing: Failing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    def fail(*_: Any, **__: Any) -> None:
+        (run / "mine").mkdir()
+        (run / "mine" / "notes.txt").write_text("mine")
+        raise InvalidArgumentError("refused")
+
+    monkeypatch.setattr(InitializeCallback, "setup", fail)
+    assert failing(*WORDS, "hydra.run.dir=run").message == "gmm-train: refused"
+    assert list(contents(run)) == [str(run / "mine" / "notes.txt")]
+
+
+def test_each_fit_keeps_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("fit=em_then_sgd", "fit.sgd.max_iter=1", "logger=csv", "hydra.run.dir=run")
+    trained(monkeypatch, *words)
+    last = [
+        (tmp_path / "run" / "csv" / f"version_{fit}" / "metrics.csv").read_text() for fit in (0, 1)
+    ]
+    assert all("train/objective" in text for text in last)
 
 
 def test_a_folder_is_trained_in_by_one(
@@ -127,6 +181,9 @@ def test_without_locks_a_run_goes_on_and_says_so(
 
     if reason == "no locks at all":
         monkeypatch.setattr(lock, "fcntl", None)
+        # Such a system has none of these, either.
+        for name in ("pread", "pwrite", "O_NOFOLLOW"):
+            monkeypatch.delattr(os, name, raising=False)
     else:
         monkeypatch.setattr(lock.fcntl, "flock", unsupported)
     monkeypatch.chdir(tmp_path)

@@ -196,14 +196,14 @@ def test_a_fit_that_converges_says_so(composed: Compose) -> None:
 def test_the_logged_likelihood_is_that_of_the_report(composed: Compose, tmp_path: Path) -> None:
     few = ("fit.max_iter=3", "logger=csv", "callbacks.progress=null")
     metrics = train(composed("data=faithful", *few))
-    with (tmp_path / "csv" / "metrics.csv").open() as file:
+    with (tmp_path / "csv" / "version_0" / "metrics.csv").open() as file:
         table = list(csv.DictReader(file))
     last = {key: float(value) for row in table for key, value in row.items() if value}
     # Validation comes after the last M-step, so it is of the final parameters.
     assert last["val/log_likelihood"] == pytest.approx(metrics["val_log_likelihood"], rel=1e-12)
     # The report, and settings of the command and of the layer.
     assert last["final/bic"] == metrics["bic"]
-    settings = (tmp_path / "csv" / "hparams.yaml").read_text()
+    settings = (tmp_path / "csv" / "version_0" / "hparams.yaml").read_text()
     assert "seed: 0" in settings
     assert "num_train_rows: 245" in settings
 
