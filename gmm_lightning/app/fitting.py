@@ -172,7 +172,7 @@ def _make_trainer(config: DictConfig, folder: RunFolder) -> L.Trainer:
 
 def _make_logger(config: DictConfig) -> Any:
     try:
-        return instantiate(config)
+        return instantiate(config, _convert_="all")
     except InstantiationException as error:
         if not isinstance(error.__cause__, TypeError):
             raise
