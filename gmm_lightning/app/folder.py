@@ -24,9 +24,10 @@ from gmm_lightning.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-# What says that there is a run in a folder, and what it has left besides.
-_FINISHED = ("checkpoints/last.ckpt", "metrics.json")
-_RESULTS = ("density.json", "mixture.png", "tensorboard/**/*", "csv/**/*")
+# What a run leaves in its folder.
+_CHECKPOINT = "checkpoints/last.ckpt"
+_REPORT = ("metrics.json", "density.json", "mixture.png")
+_LOGS = ("tensorboard/**/*", "csv/**/*")
 
 
 class RunFolder(L.Callback):
@@ -34,7 +35,8 @@ class RunFolder(L.Callback):
 
     Until training starts nothing in the folder changes: a run that fails before leaves an older
     run as it was, and a new folder is removed again. Then the settings are written, and what an
-    older run left is removed if that was asked for.
+    older run left is removed if that was asked for. Of a run that goes on the report is removed:
+    it is of other parameters than the checkpoints to come.
 
     Args:
         config: of the run.
@@ -94,17 +96,18 @@ class RunFolder(L.Callback):
             (path == self._log and path.stat().st_size == 0) or path.name == LOCK_NAME
             for path in self.path.iterdir()
         )
-        holds_run = any((self.path / name).exists() for name in _FINISHED)
-        if self._resumes or self._is_dry or not holds_run:
+        holds_run = any((self.path / name).exists() for name in (_CHECKPOINT, "metrics.json"))
+        if self._is_dry or not holds_run:
             return
-        former = (path for name in (*_FINISHED, *_RESULTS) for path in self.path.glob(name))
-        # What is in a folder comes before it.
-        self._former = sorted(former, reverse=True)
-        if not self._overwrites:
+        if not (self._resumes or self._overwrites):
             raise CheckpointError(
                 f"{self.path} holds a run already: go on with it by resume={self.path}, choose "
                 f"another folder with {self._typed_as}=, or replace it with overwrite=true"
             )
+        names = _REPORT if self._resumes else (_CHECKPOINT, *_REPORT, *_LOGS)
+        former = (path for name in names for path in self.path.glob(name))
+        # What is in a folder comes before it.
+        self._former = sorted(former, reverse=True)
 
     def __exit__(
         self,
@@ -143,7 +146,7 @@ class RunFolder(L.Callback):
         self.require_present()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the settings, and remove what a replaced run left."""
+        """Write the settings, and remove what is replaced."""
         if self._has_begun or not self._writes or self._is_dry:
             return
         self.require_present()

@@ -25,6 +25,7 @@ _NOISE = (
     "Initializing distributed",
     "distributed processes registered",
     "`Trainer.fit` stopped",
+    "to estimate number of stepping batches",
     "Restoring states",
     "Restored all states",
 )

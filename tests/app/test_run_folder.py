@@ -20,6 +20,7 @@ from support.live_runs import Started, wait_for
 
 from gmm_lightning.app import lock
 from gmm_lightning.app.command import run as run_command
+from gmm_lightning.app.folder import RunFolder
 from gmm_lightning.app.lock import FolderLock
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.training import EpochCheckpoint, GMMModule, InitializeCallback
@@ -117,6 +118,24 @@ def test_what_comes_before_a_run_fails_to_start_stays(
     monkeypatch.setattr(InitializeCallback, "setup", fail)
     assert failing(*WORDS, "hydra.run.dir=run").message == "gmm-train: refused"
     assert list(contents(run)) == [str(run / "mine" / "notes.txt")]
+
+
+def interrupted(*_: Any) -> None:
+    raise InvalidArgumentError("interrupted")
+
+
+def test_no_report_is_older_than_its_checkpoint(
+    failing: Failing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained(monkeypatch, "hydra.run.dir=run", "logger=none")
+    reports = [tmp_path / "run" / name for name in ("metrics.json", "density.json")]
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "on_train_epoch_end", interrupted)
+        assert failing("resume=run", "fit.max_iter=9").message == "gmm-train: interrupted"
+    assert not any(path.exists() for path in reports)
+    trained(monkeypatch, "resume=run", "fit.max_iter=9")
+    assert all(path.exists() for path in reports)
 
 
 def test_each_fit_keeps_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
