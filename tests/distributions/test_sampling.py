@@ -11,6 +11,7 @@ import torch
 from support.random_layers import BATCHES, FAMILIES, random_layer
 
 from gmm_lightning import _chunking
+from gmm_lightning.distributions.density import ancestral
 from gmm_lightning.errors import InvalidArgumentError
 
 over_families = pytest.mark.parametrize("family", FAMILIES)
@@ -48,6 +49,19 @@ def test_a_generator_decides(family: str, generator: torch.Generator) -> None:
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("u", [0.0, 0.25, 0.5, 1 - 2**-53])
+def test_a_component_of_weight_zero_is_never_drawn(u: float, monkeypatch) -> None:
+    monkeypatch.setattr(
+        ancestral,
+        "uniforms",
+        lambda _, shape, __: torch.full(tuple(shape), u, dtype=torch.float64),
+    )
+    weights = torch.tensor([0.0, 0.25, 0.0, 0.25, 0.5, 0.0])
+    z = ancestral.choose_components(weights, torch.Size([3]), None)
+    # The first component whose cumulated weights exceed u.
+    assert z.tolist() == [{0.0: 1, 0.25: 3}.get(u, 4)] * 3
 
 
 def test_draws_are_in_random_order(generator: torch.Generator) -> None:
