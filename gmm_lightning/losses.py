@@ -50,7 +50,8 @@ def negative_log_likelihood(
             weights as factors. A mean of no rows is 0.
         weight: of rows, at least 0, broadcasts to `(*S, *B)`; None: every row counts once.
         mask: booleans that broadcast to `(*S, *B)`, True for rows that count, such as those of
-            sequences without their padding.
+            sequences without their padding. The mixtures of the others must be finite;
+            `DensityHead.loss` masks the features that they are made of, too.
         skip_nonfinite: leave out rows with NaN or infinite entries, `count_nonfinite(x)` of them.
 
     Raises:
@@ -73,10 +74,12 @@ def negative_log_likelihood(
     weights = row_weights(shape, mixture.means, weight, mask)
     if skip_nonfinite:
         weights = keep_weights(weights, torch.isfinite(x).all(-1).expand(shape), mixture.means)
-    if weights is not None:
+    counted = None if weights is None else (weights > 0).unsqueeze(-1)
+    judged = x.detach() if counted is None else torch.where(counted, x.detach(), 0.0)
+    check_finite(judged.reshape(-1, x.shape[-1]))
+    if counted is not None:
         # Replaced before anything is computed, NaN stays out of the gradient.
-        x = torch.where((weights > 0).unsqueeze(-1), x, mixture.means[..., 0, :].detach().to(x))
-    check_finite(x.detach().reshape(-1, x.shape[-1]))
+        x = torch.where(counted, x, mixture.means[..., 0, :].detach().to(x))
     loss = -mixture.log_prob(x)
     if reduction == "mean":
         return weighted_mean(loss, weights)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning._tracing import is_tracing, is_transformed
+from gmm_lightning.linalg import full_precision
 
 
 def map_row_chunks(
@@ -62,7 +63,8 @@ class _RowChunks(torch.autograd.Function):
         tensors = (grad, *ctx.saved_tensors)
         for number, (own, *part) in enumerate(_chunks(tensors, step, 1 + num_split)):
             leaves = {at: part[at] for at, need in enumerate(needed) if need}
-            with torch.enable_grad():
+            # Autocast may be on again, and has a dtype of its own for each operation.
+            with torch.enable_grad(), full_precision(grad.device):
                 if not create_graph:
                     leaves = {at: leaf.detach().requires_grad_() for at, leaf in leaves.items()}
                 values = ctx.call(*(leaves.get(at, value) for at, value in enumerate(part)))

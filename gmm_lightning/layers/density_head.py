@@ -200,7 +200,7 @@ class DensityHead(PretrainedMixin):
     # -- training ---------------------------------------------------------------------------
 
     def log_prior(self, mixture: MixtureOfGaussians) -> Tensor:
-        """Log density of each row's parameters under the priors, `(*S)`, up to a constant.
+        """Log density of each mixture's parameters under the priors, `(*S, *B)`, up to a constant.
 
         Raises:
             UnresolvedPriorError: a prior has no values yet: call `initialize_from`.
@@ -229,7 +229,7 @@ class DensityHead(PretrainedMixin):
             mask: booleans that broadcast to `(*S, *B)`, True for targets that count, such as
                 those of sequences without their padding.
             num_samples: rows of the training set, for a mini-batch; None: the rows here, a row
-                counting as its weight.
+                counting as its weight, at least 1.
             skip_nonfinite: leave out rows that are not finite, and count them in `num_skipped`.
                 A network that made such features has NaN gradients: leave them out of its input.
 

@@ -45,6 +45,8 @@ def row_weights(
         weights = keep_weights(weights, counted, like)
     if weight is not None and weights is not None:
         require_weights(weights.detach().reshape(-1), "weight")
+        # No gradient goes to a weight of 0: what its row holds is not looked at.
+        weights = torch.where(weights == 0, 0.0, weights)
     return weights
 
 

@@ -87,9 +87,20 @@ def test_modes_far_from_the_origin_are_the_means() -> None:
 
 @pytest.mark.parametrize("mean", [0.0, 50.0, 1e5])
 def test_the_identity_keeps_a_distribution_in_float32(mean: float) -> None:
-    image = unscented(round_one(torch.full((2,), mean)), lambda x: x)
-    assert torch.allclose(image.component_covariances, torch.eye(2), atol=1e-4)
-    assert torch.allclose(image.means, torch.full((1, 2), mean))
+    means = torch.full((1, 2), mean, dtype=torch.float32)
+    image = unscented(round_one(means[0]), lambda x: x)
+    expected = torch.eye(2, dtype=torch.float32)[None]
+    torch.testing.assert_close(image.component_covariances, expected, rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(image.means, means)
+
+
+@pytest.mark.parametrize("apart", [1e-2, 1e-3, 1e-4])
+def test_the_identity_keeps_correlated_features_in_float32(apart: float) -> None:
+    factor = torch.tensor([[[1.0, 0.0], [1.0, apart]]], dtype=torch.float32)
+    mixture = MixtureOfGaussians(factor.new_zeros(1), factor.new_zeros(1, 2), factor)
+    image = unscented(mixture, lambda x: x)
+    # In float64 the pivot `1 + apart^2 - 1` has an error of some eps / apart^2: 1e-8 of it.
+    torch.testing.assert_close(image.mixture().scale_tril, factor, rtol=1e-7, atol=0.0)
 
 
 def test_units_of_an_affine_map_are_arbitrary() -> None:

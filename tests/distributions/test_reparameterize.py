@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gmm_lightning import MixtureOfGaussians
 from gmm_lightning.distributions import Ball, gumbel_softmax_sample, score_function
+from gmm_lightning.distributions.density import reparameterization
 from gmm_lightning.errors import InvalidArgumentError
 
 PARTS, ROWS = 20, 4000
@@ -133,6 +134,14 @@ def test_soft_choices_become_choices(generator: torch.Generator) -> None:
     assert_same_distribution(soft.detach(), mixture.sample(20_000, generator=generator))
     grads = torch.autograd.grad(mixture.rsample(100, relaxed=0.5, generator=generator).sum(), own)
     assert all(torch.isfinite(g).all() and g.abs().sum() > 0 for g in grads)
+
+
+def test_relaxed_draws_are_finite_where_a_uniform_number_is_zero(monkeypatch) -> None:
+    monkeypatch.setattr(
+        reparameterization, "uniforms", lambda like, shape, _: like.new_zeros(shape)
+    )
+    mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
+    assert bool(mixture.rsample(3, relaxed=0.5).isfinite().all())
 
 
 @pytest.mark.parametrize(

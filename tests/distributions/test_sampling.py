@@ -11,6 +11,7 @@ import torch
 from support.random_layers import BATCHES, FAMILIES, random_layer
 
 from gmm_lightning import _chunking
+from gmm_lightning.distributions.density import ancestral
 from gmm_lightning.errors import InvalidArgumentError
 
 over_families = pytest.mark.parametrize("family", FAMILIES)
@@ -48,6 +49,38 @@ def test_a_generator_decides(family: str, generator: torch.Generator) -> None:
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("group", [1e-9, 1e9], ids=["grouped", "one by one"])
+@pytest.mark.parametrize("batch", BATCHES, ids=str)
+@over_families
+def test_each_row_has_the_covariance_of_its_component(
+    family: str, batch: tuple, group: float, generator: torch.Generator, monkeypatch
+) -> None:
+    monkeypatch.setattr(ancestral, "_GROUP", group)
+    layer = random_layer(family, batch=batch, generator=generator).requires_grad_(False)
+    mixture = layer.distribution()
+    z = torch.randint(3, (40, *batch), generator=generator)
+    noise = torch.randn(40, *batch, 2, generator=generator)
+    whole = mixture.means + (mixture.scale_tril @ noise[..., None, :, None]).squeeze(-1)
+    expected = whole.take_along_dim(z[..., None, None], -2).squeeze(-2)
+    found = ancestral.unwhiten_rows(mixture, z, noise)
+    # Products of two terms of order 1 to 10.
+    eps = torch.finfo(found.dtype).eps
+    torch.testing.assert_close(found, expected, rtol=100 * eps, atol=100 * eps)
+
+
+@pytest.mark.parametrize("u", [0.0, 0.25, 0.5, 1 - 2**-53])
+def test_a_component_of_weight_zero_is_never_drawn(u: float, monkeypatch) -> None:
+    monkeypatch.setattr(
+        ancestral,
+        "uniforms",
+        lambda _, shape, __: torch.full(tuple(shape), u, dtype=torch.float64),
+    )
+    weights = torch.tensor([0.0, 0.25, 0.0, 0.25, 0.5, 0.0])
+    z = ancestral.choose_components(weights, torch.Size([3]), None)
+    # The first component whose cumulated weights exceed u.
+    assert z.tolist() == [{0.0: 1, 0.25: 3}.get(u, 4)] * 3
 
 
 def test_draws_are_in_random_order(generator: torch.Generator) -> None:

@@ -210,6 +210,30 @@ def test_gradients_of_an_ensemble_are_those_of_its_members(
     assert not bool(jvp(draw, own, tuple(map(torch.ones_like, own)))[1].any())
 
 
+@pytest.mark.parametrize("options", [{}, {"component": 1}, {"relaxed": 0.5}], ids=str)
+@over_families
+def test_forward_derivatives_of_draws_are_those_backwards(
+    family: str, options: dict[str, Any], generator: Generator
+) -> None:
+    own = tuple(parameters_of(random_layer(family, generator=generator)))
+    direction = tuple(torch.randn(p.shape, generator=generator) for p in own)
+
+    def draw(*own: Tensor) -> Tensor:
+        return mixture_of(family, *own).rsample(5, generator=seeded(generator), **options).sum()
+
+    slopes = grad(draw, argnums=(0, 1, 2))(*own)
+    expected = sum((d * slope).sum() for d, slope in zip(direction, slopes, strict=True))
+    torch.testing.assert_close(jvp(draw, own, direction)[1], expected, **CLOSE)
+
+
+@pytest.mark.parametrize("transform", [grad, lambda f: lambda x: jvp(f, (x,), (x,))], ids=str)
+def test_quasi_random_draws_are_refused_inside(transform: Any, generator: Generator) -> None:
+    logits, *others = parameters_of(random_layer("full", generator=generator))
+    draw = lambda own: mixture_of("full", own, *others).sample(4, quasi=True).sum()  # noqa: E731
+    with pytest.raises(InvalidArgumentError, match=r"Sobol points .*outside of torch\.func"):
+        transform(draw)(logits)
+
+
 def parameters_of(layer: GMMLayer) -> list[Tensor]:
     return [p.detach() for p in (layer.mixture_logits, layer.means, layer.raw_scale)]
 

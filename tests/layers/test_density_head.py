@@ -100,6 +100,22 @@ def test_chunks_are_the_whole(family: str, monkeypatch: pytest.MonkeyPatch) -> N
         assert torch.allclose(head.log_prob(h, y), whole, rtol=1e-13)
 
 
+@over_families
+def test_chunks_are_as_exact_where_autocast_is_on(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_row_chunks, "_rows_per_chunk", lambda *_: 32)
+    head = made(family)
+    h, y = torch.randn(70, IN), torch.randn(70, D)
+    outputs = head.linear(h).detach().requires_grad_()
+    head.linear = nn.Identity()
+    head.in_features = outputs.shape[-1]
+    (expected,) = torch.autograd.grad(head.loss(outputs, y), outputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = torch.autograd.grad(head.loss(outputs, y), outputs)
+    assert torch.equal(found, expected)
+
+
 @family_and_sharing
 def test_chunks_keep_only_their_arguments(
     family: str, shared: bool, monkeypatch: pytest.MonkeyPatch

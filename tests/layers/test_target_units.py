@@ -54,6 +54,8 @@ def test_it_is_said_once_and_names_the_remedy(family: str, far: str, batch: Any)
     fit_em(layer, y.reshape(-1, D), max_iter=3, tol=0.0)
     head.initialize_from(layer)
     assert warned(head, y) == []
+    head.reset_parameters()
+    assert len(warned(head, y)) == 1
 
 
 @pytest.mark.parametrize(("family", "draw", "rows"), covering(FAMILIES, DRAWS, [1, 2, 5, N, 2000]))

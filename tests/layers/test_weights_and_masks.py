@@ -11,7 +11,7 @@ from support.covering import covering
 from support.random_layers import FAMILIES, make_priors, random_layer, served
 from torch import Generator, Tensor, nn
 
-from gmm_lightning import DensityHead
+from gmm_lightning import DensityHead, MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.losses import negative_log_likelihood
 
@@ -117,6 +117,22 @@ def test_features_that_do_not_count(batch: tuple[int, ...], bad: float) -> None:
         assert not bool(by_features[2].any())
 
 
+def test_a_mixture_out_of_reach_of_zero_has_a_loss_of_the_rows_that_count() -> None:
+    means = torch.full((1, 2), 1e200)
+    mixture = MixtureOfGaussians(torch.zeros(1), means, torch.eye(2)[None])
+    y = means.repeat(2, 1)
+    y[1] = torch.nan
+    expected = -mixture.log_prob(means)[0]
+    assert negative_log_likelihood(mixture, y, skip_nonfinite=True) == expected
+
+
+def test_only_rows_that_count_are_skipped() -> None:
+    head, y = made("full"), torch.randn(N, D)
+    y[[1, 3]] = torch.nan
+    head.loss(torch.randn(N, IN), y, mask=torch.arange(N) != 1, skip_nonfinite=True)
+    assert head.num_skipped == 1
+
+
 @over_losses
 def test_sequences_with_padding(loss: str) -> None:
     head, call, lengths = made("diag"), LOSSES[loss], torch.tensor([5, 2, 3])
@@ -162,6 +178,27 @@ def test_weights_may_be_learned() -> None:
     h, y = torch.randn(N, IN), torch.randn(N, D)
     weight = torch.rand(N, requires_grad=True)
     assert torch.autograd.gradcheck(lambda w: head.loss(h, y, weight=w), weight)
+
+
+@over_losses
+def test_no_gradient_goes_to_a_weight_of_zero(loss: str) -> None:
+    head, y = made("diag"), torch.randn(N, D)
+    y[2] = torch.nan
+    weight = torch.rand(N).index_fill(0, torch.tensor([2, 4]), 0.0).requires_grad_()
+    value = LOSSES[loss](head, torch.randn(N, IN), y, weight=weight)
+    (gradient,) = torch.autograd.grad(value, weight)
+    assert torch.equal(gradient == 0, weight == 0)
+
+
+def test_mixtures_of_features_that_do_not_count_are_not_taken_for_rows() -> None:
+    head, mask = made("full"), torch.arange(N) < 4
+    h, y = torch.randn(N, IN), torch.randn(N, D)
+    h[4:] = y[4:] = torch.nan
+    assert bool(negative_log_likelihood(head(h), y, mask=mask).isnan())
+    assert bool(head.loss(h, y, mask=mask).isfinite())
+    y[1] = torch.nan
+    with pytest.raises(InvalidDataError, match=r"row\(s\) 1;"):
+        negative_log_likelihood(head(h), y, mask=mask)
 
 
 @over_losses

@@ -51,11 +51,14 @@ class ComponentMoments(NamedTuple):
         mixture_logits: unnormalised log weights, `(*B, K)`.
         means: `(*B, K, D)`.
         component_covariances: `(*B, K, D, D)`.
+        scale_tril: their lower Cholesky factors, NaN for one that is not positive definite. They
+            are made in float64: rounded to float32, a covariance loses half of their digits.
     """
 
     mixture_logits: Tensor
     means: Tensor
     component_covariances: Tensor
+    scale_tril: Tensor
 
     @property
     def mean(self) -> Tensor:
@@ -74,14 +77,14 @@ class ComponentMoments(NamedTuple):
         Raises:
             InvalidArgumentError: a covariance is not positive definite.
         """
-        factor, definite = definite_factor(symmetrize(self.component_covariances))
-        if value_of(definite.all()) is False:
+        singular = self.scale_tril.isnan().any(-1).any(-1)
+        if value_of(singular.any()):
             raise InvalidArgumentError(
-                f"{int((~definite).sum())} of {definite.numel()} covariances are not positive "
+                f"{int(singular.sum())} of {singular.numel()} covariances are not positive "
                 "definite, as where a function adds or loses dimensions, and have no density: use "
                 "their moments, or a function of full rank"
             )
-        return MixtureOfGaussians(self.mixture_logits, self.means, factor)
+        return MixtureOfGaussians(self.mixture_logits, self.means, self.scale_tril)
 
 
 def from_sigma_points(
@@ -126,7 +129,9 @@ def from_sigma_points(
     shift = gap.sum(-2) / (2 * total)
     outer = shift.unsqueeze(-1) * shift.unsqueeze(-2)
     covariances = gap.mT @ gap / (2 * total) + (beta - alpha**2) * outer
-    return ComponentMoments(mixture_logits, points[..., 0, :] + shift, covariances)
+    factor, definite = definite_factor(symmetrize(covariances))
+    factor = torch.where(definite[..., None, None], factor, torch.nan)
+    return ComponentMoments(mixture_logits, points[..., 0, :] + shift, covariances, factor)
 
 
 def unscented(

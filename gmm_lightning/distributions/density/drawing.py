@@ -12,7 +12,13 @@ from torch import Generator, Size, Tensor
 from torch.quasirandom import SobolEngine
 
 from gmm_lightning._messages import describe
-from gmm_lightning._tracing import require_readable, value_of, values_are_readable
+from gmm_lightning._tracing import (
+    is_tracing,
+    is_transformed,
+    require_readable,
+    value_of,
+    values_are_readable,
+)
 from gmm_lightning._validation import as_generator, require_bool, require_number
 from gmm_lightning.distributions.density.ancestral import draw_noise, unwhiten_rows
 from gmm_lightning.distributions.density.mixture_density import MixtureDensity
@@ -135,6 +141,11 @@ def draw_samples(
         # Random numbers are hidden too, where vmap makes different ones.
         hidden = (*good, torch.rand(0, device=means.device))
         require_readable("quasi-random draws and draws within a region", *hidden)
+        if options.quasi and not is_tracing() and is_transformed(hidden[-1]):
+            raise InvalidArgumentError(
+                "torch makes no Sobol points inside its function transforms: draw quasi-random "
+                "rows outside of torch.func, or independent ones"
+            )
     options.check(mixture.num_components, d)
     temperature = float(options.temperature)
     # Relative to the largest: at a tiny temperature only the most probable component is left.

@@ -53,8 +53,8 @@ def draw_reparameterized(
     if options.component is None:
         return implicit_reparameterization(tempered, x)
     # Pathwise: `x = mu_z + L_z stop(L_z^-1 (x - mu_z))`.
-    with torch.no_grad():
-        e = torch.take_along_dim(tempered.whiten(x), z[..., None, None], -2).squeeze(-2)
+    fixed = tempered.map_parameters(Tensor.detach)
+    e = torch.take_along_dim(fixed.whiten(x), z[..., None, None], -2).squeeze(-2)
     return _blend(tempered, e, one_hot(z, mixture.num_components))
 
 
@@ -172,6 +172,8 @@ def gumbel_softmax_sample(
     temperature = require_number("relaxed", temperature, above=0)
     generator = as_generator(generator, mixture.means.device)
     u = uniforms(mixture.means, (*shape, mixture.num_components), generator)
+    # A Gumbel number at 0 would be infinite.
+    u = u.clamp(min=torch.finfo(u.dtype).tiny)
     gumbel = (-(-u.log()).log()).to(mixture.means.dtype)
     # Relative to the largest, which alone stays finite at a tiny temperature.
     scores = mixture.log_weights + gumbel
