@@ -286,7 +286,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "ragged lists": (lambda: [[1.0, 2.0, 3.0], [4.0]], "rectangular array, got rows of unequal"),
     "objects": (lambda: ROWS.astype(object), "dtype object .* call astype"),
     "None in a list": (lambda: [[1.0, None, 2.0]], "nan where a value is missing"),
-    "words": (lambda: [["a", "b", "c"]], r"dtype <U1 .* leave out what is text"),
+    "words": (lambda: [["a", "b", "c"]], r"dtype <U1 .* number what is text"),
     "complex": (lambda: ROWS * 1j, "complex128 .* real and imaginary parts as two features"),
     "dates": (lambda: np.zeros((3, 3), "M8[D]"), r"datetime64\[D\] .* days since"),
     "durations": (lambda: np.zeros((3, 3), "m8[s]"), r"timedelta64\[s\] .* by a unit"),
@@ -349,7 +349,7 @@ def test_what_holds_no_numbers_is_named(make: Callable[[], Any], words: str) -> 
     [
         (3.0, r"shape \(\)"),
         (np.zeros((2, 2, 2, 2)), r"shape \(2, 2, 2, 2\)"),
-        (np.zeros(5), r"shape \(5,\); reshape one feature"),
+        (np.zeros(5), r"shape \(5,\); one feature is x\.reshape"),
     ],
 )
 def test_shapes_that_are_no_rows(x: Any, words: str) -> None:

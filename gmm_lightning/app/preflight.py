@@ -9,16 +9,23 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gmm_lightning.app.configs import config_dir, written_places
-from gmm_lightning.app.overrides import unquoted
+from gmm_lightning.app.configs import DATA_PATHS, config_dir, written_places
+from gmm_lightning.app.overrides import quoted, unquoted
 from gmm_lightning.app.processes import rank_from_environment, started_from_outside
 from gmm_lightning.app.resume import key_of, resume_overrides
 from gmm_lightning.app.trust import require_no_links
 from gmm_lightning.errors import InvalidArgumentError
+
+# Settings that are paths; file names hold characters that Hydra's grammar takes for its own.
+_PATHS = {
+    *("run", "input", "output", "picture", "hydra.run.dir", "hydra.sweep.dir"),
+    *(f"data.{name}" for name in DATA_PATHS),
+}
 
 
 def check_command_line(config_name: str) -> Path | None:
@@ -35,7 +42,7 @@ def check_command_line(config_name: str) -> Path | None:
             cannot be written.
         CheckpointError: nothing to resume from, or a folder with links to other places.
     """
-    overrides = sys.argv[1:] = [_spell_out(word) for word in sys.argv[1:]]
+    overrides = sys.argv[1:] = [_quote_path(_spell_out(word)) for word in sys.argv[1:]]
     if rank_from_environment() > 0:
         if started_from_outside():
             # Its clock would name another folder than the first process's: it writes none.
@@ -111,6 +118,18 @@ def _spell_out(override: str) -> str:
     if path is None:
         return override
     return f"{sign}{path}.{rest}{override[len(sign) + len(key) :]}"
+
+
+def _quote_path(override: str) -> str:
+    """An override of a path, in quotes where Hydra cannot read it: as a shell hands it over."""
+    key, equals, value = override.partition("=")
+    if key not in _PATHS or not equals:
+        return override
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return f"{key}={quoted(value)}"
+    return override
 
 
 def _package(group: str) -> str | None:

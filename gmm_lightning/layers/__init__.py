@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gmm_lightning.layers._most_probable import most_probable, require_found
 from gmm_lightning.layers._state import require_state
 from gmm_lightning.layers.classifier import Calibration, MixtureClassifier
 from gmm_lightning.layers.density_head import DensityHead
@@ -20,5 +21,7 @@ __all__ = [
     "Standardize",
     "keep_constant",
     "mixture_logits",
+    "most_probable",
+    "require_found",
     "require_state",
 ]

@@ -57,6 +57,7 @@ class LabelEncoder:
             raise InvalidDataError(
                 f"y has labels that are not among the {len(self.classes)} classes "
                 f"{format_list(map(repr, self.classes))}: {unknown} in row(s) "
-                f"{format_rows((indices < 0).reshape(-1))}; leave out the rows without a label"
+                f"{format_rows((indices < 0).reshape(-1))}; give MixtureClassifier the labels that "
+                "occur as classes=, and leave out rows without a label"
             )
         return indices.to(device)

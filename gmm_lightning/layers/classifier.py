@@ -12,6 +12,7 @@ from gmm_lightning._messages import describe, format_list, format_rows
 from gmm_lightning._validation import require_number, require_numbers
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers._labels import LabelEncoder
+from gmm_lightning.layers._most_probable import most_probable, require_found
 from gmm_lightning.layers._temperature import (
     MAX_TEMPERATURE,
     best_inverse_temperature,
@@ -160,8 +161,12 @@ class MixtureClassifier(nn.Module):
 
     @torch.no_grad()
     def predict(self, x: Any) -> Tensor:
-        """Most probable class of each row, as an index of `classes`, `(*S)`."""
-        return self.log_joint(x).argmax(-1)
+        """Most probable class of each row, as an index of `classes`, `(*S)`.
+
+        Raises:
+            InvalidDataError: a row has none, since an entry is missing or every density is 0.
+        """
+        return require_found(most_probable(self.log_joint(x)))
 
     def decode(self, indices: Tensor) -> list[Any]:
         """Labels of class indices `(N,)`, such as those of `predict`.

@@ -11,6 +11,7 @@ from torch import Size, Tensor, nn
 
 from gmm_lightning._chunking import map_chunks
 from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.layers._most_probable import most_probable, require_found
 from gmm_lightning.rows import Batch, as_dense
 
 P = ParamSpec("P")
@@ -109,17 +110,22 @@ class MixtureModule(nn.Module):
         """Log density, as `log_prob`."""
         return self.log_prob(x)
 
-    def log_responsibilities(self, x: Any) -> Tensor:
-        """Log responsibilities `log p(k | x)`, `(*S, *B, K)`."""
-        return self._reduce_joint(x, lambda log_joint: log_joint.log_softmax(-1))
+    def log_responsibilities(self, x: Any, missing: str | None = None) -> Tensor:
+        """Log responsibilities `log p(k | x)`, `(*S, *B, K)`; `missing` as in `log_prob`."""
+        return self._reduce_joint(x, lambda log_joint: log_joint.log_softmax(-1), missing)
 
-    def responsibilities(self, x: Any) -> Tensor:
-        """Responsibilities `p(k | x)`, `(*S, *B, K)`."""
-        return self._reduce_joint(x, lambda log_joint: log_joint.softmax(-1))
+    def responsibilities(self, x: Any, missing: str | None = None) -> Tensor:
+        """Responsibilities `p(k | x)`, `(*S, *B, K)`; `missing` as in `log_prob`."""
+        return self._reduce_joint(x, lambda log_joint: log_joint.softmax(-1), missing)
 
-    def predict(self, x: Any) -> Tensor:
-        """The most probable component of each row, `(*S, *B)`."""
-        return self._reduce_joint(x, lambda log_joint: log_joint.argmax(-1))
+    def predict(self, x: Any, missing: str | None = None) -> Tensor:
+        """The most probable component of each row, `(*S, *B)`; `missing` as in `log_prob`.
+
+        Raises:
+            InvalidDataError: a row has none, since an entry is missing or every density is 0; it
+                gets -1 where values cannot be looked at, as in a compiled graph.
+        """
+        return require_found(self._reduce_joint(x, most_probable, missing))
 
     def _reduce_joint(
         self, x: Any, reduce: Callable[[Tensor], Tensor], missing: str | None = None

@@ -22,9 +22,10 @@ _REMEDIES = {
     "c": "take real and imaginary parts as two features",
     "M": "write dates as numbers, such as days since the first one",
     "m": "divide durations by a unit, such as np.timedelta64(1, 's')",
-    "O": "call astype(float), with nan where a value is missing",
-    "S": "call astype(float), or leave out what is text",
-    "U": "call astype(float), or leave out what is text",
+    "O": "call astype(float), with nan where a value is missing, or number what is text by "
+    "numpy.unique(x, return_inverse=True)",
+    "S": "call astype(float), or number what is text by numpy.unique(x, return_inverse=True)",
+    "U": "call astype(float), or number what is text by numpy.unique(x, return_inverse=True)",
     "V": "call numpy.lib.recfunctions.structured_to_unstructured",
 }
 
@@ -139,7 +140,9 @@ def _refusal(x: Any, name: str, array: NDArray[Any] | None = None) -> str:
         what = f"an array of dtype {array.dtype} and shape {array.shape}"
         return f"{name} must hold numbers, got {what}; {_REMEDIES[array.dtype.kind]}"
     remedy = "pass an array, a list of rows, or a table"
-    if isinstance(x, Mapping):
+    if isinstance(x, Mapping) and "x" in x:
+        remedy = "take its rows, x['x']"
+    elif isinstance(x, Mapping):
         remedy = "stack its columns with np.column_stack(list(x.values()))"
     elif hasattr(x, "__next__"):
         remedy = "make a list of it"

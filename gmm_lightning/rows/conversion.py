@@ -92,7 +92,9 @@ def as_rows(x: Any, num_features: int, batch_shape: Size) -> Tensor:
     if x.dim() == 0 or x.shape[-1] != num_features or lead < 1:
         hint = "; rows go along the first axis, features along the last one"
         if x.dim() == 1:
-            hint = "; reshape one feature with x[:, None], or one row with x[None, :]"
+            hint = (
+                "; one feature is x.reshape(-1, 1), or table[[name]]; one row is x.reshape(1, -1)"
+            )
         elif batch_shape and lead < 1:
             axes = "None, " * len(batch_shape)
             hint = f"; share the same rows over the batch with x[:, {axes}:]"

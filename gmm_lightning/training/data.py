@@ -208,7 +208,7 @@ def _checked(x: Any, weight: Any, labels: Any, columns: Sequence[str]) -> Batch:
     """A batch of a matrix of finite rows, with their weights and labels, checked."""
     x = as_tensor(x)
     if x.dim() != 2 or 0 in x.shape:
-        hint = "; reshape one feature with x[:, None]" if x.dim() == 1 else ""
+        hint = "; one feature is x.reshape(-1, 1), or table[[name]]" if x.dim() == 1 else ""
         raise InvalidDataError(
             f"expected a matrix of rows (N, D), got an array of shape {tuple(x.shape)}{hint}"
         )

@@ -101,6 +101,11 @@ class BaseEMCallback(L.Callback):
             self.load_state_dict(copy.deepcopy(self._unused))
             self.counts = self._pass_counts = None
         layer = self.layer(pl_module)
+        if self.target is None and getattr(pl_module, "optimizer", None) is not None:
+            raise InvalidArgumentError(
+                f"{type(self).__name__} and the optimizer of the {type(pl_module).__name__} would "
+                "both train the mixture: leave one of them out"
+            )
         if self.target is not None:
             self._observer = LayerObserver(layer, lambda batch: self._on_call(layer, batch))
 

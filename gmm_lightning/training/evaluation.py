@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gmm_lightning.layers import GMMLayer
+from gmm_lightning.layers import GMMLayer, most_probable, require_found
 from gmm_lightning.linalg import accumulator_dtype
-from gmm_lightning.rows import Batch
+from gmm_lightning.rows import Batch, check_finite
 from gmm_lightning.statistics import WeightedMoments
 from gmm_lightning.training.batches import as_global_batch
 from gmm_lightning.training.units import StandardizedMixture
@@ -71,7 +71,8 @@ class EvaluatedMixture(StandardizedMixture):
         rows = rows._replace(x=self.standardize(rows.x))
         log_resp = self.layer.log_responsibilities(rows)
         log_prob = self.layer.log_prob(rows) + self.standardize.log_abs_det
-        return Prediction(log_prob, log_resp.argmax(-1), log_resp.exp())
+        component = require_found(most_probable(log_resp))
+        return Prediction(log_prob, component, log_resp.exp())
 
     def on_validation_epoch_end(self) -> None:
         """Log the weighted mean over all rows of all processes, for each loader."""
@@ -85,6 +86,7 @@ class EvaluatedMixture(StandardizedMixture):
 
     def _evaluate(self, part: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         rows = as_global_batch(batch, self.trainer.world_size)
+        check_finite(rows.x)
         # Lightning's name for what belongs to the second loader, and to those after it.
         name = f"{part}/log_likelihood" + f"/dataloader_idx_{dataloader_idx}" * (dataloader_idx > 0)
         self._add_moments(name, self._log_prob(rows), rows.weight, batch_idx)

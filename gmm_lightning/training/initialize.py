@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -46,7 +46,7 @@ class InitializeCallback(L.Callback):
 
     Raises:
         InvalidArgumentError: there is no layer at the target, it is never called, or a
-            `GMMModule` has no data module.
+            `GMMModule` has no data module in a fit of several processes.
         InvalidDataError: the data cannot be used.
     """
 
@@ -79,19 +79,31 @@ class InitializeCallback(L.Callback):
                 'layer inside a network give its path, for instance target="model.density"'
             )
         datamodule = getattr(trainer, "datamodule", None)
-        if datamodule is None:
+        if datamodule is None and trainer.world_size > 1:
             raise InvalidArgumentError(
-                "InitializeCallback needs the whole training set: pass a data module to "
-                "trainer.fit, for instance ArrayDataModule(x)"
+                "with several processes InitializeCallback needs the whole training set: pass a "
+                "data module to trainer.fit, for instance ArrayDataModule(x)"
             )
+        if datamodule is None:
+            # Lightning makes the loader later.
+            return
         # The parameters are drawn in the precision of the fit.
         trainer.precision_plugin.convert_module(pl_module)
         pl_module.take_units(datamodule)
         self._start(pl_module.layer, _training_rows(pl_module, datamodule))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Initialise a layer inside a model, whose network is on its device by now."""
-        if self.target is None or not starts_anew(trainer):
+        """Initialise a layer inside a model, whose network is on its device by now.
+
+        Or a `GMMModule` that is fitted to a loader, which there is by now.
+        """
+        if not starts_anew(trainer):
+            return
+        if self.target is None:
+            if getattr(trainer, "datamodule", None) is None:
+                assert isinstance(pl_module, GMMModule)
+                rows = _LoaderRows(pl_module, lambda: trainer.train_dataloader)
+                self._start(pl_module.layer, rows)
             return
         layer = target_layer(pl_module, self.target, type(self).__name__)
         rows = collect_latents(pl_module, _training_batches(trainer), self.target, step=self.step)
@@ -122,17 +134,17 @@ def _training_rows(module: GMMModule, datamodule: Any) -> Any:
     if isinstance(datamodule, RowsDataModule):
         rows = datamodule.train_source(labels=module.layer.evidence is not None)
         return rows.map(lambda x: module.standardize(x.to(device)))
-    return _LoaderRows(module, datamodule)
+    return _LoaderRows(module, datamodule.train_dataloader)
 
 
 class _LoaderRows:
-    """The batches of any data module in standard units, re-iterable."""
+    """The batches of any loader in standard units, re-iterable."""
 
-    def __init__(self, module: GMMModule, datamodule: Any) -> None:
-        self.module, self.datamodule = module, datamodule
+    def __init__(self, module: GMMModule, make_loader: Callable[[], Any]) -> None:
+        self.module, self.make_loader = module, make_loader
 
     def __iter__(self) -> Iterator[Batch]:
-        device, loader = self.module.layer.means.device, self.datamodule.train_dataloader()
+        device, loader = self.module.layer.means.device, self.make_loader()
         require_one_loader(loader, "InitializeCallback")
         for item in loader:
             batch = as_global_batch(item, 1)

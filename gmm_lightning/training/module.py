@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gmm_lightning._validation import require_function
 from gmm_lightning.em import Responsibilities, e_step, softmax_responsibilities_
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer, require_state
@@ -86,6 +87,9 @@ class GMMModule(EvaluatedMixture):
         monitor: str | None = None,
     ) -> None:
         super().__init__(layer)
+        for name, factory in (("optimizer", optimizer), ("scheduler", scheduler)):
+            if factory is not None:
+                require_function(f"{name} (a factory, such as functools.partial(...))", factory)
         self.optimizer, self.scheduler, self.monitor = optimizer, scheduler, monitor
         self.data: dict[str, Any] = {}
         self.phase = 0

@@ -44,13 +44,13 @@ class StandardizedMixture(L.LightningModule):
         """Log densities `log p(x)` in the user's units: `(*S, *B, D)` -> `(*S, *B)`."""
         return self.layer.log_prob(self._standard(x)) + self.standardize.log_abs_det
 
-    def responsibilities(self, x: Any) -> Tensor:
-        """Responsibilities `p(k | x)`, `(*S, *B, K)`."""
-        return self.layer.responsibilities(self._standard(x))
+    def responsibilities(self, x: Any, missing: str | None = None) -> Tensor:
+        """Responsibilities `p(k | x)`, `(*S, *B, K)`; `missing` as in `GMMLayer.log_prob`."""
+        return self.layer.responsibilities(self._standard(x), missing)
 
-    def predict(self, x: Any) -> Tensor:
-        """The most probable component of each row, `(*S, *B)`."""
-        return self.layer.predict(self._standard(x))
+    def predict(self, x: Any, missing: str | None = None) -> Tensor:
+        """The most probable component of each row, `(*S, *B)`: see `GMMLayer.predict`."""
+        return self.layer.predict(self._standard(x), missing)
 
     def sample(self, sample_shape: tuple[int, ...] | int = (), **options: Any) -> Any:
         """Draws in the user's units, the region of `within` too: see `GMMLayer.sample`."""

@@ -256,7 +256,7 @@ def test_rows_are_not_changed(generator: torch.Generator) -> None:
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        ([1.0, 2.0, 3.0], r"\(N, 2\), got .* \(3,\); reshape one feature with x\[:, None\]"),
+        ([1.0, 2.0, 3.0], r"\(N, 2\), got .* \(3,\); one feature is x\.reshape\(-1, 1\)"),
         ([[1.0, 2.0, 3.0]], r"\(N, 2\), got an array of shape \(1, 3\)"),
         (torch.tensor(3.0), r"got an array of shape \(\)"),
         ([[1, 2], [3]], "rectangular"),

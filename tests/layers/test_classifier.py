@@ -365,3 +365,9 @@ def test_the_prior_is_divided_by_a_number_of_rows(number: Any) -> None:
 def test_a_classifier_needs_a_layer() -> None:
     with pytest.raises(InvalidArgumentError, match="needs a GMMLayer, got 'x'"):
         MixtureClassifier("x")  # pyright: ignore[reportArgumentType]
+
+
+def test_rows_without_a_class_are_refused() -> None:
+    classifier = MixtureClassifier(GMMLayer(2, 1, batch_shape=(2,)))
+    with pytest.raises(InvalidDataError, match=r"row\(s\) 1"):
+        classifier.predict(torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]))

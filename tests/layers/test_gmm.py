@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from gmm_lightning import GMMLayer
 from gmm_lightning.covariances import FullCovariance, as_covariance
-from gmm_lightning.errors import CheckpointError, InvalidArgumentError
+from gmm_lightning.errors import CheckpointError, InvalidArgumentError, InvalidDataError
 from gmm_lightning.rows import Batch
 
 over_families = pytest.mark.parametrize("family", FAMILIES)
@@ -307,3 +307,26 @@ def test_layers_inside_a_network(generator: torch.Generator) -> None:
     model(torch.randn(8, 5)).mean().backward()
     assert encoder.weight.grad is not None
     assert encoder.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_rows_without_a_component_are_refused(
+    generator: torch.Generator, batch: tuple[int, ...]
+) -> None:
+    layer = random_layer("full", batch=batch, generator=generator)
+    x = rows(5, layer.num_features, generator).expand(*batch, 5, -1).movedim(-2, 0).clone()
+    expected = layer.responsibilities(x).argmax(-1)
+    assert torch.equal(layer.predict(x), expected)
+    x[1, ..., 0] = torch.nan
+    # Squares of the other one overflow.
+    x[3] = 1e200
+    with pytest.raises(InvalidDataError, match=r"most probable one in row\(s\)") as caught:
+        layer.predict(x)
+    assert "impute(layer, x)" in str(caught.value)
+    found = layer.predict(x[:3], missing="marginalize")
+    assert torch.equal(found, layer.log_joint(x[:3], "marginalize").argmax(-1))
+    resp = layer.responsibilities(x[:3], missing="marginalize")
+    torch.testing.assert_close(resp.sum(-1), torch.ones_like(resp[..., 0]))
+    # In a graph nothing can be refused.
+    at_once = torch.func.vmap(layer.predict)(x) if not batch else None
+    assert at_once is None or at_once[[1, 3]].tolist() == [-1, -1]

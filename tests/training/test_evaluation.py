@@ -133,3 +133,12 @@ def test_precision(x: Tensor, precision: Any) -> None:
     expected = module.log_prob(x.float()).double().mean().item()
     # Autocast leaves densities alone: float32 either way.
     assert logged["test/log_likelihood"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["validate", "test", "predict"])
+def test_rows_that_are_not_finite_are_refused(x: Tensor, module: GMMModule, method: str) -> None:
+    x = x.clone()
+    x[3, 1] = torch.nan
+    loader = DataLoader(TensorDataset(x), batch_size=len(x))
+    with pytest.raises(InvalidDataError, match=r"row\(s\) 3"):
+        getattr(trainer(), method)(module, loader)

@@ -130,12 +130,6 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
         InitializeCallback(**options)
 
 
-def test_it_needs_a_data_module(x: Tensor) -> None:
-    loader = DataLoader(TensorDataset(x), batch_size=20)
-    with pytest.raises(InvalidArgumentError, match=r"trainer\.fit, for instance ArrayDataModule"):
-        trainer(InitializeCallback(), EMCallback()).fit(GMMModule(GMMLayer(2, 3)), loader, loader)
-
-
 def test_it_starts_only_a_gmm_module(x: Tensor) -> None:
     class Other(L.LightningModule):
         def training_step(self, batch: Any, batch_idx: int) -> None:
@@ -149,13 +143,15 @@ def test_it_starts_only_a_gmm_module(x: Tensor) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
-def test_any_data_module_will_do(x: Tensor) -> None:
+@pytest.mark.parametrize("as_module", [True, False])
+def test_any_data_module_and_any_loader_will_do(x: Tensor, as_module: bool) -> None:
     class Plain(L.LightningDataModule):
         def train_dataloader(self) -> DataLoader[Any]:
             return DataLoader(TensorDataset(x), batch_size=20)
 
     module = GMMModule(GMMLayer(2, 3, priors="niw"))
-    trainer(InitializeCallback(), EMCallback(), max_epochs=2).fit(module, datamodule=Plain())
+    source: Any = Plain() if as_module else Plain().train_dataloader()
+    trainer(InitializeCallback(), EMCallback(), max_epochs=2).fit(module, source)
     reference, _ = fitted(x, priors="niw", max_epochs=2)
     # The same sums, in other batches.
     for name, value in state(reference).items():

@@ -20,7 +20,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gmm_lightning import GMMLayer
-from gmm_lightning.errors import CheckpointError, InvalidDataError, UnresolvedPriorError
+from gmm_lightning.errors import (
+    CheckpointError,
+    InvalidArgumentError,
+    InvalidDataError,
+    UnresolvedPriorError,
+)
 from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, InitializeCallback
 
 PASS = {"train/log_likelihood", "train/objective", "val/log_likelihood", "step", "train/nll"}
@@ -411,3 +416,12 @@ def test_rows_are_not_changed_by_a_fit(x: Tensor) -> None:
     fitted(x, data={"standardize": True})
     fitted(x, "sgd", data={"standardize": True})
     assert torch.equal(x, before)
+
+
+def test_em_and_an_optimizer_are_one_too_many(x: Tensor) -> None:
+    module = GMMModule(GMMLayer(2, 3), adam(0.1))
+    with pytest.raises(InvalidArgumentError, match="leave one of them out"):
+        trainer(EMCallback()).fit(module, ArrayDataModule(x))
+    wrong: Any = "adam"
+    with pytest.raises(InvalidArgumentError, match=r"optimizer .* must be a function, got 'adam'"):
+        GMMModule(GMMLayer(2, 3), wrong)
