@@ -1,4 +1,4 @@
-"""Atomic writes: a file is either complete or absent."""
+"""Atomic writes, by which a file is either complete or absent, and reads of bounded size."""
 
 from __future__ import annotations
 
@@ -55,3 +55,12 @@ def _make_new(path: Path) -> None:
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
     # With the permissions that open() gives: those that the umask leaves.
     os.close(os.open(path, flags, 0o666))
+
+
+def read_sized(path: Path) -> bytes:
+    """The bytes of a file, as many as its size says.
+
+    Files of the system behind a link (`/proc/...`) claim none, and may go on without end.
+    """
+    with path.open("rb") as file:
+        return file.read(path.stat().st_size)

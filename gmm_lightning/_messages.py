@@ -96,3 +96,13 @@ def format_rows(bad: Tensor, first_row: int = 0) -> str:
 def count_rows(number: int) -> str:
     """A number of rows in words: `1 row`, `2 rows`."""
     return f"{number} row{'s' if number != 1 else ''}"
+
+
+def unformatted(text: object) -> str:
+    r"""A text that a picture shows as it is: between two dollars it would be a formula.
+
+    Example:
+        >>> print(unformatted("price in $"))
+        price in \$
+    """
+    return str(text).replace("$", r"\$")

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gmm_lightning._messages import unformatted
 from gmm_lightning.app.drawing import conditional_mixture, position
 from gmm_lightning.app.runs import FinishedRun
 from gmm_lightning.distributions import MixtureOfGaussians
@@ -63,13 +64,13 @@ def save_picture(
         component=component,
         within=within,
         dims=[rest.index(i) for i in shown] or _most_separated_features(mixture),
-        columns=[finished.columns[i] for i in rest],
+        columns=[unformatted(finished.columns[i]) for i in rest],
     )
     title = [f"{finished.module.data.get('name', 'data')}: {len(rows)} draws"]
     conditions = ", ".join(f"{finished.columns[i]} = {value:g}" for i, value in given.items())
     title += [_cut(f"given {conditions}")] if given else []
     title += [] if within is None else [_cut(f"within {within}")]
-    axes.set_title("\n".join(title), fontsize="medium")
+    axes.set_title(unformatted("\n".join(title)), fontsize="medium")
     return str(save_figure(axes, path))
 
 

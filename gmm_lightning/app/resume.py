@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from gmm_lightning.app.configs import DATA_PATHS, launch_folder, run_paths
 from gmm_lightning.app.overrides import quoted
 from gmm_lightning.app.stored import read_yaml
 from gmm_lightning.app.trust import require_no_links, trusted_value
-from gmm_lightning.errors import CheckpointError
+from gmm_lightning.errors import CheckpointError, InvalidArgumentError
 
 
 def resume_overrides(path: Path, overrides: list[str]) -> list[str]:
     """The stored overrides of a run followed by those typed now, in the run's own folder.
 
     Raises:
-        CheckpointError: nothing to resume from, or a folder with links to other places.
+        CheckpointError: nothing to resume from, or a folder with links to other places, pipes or
+            devices.
         InvalidArgumentError: a stored override that could run code or write elsewhere.
     """
     folder, checkpoint = run_paths(path)
@@ -27,6 +29,7 @@ def resume_overrides(path: Path, overrides: list[str]) -> list[str]:
             f"{folder} is not the folder of a run: it has no .hydra/overrides.yaml"
         )
     require_no_links(*folder.iterdir())
+    _require_plain_name(folder.resolve())
     stored = read_yaml(source)
     if not (isinstance(stored, list) and all(isinstance(word, str) for word in stored)):
         raise CheckpointError(f"{source} does not hold a list of overrides")
@@ -54,6 +57,21 @@ def _absolute_path(override: str, value: object, folder: Path) -> str:
     if key not in (f"data.{name}" for name in DATA_PATHS) or not isinstance(value, str):
         return override
     started = launch_folder(folder)
-    return (
-        override if not value or started is None else f"{key}={quoted((started / value).resolve())}"
-    )
+    if not value or started is None:
+        return override
+    path = str((started / value).resolve())
+    if "${" in path:
+        raise InvalidArgumentError(
+            f"{folder / '.hydra' / 'hydra.yaml'} names a folder with an interpolation, which is "
+            f"not taken from a file; type {key}=... again"
+        )
+    return f"{key}={quoted(path)}"
+
+
+def _require_plain_name(folder: Path) -> None:
+    """Refuse a folder whose name stands for another one: Hydra and loggers expand names."""
+    if "${" in str(folder) or os.path.expandvars(folder) != str(folder):
+        raise CheckpointError(
+            f"{str(folder)!r} has the name of a variable in it, which is expanded where the run is "
+            "written: rename the folder"
+        )

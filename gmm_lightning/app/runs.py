@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from hydra.utils import get_object
+from numpy.typing import NDArray
 
 from gmm_lightning.app.configs import DATA_PATHS, launch_folder, run_paths
 from gmm_lightning.app.stored import dereference, read_record, read_yaml
@@ -80,13 +81,12 @@ class FinishedRun:
         if not recorded:
             raise CheckpointError(f"{self.folder} records no training density (density.json)")
         try:
-            levels, values = (
-                np.array(recorded[name], dtype=float) for name in ("probability", "log_density")
-            )
+            levels, values = (_numbers(recorded[name]) for name in ("probability", "log_density"))
             ascending = (levels[1:] > levels[:-1]).all() and (values[1:] >= values[:-1]).all()
-            if levels.ndim == 1 and len(levels) and levels.shape == values.shape and ascending:
+            within = len(levels) > 0 and levels[0] >= 0 and levels[-1] <= 1
+            if within and levels.shape == values.shape and ascending:
                 return float(np.interp(quantile, levels, values))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             pass
         raise CheckpointError(f"{path} is damaged: it holds no quantiles")
 
@@ -119,11 +119,26 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     wrong = [
         name
         for name, kind in _REPORTED.items()
-        if metrics and not isinstance(metrics.get(name), kind)
+        # A truth value is an int, too.
+        if metrics and type(metrics.get(name)) is not kind
     ]
     components = metrics.get("degenerate_components", [])
-    if not (isinstance(components, list) and all(isinstance(k, int) for k in components)):
+    if not (isinstance(components, list) and all(type(k) is int and k >= 0 for k in components)):
         wrong.append("degenerate_components")
     if wrong:
         raise CheckpointError(f"{path} is damaged: it has no valid {', '.join(wrong)}")
     return metrics
+
+
+def _numbers(values: Any) -> NDArray[np.float64]:
+    """A list of finite numbers as an array.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+        raise TypeError("expected numbers")
+    numbers = np.array(values, dtype=float)
+    if not np.isfinite(numbers).all():
+        raise TypeError("expected finite numbers")
+    return numbers

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from gmm_lightning._files import read_sized
 from gmm_lightning.errors import CheckpointError
 
 # Settings and records have a few kilobytes; plain yaml takes five seconds per megabyte.
@@ -77,11 +78,10 @@ def dereference(settings: dict[str, Any], part: str) -> dict[str, Any]:
 def _read(path: Path, kind: str, parse: Callable[[str], Any]) -> Any:
     """The parsed text of a small file."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise CheckpointError(
-                f"{path} has {path.stat().st_size} bytes: no run writes more than {_MOST_BYTES}"
-            )
-        content = parse(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise CheckpointError(f"{path} has {size} bytes: no run writes more than {_MOST_BYTES}")
+        content = parse(read_sized(path).decode())
         plain = _is_plain(content)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from functools import cache
 from itertools import chain
@@ -24,6 +26,8 @@ _ALLOWED = ("_target_", "_partial_")
 _KEY = re.compile(r"\w+(?:[./]\w+)*")
 # Names of settings that say where something is written.
 _PLACE = re.compile(r"(?:^|_)(?:dir|dirpath|path|root|folder|file|filename|uri|url)$")
+# What leads elsewhere in a path; loggers put variables of the environment for `$HOME`.
+_EXPANDED = frozenset("~$%")
 # Options of a group are files in its folder.
 _OPTION = re.compile(r"\w[\w-]*")
 
@@ -102,10 +106,12 @@ def trusted_value(text: str, folder: Path, source: Path) -> Any:
     if not _KEY.fullmatch(key):
         raise InvalidArgumentError(f"{source} holds {text[:40]!r}, which is no setting; remove it")
     origin, remedy = f"{source} sets {key}:", f"type {key}=... again, or remove the line"
-    if "${" in text:
-        raise InvalidArgumentError(f"{origin} an interpolation is not taken from a file; {remedy}")
     override = _parse(text)
     value = _plain(override.value()) if override is not None else ...
+    # `$\{` is an interpolation once Hydra has read it.
+    parts = (text, *(part for inner, entry in _walk(value) for part in (*inner, entry)))
+    if any("${" in str(part) for part in parts):
+        raise InvalidArgumentError(f"{origin} an interpolation is not taken from a file; {remedy}")
     if override is None or value is ...:
         raise InvalidArgumentError(f"{origin} expected one plain value; {remedy}")
     path = tuple(re.split(r"[./]", key))
@@ -122,18 +128,35 @@ def trusted_value(text: str, folder: Path, source: Path) -> Any:
 
 
 def require_no_links(*places: Path) -> None:
-    """Refuse links at some places and below: what is written through one lands somewhere else.
+    """Refuse links, pipes and devices at some places and below.
+
+    What is written through a link lands somewhere else, and into a pipe until somebody reads it.
 
     Raises:
-        CheckpointError: the message names the link.
+        CheckpointError: the message names the first of them.
     """
-    for place in places:
-        for path in chain([place], place.rglob("*")):
-            if path.is_symlink():
-                raise CheckpointError(
-                    f"{path} is a link, and a run writes into its own folder alone: replace it by "
-                    "what it names, or remove it"
-                )
+    for path in chain.from_iterable(map(_contents, places)):
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode) or (stat.S_ISREG(mode) and path.lstat().st_nlink > 1):
+            raise CheckpointError(
+                f"{path} is a link, and a run writes into its own folder alone: replace it by "
+                "what it names, or remove it"
+            )
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise CheckpointError(f"{path} is neither a file nor a folder: remove it")
+
+
+def _contents(place: Path) -> Iterator[Path]:
+    """A place, if there is anything, and all below it; links are not followed."""
+
+    def refuse(error: OSError) -> None:
+        raise CheckpointError(f"cannot look into {error.filename}: {error.strerror}") from error
+
+    if os.path.lexists(place):
+        yield place
+    if place.is_dir() and not place.is_symlink():
+        for parent, folders, files in os.walk(place, onerror=refuse):
+            yield from (Path(parent, name) for name in (*folders, *files))
 
 
 def _require_built_in(value: Any, path: tuple[str, ...], origin: str, remedy: str) -> None:
@@ -158,11 +181,14 @@ def _require_inside(
 ) -> None:
     """Refuse a place outside a folder: resuming a run writes into its own folder alone."""
     names_place = _PLACE.search(path[-1]) is not None or path[0] == "paths"
-    looks_like = isinstance(value, str) and (set(value) & set("/\\~") or ".." in value)
+    expands = not _EXPANDED.isdisjoint(str(value))
+    looks_like = isinstance(value, str) and (
+        expands or ".." in value or bool(set(value) & set("/\\"))
+    )
     if path[-1] == "_target_" or not (names_place or looks_like):
         return
     inside = isinstance(value, str) and Path(value).resolve().is_relative_to(folder.resolve())
-    if not inside or "~" in str(value):
+    if not inside or expands:
         raise InvalidArgumentError(
             f"{origin} a resumed run writes into its own folder, {folder}, alone; {remedy}"
         )

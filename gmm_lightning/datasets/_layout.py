@@ -129,6 +129,9 @@ def find_layout(
     if header is not None and not isinstance(header, bool):
         raise InvalidArgumentError(f"header must be true, false or null, got {header!r}")
     with reading(path), open_text(path) as file:
+        if path.stat().st_size == 0:
+            # So are files of the system (/proc/...), which hold more than they say.
+            raise InvalidDataError(f"{path} is empty")
         lines, size = [], 0
         for text in islice(read_lines(file), _HEAD_LINES):
             lines.append(text)

@@ -99,6 +99,11 @@ def stored_arrays(path: Path) -> dict[str, StoredArray | InvalidDataError]:
 def _require_size(path: Path, member: zipfile.ZipInfo) -> None:
     """Refuse a member that claims more bytes than can be packed into its part of the file."""
     packed, size = member.compress_size, member.file_size
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InvalidDataError(
+            f"{path}: its member {member.filename!r} is compressed as numpy never does; write it "
+            "by np.savez_compressed"
+        )
     most = packed * (_MOST_DEFLATED if member.compress_type else 1)
     if packed > path.stat().st_size or size > most:
         raise InvalidDataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -127,7 +128,11 @@ class TableWriter:
             }
             if tuple(arrays) == ("x",) and self.columns != ("x",):
                 arrays["columns"] = np.array(self.columns)
-            np.savez(self._file, allow_pickle=False, **arrays)
+            # By hand: np.savez takes no array that is called like one of its arguments.
+            with zipfile.ZipFile(self._file, "w") as archive:
+                for name, array in arrays.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
         elif self._shapes is None:
             self._csv.writerow(self.columns)
         self._require_free()

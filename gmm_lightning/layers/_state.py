@@ -20,6 +20,10 @@ class StateRule(NamedTuple):
     holds: Callable[[Tensor], bool]
 
 
+# What a parameter may be written in; of 8 bits torch itself knows little.
+_REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
+
 def _is_finite(value: Tensor) -> bool:
     """Whether no entry is NaN or infinite."""
     return bool(torch.isfinite(value).all())
@@ -68,7 +72,8 @@ def require_state(module: nn.Module, state: Any, origin: Any, *, exact: bool = F
         if not _is_like(state.get(name), own.get(name), exact=exact):
             found, expected = _format_tensor(state.get(name)), _format_tensor(own.get(name))
             raise CheckpointError(
-                f"{origin} does not fit this model: {name} is {found} and should be {expected}"
+                f"{origin} does not fit this model: {str(name)[:100]} is {found} and should be "
+                f"{expected}"
             )
     for prefix, part in module.named_modules():
         for name, rule in _rules(part).items():
@@ -91,7 +96,7 @@ def _is_like(given: Tensor | None, own: Tensor | None, *, exact: bool) -> bool:
     """Whether a tensor has the shape and the kind of numbers of another."""
     if given is None or own is None or given.shape != own.shape:
         return False
-    both_real = given.is_floating_point() and own.is_floating_point()
+    both_real = {given.dtype, own.dtype} <= _REAL
     return given.dtype == own.dtype or (both_real and not exact)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import nn
 
-from gmm_lightning._files import atomic_write
+from gmm_lightning._files import atomic_write, read_sized
 from gmm_lightning._messages import format_error
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
@@ -161,7 +161,7 @@ def _read_config(path: Path, tensors: Path, name: str) -> Any:
     """Configuration of a module of the class `name` from a folder whose digests are right."""
     _require_file(path)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_sized(path).decode())
         # Another key may be one of these with a changed bit.
         if not isinstance(config, dict) or config.keys() - {"sha256"} != _KEYS:
             raise CheckpointError(f"{path} was not written by save_pretrained of this library")
@@ -202,3 +202,6 @@ def _digest_file(path: Path) -> str:
 def _require_file(path: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"there is no {path.name} in {path.parent}")
+    if path.stat().st_size == 0:
+        # So are files of the system (/proc/...), which may go on without end.
+        raise CheckpointError(f"{path} is truncated: it is empty; take another copy of it")

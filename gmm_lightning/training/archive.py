@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickletools
+import re
 import zipfile
 from pathlib import Path
 
@@ -11,6 +13,11 @@ from gmm_lightning.errors import CheckpointError, GMMError
 # Bytes read at a time, and of the record that ends an archive without a comment.
 _BLOCK, _END = 1 << 20, 22
 _START, _LAST = b"PK\x03\x04", b"PK\x05\x06"
+# Of what `torch.load` calls harmless, what makes memory of a number: 10 GB of a line of text, or
+# numbers of what was in memory before. No tensor of a fit is written so.
+_MAKERS = re.compile(
+    r"\S*builtin\S* bytearray|_codecs encode|torch\S* \w*Tensor|torch\.storage \w+"
+)
 # The attribute of a folder.
 _FOLDER = 0x10
 
@@ -64,3 +71,28 @@ def _require_records(archive: zipfile.ZipFile) -> None:
         with archive.open(member) as record:
             while record.read(_BLOCK):
                 pass
+
+
+def require_plain_values(path: Path) -> None:
+    """Refuse an intact checkpoint that asks for memory which it does not fill; nothing is run.
+
+    Raises:
+        CheckpointError: it does, or its list of values cannot be read.
+    """
+    with zipfile.ZipFile(path) as archive:
+        lists = [archive.read(name) for name in archive.namelist() if name.lower().endswith(".pkl")]
+    try:
+        named = [
+            str(name)
+            for pickled in lists
+            for opcode, name, _ in pickletools.genops(pickled)
+            if opcode.name == "GLOBAL"
+        ]
+    except Exception as error:
+        # Of garbage any error may come.
+        raise CheckpointError(f"{path} is truncated or not a torch file") from error
+    if any(map(_MAKERS.fullmatch, named)):
+        raise CheckpointError(
+            f"{path} is not a checkpoint of plain tensors and numbers (it asks for memory that it "
+            "does not fill)"
+        )

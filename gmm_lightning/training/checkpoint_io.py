@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,13 +10,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gmm_lightning._messages import format_error
 from gmm_lightning._validation import require_integer
 from gmm_lightning.errors import CheckpointError, GMMError, lacks_memory
 from gmm_lightning.layers import GMMLayer, require_state
-from gmm_lightning.training.archive import require_intact
+from gmm_lightning.training.archive import require_intact, require_plain_values
+from gmm_lightning.training.contents import held_bytes, require_bounded, require_own_places
 
 # Entries that a fit goes on from.
 _PROGRESS = {
@@ -41,6 +41,7 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at {path}")
     require_intact(path)
+    require_plain_values(path)
     try:
         checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -61,6 +62,7 @@ def check_checkpoint(checkpoint: Any, path: str | Path) -> None:
     Raises:
         CheckpointError: the message says what is wrong.
     """
+    require_bounded(checkpoint, path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointError(f"{path} was not written by gmm_lightning")
     described = checkpoint.get("gmm_lightning")
@@ -73,7 +75,7 @@ def check_checkpoint(checkpoint: Any, path: str | Path) -> None:
         raise CheckpointError(f"{path} is damaged: it does not describe its layer")
     for name in ("phase", "passes_before"):
         _require_count(name, described.get(name, 0), path)
-    if _held_bytes(checkpoint) > Path(path).stat().st_size:
+    if held_bytes(checkpoint["state_dict"]) > Path(path).stat().st_size:
         raise CheckpointError(f"{path} is damaged: it is smaller than the tensors that it claims")
 
 
@@ -91,6 +93,7 @@ def check_progress(checkpoint: dict[str, Any], path: str | Path) -> None:
                 f"{path} holds no {name} of a fit to go on from: it was written without the state "
                 "of the training, or is damaged"
             )
+    require_own_places(checkpoint["callbacks"], path)
     try:
         _require_counters(checkpoint["loops"], path)
     except RecursionError as error:
@@ -104,7 +107,7 @@ def layer_from_checkpoint(checkpoint: dict[str, Any]) -> GMMLayer:
         CheckpointError: a description that cannot be used, or of more than the tensors hold.
     """
     described = checkpoint["gmm_lightning"]["layer"]
-    return GMMLayer.from_config(described, max_bytes=_held_bytes(checkpoint))
+    return GMMLayer.from_config(described, max_bytes=held_bytes(checkpoint["state_dict"]))
 
 
 def describe_data(datamodule: Any, num_features: int) -> dict[str, Any]:
@@ -127,7 +130,7 @@ def read_data(checkpoint: dict[str, Any], num_features: int, path: str | Path) -
     names = data if isinstance(data, dict) else {"name": None}
     columns, classes = names.get("columns"), names.get("classes")
     if not isinstance(names.get("name", ""), str) or not all(
-        given is None or (isinstance(given, list) and all(isinstance(c, str) for c in given))
+        given is None or (isinstance(given, list) and all(map(_is_text, given)))
         for given in (columns, classes)
     ):
         raise CheckpointError(
@@ -166,7 +169,10 @@ def going_on(trainer: L.Trainer, path: str | Path | None, passes: int) -> Iterat
         yield
     except (GMMError, OSError):
         raise
-    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+    except (
+        *(LookupError, TypeError, AttributeError, ValueError, RuntimeError),
+        *(ArithmeticError, AssertionError),
+    ) as error:
         done = trainer.current_epoch
         if path is None or lacks_memory(error) or (isinstance(done, int) and done > passes):
             raise
@@ -185,6 +191,11 @@ def _require_counters(loops: dict[Any, Any], path: str | Path) -> None:
             _require_count(name, value, path)
 
 
+def _is_text(value: Any) -> bool:
+    """Whether a value is text that can be written to a file: no half of a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 def _texts(values: Any) -> list[str]:
     return [str(value) for value in values] if isinstance(values, Iterable) else []
 
@@ -194,17 +205,3 @@ def _require_count(name: str, value: Any, path: str | Path) -> None:
         require_integer(name, value, least=0)
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-
-
-def _held_bytes(checkpoint: dict[str, Any]) -> float:
-    """Bytes of the tensors of a state; infinite where one repeats entries, or holds none."""
-    sizes: dict[int, int] = {}
-    for value in checkpoint["state_dict"].values():
-        if isinstance(value, Tensor):
-            if value.layout != torch.strided or value.is_meta:
-                return math.inf
-            storage = value.untyped_storage()
-            if value.numel() * value.element_size() > storage.nbytes():
-                return math.inf
-            sizes[storage.data_ptr()] = storage.nbytes()
-    return sum(sizes.values())

@@ -8,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from gmm_lightning._messages import unformatted
 from gmm_lightning.plotting import plot_mixture
 from gmm_lightning.training.module import GMMModule
 
@@ -28,12 +29,14 @@ def draw_mixture(module: GMMModule, datamodule: Any, max_points: int = 2000) -> 
     """
     rows = some_rows(module, datamodule, max_points)
     columns = getattr(datamodule, "columns", None)
+    columns = None if columns is None else tuple(map(unformatted, columns))
     if module.layer.num_features <= 2:
         mixture = module.distribution()
     else:
         mixture = module.layer.distribution()
         rows = None if rows is None else module.standardize(rows)
-    title = f"{getattr(datamodule, 'name', 'data')}: {module.layer.num_components} components"
+    name = unformatted(getattr(datamodule, "name", "data"))
+    title = f"{name}: {module.layer.num_components} components"
     figure = plot_mixture(mixture, rows, columns=columns, title=title).figure
     assert isinstance(figure, Figure)
     return figure

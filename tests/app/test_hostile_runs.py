@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from gmm_lightning import GMMLayer
 from gmm_lightning.app.fitting import phases_of
 from gmm_lightning.app.resume import resume_overrides
 from gmm_lightning.app.runs import load_run
 from gmm_lightning.app.trust import built_in_targets, settle
 from gmm_lightning.errors import CheckpointError, GMMError, InvalidArgumentError
+from gmm_lightning.plotting import save_figure
+from gmm_lightning.training import ArrayDataModule, GMMModule, draw_mixture
 
 SECRET = "hunter2"
 # What an attacker would like to have built; each would leave a trace.
@@ -156,6 +160,12 @@ OVERRIDES = (
     "+x='${seed}'",
     "+x={'${oc.env:GMM_SECRET}':1}",
     "+x.${seed}=1",
+    # Hydra takes the backslashes away
+    r"+callbacks.x=$\{oc.create:\{_target_:os.system\,command:id\}\}",
+    r"data.name=$\{oc.env:GMM_SECRET\}",
+    r"data.name=str($\{oc.env:GMM_SECRET\})",
+    r"+x={a:[$\{oc.env:GMM_SECRET\}]}",
+    r"+x={$\{oc.env:GMM_SECRET\}:1}",
     # what Hydra acts on
     "--config-dir=evil",
     "-m",
@@ -185,6 +195,10 @@ OVERRIDES = (
     "~logger.save_dir",
     "logger.name=../x",
     "logger.version=..",
+    # TensorBoardLogger puts the environment there
+    "logger.name=$GMM_SECRET",
+    "logger.version=%GMM_SECRET%",
+    "callbacks.checkpoint.dirpath=run/$GMM_SECRET",
     "paths.output_dir=/elsewhere",
     "paths.checkpoints=elsewhere",
     "trainer.default_root_dir=/elsewhere",
@@ -247,6 +261,49 @@ def test_a_run_with_links_is_not_continued(run: Path, mark: Path, name: str) -> 
     store(run, "cov=diag")
     (run / name).symlink_to(run.parent / "victim")
     assert f"{name} is a link" in refusal(lambda: resume_overrides(run, []), mark)
+
+
+@pytest.mark.parametrize("name", ["train.log", ".lock", "tensorboard/hparams.yaml"])
+def test_a_run_with_a_pipe_or_a_second_name_is_not_continued(
+    run: Path, mark: Path, name: str
+) -> None:
+    store(run, "cov=diag")
+    (run / "tensorboard").mkdir()
+    os.mkfifo(run / name)
+    assert "neither a file nor a folder" in refusal(lambda: resume_overrides(run, []), mark)
+    (run / name).unlink()
+    victim = run.parent / "victim"
+    victim.touch()
+    os.link(victim, run / name)
+    assert f"{name} is a link" in refusal(lambda: resume_overrides(run, []), mark)
+
+
+def test_a_folder_that_cannot_be_looked_into(
+    run: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(run, "cov=diag")
+    scandir = os.scandir
+
+    def fail(path: Any) -> Any:
+        if Path(path).name == "checkpoints":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    assert "cannot look into" in refusal(lambda: resume_overrides(run, []), mark)
+
+
+@pytest.mark.parametrize("name", ["${oc.env:GMM_SECRET}", "$GMM_SECRET", "x${GMM_SECRET}"])
+def test_a_folder_with_the_name_of_a_variable(run: Path, mark: Path, name: str) -> None:
+    store(run, "cov=diag")
+    moved = run.rename(run.with_name(name))
+    assert "rename the folder" in refusal(lambda: resume_overrides(moved, []), mark)
+
+
+def test_a_launch_folder_with_the_name_of_a_variable(run: Path, mark: Path) -> None:
+    store(run, "data=file", "data.path=rows.csv")
+    (run / ".hydra" / "hydra.yaml").write_text("hydra: {runtime: {cwd: '/x/${oc.env:GMM_SECRET}'}}")
+    assert "hydra.yaml names a folder" in refusal(lambda: resume_overrides(run, []), mark)
 
 
 def test_overrides_of_another_kind(run: Path, mark: Path) -> None:
@@ -314,6 +371,7 @@ RECORDS = {
     "no numbers": '{"num_rows": 5}',
     "texts": '{"num_rows": "5", "log_likelihood": "x", "bic": 1, "converged": true}',
     "nesting": "[" * 100_000,
+    "truth": '{"num_rows": true, "log_likelihood": 1.0, "bic": 1.0, "converged": true}',
     "a list": "[]",
     "a number": "3",
     "half": '{"num_rows": ',
@@ -336,8 +394,50 @@ def test_damaged_records_are_named(copied: Path, mark: Path, name: str, case: st
 
 
 def test_a_threshold_needs_ascending_quantiles(copied: Path) -> None:
-    for levels, values in (([0.1, 0.05], [1, 2]), ([0.1, 0.2], [2, 1]), ([], []), ([0.1], [1, 2])):
-        text = f'{{"probability": {levels}, "log_density": {values}}}'
+    for levels, values in (
+        ([0.1, 0.05], [1, 2]),
+        ([0.1, 0.2], [2, 1]),
+        ([], []),
+        ([0.1], [1, 2]),
+        ([0.1], ["NaN"]),
+        ([0.1], ["Infinity"]),
+        ([0.1], [10**400]),
+        ([5, 6], [1, 2]),
+        (["true"], [1]),
+    ):
+        text = f'{{"probability": {levels}, "log_density": {values}}}'.replace("'", "")
         (copied / "density.json").write_text(text)
         with pytest.raises(CheckpointError, match="holds no quantiles"):
             load_run(str(copied)).threshold(0.1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no files of the system")
+@pytest.mark.parametrize("name", ["metrics.json", "density.json", ".hydra/config.yaml"])
+@pytest.mark.parametrize("target", ["/proc/self/environ", "/proc/self/pagemap"])
+def test_files_of_the_system_are_not_read(copied: Path, mark: Path, name: str, target: str) -> None:
+    """They claim to be empty; one holds the environment, the other goes on for 2**37 bytes."""
+    (copied / name).unlink()
+    (copied / name).symlink_to(target)
+
+    def read() -> None:
+        finished = load_run(str(copied))
+        finished.threshold(0.1)
+        finished.training_data()
+
+    refusal(read, mark)
+    link = copied / "rows.csv"
+    link.symlink_to(target)
+    (copied / ".hydra" / "config.yaml").unlink()
+    (copied / ".hydra" / "config.yaml").write_text(
+        f"data: {{_target_: gmm_lightning.training.ArrayDataModule.file, path: {link}}}"
+    )
+    with pytest.raises(GMMError, match=r"rows\.csv is empty|is damaged"):
+        read()
+
+
+def test_names_in_pictures_are_no_formulas(tmp_path: Path) -> None:
+    """A formula that cannot be read would end a run before its report is written."""
+    x = torch.randn(20, 2)
+    data = ArrayDataModule(x, columns=[r"$\frac$", "b$^$"], name="$_$")
+    figure = draw_mixture(GMMModule(GMMLayer(2, 2)), data)
+    assert save_figure(figure, tmp_path / "a.png").stat().st_size > 0

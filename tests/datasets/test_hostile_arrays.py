@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from support.damage import flipped, some_bits, survivors, truncated
 
-from gmm_lightning.datasets import iter_table, open_rows, read_table
+from gmm_lightning.datasets import TableWriter, iter_table, open_rows, read_table
 from gmm_lightning.errors import GMMError, InvalidDataError
 
 
@@ -119,6 +120,32 @@ def test_what_a_zip_claims_is_compared_with_the_file(tmp_path: Path) -> None:
         archive.writestr(info, array)
         info.file_size = len(array) - 80 + 10**12
     assert "claims 10000000000" in refused(path)
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packed_as_numpy_never_does(tmp_path: Path, kind: int) -> None:
+    """Their decoders take memory of the size that a member claims for its dictionary."""
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        archive.writestr("x.npy", GOOD)
+    assert "compressed as numpy never does" in refused(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no files of the system")
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.npy", "a.npz", "a.parquet"])
+def test_files_of_the_system_are_not_read(tmp_path: Path, name: str) -> None:
+    for target in ("environ", "pagemap"):
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to(f"/proc/self/{target}")
+        assert re.search("is empty$|is not a readable", refused(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "kwds", "args"])
+def test_columns_called_like_arguments_of_numpy(tmp_path: Path, name: str) -> None:
+    with TableWriter(tmp_path / "a.npz", [name, "y"]) as table:
+        table.write(**{name: np.arange(3.0), "y": np.ones(3)})
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert arrays[name].tolist() == [0, 1, 2]
 
 
 def test_only_the_array_that_is_asked_for_is_read(tmp_path: Path) -> None:

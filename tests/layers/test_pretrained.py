@@ -429,3 +429,14 @@ def test_places_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="must not be folders"):
         GMMLayer(2, 3).save_pretrained(tmp_path / "taken")
     assert not (tmp_path / "taken" / "model.safetensors").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/pagemap").exists(), reason="no files of the system")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_files_of_the_system_are_not_read(tmp_path: Path, name: str) -> None:
+    """This one claims to be empty, and goes on for 2**37 bytes."""
+    GMMLayer(2, 3).save_pretrained(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/proc/self/pagemap")
+    with pytest.raises(CheckpointError, match=f"{name} is truncated: it is empty"):
+        GMMLayer.from_pretrained(tmp_path)

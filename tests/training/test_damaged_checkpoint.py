@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from support.damage import flipped, header_bits, some_bits, survivors, truncated
 from support.lightning_runs import adam, fitted, trainer
 from torch import nn
@@ -218,7 +220,33 @@ def deep(contents: Contents) -> None:
     nested.append(nested)
 
 
-HOSTILE["endless"] = (deep, "cannot be used")
+def many(depth: int) -> list[Any]:
+    """A list of 2**depth numbers in a few bytes: each list holds the one before it twice."""
+    held: list[Any] = [1.0]
+    for _ in range(depth):
+        held = [held, held]
+    return held
+
+
+def called(**attributes: Any) -> Contents:
+    """A state whose own methods are hidden."""
+    state = OrderedDict({"layer.means": torch.zeros(3, 2)})
+    vars(state).update(attributes)
+    return state
+
+
+CLAIMS, FILLS = "smaller than the tensors that it claims", "memory that it does not fill"
+HOSTILE |= {
+    "endless": (deep, CLAIMS),
+    "many sizes": (put(*LAYER, "batch_shape", many(60)), CLAIMS),
+    "many numbers": (put(*LAYER, "priors", [{"name": "niw", "loc": many(60)}]), CLAIMS),
+    "many states": (put("callbacks", {"x": many(60)}), CLAIMS),
+    "a vast moment": (put("optimizer_states", [torch.zeros(1).expand(10**6, 10**6)]), CLAIMS),
+    "bytes": (put(STATE, "layer.means", torch.zeros(3, 2).to(torch.float8_e4m3fn)), FILLS),
+    "methods": (put(STATE, called(values=torch.Size)), CLAIMS),
+    "half a letter": (put(*DATA, "columns", ["a", "\ud800"]), "columns and the classes .* as text"),
+    "a long name": (put(STATE, "b" * 10**5, torch.zeros(1)), "b{100} is float32"),
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -240,6 +268,32 @@ def test_hostile_contents_are_one_sentence(
     with pytest.raises(CheckpointError, match=said) as caught:
         GMMModule.load_from_checkpoint(saved)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        b"c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R",
+        b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R",
+        b"ctorch\nTensor\nJ\xff\xff\xff\x7f\x85R",
+        b"ctorch\nTensor\nK\x02\x85\x81",
+        b"ctorch.storage\nUntypedStorage\nJ\xff\xff\xff\x7f\x85R",
+        b"c_codecs\nencode\nX\x01\0\0\0aX\x08\0\0\0punycode\x86R",
+    ],
+)
+def test_memory_of_a_number_is_not_taken(
+    saved: Path, call: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch calls these harmless; each takes gigabytes, or what was in memory before."""
+    with zipfile.ZipFile(saved) as archive:
+        records = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(saved, "w") as archive:
+        for name, content in records.items():
+            hostile = b"\x80\x02" + call + b"."
+            archive.writestr(name, hostile if name.endswith("data.pkl") else content)
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(CheckpointError, match=FILLS):
+        GMMModule.load_from_checkpoint(saved)
 
 
 def test_a_checkpoint_of_any_other_module(tmp_path: Path) -> None:
@@ -307,6 +361,35 @@ def test_a_fit_does_not_go_on_from_hostile_contents(saved: Path, name: str) -> N
     with pytest.raises(CheckpointError, match=said) as caught:
         resume(saved, kind)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state, victim: state.update(best_model_path=f"local://{victim}"),
+        lambda state, victim: state.update(best_model_path=f"{state['dirpath']}/../victim"),
+        lambda state, victim: state.update(last_model_path=f"simplecache::{victim}"),
+        lambda state, victim: state.update(best_k_models={f"{state['dirpath']}/../victim": 0.0}),
+    ],
+    ids=["server", "above", "chain", "among the best"],
+)
+def test_no_state_has_files_elsewhere_removed(
+    saved: Path, tmp_path: Path, change: Callable[[Contents, Path], None]
+) -> None:
+    """Lightning's own callback removes the file that was the best, a folder with all in it."""
+    contents = torch.load(saved, weights_only=True)
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    best = ModelCheckpoint(dirpath=tmp_path / "best")
+    state = {**best.state_dict(), "dirpath": str(tmp_path / "best")}
+    change(state, victim)
+    contents["callbacks"][best.state_key] = state
+    torch.save(contents, saved)
+    x = torch.randn(60, 2)
+    options: dict[str, Any] = {"data": {"standardize": True}, "priors": ["dirichlet", "niw"]}
+    with pytest.raises(CheckpointError, match="would remove a file of another place"):
+        fitted(x, "em", best, ckpt_path=saved, max_epochs=6, **options)
+    assert victim.exists()
 
 
 def test_a_fit_does_not_go_on_from_a_damaged_file(saved: Path) -> None:
