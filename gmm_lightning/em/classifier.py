@@ -17,7 +17,7 @@ from gmm_lightning.em.initialization import data_moments, initialize, is_resolve
 from gmm_lightning.em.local_scale import local_scale
 from gmm_lightning.em.loop import run_em
 from gmm_lightning.em.maximization import MStepResult
-from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.model import MixtureModel, require_values
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.progress import ClassProgress
 from gmm_lightning.em.result import EMResult, best_runs, result_of
@@ -118,6 +118,7 @@ def fit_classifier(
     options = EMOptions(max_iter, tol, prune=False)
     _require_random_start(initializer, num_restarts)
     layer = classifier.layer
+    require_values(layer)
     generator = as_generator(generator, layer.means.device)
     if layer.evidence is not None:
         raise InvalidArgumentError("fit_classifier takes no layer with evidence: use fit_em")

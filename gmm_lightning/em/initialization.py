@@ -15,7 +15,7 @@ from gmm_lightning.em.covariance_target import with_targets
 from gmm_lightning.em.event_log import CollapseCount
 from gmm_lightning.em.local_scale import local_scale
 from gmm_lightning.em.maximization import MStepResult, maximize
-from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.model import MixtureModel, require_values
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.pooled import pooled_statistics
 from gmm_lightning.em.responsibilities import ASSIGNMENTS
@@ -113,6 +113,7 @@ def is_resolved(layer: GMMLayer) -> bool:
 @torch.no_grad()
 def resolve_from(layer: GMMLayer, source: RowSource) -> None:
     """Give the layer its local scale and the priors their values, from a checked source."""
+    require_values(layer)
     scale = local_scale(source, layer.means.dtype)
     layer.local_scale.copy_(scale.expand_as(layer.local_scale))
     if not layer.all_priors:

@@ -14,10 +14,24 @@ from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.parameters import MixtureParameters
+from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer, mixture_logits
 from gmm_lightning.priors import Prior
 from gmm_lightning.rows import Batch, RowSource
 from gmm_lightning.statistics import Moments, SufficientStatistics
+
+
+def require_values(layer: GMMLayer) -> None:
+    """Refuse a layer that no fit can read.
+
+    Raises:
+        InvalidArgumentError: it is on the meta device.
+    """
+    if layer.means.is_meta:
+        raise InvalidArgumentError(
+            "expected a layer with values, got one on the meta device: call "
+            "to_empty(device=...) and reset_parameters() first"
+        )
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,12 @@ class MixtureModel:
 
     @classmethod
     def from_layer(cls, layer: GMMLayer, num_restarts: int = 1) -> Self:
-        """The model of a layer, for a number of restarts."""
+        """The model of a layer, for a number of restarts.
+
+        Raises:
+            InvalidArgumentError: the layer is on the meta device.
+        """
+        require_values(layer)
         size = layer.batch_shape.numel()
         batch_index = torch.arange(size, device=layer.means.device).repeat(num_restarts)
         return cls(

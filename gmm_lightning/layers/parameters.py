@@ -135,8 +135,9 @@ def require_order(index: Any, num_components: int, batch_shape: Size) -> Tensor:
     integral = order.dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
     fits = tuple(order.shape) in ((k,), (*batch_shape, k))
     if not (integral and fits) or bool((order.sort(-1).values.cpu() != torch.arange(k)).any()):
+        each = f" or {(*batch_shape, k)}" if batch_shape else ""
         raise InvalidArgumentError(
-            f"expected each of the components 0 to {k - 1} once, of shape ({k},) or "
-            f"{(*batch_shape, k)}, got {describe(index)}"
+            f"expected each of the components 0 to {k - 1} once, of shape ({k},){each}, "
+            f"got {describe(index)}"
         )
     return order.long().expand(*batch_shape, k)

@@ -179,9 +179,16 @@ class Prior(nn.Module, ABC):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Give the hyper-parameters the values that they were given; the others are open again."""
+        """Give the hyper-parameters the values that they were given; the others are open again.
+
+        Raises:
+            InvalidArgumentError: one was given as a tensor on the meta device.
+        """
         for name in self._shapes:
-            self.get_buffer(name).copy_(self._initial(name))
+            buffer, given = self.get_buffer(name), self._given[name]
+            if given is not None and given.is_meta and not buffer.is_meta:
+                raise self._no_values(name)
+            buffer.copy_(self._initial(name))
         for child in self.children():
             if isinstance(child, Prior):
                 child.reset_parameters()
@@ -233,12 +240,29 @@ class Prior(nn.Module, ABC):
                 "layer, call resolve_priors(layer, x), initialize_from a head, or give the values"
             )
 
+    def _no_values(self, name: str) -> InvalidArgumentError:
+        return InvalidArgumentError(
+            f"{name} of the prior {self.name!r} must have values, got a tensor on the meta device: "
+            'give numbers, or make it on another one, as in torch.eye(2, device="cpu")'
+        )
+
     def config(self) -> dict[str, Any]:
-        """Constructor arguments as primitives."""
+        """Constructor arguments as primitives.
+
+        Raises:
+            InvalidArgumentError: one is a tensor on the meta device.
+        """
+        for name, value in self._given.items():
+            if value is not None and value.is_meta:
+                raise self._no_values(name)
         return {k: None if v is None else v.tolist() for k, v in self._given.items()}
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self.config().items())
+        try:
+            hyper = self.config()
+        except InvalidArgumentError:
+            hyper = {name: describe(value) for name, value in self._given.items()}
+        return ", ".join(f"{name}={value}" for name, value in hyper.items())
 
 
 class _Given(dict[str, Tensor | None]):

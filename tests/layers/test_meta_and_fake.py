@@ -14,10 +14,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from gmm_lightning import DensityHead, GMMLayer, MixtureClassifier, fit_em
+from gmm_lightning import (
+    DensityHead,
+    GMMLayer,
+    MixtureClassifier,
+    StepwiseEM,
+    e_step,
+    fit_classifier,
+    fit_em,
+    resolve_priors,
+)
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import SamplingHead, Standardize
 from gmm_lightning.losses import negative_log_likelihood
+from gmm_lightning.priors import InverseWishart, NormalInverseWishart
 
 IN, D, K = 3, 2, 3
 Make = Callable[..., nn.Module]
@@ -90,6 +100,42 @@ def test_a_head_that_was_used_is_as_new() -> None:
         SamplingHead(nn.Sequential(DensityHead(IN, D, K))).reset_parameters()
     # What is no module has nothing to reset.
     SamplingHead(layer.distribution().with_parameters).reset_parameters()
+
+
+FITS: dict[str, Callable[[GMMLayer, Tensor], Any]] = {
+    "fit_em": fit_em,
+    "e_step": e_step,
+    "resolve_priors": resolve_priors,
+    "stepwise": lambda layer, x: StepwiseEM(layer).partial_fit(x),
+}
+
+
+@pytest.mark.parametrize("prior", [None, "niw"])
+@pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
+def test_fits_need_a_layer_with_values(
+    fit: Callable[[GMMLayer, Tensor], Any], prior: str | None
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="call to_empty"):
+        fit(GMMLayer(D, K, priors=prior, device="meta"), torch.randn(9, D))
+
+
+def test_a_classifier_without_values_is_not_fitted() -> None:
+    classifier = MixtureClassifier(GMMLayer(D, K, batch_shape=(2,), device="meta"))
+    with pytest.raises(InvalidArgumentError, match="call to_empty"):
+        fit_classifier(classifier, torch.randn(9, D), torch.arange(9) % 2)
+
+
+@pytest.mark.parametrize("prior", [InverseWishart, NormalInverseWishart])
+def test_a_prior_without_values_is_shown_and_refused(
+    prior: type[InverseWishart | NormalInverseWishart],
+) -> None:
+    scale = torch.eye(D, device="meta")
+    layer = GMMLayer(D, K, priors=prior(scale_matrix=scale), device="meta")
+    assert "scale_matrix=Tensor of shape (2, 2)" in repr(layer)
+    layer.to_empty(device="cpu")
+    for use_values in (layer.reset_parameters, layer.all_priors[0].config):
+        with pytest.raises(InvalidArgumentError, match="must have values"):
+            use_values()
 
 
 def use(family: str, prior: str) -> None:
