@@ -190,6 +190,11 @@ def test_another_model_does_not_fit(failing: Failing, stored: Path) -> None:
     assert "does not fit this model" in message
 
 
+def test_fewer_passes_than_are_done(failing: Failing, stored: Path) -> None:
+    message = failing(f"resume={stored}", "fit.max_iter=1").message
+    assert "this fit ends after 1: give a larger fit.max_iter" in message
+
+
 # -- the script itself ------------------------------------------------------------------------
 
 
