@@ -19,7 +19,13 @@ from support.random_layers import FAMILIES
 from gmm_lightning import GMMLayer
 from gmm_lightning.app.preflight import _spell_out
 from gmm_lightning.datasets import names
-from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, InitializeCallback
+from gmm_lightning.training import (
+    ArrayDataModule,
+    EMCallback,
+    EpochCheckpoint,
+    GMMModule,
+    InitializeCallback,
+)
 
 Failing = Callable[..., Any]
 
@@ -123,12 +129,12 @@ def test_a_folder_below_a_file(failing: Failing, tmp_path: Path) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, not to be changed."""
     folder = tmp_path_factory.mktemp("finished")
-    run = trainer(InitializeCallback(), EMCallback(), max_epochs=2)
+    checkpoint = EpochCheckpoint(folder / "checkpoints")
+    run = trainer(InitializeCallback(), EMCallback(), checkpoint, max_epochs=2)
     data = ArrayDataModule.builtin("faithful", standardize=True)
     run.fit(GMMModule(GMMLayer(2, 2)), datamodule=data)
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "overrides.yaml").write_text("- data=faithful\n- fit.max_iter=2\n")
-    run.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     return folder
 
 

@@ -226,7 +226,9 @@ def test_forward_derivatives_of_draws_are_those_backwards(
     torch.testing.assert_close(jvp(draw, own, direction)[1], expected, **CLOSE)
 
 
-@pytest.mark.parametrize("transform", [grad, lambda f: lambda x: jvp(f, (x,), (x,))], ids=str)
+@pytest.mark.parametrize(
+    "transform", [grad, lambda f: lambda x: jvp(f, (x,), (x,))], ids=["grad", "jvp"]
+)
 def test_quasi_random_draws_are_refused_inside(transform: Any, generator: Generator) -> None:
     logits, *others = parameters_of(random_layer("full", generator=generator))
     draw = lambda own: mixture_of("full", own, *others).sample(4, quasi=True).sum()  # noqa: E731
