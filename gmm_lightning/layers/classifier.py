@@ -161,11 +161,7 @@ class MixtureClassifier(nn.Module):
 
     @torch.no_grad()
     def predict(self, x: Any) -> Tensor:
-        """Most probable class of each row, as an index of `classes`, `(*S)`.
-
-        Raises:
-            InvalidDataError: a row has none, since an entry is missing or every density is 0.
-        """
+        """Most probable class of each row, as an index of `classes`, `(*S)`; refuses NaN."""
         return require_found(most_probable(self.log_joint(x)))
 
     def decode(self, indices: Tensor) -> list[Any]:

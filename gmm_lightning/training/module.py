@@ -237,6 +237,8 @@ class GMMModule(EvaluatedMixture):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Verify the file of a fit that goes on, and restore the phase that it was written in.
 
+        Lightning has read it by then: without code by `trainer.fit(..., weights_only=True)`.
+
         Raises:
             CheckpointError: a file that is damaged, or was not written by a fit of such a module.
         """
