@@ -23,6 +23,7 @@ GROUND = (
     "_chunking",
     "_files",
     "_messages",
+    "_plain",
     "_plugins",
     "_tracing",
     "_validation",

@@ -41,7 +41,7 @@ def check_fit(config: DictConfig) -> None:
 
 def _check_processes(trainer: DictConfig) -> None:
     """Refuse far more processes than the machine has cores: they would only wait for each other."""
-    most = max(_MOST_PER_CORE * (os.cpu_count() or 1), 2 * _MOST_PER_CORE)
+    most = _MOST_PER_CORE * max(2, os.cpu_count() or 1)
     if isinstance(trainer.devices, int) and trainer.devices > most:
         raise InvalidArgumentError(
             f"trainer.devices={trainer.devices} asks for as many processes or devices, and this "

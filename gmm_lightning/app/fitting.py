@@ -94,7 +94,7 @@ def fit(
                 f"{len(phases)}: resume it with the settings that it was started with"
             )
     trainer = _make_trainer(phases[first], folder)
-    if 0 <= (-1 if trainer.max_epochs is None else trainer.max_epochs) < resumed:
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs < resumed:
         raise InvalidArgumentError(
             f"{phases[0].resume} has done {resumed} passes, and this fit ends after "
             f"{trainer.max_epochs}: give a larger fit.max_iter"

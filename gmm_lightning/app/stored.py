@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from gmm_lightning._files import read_sized
+from gmm_lightning._plain import require_plain
 from gmm_lightning.errors import CheckpointError
 
 # Settings and records have a few kilobytes; plain yaml takes five seconds per megabyte.
@@ -82,7 +83,7 @@ def _read(path: Path, kind: str, parse: Callable[[str], Any]) -> Any:
         if size > _MOST_BYTES:
             raise CheckpointError(f"{path} has {size} bytes: no run writes more than {_MOST_BYTES}")
         content = parse(read_sized(path).decode())
-        plain = _is_plain(content)
+        require_plain(content)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, TypeError, LookupError, yaml.YAMLError, RecursionError) as error:
@@ -90,15 +91,4 @@ def _read(path: Path, kind: str, parse: Callable[[str], Any]) -> Any:
         # The lines of yaml's message that quote the file are left out.
         reason = ", ".join(line for line in lines if line and '"<unicode' not in line)
         raise CheckpointError(f"{path} is damaged: it is not {kind} ({reason[:200]})") from error
-    if not plain:
-        raise CheckpointError(f"{path} is damaged: it is not {kind} of names, numbers and texts")
     return content
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value consists of mappings with texts as keys, lists and scalars."""
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(entry) for k, entry in value.items())
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int | float)

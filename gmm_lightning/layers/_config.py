@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from gmm_lightning._messages import format_error
+from gmm_lightning._plain import require_plain
 from gmm_lightning._plugins import Registry
 from gmm_lightning._validation import require_integer
 from gmm_lightning.covariances import Covariance
@@ -57,7 +58,7 @@ def module_from_config(cls: Callable[..., T], config: Any, max_bytes: float | No
             parameters than `max_bytes` can hold: memory is taken for no other.
     """
     try:
-        _require_plain(config)
+        require_plain(config)
         arguments = dict(config)
         family = _plugin_from_config(arguments["covariance"], covariance_registry)
         least = _least_bytes(arguments, family)
@@ -81,20 +82,6 @@ def module_from_config(cls: Callable[..., T], config: Any, max_bytes: float | No
         if isinstance(error, KeyError):
             reason += " is missing or unknown"
         raise CheckpointError(f"the description of the {name} cannot be used: {reason}") from error
-
-
-def _require_plain(config: Any) -> None:
-    """Refuse anything but names, numbers, and lists and mappings of them."""
-    if isinstance(config, dict) and all(isinstance(key, str) for key in config):
-        parts = list(config.values())
-    elif isinstance(config, list):
-        parts = config
-    elif config is None or isinstance(config, bool | int | float | str):
-        return
-    else:
-        raise InvalidArgumentError(f"expected names and numbers, got {type(config).__name__}")
-    for part in parts:
-        _require_plain(part)
 
 
 def _least_bytes(arguments: dict[str, Any], family: Covariance) -> int:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gmm_lightning._chunking import map_chunks
 from gmm_lightning.layers import GMMLayer, most_probable, require_found
 from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.rows import Batch, check_finite
@@ -69,10 +70,16 @@ class EvaluatedMixture(StandardizedMixture):
         """
         rows = as_global_batch(batch, self.trainer.world_size)
         rows = rows._replace(x=self.standardize(rows.x))
-        log_resp = self.layer.log_responsibilities(rows)
-        log_prob = self.layer.log_prob(rows) + self.standardize.log_abs_det
-        component = require_found(most_probable(log_resp))
-        return Prediction(log_prob, component, log_resp.exp())
+        log_joint = map_chunks(
+            self.layer.log_joint,
+            rows,
+            batch_dims=len(self.layer.batch_shape),
+            numbers_per_row=self.layer.means.numel(),
+            module=self.layer,
+        )
+        component = require_found(most_probable(log_joint))
+        log_prob = log_joint.logsumexp(-1) + self.standardize.log_abs_det
+        return Prediction(log_prob, component, log_joint.softmax(-1))
 
     def on_validation_epoch_end(self) -> None:
         """Log the weighted mean over all rows of all processes, for each loader."""
