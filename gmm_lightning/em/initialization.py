@@ -114,13 +114,23 @@ def is_resolved(layer: GMMLayer) -> bool:
 def resolve_from(layer: GMMLayer, source: RowSource) -> None:
     """Give the layer its local scale and the priors their values, from a checked source."""
     require_values(layer)
-    scale = local_scale(source, layer.means.dtype)
-    layer.local_scale.copy_(scale.expand_as(layer.local_scale))
+    set_local_scale(layer, local_scale(source, layer.means.dtype))
     if not layer.all_priors:
         return
     moments = data_moments(MixtureModel.from_layer(layer), source, layer.num_components)
     for prior in layer.all_priors:
         prior.resolve(moments, layer.num_components)
+
+
+def set_local_scale(layer: GMMLayer, scale: Tensor, index: Any = ...) -> None:
+    """Give the mixtures at an index of a layer a local scale `(*B, D)`.
+
+    Without a floor, a constant feature is one like the others: only `reg_covar` or a prior keeps
+    its variance above 0.
+    """
+    if layer.covariance.relative_floor == 0:
+        scale = torch.where(scale > 0, scale, 1.0)
+    layer.local_scale[index] = scale.to(layer.local_scale)
 
 
 def data_moments(model: MixtureModel, source: RowSource, num_components: int) -> DataMoments:

@@ -94,7 +94,7 @@ class RowSource(ABC):
         if num_rows == 0:
             raise InvalidDataError("there are no rows to fit")
         if not positive:
-            raise InvalidDataError("there are no rows to fit: every sample_weight is 0")
+            raise InvalidDataError("there are no rows to fit: every sample_weight is zero")
         return num_rows
 
     def sample(self, limit: int, generator: Generator | None) -> Batch:
