@@ -23,6 +23,7 @@ from gmm_lightning.layers.parameters import (
 )
 from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.linalg import take_components
+from gmm_lightning.noise import NoiseSpec, bind_noise
 from gmm_lightning.priors import MixtureShape, PriorSpec, bind_priors
 
 
@@ -43,13 +44,15 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         covariance: name of a family (`full`, `diag`, `spherical`, `tied`, `tied_diag`,
             `tied_spherical`) or an instance.
         priors: a prior, a name, or a list of them; they are copied.
+        noise: a further component for rows that belong to none: `uniform`, `gaussian`, or a
+            `Noise`, which is copied.
         batch_shape: B, for a batch of independent mixtures.
         device: of the parameters.
         dtype: float32 or float64.
 
     Attributes:
         evidence: None, or a module that maps a `Batch` of rows to terms `(*S, *B, K)` added to
-            `log_joint`: labels, censoring, a noise component.
+            `log_joint`: labels, censoring.
         projections: modules `(moments, covariance) -> moments`, applied in order by each M-step
             after the priors: frozen parts, bounds, shrinkage.
         local_scale: how close together rows lie where they lie closest, per feature, `(*B, D)`:
@@ -76,6 +79,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         covariance: str | Covariance = "full",
         priors: PriorSpec = None,
         *,
+        noise: NoiseSpec = None,
         batch_shape: tuple[int, ...] = (),
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -93,6 +97,9 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         self.raw_scale = nn.Parameter(torch.zeros(*batch_shape, *shape, **made))
         sizes = MixtureShape(num_components, num_features, self.covariance, self.batch_shape)
         self.priors = bind_priors(priors, sizes).to(**made)
+        self.noise = bind_noise(noise, num_features, self.batch_shape)
+        if self.noise is not None:
+            self.noise.to(**made)
         self.projections = nn.ModuleList()
         unknown = torch.full((*batch_shape, num_features), torch.nan, **made)
         self.register_buffer("local_scale", unknown)
@@ -108,6 +115,8 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         self.raw_scale.zero_()
         self.local_scale.fill_(torch.nan)
         self.priors.reset_parameters()
+        if self.noise is not None:
+            self.noise.reset_parameters()
 
     @classmethod
     def from_parameters(
@@ -164,7 +173,8 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         A constant feature, whose density is 1 at its value, has none.
         """
         k, d = self.num_components, self.num_features - len(self.constant_features)
-        return k - 1 + k * d + self.covariance.num_free_parameters(k, d)
+        noise = 0 if self.noise is None else self.noise.num_free_parameters
+        return k - 1 + k * d + self.covariance.num_free_parameters(k, d) + noise
 
     @torch.no_grad()
     def set_parameters(
@@ -260,7 +270,8 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         Raises:
             UnresolvedPriorError: a prior has hyper-parameters that still follow from data.
         """
-        return self.priors.log_prob(self.distribution())
+        log_prior = self.priors.log_prob(self.distribution())
+        return log_prior if self.noise is None else log_prior + self.noise.log_prior()
 
     def objective(self, x: Any, num_samples: int | None = None) -> Tensor:
         """Objective `mean log p(x) + log_prior() / num_samples`, `(*B)`, in nats per row.
