@@ -15,7 +15,7 @@ from gmm_lightning.rows import Batch
 
 
 class RowShares(NamedTuple):
-    """Shares of rows: of components `(M, K, n)` and of noise `(M, H, n)`; log densities `(M, n)`."""
+    """Shares of components `(M, K, n)` and of noise `(M, H, n)`, and log densities `(M, n)`."""
 
     components: Tensor
     noise: Tensor

@@ -29,8 +29,8 @@ class MixtureParameters(NamedTuple):
     @classmethod
     def from_layer(cls, layer: GMMLayer, num_restarts: int = 1) -> Self:
         """Copies of a layer's parameters, one for each restart."""
-        own = len(layer.batch_shape)
-        flat = (p.detach().reshape(-1, *p.shape[own:]) for p in _parameters(layer))
+        own, size = len(layer.batch_shape), layer.batch_shape.numel()
+        flat = (p.detach().reshape(size, *p.shape[own:]) for p in _parameters(layer))
         return cls(*(p.repeat(num_restarts, *[1] * (p.dim() - 1)) for p in flat))
 
     @torch.no_grad()
