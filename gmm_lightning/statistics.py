@@ -55,10 +55,7 @@ class SufficientStatistics:
                 "statistics can be added only when both were taken about the same means: "
                 "compute them all before the M-step"
             )
-        mine, theirs = self._sums(), other._sums()
-        return replace(
-            self, **{name: v + w for (name, v), (_, w) in zip(mine, theirs, strict=True)}
-        )
+        return replace(self, **{name: v + getattr(other, name) for name, v in self._sums()})
 
     def about(self, shift: Tensor, covariance: str | Covariance) -> SufficientStatistics:
         """The statistics of the same rows about other reference points `(*B, K, D)`.
