@@ -7,10 +7,11 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Generator, Size, Tensor, nn
 from torch.nn import functional as F
 
 from gmm_lightning._chunking import map_chunks
+from gmm_lightning._validation import as_generator
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.layers._most_probable import most_probable, require_found
 from gmm_lightning.noise import Noise
@@ -107,13 +108,19 @@ class MixtureModule(nn.Module):
             return log_joint
         return log_joint + F.logsigmoid(-self.noise.logit).unsqueeze(-1)
 
-    def _log_shares(self, x: Tensor | Batch, missing: str | None) -> Tensor:
-        """Log joint densities of the components and, as the last one, of the noise if any."""
+    def log_joint_with_noise(self, x: Any, missing: str | None = None) -> Tensor:
+        """Log joint densities of the components and, as the last one, of the noise if any.
+
+        `log p(x)` is the log of the sum of their exponentials. Arguments are as for `log_prob`.
+
+        Shape:
+            x `(*S, *B, D)` gives `(*S, *B, K + 1)`, or `(*S, *B, K)` without noise.
+        """
+        x = self._dense(x)
         log_joint = self.log_joint(x, missing)
         if self.noise is None:
             return log_joint
-        rows = x.x if isinstance(x, Batch) else x
-        log_density = self.noise.log_density(rows, missing)
+        log_density = self.noise.log_density(x.x if isinstance(x, Batch) else x, missing)
         entry = F.logsigmoid(self.noise.logit) + log_density
         return torch.cat([log_joint, entry.unsqueeze(-1).to(log_joint)], -1)
 
@@ -141,15 +148,15 @@ class MixtureModule(nn.Module):
     def predict(self, x: Any, missing: str | None = None) -> Tensor:
         """The most probable component of each row, `(*S, *B)`, or -1 where that is the noise.
 
+        `missing` is as in `log_prob`.
+
         Raises:
-            InvalidDataError: a row has none, since an entry is missing (unless `missing` is as in
-                `log_prob`) or every density is 0; it
+            InvalidDataError: a row has none, since an entry is missing or every density is 0; it
                 gets -1 where values cannot be looked at, as in a compiled graph.
         """
         index = require_found(self._reduce_joint(x, most_probable, missing))
-        return (
-            index if self.noise is None else torch.where(index == self.means.shape[-2], -1, index)
-        )
+        # The noise comes after the components.
+        return torch.where(index == self.means.shape[-2], -1, index)
 
     def noise_probability(self, x: Any, missing: str | None = None) -> Tensor:
         """Probability that a row is noise, `(*S, *B)`; `missing` as in `log_prob`.
@@ -172,7 +179,7 @@ class MixtureModule(nn.Module):
         Those of the noise are the last ones.
         """
         return map_chunks(
-            lambda rows: reduce(self._log_shares(rows, missing)),
+            lambda rows: reduce(self.log_joint_with_noise(rows, missing)),
             self._dense(x),
             batch_dims=len(self.batch_shape),
             numbers_per_row=self.means.numel(),
@@ -203,3 +210,32 @@ class MixtureModule(nn.Module):
     grad_log_prob = _of_distribution(MixtureOfGaussians.grad_log_prob)
     sample = _with_constants(_of_distribution(MixtureOfGaussians.sample))
     rsample = _of_distribution(MixtureOfGaussians.rsample)
+
+    @torch.no_grad()
+    def sample_with_noise(
+        self,
+        sample_shape: tuple[int, ...] | int = (),
+        *,
+        return_component: bool = False,
+        generator: Generator | int | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Independent samples of `p(x)`, noise included, `(*sample_shape, *B, D)`.
+
+        `sample` draws from the Gaussian components alone.
+
+        Args:
+            sample_shape: the number or shape of samples.
+            return_component: also return the drawn components, `(*sample_shape, *B)`; -1 is noise.
+            generator: source of randomness, or a seed.
+
+        Raises:
+            InvalidArgumentError: a noise without draws, as one of a volume alone.
+        """
+        generator = as_generator(generator, self.means.device)
+        x, z = self.sample(sample_shape, return_component=True, generator=generator)
+        if self.noise is not None:
+            uniform = torch.empty(z.shape, device=z.device).uniform_(generator=generator)
+            is_noise = uniform < self.noise.weight
+            drawn = self.noise.sample(tuple(z.shape[: z.dim() - len(self.batch_shape)]), generator)
+            x, z = torch.where(is_noise.unsqueeze(-1), drawn, x), torch.where(is_noise, -1, z)
+        return (x, z) if return_component else x

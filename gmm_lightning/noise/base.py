@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from gmm_lightning._messages import describe
@@ -68,6 +68,11 @@ class Noise(nn.Module, ABC):
 
     # -- what a kind of noise defines -------------------------------------------------------
 
+    @property
+    def has_draws(self) -> bool:
+        """Whether `sample` draws, since the density integrates to one."""
+        return True
+
     @abstractmethod
     def log_density(self, x: Tensor, missing: str | None = None) -> Tensor:
         """Log density `log u(x)` in nats: `(*S, *B, D)` -> `(*S, *B)`.
@@ -85,13 +90,13 @@ class Noise(nn.Module, ABC):
     def resolve(self, source: RowSource) -> None:
         """Fill in what follows from the data and was not given, from all rows."""
 
-    def sample(self, size: tuple[int, ...]) -> Tensor:
+    @abstractmethod
+    def sample(self, size: tuple[int, ...], generator: Generator | None = None) -> Tensor:
         """Draws of noise, `(*size, *B, D)`.
 
         Raises:
             InvalidArgumentError: the noise has a density, and no draws.
         """
-        raise InvalidArgumentError(f"the noise {self.name!r} has no draws")
 
     def arguments(self) -> dict[str, Any]:
         """Further constructor arguments as primitives."""

@@ -6,7 +6,7 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from gmm_lightning._validation import require_number
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
@@ -111,6 +111,10 @@ class Uniform(Noise):
             )
 
     @property
+    def has_draws(self) -> bool:
+        return self.volume is None
+
+    @property
     def log_volume(self) -> Tensor:
         """Logarithm of the volume, `(*B)`."""
         if self.volume is not None:
@@ -136,15 +140,15 @@ class Uniform(Noise):
         log_volume = torch.where(absent, 0.0, self._log_width()).sum(-1)
         return torch.where((inside | absent).all(-1), -log_volume, -torch.inf)
 
-    def sample(self, size: tuple[int, ...]) -> Tensor:
-        if self.volume is not None:
+    def sample(self, size: tuple[int, ...], generator: Generator | None = None) -> Tensor:
+        if not self.has_draws:
             raise InvalidArgumentError(
                 "the noise 'uniform' of a volume has no box to draw from: give low and high "
                 "instead, or draw without noise"
             )
         self.require_resolved()
-        share = torch.rand(*size, *self.low.shape, dtype=self.low.dtype, device=self.low.device)
-        return torch.lerp(self.low, self.high, share)
+        share = torch.empty(*size, *self.low.shape, dtype=self.low.dtype, device=self.low.device)
+        return torch.lerp(self.low, self.high, share.uniform_(generator=generator))
 
     def arguments(self) -> dict[str, Any]:
         corners = {
