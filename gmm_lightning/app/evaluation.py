@@ -150,11 +150,9 @@ def log_likelihood(module: GMMModule, rows: RowSource) -> float:
 @torch.no_grad()
 def _log_density(module: GMMModule, rows: Tensor) -> Tensor:
     """Log densities of rows in the user's units, `(N,)`, float64, on the CPU."""
-    device = module.layer.means.device
-    blocks = (module.standardize(x.to(device)) for x in rows.split(_BLOCK))
-    return torch.cat(
-        [_log_density_of(module, module.layer.log_joint_with_noise(z)) for z in blocks]
-    )
+    layer = module.layer
+    blocks = (module.standardize(x.to(layer.means.device)) for x in rows.split(_BLOCK))
+    return torch.cat([_log_density_of(module, layer.log_joint_with_noise(z)) for z in blocks])
 
 
 def _log_density_of(module: GMMModule, log_joint: Tensor) -> Tensor:

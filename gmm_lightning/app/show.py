@@ -53,8 +53,8 @@ def _lines(finished: FinishedRun, columns: list[str]) -> list[str]:
         )
     if layer.noise is not None:
         head.append(
-            f"noise {layer.noise.name} of weight {float(layer.noise.weight):.4f}; the weights below "
-            "are of the other rows"
+            f"noise {layer.noise.name} of weight {float(layer.noise.weight):.4f}; the other rows "
+            "have the weights below"
         )
     if metrics.get("degenerate_components"):
         head.append(degenerate_note(metrics["degenerate_components"]))
