@@ -146,8 +146,8 @@ def export_module(
     """Module with copies of the layer's parameters as constants, for `torch.export` and ONNX.
 
     It multiplies by inverse factors, as triangular solves do not convert to ONNX. Later changes of
-    the layer do not affect it. Copies of the layer's evidence and noise are submodules. A model that
-    contains a layer needs no such module for `torch.onnx.export(model, ..., dynamo=True)` in
+    the layer do not affect it. Copies of the layer's evidence and noise are submodules. A model
+    that contains a layer needs no such module for `torch.onnx.export(model, ..., dynamo=True)` in
     float32.
 
     Args:

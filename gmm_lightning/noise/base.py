@@ -211,6 +211,25 @@ class Noise(nn.Module, ABC):
         vars(selected).update(_buffers=chosen["_buffers"] | chosen["_parameters"], _parameters={})
         return selected
 
+    @torch.no_grad()
+    def resolve_part(self, index: Tensor, source: RowSource) -> None:
+        """Fill in what follows from the rows `(N, M, D)` of the mixtures `index` `(M,)` of a batch.
+
+        Example:
+            >>> from gmm_lightning.noise import Uniform
+            >>> from gmm_lightning.rows import as_source
+            >>> source = as_source(torch.tensor([[3.0], [5.0]]), num_features=1)
+            >>> noise = Uniform()
+            >>> noise.bind(num_features=1, batch_shape=(2,))
+            >>> noise.resolve_part(torch.tensor([1]), source))
+            >>> noise.low.squeeze(-1), noise.high.squeeze(-1)
+            (tensor([nan, 3.]), tensor([nan, 5.]))
+        """
+        own = self.select(index)
+        own.resolve(source)
+        for name, buffer in self._open().items():
+            buffer[index] = own.get_buffer(name)
+
     def config(self) -> dict[str, Any]:
         """Constructor arguments as primitives."""
         pair = None if self.concentration is None else list(self.concentration)
