@@ -15,7 +15,7 @@ from gmm_lightning._messages import describe
 from gmm_lightning._tracing import value_of
 from gmm_lightning._validation import is_number, require_bool, require_number, require_numbers
 from gmm_lightning.errors import InvalidArgumentError, UnresolvedNoiseError
-from gmm_lightning.rows import RowSource
+from gmm_lightning.rows import Batch, RowSource
 
 
 class Noise(nn.Module, ABC):
@@ -239,6 +239,15 @@ class Noise(nn.Module, ABC):
     def extra_repr(self) -> str:
         """The constructor arguments."""
         return ", ".join(f"{name}={value}" for name, value in self.config().items())
+
+
+def noise_evidence(evidence: nn.Module | None, rows: Batch) -> Tensor | float:
+    """What evidence says of rows that are noise, `(*S, *B)`: its `log_noise(rows)`, or nothing.
+
+    A label, for instance, is of a class, and no class is noise: -inf for a row that has one.
+    """
+    log_noise = getattr(evidence, "log_noise", None)
+    return 0.0 if log_noise is None else log_noise(rows)
 
 
 def _as_concentration(value: Any) -> tuple[float, float] | None:
