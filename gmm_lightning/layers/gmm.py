@@ -50,8 +50,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         dtype: float32 or float64.
 
     Attributes:
-        evidence: None, or a module that maps a `Batch` to terms `(*S, *B, K)` of `log_joint`; a
-            method `log_noise` of it maps one to the terms of noise, `(*S, *B)`.
+        evidence: None, or a module that maps a `Batch` to terms `(*S, *B, K)` of `log_joint`.
         projections: modules `(moments, covariance) -> moments`, applied in order by each M-step
             after the priors: frozen parts, bounds, shrinkage.
         local_scale: how close together rows lie where they lie closest, per feature, `(*B, D)`:
