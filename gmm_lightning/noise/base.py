@@ -107,7 +107,8 @@ class Noise(nn.Module, ABC):
     def bind(self, num_features: int, batch_shape: tuple[int, ...]) -> None:
         """Register the weight and the buffers, of a layer's sizes."""
         self.batch_shape = tuple(batch_shape)
-        logit = torch.full(self.batch_shape, self.start_logit)
+        # What is given keeps its digits until a layer takes its own dtype.
+        logit = torch.full(self.batch_shape, self.start_logit, dtype=torch.float64)
         if self.fixed:
             self.register_buffer("logit", logit)
         else:
@@ -221,9 +222,9 @@ class Noise(nn.Module, ABC):
             >>> source = as_source(torch.tensor([[3.0], [5.0]]), num_features=1)
             >>> noise = Uniform()
             >>> noise.bind(num_features=1, batch_shape=(2,))
-            >>> noise.resolve_part(torch.tensor([1]), source))
-            >>> noise.low.squeeze(-1), noise.high.squeeze(-1)
-            (tensor([nan, 3.]), tensor([nan, 5.]))
+            >>> noise.resolve_part(torch.tensor([1]), source)
+            >>> noise.low.flatten().tolist(), noise.high.flatten().tolist()
+            ([nan, 3.0], [nan, 5.0])
         """
         own = self.select(index)
         own.resolve(source)

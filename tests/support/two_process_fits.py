@@ -85,7 +85,8 @@ def noisy(fit: str) -> Callable[..., Result]:
         module = GMMModule(GMMLayer(2, 2, noise=noise), adam() if fit == "sgd" else None)
         em = [EMCallback()] if fit == "em" else []
         run = trainer(InitializeCallback(), *em, max_epochs=3, **options)
-        run.fit(module, datamodule=ArrayDataModule(rows(51), batch_size=10))
+        data = ArrayDataModule(rows(51), batch_size=10, shuffle=fit == "sgd")
+        run.fit(module, datamodule=data)
         return numbers(module, run)
 
     return check
