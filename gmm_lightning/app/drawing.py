@@ -70,16 +70,16 @@ def draw_options(config: DictConfig) -> dict[str, Any]:
     options = {name: config[name] for name in names}
     options["within"] = instantiate(config.within, _convert_="all") if config.within else None
     DrawOptions(**options)
-    require_flag("noise", config.noise)
-    if not config.noise:
+    require_flag("with_noise", config.with_noise)
+    if not config.with_noise:
         return options
     chosen = [name for name, value in options.items() if value not in (None, False, 1.0)]
     if chosen or config.condition:
         raise InvalidArgumentError(
-            f"noise=true draws from all that the run describes, without "
+            f"with_noise=true draws from all that the run describes, without "
             f"{', '.join(chosen) or 'condition'}: leave one of them out"
         )
-    return options | {"noise": True}
+    return options | {"with_noise": True}
 
 
 @torch.no_grad()
@@ -119,7 +119,7 @@ def draws(
     generator = torch.Generator().manual_seed(seed)
     mixture = conditional_mixture(finished, given) if given else finished.module
     sample, how = mixture.sample, dict(options)
-    if how.pop("noise", False):
+    if how.pop("with_noise", False):
         # No other option goes with it.
         sample, how = finished.module.sample_with_noise, {}
     width = len(finished.columns)

@@ -116,7 +116,8 @@ def _samples(
             size, whole = parts.num_components, given.dtype.kind in "iu"
             if len(given) and not (whole and given.min() >= -1 and given.max() < size):
                 raise InvalidArgumentError(
-                    f"component must hold integers in [0, {size}), or -1 for noise, got {np.unique(given)[:10]}"
+                    f"component must hold integers in [0, {size}), or -1 for noise, got "
+                    f"{np.unique(given)[:10]}"
                 )
             return points, given.astype(np.intp)
         if len(points) == 0:

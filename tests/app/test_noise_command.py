@@ -56,12 +56,12 @@ def test_predictions_have_a_column_of_noise(folder: Path) -> None:
 
 def test_draws_include_noise_where_asked(folder: Path) -> None:
     draw = (str(ROOT / "scripts" / "sample.py"), f"run={the_run(folder)}", "n=500")
-    done = script(*draw, "noise=true", "output=new.csv", "picture=new.png", cwd=folder)
+    done = script(*draw, "with_noise=true", "output=new.csv", "picture=new.png", cwd=folder)
     assert done.returncode == 0, done.stderr
     table = np.genfromtxt(folder / "new.csv", delimiter=",", names=True)
     # Five standard errors about a share of a fifth.
     assert 0.1 < (table["component"] == -1).mean() < 0.3
-    wrong = script(*draw, "noise=true", "component=1", "output=other.csv", cwd=folder)
+    wrong = script(*draw, "with_noise=true", "component=1", "output=other.csv", cwd=folder)
     assert wrong.returncode == 1
     assert "without component" in wrong.stderr
 
