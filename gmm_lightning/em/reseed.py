@@ -69,7 +69,8 @@ class Reseed(CollapsePolicy):
         counted = torch.ones(rows.num_rows, len(model.batch_index), dtype=torch.bool)
         if rows.weight is not None:
             counted = (model.per_mixture(rows.weight) > 0).cpu()
-        counted &= ~_is_noise(model, parameters, rows).cpu()
+        if model.noise is not None:
+            counted &= ~_is_noise(model, parameters, rows).cpu()
         wanted = wanted & (num_reseeds < self.max_reseeds)
         wanted = wanted & (wanted.cumsum(-1) <= counted.sum(0).unsqueeze(-1).to(wanted.device))
         if k == 1 or not bool(wanted.any()):
@@ -101,7 +102,7 @@ def _is_noise(model: MixtureModel, parameters: MixtureParameters, rows: Batch) -
     x = rows.x.to(parameters.means)
     log_joint = model.distribution(parameters).log_joint(model.per_mixture(x)).movedim(0, -1)
     shares = row_shares(model, parameters, log_joint, rows, softmax_responsibilities_)
-    return (shares.noise > 0.5).any(1).T
+    return (shares.noise > 0.5).squeeze(1).T
 
 
 def _whole_scale(model: MixtureModel, parameters: MixtureParameters, factor: float) -> Tensor:
