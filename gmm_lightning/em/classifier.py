@@ -209,6 +209,8 @@ def _resolve(layer: GMMLayer, groups: Sequence[ClassGroup]) -> None:
     """Give every class the local scale and the values of priors that follow from its own rows."""
     for group in groups:
         set_local_scale(layer, local_scale(group.source, layer.means.dtype), group.classes)
+        if layer.noise is not None:
+            layer.noise.resolve_part(group.classes, group.source)
     if not layer.all_priors:
         return
     parts = [

@@ -63,7 +63,8 @@ def fit_em(
         x: rows `(*S, *B, D)`: a tensor, an array, lists, or a pandas, polars or Arrow table; a
             `Batch` of rows with weights or extra values; or a re-iterable of these.
         initializer: a name, an instance, a list of them for the starts in turn, labels `(N,)`,
-            responsibilities `(N, K)`, or None to start from the layer's parameters.
+            responsibilities `(N, K)`, or None to start from the layer's parameters. A label of -1
+            is a row of the layer's noise.
         sample_weight: not negative, broadcasts to `(*S, *B)`.
         max_iter: M-steps at most.
         tol: of the stopping rule, in nats per row. Each mixture of a batch stops separately.

@@ -83,7 +83,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         ([[1.0, 2.0], [9.0, 2.0]], (1,))
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [
             StrOptions({*covariances.names, *covariances.aliases}),
@@ -209,7 +209,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """Log density of each row in nats, `(n_samples,)`."""
         return self._answer(X, "log_prob")
 
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+    def score(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log density of the rows, in nats.
 
         Args:
