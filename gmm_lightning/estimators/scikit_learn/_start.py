@@ -89,7 +89,10 @@ def _checked(values: Any, shape: tuple[int, ...], name: str) -> Floats:
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     array = check_array(
-        np.asarray(values), dtype=[np.float64, np.float32], ensure_2d=False, allow_nd=True
+        np.asarray(values),
+        dtype=[np.float64, np.float32],  # pyright: ignore[reportArgumentType]
+        ensure_2d=False,
+        allow_nd=True,
     )
     if array.shape != shape:
         raise ValueError(

@@ -210,7 +210,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return self._answer(X, "log_prob")
 
     def score(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        self, X: Any, y: Any = None, sample_weight: Any = None
+    ) -> float:
         """Mean log density of the rows, in nats.
 
         Args:
