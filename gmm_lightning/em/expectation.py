@@ -94,7 +94,8 @@ class EStep:
             # Grouped once, for all E-steps.
             self._parts = [split_rows(batch, apart=takes_marginals(model)) for batch in source]
             self._complete = ArrayRows(self._parts[0].complete)
-        if model.family.tied and source.in_memory and self._complete.num_rows:
+        pools = model.family.tied and source.in_memory and not model.needs_differences
+        if pools and self._complete.num_rows:
             self._pooled = pooled_statistics(self._complete, model.single_restart())
 
     @property
@@ -136,7 +137,8 @@ class EStep:
         plan = self._plan(model, parameters)
         is_coarse = plan is not None and plan.dtypes == {parameters.dtype}
         # Mixtures of the same rows have the precision of each component apart.
-        whole = is_coarse or small or not in_memory or not model.family.tied
+        products = model.family.tied and not model.needs_differences
+        whole = is_coarse or small or not in_memory or not products
         groups = [everything] if whole else group_by_precision(model, parameters)
         if len(groups) == 1:
             return [(everything, plan)]

@@ -10,6 +10,7 @@ from torch import Tensor
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.conditionals import conditionals_for
 from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.noise_entry import row_shares
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.pattern_marginals import marginal_statistics
 from gmm_lightning.em.responsibilities import Responsibilities
@@ -54,8 +55,8 @@ def uncertain_statistics(
 
 def takes_marginals(model: MixtureModel) -> bool:
     """Whether rows of one pattern may be taken as complete rows of fewer features."""
-    # Evidence may read all features.
-    return model.evidence is None
+    # Evidence and noise may read all features.
+    return model.evidence is None and model.noise is None
 
 
 def _of_shared_rows(
@@ -85,6 +86,7 @@ def _of_rare_patterns(
     log_weights = wide.mixture_logits.log_softmax(-1).unsqueeze(-1)
     first = torch.zeros_like(means)
     counts, log_likelihood = first[..., 0].clone(), first[:, 0, 0].clone()
+    noise_rows = log_likelihood.clone()
     second = family.outer(counts.unsqueeze(0), first.unsqueeze(0))
     conditionals = conditionals_for(family, model.scale(wide), means, rows)
     for part in conditionals.of(rows, chunk_size) if rows.batch.num_rows else ():
@@ -93,14 +95,18 @@ def _of_rare_patterns(
             # Its module has the dtype of the layer.
             own = part.rows._replace(x=part.rows.x.to(model.local_scale))
             log_joint += model.log_evidence(own, k).movedim(0, -1)
-        resp, log_prob = responsibilities(log_joint, -2, part.rows)
+        resp, noise, log_prob = row_shares(
+            model, wide, log_joint, part.rows, responsibilities, "marginalize"
+        )
         if part.rows.weight is not None:
-            weight = model.per_mixture(part.rows.weight.to(means)).T
-            resp, log_prob = resp * weight.unsqueeze(-2), log_prob * weight
+            weight = model.per_mixture(part.rows.weight.to(means)).T.unsqueeze(-2)
+            resp, noise = resp * weight, noise * weight
+            log_prob = log_prob * weight.squeeze(-2)
         counts += resp.sum(-1)
         first += (part.diff @ resp.unsqueeze(-1)).squeeze(-1)
         second += family.outer(resp.movedim(-1, 0), part.diff.movedim(-1, 0))
         second += _in_form(family, part.spread(resp), means)
+        noise_rows += noise.sum((-2, -1))
         log_likelihood += log_prob.sum(-1)
     return SufficientStatistics(
         counts=counts,
@@ -109,6 +115,7 @@ def _of_rare_patterns(
         shift=parameters.means,
         log_likelihood=log_likelihood,
         num_samples=counts.new_full((), rows.batch.num_rows),
+        noise=noise_rows,
     )
 
 
