@@ -12,7 +12,7 @@ from torch import Tensor
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.uncertain_rows import UncertainRows
-from gmm_lightning.linalg import LOG_2PI
+from gmm_lightning.linalg import LOG_2PI, masked_inverse
 from gmm_lightning.rows import Batch, errors_of
 
 
@@ -201,13 +201,9 @@ class NoisyConditionals(Conditionals):
         errors = errors.to(gap)
         if errors.dim() == 2:
             errors = errors.diag_embed()
-        mask = observed.mT.to(gap)
-        both = mask.unsqueeze(-1) * mask.unsqueeze(-2)
-        # (M, K, n, D, D), the identity where nothing is observed.
-        total = self.covariance.unsqueeze(2) * both + errors + (1 - mask).diag_embed()
-        factor = torch.linalg.cholesky(total)
-        inverse = torch.cholesky_inverse(factor) * both
-        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + LOG_2PI * mask.sum(-1)
+        # (M, K, n, D, D).
+        inverse, log_det = masked_inverse(self.covariance.unsqueeze(2) + errors, observed.mT)
+        log_det = log_det + LOG_2PI * observed.sum(0)
         weighted = (inverse @ gap.mT.unsqueeze(-1)).squeeze(-1).mT
         square = (gap * weighted).sum(-2)
 
