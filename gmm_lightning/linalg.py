@@ -134,11 +134,13 @@ def masked_inverse(matrix: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         kept: which rows and columns, `(..., D)`.
 
     Returns:
-        Inverses `(..., D, D)` with zeros in the other rows and columns, and log determinants.
+        Inverses `(..., D, D)` with zeros in the other rows and columns, and log determinants; NaN
+        where the matrix is not definite.
     """
     mask = kept.to(matrix)
     both = mask.unsqueeze(-1) * mask.unsqueeze(-2)
-    factor = torch.linalg.cholesky(matrix * both + (1 - mask).diag_embed())
+    factor, info = torch.linalg.cholesky_ex(matrix * both + (1 - mask).diag_embed())
+    factor = torch.where((info == 0)[..., None, None], factor, torch.nan)
     log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return torch.cholesky_inverse(factor) * both, log_det
 
