@@ -56,6 +56,7 @@ def marginal_statistics(
         [rows.batch],
         workspace=Workspace(chunk_size),
         responsibilities=responsibilities,
+        pooled=None if rows.pooled is None else rows.pooled.select(model.batch_index),
     )
     whole = scale.new_zeros(*scale.shape[:2], d, len(observed))
     whole[..., observed, torch.arange(len(observed))] = 1
