@@ -162,6 +162,12 @@ def test_a_stream_is_fitted_as_its_rows_in_memory(family: str, generator: Genera
     assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(*fitted, strict=True))
 
 
+@pytest.mark.parametrize("stopping", ["aitken", "gain", "relative", "responsibilities"])
+def test_every_stopping_rule_reads_missing_entries(stopping: str, generator: Generator) -> None:
+    layer, x = GMMLayer(2, 2), holes(200, 2, generator)
+    assert fit_em(layer, x, missing="em", stopping=stopping, tol=1e-3, generator=0).converged
+
+
 @over_families
 def test_rows_of_frequent_patterns_are_fitted_as_others(
     family: str, generator: Generator, monkeypatch: pytest.MonkeyPatch
