@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.layers._state import FINITE, POSITIVE, StateRule
 from gmm_lightning.linalg import at_least_float32
-from gmm_lightning.rows import as_dense
+from gmm_lightning.rows import Batch, as_dense, errors_of, with_errors
 
 
 class Standardize(nn.Module):
@@ -65,6 +65,15 @@ class Standardize(nn.Module):
         self._check(x)
         return (at_least_float32(x) - self.loc) / self.scale
 
+    def batch(self, rows: Batch) -> Batch:
+        """A batch with standardised rows, and the covariances of their errors divided by scales."""
+        errors = errors_of(rows)
+        if errors is not None:
+            scale = self.scale.to(errors.device, torch.float64)
+            square = scale.square() if errors.dim() == 2 else scale.outer(scale)
+            errors = errors.double() / square
+        return with_errors(rows._replace(x=self(rows.x)), errors)
+
     def _check(self, x: Tensor) -> None:
         if x.dim() == 0 or x.shape[-1] != self.loc.shape[-1]:
             raise InvalidDataError(
@@ -79,3 +88,10 @@ class Standardize(nn.Module):
     def log_abs_det(self) -> Tensor:
         """Log determinant `log |dz / dx|`, by which `log p(x)` exceeds `log p(z)`."""
         return -self.scale.log().sum()
+
+    def log_scale_of_missing(self, x: Tensor) -> Tensor:
+        """Sum of the log scales of the missing entries of rows `(..., D)`, `(...)`.
+
+        Of the entries that are observed the log determinant is `log_abs_det` plus this.
+        """
+        return torch.isnan(x).to(self.scale) @ self.scale.log()

@@ -10,7 +10,7 @@ from torch import Tensor
 from gmm_lightning.covariances import FullCovariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.layers import GMMLayer, Standardize, keep_constant
-from gmm_lightning.rows import require_order
+from gmm_lightning.rows import Batch, require_order
 
 
 class StandardizedMixture(L.LightningModule):
@@ -30,8 +30,10 @@ class StandardizedMixture(L.LightningModule):
         """Names of the features; empty where they are not known."""
         return ()
 
-    def _standard(self, x: Any) -> Tensor:
-        """Rows in standard units."""
+    def _standard(self, x: Any) -> Any:
+        """Rows, or a `Batch` of them, in standard units."""
+        if isinstance(x, Batch):
+            return self.standardize.batch(x)
         if not isinstance(x, Tensor):
             require_order(x, self.columns)
         return self.standardize(x)
@@ -40,9 +42,18 @@ class StandardizedMixture(L.LightningModule):
         """Log densities, as `log_prob`."""
         return self.log_prob(x)
 
-    def log_prob(self, x: Any) -> Tensor:
-        """Log densities `log p(x)` in the user's units: `(*S, *B, D)` -> `(*S, *B)`."""
-        return self.layer.log_prob(self._standard(x)) + self.standardize.log_abs_det
+    def log_prob(self, x: Any, missing: str | None = None) -> Tensor:
+        """Log densities `log p(x)` in the user's units: `(*S, *B, D)` -> `(*S, *B)`.
+
+        With `missing="marginalize"` those of the entries that are observed; `x` may be a `Batch`
+        with the errors of its rows, as in `GMMLayer.log_prob`.
+        """
+        z = self._standard(x)
+        log_prob = self.layer.log_prob(z, missing) + self.standardize.log_abs_det
+        if missing is None:
+            return log_prob
+        rows = z.x if isinstance(z, Batch) else z
+        return log_prob + self.standardize.log_scale_of_missing(rows).to(log_prob)
 
     def responsibilities(self, x: Any, missing: str | None = None) -> Tensor:
         """Responsibilities `p(k | x)`, `(*S, *B, K)`; `missing` as in `GMMLayer.log_prob`."""
