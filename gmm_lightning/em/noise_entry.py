@@ -12,7 +12,7 @@ from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.responsibilities import Responsibilities, softmax_responsibilities_
 from gmm_lightning.noise import noise_evidence
-from gmm_lightning.rows import Batch
+from gmm_lightning.rows import Batch, errors_of
 
 
 class RowShares(NamedTuple):
@@ -59,8 +59,9 @@ def row_shares(
 def shares_of_few(model: MixtureModel, parameters: MixtureParameters, rows: Batch) -> RowShares:
     """The responsibilities of rows `(n, *B, D)` that are computed at once."""
     x = model.per_mixture(rows.x.to(parameters.means))
-    log_joint = model.distribution(parameters).log_joint(x)
+    missing = "marginalize" if bool(torch.isnan(x).any()) else None
+    log_joint = model.distribution(parameters).log_joint(x, missing, errors_of(rows))
     if model.evidence is not None:
         log_joint = log_joint + model.log_evidence(rows, parameters.num_components)
     joint = log_joint.movedim(0, -1)
-    return row_shares(model, parameters, joint, rows, softmax_responsibilities_)
+    return row_shares(model, parameters, joint, rows, softmax_responsibilities_, missing)
