@@ -244,7 +244,7 @@ class WeightedMoments:
 
     @classmethod
     def of(cls, values: Tensor, weight: Tensor | None = None) -> WeightedMoments:
-        """The moments of values `(n, ...)` with weights `(n,)`, or one for each entry, in float64."""
+        """The moments of values `(n, ...)` with weights `(n,)`, or of that shape, in float64."""
         x = values.to(accumulator_dtype(values.device))
         w = x.new_ones(len(x)) if weight is None else weight.to(x)
         total = w.sum(0)

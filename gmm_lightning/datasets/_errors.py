@@ -153,8 +153,8 @@ class DataErrors:
         counts = format_list((f"{self.names[c]} ({t.count})" for c, t in found.items()), 20)
         return (
             f"missing values, by column of {self.num_rows} rows: {counts}; the first in "
-            f"{self.unit} {first}; leave these rows out by missing=drop, or use their other cells "
-            "by missing=em"
+            f"{self.unit} {first}; drop these rows by missing=drop, or use their other cells by "
+            "missing=em"
         )
 
     def _describe_infinite(self, found: _Tallies) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.layers._state import FINITE, POSITIVE, StateRule
-from gmm_lightning.linalg import at_least_float32
+from gmm_lightning.linalg import accumulator_dtype, at_least_float32
 from gmm_lightning.rows import Batch, as_dense, errors_of, with_errors
 
 
@@ -66,13 +66,17 @@ class Standardize(nn.Module):
         return (at_least_float32(x) - self.loc) / self.scale
 
     def batch(self, rows: Batch) -> Batch:
-        """A batch with standardised rows, and the covariances of their errors divided by scales."""
+        """A batch with standardised rows, and with the covariances of their errors."""
+        return self.scale_errors(rows)._replace(x=self(rows.x))
+
+    def scale_errors(self, rows: Batch) -> Batch:
+        """A batch with the covariances of its errors, if there are any, in standard units."""
         errors = errors_of(rows)
-        if errors is not None:
-            scale = self.scale.to(errors.device, torch.float64)
-            square = scale.square() if errors.dim() == 2 else scale.outer(scale)
-            errors = errors.double() / square
-        return with_errors(rows._replace(x=self(rows.x)), errors)
+        if errors is None:
+            return rows
+        scale = self.scale.to(accumulator_dtype(self.scale.device))
+        square = scale.square() if errors.dim() == 2 else scale.outer(scale)
+        return with_errors(rows, errors.to(square) / square)
 
     def _check(self, x: Tensor) -> None:
         if x.dim() == 0 or x.shape[-1] != self.loc.shape[-1]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Size
 
 from gmm_lightning.datasets import load, read_tables
@@ -21,6 +20,7 @@ from gmm_lightning.rows import (
     check_finite,
     column_names,
     complete,
+    errors_of,
     with_errors,
 )
 from gmm_lightning.training.base import RowsDataModule, missing_word
@@ -59,6 +59,7 @@ class ArrayDataModule(RowsDataModule):
         InvalidArgumentError: an option out of range.
 
     Example:
+        >>> import torch
         >>> from gmm_lightning.training import ArrayDataModule
         >>> data = ArrayDataModule(torch.arange(20.0).reshape(10, 2), val_fraction=0.2)
         >>> data.num_train_rows, data.num_features
@@ -214,8 +215,9 @@ class ArrayDataModule(RowsDataModule):
             **options,
         )
         for part, table in zip(others, tables, strict=True):
-            rows = Batch(as_tensor(table.x), as_tensor(table.weight), as_tensor(table.labels))
-            data.set_part(part, data._checked(split(rows), data.columns))
+            rows = split(Batch(as_tensor(table.x)))
+            rows = rows._replace(weight=table.weight, labels=table.labels)
+            data.set_part(part, data._checked(rows, data.columns))
         return data
 
     def part(self, name: str, *, labels: bool = True) -> ArrayRows | None:
@@ -257,4 +259,13 @@ class ArrayDataModule(RowsDataModule):
                 )
         batch = Batch(x, as_weights(rows.weight, x, Size(())), labels, rows.extra)
         check_errors(batch)
-        return self._dropped(batch) if self.missing == "drop" else batch
+        if self.missing != "drop":
+            return batch
+        kept = complete(batch)
+        if not kept.num_rows:
+            raise InvalidDataError(
+                "an entry is missing in every row, so that missing=drop leaves none: fit to what "
+                "is observed, by missing=em"
+            )
+        self._report_dropped(batch.num_rows - kept.num_rows, batch.num_rows)
+        return kept

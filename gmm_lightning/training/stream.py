@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from gmm_lightning.datasets import FileRows, open_rows
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.rows import CompleteRows, MappedRows, RowSource
 from gmm_lightning.training.base import RowsDataModule
+from gmm_lightning.training.error_columns import ErrorColumns, ErrorSpec
 
 
 class StreamDataModule(RowsDataModule):
@@ -22,6 +25,9 @@ class StreamDataModule(RowsDataModule):
         path: a file, a folder of shards, or a pattern: see `gmm_lightning.datasets.open_rows`.
         columns: which to read; None: every column of numbers.
         weight: the column of sample weights.
+        errors: the columns of standard deviations of errors, as for `ArrayDataModule.file`.
+        missing: of empty cells, as for `ArrayDataModule`; `drop` reads all rows once to count
+            those that stay.
         label: the column of classes, read for the evidence of a layer, and to judge a fit.
         header: of a text file, whether its first line holds names; None: guess.
         separator: of a text file; None: guess.
@@ -55,6 +61,8 @@ class StreamDataModule(RowsDataModule):
         *,
         columns: Sequence[str | int] | str | int | None = None,
         weight: str | int | None = None,
+        errors: ErrorSpec = None,
+        missing: str | None = "refuse",
         label: str | int | None = None,
         header: bool | None = None,
         separator: str | None = None,
@@ -72,20 +80,38 @@ class StreamDataModule(RowsDataModule):
                 "data=stream data.path=big.npy"
             )
         name = Path(str(path)).stem
-        super().__init__(batch_size, seed, name, shuffle=shuffle, standardize=standardize)
+        how: dict[str, Any] = {"shuffle": shuffle, "standardize": standardize, "missing": missing}
+        super().__init__(batch_size, seed, name, **how)
         options = {"weight": weight, "label": label, "header": header}
         options |= {"separator": separator, "key": key}
-        self._files = {"train": open_rows(path, columns=columns, **options)}
-        self.columns, self.classes = self._files["train"].columns, None
+        options |= {"allow_missing": self.missing != "refuse"}
+        first = open_rows(path, columns=ErrorColumns.to_read(columns, errors), **options)
+        self._split = ErrorColumns.of(first.columns, errors)
+        self.columns, self.classes = self._split.columns, None
+        self._files = {"train": first}
         for part, other in (("val", val_path), ("test", test_path)):
             if other is not None and other != "":
-                self._files[part] = open_rows(other, columns=self.columns, **options)
+                self._files[part] = open_rows(other, columns=first.columns, **options)
+        self._complete: dict[str, CompleteRows] = {}
+        for part in self._files if self.missing == "drop" else ():
+            rows = CompleteRows(self._with_errors(self._files[part]))
+            self._complete[part] = rows
+            self._report_dropped(rows.num_dropped, self._files[part].num_rows)
         self._some: dict[int, Tensor] = {}
 
-    def part(self, name: str, *, labels: bool = False) -> FileRows | None:
+    def part(self, name: str, *, labels: bool = False) -> RowSource | None:
         """See `RowsDataModule.part`."""
-        rows = self._files.get(name)
-        return rows.with_labels() if rows is not None and labels else rows
+        file = self._files.get(name)
+        if file is None:
+            return None
+        rows = self._with_errors(file.with_labels() if labels else file)
+        return self._complete[name].over(rows) if name in self._complete else rows
+
+    def _with_errors(self, rows: FileRows) -> RowSource:
+        """The rows of a file with the errors of their features, if these have any."""
+        if not self._split.errors:
+            return rows
+        return MappedRows(rows, self._split, self._split.columns)
 
     def some_rows(self, n: int) -> Tensor:
         """At most n rows of the training set, evenly spaced; kept for further pictures."""
