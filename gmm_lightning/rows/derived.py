@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Any
 
 import torch
 
@@ -26,12 +24,6 @@ class _DerivedRows(RowSource):
 
     def __iter__(self) -> Iterator[Batch]:
         return self.read()
-
-    def over(self, source: RowSource) -> Any:
-        """The same view of a source of the same rows, such as one with labels."""
-        twin = copy.copy(self)
-        twin._source = source
-        return twin
 
 
 class MappedRows(_DerivedRows):
@@ -80,7 +72,13 @@ class MappedRows(_DerivedRows):
 class CompleteRows(_DerivedRows):
     """The rows of a source in which no entry is missing; one pass over it counts them.
 
+    Args:
+        source: the rows.
+        counts: of the complete rows in each block, if they are known from another source of the
+            same rows.
+
     Attributes:
+        counts: of the complete rows in each block of `BLOCK_ROWS`.
         num_dropped: rows that are left out.
 
     Raises:
@@ -94,10 +92,11 @@ class CompleteRows(_DerivedRows):
         (2, [[[3.0, 4.0]]])
     """
 
-    def __init__(self, source: RowSource) -> None:
+    def __init__(self, source: RowSource, counts: Sequence[int] | None = None) -> None:
         super().__init__(source)
-        counts = [complete(batch).num_rows for batch in source.read(size=BLOCK_ROWS)]
-        self._starts = [0, *accumulate(counts)]
+        blocks = source.read(size=BLOCK_ROWS) if counts is None else ()
+        self.counts = counts or [complete(batch).num_rows for batch in blocks]
+        self._starts = [0, *accumulate(self.counts)]
         self.num_rows = self._starts[-1]
         self.num_dropped = source.num_rows - self.num_rows
         if not self.num_rows:

@@ -94,12 +94,14 @@ def check_errors(batch: Batch, first_row: int = 0) -> None:
             f"error_covariance must hold variances of shape ({n}, {d}) or matrices of shape "
             f"({n}, {d}, {d}), one for each row, got shape {tuple(errors.shape)}"
         )
+    if not n:
+        return
     observed = (~torch.isnan(batch.x)).reshape(n, -1, d).any(1)
     errors = masked_errors(errors.double(), observed)
     bad = ~torch.isfinite(errors)
     if errors.dim() == 2:
         bad |= errors < 0
-    elif not bool(bad.any()) and n:
+    elif not bool(bad.any()):
         largest = errors.abs().amax((-2, -1))
         rounding = 16 * d * torch.finfo(torch.float32).eps * largest
         bad = (errors - errors.mT).abs().amax((-2, -1)) > rounding

@@ -217,12 +217,20 @@ class ArrayDataModule(RowsDataModule):
         for part, table in zip(others, tables, strict=True):
             rows = split(Batch(as_tensor(table.x)))
             rows = rows._replace(weight=table.weight, labels=table.labels)
-            data.set_part(part, data._checked(rows, data.columns))
+            data.add_part(part, rows)
         return data
 
     def part(self, name: str, *, labels: bool = True) -> ArrayRows | None:
         """See `RowsDataModule.part`."""
         return self._parts.get(name)
+
+    def add_part(self, name: str, rows: Batch) -> None:
+        """Check the rows of `val` or `test`, and set them.
+
+        Raises:
+            InvalidDataError: as for those of the class.
+        """
+        self.set_part(name, self._checked(rows, self.columns))
 
     def set_part(self, name: str, rows: Batch) -> None:
         """Set the rows of `train`, `val` or `test`.

@@ -92,10 +92,11 @@ class StreamDataModule(RowsDataModule):
         for part, other in (("val", val_path), ("test", test_path)):
             if other is not None and other != "":
                 self._files[part] = open_rows(other, columns=first.columns, **options)
-        self._complete: dict[str, CompleteRows] = {}
+        # Of the rows that stay, where some are dropped.
+        self._counts: dict[str, Sequence[int]] = {}
         for part in self._files if self.missing == "drop" else ():
             rows = CompleteRows(self._with_errors(self._files[part]))
-            self._complete[part] = rows
+            self._counts[part] = rows.counts
             self._report_dropped(rows.num_dropped, self._files[part].num_rows)
         self._some: dict[int, Tensor] = {}
 
@@ -105,7 +106,7 @@ class StreamDataModule(RowsDataModule):
         if file is None:
             return None
         rows = self._with_errors(file.with_labels() if labels else file)
-        return self._complete[name].over(rows) if name in self._complete else rows
+        return CompleteRows(rows, self._counts[name]) if name in self._counts else rows
 
     def _with_errors(self, rows: FileRows) -> RowSource:
         """The rows of a file with the errors of their features, if these have any."""
