@@ -32,7 +32,7 @@ GROUND = (
 FLOORS: tuple[tuple[str, ...], ...] = (
     (*GROUND, "covariances"),
     ("distributions",),
-    ("priors", "statistics", "datasets"),
+    ("priors", "noise", "statistics", "datasets"),
     ("layers", "initializers", "evidence"),
     ("em",),
     ("criteria", "losses", "metrics", "interop"),

@@ -206,6 +206,8 @@ def _resolve(layer: GMMLayer, groups: Sequence[ClassGroup]) -> None:
         layer.local_scale[group.classes] = local_scale(group.source, layer.means.dtype).to(
             layer.local_scale
         )
+        if layer.noise is not None:
+            layer.noise.resolve_part(group.classes, group.source)
     if not layer.all_priors:
         return
     parts = [

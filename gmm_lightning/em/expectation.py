@@ -80,7 +80,7 @@ class EStep:
         self.source = source
         self._workspace = Workspace(chunk_size)
         self._pooled: SufficientStatistics | None = None
-        if model.family.tied and source.in_memory:
+        if model.family.tied and source.in_memory and not model.needs_differences:
             self._pooled = pooled_statistics(source, model.single_restart())
 
     @property
@@ -122,7 +122,8 @@ class EStep:
         plan = self._plan(model, parameters)
         is_coarse = plan is not None and plan.dtypes == {parameters.dtype}
         # Mixtures of the same rows have the precision of each component apart.
-        whole = is_coarse or small or not in_memory or not model.family.tied
+        products = model.family.tied and not model.needs_differences
+        whole = is_coarse or small or not in_memory or not products
         groups = [everything] if whole else group_by_precision(model, parameters)
         if len(groups) == 1:
             return [(everything, plan)]

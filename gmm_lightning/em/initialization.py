@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.covariance_target import with_targets
 from gmm_lightning.em.event_log import CollapseCount
 from gmm_lightning.em.local_scale import local_scale
+from gmm_lightning.em.marked_rows import with_start_weight, without_marked
 from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel, require_values
 from gmm_lightning.em.parameters import MixtureParameters
@@ -105,8 +107,9 @@ def layer_source(layer: GMMLayer, x: Any, sample_weight: Any = None) -> RowSourc
 
 
 def is_resolved(layer: GMMLayer) -> bool:
-    """Whether nothing of a layer waits for data: neither its local scale nor a prior."""
+    """Whether nothing of a layer waits for data: neither its local scale, noise nor a prior."""
     known = not bool(torch.isnan(layer.local_scale).any())
+    known = known and (layer.noise is None or layer.noise.resolved)
     return known and all(prior.resolved for prior in layer.all_priors)
 
 
@@ -116,6 +119,8 @@ def resolve_from(layer: GMMLayer, source: RowSource) -> None:
     require_values(layer)
     scale = local_scale(source, layer.means.dtype)
     layer.local_scale.copy_(scale.expand_as(layer.local_scale))
+    if layer.noise is not None:
+        layer.noise.resolve(source)
     if not layer.all_priors:
         return
     moments = data_moments(MixtureModel.from_layer(layer), source, layer.num_components)
@@ -164,9 +169,10 @@ def initialize(
         weight = torch.ones(rows.num_rows, *model.batch_shape, dtype=torch.float64)
     assignments = _assign_rows(model, initializer, rows.x, weight, k, generator)
     rows = Batch(rows.x, weight, extra={ASSIGNMENTS: assignments})
-    stats = assigned_statistics(model, present, rows)
     mean_weight = model.per_mixture(weight.sum(0, keepdim=True) / (weight > 0).sum(0))[0]
-    return maximize(model, present, with_pooled_rows(stats, model.family, mean_weight))
+    rows, marked = without_marked(model, rows)
+    stats = with_pooled_rows(assigned_statistics(model, present, rows), model.family, mean_weight)
+    return with_start_weight(model, maximize(model, present, replace(stats, noise=marked)), marked)
 
 
 def _assign_rows(

@@ -134,7 +134,8 @@ class StepwiseEM:
         layer, family = self.layer, self.layer.covariance
         running = self._running.about(layer.means.detach().clone(), family)
         moved = moved.reshape(running.counts.shape)
-        counts = torch.where(moved, layer.weights.detach().to(running.counts), running.counts)
+        own = layer.weights.detach().to(running.counts) * (1 - running.noise).unsqueeze(-1)
+        counts = torch.where(moved, own, running.counts)
         first = torch.where(moved.unsqueeze(-1), 0.0, running.first)
         second = running.second
         if not family.tied:

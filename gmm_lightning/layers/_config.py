@@ -17,6 +17,8 @@ from gmm_lightning._validation import require_integer
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.covariances import registry as covariance_registry
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
+from gmm_lightning.noise import Noise
+from gmm_lightning.noise import registry as noise_registry
 from gmm_lightning.priors import Prior
 from gmm_lightning.priors import registry as prior_registry
 
@@ -29,7 +31,7 @@ T = TypeVar("T")
 
 def plain_arguments(module: Any) -> dict[str, Any]:
     """Constructor arguments except family, priors, device and dtype, from the attributes."""
-    others = ("covariance", "priors", "device", "dtype")
+    others = ("covariance", "priors", "noise", "device", "dtype")
     names = [name for name in signature(type(module)).parameters if name not in others]
     values = {name: getattr(module, name) for name in names}
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
@@ -42,12 +44,15 @@ def module_to_config(module: Any) -> dict[str, Any]:
     """
     # A quantised map has no parameters.
     dtype = next(chain(module.parameters(), module.buffers())).dtype
-    return {
+    config = {
         **plain_arguments(module),
         "covariance": _plugin_to_config(module.covariance),
         "priors": [_plugin_to_config(prior) for prior in module.priors.values()],
         "dtype": str(dtype).removeprefix("torch."),
     }
+    if module.noise is not None:
+        config["noise"] = _plugin_to_config(module.noise)
+    return config
 
 
 def module_from_config(cls: Callable[..., T], config: Any, max_bytes: float | None = None) -> T:
@@ -71,6 +76,8 @@ def module_from_config(cls: Callable[..., T], config: Any, max_bytes: float | No
             raise InvalidArgumentError("expected a list of priors")
         # One by one: the second one on the same parameters is refused before the others are made.
         priors = (_plugin_from_config(prior, prior_registry) for prior in arguments["priors"])
+        if arguments.get("noise") is not None:
+            arguments["noise"] = _plugin_from_config(arguments["noise"], noise_registry)
         dtype = _DTYPES[arguments["dtype"]]
         # A configuration that names a device is refused, as an argument given twice.
         arguments |= {"covariance": family, "priors": priors, "dtype": dtype}
@@ -105,7 +112,7 @@ def _least_bytes(arguments: dict[str, Any], family: Covariance) -> int:
     return 4 * least
 
 
-def _plugin_to_config(plugin: Covariance | Prior) -> dict[str, Any]:
+def _plugin_to_config(plugin: Covariance | Noise | Prior) -> dict[str, Any]:
     return {"name": plugin.name, **plugin.config()}
 
 

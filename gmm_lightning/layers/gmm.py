@@ -23,6 +23,7 @@ from gmm_lightning.layers.parameters import (
 )
 from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.linalg import take_components
+from gmm_lightning.noise import NoiseSpec, bind_noise
 from gmm_lightning.priors import MixtureShape, PriorSpec, bind_priors
 
 
@@ -43,13 +44,13 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         covariance: name of a family (`full`, `diag`, `spherical`, `tied`, `tied_diag`,
             `tied_spherical`) or an instance.
         priors: a prior, a name, or a list of them; they are copied.
+        noise: for rows of no component: `uniform`, `gaussian`, or a `Noise`, which is copied.
         batch_shape: B, for a batch of independent mixtures.
         device: of the parameters.
         dtype: float32 or float64.
 
     Attributes:
-        evidence: None, or a module that maps a `Batch` of rows to terms `(*S, *B, K)` added to
-            `log_joint`: labels, censoring, a noise component.
+        evidence: None, or a module that maps a `Batch` to terms `(*S, *B, K)` of `log_joint`.
         projections: modules `(moments, covariance) -> moments`, applied in order by each M-step
             after the priors: frozen parts, bounds, shrinkage.
         local_scale: how close together rows lie where they lie closest, per feature, `(*B, D)`:
@@ -76,6 +77,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         covariance: str | Covariance = "full",
         priors: PriorSpec = None,
         *,
+        noise: NoiseSpec = None,
         batch_shape: tuple[int, ...] = (),
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -93,6 +95,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         self.raw_scale = nn.Parameter(torch.zeros(*batch_shape, *shape, **made))
         sizes = MixtureShape(num_components, num_features, self.covariance, self.batch_shape)
         self.priors = bind_priors(priors, sizes).to(**made)
+        self.noise = bind_noise(noise, num_features, self.batch_shape, **made)
         self.projections = nn.ModuleList()
         unknown = torch.full((*batch_shape, num_features), torch.nan, **made)
         self.register_buffer("local_scale", unknown)
@@ -107,7 +110,8 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         self.means.normal_()
         self.raw_scale.zero_()
         self.local_scale.fill_(torch.nan)
-        self.priors.reset_parameters()
+        for part in filter(None, (self.priors, self.noise)):
+            part.reset_parameters()
 
     @classmethod
     def from_parameters(
@@ -134,8 +138,8 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         if means.dim() < 2:
             raise InvalidArgumentError(f"means must be (*B, K, D), got shape {tuple(means.shape)}")
         *batch, k, d = means.shape
-        options: dict[str, Any] = {"device": means.device, "dtype": means.dtype}
-        layer = cls(d, k, covariance, batch_shape=tuple(batch), **options)
+        made = tensor_options(means.device, means.dtype)
+        layer = cls(d, k, covariance, batch_shape=tuple(batch), **made)
         layer.set_parameters(weights, means, covariance_matrix)
         return layer
 
@@ -164,7 +168,8 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         A constant feature, whose density is 1 at its value, has none.
         """
         k, d = self.num_components, self.num_features - len(self.constant_features)
-        return k - 1 + k * d + self.covariance.num_free_parameters(k, d)
+        noise = 0 if self.noise is None else self.noise.num_free_parameters
+        return k - 1 + k * d + self.covariance.num_free_parameters(k, d) + noise
 
     @torch.no_grad()
     def set_parameters(
@@ -260,7 +265,8 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         Raises:
             UnresolvedPriorError: a prior has hyper-parameters that still follow from data.
         """
-        return self.priors.log_prob(self.distribution())
+        log_prior = self.priors.log_prob(self.distribution())
+        return log_prior if self.noise is None else log_prior + self.noise.log_prior()
 
     def objective(self, x: Any, num_samples: int | None = None) -> Tensor:
         """Objective `mean log p(x) + log_prior() / num_samples`, `(*B)`, in nats per row.
@@ -269,6 +275,5 @@ class GMMLayer(PretrainedMixin, MixtureModule):
             x: rows `(*S, *B, D)`.
             num_samples: rows of the training set, when x is a mini-batch; None: those of x.
         """
-        log_prob = self.log_prob(x)
-        rows = log_prob.reshape(-1, *self.batch_shape)
+        rows = self.log_prob(x).reshape(-1, *self.batch_shape)
         return rows.mean(0) + self.log_prior() / prior_num_samples(num_samples, rows.shape[0])

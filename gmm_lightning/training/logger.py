@@ -151,6 +151,9 @@ def _component_numbers(
         for name, values in per_component.items()
         for k, value in enumerate(values.reshape(-1).tolist())
     }
+    if layer.noise is not None:
+        weights = layer.noise.weight.reshape(-1).tolist()
+        numbers |= {f"noise_weight/{m}": weight for m, weight in enumerate(weights)}
     if layer.means.numel() <= _MAX_MEANS:
         columns = getattr(getattr(trainer, "datamodule", None), "columns", None)
         if columns is None or len(columns) != layer.num_features:

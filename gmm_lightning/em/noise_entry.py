@@ -1,0 +1,54 @@
+"""Responsibilities of rows with the noise as one more entry along the components."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
+from gmm_lightning.em.responsibilities import Responsibilities
+from gmm_lightning.rows import Batch
+
+
+class RowShares(NamedTuple):
+    """Shares of components `(M, K, n)` and of noise `(M, H, n)`, and log densities `(M, n)`."""
+
+    components: Tensor
+    noise: Tensor
+    log_prob: Tensor
+
+
+def row_shares(
+    model: MixtureModel,
+    parameters: MixtureParameters,
+    log_joint: Tensor,
+    rows: Batch,
+    responsibilities: Responsibilities,
+    missing: str | None = None,
+) -> RowShares:
+    """The responsibilities of a chunk from log joint densities, which may be overwritten.
+
+    Args:
+        model: of M mixtures; without noise H is 0.
+        parameters: of the mixtures.
+        log_joint: `log pi_k + log N_k(x)` + evidence of the Gaussian part alone, `(M, K, n)`.
+        rows: `(n, *B, D)`.
+        responsibilities: maps log joint densities to responsibilities.
+        missing: see `Noise.log_density`.
+    """
+    if model.noise is None:
+        resp, log_prob = responsibilities(log_joint, -2, rows)
+        return RowShares(resp, resp[:, :0], log_prob)
+    k = log_joint.shape[-2]
+    # In the dtype of the layer the corners of a box are values of the rows.
+    x = rows.x.to(model.local_scale)
+    log_density = model.per_mixture(model.noise.log_density(x, missing)).T
+    # All entries lack the factor 1 - p0, which makes no difference to the responsibilities.
+    entry = (parameters.noise_logit + log_density).to(log_joint).unsqueeze(-2)
+    resp, log_prob = responsibilities(torch.cat([log_joint, entry], -2), -2, rows)
+    log_share = F.logsigmoid(-parameters.noise_logit)
+    return RowShares(resp[:, :k], resp[:, k:], log_prob + log_share.to(log_prob))
