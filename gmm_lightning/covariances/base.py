@@ -50,6 +50,7 @@ class Covariance(ABC):
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     tied: ClassVar[bool] = False  # one covariance for all components
+    axis_aligned: ClassVar[bool] = False  # scales are standard deviations, as scatters are formed
     whitens_by_solve: ClassVar[bool] = True  # `whiten` solves with `scale_tril`
     feature_class: ClassVar[type[Features] | None] = None  # what `features` returns
     has_rounding_floor: ClassVar[bool] = True  # products of features leave noise in eigenvalues

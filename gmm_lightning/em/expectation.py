@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +22,11 @@ from gmm_lightning.em.plan import (
 )
 from gmm_lightning.em.pooled import pooled_statistics
 from gmm_lightning.em.responsibilities import Responsibilities, softmax_responsibilities_
+from gmm_lightning.em.uncertain_kernel import uncertain_statistics
+from gmm_lightning.em.uncertain_rows import SplitRows, split_rows
 from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.linalg import accumulator_dtype
-from gmm_lightning.rows import Batch, RowSource
+from gmm_lightning.rows import ArrayRows, Batch, RowSource
 from gmm_lightning.statistics import SufficientStatistics
 
 
@@ -67,6 +70,48 @@ def expected_statistics(
     )
 
 
+def split_statistics(
+    model: MixtureModel,
+    parameters: MixtureParameters,
+    plan: EStepPlan | None,
+    parts: Iterable[SplitRows],
+    *,
+    workspace: Workspace,
+    responsibilities: Responsibilities = softmax_responsibilities_,
+    pooled: SufficientStatistics | None = None,
+) -> SufficientStatistics:
+    """Statistics of complete rows, as from `expected_statistics`, and of the others.
+
+    Args:
+        model: family and evidence.
+        parameters: of M mixtures.
+        plan: made for these parameters.
+        parts: batches of rows apart, each read once.
+        workspace: memory of the component kernel, and the chunk size.
+        responsibilities: maps log joint densities to responsibilities.
+        pooled: moments of all complete rows in one component, if they are known.
+    """
+    others: list[SufficientStatistics] = []
+
+    def complete() -> Iterator[Batch]:
+        for part in parts:
+            if part.uncertain:
+                found = uncertain_statistics(model, parameters, part.uncertain, responsibilities)
+                others[:] = [others[0] + found if others else found]
+            yield part.complete
+
+    found = expected_statistics(
+        model,
+        parameters,
+        plan,
+        complete(),
+        workspace=workspace,
+        responsibilities=responsibilities,
+        pooled=pooled,
+    )
+    return found + others[0] if others else found
+
+
 class EStep:
     """E-steps over one source of rows, with shared buffers and pooled moments.
 
@@ -80,8 +125,15 @@ class EStep:
         self.source = source
         self._workspace = Workspace(chunk_size)
         self._pooled: SufficientStatistics | None = None
-        if model.family.tied and source.in_memory and not model.needs_differences:
-            self._pooled = pooled_statistics(source, model.single_restart())
+        self._parts: list[SplitRows] | None = None
+        self._complete = source
+        if source.uncertain and source.in_memory:
+            # Grouped once, for all E-steps.
+            self._parts = [split_rows(batch) for batch in source]
+            self._complete = ArrayRows(self._parts[0].complete)
+        products = model.family.tied and not model.needs_differences
+        if products and source.in_memory and self._complete.num_rows:
+            self._pooled = pooled_statistics(self._complete, model.single_restart())
 
     @property
     def overlap(self) -> float | None:
@@ -115,7 +167,7 @@ class EStep:
     ) -> list[tuple[Tensor, EStepPlan | None]]:
         """Mixtures that are computed together, and their plans; several only where it pays."""
         everything = torch.arange(parameters.num_mixtures, device=model.batch_index.device)
-        small, in_memory = is_small(parameters, self.source.num_rows), self.source.in_memory
+        small, in_memory = is_small(parameters, self._complete.num_rows), self.source.in_memory
         # Reading a stream once more costs more than a precision that some mixtures do not need.
         if in_memory and not self.source.shared and not small:
             return plans_by_precision(model, parameters)
@@ -133,7 +185,7 @@ class EStep:
         return make_plan(
             model,
             parameters,
-            self.source.num_rows,
+            self._complete.num_rows,
             shared=self.source.shared,
             overlap=self.overlap,
         )
@@ -145,15 +197,13 @@ class EStep:
         plan: EStepPlan | None,
         responsibilities: Responsibilities,
     ) -> SufficientStatistics:
-        return expected_statistics(
-            model,
-            parameters,
-            plan,
-            self.batches(model),
-            workspace=self._workspace,
-            responsibilities=responsibilities,
-            pooled=None if self._pooled is None else self._pooled.select(model.batch_index),
-        )
+        pooled = None if self._pooled is None else self._pooled.select(model.batch_index)
+        how: dict[str, Any] = {"workspace": self._workspace, "responsibilities": responsibilities}
+        if not self.source.uncertain:
+            batches = self.batches(model)
+            return expected_statistics(model, parameters, plan, batches, pooled=pooled, **how)
+        parts = self._parts or (split_rows(batch) for batch in self.source)
+        return split_statistics(model, parameters, plan, parts, pooled=pooled, **how)
 
     def batches(self, model: MixtureModel) -> Iterable[Batch]:
         """The rows that the mixtures of a model read, always the same ones."""

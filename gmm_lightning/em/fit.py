@@ -18,6 +18,7 @@ from gmm_lightning.em.initialization import (
     layer_source,
     resolve_from,
 )
+from gmm_lightning.em.known_rows import known_rows
 from gmm_lightning.em.loop import run_em
 from gmm_lightning.em.maximization import MStepResult
 from gmm_lightning.em.model import MixtureModel
@@ -40,6 +41,8 @@ def fit_em(
     *,
     initializer: Any = "mixed",
     sample_weight: Any = None,
+    error_covariance: Any = None,
+    missing: str | None = None,
     max_iter: int = 500,
     tol: float = 1e-5,
     chunk_size: int | None = None,
@@ -61,6 +64,10 @@ def fit_em(
         initializer: a name, an instance, a list of them for the starts in turn, labels `(N,)`,
             responsibilities `(N, K)`, or None to start from the layer's parameters.
         sample_weight: not negative, broadcasts to `(*S, *B)`.
+        error_covariance: of the errors of the rows, variances `(N, D)` or matrices `(N, D, D)`:
+            the mixture is that of the rows without their errors (extreme deconvolution).
+        missing: None refuses NaN; `em` takes the expected moments of missing entries, given the
+            observed ones. A row of which everything is missing counts in the weights alone.
         max_iter: M-steps at most.
         tol: stop when the objective is estimated to gain no more than this until the end, in nats
             per row (Aitken's estimate: see `GainEstimate`). Each mixture of a batch stops
@@ -89,12 +96,17 @@ def fit_em(
     Raises:
         InvalidArgumentError: an option out of range, or options that contradict each other.
         InvalidDataError: rows of the wrong shape, not numbers, not finite (by number, and by
-            column of a table) or too few, or an iterator that can be read only once.
+            column of a table) or too few, an iterator that can be read only once, errors that are
+            no covariances, or a feature that is never observed.
         CollapseError: under `collapse="raise"`.
 
     References:
         A. P. Dempster, N. M. Laird, D. B. Rubin (1977), Maximum likelihood from incomplete data
         via the EM algorithm, JRSS B 39.
+        Z. Ghahramani, M. I. Jordan (1994), Supervised learning from incomplete data via an EM
+        approach, NIPS 6.
+        J. Bovy, D. W. Hogg, S. T. Roweis (2011), Extreme deconvolution, Annals of Applied
+        Statistics 5.
 
     Example:
         >>> x = torch.cat([torch.randn(50, 2) - 4, torch.randn(50, 2) + 4])
@@ -115,16 +127,19 @@ def fit_em(
             f"num_restarts={num_restarts} needs an initializer that draws at random: every start "
             "from given parameters or assignments is the same"
         )
-    source = layer_source(layer, x, sample_weight)
+    source = layer_source(
+        layer, x, sample_weight, missing=missing, error_covariance=error_covariance
+    )
+    known = known_rows(layer, source)
     if initializer is not None or not is_resolved(layer):
-        resolve_from(layer, source)
+        resolve_from(layer, source, known)
     model = MixtureModel.from_layer(layer, num_restarts).with_mean_weight(source)
     e_step = EStep(source, model, chunk_size)
     start = MStepResult.unchanged(MixtureParameters.from_layer(layer, num_restarts))
     if initializer is not None:
-        start = initialize(model, start.parameters, source, initializer, generator)
+        start = initialize(model, start.parameters, known, initializer, generator)
     if policy.num_candidates:
-        candidates = Candidates(source.sample(policy.num_candidates, generator), generator)
+        candidates = Candidates(known.sample(policy.num_candidates, generator), generator)
         options = replace(options, candidates=candidates)
     with EMProgress(max_iter, num_restarts, enabled=progress) as bar:
         state = run_em(e_step, model, start, options, updater, bar.update)

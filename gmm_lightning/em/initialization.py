@@ -14,6 +14,7 @@ from gmm_lightning.em.assignment import assigned_statistics, with_pooled_rows
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.covariance_target import with_targets
 from gmm_lightning.em.event_log import CollapseCount
+from gmm_lightning.em.known_rows import KnownRows, known_rows
 from gmm_lightning.em.local_scale import local_scale
 from gmm_lightning.em.marked_rows import with_start_weight, without_marked
 from gmm_lightning.em.maximization import MStepResult, maximize
@@ -42,13 +43,16 @@ def as_initializer(spec: Any) -> Initializer:
     return Given(as_tensor(spec, "initializer"))
 
 
-def resolve_priors(layer: GMMLayer, x: Any, sample_weight: Any = None) -> None:
+def resolve_priors(
+    layer: GMMLayer, x: Any, sample_weight: Any = None, *, missing: str | None = None
+) -> None:
     """Give the priors the values that follow from the data, as `fit_em` does.
 
     Args:
         layer: the mixture; hyper-parameters given by the user keep their values.
         x: rows or a re-iterable of batches, as for `fit_em`.
         sample_weight: weights for rows in memory.
+        missing: None refuses NaN; `em` reads what is observed.
 
     Raises:
         InvalidDataError: as `fit_em`, or rows whose squares overflow.
@@ -59,7 +63,8 @@ def resolve_priors(layer: GMMLayer, x: Any, sample_weight: Any = None) -> None:
         >>> layer.log_prior().shape
         torch.Size([])
     """
-    resolve_from(layer, layer_source(layer, x, sample_weight))
+    source = layer_source(layer, x, sample_weight, missing=missing)
+    resolve_from(layer, source, known_rows(layer, source))
 
 
 @torch.no_grad()
@@ -69,6 +74,7 @@ def initialize_layer(
     initializer: Any = "mixed",
     sample_weight: Any = None,
     *,
+    missing: str | None = None,
     generator: Generator | int | None = None,
 ) -> list[CollapseEvent | CollapseCount]:
     """Set the parameters of a layer and the values of its priors as at the start of `fit_em`.
@@ -78,6 +84,8 @@ def initialize_layer(
         x: rows or a re-iterable of batches, as for `fit_em`.
         initializer: a name, an instance, labels `(N,)` or responsibilities `(N, K)`.
         sample_weight: weights for rows in memory.
+        missing: None refuses NaN; `em` starts from rows in which the conditional means of one
+            Gaussian stand for missing entries.
         generator: source of randomness, or a seed; None: torch's global one.
 
     Returns:
@@ -93,16 +101,29 @@ def initialize_layer(
         []
     """
     generator = as_generator(generator, layer.means.device)
-    source = layer_source(layer, x, sample_weight)
-    resolve_from(layer, source)
+    source = layer_source(layer, x, sample_weight, missing=missing)
+    known = known_rows(layer, source)
+    resolve_from(layer, source, known)
     model, present = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
-    return initialize(model, present, source, initializer, generator).write_to(layer)
+    return initialize(model, present, known, initializer, generator).write_to(layer)
 
 
-def layer_source(layer: GMMLayer, x: Any, sample_weight: Any = None) -> RowSource:
+def layer_source(
+    layer: GMMLayer,
+    x: Any,
+    sample_weight: Any = None,
+    *,
+    missing: str | None = None,
+    error_covariance: Any = None,
+) -> RowSource:
     """Checked rows for a layer: see `gmm_lightning.rows.as_source`."""
     return as_source(
-        x, sample_weight, num_features=layer.num_features, batch_shape=layer.batch_shape
+        x,
+        sample_weight,
+        num_features=layer.num_features,
+        batch_shape=layer.batch_shape,
+        missing=missing,
+        error_covariance=error_covariance,
     )
 
 
@@ -114,8 +135,14 @@ def is_resolved(layer: GMMLayer) -> bool:
 
 
 @torch.no_grad()
-def resolve_from(layer: GMMLayer, source: RowSource) -> None:
-    """Give the layer its local scale and the priors their values, from a checked source."""
+def resolve_from(layer: GMMLayer, source: RowSource, known: RowSource) -> None:
+    """Give the layer its local scale and the priors their values.
+
+    Args:
+        layer: written in place.
+        source: checked rows.
+        known: the same rows, without missing entries.
+    """
     require_values(layer)
     scale = local_scale(source, layer.means.dtype)
     layer.local_scale.copy_(scale.expand_as(layer.local_scale))
@@ -123,15 +150,18 @@ def resolve_from(layer: GMMLayer, source: RowSource) -> None:
         layer.noise.resolve(source)
     if not layer.all_priors:
         return
-    moments = data_moments(MixtureModel.from_layer(layer), source, layer.num_components)
+    moments = data_moments(MixtureModel.from_layer(layer), known, layer.num_components)
     for prior in layer.all_priors:
         prior.resolve(moments, layer.num_components)
 
 
 def data_moments(model: MixtureModel, source: RowSource, num_components: int) -> DataMoments:
     """What the priors of a model take from the rows, batch shape B."""
-    stats = pooled_statistics(source, model).reshape(model.batch_shape)
-    moments = DataMoments.from_statistics(stats, model.family)
+    if isinstance(source, KnownRows):
+        stats = source.pooled_statistics(model.family)
+    else:
+        stats = pooled_statistics(source, model)
+    moments = DataMoments.from_statistics(stats.reshape(model.batch_shape), model.family)
     if not any(prior.uses_target for prior in model.priors):
         return moments
     return with_targets(moments, source, model.local_scale, num_components, model.family)

@@ -14,6 +14,7 @@ from gmm_lightning.em.steps import e_step, m_step
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import unsqueeze_like
+from gmm_lightning.rows import require_missing
 from gmm_lightning.statistics import SufficientStatistics
 
 
@@ -33,6 +34,7 @@ class StepwiseEM:
         exponent: kappa in (0.5, 1]; smaller values forget the past faster.
         offset: t0, at least 1; larger values give the first batches more weight.
         num_samples: number of rows that a prior is weighed against; None: the weight seen so far.
+        missing: None refuses NaN; `em` as in `e_step`.
 
     Attributes:
         num_batches: t.
@@ -62,6 +64,7 @@ class StepwiseEM:
         exponent: float = 0.7,
         offset: float = 2.0,
         num_samples: float | None = None,
+        missing: str | None = None,
     ) -> None:
         if not 0.5 < exponent <= 1:
             raise InvalidArgumentError(f"exponent must be in (0.5, 1], got {exponent}")
@@ -70,7 +73,7 @@ class StepwiseEM:
         if num_samples is not None and not num_samples > 0:
             raise InvalidArgumentError(f"num_samples must be > 0, got {num_samples}")
         self.layer, self.exponent, self.offset = layer, exponent, offset
-        self.num_samples = num_samples
+        self.num_samples, self.missing = num_samples, require_missing(missing)
         self.num_batches = 0
         self._seen: Tensor | None = None
         self._running: SufficientStatistics | None = None
@@ -84,7 +87,7 @@ class StepwiseEM:
         Raises:
             InvalidDataError: rows that cannot be used, as in `e_step`.
         """
-        return self.update(e_step(self.layer, x, sample_weight))
+        return self.update(e_step(self.layer, x, sample_weight, missing=self.missing))
 
     @torch.no_grad()
     def update(self, stats: SufficientStatistics) -> list[CollapseEvent | CollapseCount]:

@@ -12,6 +12,12 @@ from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.rows.batch import Batch
 from gmm_lightning.rows.conversion import check_finite
+from gmm_lightning.rows.uncertain import (
+    ObservedFeatures,
+    check_errors,
+    errors_of,
+    uncertain_rows,
+)
 
 # Rows that are read, or converted to another dtype, at once.
 BLOCK_ROWS = 1 << 16
@@ -27,6 +33,8 @@ class RowSource(ABC):
         shared: whether the mixtures of a batch read the same rows (B is all ones).
         weighted: whether the rows have weights.
         columns: names of the features where the rows come from a table, else empty.
+        missing: None, or `em`, where entries may be missing.
+        uncertain: whether, once they are checked, some rows have missing entries or errors.
     """
 
     num_rows: int
@@ -35,6 +43,8 @@ class RowSource(ABC):
     shared: bool = True
     weighted: bool = False
     columns: tuple[str, ...] = ()
+    missing: str | None = None
+    uncertain: bool = False
 
     @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
@@ -83,11 +93,17 @@ class RowSource(ABC):
         """The number of rows, after reading all of them once.
 
         Raises:
-            InvalidDataError: rows that are not finite (by number), no rows, or weights all zero.
+            InvalidDataError: rows that are not finite (by number), no rows, or weights all zero;
+                where entries may be missing, a feature that is never observed.
         """
-        num_rows, positive = 0, False
+        num_rows, positive, observed = 0, False, ObservedFeatures()
         for batch in self:
-            check_finite(batch.x, num_rows, self.columns)
+            check_finite(batch.x, num_rows, self.columns, missing=self.missing)
+            check_errors(batch, num_rows)
+            if self.missing is not None:
+                observed.add(batch)
+            if self.missing is not None or errors_of(batch) is not None:
+                self.uncertain = self.uncertain or bool(uncertain_rows(batch).any())
             num_rows += batch.num_rows
             weight = batch.weight
             positive |= batch.num_rows > 0 and (weight is None or bool((weight > 0).any()))
@@ -95,6 +111,7 @@ class RowSource(ABC):
             raise InvalidDataError("there are no rows to fit")
         if not positive:
             raise InvalidDataError("there are no rows to fit: every sample_weight is 0")
+        observed.require_all(self.columns)
         return num_rows
 
     def sample(self, limit: int, generator: Generator | None) -> Batch:
@@ -158,7 +175,8 @@ class _MappedRows(RowSource):
     def __init__(self, source: RowSource, change: Callable[[Tensor], Tensor]) -> None:
         self._source, self._change = source, change
         self.num_rows, self.num_features = source.num_rows, source.num_features
-        self.weighted = source.weighted
+        self.weighted, self.columns = source.weighted, source.columns
+        self.missing, self.uncertain = source.missing, source.uncertain
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._source.read():

@@ -1,0 +1,102 @@
+"""Rows apart by what is known of them: complete ones, and the others grouped by their patterns."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.rows import (
+    ERROR_COVARIANCE,
+    Batch,
+    errors_of,
+    is_shared,
+    masked_errors,
+    number_patterns,
+    uncertain_rows,
+)
+
+
+@dataclass(frozen=True)
+class UncertainRows:
+    """Rows in order of what is missing, so that those of one pattern follow each other.
+
+    Attributes:
+        batch: the rows `(n, *1, D)`, NaN where an entry is missing.
+        patterns: which entries are missing, `(Q, D)`, those with fewest missing entries first.
+        starts: where the rows of each pattern begin, and the end, `(Q + 1,)`.
+        places: where the rows were in their batch, `(n,)`.
+        cell: which mixture of the flattened batch the rows belong to; None: all of them.
+    """
+
+    batch: Batch
+    patterns: Tensor
+    starts: Tensor
+    places: Tensor
+    cell: int | None = None
+
+    def chunks(self, size: int) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+        """At most `size` rows with as many missing entries, their patterns, and which each has."""
+        number = self.patterns.sum(-1)
+        ends = (number.diff() != 0).nonzero().squeeze(-1) + 1
+        edges = [0, *self.starts[ends].tolist(), self.batch.num_rows]
+        for begin, end in itertools.pairwise(edges):
+            for start in range(begin, end, size):
+                rows = torch.arange(start, min(start + size, end), device=self.starts.device)
+                which = torch.searchsorted(self.starts, rows, right=True) - 1
+                first, last = int(which[0]), int(which[-1])
+                part = self.batch.at(slice(start, start + len(rows)))
+                yield part, self.patterns[first : last + 1], which - first
+
+
+class SplitRows(NamedTuple):
+    """The rows of a batch: those that are known exactly, and the others."""
+
+    complete: Batch
+    uncertain: tuple[UncertainRows, ...]
+
+
+def split_rows(batch: Batch) -> SplitRows:
+    """A batch apart; mixtures with rows of their own have uncertain rows of their own."""
+    uncertain = uncertain_rows(batch)
+    if not bool(uncertain.any()):
+        return SplitRows(batch, ())
+    complete = batch.at((~uncertain).nonzero().squeeze(-1))
+    places = uncertain.nonzero().squeeze(-1)
+    rest = batch.at(places)
+    if is_shared(batch.x):
+        return SplitRows(complete, (_sorted_rows(rest, places, None),))
+    cells = range(batch.x.shape[1:-1].numel())
+    return SplitRows(complete, tuple(_sorted_rows(_of_cell(rest, i), places, i) for i in cells))
+
+
+def _of_cell(batch: Batch, cell: int) -> Batch:
+    """The rows of one mixture, with ones for the batch of mixtures."""
+    n, *shape, d = batch.x.shape
+    ones = [1] * len(shape)
+    x = batch.x.reshape(n, -1, d)[:, cell].reshape(n, *ones, d)
+    if batch.weight is None:
+        return batch._replace(x=x)
+    weight = batch.weight.expand(n, *shape).reshape(n, -1)[:, cell]
+    return batch._replace(x=x, weight=weight.reshape(n, *ones))
+
+
+def _sorted_rows(batch: Batch, places: Tensor, cell: int | None) -> UncertainRows:
+    missing = torch.isnan(batch.x).reshape(batch.num_rows, -1)
+    number, amount = number_patterns(missing), missing.sum(-1)
+    order = (amount * (number.max() + 1) + number).argsort(stable=True)
+    starts = torch.cat([number.new_ones(1), number[order].diff()]).nonzero().squeeze(-1)
+    patterns = missing[order[starts]]
+    ends = starts.new_full((1,), batch.num_rows)
+    batch = batch.at(order)
+    errors = errors_of(batch)
+    if errors is not None and batch.extra is not None:
+        # Errors of missing entries are not known either.
+        observed = ~torch.isnan(batch.x).reshape(batch.num_rows, -1)
+        known = masked_errors(errors, observed)
+        batch = batch._replace(extra={**batch.extra, ERROR_COVARIANCE: known})
+    return UncertainRows(batch, patterns, torch.cat([starts, ends]), places[order], cell)
