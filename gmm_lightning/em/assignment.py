@@ -11,7 +11,7 @@ from torch import Tensor
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.centred_kernel import WeightedChunk, centred_statistics
-from gmm_lightning.em.expectation import expected_statistics
+from gmm_lightning.em.complete_rows import expected_statistics
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import MAX_CANCELLATION, make_plan

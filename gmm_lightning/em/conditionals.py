@@ -52,8 +52,13 @@ class Conditionals(ABC):
         """Compute what all rows share."""
 
     @abstractmethod
-    def of(self, rows: UncertainRows) -> Iterator[Conditional]:
-        """The conditional distributions of all rows, in order."""
+    def of(self, rows: UncertainRows, chunk_size: int | None = None) -> Iterator[Conditional]:
+        """The conditional distributions of all rows, in order.
+
+        Args:
+            rows: at least one.
+            chunk_size: rows at a time; None: as many as stay in cache.
+        """
 
     def _gaps(self, rows: Batch) -> tuple[Tensor, Tensor]:
         """Differences to the means, `(M, K, D, n)`, 0 where missing; which are observed, (D, n)."""
@@ -74,9 +79,9 @@ class AxisAlignedConditionals(Conditionals):
         variance = family.variances(scale.square(), self.means.shape[-1])
         self.variance = variance.expand_as(self.means)
 
-    def of(self, rows: UncertainRows) -> Iterator[Conditional]:
+    def of(self, rows: UncertainRows, chunk_size: int | None = None) -> Iterator[Conditional]:
         """The conditional distributions of all rows, in order."""
-        size = rows_per_chunk(2 * self.means.numel(), self.means)
+        size = chunk_size or rows_per_chunk(2 * self.means.numel(), self.means)
         for chunk in rows.batch.split(size):
             yield self._of_chunk(chunk, *self._gaps(chunk), errors_of(chunk))
 
@@ -117,21 +122,21 @@ class PatternConditionals(Conditionals):
     """
 
     def _prepare(self, family: Covariance, scale: Tensor) -> None:
-        k, d = self.means.shape[1:]
+        (_, k, d) = self.means.shape
         inverse = family.inverse_tril(scale, d)
         if inverse is None:
             precision = torch.cholesky_inverse(family.scale_tril(scale, d))
         else:
             precision = inverse.mT @ inverse
-        self.precision = precision.expand(-1, k, -1, -1).contiguous()
+        self.precision = precision
         self.half_log_det = family.half_log_det(scale, d).expand(-1, k).unsqueeze(-1)
 
-    def of(self, rows: UncertainRows) -> Iterator[Conditional]:
+    def of(self, rows: UncertainRows, chunk_size: int | None = None) -> Iterator[Conditional]:
         """The conditional distributions of all rows, in order."""
         m, k, d = self.means.shape
         most = int(rows.patterns.sum(-1).max())
         size = max(_FEWEST_ROWS, rows_per_chunk(m * k * (4 * d + most * most), self.means))
-        for chunk, patterns, which in rows.chunks(size):
+        for chunk, patterns, which in rows.chunks(chunk_size or size):
             yield self._of_chunk(chunk, patterns, which)
 
     def _of_chunk(self, chunk: Batch, patterns: Tensor, which: Tensor) -> Conditional:
@@ -141,24 +146,26 @@ class PatternConditionals(Conditionals):
         square = (gap * product).sum(-2)
         log_det = (d - size) * LOG_2PI + 2 * self.half_log_det
         if not size:
-            return Conditional(chunk, -0.5 * (square + log_det), gap, lambda w: w.new_zeros(()))
+            nothing = torch.zeros_like(self.means)
+            return Conditional(chunk, -0.5 * (square + log_det), gap, lambda weights: nothing)
         at = patterns.nonzero()[:, 1].view(-1, size)
         flat = at.unsqueeze(-1) * d + at.unsqueeze(-2)
-        block = self.precision.flatten(-2)[..., flat]
-        factor = torch.linalg.cholesky(block)
-        covariance = torch.cholesky_inverse(factor)
+        factor = torch.linalg.cholesky(self.precision.flatten(-2)[..., flat])
+        # (M, G, Q, size, size), and for each row, (M, G, n, size, K / G).
+        covariance, groups = torch.cholesky_inverse(factor), self.precision.shape[1]
         own_log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         places = at[which].T.expand(m, k, -1, -1)
-        # (M, K, size, n), and each row's block beside it.
         y = product.gather(-2, places)
-        step = (covariance[:, :, which] @ y.mT.unsqueeze(-1)).squeeze(-1).mT
+        columns = y.unflatten(1, (groups, -1)).movedim((-1, -2), (2, 3))
+        step = (covariance[:, :, which] @ columns).movedim((2, 3), (-1, -2)).flatten(1, 2)
         square = square - (y * step).sum(-2)
         log_det = log_det + own_log_det[..., which]
         gap.scatter_(-2, places, -step)
 
         def spread(weights: Tensor) -> Tensor:
-            sums = weights.new_zeros(m, k, len(patterns)).index_add_(-1, which, weights)
-            found = weights.new_zeros(m, k, d * d)
+            weights = weights.unflatten(1, (groups, -1)).sum(2)
+            sums = weights.new_zeros(m, groups, len(patterns)).index_add_(-1, which, weights)
+            found = weights.new_zeros(m, groups, d * d)
             own = (sums[..., None, None] * covariance).flatten(-3)
             return found.index_add_(-1, flat.flatten(), own).unflatten(-1, (d, d))
 
@@ -181,10 +188,10 @@ class NoisyConditionals(Conditionals):
         k, d = self.means.shape[1:]
         self.covariance = family.covariance_matrix(scale, d).expand(-1, k, -1, -1)
 
-    def of(self, rows: UncertainRows) -> Iterator[Conditional]:
+    def of(self, rows: UncertainRows, chunk_size: int | None = None) -> Iterator[Conditional]:
         """The conditional distributions of all rows, in order."""
         numbers = 4 * self.means.numel() * self.means.shape[-1]
-        for chunk in rows.batch.split(rows_per_chunk(numbers, self.means)):
+        for chunk in rows.batch.split(chunk_size or rows_per_chunk(numbers, self.means)):
             yield self._of_chunk(chunk)
 
     def _of_chunk(self, chunk: Batch) -> Conditional:

@@ -1,16 +1,14 @@
-"""The E-step on tensors: choice of kernel and precision, and pooled moments for tied families."""
+"""The E-step over a source of rows, complete ones and others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gmm_lightning.em.centred_kernel import difference_statistics
-from gmm_lightning.em.component_kernel import component_statistics
+from gmm_lightning.em.complete_rows import expected_statistics
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import (
@@ -22,52 +20,11 @@ from gmm_lightning.em.plan import (
 )
 from gmm_lightning.em.pooled import pooled_statistics
 from gmm_lightning.em.responsibilities import Responsibilities, softmax_responsibilities_
-from gmm_lightning.em.uncertain_kernel import uncertain_statistics
+from gmm_lightning.em.uncertain_kernel import takes_marginals, uncertain_statistics
 from gmm_lightning.em.uncertain_rows import SplitRows, split_rows
 from gmm_lightning.em.workspace import Workspace
-from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.rows import ArrayRows, Batch, RowSource
 from gmm_lightning.statistics import SufficientStatistics
-
-
-def expected_statistics(
-    model: MixtureModel,
-    parameters: MixtureParameters,
-    plan: EStepPlan | None,
-    batches: Iterable[Batch],
-    *,
-    workspace: Workspace,
-    responsibilities: Responsibilities = softmax_responsibilities_,
-    pooled: SufficientStatistics | None = None,
-) -> SufficientStatistics:
-    """Statistics `(M, ...)` about the means under the parameters.
-
-    Args:
-        model: family and evidence.
-        parameters: of M mixtures.
-        plan: made for these parameters; None: differences to each mean are taken.
-        batches: rows `(n, *B, D)`.
-        workspace: memory of the component kernel, and the chunk size.
-        responsibilities: maps log joint densities to responsibilities.
-        pooled: moments of the same rows in one component, if they are known.
-    """
-    size = workspace.rows_per_chunk(plan, parameters)
-    chunks = (chunk for batch in batches for chunk in batch.split(size) if chunk.num_rows)
-    if plan is None:
-        # Squares of small or large float32 numbers are no float32 numbers.
-        wide = parameters.to(accumulator_dtype(parameters.means.device))
-        found = difference_statistics(model, wide, chunks, responsibilities)
-        # As from the component kernel: statistics of some mixtures may replace those of all.
-        return replace(found, shift=parameters.means)
-    return component_statistics(
-        model,
-        parameters,
-        plan,
-        chunks,
-        workspace=workspace,
-        responsibilities=responsibilities,
-        pooled=pooled,
-    )
 
 
 def split_statistics(
@@ -96,7 +53,13 @@ def split_statistics(
     def complete() -> Iterator[Batch]:
         for part in parts:
             if part.uncertain:
-                found = uncertain_statistics(model, parameters, part.uncertain, responsibilities)
+                found = uncertain_statistics(
+                    model,
+                    parameters,
+                    part.uncertain,
+                    responsibilities,
+                    chunk_size=workspace.chunk_size,
+                )
                 others[:] = [others[0] + found if others else found]
             yield part.complete
 
@@ -129,10 +92,10 @@ class EStep:
         self._complete = source
         if source.uncertain and source.in_memory:
             # Grouped once, for all E-steps.
-            self._parts = [split_rows(batch) for batch in source]
+            self._parts = [split_rows(batch, apart=takes_marginals(model)) for batch in source]
             self._complete = ArrayRows(self._parts[0].complete)
-        products = model.family.tied and not model.needs_differences
-        if products and source.in_memory and self._complete.num_rows:
+        pools = model.family.tied and source.in_memory and not model.needs_differences
+        if pools and self._complete.num_rows:
             self._pooled = pooled_statistics(self._complete, model.single_restart())
 
     @property
@@ -202,7 +165,8 @@ class EStep:
         if not self.source.uncertain:
             batches = self.batches(model)
             return expected_statistics(model, parameters, plan, batches, pooled=pooled, **how)
-        parts = self._parts or (split_rows(batch) for batch in self.source)
+        apart = takes_marginals(model)
+        parts = self._parts or (split_rows(batch, apart=apart) for batch in self.source)
         return split_statistics(model, parameters, plan, parts, pooled=pooled, **how)
 
     def batches(self, model: MixtureModel) -> Iterable[Batch]:

@@ -130,4 +130,4 @@ def _available_moments(model: MixtureModel, rows: RowSource) -> MixtureParameter
     projected = model.family.project(variance.diag_embed())
     scale = model.family.estimate(projected, torch.ones_like(variance[..., 0]))
     mass = torch.ones_like(variance[..., 0])
-    return model.from_constrained(mass, mean.unsqueeze(1), scale, mean.dtype)
+    return model.from_constrained(mass, mean.unsqueeze(1), scale, mass[:, :0], mean.dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import make_plan
 from gmm_lightning.em.responsibilities import Responsibilities, softmax_responsibilities_
+from gmm_lightning.em.uncertain_kernel import takes_marginals
 from gmm_lightning.em.uncertain_rows import SplitRows, split_rows
 from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
@@ -93,7 +93,7 @@ def e_step(
         check_errors(batch)
     parts = [SplitRows(batch, ())]
     if require_missing(missing) is not None or errors_of(batch) is not None:
-        parts = [split_rows(batch)]
+        parts = [split_rows(batch, apart=takes_marginals(model), transform=transform)]
     if transform is not None:
         parts = _transformed(parts[0], transform, workspace.rows_per_chunk(plan, parameters))
     stats = split_statistics(
@@ -109,15 +109,10 @@ def e_step(
 def _transformed(
     rows: SplitRows, transform: Callable[[Tensor], Tensor], size: int
 ) -> Iterator[SplitRows]:
-    """Rows with x transformed, the complete ones a chunk at a time."""
+    """The complete rows with x transformed, a chunk at a time, and the others as they are."""
     for part in rows.complete.split(size):
         yield SplitRows(part._replace(x=transform(part.x)), ())
-    others = (replace(own, batch=_apply(transform, own.batch)) for own in rows.uncertain)
-    yield SplitRows(rows.complete.at(slice(0)), tuple(others))
-
-
-def _apply(transform: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
-    return batch._replace(x=transform(batch.x))
+    yield SplitRows(rows.complete.at(slice(0)), rows.uncertain)
 
 
 @torch.no_grad()

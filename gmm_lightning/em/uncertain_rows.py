@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +20,16 @@ from gmm_lightning.rows import (
     uncertain_rows,
 )
 
+# A pattern with so many rows is worth an E-step of its own (measured: D = 16, K = 8).
+_FREQUENT = 1024
+
+
+class PatternRows(NamedTuple):
+    """Rows `(n, *1, I)` of the I observed features of one pattern; which D are missing, `(D,)`."""
+
+    batch: Batch
+    missing: Tensor
+
 
 @dataclass(frozen=True)
 class UncertainRows:
@@ -30,6 +40,7 @@ class UncertainRows:
         patterns: which entries are missing, `(Q, D)`, those with fewest missing entries first.
         starts: where the rows of each pattern begin, and the end, `(Q + 1,)`.
         places: where the rows were in their batch, `(n,)`.
+        frequent: the rows of frequent patterns, where they are taken apart.
         cell: which mixture of the flattened batch the rows belong to; None: all of them.
     """
 
@@ -37,6 +48,7 @@ class UncertainRows:
     patterns: Tensor
     starts: Tensor
     places: Tensor
+    frequent: tuple[PatternRows, ...] = ()
     cell: int | None = None
 
     def chunks(self, size: int) -> Iterator[tuple[Batch, Tensor, Tensor]]:
@@ -60,18 +72,30 @@ class SplitRows(NamedTuple):
     uncertain: tuple[UncertainRows, ...]
 
 
-def split_rows(batch: Batch) -> SplitRows:
-    """A batch apart; mixtures with rows of their own have uncertain rows of their own."""
+def split_rows(
+    batch: Batch, *, apart: bool = False, transform: Callable[[Tensor], Tensor] | None = None
+) -> SplitRows:
+    """A batch in parts; mixtures with rows of their own have uncertain rows of their own.
+
+    Args:
+        batch: rows `(n, *B, D)`.
+        apart: take rows of frequent patterns apart, unless they have errors.
+        transform: applied to the uncertain rows, such as a `Standardize`.
+    """
     uncertain = uncertain_rows(batch)
     if not bool(uncertain.any()):
         return SplitRows(batch, ())
     complete = batch.at((~uncertain).nonzero().squeeze(-1))
     places = uncertain.nonzero().squeeze(-1)
     rest = batch.at(places)
+    if transform is not None:
+        rest = rest._replace(x=transform(rest.x))
+    apart = apart and errors_of(batch) is None
     if is_shared(batch.x):
-        return SplitRows(complete, (_sorted_rows(rest, places, None),))
+        return SplitRows(complete, (_sorted_rows(rest, places, None, apart=apart),))
     cells = range(batch.x.shape[1:-1].numel())
-    return SplitRows(complete, tuple(_sorted_rows(_of_cell(rest, i), places, i) for i in cells))
+    own = (_sorted_rows(_of_cell(rest, i), places, i, apart=apart) for i in cells)
+    return SplitRows(complete, tuple(own))
 
 
 def _of_cell(batch: Batch, cell: int) -> Batch:
@@ -85,18 +109,40 @@ def _of_cell(batch: Batch, cell: int) -> Batch:
     return batch._replace(x=x, weight=weight.reshape(n, *ones))
 
 
-def _sorted_rows(batch: Batch, places: Tensor, cell: int | None) -> UncertainRows:
+def _sorted_rows(batch: Batch, places: Tensor, cell: int | None, *, apart: bool) -> UncertainRows:
+    """The rows by frequency, number of missing entries, and pattern."""
     missing = torch.isnan(batch.x).reshape(batch.num_rows, -1)
     number, amount = number_patterns(missing), missing.sum(-1)
-    order = (amount * (number.max() + 1) + number).argsort(stable=True)
+    frequent = number.bincount()[number] >= _FREQUENT
+    # Of a row that misses everything there is no marginal.
+    frequent = frequent & (amount < missing.shape[-1]) & apart
+    key = (frequent * (missing.shape[-1] + 1) + amount) * (number.max() + 1) + number
+    order = key.argsort(stable=True)
     starts = torch.cat([number.new_ones(1), number[order].diff()]).nonzero().squeeze(-1)
-    patterns = missing[order[starts]]
-    ends = starts.new_full((1,), batch.num_rows)
-    batch = batch.at(order)
+    patterns, ends = missing[order[starts]], starts.new_full((1,), batch.num_rows)
+    batch, starts = _without_unknown_errors(batch.at(order)), torch.cat([starts, ends])
+    rare = len(patterns) - int(frequent[order[starts[:-1]]].sum())
+    own = []
+    for pattern, (first, last) in zip(
+        patterns[rare:], itertools.pairwise(starts[rare:].tolist()), strict=True
+    ):
+        rows = batch.at(slice(first, last))
+        own.append(PatternRows(rows._replace(x=rows.x[..., ~pattern]), pattern))
+    end = int(starts[rare])
+    return UncertainRows(
+        batch=batch.at(slice(end)),
+        patterns=patterns[:rare],
+        starts=starts[: rare + 1],
+        places=places[order[:end]],
+        frequent=tuple(own),
+        cell=cell,
+    )
+
+
+def _without_unknown_errors(batch: Batch) -> Batch:
+    """The rows with errors of 0 for missing entries, of which they are not read."""
     errors = errors_of(batch)
-    if errors is not None and batch.extra is not None:
-        # Errors of missing entries are not known either.
-        observed = ~torch.isnan(batch.x).reshape(batch.num_rows, -1)
-        known = masked_errors(errors, observed)
-        batch = batch._replace(extra={**batch.extra, ERROR_COVARIANCE: known})
-    return UncertainRows(batch, patterns, torch.cat([starts, ends]), places[order], cell)
+    if errors is None or batch.extra is None:
+        return batch
+    observed = ~torch.isnan(batch.x).reshape(batch.num_rows, -1)
+    return batch._replace(extra={**batch.extra, ERROR_COVARIANCE: masked_errors(errors, observed)})
