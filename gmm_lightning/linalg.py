@@ -126,6 +126,25 @@ def definite_factor(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return factor, full_rank & (info == 0)
 
 
+def masked_inverse(matrix: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverses and log determinants of some rows and columns of matrices.
+
+    Args:
+        matrix: symmetric positive definite, `(..., D, D)`.
+        kept: which rows and columns, `(..., D)`.
+
+    Returns:
+        Inverses `(..., D, D)` with zeros in the other rows and columns, and log determinants; NaN
+        where the matrix is not definite.
+    """
+    mask = kept.to(matrix)
+    both = mask.unsqueeze(-1) * mask.unsqueeze(-2)
+    factor, info = torch.linalg.cholesky_ex(matrix * both + (1 - mask).diag_embed())
+    factor = torch.where((info == 0)[..., None, None], factor, torch.nan)
+    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return torch.cholesky_inverse(factor) * both, log_det
+
+
 def factor_of_rows(rows: Tensor) -> Tensor:
     """Lower Cholesky factor of `R R'` for rows `(..., n, m)`, n <= m, without squaring them."""
     upper = torch.linalg.qr(rows.mT, mode="reduced").R

@@ -12,7 +12,7 @@ from torch import Tensor
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.uncertain_rows import UncertainRows
-from gmm_lightning.linalg import LOG_2PI
+from gmm_lightning.linalg import LOG_2PI, factor_of_rows, invert_tril, masked_inverse
 from gmm_lightning.rows import Batch, errors_of
 
 
@@ -122,13 +122,10 @@ class PatternConditionals(Conditionals):
     """
 
     def _prepare(self, family: Covariance, scale: Tensor) -> None:
-        (_, k, d) = self.means.shape
+        k, d = self.means.shape[1:]
         inverse = family.inverse_tril(scale, d)
-        if inverse is None:
-            precision = torch.cholesky_inverse(family.scale_tril(scale, d))
-        else:
-            precision = inverse.mT @ inverse
-        self.precision = precision
+        self.whitening = invert_tril(family.scale_tril(scale, d)) if inverse is None else inverse
+        self.precision = self.whitening.mT @ self.whitening
         self.half_log_det = family.half_log_det(scale, d).expand(-1, k).unsqueeze(-1)
 
     def of(self, rows: UncertainRows, chunk_size: int | None = None) -> Iterator[Conditional]:
@@ -150,15 +147,21 @@ class PatternConditionals(Conditionals):
             return Conditional(chunk, -0.5 * (square + log_det), gap, lambda weights: nothing)
         at = patterns.nonzero()[:, 1].view(-1, size)
         flat = at.unsqueeze(-1) * d + at.unsqueeze(-2)
-        factor = torch.linalg.cholesky(self.precision.flatten(-2)[..., flat])
         # (M, G, Q, size, size), and for each row, (M, G, n, size, K / G).
+        factor, info = torch.linalg.cholesky_ex(self.precision.flatten(-2)[..., flat])
+        if bool((info != 0).any()):
+            # Of a component that is nearly flat, without squaring its factor. One that is flat,
+            # as an extrapolated one may be, has no density.
+            factor = factor_of_rows(self.whitening.mT[..., at, :])
+            is_singular = (factor.diagonal(dim1=-2, dim2=-1) == 0).any(-1)
+            factor = factor.masked_fill(is_singular[..., None, None], torch.nan)
         covariance, groups = torch.cholesky_inverse(factor), self.precision.shape[1]
         own_log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         places = at[which].T.expand(m, k, -1, -1)
         y = product.gather(-2, places)
         columns = y.unflatten(1, (groups, -1)).movedim((-1, -2), (2, 3))
         step = (covariance[:, :, which] @ columns).movedim((2, 3), (-1, -2)).flatten(1, 2)
-        square = square - (y * step).sum(-2)
+        square = (square - (y * step).sum(-2)).clamp_(min=0)
         log_det = log_det + own_log_det[..., which]
         gap.scatter_(-2, places, -step)
 
@@ -201,13 +204,9 @@ class NoisyConditionals(Conditionals):
         errors = errors.to(gap)
         if errors.dim() == 2:
             errors = errors.diag_embed()
-        mask = observed.mT.to(gap)
-        both = mask.unsqueeze(-1) * mask.unsqueeze(-2)
-        # (M, K, n, D, D), the identity where nothing is observed.
-        total = self.covariance.unsqueeze(2) * both + errors + (1 - mask).diag_embed()
-        factor = torch.linalg.cholesky(total)
-        inverse = torch.cholesky_inverse(factor) * both
-        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + LOG_2PI * mask.sum(-1)
+        # (M, K, n, D, D).
+        inverse, log_det = masked_inverse(self.covariance.unsqueeze(2) + errors, observed.mT)
+        log_det = log_det + LOG_2PI * observed.sum(0)
         weighted = (inverse @ gap.mT.unsqueeze(-1)).squeeze(-1).mT
         square = (gap * weighted).sum(-2)
 

@@ -31,6 +31,8 @@ from gmm_lightning.rows import Batch, RowSource, as_source, as_tensor
 # An initializer sees a random sample of max(256, 8 D) rows per component, within these bounds in
 # total.
 _MIN_ROWS, _MAX_ROWS = 1 << 14, 1 << 17
+# Complete rows for each component and feature that are enough for the targets of covariances.
+_ROWS_PER_TARGET = 8
 
 
 def as_initializer(spec: Any) -> Initializer:
@@ -164,6 +166,8 @@ def data_moments(model: MixtureModel, source: RowSource, num_components: int) ->
     moments = DataMoments.from_statistics(stats.reshape(model.batch_shape), model.family)
     if not any(prior.uses_target for prior in model.priors):
         return moments
+    if isinstance(source, KnownRows):
+        source = source.complete_rows(_ROWS_PER_TARGET * num_components * (source.num_features + 1))
     return with_targets(moments, source, model.local_scale, num_components, model.family)
 
 

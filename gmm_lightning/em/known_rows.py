@@ -25,6 +25,8 @@ from gmm_lightning.statistics import SufficientStatistics
 
 # Rows that the Gaussian is fitted to, and when it is good enough.
 _MAX_ROWS, _MAX_ITER, _TOL = 1 << 14, 100, 1e-6
+# With a feature observed less often in them, it is fitted to all rows.
+_LEAST_OBSERVED = 64
 # With more features, diagonal covariances start from a diagonal one.
 _MOST_DENSE = 64
 
@@ -59,6 +61,17 @@ class KnownRows(RowSource):
         """All rows, or `limit` of them drawn without replacement, in their order."""
         return self._fill(self._source.sample(limit, generator))
 
+    def complete_rows(self, least: int) -> RowSource:
+        """Rows without missing entries, if there are so many in a sample; else all, filled in.
+
+        What is expected of missing entries varies less than they do.
+        """
+        sample = self._source.sample(8 * _MAX_ROWS, Generator().manual_seed(0))
+        complete = ~torch.isnan(sample.x).flatten(1).any(-1)
+        if int(complete.sum()) < least:
+            return self
+        return ArrayRows(sample.at(complete.nonzero().squeeze(-1)))
+
     def pooled_statistics(self, family: Covariance) -> SufficientStatistics:
         """Statistics `(M, ...)` of one component that holds every row, in the form of a family."""
         e_step, model, parameters = self._gaussian
@@ -74,8 +87,8 @@ class KnownRows(RowSource):
         model = _single_gaussian(self._layer)
         sample = ArrayRows(self._source.sample(_MAX_ROWS, Generator().manual_seed(0)))
         sample.uncertain = True
-        observed = ~torch.isnan(sample.batch.x).all(0)
-        rows = sample if bool(observed.all()) else self._source
+        observed = (~torch.isnan(sample.batch.x)).sum(0)
+        rows = sample if bool((observed >= _LEAST_OBSERVED).all()) else self._source
         e_step = EStep(rows, model, None)
         start = MStepResult.unchanged(_available_moments(model, rows))
         options, updater = EMOptions(_MAX_ITER, _TOL), MonotoneUpdater("squarem")

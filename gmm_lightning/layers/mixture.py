@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from gmm_lightning._chunking import map_chunks
 from gmm_lightning._validation import as_generator
-from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.distributions import MixtureOfGaussians, log_joint_noisy
 from gmm_lightning.layers._most_probable import most_probable, require_found
 from gmm_lightning.noise import Noise
-from gmm_lightning.rows import Batch, as_dense
+from gmm_lightning.rows import Batch, as_dense, errors_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -101,7 +101,11 @@ class MixtureModule(nn.Module):
         """
         rows = self._dense(x)
         batch = rows if isinstance(rows, Batch) else Batch(rows)
-        log_joint = self.distribution().log_joint(batch.x, missing)
+        mixture, errors = self.distribution(), errors_of(batch)
+        if errors is None:
+            log_joint = mixture.log_joint(batch.x, missing)
+        else:
+            log_joint = log_joint_noisy(mixture, batch.x, errors, missing)
         if self.evidence is not None:
             log_joint = log_joint + self.evidence(batch)
         if self.noise is None:
@@ -128,7 +132,9 @@ class MixtureModule(nn.Module):
         """Log density `log p(x)` in nats: `(*S, *B, D)` -> `(*S, *B)`.
 
         Args:
-            x: the rows, or a `Batch` with the values that the evidence reads; weights are not used.
+            x: the rows, or a `Batch` with the values that the evidence reads, and with the
+                covariances of the rows' errors, as `error_covariance` in `extra`; weights are not
+                used.
             missing: None, or `marginalize`: see `MixtureOfGaussians.log_prob`.
         """
         return self._reduce_joint(x, lambda log_joint: log_joint.logsumexp(-1), missing)
@@ -182,9 +188,14 @@ class MixtureModule(nn.Module):
             lambda rows: reduce(self.log_joint_with_noise(rows, missing)),
             self._dense(x),
             batch_dims=len(self.batch_shape),
-            numbers_per_row=self.means.numel(),
+            numbers_per_row=self._numbers_per_row(x),
             module=self,
         )
+
+    def _numbers_per_row(self, x: Any) -> int:
+        """Numbers that a row needs: with errors, a matrix for each component."""
+        matrices = isinstance(x, Batch) and errors_of(x) is not None
+        return self.means.numel() * (self.means.shape[-1] if matrices else 1)
 
     def _dense(self, x: Any) -> Tensor | Batch:
         """Rows as a tensor, or a batch of one."""
