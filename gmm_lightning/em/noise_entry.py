@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.responsibilities import Responsibilities
+from gmm_lightning.noise import noise_evidence
 from gmm_lightning.rows import Batch
 
 
@@ -45,8 +46,9 @@ def row_shares(
         return RowShares(resp, resp[:, :0], log_prob)
     k = log_joint.shape[-2]
     # In the dtype of the layer the corners of a box are values of the rows.
-    x = rows.x.to(model.local_scale)
-    log_density = model.per_mixture(model.noise.log_density(x, missing)).T
+    own = rows._replace(x=rows.x.to(model.local_scale))
+    log_density = model.noise.log_density(own.x, missing) + noise_evidence(model.evidence, own)
+    log_density = model.per_mixture(log_density).T
     # All entries lack the factor 1 - p0, which makes no difference to the responsibilities.
     entry = (parameters.noise_logit + log_density).to(log_joint).unsqueeze(-2)
     resp, log_prob = responsibilities(torch.cat([log_joint, entry], -2), -2, rows)

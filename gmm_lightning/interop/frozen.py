@@ -14,6 +14,7 @@ from gmm_lightning._validation import require_choice
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.interop._parts import LayerOrMixture, to_float64
 from gmm_lightning.linalg import LOG_2PI, full_precision, unit_rows
+from gmm_lightning.noise import noise_evidence
 from gmm_lightning.rows import Batch
 
 
@@ -94,6 +95,7 @@ class FrozenMixture(nn.Module):
         if self.noise is None:
             return log_joint
         log_density = self.noise.log_density(x.to(self.means.dtype))
+        log_density = log_density + noise_evidence(self.evidence, Batch(x))
         entry = functional.logsigmoid(self.noise.logit) + log_density
         log_joint = log_joint + functional.logsigmoid(-self.noise.logit).unsqueeze(-1)
         return torch.cat([log_joint, entry.unsqueeze(-1)], -1)

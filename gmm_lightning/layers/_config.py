@@ -50,8 +50,10 @@ def module_to_config(module: Any) -> dict[str, Any]:
         "priors": [_plugin_to_config(prior) for prior in module.priors.values()],
         "dtype": str(dtype).removeprefix("torch."),
     }
-    if module.noise is not None:
-        config["noise"] = _plugin_to_config(module.noise)
+    # A head has none.
+    noise = getattr(module, "noise", None)
+    if noise is not None:
+        config["noise"] = _plugin_to_config(noise)
     return config
 
 

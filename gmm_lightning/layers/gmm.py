@@ -254,7 +254,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         return order
 
     def distribution(self) -> MixtureOfGaussians:
-        """The mixture with the layer's parameters; gradients flow into them."""
+        """The mixture of the layer's Gaussians, without noise; gradients flow into them."""
         return MixtureOfGaussians(self.mixture_logits, self.means, self.scale, self.covariance)
 
     # -- objective --------------------------------------------------------------------------

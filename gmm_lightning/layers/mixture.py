@@ -14,7 +14,7 @@ from gmm_lightning._chunking import map_chunks
 from gmm_lightning._validation import as_generator
 from gmm_lightning.distributions import MixtureOfGaussians, log_joint_noisy
 from gmm_lightning.layers._most_probable import most_probable, require_found
-from gmm_lightning.noise import Noise
+from gmm_lightning.noise import Noise, noise_evidence
 from gmm_lightning.rows import Batch, as_dense, errors_of
 
 P = ParamSpec("P")
@@ -124,7 +124,8 @@ class MixtureModule(nn.Module):
         log_joint = self.log_joint(x, missing)
         if self.noise is None:
             return log_joint
-        log_density = self.noise.log_density(x.x if isinstance(x, Batch) else x, missing)
+        rows = x if isinstance(x, Batch) else Batch(x)
+        log_density = self.noise.log_density(rows.x, missing) + noise_evidence(self.evidence, rows)
         entry = F.logsigmoid(self.noise.logit) + log_density
         return torch.cat([log_joint, entry.unsqueeze(-1).to(log_joint)], -1)
 

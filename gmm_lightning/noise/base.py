@@ -15,7 +15,7 @@ from gmm_lightning._messages import describe
 from gmm_lightning._tracing import value_of
 from gmm_lightning._validation import is_number, require_bool, require_number, require_numbers
 from gmm_lightning.errors import InvalidArgumentError, UnresolvedNoiseError
-from gmm_lightning.rows import RowSource
+from gmm_lightning.rows import Batch, RowSource
 
 
 class Noise(nn.Module, ABC):
@@ -107,7 +107,8 @@ class Noise(nn.Module, ABC):
     def bind(self, num_features: int, batch_shape: tuple[int, ...]) -> None:
         """Register the weight and the buffers, of a layer's sizes."""
         self.batch_shape = tuple(batch_shape)
-        logit = torch.full(self.batch_shape, self.start_logit)
+        # What is given keeps its digits until a layer takes its own dtype.
+        logit = torch.full(self.batch_shape, self.start_logit, dtype=torch.float64)
         if self.fixed:
             self.register_buffer("logit", logit)
         else:
@@ -221,9 +222,9 @@ class Noise(nn.Module, ABC):
             >>> source = as_source(torch.tensor([[3.0], [5.0]]), num_features=1)
             >>> noise = Uniform()
             >>> noise.bind(num_features=1, batch_shape=(2,))
-            >>> noise.resolve_part(torch.tensor([1]), source))
-            >>> noise.low.squeeze(-1), noise.high.squeeze(-1)
-            (tensor([nan, 3.]), tensor([nan, 5.]))
+            >>> noise.resolve_part(torch.tensor([1]), source)
+            >>> noise.low.flatten().tolist(), noise.high.flatten().tolist()
+            ([nan, 3.0], [nan, 5.0])
         """
         own = self.select(index)
         own.resolve(source)
@@ -239,6 +240,15 @@ class Noise(nn.Module, ABC):
     def extra_repr(self) -> str:
         """The constructor arguments."""
         return ", ".join(f"{name}={value}" for name, value in self.config().items())
+
+
+def noise_evidence(evidence: nn.Module | None, rows: Batch) -> Tensor | float:
+    """What evidence says of rows that are noise, `(*S, *B)`: its `log_noise(rows)`, or nothing.
+
+    A label, for instance, is of a class, and no class is noise: -inf for a row that has one.
+    """
+    log_noise = getattr(evidence, "log_noise", None)
+    return 0.0 if log_noise is None else log_noise(rows)
 
 
 def _as_concentration(value: Any) -> tuple[float, float] | None:

@@ -48,8 +48,7 @@ class Gaussian(Noise):
 
     Example:
         >>> noise = Gaussian(mean=[0.0, 0.0], covariance=[[4.0, 0.0], [0.0, 4.0]])
-        >>> noise.bind(num_features=2, batch_shape=())
-        >>> noise.log_density(torch.zeros(2))
+        >>> GMMLayer(2, 1, noise=noise).noise.log_density(torch.zeros(2))
         tensor(-3.2242)
     """
 
@@ -73,9 +72,9 @@ class Gaussian(Noise):
 
     def register(self, num_features: int) -> None:
         self._num_features = num_features
-        empty = torch.empty(*self.batch_shape, num_features)
+        empty = torch.empty(*self.batch_shape, num_features, dtype=torch.float64)
         self.register_buffer("mean", self.initial("mean", empty))
-        square = torch.empty(*self.batch_shape, num_features, num_features)
+        square = empty.unsqueeze(-1).expand(*empty.shape, num_features)
         self.register_buffer("scale_tril", self.initial("scale_tril", square))
 
     def initial(self, name: str, buffer: Tensor) -> Tensor:

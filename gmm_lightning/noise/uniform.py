@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
+from gmm_lightning._tracing import value_of
 from gmm_lightning._validation import require_number
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.noise.base import Noise, given_numbers
@@ -42,9 +43,8 @@ class Uniform(Noise):
         model-based cluster analysis, The Computer Journal 41.
 
     Example:
-        >>> noise = Uniform(weight=0.1, low=[0.0, 0.0], high=[2.0, 5.0])
-        >>> noise.bind(num_features=2, batch_shape=())
-        >>> noise.log_density(torch.tensor([[1.0, 5.0], [1.0, 6.0]])).exp()
+        >>> layer = GMMLayer(2, 1, noise=Uniform(weight=0.2, low=[0.0, 0.0], high=[2.0, 5.0]))
+        >>> layer.noise.log_density(torch.tensor([[1.0, 5.0], [1.0, 6.0]])).exp()
         tensor([0.1000, 0.0000])
     """
 
@@ -75,9 +75,9 @@ class Uniform(Noise):
         if self.volume is not None:
             return
         for name in self._corners:
-            empty = torch.empty(*self.batch_shape, num_features)
+            empty = torch.empty(*self.batch_shape, num_features, dtype=torch.float64)
             self.register_buffer(name, self.initial(name, empty))
-        if bool((self.low > self.high).any()):
+        if value_of((self.low > self.high).any()):
             raise InvalidArgumentError(
                 "the box of the noise 'uniform' must have low <= high in every feature"
             )

@@ -42,7 +42,7 @@ class Convention:
 CONVENTIONS = {
     "held_out": Convention(uses_target=True, mean_precision=1e-4),
     "fraley_raftery": Convention(uses_target=False, mean_precision=0.01),
-    "expected_precision": Convention(False, mean_precision=0.01, estimates_mode=False),
+    "expected_precision": Convention(uses_target=False, mean_precision=0.01, estimates_mode=False),
 }
 
 

@@ -143,7 +143,8 @@ def _component_numbers(
     if counts is None:
         # By gradient the number of rows may not be known.
         with suppress(InvalidDataError):
-            counts = layer.weights * module.num_samples
+            share = 1 if layer.noise is None else 1 - layer.noise.weight.unsqueeze(-1)
+            counts = layer.weights * share * module.num_samples
     if counts is not None:
         per_component["effective_counts"] = counts
     numbers = {

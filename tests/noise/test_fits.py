@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.evidence import LabelEvidence
 from support.lightning_runs import adam, same, state, trainer
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from gmm_lightning.interop import export_module, to_sklearn
 from gmm_lightning.metrics import ICL
 from gmm_lightning.noise import Uniform
 from gmm_lightning.plotting import plot_mixture
+from gmm_lightning.rows import Batch
 from gmm_lightning.training import (
     ArrayDataModule,
     EMCallback,
@@ -234,9 +236,28 @@ def test_pictures_mark_the_noise() -> None:
         assert [text.get_text() for text in legend.get_texts()] == [f"noise ({number})"]
 
 
-def test_labelled_noise_counts_in_the_weight_of_rows() -> None:
-    x, _ = clusters_in_a_box()
-    layer = GMMLayer(2, 2, noise="uniform")
-    fit_em(layer, x, max_iter=2, generator=0)
-    stats = e_step(layer, x)
+class KnownRows(LabelEvidence):
+    """Labels, of which a row has none if it may be noise."""
+
+    def log_noise(self, batch: Batch) -> Tensor:
+        assert batch.labels is not None
+        return torch.where(batch.labels == self.unlabelled, 0.0, -torch.inf)
+
+
+@pytest.mark.parametrize("family", ["full", "tied"])
+def test_a_labelled_row_is_no_noise(family: str) -> None:
+    x, z = clusters_in_a_box()
+    # The first row of noise is labelled, and all other rows of noise are not.
+    labels = z.clone()
+    labels[labels < 0] = 2
+    labels[400] = 1
+    layer = GMMLayer(2, 2, family, noise="uniform")
+    layer.evidence = KnownRows(2, unlabelled=2)
+    initialize_layer(layer, x, z.clamp(min=0))
+    rows = Batch(x, labels=labels)
+    stats = e_step(layer, rows)
+    probability = layer.noise_probability(rows).detach()
+    assert torch.equal(probability[labels < 2], torch.zeros(401))
+    assert float(stats.noise) == pytest.approx(float(probability.sum()), rel=1e-12)
     assert float(stats.total_weight) == pytest.approx(500.0, rel=1e-12)
+    assert torch.equal(layer.responsibilities(rows)[400].detach(), torch.tensor([0.0, 1.0]))

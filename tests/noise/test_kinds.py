@@ -188,3 +188,20 @@ def test_a_density_that_waits_for_data_is_not_guessed() -> None:
         layer = GMMLayer(2, 2, noise=noise)
         with pytest.raises(UnresolvedNoiseError, match=r"fit the layer"):
             layer(torch.zeros(1, 2))
+
+
+def test_what_is_given_keeps_its_digits_and_needs_no_memory() -> None:
+    torch.set_default_dtype(torch.float32)
+    noise = Uniform(0.1, low=[0.1, 0.2], high=[0.3, 0.4])
+    layer = GMMLayer(2, 2, noise=noise, dtype=torch.float64)
+    own: Any = layer.noise
+    assert own.low.tolist() == [0.1, 0.2]
+    assert float(own.weight.detach()) == pytest.approx(0.1, rel=1e-15)
+    with torch.device("meta"):
+        hidden = GMMLayer(2, 2, noise=noise)
+    assert hidden.noise is not None
+    assert hidden.noise.logit.is_meta
+    hidden.to_empty(device="cpu").reset_parameters()
+    assert float(hidden.noise.weight.detach()) == pytest.approx(0.1, rel=1e-6)
+    x = torch.tensor([[0.2, 0.3]])
+    hidden.double()(x)
