@@ -160,7 +160,7 @@ class Settings:
             for each in fields(self)
             if each.init
             and each.name not in ("device", "cem")
-            and getattr(self, each.name) is not each.default
+            and describe(getattr(self, each.name)) != describe(each.default)
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
 
