@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Generator
 
-from gmm_lightning._validation import as_generator, require_integer
+from gmm_lightning._validation import as_generator, require_bool, require_integer
 from gmm_lightning.em.acceleration import Accelerator
 from gmm_lightning.em.degenerate import regular_objectives
 from gmm_lightning.em.expectation import EStep
@@ -29,6 +29,8 @@ from gmm_lightning.em.progress import EMProgress
 from gmm_lightning.em.responsibilities import Annealing, ResponsibilitySchedule
 from gmm_lightning.em.result import EMResult, summarize
 from gmm_lightning.em.state import EMOptions
+from gmm_lightning.em.stopping import StoppingRule
+from gmm_lightning.em.stopping import registry as stopping_rules
 from gmm_lightning.em.updater import MonotoneUpdater
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.initializers import Given
@@ -45,6 +47,7 @@ def fit_em(
     missing: str | None = None,
     max_iter: int = 500,
     tol: float = 1e-5,
+    stopping: str | StoppingRule = "aitken",
     chunk_size: int | None = None,
     num_restarts: int = 1,
     prune: bool = True,
@@ -52,6 +55,7 @@ def fit_em(
     annealing: Annealing | float | None = None,
     hard: bool = False,
     collapse: str | CollapsePolicy = "floor",
+    record: bool = False,
     generator: Generator | int | None = None,
     progress: bool = False,
 ) -> EMResult:
@@ -69,9 +73,11 @@ def fit_em(
         missing: None refuses NaN; `em` takes the expected moments of missing entries, given the
             observed ones. A row of which everything is missing counts in the weights alone.
         max_iter: M-steps at most.
-        tol: stop when the objective is estimated to gain no more than this until the end, in nats
-            per row (Aitken's estimate: see `GainEstimate`). Each mixture of a batch stops
-            separately.
+        tol: of the stopping rule, in nats per row. Each mixture of a batch stops separately.
+        stopping: `aitken`: the objective is estimated to gain no more than `tol` until the end
+            (see `GainEstimate`); `gain`: an M-step changed it by less than `tol`, as in
+            scikit-learn; `relative`: by less than `tol |objective|`; `responsibilities`: these
+            changed by less than `tol`, in the norm over all rows; or a `StoppingRule`.
         chunk_size: rows at a time; None: as many as stay in cache.
         num_restarts: starts, of which the one with the best objective is kept. They run side by
             side, through the same matrix products.
@@ -87,6 +93,7 @@ def fit_em(
             it in place, `reseed` moves it to rows that are explained poorly, `raise` gives up
             that start (and raises when no start is left); or a `CollapsePolicy`. Each case is an
             event of the result.
+        record: keep the parameters of every E-step in `result.trajectory`.
         generator: source of randomness, or a seed; None: torch's global one.
         progress: show a bar with the log-likelihood.
 
@@ -119,7 +126,9 @@ def fit_em(
     generator = as_generator(generator, layer.means.device)
     policy = as_policy(collapse)
     schedule = ResponsibilitySchedule.create(hard=hard, annealing=annealing)
-    options = EMOptions(max_iter, tol, prune, schedule, policy)
+    rule = stopping_rules.create(stopping)
+    record = require_bool("record", record)
+    options = EMOptions(max_iter, tol, prune, schedule, policy, stopping=rule, record=record)
     # The path of classification EM has no limit to extrapolate to: it ends after a few steps.
     updater = MonotoneUpdater(None if hard else acceleration)
     if num_restarts > 1 and (initializer is None or isinstance(as_initializer(initializer), Given)):

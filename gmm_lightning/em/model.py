@@ -147,6 +147,14 @@ class MixtureModel:
         values = self.evidence(batch)
         return self.per_mixture(values.expand(*values.shape[:-1], num_components))
 
+    def responsibilities(self, parameters: MixtureParameters, batch: Batch) -> Tensor:
+        """Responsibilities `p(k | x)` of rows `(n, *B, D)`, `(n, M, K)`."""
+        x = self.per_mixture(batch.x.to(parameters.means))
+        log_joint = self.distribution(parameters).log_joint(x)
+        if self.evidence is not None:
+            log_joint = log_joint + self.log_evidence(batch, parameters.num_components)
+        return log_joint.softmax(-1)
+
     def scale(self, parameters: MixtureParameters) -> Tensor:
         """The covariances in the family's compact form, `(M, G, ...)`."""
         return self.family.scale(parameters.raw_scale)

@@ -137,6 +137,7 @@ def _fit(
         missing=fit_missing(model),
         max_iter=max_iter,
         tol=tol,
+        stopping=model.convergence,
         chunk_size=model.batch_size,
         acceleration=None,
         # The most probable component is the same at any temperature.
