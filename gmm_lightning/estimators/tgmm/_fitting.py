@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gmm_lightning.distributions import impute
 from gmm_lightning.em import Annealing, EMResult, e_step, fit_em
+from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.estimators.tgmm._forms import form_of
 from gmm_lightning.estimators.tgmm._starts import Draw, seeded, start_of, untrained_layer
 from gmm_lightning.estimators.tgmm._translate import layer_of, noise_mask, row_weights
@@ -63,6 +64,10 @@ class Rows:
     def create(cls, model: Parameters, X: Any, sample_weight: Any) -> Rows:
         """Rows and weights as they come from the user."""
         x = model.rows(X)
+        if model.n_features not in (None, x.shape[-1]):
+            raise InvalidDataError(
+                f"X has {x.shape[-1]} features, and this mixture has n_features={model.n_features}"
+            )
         weight = row_weights(sample_weight, len(x), x.device)
         mask = noise_mask(model, len(x), x.device)
         filled = x
