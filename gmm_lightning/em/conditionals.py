@@ -138,6 +138,7 @@ class PatternConditionals(Conditionals):
 
     def _of_chunk(self, chunk: Batch, patterns: Tensor, which: Tensor) -> Conditional:
         (m, k, d), size = self.means.shape, int(patterns[0].sum())
+        patterns, which = (values.to(self.means.device) for values in (patterns, which))
         gap, _ = self._gaps(chunk)
         product = self.precision @ gap
         square = (gap * product).sum(-2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,6 +98,8 @@ class EStep:
         pools = model.family.tied and source.in_memory and not model.needs_differences
         if pools and self._complete.num_rows:
             self._pooled = pooled_statistics(self._complete, model.single_restart())
+        if pools and self._parts is not None:
+            self._parts = [_with_pooled(part, model.single_restart()) for part in self._parts]
 
     @property
     def overlap(self) -> float | None:
@@ -172,3 +175,17 @@ class EStep:
     def batches(self, model: MixtureModel) -> Iterable[Batch]:
         """The rows that the mixtures of a model read, always the same ones."""
         return self.source
+
+
+def _with_pooled(rows: SplitRows, model: MixtureModel) -> SplitRows:
+    """Rows with the moments of each frequent pattern, where all mixtures read them."""
+    found = []
+    for own in rows.uncertain:
+        frequent = own.frequent
+        if own.cell is None:
+            frequent = tuple(
+                part._replace(pooled=pooled_statistics(ArrayRows(part.batch), model))
+                for part in frequent
+            )
+        found.append(replace(own, frequent=frequent))
+    return rows._replace(uncertain=tuple(found))

@@ -42,7 +42,8 @@ def marginal_statistics(
         chunk_size: rows at a time; None: as many as stay in cache.
     """
     family, d = model.family, parameters.means.shape[-1]
-    missing, observed = (own.nonzero().squeeze(-1) for own in (rows.missing, ~rows.missing))
+    absent = rows.missing.to(parameters.device)
+    missing, observed = (own.nonzero().squeeze(-1) for own in (absent, ~absent))
     scale = model.scale(parameters.to(accumulator_dtype(parameters.device)))
     known, unknown, slope = family.condition(scale, observed, missing, d)
     raw = family.raw(known).to(parameters.dtype)
@@ -56,6 +57,7 @@ def marginal_statistics(
         [rows.batch],
         workspace=Workspace(chunk_size),
         responsibilities=responsibilities,
+        pooled=None if rows.pooled is None else rows.pooled.select(model.batch_index),
     )
     whole = scale.new_zeros(*scale.shape[:2], d, len(observed))
     whole[..., observed, torch.arange(len(observed))] = 1

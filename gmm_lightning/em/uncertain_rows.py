@@ -19,16 +19,25 @@ from gmm_lightning.rows import (
     number_patterns,
     uncertain_rows,
 )
+from gmm_lightning.statistics import SufficientStatistics
 
 # A pattern with so many rows is worth an E-step of its own (measured: D = 16, K = 8).
 _FREQUENT = 1024
 
 
 class PatternRows(NamedTuple):
-    """Rows `(n, *1, I)` of the I observed features of one pattern; which D are missing, `(D,)`."""
+    """Rows of one pattern.
+
+    Attributes:
+        batch: the I observed features, `(n, *1, I)`.
+        missing: which features are missing, `(D,)`.
+        pooled: moments of the rows in one component, for each mixture of a batch, if they are
+            known.
+    """
 
     batch: Batch
     missing: Tensor
+    pooled: SufficientStatistics | None = None
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,26 @@ def test_a_stream_is_fitted_as_its_rows_in_memory(family: str, generator: Genera
     assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(*fitted, strict=True))
 
 
+@pytest.mark.parametrize("stopping", ["aitken", "gain", "relative", "responsibilities"])
+def test_every_stopping_rule_reads_missing_entries(stopping: str, generator: Generator) -> None:
+    layer, x = GMMLayer(2, 2), holes(200, 2, generator)
+    assert fit_em(layer, x, missing="em", stopping=stopping, tol=1e-3, generator=0).converged
+
+
+@over_families
+def test_rows_of_frequent_patterns_are_fitted_as_others(
+    family: str, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight, fitted = holes(200, 3, generator), torch.rand(2, 200, generator=generator), []
+    for frequent in (10, 1000):
+        monkeypatch.setattr(uncertain_rows, "_FREQUENT", frequent)
+        layer = GMMLayer(3, 2, family, batch_shape=(2,))
+        how: dict[str, Any] = {"sample_weight": weight.T, "initializer": "kmeans"}
+        fit_em(layer, x[:, None], missing="em", num_restarts=2, max_iter=6, generator=0, **how)
+        fitted.append(parameters(layer))
+    assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-9) for a, b in zip(*fitted, strict=True))
+
+
 @over_families
 def test_mixtures_with_their_own_rows_are_fitted_as_if_alone(
     family: str, generator: Generator, monkeypatch: pytest.MonkeyPatch
