@@ -12,6 +12,7 @@ from torch import Tensor
 from gmm_lightning.distributions import impute
 from gmm_lightning.em import Annealing, EMResult, e_step, fit_em
 from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.estimators.tgmm._constraints import require_values_of_frozen
 from gmm_lightning.estimators.tgmm._forms import form_of
 from gmm_lightning.estimators.tgmm._starts import Draw, seeded, start_of, untrained_layer
 from gmm_lightning.estimators.tgmm._translate import layer_of, noise_mask, row_weights
@@ -122,7 +123,9 @@ def _prepare(
     if present is not None:
         start = present.weights, present.means, present.covariance_matrix
     else:
-        specs = model.init_weights, model.init_means, model.init_covariances
+        require_values_of_frozen(model)
+        weights = model.init_weights if model.fixed_weights is None else model.fixed_weights
+        specs = weights, model.init_means, model.init_covariances
         k, kind = layer.num_components, model.covariance_type
         start = start_of(rows.filled, k, kind, specs, generator)
     layer.set_parameters(*(part.detach() for part in start))

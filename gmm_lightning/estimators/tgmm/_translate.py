@@ -10,6 +10,7 @@ from torch import Tensor
 from gmm_lightning._messages import describe
 from gmm_lightning.covariances import registry as covariance_registry
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.estimators.tgmm._constraints import constraints_of
 from gmm_lightning.estimators.tgmm._forms import FAMILIES, dense_of
 from gmm_lightning.estimators.tgmm._starts import untrained_layer
 from gmm_lightning.estimators.tgmm.settings import Settings
@@ -85,7 +86,7 @@ def noise_mask(settings: Settings, num_rows: int, device: torch.device) -> Tenso
 
 
 def layer_of(settings: Settings, x: Tensor, mask: Tensor | None = None) -> GMMLayer:
-    """An untrained layer for complete rows, with the family, the priors and the noise.
+    """An untrained layer for complete rows, with family, priors, noise and constraints.
 
     `reg_covar` counts in squared units of the data, and below that as a share of the smallest
     variance of a feature: as an absolute number it would replace the covariances of small data.
@@ -102,6 +103,7 @@ def layer_of(settings: Settings, x: Tensor, mask: Tensor | None = None) -> GMMLa
         family(reg_covar=settings.reg_covar * unit),
         priors_of(settings, like),
         noise=noise_of(settings, mask),
+        **constraints_of(settings),
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.em import EMResult, StepwiseEM
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.estimators.tgmm._constraints import active_constraints
 from gmm_lightning.estimators.tgmm._forms import FAMILIES, dense_of, form_of
 from gmm_lightning.estimators.tgmm._starts import untrained_layer
 from gmm_lightning.estimators.tgmm.settings import Settings
@@ -119,6 +120,11 @@ class Parameters(Settings):
         if self.layer_ is None:
             return None
         return torch.ones(self.layer_.num_components, dtype=torch.bool, device=self.device)
+
+    @property
+    def active_constraints_(self) -> dict[str, Tensor] | None:
+        """Which bounds hold with equality, by name; None without bounds or before a fit."""
+        return None if self.layer_ is None else active_constraints(self, self.mixture)
 
     # -- noise ------------------------------------------------------------------------------
 
