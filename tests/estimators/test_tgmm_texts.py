@@ -160,9 +160,7 @@ def test_pictures_of_the_older_text() -> None:
     )
     assert len(axes[0, 0].patches) == 6
     log_probs = gmm.score_samples(X).cpu().numpy()
-    plot_gmm(
-        x, gmm, ax=axes[0, 1], log_probs=log_probs, colormap="viridis", show_ellipses=False
-    )
+    plot_gmm(x, gmm, ax=axes[0, 1], log_probs=log_probs, colormap="viridis", show_ellipses=False)
     assert len(axes[0, 1].patches) == 0
     assert len(figure.axes) == 5
     plot_gmm(

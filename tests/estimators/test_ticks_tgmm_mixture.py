@@ -133,9 +133,7 @@ METHODS = {
     "bic": Tick(ROWS, lambda: MODEL.bic(X) > MODEL.aic(X)),
     "aic": Tick(ROWS, lambda: MODEL.aic(X) > -2 * len(X) * MODEL.score(X)),
     "icl": Tick(ROWS | {"mode": "hard"}, lambda: MODEL.icl(X, mode="soft") > MODEL.bic(X)),
-    "impute": Tick(
-        ROWS, lambda: not bool(torch.isnan(fitted(missing="em").impute(HOLES)).any())
-    ),
+    "impute": Tick(ROWS, lambda: not bool(torch.isnan(fitted(missing="em").impute(HOLES)).any())),
     "marginal": Tick({"dims": REQUIRED}, lambda: MODEL.marginal([1]).means_.shape == (2, 1)),
     "condition": Tick(
         {"x_obs": REQUIRED, "obs_dims": REQUIRED},
@@ -143,8 +141,7 @@ METHODS = {
     ),
     "sample": Tick(SAMPLE, lambda: MODEL.sample(4, component=1)[1].tolist() == [1] * 4),
     "suggest_priors": Tick(
-        ROWS
-        | {"n_components": REQUIRED, "covariance_type": "full", "random_state": None},
+        ROWS | {"n_components": REQUIRED, "covariance_type": "full", "random_state": None},
         lambda: [np.shape(v) for v in MODEL.suggest_priors(X, 2)] == [(2,), (), (2, 2), ()],
     ),
     "save": Tick({"filepath": REQUIRED}, lambda: True),

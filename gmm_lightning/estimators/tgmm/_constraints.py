@@ -17,7 +17,10 @@ _FROZEN = {
     "frozen_covariances": "covariances",
 }
 _BOUNDS = {"weight_bounds": "weight", "mean_bounds": "mean", "covariance_bounds": "variance"}
-_HELD_BY = {"init_means": ("components", "means"), "init_covariances": ("components", "covariances")}
+_HELD_BY = {
+    "init_means": ("components", "means"),
+    "init_covariances": ("components", "covariances"),
+}
 # As tgmm, how far from a bound a parameter still counts as on it.
 _NEAR = 1e-9
 

@@ -48,8 +48,12 @@ class _Table:
         self.rows = DistanceTable(((x - self.centre) / self.unit).unsqueeze(0), ones)
 
     def points(self, seeds: Tensor) -> Tensor:
-        """Seeds `(1, K, D)` in the units of the data, `(K, D)`."""
+        """Points `(1, K, D)` in the units of the data, `(K, D)`."""
         return seeds[0] * self.unit + self.centre
+
+    def numbers(self, seeds: Tensor) -> Tensor:
+        """Numbers `(K,)` of the rows that seeds `(1, K, D)` are."""
+        return self.rows.distances(seeds)[0].argmin(-1)
 
 
 def kmeans_means(
@@ -67,13 +71,13 @@ def kmeans_means(
 def kpp_means(x: Tensor, k: int, generator: Draw) -> Tensor:
     """Seeds by k-means++."""
     table = _Table(x)
-    return table.points(kmeans_plus_plus_seeds(table.rows, k, 1, generator))
+    return x[table.numbers(kmeans_plus_plus_seeds(table.rows, k, 1, generator))]
 
 
 def maxdist_means(x: Tensor, k: int, generator: Draw) -> Tensor:
     """Rows that are farthest from each other."""
     table = _Table(x)
-    return table.points(maxdist_seeds(table.rows, k, 1, generator))
+    return x[table.numbers(maxdist_seeds(table.rows, k, 1, generator))]
 
 
 def points_means(x: Tensor, k: int, generator: Draw) -> Tensor:

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from gmm_lightning._files import atomic_write
 from gmm_lightning._messages import describe, format_error
+from gmm_lightning.em import StepwiseEM
 from gmm_lightning.errors import CheckpointError, GMMError, InvalidArgumentError
 from gmm_lightning.estimators.tgmm._forms import dense_of
 from gmm_lightning.estimators.tgmm._online import stream_of
 from gmm_lightning.estimators.tgmm._translate import layer_of
+from gmm_lightning.estimators.tgmm.parameters import Parameters
 from gmm_lightning.estimators.tgmm.sampling import Sampling
 from gmm_lightning.estimators.tgmm.settings import FORMER_NAMES
 from gmm_lightning.layers import GMMLayer, require_state
@@ -130,7 +132,9 @@ class Storage(Sampling):
         try:
             model = cls(**arguments, device=device)
             if state["means_"] is not None:
-                model._read_parameters(state)
+                model.layer_ = layer = _read_layer(model, state)
+                model.n_components, model.n_features = layer.num_components, layer.num_features
+                model.stream_ = _read_stream(model, layer, state)
         except (GMMError, KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"the state is not that of a mixture: {format_error(error)}"
@@ -141,35 +145,41 @@ class Storage(Sampling):
             setattr(model, name, value.to(model.device) if own else value)
         return model
 
-    def _read_parameters(self, state: dict[str, Any]) -> None:
-        """Make the layer: of a state of this class bit for bit, of tgmm's from the values."""
-        stored = state.get("layer_")
-        if stored is None:
-            self._read_values(state)
-        else:
-            held = sum(value.nbytes for value in stored["state"].values())
-            with torch.random.fork_rng(devices=[]):
-                layer = GMMLayer.from_config(stored["config"], max_bytes=held)
-            require_state(layer, stored["state"], "the state of the layer")
-            layer = layer.to(stored["state"]["means"].dtype)
-            layer.load_state_dict(stored["state"])
-            self.layer_ = layer.to(self.device)
-        layer = self.require_fitted()
-        self.n_components, self.n_features = layer.num_components, layer.num_features
-        if state.get("stream_") is not None:
-            self.stream_ = stream_of(self, layer)
-            self.stream_.load_state_dict(state["stream_"])
 
-    def _read_values(self, state: dict[str, Any]) -> None:
-        weights, means, covariances = (torch.as_tensor(state[name]) for name in _PARAMETERS)
-        means = self.rows(means)
-        self.n_components = len(means)
-        self.layer_ = layer = layer_of(self, means)
-        dense = dense_of("covariances_", covariances, self.covariance_type, means)
-        layer.set_parameters(weights, means, dense)
-        noise, bounds = layer.noise, state.get("noise_bounds_")
-        if noise is not None:
-            noise.logit.data.copy_(torch.as_tensor(state["noise_weight_"]).logit())
-            if bounds is not None:
-                noise.get_buffer("low").copy_(bounds[0])
-                noise.get_buffer("high").copy_(bounds[1])
+def _read_layer(model: Parameters, state: dict[str, Any]) -> GMMLayer:
+    """The layer of a state: of one of this package bit for bit, of tgmm's from the values."""
+    stored = state.get("layer_")
+    if stored is None:
+        return _layer_of_values(model, state)
+    held = sum(value.nbytes for value in stored["state"].values())
+    with torch.random.fork_rng(devices=[]):
+        layer = GMMLayer.from_config(stored["config"], max_bytes=held)
+    require_state(layer, stored["state"], "the state of the layer")
+    layer = layer.to(stored["state"]["means"].dtype)
+    layer.load_state_dict(stored["state"])
+    return layer.to(model.device)
+
+
+def _layer_of_values(model: Parameters, state: dict[str, Any]) -> GMMLayer:
+    weights, means, covariances = (torch.as_tensor(state[name]) for name in _PARAMETERS)
+    means = model.rows(means)
+    model.n_components = len(means)
+    layer = layer_of(model, means)
+    dense = dense_of("covariances_", covariances, model.covariance_type, means)
+    layer.set_parameters(weights, means, dense)
+    noise, bounds = layer.noise, state.get("noise_bounds_")
+    if noise is not None:
+        noise.logit.data.copy_(torch.as_tensor(state["noise_weight_"]).logit())
+        if bounds is not None:
+            noise.get_buffer("low").copy_(bounds[0])
+            noise.get_buffer("high").copy_(bounds[1])
+    return layer
+
+
+def _read_stream(model: Parameters, layer: GMMLayer, state: dict[str, Any]) -> StepwiseEM | None:
+    """What `partial_fit` goes on from, or None in a state of tgmm."""
+    if state.get("stream_") is None:
+        return None
+    stream = stream_of(model, layer)
+    stream.load_state_dict(state["stream_"])
+    return stream
