@@ -70,7 +70,7 @@ def test_an_m_step_with_priors(kind: str, with_means: bool, convention: str) -> 
 
 
 def test_a_prior_on_means_alone_gives_the_mode() -> None:
-    """tgmm leaves the pull of the prior out of the covariances, which no density has as its mode."""
+    """tgmm leaves the pull of the prior out of the covariances: no density has that mode."""
     mu0 = torch.ones(2, dtype=torch.float64)
     arguments = given("full", mean_prior=mu0, mean_precision_prior=3.0, tol=1e-12)
     model = GaussianMixture(**arguments, convergence="aitken").fit(X)

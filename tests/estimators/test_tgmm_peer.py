@@ -1,4 +1,4 @@
-"""The door against tgmm itself, from the same start: where its fits are modes, ours are the same."""
+"""The door against tgmm itself, from the same start: its fits where they are those of a mode."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_the_present_text() -> None:
 
 def old_style() -> GaussianMixture:
     """Every argument of the older text."""
-    with pytest.warns(DeprecationWarning) as caught:
+    with pytest.warns(DeprecationWarning, match="is now called") as caught:
         gmm = GaussianMixture(
             n_components=3,
             n_features=None,
@@ -101,7 +101,7 @@ def test_initial_values_of_the_older_text(method: str) -> None:
         weights, means, covariances = initializer.initialize(
             X, n_components=3, covariance_type="full"
         )
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="is now called"):
         gmm = GaussianMixture(
             n_components=3,
             weights_init=weights,

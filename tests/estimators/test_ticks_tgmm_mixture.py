@@ -349,17 +349,19 @@ def test_initializer(name: str) -> None:
     assert tick.check()
 
 
+PLOT_OPTIONS = """
+    X gmm show_points point_size point_alpha point_color color_by_cluster true_labels
+    match_labels_to_true cluster_colors show_incorrect_predictions incorrect_color log_probs
+    colormap colorbar_label show_ellipses ellipse_std_devs ellipse_alpha ellipse_colors
+    ellipse_fill ellipse_line_style ellipse_line_width ellipse_line_color ellipse_line_alpha
+    show_means mean_marker mean_size mean_color show_initial_means initial_mean_marker
+    initial_mean_size initial_mean_color scale_alpha_by_weight scale_size_by_weight ax title
+    xlabel ylabel legend legend_labels
+"""
+
+
 def test_plot_gmm_has_the_options_of_tgmm() -> None:
-    # https://github.com/adriansousapoza/tgmm, in its order.
-    asked = (
-        "X gmm show_points point_size point_alpha point_color color_by_cluster true_labels "
-        "match_labels_to_true cluster_colors show_incorrect_predictions incorrect_color log_probs "
-        "colormap colorbar_label show_ellipses ellipse_std_devs ellipse_alpha ellipse_colors "
-        "ellipse_fill ellipse_line_style ellipse_line_width ellipse_line_color ellipse_line_alpha "
-        "show_means mean_marker mean_size mean_color show_initial_means initial_mean_marker "
-        "initial_mean_size initial_mean_color scale_alpha_by_weight scale_size_by_weight ax title "
-        "xlabel ylabel legend legend_labels"
-    ).split()
+    asked = PLOT_OPTIONS.split()
     assert list(inspect.signature(tgmm.plot_gmm).parameters) == asked
 
 
