@@ -73,7 +73,7 @@ def draw_options(config: DictConfig) -> dict[str, Any]:
     require_flag("with_noise", config.with_noise)
     if not config.with_noise:
         return options
-    chosen = [name for name, value in options.items() if value not in (None, False, 1.0)]
+    chosen = [name for name, value in options.items() if value != getattr(DrawOptions(), name)]
     if chosen or config.condition:
         raise InvalidArgumentError(
             f"with_noise=true draws from all that the run describes, without "

@@ -1,13 +1,14 @@
 """Closed-form EM: two steps, and a loop around them.
 
 Read in this order: `data_scale`, `parameters` and `model` (what EM works on), `responsibilities`,
-`plan_terms`, `plan`, `workspace`, `products`, `whitened`, the two kernels, `complete_rows` (which
-chooses), `uncertain_rows`, `conditionals`, `pattern_marginals`, `uncertain_kernel`, `pooled` and
-`expectation`, `collapse`, `event_log`, `local_scale`, `maximization`, `policy`, `reseed`,
-`policies`, `acceleration`, `convergence`, `stopping`, `updater`, `restarts`, `state`,
-`responsibility_change` and `loop` (the algorithm), `degenerate`, `result`, `assignment`,
-`covariance_target`, `known_rows`, `initialization`, `progress`, `fit`. For layers one step at a
-time: `steps`, `stepwise`; for a classifier: `class_rows`, `classifier`; a projection: `shrinkage`.
+`noise_entry`, `plan_terms`, `plan`, `workspace`, `products`, `whitened`, the two kernels,
+`complete_rows` (which chooses), `uncertain_rows`, `conditionals`, `pattern_marginals`,
+`uncertain_kernel`, `pooled` and `expectation`, `collapse`, `event_log`, `local_scale`,
+`maximization`, `policy`, `reseed`, `policies`, `acceleration`, `convergence`, `stopping`,
+`updater`, `restarts`, `state`, `responsibility_change` and `loop` (the algorithm), `degenerate`,
+`result`, `assignment`, `marked_rows`, `covariance_target`, `known_rows`, `initialization`,
+`progress`, `fit`. For layers one step at a time: `steps`, `stepwise`; for a classifier:
+`class_rows`, `classifier`; a projection: `shrinkage`.
 """
 
 from __future__ import annotations

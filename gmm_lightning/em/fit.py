@@ -66,7 +66,8 @@ def fit_em(
         x: rows `(*S, *B, D)`: a tensor, an array, lists, or a pandas, polars or Arrow table; a
             `Batch` of rows with weights or extra values; or a re-iterable of these.
         initializer: a name, an instance, a list of them for the starts in turn, labels `(N,)`,
-            responsibilities `(N, K)`, or None to start from the layer's parameters.
+            responsibilities `(N, K)`, or None to start from the layer's parameters. A label of -1
+            is a row of the layer's noise.
         sample_weight: not negative, broadcasts to `(*S, *B)`.
         error_covariance: of the errors of the rows, variances `(N, D)` or matrices `(N, D, D)`:
             the mixture is that of the rows without their errors (extreme deconvolution).

@@ -11,14 +11,14 @@ import torch
 from torch import Size, Tensor, nn
 
 from gmm_lightning.covariances import Covariance
-from gmm_lightning.distributions import MixtureOfGaussians, log_joint_noisy
+from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer, mixture_logits
 from gmm_lightning.noise import Noise
 from gmm_lightning.priors import Prior
-from gmm_lightning.rows import Batch, RowSource, errors_of
+from gmm_lightning.rows import Batch, RowSource
 from gmm_lightning.statistics import Moments, SufficientStatistics
 
 
@@ -146,20 +146,6 @@ class MixtureModel:
         assert self.evidence is not None
         values = self.evidence(batch)
         return self.per_mixture(values.expand(*values.shape[:-1], num_components))
-
-    def responsibilities(self, parameters: MixtureParameters, batch: Batch) -> Tensor:
-        """Responsibilities `p(k | x)` of rows `(n, *B, D)`, `(n, M, K)`."""
-        x, errors = self.per_mixture(batch.x.to(parameters.means)), errors_of(batch)
-        mixture, missing = self.distribution(parameters), None
-        if bool(torch.isnan(x).any()):
-            missing = "marginalize"
-        if errors is None:
-            log_joint = mixture.log_joint(x, missing)
-        else:
-            log_joint = log_joint_noisy(mixture, x, errors, missing)
-        if self.evidence is not None:
-            log_joint = log_joint + self.log_evidence(batch, parameters.num_components)
-        return log_joint.softmax(-1)
 
     def scale(self, parameters: MixtureParameters) -> Tensor:
         """The covariances in the family's compact form, `(M, G, ...)`."""

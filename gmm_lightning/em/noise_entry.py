@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
-from gmm_lightning.em.responsibilities import Responsibilities
+from gmm_lightning.em.responsibilities import Responsibilities, softmax_responsibilities_
 from gmm_lightning.noise import noise_evidence
-from gmm_lightning.rows import Batch
+from gmm_lightning.rows import Batch, errors_of
 
 
 class RowShares(NamedTuple):
@@ -54,3 +54,14 @@ def row_shares(
     resp, log_prob = responsibilities(torch.cat([log_joint, entry], -2), -2, rows)
     log_share = F.logsigmoid(-parameters.noise_logit)
     return RowShares(resp[:, :k], resp[:, k:], log_prob + log_share.to(log_prob))
+
+
+def shares_of_few(model: MixtureModel, parameters: MixtureParameters, rows: Batch) -> RowShares:
+    """The responsibilities of rows `(n, *B, D)` that are computed at once."""
+    x = model.per_mixture(rows.x.to(parameters.means))
+    missing = "marginalize" if bool(torch.isnan(x).any()) else None
+    log_joint = model.distribution(parameters).log_joint(x, missing, errors_of(rows))
+    if model.evidence is not None:
+        log_joint = log_joint + model.log_evidence(rows, parameters.num_components)
+    joint = log_joint.movedim(0, -1)
+    return row_shares(model, parameters, joint, rows, softmax_responsibilities_, missing)

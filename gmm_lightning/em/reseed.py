@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -12,12 +12,10 @@ from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.em.collapse import Collapsed
 from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.model import MixtureModel
-from gmm_lightning.em.noise_entry import row_shares
+from gmm_lightning.em.noise_entry import shares_of_few
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.policy import Candidates, CollapsePolicy, Repair
-from gmm_lightning.em.responsibilities import softmax_responsibilities_
 from gmm_lightning.linalg import accumulator_dtype
-from gmm_lightning.rows import Batch
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,10 @@ class Reseed(CollapsePolicy):
         counted = torch.ones(rows.num_rows, len(model.batch_index), dtype=torch.bool)
         if rows.weight is not None:
             counted = (model.per_mixture(rows.weight) > 0).cpu()
-        counted &= ~_is_noise(model, parameters, rows).cpu()
+        if model.noise is not None:
+            # What is noise with more than even odds needs no component.
+            noise = shares_of_few(replace(model, evidence=None), parameters, rows).noise
+            counted &= ~(noise > 0.5).squeeze(1).T.cpu()
         wanted = wanted & (num_reseeds < self.max_reseeds)
         wanted = wanted & (wanted.cumsum(-1) <= counted.sum(0).unsqueeze(-1).to(wanted.device))
         if k == 1 or not bool(wanted.any()):
@@ -94,14 +95,6 @@ class Reseed(CollapsePolicy):
             weights, means, scale, parameters.noise_logit, parameters.means.dtype
         )
         return Repair(moved, wanted, wanted.new_zeros(len(wanted)))
-
-
-def _is_noise(model: MixtureModel, parameters: MixtureParameters, rows: Batch) -> Tensor:
-    """Rows `(n, M)` that are noise with more than even odds: they need no component."""
-    x = rows.x.to(parameters.means)
-    log_joint = model.distribution(parameters).log_joint(model.per_mixture(x)).movedim(0, -1)
-    shares = row_shares(model, parameters, log_joint, rows, softmax_responsibilities_)
-    return (shares.noise > 0.5).any(1).T
 
 
 def _whole_scale(model: MixtureModel, parameters: MixtureParameters, factor: float) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.noise_entry import shares_of_few
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.rows import RowSource
 
@@ -29,12 +30,13 @@ class ResponsibilityChange:
             parameters: of the same ones.
             active: their numbers among all mixtures, increasing, `(M,)`.
         """
-        now = [model.responsibilities(parameters, batch) for batch in self._source.read()]
+        shares = (shares_of_few(model, parameters, batch) for batch in self._source.read())
+        now = [part.components for part in shares]
         change = torch.full((len(active),), torch.inf, dtype=torch.float64)
         if self._before is not None:
             kept = torch.searchsorted(self._before[0], active).to(parameters.device)
             pairs = zip(now, self._before[1], strict=True)
-            squares = [(a - b[:, kept]).double().square().sum((0, 2)) for a, b in pairs]
+            squares = [(a - b[kept]).double().square().sum((1, 2)) for a, b in pairs]
             change = torch.stack(squares).sum(0).sqrt().cpu()
         self._before = active, now
         return change

@@ -24,11 +24,13 @@ class Trajectory:
         weights: `(T, *B, K)`.
         means: `(T, *B, K, D)`.
         covariance_matrix: `(T, *B, K, D, D)`.
+        noise_weight: `(T, *B)`; None without noise.
     """
 
     weights: Tensor
     means: Tensor
     covariance_matrix: Tensor
+    noise_weight: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,13 @@ def result_of(
 
 def _trajectory(state: EMState, runs: Tensor, batch_shape: Size, num_steps: int) -> Trajectory:
     """The parameters of one run for each mixture of a batch, at each E-step of the longest."""
-    mixtures = [state.model.distribution(p.select(runs)) for p in state.path[: num_steps + 1]]
-    parts = zip(*((m.weights, m.means, m.component_covariances) for m in mixtures), strict=True)
+    path = [parameters.select(runs) for parameters in state.path[: num_steps + 1]]
+    mixtures = map(state.model.distribution, path)
+    columns = [(m.weights, m.means, m.component_covariances) for m in mixtures]
+    if state.model.noise is not None:
+        noise = (p.noise_logit.squeeze(-1).sigmoid() for p in path)
+        columns = [(*column, weight) for column, weight in zip(columns, noise, strict=True)]
+    parts = zip(*columns, strict=True)
     return Trajectory(*(_in_batch(torch.stack(part), batch_shape) for part in parts))
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from gmm_lightning._chunking import map_chunks
 from gmm_lightning._validation import as_generator
-from gmm_lightning.distributions import MixtureOfGaussians, log_joint_noisy
+from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.layers._most_probable import most_probable, require_found
 from gmm_lightning.noise import Noise, noise_evidence
 from gmm_lightning.rows import Batch, as_dense, errors_of
@@ -101,11 +101,7 @@ class MixtureModule(nn.Module):
         """
         rows = self._dense(x)
         batch = rows if isinstance(rows, Batch) else Batch(rows)
-        mixture, errors = self.distribution(), errors_of(batch)
-        if errors is None:
-            log_joint = mixture.log_joint(batch.x, missing)
-        else:
-            log_joint = log_joint_noisy(mixture, batch.x, errors, missing)
+        log_joint = self.distribution().log_joint(batch.x, missing, errors_of(batch))
         if self.evidence is not None:
             log_joint = log_joint + self.evidence(batch)
         if self.noise is None:

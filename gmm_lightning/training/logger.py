@@ -94,7 +94,8 @@ class MixtureLogger(L.Callback):
                 logger.log_image("mixture", [figure], step=step)  # pyright: ignore
         rows = some_rows(module, data, self.max_points)
         for writer in _writers(loggers) if rows is not None else []:
-            log_resp = module.layer.log_responsibilities(module.standardize(rows))
+            log_joint = module.layer.log_joint_with_noise(module.standardize(rows))
+            log_resp = log_joint.log_softmax(-1)
             entropy = -(log_resp.exp() * log_resp).nan_to_num().sum(-1)
             writer.add_histogram("responsibility_entropy", entropy, step)
 

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from gmm_lightning import GMMLayer, e_step, fit_em
-from gmm_lightning.distributions import deconvolve, log_prob_noisy
+from gmm_lightning.distributions import deconvolve
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.rows import Batch
 
@@ -116,12 +116,14 @@ def test_the_density_is_that_of_the_sum(family: str, kind: str, generator: Gener
     means = layer.means.expand(20, -1, -1)
     expected = MixtureSameFamily(weights, MultivariateNormal(means, total)).log_prob(x)
     assert torch.allclose(layer.log_prob(batch_of(x, given)), expected, rtol=1e-10)
-    assert torch.allclose(log_prob_noisy(layer, x, given), expected, rtol=1e-10)
+    mixture = layer.distribution()
+    own = mixture.log_prob(x, error_covariance=given)
+    assert torch.allclose(own, expected, rtol=1e-10)
     responsibilities = layer.responsibilities(batch_of(x, given))
     assert torch.allclose(responsibilities.sum(-1), torch.ones(20), rtol=1e-12)
     x[0, 1] = nan
-    assert log_prob_noisy(layer, x, given)[0].isnan()
-    assert log_prob_noisy(layer, x, given, "marginalize").isfinite().all()
+    assert mixture.log_prob(x, error_covariance=given)[0].isnan()
+    assert mixture.log_prob(x, "marginalize", given).isfinite().all()
 
 
 def test_densities_of_a_batch_of_mixtures(generator: Generator) -> None:
@@ -130,7 +132,7 @@ def test_densities_of_a_batch_of_mixtures(generator: Generator) -> None:
     found = layer.log_prob(batch_of(x, given))
     for b in range(3):
         mixture = layer.distribution().map_parameters(lambda values, b=b: values[b])
-        assert torch.allclose(found[:, b], log_prob_noisy(mixture, x[:, b], given))
+        assert torch.allclose(found[:, b], mixture.log_prob(x[:, b], None, given))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -219,5 +221,5 @@ def test_true_rows_need_one_mixture_and_a_known_kind(generator: Generator) -> No
         deconvolve(GMMLayer(2, 2, batch_shape=(3,)), x[:, None], given)
     with pytest.raises(InvalidArgumentError, match="unknown kind"):
         deconvolve(GMMLayer(2, 2), x, given, "mode")
-    with pytest.raises(InvalidArgumentError, match="unknown missing"):
-        log_prob_noisy(GMMLayer(2, 2), x, given, "em")
+    with pytest.raises(InvalidArgumentError, match="missing must be None or"):
+        GMMLayer(2, 2).log_prob(batch_of(x, given), missing="em")

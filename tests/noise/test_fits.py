@@ -236,6 +236,19 @@ def test_pictures_mark_the_noise() -> None:
         assert [text.get_text() for text in legend.get_texts()] == [f"noise ({number})"]
 
 
+def test_the_path_has_the_weight_of_the_noise() -> None:
+    x, _ = clusters_in_a_box()
+    layer = GMMLayer(2, 2, noise="uniform")
+    result = fit_em(layer, x, generator=0, record=True, stopping="responsibilities", tol=1e-3)
+    assert result.converged
+    assert result.trajectory is not None
+    weight = result.trajectory.noise_weight
+    assert weight is not None
+    assert weight.shape == (len(result.history),)
+    assert float(weight[0]) == pytest.approx(0.05, rel=1e-12)
+    assert float(weight[-1]) == noise_weight(layer)
+
+
 class KnownRows(LabelEvidence):
     """Labels, of which a row has none if it may be noise."""
 

@@ -20,7 +20,6 @@ from gmm_lightning.distributions.inference.confidence import (
 from gmm_lightning.distributions.inference.errors import (
     deconvolve,
     log_joint_noisy,
-    log_prob_noisy,
 )
 from gmm_lightning.distributions.inference.missing import (
     impute,
@@ -50,7 +49,6 @@ __all__ = [
     "interval",
     "log_joint_noisy",
     "log_joint_observed",
-    "log_prob_noisy",
     "log_prob_observed",
     "marginal",
     "modes",

@@ -23,7 +23,7 @@ from gmm_lightning.rows import (
 
 
 def log_joint_noisy(
-    mixture: MixtureDensity, x: Tensor, error_covariance: Tensor, missing: str | None = None
+    mixture: MixtureDensity, x: Tensor, error_covariance: Any, missing: str | None = None
 ) -> Tensor:
     """Log joint densities `log pi_k + log N(x | mu_k, Sigma_k + S_n)`, `(*S, *B, K)`.
 
@@ -31,9 +31,8 @@ def log_joint_noisy(
         mixture: of the true rows.
         x: rows `(*S, *B, D)`.
         error_covariance: S_n, variances `(*S, D)` or matrices `(*S, D, D)`.
-        missing: None, or `marginalize`: see `MixtureOfGaussians.log_prob`.
+        missing: None, or `marginalize`.
     """
-    require_choice("missing", missing or "marginalize", ("marginalize",), also=", or None")
     x = mixture.check_rows(x).to(mixture.means.dtype)
     observed = torch.ones_like(x, dtype=torch.bool) if missing is None else ~torch.isnan(x)
     errors = _errors(mixture, x, error_covariance, observed)
@@ -50,34 +49,6 @@ def log_joint_noisy(
             square = ((inverse @ gap.unsqueeze(-1)).squeeze(-1) * gap).sum(-1)
             log_det = log_det + LOG_2PI * mask.sum(-1)
         return mixture.log_weights - 0.5 * (square + log_det)
-
-
-def log_prob_noisy(
-    mixture: MixtureDensity, x: Any, error_covariance: Any, missing: str | None = None
-) -> Tensor:
-    """Log density of rows with errors, `log sum_k pi_k N(x | mu_k, Sigma_k + S_n)`.
-
-    Args:
-        mixture: of the true rows, batch shape B.
-        x: rows `(*S, *B, D)`.
-        error_covariance: of the errors, variances `(*S, D)` or matrices `(*S, D, D)`.
-        missing: None, or `marginalize`: see `MixtureOfGaussians.log_prob`.
-
-    Shape:
-        The result is `(*S, *B)`.
-
-    Raises:
-        InvalidArgumentError: rows of another width, or an unknown value of `missing`.
-        InvalidDataError: errors of another shape, or that are no covariances.
-
-    Example:
-        >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
-        >>> log_prob_noisy(mixture, torch.zeros(1, 1), 3 * torch.ones(1, 1))
-        tensor([-1.6121])
-    """
-    mixture = as_mixture(mixture)
-    x = mixture.check_rows(x)
-    return log_joint_noisy(mixture, x, error_covariance, missing).logsumexp(-1)
 
 
 def deconvolve(
