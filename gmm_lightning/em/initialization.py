@@ -146,8 +146,7 @@ def resolve_from(layer: GMMLayer, source: RowSource, known: RowSource) -> None:
         known: the same rows, without missing entries.
     """
     require_values(layer)
-    scale = local_scale(source, layer.means.dtype)
-    layer.local_scale.copy_(scale.expand_as(layer.local_scale))
+    set_local_scale(layer, local_scale(source, layer.means.dtype))
     if layer.noise is not None:
         layer.noise.resolve(source)
     if not layer.all_priors:
@@ -155,6 +154,17 @@ def resolve_from(layer: GMMLayer, source: RowSource, known: RowSource) -> None:
     moments = data_moments(MixtureModel.from_layer(layer), known, layer.num_components)
     for prior in layer.all_priors:
         prior.resolve(moments, layer.num_components)
+
+
+def set_local_scale(layer: GMMLayer, scale: Tensor, index: Any = ...) -> None:
+    """Give the mixtures at an index of a layer a local scale `(*B, D)`.
+
+    Without a floor, a constant feature is one like the others: only `reg_covar` or a prior keeps
+    its variance above 0.
+    """
+    if layer.covariance.relative_floor == 0:
+        scale = torch.where(scale > 0, scale, 1.0)
+    layer.local_scale[index] = scale.to(layer.local_scale)
 
 
 def data_moments(model: MixtureModel, source: RowSource, num_components: int) -> DataMoments:

@@ -110,7 +110,7 @@ class RowSource(ABC):
         if num_rows == 0:
             raise InvalidDataError("there are no rows to fit")
         if not positive:
-            raise InvalidDataError("there are no rows to fit: every sample_weight is 0")
+            raise InvalidDataError("there are no rows to fit: every sample_weight is zero")
         observed.require_all(self.columns)
         return num_rows
 
