@@ -43,7 +43,7 @@ def test_fixed_weights() -> None:
 
 
 BOUNDS: dict[str, dict[str, Any]] = {
-    "weights": {"weight_bounds": (0.45, 0.55)},
+    "weights": {"weight_bounds": (0.49, 0.51)},
     "means": {"mean_bounds": (torch.tensor([-1.0, -1.0]), torch.tensor([2.0, 2.0]))},
     "covariances": {"covariance_bounds": (0.9, 1.5)},
 }

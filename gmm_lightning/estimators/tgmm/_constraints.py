@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmm_lightning._messages import describe
 from gmm_lightning.distributions import MixtureDensity
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.tgmm.settings import Settings
@@ -40,10 +41,22 @@ def constraints_of(settings: Settings) -> dict[str, Any]:
         numbers = getattr(settings, name)
         if numbers is not None and len(numbers):
             frozen.append({part: [int(number) for number in numbers]})
-    bounds = {own: getattr(settings, name) for name, own in _BOUNDS.items()}
-    given = {own: value for own, value in bounds.items() if value is not None}
+    bounds = {own: _pair_of(settings, name) for name, own in _BOUNDS.items()}
+    given = {own: pair for own, pair in bounds.items() if pair is not None}
     options = {"freeze": frozen, "bounds": given}
     return {name: value for name, value in options.items() if value}
+
+
+def _pair_of(settings: Settings, name: str) -> tuple[Any, Any] | None:
+    """A lower and an upper bound, or None."""
+    pair = getattr(settings, name)
+    if pair is None:
+        return None
+    if not isinstance(pair, tuple | list | Tensor) or len(pair) != 2:
+        raise InvalidArgumentError(
+            f"{name} must be a lower and an upper bound, got {describe(pair)}"
+        )
+    return pair[0], pair[1]
 
 
 def require_values_of_frozen(settings: Settings) -> None:
@@ -74,7 +87,7 @@ def active_constraints(settings: Settings, mixture: MixtureDensity) -> dict[str,
     names = {"weight_bounds": "weights", "mean_bounds": "means", "covariance_bounds": "covariances"}
     found: dict[str, Tensor] = {}
     for name, own in names.items():
-        pair = getattr(settings, name)
+        pair = _pair_of(settings, name)
         if pair is None:
             continue
         value = values[name]
