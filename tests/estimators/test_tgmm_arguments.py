@@ -73,6 +73,7 @@ USE: dict[str, Callable[[GaussianMixture], Any]] = {
     "unknown mode": lambda m: m.icl(X, mode="both"),
     "noise_proba needs": lambda m: m.noise_proba(X),
     "impute needs": lambda m: m.impute(X),
+    "labels are not taken": lambda m: m.fit(X, labels=torch.zeros(len(X))),
     "sample_weight must be one number": lambda m: m.fit(X, sample_weight=torch.ones(len(X), 2)),
     "indices must differ": lambda m: m.marginal([0, 0]),
     "a feature must be": lambda m: m.marginal(["x"]),

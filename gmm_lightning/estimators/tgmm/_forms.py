@@ -51,7 +51,7 @@ def covariance_name(name: Any) -> str:
     raise InvalidArgumentError(f"covariance_type must be one of {names}, got {describe(name)}")
 
 
-def form_shape(covariance_type: str, k: int, d: int) -> tuple[int, ...]:
+def _form_shape(covariance_type: str, k: int, d: int) -> tuple[int, ...]:
     """Shape of the covariances of a type as tgmm stores them."""
     own = {"full": (d, d), "diag": (d,), "spherical": ()}
     tied, _, kind = covariance_type.rpartition("_")
@@ -72,7 +72,7 @@ def dense_of(name: str, value: Any, covariance_type: str, like: Tensor) -> Tenso
     """
     k, d = like.shape
     value = torch.as_tensor(value).to(like)
-    shape = form_shape(covariance_type, k, d)
+    shape = _form_shape(covariance_type, k, d)
     fitting = (shape,) if covariance_type.startswith("tied") else (shape, shape[1:])
     if tuple(value.shape) not in fitting:
         allowed = " or ".join(map(str, fitting))

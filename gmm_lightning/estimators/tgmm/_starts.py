@@ -68,24 +68,24 @@ def kmeans_means(
     return table.points(torch.where(mass > 0, sums[..., :-1] / mass, seeds))
 
 
-def kpp_means(x: Tensor, k: int, generator: Draw) -> Tensor:
+def _kpp_means(x: Tensor, k: int, generator: Draw) -> Tensor:
     """Seeds by k-means++."""
     table = _Table(x)
     return x[table.numbers(kmeans_plus_plus_seeds(table.rows, k, 1, generator))]
 
 
-def maxdist_means(x: Tensor, k: int, generator: Draw) -> Tensor:
+def _maxdist_means(x: Tensor, k: int, generator: Draw) -> Tensor:
     """Rows that are farthest from each other."""
     table = _Table(x)
     return x[table.numbers(maxdist_seeds(table.rows, k, 1, generator))]
 
 
-def points_means(x: Tensor, k: int, generator: Draw) -> Tensor:
+def _points_means(x: Tensor, k: int, generator: Draw) -> Tensor:
     """Different rows at random."""
     return x[torch.randperm(len(x), generator=generator, device=x.device)[:k]]
 
 
-def random_means(x: Tensor, k: int, generator: Draw) -> Tensor:
+def _random_means(x: Tensor, k: int, generator: Draw) -> Tensor:
     """Draws from the Gaussian with the mean and the covariance of the rows."""
     shape, wide = (k, len(x)), x.to(torch.float64)
     z = torch.randn(shape, generator=generator, dtype=wide.dtype, device=x.device)
@@ -95,10 +95,10 @@ def random_means(x: Tensor, k: int, generator: Draw) -> Tensor:
 
 MEANS: dict[str, Callable[[Tensor, int, Draw], Tensor]] = {
     "kmeans": kmeans_means,
-    "kpp": kpp_means,
-    "random": random_means,
-    "points": points_means,
-    "maxdist": maxdist_means,
+    "kpp": _kpp_means,
+    "random": _random_means,
+    "points": _points_means,
+    "maxdist": _maxdist_means,
 }
 
 

@@ -27,7 +27,7 @@ from gmm_lightning.priors import (
 _CONVENTIONS = {"mode": "held_out", "expected_precision": "expected_precision"}
 
 
-def priors_of(settings: Settings, like: Tensor) -> list[Prior]:
+def _priors_of(settings: Settings, like: Tensor) -> list[Prior]:
     """The priors of a mixture for means like the given ones, `(K, D)`."""
     priors: list[Prior] = []
     if settings.weight_concentration_prior is not None:
@@ -48,7 +48,7 @@ def priors_of(settings: Settings, like: Tensor) -> list[Prior]:
     return [*priors, NormalInverseWishart(*means, *of_covariances)]
 
 
-def noise_of(settings: Settings, mask: Tensor | None) -> Uniform | None:
+def _noise_of(settings: Settings, mask: Tensor | None) -> Uniform | None:
     """The noise of a mixture, with the weight at the start of a fit."""
     if not settings.noise:
         return None
@@ -101,8 +101,8 @@ def layer_of(settings: Settings, x: Tensor, mask: Tensor | None = None) -> GMMLa
         settings.n_components,
         like,
         family(reg_covar=settings.reg_covar * unit),
-        priors_of(settings, like),
-        noise=noise_of(settings, mask),
+        _priors_of(settings, like),
+        noise=_noise_of(settings, mask),
         **constraints_of(settings),
     )
 

@@ -117,6 +117,11 @@ class GaussianMixture(Storage):
             raise InvalidArgumentError(
                 "n_components must be a number: Gibbs sampling of it is not available here"
             )
+        if labels is not None:
+            raise InvalidArgumentError(
+                "labels are not taken by this door yet: fit a MixtureClassifier, or a layer with "
+                "evidence"
+            )
         max_iter = require_integer(
             "max_iter", self.max_iter if max_iter is None else max_iter, least=1
         )
