@@ -93,7 +93,7 @@ class EStep:
         self._complete = source
         if source.uncertain and source.in_memory:
             # Grouped once, for all E-steps.
-            self._parts = [split_rows(batch, apart=takes_marginals(model)) for batch in source]
+            self._parts = [self._split(batch, model) for batch in source]
             self._complete = ArrayRows(self._parts[0].complete)
         pools = model.family.tied and source.in_memory and not model.needs_differences
         if pools and self._complete.num_rows:
@@ -168,9 +168,12 @@ class EStep:
         if not self.source.uncertain:
             batches = self.batches(model)
             return expected_statistics(model, parameters, plan, batches, pooled=pooled, **how)
-        apart = takes_marginals(model)
-        parts = self._parts or (split_rows(batch, apart=apart) for batch in self.source)
+        parts = self._parts or (self._split(batch, model) for batch in self.source)
         return split_statistics(model, parameters, plan, parts, pooled=pooled, **how)
+
+    @staticmethod
+    def _split(batch: Batch, model: MixtureModel) -> SplitRows:
+        return split_rows(batch, model.batch_shape, apart=takes_marginals(model))
 
     def batches(self, model: MixtureModel) -> Iterable[Batch]:
         """The rows that the mixtures of a model read, always the same ones."""

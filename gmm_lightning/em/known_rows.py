@@ -100,8 +100,10 @@ class KnownRows(RowSource):
         if not bool(torch.isnan(batch.x).any()):
             return batch
         _, model, parameters = self._gaussian
-        x = batch.x.reshape(batch.num_rows, -1, self.num_features).clone()
-        for rows in split_rows(batch._replace(weight=None, labels=None)).uncertain:
+        n, d, shape = batch.num_rows, self.num_features, model.batch_shape
+        whole = batch.x if self.shared else batch.x.expand(n, *shape, d)
+        x = whole.reshape(n, -1, d).clone()
+        for rows in split_rows(batch._replace(weight=None, labels=None), shape).uncertain:
             some = slice(None) if rows.cell is None else slice(rows.cell, rows.cell + 1)
             means, scale = parameters.means[some], model.scale(parameters)[some]
             found = conditionals_for(model.family, scale, means, rows).of(rows)
@@ -110,7 +112,7 @@ class KnownRows(RowSource):
             expected = expected + means.mean((0, 1))
             own = x[rows.places, rows.cell or 0]
             x[rows.places, rows.cell or 0] = torch.where(own.isnan(), expected.to(x), own)
-        return batch._replace(x=x.reshape(batch.x.shape))
+        return batch._replace(x=x.reshape(whole.shape))
 
 
 def _single_gaussian(layer: GMMLayer) -> MixtureModel:

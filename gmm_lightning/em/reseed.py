@@ -64,9 +64,10 @@ class Reseed(CollapsePolicy):
         (_, k, d), tied = parameters.means.shape, model.family.tied
         wanted = collapsed.emptied if tied else collapsed.floored | collapsed.emptied
         rows, generator = candidates
-        counted = torch.ones(rows.num_rows, len(model.batch_index), dtype=torch.bool)
+        # A mean needs all entries: `fit_em` gives rows in which they are filled in.
+        counted = ~torch.isnan(model.per_mixture(rows.x)).any(-1).cpu()
         if rows.weight is not None:
-            counted = (model.per_mixture(rows.weight) > 0).cpu()
+            counted &= (model.per_mixture(rows.weight) > 0).cpu()
         if model.noise is not None:
             # What is noise with more than even odds needs no component.
             noise = shares_of_few(replace(model, evidence=None), parameters, rows).noise

@@ -93,7 +93,8 @@ def e_step(
         check_errors(batch)
     parts = [SplitRows(batch, ())]
     if require_missing(missing) is not None or errors_of(batch) is not None:
-        parts = [split_rows(batch, apart=takes_marginals(model), transform=transform)]
+        apart = takes_marginals(model)
+        parts = [split_rows(batch, layer.batch_shape, apart=apart, transform=transform)]
     if transform is not None:
         parts = _transformed(parts[0], transform, workspace.rows_per_chunk(plan, parameters))
     stats = split_statistics(

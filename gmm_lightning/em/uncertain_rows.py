@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 
 from gmm_lightning.rows import (
     ERROR_COVARIANCE,
@@ -82,12 +82,17 @@ class SplitRows(NamedTuple):
 
 
 def split_rows(
-    batch: Batch, *, apart: bool = False, transform: Callable[[Tensor], Tensor] | None = None
+    batch: Batch,
+    batch_shape: Size,
+    *,
+    apart: bool = False,
+    transform: Callable[[Tensor], Tensor] | None = None,
 ) -> SplitRows:
     """A batch in parts; mixtures with rows of their own have uncertain rows of their own.
 
     Args:
         batch: rows `(n, *B, D)`.
+        batch_shape: B of the mixtures, where that of the rows may be broadcast.
         apart: take rows of frequent patterns apart, unless they have errors.
         transform: applied to the uncertain rows, such as a `Standardize`.
     """
@@ -102,7 +107,8 @@ def split_rows(
     apart = apart and errors_of(batch) is None
     if is_shared(batch.x):
         return SplitRows(complete, (_sorted_rows(rest, places, None, apart=apart),))
-    cells = range(batch.x.shape[1:-1].numel())
+    rest = rest._replace(x=rest.x.expand(len(places), *batch_shape, -1))
+    cells = range(batch_shape.numel())
     own = (_sorted_rows(_of_cell(rest, i), places, i, apart=apart) for i in cells)
     return SplitRows(complete, tuple(own))
 

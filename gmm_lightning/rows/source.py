@@ -96,13 +96,20 @@ class RowSource(ABC):
             InvalidDataError: rows that are not finite (by number), no rows, or weights all zero;
                 where entries may be missing, a feature that is never observed.
         """
-        num_rows, positive, observed = 0, False, ObservedFeatures()
+        num_rows, positive, observed, kinds = 0, False, ObservedFeatures(), set[int | None]()
         for batch in self:
             check_finite(batch.x, num_rows, self.columns, missing=self.missing)
             check_errors(batch, num_rows)
+            errors = errors_of(batch)
+            kinds.add(None if errors is None else errors.dim())
+            if len(kinds) > 1:
+                raise InvalidDataError(
+                    "error_covariance must be given for all batches or for none, as variances or "
+                    f"as matrices; from row {num_rows} on it is not as before"
+                )
             if self.missing is not None:
                 observed.add(batch)
-            if self.missing is not None or errors_of(batch) is not None:
+            if self.missing is not None or errors is not None:
                 self.uncertain = self.uncertain or bool(uncertain_rows(batch).any())
             num_rows += batch.num_rows
             weight = batch.weight

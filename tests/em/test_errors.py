@@ -205,6 +205,14 @@ def test_errors_beside_batches_are_refused(generator: Generator) -> None:
             fit_em(GMMLayer(2, 2), own, error_covariance=given)
 
 
+def test_batches_have_errors_of_one_kind(generator: Generator) -> None:
+    x = rows(20, 2, generator)
+    given = (torch.ones(20, 2), torch.eye(2).expand(20, 2, 2))
+    for other in (Batch(x), batch_of(x, given[1])):
+        with pytest.raises(InvalidDataError, match="from row 20 on it is not as before"):
+            fit_em(GMMLayer(2, 2), [batch_of(x, given[0]), other])
+
+
 def test_missing_entries_beside_errors_are_refused_unless_asked_for(generator: Generator) -> None:
     x, given = rows(20, 2, generator), torch.ones(20, 2)
     x[4, 1] = nan

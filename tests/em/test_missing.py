@@ -153,6 +153,14 @@ def test_parts_add_up_and_weights_are_repetitions(family: str, generator: Genera
 
 
 @over_families
+def test_units_are_changed_before_the_entries_are_read(family: str, generator: Generator) -> None:
+    layer, x = random_layer(family, generator=generator), holes(90, 2, generator)
+    x[:30, 1] = nan
+    stats = e_step(layer, x, missing="em", transform=lambda rows: 2 * rows - 1, chunk_size=20)
+    assert_close(stats, e_step(layer, 2 * x - 1, missing="em"), 1e-11)
+
+
+@over_families
 def test_a_stream_is_fitted_as_its_rows_in_memory(family: str, generator: Generator) -> None:
     x, fitted = holes(120, 2, generator), []
     for source in (x, [x[:50], x[50:]]):
@@ -201,6 +209,15 @@ def test_mixtures_with_their_own_rows_are_fitted_as_if_alone(
     for b in range(2):
         for own, each in zip(alone[b], parameters(layer), strict=True):
             assert torch.allclose(own, each[b], rtol=1e-8, atol=1e-10)
+
+
+def test_rows_may_be_broadcast_over_a_part_of_the_batch(generator: Generator) -> None:
+    x = holes(40, 2, generator, (1, 3))
+    layer = random_layer("full", generator=generator, batch=(2, 3))
+    stats = e_step(layer, x, missing="em")
+    assert_close(stats, e_step(layer, x.expand(40, 2, 3, 2), missing="em"), 1e-12)
+    fit_em(layer, x, missing="em", initializer="kmeans", max_iter=2, generator=0)
+    assert all(bool(p.isfinite().all()) for p in layer.parameters())
 
 
 def test_restarts_read_the_same_rows(generator: Generator) -> None:

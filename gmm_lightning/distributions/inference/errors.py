@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning._tracing import is_tracing, require_readable
 from gmm_lightning._validation import as_generator, require_choice
 from gmm_lightning.distributions.density import MixtureDensity, as_mixture
@@ -92,21 +93,31 @@ def deconvolve(
         )
     x, generator = mixture.check_rows(x), as_generator(generator, mixture.means.device)
     require_readable("rows with errors", x)
-    observed = ~torch.isnan(x)
-    rows = torch.where(observed, x, 0.0).to(mixture.means.dtype)
-    errors = _errors(mixture, x, error_covariance, observed)
+    errors = _errors(mixture, x, error_covariance, ~torch.isnan(x))
+    rows, d = x.reshape(-1, x.shape[-1]).to(mixture.means.dtype), x.shape[-1]
+    flat = errors.reshape(len(rows), *errors.shape[x.dim() - 1 :])
+    size = rows_per_chunk(4 * mixture.means.numel() * d, mixture.means, in_cache=False)
+    parts = zip(rows.split(size), flat.split(size), strict=True)
+    found = [_true_rows(mixture, *part, kind, generator) for part in parts]
+    return torch.cat(found).reshape(x.shape)
+
+
+def _true_rows(
+    mixture: MixtureDensity, x: Tensor, errors: Tensor, kind: str, generator: Generator | None
+) -> Tensor:
+    """`deconvolve` of a chunk of rows `(n, D)`."""
     responsibilities = log_joint_noisy(mixture, x, errors, "marginalize").softmax(-1)
+    observed = ~torch.isnan(x)
+    rows = torch.where(observed, x, 0.0)
     errors = errors if errors.dim() > x.dim() else errors.diag_embed()
-    inverse, _ = _inverse(mixture, errors, observed)
-    gain = mixture.component_covariances @ inverse
+    gain = mixture.component_covariances @ _inverse(mixture, errors, observed)[0]
     if kind == "mean":
-        start, weights = mixture.means, responsibilities.unsqueeze(-1)
-        gap = torch.where(observed.unsqueeze(-2), rows.unsqueeze(-2) - start, 0.0)
-        found = (weights * (start + (gain @ gap.unsqueeze(-1)).squeeze(-1))).sum(-2)
+        gap = torch.where(observed.unsqueeze(-2), rows.unsqueeze(-2) - mixture.means, 0.0)
+        each = mixture.means + _multiply(gain, gap)
+        found = (responsibilities.unsqueeze(-1) * each).sum(-2)
     else:
         # A draw of a true row and of its error, moved by what their sum differs from x.
-        flat = responsibilities.reshape(-1, mixture.num_components)
-        component = torch.multinomial(flat, 1, generator=generator).reshape(x.shape[:-1])
+        component = torch.multinomial(responsibilities, 1, generator=generator).squeeze(-1)
         noise = torch.empty(2, *x.shape, dtype=rows.dtype, device=rows.device)
         noise.normal_(generator=generator)
         start = mixture.means[component] + _multiply(mixture.scale_tril[component], noise[0])
