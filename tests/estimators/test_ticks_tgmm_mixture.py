@@ -86,6 +86,10 @@ def fitted(**options: Any) -> GaussianMixture:
     return GaussianMixture(**given("full", **options)).fit(X)
 
 
+def fitted_with(**options: Any) -> GaussianMixture:
+    return GaussianMixture(**given("full")).fit(X, **options)
+
+
 MODEL = fitted()
 NOISY = fitted(noise=True)
 HOLES = torch.where(torch.arange(len(X))[:, None] % 5 == torch.arange(2), torch.nan, X)
@@ -126,6 +130,13 @@ METHODS = {
     ),
     "predict": Tick(ROWS, lambda: set(MODEL.predict(X).tolist()) == {0, 1}),
     "predict_proba": Tick(ROWS, lambda: NOISY.predict_proba(X).shape == (len(X), 3)),
+    "predict_class": Tick(
+        ROWS,
+        lambda: (
+            set(fitted_with(labels=[7] * 80 + [-1] * 20 + [9] * 20).predict_class(X).tolist())
+            == {7, 9}
+        ),
+    ),
     "noise_proba": Tick(ROWS, lambda: bool((NOISY.noise_proba(X) >= 0).all())),
     "score_samples": Tick(ROWS, lambda: MODEL.score_samples(X).shape == (len(X),)),
     "score": Tick(ROWS, lambda: isinstance(MODEL.score(X), float)),

@@ -14,10 +14,12 @@ from gmm_lightning.em import Annealing, EMResult, e_step, fit_em
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.estimators.tgmm._constraints import require_values_of_frozen
 from gmm_lightning.estimators.tgmm._forms import form_of
+from gmm_lightning.estimators.tgmm._labels import Classes
 from gmm_lightning.estimators.tgmm._starts import Draw, seeded, start_of, untrained_layer
 from gmm_lightning.estimators.tgmm._translate import layer_of, noise_mask, row_weights
 from gmm_lightning.estimators.tgmm.parameters import Parameters
 from gmm_lightning.layers import GMMLayer
+from gmm_lightning.rows import Batch
 from gmm_lightning.statistics import SufficientStatistics
 
 Start = tuple[Tensor, Tensor, Tensor]
@@ -50,19 +52,21 @@ class Rows:
     """Rows of a fit.
 
     Attributes:
-        x: `(N, D)`, with NaN where entries are missing.
+        batch: all of them, with NaN where entries are missing.
         filled: complete rows, those of positive weight that are not noise: for starts.
-        weight: `(N,)` or None.
         mask: which rows are noise at the start, `(N,)` or None.
+        classes: of the labels, or None.
+        filled_codes: class of each of the filled rows, or None.
     """
 
-    x: Tensor
+    batch: Batch
     filled: Tensor
-    weight: Tensor | None
     mask: Tensor | None
+    classes: Classes | None = None
+    filled_codes: Tensor | None = None
 
     @classmethod
-    def create(cls, model: Parameters, X: Any, sample_weight: Any) -> Rows:
+    def create(cls, model: Parameters, X: Any, sample_weight: Any, labels: Any) -> Rows:
         """Rows and weights as they come from the user."""
         x = model.rows(X)
         if model.n_features not in (None, x.shape[-1]):
@@ -70,7 +74,10 @@ class Rows:
                 f"X has {x.shape[-1]} features, and this mixture has n_features={model.n_features}"
             )
         weight = row_weights(sample_weight, len(x), x.device)
-        mask = noise_mask(model, len(x), x.device)
+        mask, classes = noise_mask(model, len(x), x.device), None
+        if labels is not None:
+            classes = Classes.of_labels(model, labels, len(x), x.device)
+            weight = classes.weights(model, weight, x)
         filled = x
         if model.missing == "em" and bool(torch.isnan(x).any()):
             # By one Gaussian.
@@ -82,7 +89,14 @@ class Rows:
             used &= ~mask
         if weight is not None:
             used &= weight > 0
-        return cls(x, filled[used], weight, mask)
+        codes = None if classes is None else classes.codes
+        return cls(
+            Batch(x, weight, codes),
+            filled[used],
+            mask,
+            classes,
+            None if codes is None else codes[used],
+        )
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,8 @@ def prepared_layers(model: Parameters, rows: Rows, *, warm: bool) -> Iterator[Pr
         own = None if seed is None else seed + i
         generator = seeded(own, model.device)
         layer = layer_of(model, rows.filled, rows.mask)
+        if rows.classes is not None:
+            layer.evidence = rows.classes.evidence(model)
         present = model.layer_ if warm and i == 0 else None
         start = _prepare(model, layer, rows, present, generator)
         yield Prepared(layer, start, own, generator)
@@ -126,11 +142,23 @@ def _prepare(
         require_values_of_frozen(model)
         weights = model.init_weights if model.fixed_weights is None else model.fixed_weights
         specs = weights, model.init_means, model.init_covariances
-        k, kind = layer.num_components, model.covariance_type
-        start = start_of(rows.filled, k, kind, specs, generator)
+        start = _start(layer.num_components, model.covariance_type, rows, specs, generator)
     layer.set_parameters(*(part.detach() for part in start))
     covariances = form_of(layer.distribution(), model.covariance_type)
     return layer.weights.detach(), layer.means.detach().clone(), covariances
+
+
+def _start(k: int, kind: str, rows: Rows, specs: tuple[Any, Any, Any], generator: Draw) -> Start:
+    """Weights, means, dense covariances; those of a class are drawn from its own rows."""
+    if rows.classes is None or not all(isinstance(spec, str) for spec in specs):
+        return start_of(rows.filled, k, kind, specs, generator)
+    parts, codes = list[Start](), rows.filled_codes
+    for c, size in enumerate(torch.bincount(rows.classes.of_component).tolist()):
+        own = rows.filled[codes == c]
+        weights, means, covariances = start_of(own, size, kind, specs, generator)
+        parts.append((len(own) * weights, means, covariances))
+    weights, means, covariances = (torch.cat(part) for part in zip(*parts, strict=True))
+    return weights / weights.sum(), means, covariances
 
 
 def _fit(
@@ -139,9 +167,8 @@ def _fit(
     hard, temperature = model.algorithm == "cem", model.temperature
     return fit_em(
         layer,
-        rows.x,
+        rows.batch,
         initializer=None,
-        sample_weight=rows.weight,
         missing=fit_missing(model),
         max_iter=max_iter,
         tol=tol,
@@ -158,7 +185,7 @@ def _fit(
 
 def statistics_of(model: Parameters, layer: GMMLayer, rows: Rows) -> SufficientStatistics:
     """Statistics of the rows of a fit, from which `partial_fit` goes on."""
-    return e_step(layer, rows.x, rows.weight, missing=fit_missing(model))
+    return e_step(layer, rows.batch, missing=fit_missing(model))
 
 
 def fit_missing(model: Parameters) -> str | None:

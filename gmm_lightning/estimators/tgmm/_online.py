@@ -64,7 +64,8 @@ def fit_online(
     """
     size = require_integer("batch_size, which step_size needs,", model.batch_size, least=1)
     fits = list[tuple[Run, StepwiseEM]]()
-    total = len(rows.x) if rows.weight is None else float(rows.weight.sum())
+    weight = rows.batch.weight
+    total = rows.batch.num_rows if weight is None else float(weight.sum())
     for one in prepared_layers(model, rows, warm=warm):
         stream = stream_of(model, one.layer, total)
         epochs = _Epochs(model, stream, rows)
@@ -87,9 +88,10 @@ class _Epochs:
 
     def run(self, size: int, generator: Draw) -> None:
         """One pass."""
-        x, weight = self.rows.x, self.rows.weight
-        for some in torch.randperm(len(x), generator=generator, device=x.device).split(size):
-            self.stream.partial_fit(x[some], None if weight is None else weight[some])
+        batch = self.rows.batch
+        order = torch.randperm(batch.num_rows, generator=generator, device=batch.x.device)
+        for some in order.split(size):
+            self.stream.partial_fit(batch.at(some))
         self._evaluate()
 
     @torch.no_grad()

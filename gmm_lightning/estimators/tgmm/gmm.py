@@ -109,6 +109,17 @@ class GaussianMixture(Storage):
     ) -> Self:
         """Fit the mixture; None takes the arguments of the constructor.
 
+        Args:
+            X: rows `(N, D)`; a vector is a column.
+            labels: classes `(N,)`, integers, with -1 where they are not known: each class is a
+                mixture of its own components (`predict_class`). Fully labelled, with one component
+                for each class, one M-step is the fit.
+            max_iter: see the constructor.
+            tol: see the constructor.
+            random_state: see the constructor.
+            warm_start: see the constructor.
+            sample_weight: of the rows, `(N,)`.
+
         Raises:
             InvalidArgumentError: an argument out of range, or values that do not fit the rows.
             InvalidDataError: rows that cannot be used, by number.
@@ -117,16 +128,11 @@ class GaussianMixture(Storage):
             raise InvalidArgumentError(
                 "n_components must be a number: Gibbs sampling of it is not available here"
             )
-        if labels is not None:
-            raise InvalidArgumentError(
-                "labels are not taken by this door yet: fit a MixtureClassifier, or a layer with "
-                "evidence"
-            )
         max_iter = require_integer(
             "max_iter", self.max_iter if max_iter is None else max_iter, least=1
         )
         tol = require_number("tol", self.tol if tol is None else tol, above=0)
-        rows = Rows.create(self, X, sample_weight)
+        rows = Rows.create(self, X, sample_weight, labels)
         if random_state is not None:
             self.random_state = random_state
         warm = self.warm_start if warm_start is None else warm_start
@@ -136,6 +142,9 @@ class GaussianMixture(Storage):
         else:
             run, stream = fit_online(self, rows, max_iter=max_iter, tol=tol, warm=warm)
         self._take(run, stream)
+        if rows.classes is not None:
+            self.classes_ = rows.classes.values
+            self.class_of_component_ = rows.classes.of_component
         if not self.converged_:
             warnings.warn(
                 f"EM has not converged after {self.n_iter_} iterations: raise max_iter or tol",

@@ -12,6 +12,7 @@ from gmm_lightning._validation import require_choice
 from gmm_lightning.distributions import impute
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.tgmm.parameters import Parameters
+from gmm_lightning.evidence import Labels
 
 
 class Prediction(Parameters):
@@ -43,6 +44,17 @@ class Prediction(Parameters):
         if layer.noise is None:
             raise InvalidArgumentError("noise_proba needs a mixture made with noise=True")
         return layer.noise_probability(self.rows(X), self.handles_missing)
+
+    def predict_class(self, X: Any) -> Tensor:
+        """The most probable label of each row, `(N,)`, after a fit with labels.
+
+        Raises:
+            InvalidArgumentError: a fit without labels.
+        """
+        if self.classes_ is None or self.class_of_component_ is None:
+            raise InvalidArgumentError("predict_class needs a fit with labels")
+        labels = Labels(self.class_of_component_.tolist())
+        return self.classes_[labels.class_probabilities(self._log_joint(X)).argmax(-1)]
 
     @torch.no_grad()
     def score_samples(self, X: Any) -> Tensor:
