@@ -12,6 +12,7 @@ from torch import Tensor
 from gmm_lightning._validation import require_number
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.event_log import CollapseCount
+from gmm_lightning.em.labelled_rows import with_labels
 from gmm_lightning.em.steps import e_step, m_step
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
@@ -85,8 +86,15 @@ class StepwiseEM:
         self._seen: Tensor | None = None
         self._running: SufficientStatistics | None = None
 
-    def partial_fit(self, x: Any, sample_weight: Any = None) -> list[CollapseEvent | CollapseCount]:
+    def partial_fit(
+        self, x: Any, sample_weight: Any = None, *, labels: Any = None
+    ) -> list[CollapseEvent | CollapseCount]:
         """Update the statistics and the parameters by a batch of rows `(*S, *B, D)`.
+
+        Args:
+            x: the rows.
+            sample_weight: of the rows.
+            labels: classes of the rows, for the evidence of the layer.
 
         Returns:
             The components that had to be repaired.
@@ -94,6 +102,8 @@ class StepwiseEM:
         Raises:
             InvalidDataError: rows that cannot be used, as in `e_step`.
         """
+        if labels is not None:
+            x, sample_weight = with_labels(self.layer, x, sample_weight, labels), None
         return self.update(e_step(self.layer, x, sample_weight, missing=self.missing))
 
     @torch.no_grad()

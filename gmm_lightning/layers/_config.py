@@ -17,6 +17,8 @@ from gmm_lightning._validation import require_integer
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.covariances import registry as covariance_registry
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
+from gmm_lightning.evidence import Evidence
+from gmm_lightning.evidence import registry as evidence_registry
 from gmm_lightning.noise import Noise
 from gmm_lightning.noise import registry as noise_registry
 from gmm_lightning.priors import Prior
@@ -31,7 +33,7 @@ T = TypeVar("T")
 
 def plain_arguments(module: Any) -> dict[str, Any]:
     """Constructor arguments except family, priors, device and dtype, from the attributes."""
-    others = ("covariance", "priors", "noise", "device", "dtype")
+    others = ("covariance", "priors", "evidence", "noise", "device", "dtype")
     names = [name for name in signature(type(module)).parameters if name not in others]
     values = {name: getattr(module, name) for name in names}
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
@@ -50,10 +52,11 @@ def module_to_config(module: Any) -> dict[str, Any]:
         "priors": [_plugin_to_config(prior) for prior in module.priors.values()],
         "dtype": str(dtype).removeprefix("torch."),
     }
-    # A head has none.
-    noise = getattr(module, "noise", None)
-    if noise is not None:
-        config["noise"] = _plugin_to_config(noise)
+    # A head has none, and evidence of a user's own class is left to its code.
+    for name, kind in (("noise", Noise), ("evidence", Evidence)):
+        plugin = getattr(module, name, None)
+        if isinstance(plugin, kind):
+            config[name] = _plugin_to_config(plugin)
     return config
 
 
@@ -78,8 +81,10 @@ def module_from_config(cls: Callable[..., T], config: Any, max_bytes: float | No
             raise InvalidArgumentError("expected a list of priors")
         # One by one: the second one on the same parameters is refused before the others are made.
         priors = (_plugin_from_config(prior, prior_registry) for prior in arguments["priors"])
-        if arguments.get("noise") is not None:
-            arguments["noise"] = _plugin_from_config(arguments["noise"], noise_registry)
+        kinds: dict[str, Registry[Any]] = {"noise": noise_registry, "evidence": evidence_registry}
+        for name, registry in kinds.items():
+            if arguments.get(name) is not None:
+                arguments[name] = _plugin_from_config(arguments[name], registry)
         dtype = _DTYPES[arguments["dtype"]]
         # A configuration that names a device is refused, as an argument given twice.
         arguments |= {"covariance": family, "priors": priors, "dtype": dtype}
@@ -114,7 +119,7 @@ def _least_bytes(arguments: dict[str, Any], family: Covariance) -> int:
     return 4 * least
 
 
-def _plugin_to_config(plugin: Covariance | Noise | Prior) -> dict[str, Any]:
+def _plugin_to_config(plugin: Covariance | Evidence | Noise | Prior) -> dict[str, Any]:
     return {"name": plugin.name, **plugin.config()}
 
 

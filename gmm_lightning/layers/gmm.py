@@ -11,6 +11,7 @@ from gmm_lightning._validation import require_bool, require_choice, require_inte
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.evidence import EvidenceSpec, bind_evidence
 from gmm_lightning.layers._state import OPEN_LENGTH, StateRule, definite_rule
 from gmm_lightning.layers.mixture import MixtureModule
 from gmm_lightning.layers.parameters import (
@@ -44,13 +45,13 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         covariance: name of a family (`full`, `diag`, `spherical`, `tied`, `tied_diag`,
             `tied_spherical`) or an instance.
         priors: a prior, a name, or a list of them; they are copied.
+        evidence: modules that map a `Batch` to terms `(*S, *B, K)` of `log_joint`; copied.
         noise: for rows of no component: `uniform`, `gaussian`, or a `Noise`, which is copied.
         batch_shape: B, for a batch of independent mixtures.
         device: of the parameters.
         dtype: float32 or float64.
 
     Attributes:
-        evidence: None, or a module that maps a `Batch` to terms `(*S, *B, K)` of `log_joint`.
         projections: modules `(moments, covariance) -> moments`, applied in order by each M-step
             after the priors: frozen parts, bounds, shrinkage.
         local_scale: how close together rows lie where they lie closest, per feature, `(*B, D)`:
@@ -77,6 +78,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         covariance: str | Covariance = "full",
         priors: PriorSpec = None,
         *,
+        evidence: EvidenceSpec = None,
         noise: NoiseSpec = None,
         batch_shape: tuple[int, ...] = (),
         device: torch.device | str | None = None,
@@ -95,6 +97,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         self.raw_scale = nn.Parameter(torch.zeros(*batch_shape, *shape, **made))
         sizes = MixtureShape(num_components, num_features, self.covariance, self.batch_shape)
         self.priors = bind_priors(priors, sizes).to(**made)
+        self.evidence = bind_evidence(evidence, num_components)
         self.noise = bind_noise(noise, num_features, self.batch_shape, **made)
         self.projections = nn.ModuleList()
         unknown = torch.full((*batch_shape, num_features), torch.nan, **made)
