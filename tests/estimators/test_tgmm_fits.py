@@ -158,6 +158,17 @@ def test_fits_by_mini_batches(step_size: Any) -> None:
     assert model.score(X) > whole.score(X) - 0.05
 
 
+def test_mini_batches_with_noise_and_missing_entries() -> None:
+    online = {"step_size": "auto", "batch_size": 30, "tol": 1e-3, "random_state": 0}
+    noisy = GaussianMixture(**given("full", noise=True, **online)).fit(X)
+    assert bool(torch.isfinite(noisy.noise_bounds_).all())
+    assert noisy.partial_fit(X[:20]).predict_proba(X).shape == (len(X), 3)
+    x = X.clone()
+    x[::4, 1] = torch.nan
+    holes = GaussianMixture(**given("full", missing="em", **online)).fit(x)
+    assert np.isfinite(holes.partial_fit(x[:20]).score(x))
+
+
 def test_missing_entries() -> None:
     x = X.clone()
     x[::3, 0] = torch.nan

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_integer
-from gmm_lightning.em import EMResult, StepwiseEM, e_step
+from gmm_lightning.em import EMResult, StepwiseEM, e_step, resolve_priors
 from gmm_lightning.estimators.tgmm._fitting import (
     Rows,
     Run,
@@ -67,6 +67,8 @@ def fit_online(
     weight = rows.batch.weight
     total = rows.batch.num_rows if weight is None else float(weight.sum())
     for one in prepared_layers(model, rows, warm=warm):
+        # The unit of the floor, and the box of noise.
+        resolve_priors(one.layer, rows.batch, missing=fit_missing(model))
         stream = stream_of(model, one.layer, total)
         epochs = _Epochs(model, stream, rows)
         for _ in range(max_iter):

@@ -82,7 +82,7 @@ class GaussianMixture(Storage):
 
     Attributes:
         layer_: the fitted `GMMLayer`.
-        result_: what `fit_em` returned for it; None after fits by mini-batches.
+        result_: what `fit_em` returned for it, or the like of mini-batches.
         lower_bound_: the objective: mean log-likelihood, with priors the mean log posterior.
         log_likelihood_history_: the objective before the first M-step and after each one.
         n_iter_: M-steps, or epochs.
