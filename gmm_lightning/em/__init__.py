@@ -6,7 +6,7 @@ Read in this order: `data_scale`, `parameters` and `model` (what EM works on), `
 `reseed`, `policies`, `acceleration`, `convergence`, `updater`, `restarts`, `state` and `loop` (the
 algorithm), `degenerate`, `result`, `assignment`, `covariance_target`, `initialization`,
 `progress`, `fit`. For layers one step at a time: `steps`, `stepwise`; for a classifier:
-`class_rows`, `classifier`; a projection: `shrinkage`.
+`class_rows`, `classifier`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ from gmm_lightning.em.responsibilities import (
     tempered_responsibilities_,
 )
 from gmm_lightning.em.result import EMResult
-from gmm_lightning.em.shrinkage import Shrinkage, ledoit_wolf
 from gmm_lightning.em.steps import e_step, m_step
 from gmm_lightning.em.stepwise import StepwiseEM
 from gmm_lightning.em.updater import MonotoneUpdater
@@ -68,7 +67,6 @@ __all__ = [
     "Reseed",
     "Responsibilities",
     "ResponsibilitySchedule",
-    "Shrinkage",
     "Squarem",
     "StepwiseEM",
     "as_policy",
@@ -79,7 +77,6 @@ __all__ = [
     "fit_em",
     "hard_responsibilities_",
     "initialize_layer",
-    "ledoit_wolf",
     "m_step",
     "maximize",
     "new_events",

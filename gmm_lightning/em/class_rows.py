@@ -91,7 +91,7 @@ class ClassGroup:
         model = MixtureModel.from_layer(layer).select(self.classes.repeat(num_restarts))
         own = torch.arange(len(self.classes)).to(self.classes).repeat(num_restarts)
         shape = Size([len(self.classes)])
-        return replace(model, batch_shape=shape, batch_index=own, couples_batch=False)
+        return replace(model, batch_shape=shape, batch_index=own)
 
 
 def group_by_length(lengths: list[int]) -> list[list[int]]:

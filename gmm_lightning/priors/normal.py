@@ -80,4 +80,5 @@ class NormalMeans(Prior):
             means=moments.means + (kappa / (kappa + n)).unsqueeze(-1) * gap,
             scatter=moments.scatter + pseudo,
             dof=moments.dof + covariance.sum_tied(torch.ones_like(n)),
+            mean_precision=moments.mean_precision + kappa,
         )
