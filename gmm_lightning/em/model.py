@@ -15,7 +15,8 @@ from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.layers import GMMLayer, mixture_logits
+from gmm_lightning.layers import GMMLayer
+from gmm_lightning.linalg import mixture_logits
 from gmm_lightning.priors import Prior
 from gmm_lightning.projections import Frozen, Projection
 from gmm_lightning.rows import Batch, RowSource
@@ -67,8 +68,7 @@ class MixtureModel:
             InvalidArgumentError: the layer is on the meta device, or frozen parts have no value.
         """
         require_values(layer)
-        for projection in layer.projections.to_list():
-            projection.require_resolved()
+        layer.require_constrained()
         size = layer.batch_shape.numel()
         batch_index = torch.arange(size, device=layer.means.device).repeat(num_restarts)
         return cls(

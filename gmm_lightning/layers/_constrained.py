@@ -74,6 +74,15 @@ class ConstrainedMixin(MixtureModule):
             ):
                 own.copy_(value)
 
+    def require_constrained(self) -> None:
+        """Refuse a layer whose constraints have no values yet, or contradict each other.
+
+        Raises:
+            InvalidArgumentError: the message says which.
+        """
+        if len(self.projections):
+            self.projections.require_resolved(self._tensors())
+
     def _hold(self, parts: Iterable[str]) -> None:
         """Take the present values of what is frozen of some parts, and satisfy all constraints."""
         if self.projections.frozen is not None:

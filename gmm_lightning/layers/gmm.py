@@ -16,13 +16,13 @@ from gmm_lightning.hyperparameters import MixtureShape
 from gmm_lightning.layers._ordered import OrderedMixin
 from gmm_lightning.layers._state import OPEN_LENGTH, StateRule, definite_rule
 from gmm_lightning.layers.parameters import (
-    mixture_logits,
     prior_num_samples,
     project_parameters,
     require_batch_shape,
     tensor_options,
 )
 from gmm_lightning.layers.pretrained import PretrainedMixin
+from gmm_lightning.linalg import mixture_logits
 from gmm_lightning.priors import PriorSpec, bind_priors
 from gmm_lightning.projections import ProjectionSpec, bind_projections
 

@@ -14,8 +14,15 @@ from gmm_lightning._validation import require_choice
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.hyperparameters import MixtureShape
 from gmm_lightning.projections.base import MixtureTensors, P, Projection
+from gmm_lightning.projections.eigenvalue_ratio import EigenvalueRatio
+from gmm_lightning.projections.equal_weights import EqualWeights
+from gmm_lightning.projections.fixed_weights import FixedWeights
 from gmm_lightning.projections.frozen import Frozen
+from gmm_lightning.projections.linear_means import LinearMeans
+from gmm_lightning.projections.mean_bounds import MeanBounds
 from gmm_lightning.projections.shrinkage import Shrinkage, ledoit_wolf
+from gmm_lightning.projections.variance_bounds import VarianceBounds
+from gmm_lightning.projections.weight_bounds import WeightBounds
 
 registry: Registry[Projection] = Registry(__name__, Projection, "projection")
 
@@ -59,6 +66,29 @@ class ProjectionList(nn.ModuleList):
     def frozen(self) -> Frozen | None:
         """The frozen parts, if there are any."""
         return next((one for one in self.to_list() if isinstance(one, Frozen)), None)
+
+    def require_resolved(self, parameters: MixtureTensors) -> None:
+        """Refuse projections without values, or bounds that what is frozen does not satisfy.
+
+        Args:
+            parameters: of the layer.
+
+        Raises:
+            InvalidArgumentError: the message says what is missing, or what contradicts.
+        """
+        for projection in self.to_list():
+            projection.require_resolved()
+        if self.frozen is None or len(self) == 1:
+            return
+        frozen = self.frozen.constrain(parameters, self.shape.covariance)
+        for one in self.to_list():
+            for part in one.parts & self.frozen.parts if one is not self.frozen else ():
+                moved = one.constrain(frozen, self.shape.covariance)
+                if self.frozen.differs(part, moved, frozen):
+                    raise InvalidArgumentError(
+                        f"the frozen {part} are outside of the {one.name!r}: free them, or give "
+                        "other bounds"
+                    )
 
     def reset_parameters(self) -> None:
         """Give all values that were given, as when they were bound; the others are open again."""
@@ -115,8 +145,8 @@ def _as_bounds(bounds: Mapping[str, Any] | None) -> list[Projection]:
     """Projections of bounds by name; None bounds nothing."""
     if bounds is None:
         return []
-    classes = {registry.get(name).bound: registry.get(name) for name in registry.names}
-    known = {name: cls for name, cls in classes.items() if name is not None}
+    classes = [registry.get(name) for name in registry.names]
+    known = {name: cls for cls in classes for name in cls.bound}
     if not isinstance(bounds, Mapping):
         example = 'bounds={"variance": (1e-3, 10.0)}'
         raise InvalidArgumentError(
@@ -152,12 +182,19 @@ def _require_beside(one: Projection, other: Projection) -> None:
 
 
 __all__ = [
+    "EigenvalueRatio",
+    "EqualWeights",
+    "FixedWeights",
     "Frozen",
+    "LinearMeans",
+    "MeanBounds",
     "MixtureTensors",
     "Projection",
     "ProjectionList",
     "ProjectionSpec",
     "Shrinkage",
+    "VarianceBounds",
+    "WeightBounds",
     "bind_projections",
     "ledoit_wolf",
     "registry",

@@ -55,17 +55,19 @@ class Projection(HyperparameterModule, ABC):
         is_separable: whether it constrains each component by itself, so that some of them may be
             frozen beside it.
         order: the M-step applies lower numbers first: the scatter is taken about the means.
+        is_maximum: whether the M-step is a maximum under a constraint, so that the objective rises.
         couples_batch: whether it sees the mixtures of a batch together, in the layer's batch
             shape; False: any of them, as a batch `(M,)`.
-        bound: its name in `GMMLayer(bounds={name: ...})`.
+        bound: its names in `GMMLayer(bounds={name: ...})`.
     """
 
     noun: ClassVar[str] = "projection"
     parts: frozenset[str] = frozenset()
     is_separable: ClassVar[bool] = False
     order: ClassVar[int] = 1
+    is_maximum: ClassVar[bool] = True
     couples_batch: ClassVar[bool] = False
-    bound: ClassVar[str | None] = None
+    bound: ClassVar[tuple[str, ...]] = ()
 
     def supports(self, covariance: Covariance) -> bool:
         """Whether the projection is defined for a family; every one by default."""

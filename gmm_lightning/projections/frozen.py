@@ -192,6 +192,11 @@ class Frozen(Projection):
             changes["mixture_logits"] = _share_the_rest(changes["mixture_logits"], fixed)
         return parameters._replace(**changes)
 
+    def differs(self, part: str, one: MixtureTensors, other: MixtureTensors) -> bool:
+        """Whether the frozen values of a part are not the same in two sets of parameters."""
+        values, others = (getattr(tensors, _HELD_BY[part]) for tensors in (one, other))
+        return bool(((values != others) & unsqueeze_like(self.is_fixed(part), values)).any())
+
     def num_fixed_parameters(
         self, num_components: int, num_features: int, covariance: Covariance
     ) -> int:
@@ -227,15 +232,13 @@ class Frozen(Projection):
 
 def _share_the_rest(logits: Tensor, fixed: Tensor) -> Tensor:
     """Logits in which the free weights share what the fixed log weights leave."""
-    wide = logits.double()
-    tiny = torch.finfo(logits.dtype).tiny
-    rest = (1 - torch.where(fixed, wide.exp(), 0.0).sum(-1, keepdim=True)).clamp(min=tiny)
-    free = wide.masked_fill(fixed, -torch.inf).log_softmax(-1) + rest.log()
-    return torch.where(fixed, logits, free.clamp(min=_log(tiny)).to(logits))
-
-
-def _log(value: float) -> float:
-    return float(torch.tensor(value, dtype=torch.float64).log())
+    wide, limits = logits.double(), torch.finfo(logits.dtype)
+    rest = (1 - torch.where(fixed, wide.exp(), 0.0).sum(-1, keepdim=True)).clamp(min=limits.tiny)
+    free = wide.masked_fill(fixed, -torch.inf)
+    missing = rest.log() - free.logsumexp(-1, keepdim=True)
+    # What sums to one but for rounding stays as it is.
+    moved = torch.where(missing.abs() <= 8 * limits.eps / rest, 0.0, missing)
+    return torch.where(fixed | (moved == 0), logits, (free + moved).to(logits))
 
 
 def _entries(spec: Any) -> Iterator[tuple[Any, Any]]:

@@ -40,6 +40,7 @@ class Shrinkage(Projection):
     name: ClassVar[str] = "shrinkage"
     parts = frozenset({"covariances"})
     is_separable: ClassVar[bool] = True
+    is_maximum: ClassVar[bool] = False
 
     def __init__(self, kind: str = "oas") -> None:
         super().__init__()

@@ -140,7 +140,8 @@ class GMMModule(EvaluatedMixture):
         super().lr_scheduler_step(scheduler, falling(monitor, scheduler, metric))
 
     def on_train_start(self) -> None:
-        """Refuse several loaders side by side."""
+        """Refuse several loaders side by side, and frozen parts without values."""
+        self.layer.require_constrained()
         self._is_learning = self.optimizer is not None
         require_one_loader(self.trainer.train_dataloader, type(self).__name__)
 
@@ -167,6 +168,11 @@ class GMMModule(EvaluatedMixture):
         is_identity = bool((units.loc == 0).all() and (units.scale == 1).all())
         transform = None if is_identity else units
         return e_step(self.layer, batch, responsibilities=responsibilities, transform=transform)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step of the optimizer, then back to frozen values and within bounds."""
+        super().optimizer_step(*args, **kwargs)
+        self.layer.constrain_()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of one batch; 0 under EM, where the callback reads the batch."""
