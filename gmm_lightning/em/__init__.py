@@ -4,9 +4,9 @@ Read in this order: `data_scale`, `parameters` and `model` (what EM works on), `
 `plan_terms`, `plan`, `workspace`, `products`, `whitened`, the two kernels, `pooled` and
 `expectation` (which chooses), `collapse`, `event_log`, `local_scale`, `maximization`, `policy`,
 `reseed`, `policies`, `acceleration`, `convergence`, `updater`, `restarts`, `state` and `loop` (the
-algorithm), `degenerate`, `result`, `assignment`, `covariance_target`, `initialization`,
-`progress`, `fit`. For layers one step at a time: `steps`, `stepwise`; for a classifier:
-`class_rows`, `classifier`.
+algorithm), `degenerate`, `result`, `assignment`, `covariance_target`, `frozen_start`,
+`initialization`, `progress`, `fit`. For layers one step at a time: `steps`, `stepwise`; for a
+classifier: `class_rows`, `classifier`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from gmm_lightning.em.assignment import assigned_statistics, with_pooled_rows
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.covariance_target import with_targets
 from gmm_lightning.em.event_log import CollapseCount
+from gmm_lightning.em.frozen_start import match_frozen
 from gmm_lightning.em.local_scale import local_scale
 from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel, require_values
@@ -163,6 +164,8 @@ def initialize(
     if weight is None:
         weight = torch.ones(rows.num_rows, *model.batch_shape, dtype=torch.float64)
     assignments = _assign_rows(model, initializer, rows.x, weight, k, generator)
+    if not isinstance(initializer, Given):
+        assignments = match_frozen(model, present, rows.x, weight, assignments)
     rows = Batch(rows.x, weight, extra={ASSIGNMENTS: assignments})
     stats = assigned_statistics(model, present, rows)
     mean_weight = model.per_mixture(weight.sum(0, keepdim=True) / (weight > 0).sum(0))[0]

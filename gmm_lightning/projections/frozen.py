@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmm_lightning._messages import describe
 from gmm_lightning._validation import require_choice, require_integer
@@ -67,6 +67,7 @@ class Frozen(Projection):
         super().__init__(**dict.fromkeys(_HELD_BY))
         given = {"weights": weights, "means": means, "covariances": covariances}
         self._which = {part: _as_numbers(part, which) for part, which in given.items()}
+        self._sizes: dict[str, int] = {}
         self.parts = frozenset(part for part, which in self._which.items() if which is not False)
 
     @classmethod
@@ -97,28 +98,27 @@ class Frozen(Projection):
             "means": shape.means,
             "covariances": (*shape.batch_shape, *family.shape(k, shape.num_features)),
         }
+        self._sizes = {"weights": k, "means": k, "covariances": family.groups(k)}
         for part, which in self._which.items():
-            numbers = range(k) if which is True else which or ()
-            if any(number >= k for number in numbers):
+            if isinstance(which, list) and which[-1] >= k:
                 raise InvalidArgumentError(
                     f"the components to freeze are numbered 0 to {k - 1}, got {part}={which}"
                 )
-            mask = torch.zeros(shape.weights, dtype=torch.bool)
-            mask[..., list(numbers)] = True
-            if part == "covariances" and family.tied:
-                if which is not False and not bool(mask.all()):
-                    raise InvalidArgumentError(
-                        f"the covariance {family.name!r} is one for all components, so that it is "
-                        'frozen as a whole: freeze=["covariances"]'
-                    )
-                mask = mask[..., :1]
             self._register(part, shapes[part])
-            # Not a part of the state: it follows from the arguments.
-            self.register_buffer(f"is_fixed_{part}", mask, persistent=False)
+        if family.tied and isinstance(self._which["covariances"], list):
+            if self._which["covariances"] != list(range(k)):
+                raise InvalidArgumentError(
+                    f"the covariance {family.name!r} is one for all components, so that it is "
+                    'frozen as a whole: freeze=["covariances"]'
+                )
+            self._which["covariances"] = True
 
     def is_fixed(self, part: str) -> Tensor:
         """Which of the weights, means or covariances are frozen, `(*B, K)` or `(*B, G)`."""
-        return self.get_buffer(f"is_fixed_{part}")
+        which, size = self._which[part], self._sizes[part]
+        mask = torch.zeros(size, dtype=torch.bool)
+        mask[range(size) if which is True else which or []] = True
+        return mask.to(self.get_buffer(part).device).expand(*self.batch_shape, size)
 
     def _missing(self) -> list[str]:
         found = []
@@ -192,6 +192,13 @@ class Frozen(Projection):
             changes["mixture_logits"] = _share_the_rest(changes["mixture_logits"], fixed)
         return parameters._replace(**changes)
 
+    def drop_gradients(self, layer: nn.Module) -> None:
+        """Set the gradients of what is frozen in a layer to zero, in place."""
+        for part, name in _HELD_BY.items():
+            gradient = layer.get_parameter(name).grad
+            if gradient is not None:
+                gradient.masked_fill_(unsqueeze_like(self.is_fixed(part), gradient), 0.0)
+
     def differs(self, part: str, one: MixtureTensors, other: MixtureTensors) -> bool:
         """Whether the frozen values of a part are not the same in two sets of parameters."""
         values, others = (getattr(tensors, _HELD_BY[part]) for tensors in (one, other))
@@ -222,8 +229,6 @@ class Frozen(Projection):
         place = order[0].argsort().tolist()
         for part, which in partial.items():
             self._which[part] = sorted(place[number] for number in which)
-            mask = self.is_fixed(part)
-            mask.copy_(mask.gather(-1, index.to(mask.device)))
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments as primitives."""
