@@ -15,17 +15,17 @@ from gmm_lightning.projections._interval import IntervalProjection
 from gmm_lightning.projections.base import P, move_means
 from gmm_lightning.statistics import Moments
 
-# Rounds through the features at most; each raises the objective, and so does the next M-step.
-_MOST_ROUNDS = 50
+# Steps at most, and lengths tried of each; every one raises the objective, as the next M-step does.
+_MOST_STEPS, _LENGTHS = 50, 12
 
 
 class MeanBounds(IntervalProjection):
     """Keeps the means in a box: `l <= mu_k <= u`, entry by entry.
 
     For diagonal and spherical families the M-step is exact: it moves each mean to the nearest
-    point of the box. For dense ones the box is met under the present covariance, feature by
-    feature until nothing changes, then the covariance is estimated about that mean: a conditional
-    maximisation, so that the objective rises and fixed points are the same.
+    point of the box. For dense ones the nearest point is taken under the present covariance, then
+    the covariance is estimated about it: a conditional maximisation, so that the objective rises
+    and fixed points are the same.
 
     Args:
         lower: a number, `(D,)`, or anything that broadcasts to `(*B, K, D)`; None: -inf.
@@ -76,16 +76,35 @@ class MeanBounds(IntervalProjection):
 def _nearest(
     target: Tensor, precision: Tensor, start: Tensor, lower: Tensor, upper: Tensor
 ) -> Tensor:
-    """Points `(n, D)` of boxes, nearest to targets by `(x - t)' P (x - t)`, by coordinates."""
-    point, own = start.clone(), precision.diagonal(dim1=-2, dim2=-1)
-    eps = torch.finfo(point.dtype).eps
-    for _ in range(_MOST_ROUNDS):
-        before = point.clone()
-        for d in range(point.shape[-1]):
-            slope = (precision[:, d] * (point - target)).sum(-1)
-            best = point[:, d] - slope / own[:, d]
-            point[:, d] = torch.minimum(torch.maximum(best, lower[:, d]), upper[:, d])
-        moved = (point - before).abs() * own.sqrt()
-        if bool((moved <= 4 * eps * (1 + (point - target).abs() * own.sqrt())).all()):
+    """Points `(n, D)` of boxes, nearest to targets by `(x - t)' P (x - t)`.
+
+    Newton's step in the coordinates that no bound holds, as far along the box as is best.
+
+    References:
+        D. P. Bertsekas (1982), Projected Newton methods for optimization problems with simple
+        constraints, SIAM Journal on Control and Optimization 20.
+    """
+
+    def distance(point: Tensor) -> Tensor:
+        gap = point - target
+        return (gap * (precision @ gap.unsqueeze(-1)).squeeze(-1)).sum(-1)
+
+    lengths = 0.5 ** torch.arange(_LENGTHS, dtype=start.dtype, device=start.device)
+    point, value = start, distance(start)
+    for _ in range(_MOST_STEPS):
+        slope = (precision @ (point - target).unsqueeze(-1)).squeeze(-1)
+        held = ((point <= lower) & (slope > 0)) | ((point >= upper) & (slope < 0))
+        free = (~held).to(precision)
+        among = free.unsqueeze(-1) * precision * free.unsqueeze(-2) + held.to(free).diag_embed()
+        step = torch.linalg.solve(among, (free * slope).unsqueeze(-1)).squeeze(-1)
+        tried = point - lengths[:, None, None] * step
+        tried = torch.minimum(torch.maximum(tried, lower), upper)
+        values = distance(tried)
+        best = values.argmin(0, keepdim=True)
+        better = values.gather(0, best).squeeze(0) < value
+        if not bool(better.any()):
             break
+        chosen = tried.gather(0, best.unsqueeze(-1).expand(1, *point.shape)).squeeze(0)
+        point = torch.where(better.unsqueeze(-1), chosen, point)
+        value = distance(point)
     return point
