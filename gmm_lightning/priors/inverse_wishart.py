@@ -14,8 +14,9 @@ from gmm_lightning._validation import require_choice
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.hyperparameters import Hyperparameter, MixtureShape
 from gmm_lightning.linalg import unsqueeze_like
-from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
+from gmm_lightning.priors.base import Prior
 from gmm_lightning.priors.data_moments import DataMoments
 from gmm_lightning.statistics import Moments
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
+from gmm_lightning.hyperparameters import Hyperparameter, MixtureShape
+from gmm_lightning.priors.base import Prior
 from gmm_lightning.priors.data_moments import DataMoments
 from gmm_lightning.statistics import Moments
 
@@ -80,4 +81,5 @@ class NormalMeans(Prior):
             means=moments.means + (kappa / (kappa + n)).unsqueeze(-1) * gap,
             scatter=moments.scatter + pseudo,
             dof=moments.dof + covariance.sum_tied(torch.full_like(n, self.dof)),
+            mean_precision=moments.mean_precision + kappa,
         )

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
+from gmm_lightning.hyperparameters import Hyperparameter, MixtureShape
+from gmm_lightning.priors.base import Prior
 from gmm_lightning.priors.data_moments import DataMoments
 from gmm_lightning.priors.inverse_wishart import CONVENTIONS, InverseWishart
 from gmm_lightning.priors.normal import NormalMeans
