@@ -161,5 +161,5 @@ def _errors(mixture: MixtureDensity, x: Tensor, given: Any, observed: Tensor) ->
     errors = given.reshape(len(rows), *given.shape[len(lead) :]).to(rows)
     if not is_tracing():
         check_errors(with_errors(Batch(rows), errors))
-    errors = masked_errors(errors, known.reshape(len(rows), -1, d).any(1))
+    errors = masked_errors(errors, known.reshape(len(rows), known.shape[1:-1].numel(), d).any(1))
     return errors.reshape(*lead, *[1] * own, *errors.shape[1:]).to(mixture.means.dtype)
