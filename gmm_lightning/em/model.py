@@ -187,7 +187,11 @@ class MixtureModel:
         return total / stats.total_weight
 
     def entry_scales(self, parameters: MixtureParameters) -> Tensor:
-        """The scale of each entry of `to_vector`, `(M, V)`, by the mixture's deviations, or 1."""
+        """The scale of each entry of `to_vector`, `(M, V)`, by the mixture's deviations, or 1.
+
+        A logit of noise, which may go to minus infinity, in deviations of its estimate from a row,
+        `1 / sqrt(p (1 - p))`: its steps would else be those of all.
+        """
         unit = self.distribution(parameters).variance.sqrt()
         unit = torch.where(torch.isfinite(unit) & (unit > 0), unit, 1.0)
         logits, means, _, noise = parameters
@@ -196,7 +200,7 @@ class MixtureModel:
             torch.ones_like(logits),
             unit.unsqueeze(-2).expand_as(means),
             scales,
-            torch.ones_like(noise),
+            (noise.abs() / 2).clamp(max=40.0).exp(),
         ).to_vector()
 
     def has_frozen(self, part: str) -> Tensor:

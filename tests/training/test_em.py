@@ -588,3 +588,22 @@ def test_a_target_is_fitted_with_every_option(x: Tensor, way: dict[str, Any]) ->
     model, _ = train_inside(x, 6, em)
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert 1 <= len(em.history) <= 6
+
+
+def test_noise_that_vanishes_does_not_carry_components_along(
+    generator: torch.Generator,
+) -> None:
+    x = torch.randn(300, 2, generator=generator)
+    x[:150] += 8.0
+    module, callback = GMMModule(GMMLayer(2, 2, noise="uniform")), EMCallback()
+    run = trainer(InitializeCallback("kmeans"), callback, max_epochs=80)
+    run.fit(module, ArrayDataModule(x))
+    noise = module.layer.noise
+    assert noise is not None
+    assert float(noise.weight.detach()) < 1e-6
+    rise = torch.tensor(callback.history).diff()
+    # Rounding of a mean of 300 terms.
+    assert (rise > -1e-13).all()
+    plain = GMMLayer(2, 2)
+    fit_em(plain, x, initializer="kmeans", tol=1e-12)
+    torch.testing.assert_close(module.layer.means.sort(0).values, plain.means.sort(0).values)
