@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.rows import BLOCK_ROWS, Batch, RowSource
@@ -95,6 +96,15 @@ def total_train_weight(trainer: L.Trainer) -> float:
         "a prior needs the number of training rows: use ArrayDataModule, or a data module "
         "with the attribute num_train_rows"
     )
+
+
+def step_weight(batch: Batch, trainer: L.Trainer) -> Tensor | int:
+    """Sum of the weights of a step over all processes, or the number of its rows."""
+    if batch.weight is None:
+        assert batch.num_global_rows is not None
+        return max(batch.num_global_rows, 1)
+    total = trainer.strategy.reduce(batch.weight.sum(), reduce_op="sum")
+    return torch.where(total > 0, total, 1.0)
 
 
 def shard(num_rows: int, rank: int, world_size: int) -> range:

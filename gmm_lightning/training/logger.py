@@ -118,7 +118,7 @@ def _writers(loggers: list[Logger]) -> list[Any]:
 def _settings(module: GMMModule, trainer: L.Trainer) -> dict[str, Any]:
     """Layer, data and way of fitting, as text and numbers."""
     data: Any = getattr(trainer, "datamodule", None)
-    known = ("name", "num_train_rows", "batch_size", "shuffle", "standardize", "seed")
+    known = ("name", "num_train_rows", "batch_size", "shuffle", "standardize", "missing", "seed")
     em = _em_callback(trainer)
     fit: dict[str, Any] = {"by": type(em).__name__}
     if em is None:

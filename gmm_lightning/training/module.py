@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -35,7 +34,7 @@ from gmm_lightning.training.checkpoint_io import (
 from gmm_lightning.training.constrained import ConstrainedSteps
 from gmm_lightning.training.evaluation import EvaluatedMixture
 from gmm_lightning.training.fits import missing_of, starts_anew
-from gmm_lightning.training.loader import total_train_weight
+from gmm_lightning.training.loader import step_weight, total_train_weight
 from gmm_lightning.training.schedulers import SchedulerFactory, falling, scheduler_config
 
 _log = logging.getLogger(__name__)
@@ -177,7 +176,7 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
         batch = as_global_batch(batch, self.trainer.world_size)
         log_prob = self.log_prob_of(batch)
         weighted = log_prob if batch.weight is None else batch.weight.to(log_prob) * log_prob
-        nll = -weighted.sum() * self.trainer.world_size / _step_weight(batch, self.trainer)
+        nll = -weighted.sum() * self.trainer.world_size / step_weight(batch, self.trainer)
         loss = nll - self._prior_per_row()
         if not bool(torch.isfinite(loss)):
             check_finite(batch.x, missing=self.missing)
@@ -284,15 +283,6 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
         read_state(module, checkpoint, checkpoint_path)
         module.data = read_data(checkpoint, module.layer.num_features, checkpoint_path)
         return module.eval()
-
-
-def _step_weight(batch: Batch, trainer: L.Trainer) -> Tensor | int:
-    """Sum of the weights of a step over all processes, or the number of its rows."""
-    if batch.weight is None:
-        assert batch.num_global_rows is not None
-        return max(batch.num_global_rows, 1)
-    total = trainer.strategy.reduce(batch.weight.sum(), reduce_op="sum")
-    return torch.where(total > 0, total, 1.0)
 
 
 def _make(name: str, factory: Callable[[Any], Any], argument: Any) -> Any:
