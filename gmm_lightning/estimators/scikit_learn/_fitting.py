@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning.covariances import Covariance, as_covariance
-from gmm_lightning.em import EMResult, fit_em, stopping_rules
+from gmm_lightning.em import EMResult, Gain, fit_em
 from gmm_lightning.errors import CollapseError
 from gmm_lightning.estimators.scikit_learn._rows import generator_of
 from gmm_lightning.estimators.scikit_learn._start import (
@@ -91,7 +91,7 @@ class Fitter:
             initializer=None,
             max_iter=estimator.max_iter,
             tol=estimator.tol,
-            stopping=stopping_rules.get("gain")(before) if before is not None else "gain",
+            stopping=Gain(before),
             acceleration=estimator.acceleration,
             prune=False,
             progress=estimator.verbose > 0,
