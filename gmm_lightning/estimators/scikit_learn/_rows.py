@@ -11,6 +11,7 @@ from sklearn.utils.validation import validate_data
 from torch import Generator, Tensor
 
 from gmm_lightning.errors import InvalidDataError
+from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import as_tensor, as_weights
 
 _FLOATS = {torch.float32: np.float32, torch.float64: np.float64}
@@ -72,6 +73,12 @@ def weights_of_rows(sample_weight: Any, x: Tensor) -> Tensor | None:
     if weights is not None and not bool((weights > 0).any()):
         raise InvalidDataError("every sample_weight is zero: some row must have a weight above 0")
     return weights
+
+
+def new_layer(*sizes: Any, device: torch.device, **options: Any) -> GMMLayer:
+    """A layer, made while torch's global generators stay where they are."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        return GMMLayer(*sizes, device=device, **options)
 
 
 def generator_of(random_state: Any, device: torch.device | str = "cpu") -> Generator:

@@ -12,8 +12,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from gmm_lightning.em import ClassifierResult, fit_classifier
 from gmm_lightning.estimators.scikit_learn._options import OPTIONS
-from gmm_lightning.estimators.scikit_learn._rows import Rows, generator_of, weights_of_rows
-from gmm_lightning.layers import GMMLayer, MixtureClassifier
+from gmm_lightning.estimators.scikit_learn._rows import (
+    Rows,
+    generator_of,
+    new_layer,
+    weights_of_rows,
+)
+from gmm_lightning.layers import MixtureClassifier
 from gmm_lightning.rows import as_tensor
 
 
@@ -101,7 +106,7 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
         rows = Rows(self, X, y=y, reset=True, device=self.device)
         check_classification_targets(rows.y)
         self.classes_, x = np.unique(rows.y), rows.x
-        layer = GMMLayer(
+        layer = new_layer(
             x.shape[1],
             self.n_components,
             self.covariance_type,

@@ -13,7 +13,12 @@ from gmm_lightning.distributions import MixtureOfGaussians, regress
 from gmm_lightning.em import EMResult, fit_em
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.scikit_learn._options import OPTIONS
-from gmm_lightning.estimators.scikit_learn._rows import Rows, generator_of, weights_of_rows
+from gmm_lightning.estimators.scikit_learn._rows import (
+    Rows,
+    generator_of,
+    new_layer,
+    weights_of_rows,
+)
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import as_tensor
 
@@ -103,7 +108,7 @@ class GaussianMixtureRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
         self._has_one_axis = given.y.ndim == 1
         outputs = as_tensor(given.y).to(given.x).reshape(len(given.x), -1)
         rows = torch.cat([given.x, outputs], 1)
-        self.layer_ = GMMLayer(
+        self.layer_ = new_layer(
             rows.shape[1],
             self.n_components,
             self.covariance_type,
@@ -153,6 +158,8 @@ class GaussianMixtureRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
         mean = given.give_back(self._outputs(mean))
         if covariance is None:
             return mean
+        constant = self._constant_outputs()
+        covariance = covariance.masked_fill(constant | constant.unsqueeze(-1), 0.0)
         if return_cov:
             return mean, given.give_back(covariance)
         deviation = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
@@ -176,6 +183,7 @@ class GaussianMixtureRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
         generator = generator_of(random_state, given.x.device)
         drawn = conditional.sample(n_samples, generator=generator)
         assert isinstance(drawn, Tensor)
+        drawn = torch.where(self._constant_outputs(), conditional.mean, drawn)
         return given.give_back(self._outputs(drawn).movedim(0, -1))
 
     def _inputs(self, X: Any) -> Rows:
@@ -189,6 +197,10 @@ class GaussianMixtureRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
 
     def _known(self) -> list[int]:
         return list(range(self.n_features_in_))
+
+    def _constant_outputs(self) -> Tensor:
+        """Which outputs had one value in the fit: their variance in the layer is none of theirs."""
+        return self.layer_.is_constant[self.n_features_in_ :]
 
     def _outputs(self, values: Tensor) -> Tensor:
         """Values of outputs in the shape that those of the fit had."""
