@@ -106,7 +106,7 @@ class GaussianMixtureRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
         options = {"y": y, "multi_output": True, "y_numeric": True}
         given = Rows(self, X, reset=True, device=self.device, **options)
         self._has_one_axis = given.y.ndim == 1
-        outputs = as_tensor(given.y).to(given.x).reshape(len(given.x), -1)
+        outputs = as_tensor(given.y, "y").to(given.x).reshape(len(given.x), -1)
         rows = torch.cat([given.x, outputs], 1)
         self.layer_ = new_layer(
             rows.shape[1],
