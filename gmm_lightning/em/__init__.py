@@ -44,7 +44,7 @@ from gmm_lightning.em.responsibilities import (
 from gmm_lightning.em.result import EMResult, Trajectory
 from gmm_lightning.em.steps import e_step, m_step
 from gmm_lightning.em.stepwise import StepwiseEM
-from gmm_lightning.em.stopping import StoppingRule
+from gmm_lightning.em.stopping import Gain, StoppingRule
 from gmm_lightning.em.stopping import registry as stopping_rules
 from gmm_lightning.em.updater import MonotoneUpdater
 
@@ -62,6 +62,7 @@ __all__ = [
     "DataScale",
     "EMResult",
     "Floor",
+    "Gain",
     "MStepResult",
     "MixtureModel",
     "MixtureParameters",
