@@ -58,7 +58,8 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
+from gmm_lightning.hyperparameters import Hyperparameter, MixtureShape
+from gmm_lightning.priors.base import Prior
 from gmm_lightning.statistics import Moments
 
 

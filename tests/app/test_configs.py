@@ -21,6 +21,7 @@ from gmm_lightning.covariances import registry as covariances
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.initializers import registry as initializers
 from gmm_lightning.priors import registry as priors
+from gmm_lightning.projections import registry as projections
 from gmm_lightning.training import GMMModule
 
 Compose = Callable[..., DictConfig]
@@ -38,13 +39,17 @@ TRAINING = [(g, o) for g, o in OPTIONS if g not in ("hydra", "within")]
 
 
 # The words of the command line.
-PROMISED = "cov priors init fit data model trainer callbacks logger experiment debug paths hydra"
+PROMISED = (
+    "cov priors projections init fit data model trainer callbacks logger experiment debug paths "
+    "hydra"
+)
 
 
 # The registries of plug-ins, and where the file of one of them takes its place.
 PLUG_INS: dict[str, tuple[Any, str]] = {
     "cov": (covariances, "model.layer.covariance"),
     "priors": (priors, "model.layer.priors.{}"),
+    "projections": (projections, "model.layer.projections.{}"),
     "init": (initializers, "callbacks.initialize.initializer"),
 }
 
@@ -63,7 +68,7 @@ def test_there_is_something_to_check() -> None:
 @pytest.mark.parametrize("group", PLUG_INS)
 def test_options_are_the_registered_names(group: str) -> None:
     registry, _ = PLUG_INS[group]
-    assert set(GROUPS[group]) - {"none"} - set(registry.aliases) == set(registry.names)
+    assert set(GROUPS[group]) - {"none", "run"} - set(registry.aliases) == set(registry.names)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
