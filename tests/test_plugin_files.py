@@ -1,4 +1,4 @@
-"""A family, a prior and an initializer of one's own: one file and one yaml each, nothing else."""
+"""A plug-in of one's own, one of each kind: one file and one yaml each, nothing else."""
 
 from __future__ import annotations
 
@@ -83,6 +83,33 @@ class ToyPrior(Prior):
         return replace(moments, mass=moments.mass + self.rows.to(moments.mass))
 '''
 
+PROJECTION = '''
+"""Weights that stay the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.distributions import MixtureDensity
+from gmm_lightning.projections.base import Projection
+from gmm_lightning.statistics import Moments
+
+
+class ToyProjection(Projection):
+    """The first component has half of all rows."""
+
+    name: ClassVar[str] = "toy"
+
+    def forward(
+        self, moments: Moments, covariance: Covariance, present: MixtureDensity
+    ) -> Moments:
+        mass = moments.mass.clone()
+        mass[..., 0] = mass[..., 1:].sum(-1)
+        return replace(moments, mass=mass)
+'''
+
 INITIALIZER = '''
 """Rows dealt out like cards."""
 
@@ -110,6 +137,7 @@ class ToyInitializer(Initializer):
 FILES = {
     "gmm_lightning/covariances/toy.py": COVARIANCE,
     "gmm_lightning/priors/toy.py": PRIOR,
+    "gmm_lightning/projections/toy.py": PROJECTION,
     "gmm_lightning/initializers/toy.py": INITIALIZER,
     "configs/cov/toy.yaml": (
         "# @package model.layer.covariance\n"
@@ -122,6 +150,10 @@ FILES = {
         "_target_: gmm_lightning.priors.toy.ToyPrior\n"
         "rows: 1.0\n"
     ),
+    "configs/projections/toy.yaml": (
+        "# @package model.layer.projections.toy\n"
+        "_target_: gmm_lightning.projections.toy.ToyProjection\n"
+    ),
     "configs/init/toy.yaml": (
         "# @package callbacks.initialize.initializer\n"
         "_target_: gmm_lightning.initializers.toy.ToyInitializer\n"
@@ -129,7 +161,7 @@ FILES = {
 }
 
 
-def test_three_files_and_three_yamls_are_all_it_takes(tmp_path: Path) -> None:
+def test_one_file_and_one_yaml_each_are_all_it_takes(tmp_path: Path) -> None:
     copy = tmp_path / "checkout"
     for folder in ("gmm_lightning", "configs", "scripts"):
         ignored = shutil.ignore_patterns("__pycache__")
@@ -138,18 +170,28 @@ def test_three_files_and_three_yamls_are_all_it_takes(tmp_path: Path) -> None:
         assert not (copy / name).exists()
         (copy / name).write_text(text.lstrip())
     done = command(
-        *("cov=toy", "priors=toy", "init=toy", "data=faithful", "fit.max_iter=3"),
+        *(
+            "cov=toy",
+            "priors=toy",
+            "projections=toy",
+            "init=toy",
+            "data=faithful",
+            "fit.max_iter=3",
+        ),
         "model.layer.priors.toy.rows=4",
         cwd=tmp_path,
         path=copy,
     )
     assert done.returncode == 0, done.stderr
-    assert "covariance toy, priors toy" in done.stdout + done.stderr
+    assert "covariance toy, priors toy, constraints toy" in done.stdout + done.stderr
     run = the_run(tmp_path)
     file = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     layer = file["gmm_lightning"]["layer"]
     assert layer["covariance"]["name"] == "toy"
     assert layer["priors"] == [{"name": "toy", "rows": 4.0}]
+    assert layer["projections"] == [{"name": "toy"}]
+    weights = file["state_dict"]["layer.mixture_logits"].softmax(-1)
+    assert abs(float(weights[0]) - 0.5) < 1e-6
     # It is the toy that computed: spheres, from the toy's start.
     raw = file["state_dict"]["layer.raw_scale"]
     assert torch.equal(raw, raw[:, 0, 0, None, None] * torch.eye(2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -162,11 +162,10 @@ def _as_bounds(bounds: Mapping[str, Any] | None) -> list[Projection]:
     return chosen
 
 
-def _as_bound(cls: type[Projection], name: str, given: Any) -> Projection:
+def _as_bound(cls: Any, name: str, given: Any) -> Projection:
     """A projection of one kind from a pair of bounds, or from a number."""
     if not issubclass(cls, IntervalProjection):
-        make: Callable[[Any], Projection] = cls
-        return make(given)
+        return cls(given)
     is_pair = isinstance(given, Sequence | Tensor) and not isinstance(given, str)
     if not is_pair or len(given) != 2:
         raise InvalidArgumentError(
