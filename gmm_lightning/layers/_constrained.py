@@ -57,6 +57,16 @@ class ConstrainedMixin(MixtureModule):
         self._hold(("weights", "means", "covariances"))
 
     @torch.no_grad()
+    def take_parameters(self, other: ConstrainedMixin) -> None:
+        """Copy the parameters of a layer of the same sizes and family, bit for bit.
+
+        What is frozen has these values from now on; the rest is brought within its bounds.
+        """
+        for name in _Tensors._fields:
+            self.get_parameter(name).copy_(other.get_parameter(name))
+        self._hold(("weights", "means", "covariances"))
+
+    @torch.no_grad()
     def constrain_(self) -> None:
         """Bring the parameters to the nearest ones under the constraints, in place.
 

@@ -138,7 +138,8 @@ class Frozen(Projection):
         if missing:
             raise InvalidArgumentError(
                 f"the frozen {' and '.join(missing)} have no value yet: give them to "
-                f"set_parameters, or call layer.freeze once the layer has them"
+                "set_parameters, call layer.freeze once the layer has them, or start from a "
+                "finished run (init=run)"
             )
 
     @torch.no_grad()

@@ -27,7 +27,8 @@ class LinearMeans(Projection):
 
     Args:
         matrix: A, `(K, P)`: mean k is `sum_p A_kp b_p`, with b `(P, D)`; or `(K, D, P)`: mean k is
-            `A_k b`, with b `(P,)`. Its columns are independent.
+            `A_k b`, with b `(P,)`. Its columns are independent. None: means on one line, at equal
+            distances, `[1, k]`.
 
     Raises:
         InvalidArgumentError: another shape, entries that are not finite, or dependent columns.
@@ -37,9 +38,12 @@ class LinearMeans(Projection):
         Biometrika 80.
 
     Example:
-        Means on a line, at equal distances:
+        A lattice of two by two means:
 
-        >>> layer = GMMLayer(2, 3, projections=LinearMeans([[1, 0], [1, 1], [1, 2]]))
+        >>> lattice = LinearMeans([[1, 0, 0], [1, 1, 0], [1, 0, 1], [1, 1, 1]])
+        >>> GMMLayer(2, 4, projections=lattice).num_free_parameters  # of 23
+        21
+        >>> layer = GMMLayer(2, 3, projections="linear_means")
         >>> layer.num_free_parameters  # of 17
         15
     """
@@ -62,9 +66,9 @@ class LinearMeans(Projection):
     def bind(self, shape: MixtureShape) -> None:
         given, (k, d) = self._given["matrix"], shape.means[-2:]
         if given is None:
-            raise InvalidArgumentError(
-                f"linear_means needs a matrix of shape ({k}, P) or ({k}, {d}, P)"
-            )
+            line = torch.stack([torch.ones(k), torch.arange(k)], -1)[:, : min(k, 2)]
+            given = line.double()
+            self._given = type(self._given)(matrix=given)
         if given.shape[0] != k or (given.dim() == 3 and given.shape[1] != d):
             raise InvalidArgumentError(
                 f"the matrix of linear_means must be of shape ({k}, P) or ({k}, {d}, P) for "

@@ -212,11 +212,6 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
         """Divisor of the log-prior: rows of the training set, or their total weight."""
         return total_train_weight(self.trainer)
 
-    def take_units(self, datamodule: Any) -> None:
-        """Set the mean and standard deviation of the data, if the data module standardises."""
-        if getattr(datamodule, "standardize", False):
-            self.standardize.set(*datamodule.units())
-
     def setup(self, stage: str) -> None:
         """Set the units, for a fit without `InitializeCallback`."""
         if stage == "fit" and starts_anew(self.trainer):
