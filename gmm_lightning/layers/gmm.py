@@ -11,7 +11,7 @@ from gmm_lightning._validation import require_bool, require_choice, require_inte
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.evidence import EvidenceSpec, bind_evidence
+from gmm_lightning.evidence import Evidence, EvidenceSpec, bind_evidence
 from gmm_lightning.layers._state import OPEN_LENGTH, StateRule, definite_rule
 from gmm_lightning.layers.mixture import MixtureModule
 from gmm_lightning.layers.parameters import (
@@ -240,15 +240,17 @@ class GMMLayer(PretrainedMixin, MixtureModule):
             The index, `(*B, K)`.
 
         Raises:
-            InvalidArgumentError: not each component once, or a layer with evidence or
-                projections, which refer to components by number.
+            InvalidArgumentError: not each component once, or a layer with projections or evidence
+                of one's own, which refer to components by number.
         """
         order = require_order(index, self.num_components, self.batch_shape).to(self.means.device)
-        if self.evidence is not None or len(self.projections):
+        if not isinstance(self.evidence, Evidence | None) or len(self.projections):
             raise InvalidArgumentError(
                 "the evidence and the projections of a layer refer to its components by number: "
                 "reorder it without them"
             )
+        if self.evidence is not None:
+            self.evidence.reorder(order)
         parameters = [self.mixture_logits, self.means]
         for values in parameters if self.covariance.tied else [*parameters, self.raw_scale]:
             values.copy_(take_components(values, order))

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from gmm_lightning.datasets import FileRows, open_rows
@@ -180,8 +181,8 @@ def test_labels_may_be_empty_in_any_block(tmp_path: Path, name: str) -> None:
         pq.write_table(pa.table({"x": np.arange(20.0), "kind": kinds}), tmp_path / name)
     stream = open_rows(tmp_path / name, columns=[0], label="kind")
     blocks = stream.with_labels().read(size=7)
-    found = [b.labels.tolist() for b in blocks if b.labels is not None]
-    assert sum(found, []) == [[0, 1, -1][i % 3] for i in range(20)]
+    found = torch.cat([b.labels for b in blocks if b.labels is not None])
+    assert found.tolist() == [[0, 1, -1][i % 3] for i in range(20)]
     assert stream.classes == ("0", "1")
 
 
