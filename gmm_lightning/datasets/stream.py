@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gmm_lightning._messages import format_list
 from gmm_lightning.datasets._arrays import ArrayReader
-from gmm_lightning.datasets._cells import encode_labels
+from gmm_lightning.datasets._cells import encode_labels, require_classes
 from gmm_lightning.datasets._open import Columns, open_reader, open_table
 from gmm_lightning.datasets._prefetch import prefetch
 from gmm_lightning.datasets._reader import Block, TableReader
@@ -66,15 +66,22 @@ class FileRows(RowSource):
     def with_labels(self) -> FileRows:
         """The same rows with their labels, where they have any: codes as :func:`read_table`'s."""
         twin = copy.copy(self)
-        twin.codes = self._label_codes if self.labelled else None
+        twin.codes = self._label_codes[0] if self.labelled else None
         return twin
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The name of each class, by one pass over the rows; None without labels."""
+        return self._label_codes[1] if self.labelled else None
+
     @cached_property
-    def _label_codes(self) -> dict[Any, int]:
-        """The code of each label, by one pass over the rows."""
+    def _label_codes(self) -> tuple[dict[Any, int], tuple[str, ...]]:
+        """The code of each label and the name of each code, by one pass over the rows."""
         blocks = (shard.blocks(0, BLOCK_ROWS, labelled=True) for shard in self._shards)
         labels = list({label for block in chain(*blocks) for label in block.labels or ()})
-        return dict(zip(labels, encode_labels(labels)[0].tolist(), strict=True))
+        codes, classes = encode_labels(labels)
+        require_classes(classes, *self._shards[0].label)
+        return dict(zip(labels, codes.tolist(), strict=True)), classes
 
     def __iter__(self) -> Iterator[Batch]:
         return self.read()
@@ -121,7 +128,9 @@ class FileRows(RowSource):
         if self.weighted:
             x, weight = np.ascontiguousarray(x[:, :-1]), as_tensor(x[:, -1].copy())
         if self.codes is not None and block.labels is not None:
-            labels = torch.tensor([self.codes[label] for label in block.labels], dtype=torch.long)
+            # NaN, which stands for no label, is equal to nothing.
+            codes = [self.codes.get(label, -1) for label in block.labels]
+            labels = torch.tensor(codes, dtype=torch.long)
         return Batch(as_tensor(x), weight, labels)
 
 

@@ -48,7 +48,9 @@ def assign_classes(
     rows: Batch,
     generator: Generator | None,
 ) -> Tensor:
-    """Responsibilities `(N, M, K)`: within each class by the initializer, else to the nearest mean.
+    """Components `(N, M)` of rows: within each class by the initializer, else by the nearest mean.
+
+    They are responsibilities `(N, M, K)` where the initializer gives such.
 
     Args:
         labels: classes of the components.

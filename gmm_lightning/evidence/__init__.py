@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -15,7 +15,7 @@ from gmm_lightning.evidence.several import EvidenceSum
 
 registry: Registry[Evidence] = Registry(__name__, Evidence, "evidence")
 
-EvidenceSpec = nn.Module | Iterable[nn.Module] | None
+EvidenceSpec = nn.Module | Sequence[nn.Module] | None
 
 
 def bind_evidence(spec: EvidenceSpec, num_components: int) -> nn.Module | None:
@@ -26,7 +26,7 @@ def bind_evidence(spec: EvidenceSpec, num_components: int) -> nn.Module | None:
     """
     if spec is None:
         return None
-    several = [spec] if isinstance(spec, nn.Module) else list(spec)
+    several = list(spec) if isinstance(spec, list | tuple) else [spec]
     if not several or not all(isinstance(one, nn.Module) for one in several):
         raise InvalidArgumentError(
             "evidence must be a module or a list of them, such as gmm_lightning.evidence.Labels"

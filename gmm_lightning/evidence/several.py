@@ -64,6 +64,16 @@ class EvidenceSum(Evidence):
         for part in self._kinds:
             part.check(batches)
 
+    def check_rows(self, batch: Batch, first_row: int = 0) -> None:
+        """Refuse what any of them refuses."""
+        for part in self._kinds:
+            part.check_rows(batch, first_row)
+
+    def reorder(self, order: Tensor) -> None:
+        """Let all of them follow the components."""
+        for part in self._kinds:
+            part.reorder(order)
+
     def for_evaluation(self, batch: Batch) -> Batch:
         """The rows with what counts for all of them."""
         for part in self._kinds:

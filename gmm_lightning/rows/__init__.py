@@ -13,6 +13,7 @@ from gmm_lightning.rows.conversion import (
     check_finite,
     finite_rows,
 )
+from gmm_lightning.rows.labels import as_labels, is_labelled, weigh_unlabelled
 from gmm_lightning.rows.source import BLOCK_ROWS, ArrayRows, RowSource, is_shared
 from gmm_lightning.rows.uncertain import (
     ERROR_COVARIANCE,
@@ -34,6 +35,7 @@ __all__ = [
     "RowSource",
     "as_batch",
     "as_dense",
+    "as_labels",
     "as_rows",
     "as_source",
     "as_tensor",
@@ -44,6 +46,7 @@ __all__ = [
     "errors_of",
     "finite_rows",
     "is_batches",
+    "is_labelled",
     "is_shared",
     "keep_weights",
     "masked_errors",
@@ -52,6 +55,7 @@ __all__ = [
     "require_order",
     "row_weights",
     "uncertain_rows",
+    "weigh_unlabelled",
     "weighted_mean",
     "with_errors",
 ]
