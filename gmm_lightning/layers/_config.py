@@ -61,7 +61,9 @@ def module_to_config(module: Any) -> dict[str, Any]:
     config = {
         **plain_arguments(module),
         "covariance": _plugin_to_config(module.covariance),
-        **{name: _list_to_config(getattr(module, name)) for name in _lists_of(type(module))},
+        **{
+            name: _list_to_config(getattr(module, name)) for name in _LISTS if hasattr(module, name)
+        },
         "dtype": str(dtype).removeprefix("torch."),
     }
     for name, (kind, _) in _SINGLE.items():
@@ -88,7 +90,7 @@ def module_from_config(cls: Callable[..., T], config: Any, max_bytes: float | No
                 f"it is of a module of at least {least} bytes, and describes more than the "
                 f"{max_bytes:.0f} bytes that the file holds"
             )
-        for name in _lists_of(cls):
+        for name in arguments.keys() & _LISTS:
             arguments[name] = _list_from_config(name, arguments[name])
         for name, (_, registry) in _SINGLE.items():
             if arguments.get(name) is not None:
@@ -124,11 +126,6 @@ def _least_bytes(arguments: dict[str, Any], family: Covariance) -> int:
     rows = size("in_features", arguments.get("in_features", 1))
     least = batch * (rows * (k + k * d + covariances - shared) + shared)
     return 4 * least
-
-
-def _lists_of(cls: Callable[..., Any]) -> list[str]:
-    """The lists of plugins that a class takes."""
-    return [name for name in _LISTS if name in signature(cls).parameters]
 
 
 def _list_to_config(plugins: nn.Module) -> list[dict[str, Any]]:

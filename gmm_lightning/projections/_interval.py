@@ -30,13 +30,7 @@ class IntervalProjection(Projection, ABC):
     upper: Tensor
 
     def __init__(self, lower: Hyperparameter = None, upper: Hyperparameter = None) -> None:
-        try:
-            super().__init__(lower=lower, upper=upper)
-        except (TypeError, ValueError):
-            raise InvalidArgumentError(
-                f"expected the bounds of {self.bound[0]}s as numbers, got {describe(lower)} and "
-                f"{describe(upper)}"
-            ) from None
+        super().__init__(lower=lower, upper=upper)
         least, most = self.limits
         for name in ("lower", "upper"):
             value = self._given[name]

@@ -12,7 +12,8 @@ from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureDensity
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.hyperparameters import Hyperparameter, MixtureShape
-from gmm_lightning.projections.base import P, Projection, move_means
+from gmm_lightning.linalg import take_components
+from gmm_lightning.projections.base import P, Projection, move_means, require_one_order
 from gmm_lightning.statistics import Moments
 
 
@@ -122,6 +123,12 @@ class LinearMeans(Projection):
         slack = 8 * torch.finfo(means.dtype).eps * size
         same = ((tied - means).abs() <= slack).all(-1, keepdim=True).all(-2, keepdim=True)
         return parameters._replace(means=torch.where(same, means, tied.to(means)))
+
+    def reorder(self, index: Tensor) -> None:
+        order, given = require_one_order(index), self._given["matrix"]
+        assert given is not None
+        self._given = type(self._given)(matrix=given[order.to(given.device)])
+        self.matrix.copy_(take_components(self.matrix, index))
 
     def num_fixed_parameters(
         self, num_components: int, num_features: int, covariance: Covariance

@@ -219,7 +219,7 @@ def test_bounds_and_frozen_parts_stand_beside_each_other(generator: Generator) -
         ({"bounds": {"variance": (0.1, 0.5, 1.0)}}, "a lower and an upper bound for variance"),
         ({"bounds": {"variance": "big"}}, "a lower and an upper bound for variance"),
         ({"bounds": {"variance": 2.0}}, "a lower and an upper bound for variance, got 2.0"),
-        ({"bounds": {"variance": ("a", 1.0)}}, "the bounds of variances as numbers"),
+        ({"bounds": {"variance": ("a", 1.0)}}, "'variance_bounds' takes numbers, got lower='a'"),
         ({"bounds": {"eigenvalue_ratio": (1.0, 2.0)}}, "ratio must be a finite number >= 1"),
         ({"bounds": {"mean": (float("nan"), 1.0)}}, "must be from -inf to inf, got nan"),
         ({"bounds": {"mean": ([0.0] * 5, None)}}, "must broadcast to"),

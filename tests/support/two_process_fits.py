@@ -92,6 +92,24 @@ def noisy(fit: str) -> Callable[..., Result]:
     return check
 
 
+def constrained(fit: str) -> Callable[..., Result]:
+    """Frozen parts stay as they are in all processes, and bounds hold."""
+
+    def check(folder: Path, **options: Any) -> Result:
+        frozen = {"means": [1], "weights": [0]}
+        layer = GMMLayer(2, 3, priors="niw", freeze=frozen, bounds={"variance": (0.3, 1.5)})
+        layer.set_parameters(torch.tensor([0.2, 0.4, 0.4]), means := rows(3), None)
+        module = GMMModule(layer, adam(0.05) if fit == "sgd" else None)
+        callbacks = [EMCallback(tol=None)] if fit == "em" else []
+        run = trainer(InitializeCallback("kmeans"), *callbacks, max_epochs=3, **options)
+        data = ArrayDataModule(rows(101), batch_size=20, shuffle=fit == "sgd")
+        run.fit(module, datamodule=data)
+        assert torch.equal(layer.means[1], means[1])
+        return {k: v for k, v in numbers(module, run).items() if "projections" not in k}
+
+    return check
+
+
 def resumed(fit: str) -> Callable[..., Result]:
     def check(folder: Path, **options: Any) -> Result:
         arguments: dict[str, Any] = {"priors": "niw", "data": {"batch_size": 10}}
@@ -244,6 +262,8 @@ CHECKS: dict[str, Callable[..., Result]] = {
     "em, one row for validation": simple(5, "em", num_components=1, val_fraction=0.2),
     "sgd": simple(101, "sgd", batch_size=20, val_fraction=0.2, standardize=True),
     "sgd, one row": simple(1, "sgd", num_components=1),
+    "em, constrained": constrained("em"),
+    "sgd, constrained": constrained("sgd"),
     "em resumed": resumed("em"),
     "sgd resumed": resumed("sgd"),
     "inside, em": inside(EMCallback),
