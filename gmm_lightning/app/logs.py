@@ -85,6 +85,12 @@ def degenerate_note(components: list[int]) -> str:
     )
 
 
+def constraints(layer: GMMLayer) -> str:
+    """What is frozen and bounded, for a line on a mixture; empty if nothing is."""
+    named = ", ".join(projection.name for projection in layer.projections.to_list())
+    return f", constraints {named}" if named else ""
+
+
 def describe(data: RowsDataModule, module: GMMModule, trainer: L.Trainer) -> str:
     """One line on what is about to be fitted."""
     layer, weight = module.layer, data.total_weight
@@ -98,5 +104,5 @@ def describe(data: RowsDataModule, module: GMMModule, trainer: L.Trainer) -> str
         f"{printable(data.name)}: {count_rows(data.num_train_rows)} to train{weighed}{others}, "
         f"{data.num_features} features, "
         f"{layer.num_components} components, covariance {layer.covariance.name}, "
-        f"priors {priors}{noise}, {how} on {trainer.world_size} process(es)"
+        f"priors {priors}{noise}{constraints(layer)}, {how} on {trainer.world_size} process(es)"
     )

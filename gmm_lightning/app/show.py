@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from gmm_lightning._messages import format_list
-from gmm_lightning.app.logs import constant_note, degenerate_note
+from gmm_lightning.app.logs import constant_note, constraints, degenerate_note
 from gmm_lightning.app.runs import FinishedRun, load_run
 from gmm_lightning.errors import InvalidArgumentError, printable
 
@@ -44,6 +44,7 @@ def _lines(finished: FinishedRun, columns: list[str]) -> list[str]:
     head = [
         f"{printable(module.data.get('name', 'data'))}: {layer.num_components} components, "
         f"{layer.num_features} features, covariance {layer.covariance.name}, priors {priors}"
+        f"{constraints(layer)}"
     ]
     if metrics:
         head.append(

@@ -13,6 +13,7 @@ from gmm_lightning.em.assignment import assigned_statistics, with_pooled_rows
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.covariance_target import with_targets
 from gmm_lightning.em.event_log import CollapseCount
+from gmm_lightning.em.frozen_start import match_frozen
 from gmm_lightning.em.known_rows import KnownRows, known_rows
 from gmm_lightning.em.labelled_rows import check_evidence
 from gmm_lightning.em.labelled_start import assign_classes, sample_classes
@@ -218,6 +219,9 @@ def initialize(
     else:
         rows = with_weights(model, sample_classes(labels, source, limit, generator))
         given = assign_classes(labels, model, initializer, rows, generator)
+    assert rows.weight is not None
+    if labels is None and not isinstance(initializer, Given):
+        given = match_frozen(model, present, rows.x, rows.weight, given)
     rows = Batch(rows.x, rows.weight, extra={ASSIGNMENTS: given})
     assert rows.weight is not None
     positive = (rows.weight > 0).sum(0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import require_number
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.event_log import CollapseCount
 from gmm_lightning.em.labelled_rows import with_labels
@@ -36,6 +38,7 @@ class StepwiseEM:
         offset: t0, at least 1; larger values give the first batches more weight.
         num_samples: number of rows that a prior is weighed against; None: the weight seen so far.
         missing: None refuses NaN; `em` as in `e_step`.
+        step_size: eta, a number in (0, 1] or a function of t, in place of exponent and offset.
 
     Attributes:
         num_batches: t.
@@ -66,6 +69,7 @@ class StepwiseEM:
         offset: float = 2.0,
         num_samples: float | None = None,
         missing: str | None = None,
+        step_size: float | Callable[[int], float] | None = None,
     ) -> None:
         if not 0.5 < exponent <= 1:
             raise InvalidArgumentError(f"exponent must be in (0.5, 1], got {exponent}")
@@ -75,6 +79,9 @@ class StepwiseEM:
             raise InvalidArgumentError(f"num_samples must be > 0, got {num_samples}")
         self.layer, self.exponent, self.offset = layer, exponent, offset
         self.num_samples, self.missing = num_samples, require_missing(missing)
+        if step_size is not None and not callable(step_size):
+            require_number("step_size", step_size, above=0, most=1)
+        self.step_size = step_size
         self.num_batches = 0
         self._seen: Tensor | None = None
         self._running: SufficientStatistics | None = None
@@ -119,7 +126,7 @@ class StepwiseEM:
         if self._running is None or self._seen is None:
             self._running, self._seen = latest, weight
         else:
-            eta = (self.num_batches + self.offset) ** -self.exponent
+            eta = self._next_step_size()
             # A mixture of the batch may have no rows here, or have had none before.
             eta = torch.where(self._seen > 0, eta, 1.0).where(weight > 0, 0.0)
             moved = self._running.about(stats.shift, self.layer.covariance)
@@ -132,6 +139,13 @@ class StepwiseEM:
         if self.num_samples is not None:
             total = torch.full_like(weight, self.num_samples)
         return self._running.scaled(total)
+
+    def _next_step_size(self) -> float:
+        """Share of the next batch."""
+        if self.step_size is None:
+            return (self.num_batches + self.offset) ** -self.exponent
+        eta = self.step_size(self.num_batches) if callable(self.step_size) else self.step_size
+        return require_number(f"step_size of batch {self.num_batches}", eta, above=0, most=1)
 
     @torch.no_grad()
     def reset_components(self, moved: Tensor) -> None:

@@ -22,6 +22,7 @@ from gmm_lightning.training.fits import starts_anew
 from gmm_lightning.training.latents import collect_latents
 from gmm_lightning.training.module import GMMModule
 from gmm_lightning.training.observer import warn_dropped
+from gmm_lightning.training.stored_start import StoredStart
 from gmm_lightning.training.target import as_target, target_layer
 
 
@@ -34,8 +35,9 @@ class InitializeCallback(L.Callback):
     from the latents of the untrained network (`collect_latents`) when training starts.
 
     Args:
-        initializer: a name, an instance, labels or responsibilities, or None to keep the
-            layer's parameters and only resolve units and priors.
+        initializer: a name, an instance, labels or responsibilities, a `StoredStart` to begin with
+            the parameters of a finished fit, or None to keep the layer's parameters and only
+            resolve units and priors.
         seed: of the initializer's draws.
         num_restarts: starts tried; each is followed for a few EM passes, and the one with the
             best objective is kept (Biernacki, Celeux, Govaert 2003).
@@ -89,6 +91,7 @@ class InitializeCallback(L.Callback):
             return
         # The parameters are drawn in the precision of the fit.
         trainer.precision_plugin.convert_module(pl_module)
+        self._load(pl_module.layer, pl_module)
         pl_module.take_units(datamodule)
         self._start(pl_module.layer, _training_rows(pl_module, datamodule))
 
@@ -102,6 +105,7 @@ class InitializeCallback(L.Callback):
         if self.target is None:
             if getattr(trainer, "datamodule", None) is None:
                 assert isinstance(pl_module, GMMModule)
+                self._load(pl_module.layer, pl_module)
                 rows = _LoaderRows(pl_module, lambda: trainer.train_dataloader)
                 self._start(pl_module.layer, rows)
             return
@@ -113,19 +117,26 @@ class InitializeCallback(L.Callback):
             rows, dropped = finite_rows(rows)
             if trainer.is_global_zero:
                 warn_dropped(dropped, f"InitializeCallback(target={self.target!r})")
+        self._load(layer)
         self._start(layer, rows)
         layer.load_state_dict(trainer.strategy.broadcast(layer.state_dict()))
+
+    def _load(self, layer: GMMLayer, module: GMMModule | None = None) -> None:
+        """Read the parameters of a finished fit, if it starts from one."""
+        if isinstance(self.initializer, StoredStart):
+            self.initializer.write_to(layer, module)
 
     def _start(self, layer: GMMLayer, rows: Any) -> None:
         """Set priors and parameters of a layer from all rows."""
         generator = torch.Generator().manual_seed(self.seed)
+        initializer = None if isinstance(self.initializer, StoredStart) else self.initializer
         if self.num_restarts > 1:
             how = {"max_iter": self.trial_passes, "num_restarts": self.num_restarts, "tol": 0.0}
-            fit_em(layer, rows, initializer=self.initializer, generator=generator, **how)
-        elif self.initializer is None:
+            fit_em(layer, rows, initializer=initializer, generator=generator, **how)
+        elif initializer is None:
             resolve_priors(layer, rows)
         else:
-            initialize_layer(layer, rows, self.initializer, generator=generator)
+            initialize_layer(layer, rows, initializer, generator=generator)
 
 
 def _training_rows(module: GMMModule, datamodule: Any) -> Any:

@@ -18,12 +18,22 @@ class StandardizedMixture(L.LightningModule):
 
     Rows are what `GMMLayer` takes; a table has its columns in the order of `columns`, if these are
     known.
+
+    Attributes:
+        keeps_units: whether the units are those of another fit, whatever the data.
     """
+
+    keeps_units = False
 
     def __init__(self, layer: GMMLayer) -> None:
         super().__init__()
         self.layer = layer
         self.standardize = Standardize(layer.num_features).to(layer.means.dtype)
+
+    def take_units(self, datamodule: Any) -> None:
+        """Set the mean and standard deviation of the data, if the data module standardises."""
+        if getattr(datamodule, "standardize", False) and not self.keeps_units:
+            self.standardize.set(*datamodule.units())
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.initializers import registry as initializers
 from gmm_lightning.noise import registry as noises
 from gmm_lightning.priors import registry as priors
+from gmm_lightning.projections import registry as projections
 from gmm_lightning.training import GMMModule
 
 Compose = Callable[..., DictConfig]
@@ -40,7 +41,8 @@ TRAINING = [(g, o) for g, o in OPTIONS if g not in ("hydra", "within")]
 
 # The words of the command line.
 PROMISED = (
-    "cov priors noise init fit data model trainer callbacks logger experiment debug paths hydra"
+    "cov priors noise projections init fit data model trainer callbacks logger experiment debug "
+    "paths hydra"
 )
 
 
@@ -49,6 +51,7 @@ PLUG_INS: dict[str, tuple[Any, str]] = {
     "cov": (covariances, "model.layer.covariance"),
     "priors": (priors, "model.layer.priors.{}"),
     "noise": (noises, "model.layer.noise"),
+    "projections": (projections, "model.layer.projections.{}"),
     "init": (initializers, "callbacks.initialize.initializer"),
 }
 
@@ -67,7 +70,7 @@ def test_there_is_something_to_check() -> None:
 @pytest.mark.parametrize("group", PLUG_INS)
 def test_options_are_the_registered_names(group: str) -> None:
     registry, _ = PLUG_INS[group]
-    assert set(GROUPS[group]) - {"none"} - set(registry.aliases) == set(registry.names)
+    assert set(GROUPS[group]) - {"none", "run"} - set(registry.aliases) == set(registry.names)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
