@@ -11,10 +11,10 @@ from omegaconf import DictConfig
 
 from gmm_lightning._validation import require_integer
 from gmm_lightning.app.checks import require_flag, require_unread
-from gmm_lightning.app.runs import load_run
+from gmm_lightning.app.runs import FinishedRun, load_run
 from gmm_lightning.datasets import TableWriter, iter_table
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.training import GMMModule
+from gmm_lightning.evidence import labels_of
 
 
 def predict(config: DictConfig) -> None:
@@ -40,12 +40,15 @@ def predict(config: DictConfig) -> None:
     columns = ["component", "log_density", "outlier"]
     if finished.module.layer.noise is not None:
         columns.append("noise")
+    if labels_of(finished.module.layer.evidence) is not None:
+        columns.append("class")
     if config.responsibilities:
         columns.append("responsibility")
+        columns += ["class_probability"] * ("class" in columns)
     rows = outliers = 0
     with TableWriter(config.output, columns, overwrite=config.overwrite) as table:
         for block in blocks:
-            answers = _answers(finished.module, block, threshold)
+            answers = _answers(finished, block, threshold)
             table.write(**{name: answers[name] for name in columns})
             rows, outliers = rows + len(block), outliers + int(answers["outlier"].sum())
     print(
@@ -56,13 +59,22 @@ def predict(config: DictConfig) -> None:
 
 @torch.no_grad()
 def _answers(
-    module: GMMModule, block: NDArray[np.float64], threshold: float
+    finished: FinishedRun, block: NDArray[np.float64], threshold: float
 ) -> dict[str, NDArray[Any]]:
-    """Component, log-density, outlier and responsibilities of a block of rows."""
+    """Component, class, log-density, outlier and responsibilities of a block of rows."""
+    module = finished.module
     log_joint = module.layer.log_joint_with_noise(module.standardize(torch.from_numpy(block)))
     best, shares, k = log_joint.argmax(-1), log_joint.softmax(-1), module.layer.num_components
     log_density = log_joint.logsumexp(-1) + module.standardize.log_abs_det
-    return {
+    classes: dict[str, NDArray[Any]] = {}
+    labels = labels_of(module.layer.evidence)
+    if labels is not None:
+        own = labels.class_probabilities(log_joint)
+        # Where noise is more probable than any class, there is none.
+        names = np.array([*finished.class_names(labels.num_classes), ""])
+        place = torch.where(own.amax(-1) < shares[:, k:].sum(-1), -1, own.argmax(-1))
+        classes = {"class": names[place.numpy()], "class_probability": own.numpy()}
+    return classes | {
         "component": torch.where(best == k, -1, best).numpy(),
         "log_density": log_density.numpy(),
         # A density that is no number is not above the threshold, either.

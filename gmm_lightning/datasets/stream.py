@@ -63,10 +63,21 @@ class FileRows(RowSource):
             raise InvalidDataError(f"{self.name}: all weights are 0, so no row of it counts")
         return total
 
-    def with_labels(self) -> FileRows:
-        """The same rows with their labels, where they have any: codes as :func:`read_table`'s."""
+    def with_labels(self, classes: Sequence[str] | None = None) -> FileRows:
+        """The same rows with their labels, where they have any: codes as :func:`read_table`'s.
+
+        Args:
+            classes: names of the classes in the order of their codes; others have the code -1.
+                None: those of these rows.
+        """
         twin = copy.copy(self)
-        twin.codes = self._label_codes[0] if self.labelled else None
+        if self.labelled:
+            codes, names = self._label_codes
+            if classes is not None and classes != names:
+                places = {name: place for place, name in enumerate(classes)}
+                at = [*(places.get(name, -1) for name in names), -1]
+                codes = {label: at[code] for label, code in codes.items()}
+            twin.codes = codes
         return twin
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -26,7 +27,7 @@ def bind_evidence(spec: EvidenceSpec, num_components: int) -> nn.Module | None:
     """
     if spec is None:
         return None
-    several = list(spec) if isinstance(spec, list | tuple) else [spec]
+    several: list[Any] = list(spec) if isinstance(spec, list | tuple) else [spec]
     if not several or not all(isinstance(one, nn.Module) for one in several):
         raise InvalidArgumentError(
             "evidence must be a module or a list of them, such as gmm_lightning.evidence.Labels"

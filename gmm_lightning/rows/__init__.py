@@ -13,8 +13,12 @@ from gmm_lightning.rows.conversion import (
     check_finite,
     finite_rows,
 )
-from gmm_lightning.rows.labels import as_labels, is_labelled, weigh_unlabelled
-from gmm_lightning.rows.source import BLOCK_ROWS, ArrayRows, RowSource, is_shared
+from gmm_lightning.rows.labels import (
+    as_labels,
+    is_labelled,
+    weigh_unlabelled,
+)
+from gmm_lightning.rows.source import BLOCK_ROWS, ArrayRows, ChangedRows, RowSource, is_shared
 from gmm_lightning.rows.uncertain import (
     ERROR_COVARIANCE,
     check_errors,
@@ -32,6 +36,7 @@ __all__ = [
     "ERROR_COVARIANCE",
     "ArrayRows",
     "Batch",
+    "ChangedRows",
     "RowSource",
     "as_batch",
     "as_dense",

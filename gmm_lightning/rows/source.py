@@ -197,6 +197,38 @@ class _MappedRows(RowSource):
             yield batch._replace(x=self._change(batch.x))
 
 
+class ChangedRows(RowSource):
+    """A source with a function applied to its batches, which keeps their rows in order.
+
+    Args:
+        source: the rows.
+        change: what is done with each batch.
+        weighted: whether batches have weights afterwards.
+    """
+
+    def __init__(
+        self, source: RowSource, change: Callable[[Batch], Batch], *, weighted: bool
+    ) -> None:
+        self._source, self._change = source, change
+        self.num_rows, self.num_features = source.num_rows, source.num_features
+        self.in_memory, self.shared, self.columns = source.in_memory, source.shared, source.columns
+        self.missing, self.uncertain = source.missing, source.uncertain
+        self.weighted = weighted
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self._change, self._source)
+
+    def read(
+        self, start: int = 0, stop: int | None = None, size: int = BLOCK_ROWS
+    ) -> Iterator[Batch]:
+        """The rows in `[start, stop)`, at most `size` at a time."""
+        return map(self._change, self._source.read(start, stop, size))
+
+    def read_at(self, starts: Iterable[int], size: int) -> Iterator[Batch]:
+        """Blocks of `size` rows that begin at given rows, in that order."""
+        return map(self._change, self._source.read_at(starts, size))
+
+
 def _draw_indices(count: int, limit: int, generator: Generator | None) -> Tensor:
     """`limit` different indices in `[0, count)`, sorted."""
     device = generator.device if generator is not None else torch.device("cpu")

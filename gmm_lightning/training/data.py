@@ -15,12 +15,14 @@ from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.rows import (
     ArrayRows,
     Batch,
+    as_labels,
     as_tensor,
     as_weights,
     check_finite,
     column_names,
+    weigh_unlabelled,
 )
-from gmm_lightning.training.base import RowsDataModule
+from gmm_lightning.training.base import RowsDataModule, require_unlabeled_weight
 
 _PARTS = {"train": "training set", "val": "validation set", "test": "test set"}
 
@@ -32,7 +34,9 @@ class ArrayDataModule(RowsDataModule):
         x: rows `(N, D)`: a tensor, an array, lists, or a pandas, polars or Arrow table.
         sample_weight: `(N,)`, finite and not negative: a row of weight 2 counts as two rows, a
             row of weight 0 is ignored. Parts that are set aside keep the weights of their rows.
-        labels: `(N,)`, or soft ones `(N, C)`: for the evidence of a layer, and to judge a fit.
+        labels: `(N,)`, -1 where they are not known, or soft ones `(N, C)`: for the evidence of a
+            layer, and to judge a fit.
+        unlabeled_weight: factor of the weights of training rows without a label.
         val_fraction: share of the rows set aside for validation, drawn by `seed`.
         test_fraction: share of the rows set aside for a test.
         batch_size: rows at a time; shuffled, the rows of one step over all processes.
@@ -61,6 +65,7 @@ class ArrayDataModule(RowsDataModule):
         *,
         sample_weight: Any = None,
         labels: Any = None,
+        unlabeled_weight: float = 1.0,
         val_fraction: float = 0.0,
         test_fraction: float = 0.0,
         batch_size: int = 65_536,
@@ -76,6 +81,8 @@ class ArrayDataModule(RowsDataModule):
         whole = _checked(x, sample_weight, labels, columns)
         self.columns = tuple(columns or (f"x{i}" for i in range(whole.x.shape[1])))
         self.classes = tuple(classes) if classes else None
+        known = labels is not None
+        self.unlabeled_weight = require_unlabeled_weight(unlabeled_weight, labelled=known)
         self._parts: dict[str, ArrayRows] = {}
         split = _split_rows(whole.num_rows, val_fraction, test_fraction, seed)
         for part, index in zip(_PARTS, split, strict=True):
@@ -137,7 +144,7 @@ class ArrayDataModule(RowsDataModule):
         Args:
             path: the training set, from which `val_fraction` and `test_fraction` are taken.
             columns: as for `gmm_lightning.datasets.read_table`, like the next five.
-            label: the column of classes.
+            label: the column of classes; an empty cell is an unknown one.
             weight: the column of sample weights.
             header: of a text file, whether its first line holds names; None: guess.
             separator: of a text file; None: guess.
@@ -196,6 +203,8 @@ class ArrayDataModule(RowsDataModule):
         Raises:
             InvalidDataError: all their sample weights are 0.
         """
+        if name == "train":
+            rows = weigh_unlabelled(rows, self.unlabeled_weight)
         self._parts[name] = ArrayRows(rows)
         if not self._parts[name].total_weight > 0:
             raise InvalidDataError(
@@ -217,14 +226,8 @@ def _checked(x: Any, weight: Any, labels: Any, columns: Sequence[str]) -> Batch:
             f"columns must name the {x.shape[1]} features, got {len(columns)} names"
         )
     check_finite(x, columns=columns)
-    if labels is not None:
-        labels = as_tensor(labels, "labels")
-        if labels.shape[:1] != x.shape[:1] or labels.dim() > 2:
-            raise InvalidDataError(
-                f"labels must be of shape ({len(x)},) or ({len(x)}, C), got shape "
-                f"{tuple(labels.shape)}"
-            )
-    return Batch(x, as_weights(weight, x, Size(())), labels)
+    own = None if labels is None else as_labels(labels, (len(x),))
+    return Batch(x, as_weights(weight, x, Size(())), own)
 
 
 def _split_rows(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._chunking import map_chunks
+from gmm_lightning.evidence import Evidence
 from gmm_lightning.layers import GMMLayer, most_probable, require_found
 from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.rows import Batch, check_finite
@@ -69,7 +70,7 @@ class EvaluatedMixture(StandardizedMixture):
             torch.Size([10])
         """
         rows = as_global_batch(batch, self.trainer.world_size)
-        rows = rows._replace(x=self.standardize(rows.x))
+        rows = self._unseen(rows._replace(x=self.standardize(rows.x)))
         log_joint = map_chunks(
             self.layer.log_joint_with_noise,
             rows,
@@ -97,7 +98,12 @@ class EvaluatedMixture(StandardizedMixture):
         check_finite(rows.x)
         # Lightning's name for what belongs to the second loader, and to those after it.
         name = f"{part}/log_likelihood" + f"/dataloader_idx_{dataloader_idx}" * (dataloader_idx > 0)
-        self._add_moments(name, self._log_prob(rows), rows.weight, batch_idx)
+        self._add_moments(name, self._log_prob(self._unseen(rows)), rows.weight, batch_idx)
+
+    def _unseen(self, batch: Batch) -> Batch:
+        """A batch with what also counts where nothing is learnt: labels do not."""
+        evidence = self.layer.evidence
+        return evidence.for_evaluation(batch) if isinstance(evidence, Evidence) else batch
 
     def _log_prob(self, batch: Batch) -> Tensor:
         """Log densities of a batch in standard units."""

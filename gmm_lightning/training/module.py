@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from gmm_lightning._validation import require_function
 from gmm_lightning.em import Responsibilities, e_step, softmax_responsibilities_
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.evidence import Evidence
 from gmm_lightning.layers import GMMLayer, require_state
 from gmm_lightning.rows import Batch, check_finite
 from gmm_lightning.statistics import SufficientStatistics
@@ -48,9 +49,10 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
 
     Both optimise `layer.objective` on the whole training set, in nats per row. What is logged
     is in the user's units, also when the data are standardised. `trainer.validate` and
-    `trainer.test` give `val/log_likelihood` and `test/log_likelihood`, means over all rows by
-    their weights, and `trainer.predict` a `Prediction` of each batch. In several processes the
-    sampler that Lightning gives a `DataLoader` repeats rows, and these count again; our data
+    `trainer.test` give `val/log_likelihood` and `test/log_likelihood`, means of `log p(x)` over all
+    rows by their weights, and `trainer.predict` a `Prediction` of each batch. Labels count in
+    training alone, where `train/log_likelihood` is of rows with their labels. In several processes
+    the sampler that Lightning gives a `DataLoader` repeats rows, and these count again; our data
     modules shard exactly.
 
     A batch is rows `(N, D)`, a `Batch`, a tuple or list that begins with rows, or a mapping with
@@ -175,6 +177,8 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
         if self.optimizer is None:
             return self.layer.means.new_zeros(())
         batch = as_global_batch(batch, self.trainer.world_size)
+        if isinstance(self.layer.evidence, Evidence):
+            self.layer.evidence.check_rows(batch)
         log_prob = self._log_prob(batch)
         weighted = log_prob if batch.weight is None else batch.weight.to(log_prob) * log_prob
         nll = -weighted.sum() * self.trainer.world_size / _step_weight(batch, self.trainer)

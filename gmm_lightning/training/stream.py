@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
-from gmm_lightning.datasets import FileRows, open_rows
+from gmm_lightning.datasets import open_rows
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.training.base import RowsDataModule
+from gmm_lightning.rows import ChangedRows, RowSource, weigh_unlabelled
+from gmm_lightning.training.base import RowsDataModule, require_unlabeled_weight
 
 
 class StreamDataModule(RowsDataModule):
@@ -22,7 +24,9 @@ class StreamDataModule(RowsDataModule):
         path: a file, a folder of shards, or a pattern: see `gmm_lightning.datasets.open_rows`.
         columns: which to read; None: every column of numbers.
         weight: the column of sample weights.
-        label: the column of classes, read for the evidence of a layer, and to judge a fit.
+        label: the column of classes, read for the evidence of a layer, and to judge a fit; an
+            empty cell is an unknown one.
+        unlabeled_weight: factor of the weights of training rows without a label.
         header: of a text file, whether its first line holds names; None: guess.
         separator: of a text file; None: guess.
         key: the array of a .npz file.
@@ -56,6 +60,7 @@ class StreamDataModule(RowsDataModule):
         columns: Sequence[str | int] | str | int | None = None,
         weight: str | int | None = None,
         label: str | int | None = None,
+        unlabeled_weight: float = 1.0,
         header: bool | None = None,
         separator: str | None = None,
         key: str | None = None,
@@ -76,16 +81,28 @@ class StreamDataModule(RowsDataModule):
         options = {"weight": weight, "label": label, "header": header}
         options |= {"separator": separator, "key": key}
         self._files = {"train": open_rows(path, columns=columns, **options)}
-        self.columns, self.classes = self._files["train"].columns, None
+        self.columns = self._files["train"].columns
+        known = self._files["train"].labelled
+        self.unlabeled_weight = require_unlabeled_weight(unlabeled_weight, labelled=known)
         for part, other in (("val", val_path), ("test", test_path)):
             if other is not None and other != "":
                 self._files[part] = open_rows(other, columns=self.columns, **options)
         self._some: dict[int, Tensor] = {}
 
-    def part(self, name: str, *, labels: bool = False) -> FileRows | None:
+    @property
+    def classes(self) -> tuple[str, ...] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Names of the labels, from one pass over the training set, or None."""
+        return self._files["train"].classes
+
+    def part(self, name: str, *, labels: bool = False) -> RowSource | None:
         """See `RowsDataModule.part`."""
         rows = self._files.get(name)
-        return rows.with_labels() if rows is not None and labels else rows
+        if rows is None:
+            return None
+        if name == "train" and self.unlabeled_weight != 1:
+            weigh = partial(weigh_unlabelled, factor=self.unlabeled_weight)
+            return ChangedRows(rows.with_labels(), weigh, weighted=True)
+        return rows.with_labels(self.classes) if labels else rows
 
     def some_rows(self, n: int) -> Tensor:
         """At most n rows of the training set, evenly spaced; kept for further pictures."""

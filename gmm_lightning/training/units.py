@@ -62,6 +62,14 @@ class StandardizedMixture(L.LightningModule):
         """The most probable component of each row, `(*S, *B)`: see `GMMLayer.predict`."""
         return self.layer.predict(self._standard(x), missing)
 
+    def class_probabilities(self, x: Any, missing: str | None = None) -> Tensor:
+        """Probabilities of the classes, `(*S, *B, C)`: see `GMMLayer.class_probabilities`."""
+        return self.layer.class_probabilities(self._standard(x), missing)
+
+    def predict_class(self, x: Any, missing: str | None = None) -> Tensor:
+        """The most probable class of each row, `(*S, *B)`: see `GMMLayer.predict_class`."""
+        return self.layer.predict_class(self._standard(x), missing)
+
     def sample(self, sample_shape: tuple[int, ...] | int = (), **options: Any) -> Any:
         """Draws in the user's units, the region of `within` too: see `GMMLayer.sample`."""
         if options.get("within") is not None:
