@@ -42,6 +42,7 @@ from gmm_lightning.em.responsibilities import (
     tempered_responsibilities_,
 )
 from gmm_lightning.em.result import EMResult, Trajectory
+from gmm_lightning.em.row_answers import reduce_log_joint
 from gmm_lightning.em.shrinkage import Shrinkage, ledoit_wolf
 from gmm_lightning.em.steps import e_step, m_step
 from gmm_lightning.em.stepwise import StepwiseEM
@@ -90,6 +91,7 @@ __all__ = [
     "m_step",
     "maximize",
     "new_events",
+    "reduce_log_joint",
     "resolve_priors",
     "softmax_responsibilities_",
     "stopping_rules",
