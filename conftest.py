@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gmm_lightning
-from gmm_lightning import distributions, em, layers, linalg, priors
+from gmm_lightning import distributions, em, layers, linalg, priors, projections
 
 # One core per test process: the matrices are small, and timings do not depend on the machine.
 torch.set_num_threads(1)
@@ -22,7 +22,7 @@ def _doctest_environment(
     if not isinstance(request.node, pytest.DoctestItem):
         yield
         return
-    for module in (linalg, distributions, priors, layers, em, gmm_lightning):
+    for module in (linalg, distributions, priors, projections, layers, em, gmm_lightning):
         public = getattr(module, "__all__", ())
         doctest_namespace.update({name: getattr(module, name) for name in public})
     doctest_namespace["torch"] = torch

@@ -269,3 +269,12 @@ def total_covariance(weights: Tensor, means: Tensor, covariances: Tensor) -> Ten
     gap = means - (weights.unsqueeze(-1) * means).sum(-2, keepdim=True)
     between = gap.unsqueeze(-1) * gap.unsqueeze(-2)
     return (weights[..., None, None] * (covariances + between)).sum(-3)
+
+
+def mixture_logits(weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """Logarithms of weights `(*B, K)` after division by their sum.
+
+    A weight of zero becomes the smallest positive number: its gradients stay finite.
+    """
+    weights = weights / weights.sum(-1, keepdim=True)
+    return weights.clamp(min=torch.finfo(dtype).tiny).log().to(dtype)

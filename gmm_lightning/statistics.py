@@ -156,6 +156,8 @@ class Moments:
         means: `(*B, K, D)`.
         scatter: about the means, in the family's form, `(*B, G, ...)`.
         dof: divisor of the scatter, `(*B, G)`.
+        mean_precision: how many rows a mean is worth, with those of a prior, `(*B, K)`: moving it
+            by g adds `mean_precision g g'` to the scatter.
     """
 
     counts: Tensor
@@ -163,6 +165,7 @@ class Moments:
     means: Tensor
     scatter: Tensor
     dof: Tensor
+    mean_precision: Tensor
 
     @classmethod
     def from_statistics(cls, stats: SufficientStatistics, covariance: str | Covariance) -> Moments:
@@ -186,6 +189,7 @@ class Moments:
             means=stats.shift + gap,
             scatter=stats.second - correction,
             dof=covariance.sum_tied(counts),
+            mean_precision=counts,
         )
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Moments:

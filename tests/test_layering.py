@@ -31,9 +31,9 @@ GROUND = (
 )
 FLOORS: tuple[tuple[str, ...], ...] = (
     (*GROUND, "covariances"),
-    ("distributions",),
+    ("distributions", "hyperparameters"),
     ("priors", "noise", "statistics", "datasets"),
-    ("layers", "initializers", "evidence"),
+    ("layers", "initializers", "evidence", "projections"),
     ("em",),
     ("criteria", "losses", "metrics", "interop"),
     ("plotting",),

@@ -14,10 +14,11 @@ from support.random_layers import parameters
 
 from gmm_lightning import GMMLayer, MixtureClassifier, StepwiseEM, e_step, fit_classifier, fit_em
 from gmm_lightning.distributions import Ball, impute
-from gmm_lightning.em import initialize_layer, ledoit_wolf
+from gmm_lightning.em import initialize_layer
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.estimators import gmr
 from gmm_lightning.losses import negative_log_likelihood
+from gmm_lightning.projections import ledoit_wolf
 from gmm_lightning.rows import Batch, as_tensor
 from gmm_lightning.training import ArrayDataModule, GMMModule
 

@@ -6,9 +6,9 @@ Read in this order: `data_scale`, `parameters` and `model` (what EM works on), `
 `uncertain_kernel`, `pooled` and `expectation`, `collapse`, `event_log`, `local_scale`,
 `maximization`, `policy`, `reseed`, `policies`, `acceleration`, `convergence`, `stopping`,
 `updater`, `restarts`, `state`, `responsibility_change` and `loop` (the algorithm), `degenerate`,
-`result`, `assignment`, `marked_rows`, `covariance_target`, `known_rows`, `initialization`,
-`progress`, `fit`. For layers one step at a time: `steps`, `stepwise`; for a classifier:
-`class_rows`, `classifier`; a projection: `shrinkage`.
+`result`, `assignment`, `marked_rows`, `covariance_target`, `known_rows`, `frozen_start`,
+`row_assignment`, `labelled_start`, `labelled_rows`, `initialization`, `progress`, `fit`. For layers
+one step at a time: `steps`, `stepwise`; for a classifier: `class_rows`, `classifier`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ from gmm_lightning.em.responsibilities import (
 )
 from gmm_lightning.em.result import EMResult, Trajectory
 from gmm_lightning.em.row_answers import reduce_log_joint
-from gmm_lightning.em.shrinkage import Shrinkage, ledoit_wolf
 from gmm_lightning.em.steps import e_step, m_step
 from gmm_lightning.em.stepwise import StepwiseEM
 from gmm_lightning.em.stopping import Gain, StoppingRule
@@ -74,7 +73,6 @@ __all__ = [
     "Reseed",
     "Responsibilities",
     "ResponsibilitySchedule",
-    "Shrinkage",
     "Squarem",
     "StepwiseEM",
     "StoppingRule",
@@ -87,7 +85,6 @@ __all__ = [
     "fit_em",
     "hard_responsibilities_",
     "initialize_layer",
-    "ledoit_wolf",
     "m_step",
     "maximize",
     "new_events",

@@ -92,7 +92,7 @@ class ClassGroup:
         own = torch.arange(len(self.classes)).to(self.classes).repeat(num_restarts)
         shape = Size([len(self.classes)])
         noise = None if layer.noise is None else layer.noise.select(self.classes)
-        return replace(model, batch_shape=shape, batch_index=own, couples_batch=False, noise=noise)
+        return replace(model, batch_shape=shape, batch_index=own, noise=noise)
 
 
 def group_by_length(lengths: list[int]) -> list[list[int]]:

@@ -98,7 +98,8 @@ def fit_classifier(
         The result of each class; components that collapsed are held at the floor, see `events`.
 
     Raises:
-        InvalidArgumentError: an option out of range, or a layer with evidence.
+        InvalidArgumentError: an option out of range, a layer with evidence, or
+            projections that couple the classes.
         InvalidDataError: shapes that do not fit, rows that are not finite or have no known label
             (by number), or a class with fewer rows than components (by its label).
 
@@ -127,6 +128,10 @@ def fit_classifier(
     generator = as_generator(generator, layer.means.device)
     if layer.evidence is not None:
         raise InvalidArgumentError("fit_classifier takes no layer with evidence: use fit_em")
+    if any(projection.couples_batch for projection in layer.projections.to_list()):
+        raise InvalidArgumentError(
+            "fit_classifier fits each class by itself, and a projection couples them: use fit_em"
+        )
     rows = ClassRows.read(classifier, x, y, sample_weight, skip_nonfinite=skip_nonfinite)
     shares = torch.stack([w.sum() for w in rows.weights])
     class_logits = classifier.log_class_priors(shares if class_priors is None else class_priors)

@@ -19,6 +19,7 @@ from gmm_lightning.em.initialization import (
     resolve_from,
 )
 from gmm_lightning.em.known_rows import known_rows
+from gmm_lightning.em.labelled_rows import check_evidence, with_labels
 from gmm_lightning.em.loop import run_em
 from gmm_lightning.em.maximization import MStepResult
 from gmm_lightning.em.model import MixtureModel
@@ -35,6 +36,7 @@ from gmm_lightning.em.updater import MonotoneUpdater
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.initializers import Given
 from gmm_lightning.layers import GMMLayer
+from gmm_lightning.rows import with_errors
 
 
 def fit_em(
@@ -43,6 +45,8 @@ def fit_em(
     *,
     initializer: Any = "mixed",
     sample_weight: Any = None,
+    labels: Any = None,
+    unlabeled_weight: float = 1.0,
     error_covariance: Any = None,
     missing: str | None = None,
     max_iter: int = 500,
@@ -69,6 +73,9 @@ def fit_em(
             responsibilities `(N, K)`, or None to start from the layer's parameters. A label of -1
             is a row of the layer's noise.
         sample_weight: not negative, broadcasts to `(*S, *B)`.
+        labels: classes of the rows, `(N,)`, -1 where they are not known, or soft ones `(N, C)`:
+            see `gmm_lightning.evidence.Labels`, which the layer gets unless it has one.
+        unlabeled_weight: factor of the weights of rows without a label.
         error_covariance: of the errors of the rows, variances `(N, D)` or matrices `(N, D, D)`:
             the mixture is that of the rows without their errors (extreme deconvolution).
         missing: None refuses NaN; `em` takes the expected moments of missing entries, given the
@@ -137,9 +144,14 @@ def fit_em(
             f"num_restarts={num_restarts} needs an initializer that draws at random: every start "
             "from given parameters or assignments is the same"
         )
+    if labels is not None:
+        batch = with_labels(layer, x, sample_weight, labels, unlabeled_weight)
+        x, sample_weight = with_errors(batch, error_covariance), None
+        error_covariance = None
     source = layer_source(
         layer, x, sample_weight, missing=missing, error_covariance=error_covariance
     )
+    check_evidence(layer, source)
     known = known_rows(layer, source)
     if initializer is not None or not is_resolved(layer):
         resolve_from(layer, source, known)

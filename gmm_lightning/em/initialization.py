@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning._chunking import rows_per_chunk
-from gmm_lightning._validation import as_generator, require_enough_rows
+from gmm_lightning._validation import as_generator
 from gmm_lightning.em.assignment import assigned_statistics, with_pooled_rows
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.covariance_target import with_targets
 from gmm_lightning.em.event_log import CollapseCount
+from gmm_lightning.em.frozen_start import match_frozen
 from gmm_lightning.em.known_rows import KnownRows, known_rows
+from gmm_lightning.em.labelled_rows import check_evidence
+from gmm_lightning.em.labelled_start import assign_classes, sample_classes
 from gmm_lightning.em.local_scale import local_scale
 from gmm_lightning.em.marked_rows import with_start_weight, without_marked
 from gmm_lightning.em.maximization import MStepResult, maximize
@@ -22,7 +24,9 @@ from gmm_lightning.em.model import MixtureModel, require_values
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.pooled import pooled_statistics
 from gmm_lightning.em.responsibilities import ASSIGNMENTS
-from gmm_lightning.initializers import Given, Initializer, Mixed, standardize
+from gmm_lightning.em.row_assignment import assign_rows, with_weights
+from gmm_lightning.evidence import labels_of
+from gmm_lightning.initializers import Given, Initializer, Mixed
 from gmm_lightning.initializers import registry as initializer_registry
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.priors import DataMoments
@@ -104,6 +108,7 @@ def initialize_layer(
     """
     generator = as_generator(generator, layer.means.device)
     source = layer_source(layer, x, sample_weight, missing=missing)
+    check_evidence(layer, source)
     known = known_rows(layer, source)
     resolve_from(layer, source, known)
     model, present = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
@@ -207,67 +212,20 @@ def initialize(
     if not isinstance(initializer, Given):
         limit = min(_MAX_ROWS, max(_MIN_ROWS, k * max(256, 8 * d)))
         limit = min(limit, source.num_rows, initializer.max_rows(k) or limit)
-    rows = source.sample(limit, generator)
-    weight = rows.weight
-    if weight is None:
-        weight = torch.ones(rows.num_rows, *model.batch_shape, dtype=torch.float64)
-    assignments = _assign_rows(model, initializer, rows.x, weight, k, generator)
-    rows = Batch(rows.x, weight, extra={ASSIGNMENTS: assignments})
-    mean_weight = model.per_mixture(weight.sum(0, keepdim=True) / (weight > 0).sum(0))[0]
+    labels = None if isinstance(initializer, Given) else labels_of(model.evidence)
+    if labels is None:
+        rows = with_weights(model, source.sample(limit, generator))
+        given = assign_rows(model, initializer, rows, k, generator)
+    else:
+        rows = with_weights(model, sample_classes(labels, source, limit, generator))
+        given = assign_classes(labels, model, initializer, rows, generator)
+    assert rows.weight is not None
+    if labels is None and not isinstance(initializer, Given):
+        given = match_frozen(model, present, rows.x, rows.weight, given)
+    rows = Batch(rows.x, rows.weight, extra={ASSIGNMENTS: given})
+    assert rows.weight is not None
+    positive = (rows.weight > 0).sum(0)
+    mean_weight = model.per_mixture(rows.weight.sum(0, keepdim=True) / positive)[0]
     rows, marked = without_marked(model, rows)
     stats = with_pooled_rows(assigned_statistics(model, present, rows), model.family, mean_weight)
     return with_start_weight(model, maximize(model, present, replace(stats, noise=marked)), marked)
-
-
-def _assign_rows(
-    model: MixtureModel,
-    initializer: Initializer,
-    rows: Tensor,
-    weight: Tensor,
-    num_components: int,
-    generator: Generator | None,
-) -> Tensor:
-    """Labels `(N, M)` or responsibilities `(N, M, K)`, for many mixtures of the batch at a time."""
-    single = model.single_restart()
-    x, w = single.per_mixture(rows), single.per_mixture(weight.to(rows.device, torch.float64))
-    num_restarts = len(model.batch_index) // len(single.batch_index)
-    # Rows, their features and distances, which each start of several mixtures has of its own.
-    numbers = num_restarts * len(rows) * (3 * rows.shape[-1] + num_components + 8)
-    size = rows_per_chunk(numbers, w, in_cache=False)
-    parts = [
-        _assign_mixtures(initializer, some, own, num_components, num_restarts, generator)
-        for some, own in zip(x.split(size, 1), w.T.split(size), strict=True)
-    ]
-    # Restarts first: (N, R, B) -> (N, M).
-    joined = torch.cat(parts, 2)
-    return joined.reshape(len(rows), -1, *joined.shape[3:])
-
-
-def _assign_mixtures(
-    initializer: Initializer,
-    x: Tensor,
-    weight: Tensor,
-    num_components: int,
-    num_restarts: int,
-    generator: Generator | None,
-) -> Tensor:
-    """Labels `(N, R, B)` or responsibilities of rows `(N, B, D)` with weights `(B, N)`."""
-    x, used = x.movedim(1, 0), weight > 0
-    # Given assignments are for all rows; the others see those of positive weight.
-    keeps_all = isinstance(initializer, Given) or bool(used.all())
-    fewest = x.shape[1] if keeps_all else int(used.sum(-1).min())
-    require_enough_rows(fewest, num_components)
-    if keeps_all:
-        z = standardize(x.to(torch.float64), weight)
-        given = initializer.assign_many(z, num_components, weight, num_restarts, generator)
-        return given.movedim((2, 1), (0, 1))
-    # Rows of weight 0 last; those that fill up short sets repeat the first row, which is finite.
-    place = used.int().argsort(dim=-1, descending=True, stable=True)[:, : int(used.sum(-1).max())]
-    every, w = torch.arange(len(x), device=x.device), weight.gather(1, place)
-    own = torch.where(w > 0, place, place[:, :1])
-    z = standardize(x[every.unsqueeze(-1), own].to(torch.float64), w)
-    given = initializer.assign_many(z, num_components, w, num_restarts, generator)
-    assigned = given.new_zeros(x.shape[1], len(x), num_restarts, *given.shape[3:])
-    assigned[place.T, every] = given.movedim(2, 0)
-    assigned[~used.T] = 0
-    return assigned.movedim(2, 1)

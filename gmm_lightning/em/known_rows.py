@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from gmm_lightning.covariances import Covariance, DiagCovariance, FullCovariance
 from gmm_lightning.em.conditionals import conditionals_for
@@ -60,6 +60,10 @@ class KnownRows(RowSource):
     def sample(self, limit: int, generator: Generator | None) -> Batch:
         """All rows, or `limit` of them drawn without replacement, in their order."""
         return self._fill(self._source.sample(limit, generator))
+
+    def take(self, index: Tensor) -> Batch:
+        """The rows of given numbers, increasing, `(n,)`."""
+        return self._fill(self._source.take(index))
 
     def complete_rows(self, least: int) -> RowSource:
         """Rows without missing entries, if there are so many in a sample; else all, filled in.

@@ -83,8 +83,8 @@ def maximize(
 ) -> MStepResult:
     """The parameters that maximise the expected objective, and what had to be repaired.
 
-    The priors add their pseudo-observations, the projections apply in order, the floor bounds
-    the covariances from below, and the family estimates its scale.
+    The priors add their pseudo-observations, the projections constrain means, weights and
+    scatters, the floor bounds the covariances from below, and the family estimates its scale.
 
     Args:
         model: of the M mixtures.
@@ -108,7 +108,7 @@ def maximize(
         data_scale = DataScale.from_moments(data, family, dtype, model.local_scale)
     data_scale = data_scale.of_form(data.scatter, data.dof)
     empty = data.counts <= total_weight.unsqueeze(-1) * _EMPTY_SHARE
-    moments = model.update_moments(_without_rows(data, stats, family, empty))
+    moments = model.update_moments(_without_rows(data, stats, family, empty), parameters)
     moments = data_scale.fill(moments, family, data)
     noise = _rounding(model, stats, moments, data_scale, dtype)
     scatter, smallest = _apply_floor(model, parameters, moments, data_scale, noise)
@@ -122,6 +122,7 @@ def maximize(
     alone = moments.mass.sum(-1, keepdim=True) <= 0
     mass = torch.where(alone, parameters.mixture_logits.softmax(-1).to(moments.mass), moments.mass)
     updated = model.from_constrained(mass, moments.means, scale, noise_logit, dtype)
+    updated = model.constrain(updated)
     if not all_finite(updated.means):
         raise InvalidDataError(format_too_large("the means of the rows are", dtype))
     raw = updated.raw_scale.flatten(1)
@@ -135,6 +136,8 @@ def maximize(
         smallest = torch.full_like(moments.dof, torch.inf)
     # Weights that the last M-step set to zero were reported by it.
     floored, emptied = torch.isfinite(smallest), empty & ~weightless(parameters)
+    # What is frozen is as it should be.
+    floored, emptied = floored & ~model.has_frozen("covariances"), emptied & ~model.is_held
     if not bool(floored.any() | emptied.any()):
         return MStepResult(updated, None, singular)
     nothing = torch.zeros_like(emptied)
@@ -159,6 +162,7 @@ def _without_rows(
         means=torch.where(empty.unsqueeze(-1), stats.shift.to(moments.means), moments.means),
         scatter=scatter,
         dof=family.sum_tied(counts),
+        mean_precision=counts,
     )
 
 

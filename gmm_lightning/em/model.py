@@ -15,9 +15,11 @@ from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.layers import GMMLayer, mixture_logits
+from gmm_lightning.layers import GMMLayer
+from gmm_lightning.linalg import mixture_logits
 from gmm_lightning.noise import Noise
 from gmm_lightning.priors import Prior
+from gmm_lightning.projections import Frozen, Projection
 from gmm_lightning.rows import Batch, RowSource
 from gmm_lightning.statistics import Moments, SufficientStatistics
 
@@ -47,8 +49,6 @@ class MixtureModel:
         batch_shape: B of the layer.
         batch_index: `(M,)`, which mixture of the flattened batch each entry of the leading axis is.
         local_scale: see `GMMLayer`, `(M, D)`.
-        couples_batch: whether a projection sees the mixtures of a restart together, in the
-            layer's batch shape; False: any of them, as a batch `(M,)`.
         mean_weight: of the rows that have any, `(M,)`; None: 1.
         noise: of batch shape B, or None.
     """
@@ -56,11 +56,10 @@ class MixtureModel:
     family: Covariance
     priors: Sequence[Prior]
     evidence: nn.Module | None
-    projections: Sequence[nn.Module]
+    projections: Sequence[Projection]
     batch_shape: Size
     batch_index: Tensor
     local_scale: Tensor
-    couples_batch: bool = True
     mean_weight: Tensor | None = None
     noise: Noise | None = None
 
@@ -69,16 +68,17 @@ class MixtureModel:
         """The model of a layer, for a number of restarts.
 
         Raises:
-            InvalidArgumentError: the layer is on the meta device.
+            InvalidArgumentError: the layer is on the meta device, or frozen parts have no value.
         """
         require_values(layer)
+        layer.require_constrained()
         size = layer.batch_shape.numel()
         batch_index = torch.arange(size, device=layer.means.device).repeat(num_restarts)
         return cls(
             layer.covariance,
             [prior.select(batch_index) for prior in layer.all_priors],
             layer.evidence,
-            list(layer.projections),
+            [_of_mixtures(one, batch_index) for one in layer.projections.to_list()],
             layer.batch_shape,
             batch_index,
             layer.local_scale.reshape(size, -1)[batch_index],
@@ -94,6 +94,7 @@ class MixtureModel:
             local_scale=self.local_scale[index],
             mean_weight=None if self.mean_weight is None else self.mean_weight[index],
             priors=priors,
+            projections=[_of_mixtures(one, index) for one in self.projections],
         )
 
     def single_restart(self) -> MixtureModel:
@@ -116,7 +117,7 @@ class MixtureModel:
     @property
     def runs_independently(self) -> bool:
         """Whether mixtures of one restart can be fitted apart from each other."""
-        return not (self.projections and self.couples_batch)
+        return not any(projection.couples_batch for projection in self.projections)
 
     def per_mixture(self, values: Tensor) -> Tensor:
         """Values of rows `(n, *B, ...)` for each entry of the leading axis, `(n, M, ...)`.
@@ -198,6 +199,17 @@ class MixtureModel:
             torch.ones_like(noise),
         ).to_vector()
 
+    def has_frozen(self, part: str) -> Tensor:
+        """Which of the `means` `(M, K)`, or `covariances` `(M, G)`, are frozen."""
+        masks = [one.is_fixed(part) for one in self.projections if isinstance(one, Frozen)]
+        nothing = torch.zeros(1, 1, dtype=torch.bool, device=self.batch_index.device)
+        return masks[0] if masks else nothing
+
+    @property
+    def is_held(self) -> Tensor:
+        """Components whose mean and covariance are frozen, `(M, K)`: they need no rows."""
+        return self.has_frozen("means") & self.has_frozen("covariances")
+
     @property
     def regularizes_covariances(self) -> bool:
         """Whether `reg_covar` or a prior gives a component of few rows a proper covariance."""
@@ -225,20 +237,55 @@ class MixtureModel:
             total, rows = total + weight.sum(0, dtype=torch.float64), rows + (weight > 0).sum(0)
         return replace(self, mean_weight=(total / rows.clamp(min=1)).to(self.local_scale.device))
 
-    def update_moments(self, moments: Moments) -> Moments:
-        """Moments with the priors' pseudo-observations, then constrained by the projections."""
+    def update_moments(self, moments: Moments, present: MixtureParameters) -> Moments:
+        """Moments with the priors' pseudo-observations, then constrained by the projections.
+
+        Args:
+            moments: of the rows.
+            present: the parameters before the M-step.
+        """
         for prior in self.priors:
             moments = prior.update(moments, self.family)
-        if self.runs_independently:
-            for projection in self.projections:
-                moments = projection(moments, self.family)
+        if not self.projections:
             return moments
-        # A projection is written for the batch of its layer: one restart at a time.
+        # In float64, as the moments are.
+        present = present.to(moments.means.dtype)
+        mixture = self.distribution(present)
+        for projection in sorted(self.projections, key=lambda one: one.order):
+            if projection.couples_batch:
+                moments = self._project_restarts(projection, moments, present)
+            else:
+                moments = projection(moments, self.family, mixture)
+        return moments
+
+    def _project_restarts(
+        self, projection: Projection, moments: Moments, present: MixtureParameters
+    ) -> Moments:
+        """Moments under a projection for the batch of its layer: one restart at a time."""
         size, batch = self.batch_shape.numel(), tuple(self.batch_shape)
+
+        def whole(values: Tensor) -> Tensor:
+            return values.reshape((*batch, *values.shape[1:]))
+
         projected = []
-        for part in moments.split(size):
-            one = part.map(lambda v: v.reshape((*batch, *v.shape[1:])))
-            for projection in self.projections:
-                one = projection(one, self.family)
+        places = torch.arange(present.num_mixtures, device=present.device).split(size)
+        for part, place in zip(moments.split(size), places, strict=True):
+            own = present.select(place)
+            mixture = MixtureOfGaussians(
+                whole(own.mixture_logits), whole(own.means), whole(self.scale(own)), self.family
+            )
+            one = projection(part.map(whole), self.family, mixture)
             projected.append(one.map(lambda v: v.reshape((size, *v.shape[len(batch) :]))))
         return Moments.concatenate(projected)
+
+    def constrain(self, parameters: MixtureParameters) -> MixtureParameters:
+        """The nearest parameters that satisfy the projections, frozen parts bit for bit."""
+        for projection in sorted(self.projections, key=lambda one: -one.order):
+            if not projection.couples_batch:
+                parameters = projection.constrain(parameters, self.family)
+        return parameters
+
+
+def _of_mixtures(projection: Projection, index: Tensor) -> Projection:
+    """A projection for the mixtures at an index; one that couples them stays whole."""
+    return projection if projection.couples_batch else projection.select(index)

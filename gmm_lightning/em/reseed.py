@@ -23,7 +23,8 @@ class Reseed(CollapsePolicy):
     """Move a collapsed component to a row that the mixture explains poorly.
 
     It gets the covariance of the whole mixture divided by `K^(2/D)` and the average weight; the
-    objective may fall. A shared covariance at the floor, and a mixture without candidates, stay.
+    objective may fall. A shared covariance at the floor, a frozen mean, and a mixture without
+    candidates stay.
 
     Args:
         max_reseeds: how often one component may move before it is left at the floor.
@@ -72,7 +73,7 @@ class Reseed(CollapsePolicy):
             # What is noise with more than even odds needs no component.
             noise = shares_of_few(replace(model, evidence=None), parameters, rows).noise
             counted &= ~(noise > 0.5).squeeze(1).T.cpu()
-        wanted = wanted & (num_reseeds < self.max_reseeds)
+        wanted = wanted & (num_reseeds < self.max_reseeds) & ~model.has_frozen("means")
         wanted = wanted & (wanted.cumsum(-1) <= counted.sum(0).unsqueeze(-1).to(wanted.device))
         if k == 1 or not bool(wanted.any()):
             return Repair(parameters, torch.zeros_like(wanted), wanted.new_zeros(len(wanted)))
@@ -95,7 +96,7 @@ class Reseed(CollapsePolicy):
         moved = model.from_constrained(
             weights, means, scale, parameters.noise_logit, parameters.means.dtype
         )
-        return Repair(moved, wanted, wanted.new_zeros(len(wanted)))
+        return Repair(model.constrain(moved), wanted, wanted.new_zeros(len(wanted)))
 
 
 def _whole_scale(model: MixtureModel, parameters: MixtureParameters, factor: float) -> Tensor:

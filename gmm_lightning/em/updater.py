@@ -134,6 +134,8 @@ class MonotoneUpdater:
         if found is None:
             return after
         proposal, valid = found
+        if model.projections:
+            proposal = model.constrain(after.from_vector(proposal)).to_vector()
         # The gain of an extrapolation does not show convergence: M-steps alone follow.
         uncertain = state["small_gain"] & torch.isnan(self.gains.rate)
         take = quiet & ~waiting & valid.cpu() & ~uncertain

@@ -4,60 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gmm_lightning._plugins import Registry
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.evidence.base import Evidence
 from gmm_lightning.evidence.labels import UNKNOWN, Labels
-from gmm_lightning.rows import Batch
+from gmm_lightning.evidence.several import EvidenceSum
 
 registry: Registry[Evidence] = Registry(__name__, Evidence, "evidence")
 
 EvidenceSpec = nn.Module | Iterable[nn.Module] | None
-
-
-class EvidenceSum(Evidence):
-    """Several kinds of evidence, independent of each other given the component.
-
-    Args:
-        parts: the kinds.
-    """
-
-    def __init__(self, parts: Iterable[Evidence]) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-        self.num_components = self._kinds[0].num_components
-
-    @property
-    def _kinds(self) -> list[Evidence]:
-        return [part for part in self.parts if isinstance(part, Evidence)]
-
-    def forward(self, batch: Batch) -> Tensor:
-        """The sum of their log densities."""
-        return torch.stack([torch.as_tensor(part(batch)) for part in self._kinds]).sum(0)
-
-    def log_noise(self, batch: Batch) -> Tensor:
-        """The sum of their log densities."""
-        return torch.stack([part.log_noise(batch) for part in self._kinds]).sum(0)
-
-    def check(self, batches: Iterable[Batch]) -> None:
-        """Refuse what any of them refuses."""
-        for part in self._kinds:
-            part.check(batches)
-
-    def for_evaluation(self, batch: Batch) -> Batch:
-        """The rows with what counts for all of them."""
-        for part in self._kinds:
-            batch = part.for_evaluation(batch)
-        return batch
-
-    def config(self) -> dict[str, Any]:
-        """The arguments of all parts."""
-        return {"parts": [{"name": part.name, **part.config()} for part in self._kinds]}
 
 
 def bind_evidence(spec: EvidenceSpec, num_components: int) -> nn.Module | None:
@@ -80,7 +38,7 @@ def bind_evidence(spec: EvidenceSpec, num_components: int) -> nn.Module | None:
                 f"the evidence is of {one.num_components} components, the layer has "
                 f"num_components={num_components}"
             )
-    return own[0] if len(own) == 1 else EvidenceSum(own)  # pyright: ignore[reportArgumentType]
+    return own[0] if len(own) == 1 else EvidenceSum(own)
 
 
 def labels_of(evidence: nn.Module | None) -> Labels | None:

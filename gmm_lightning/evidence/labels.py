@@ -70,13 +70,16 @@ class Labels(Evidence):
         self.confidence = require_number("confidence", confidence, above=0, most=1)
         if self.num_classes > 1 and self.confidence * self.num_classes <= 1:
             raise InvalidArgumentError(
-                f"a confidence of {confidence} says nothing of {self.num_classes} classes: expected "
-                f"more than {1 / self.num_classes:.3g}"
+                f"a confidence of {confidence} says nothing of {self.num_classes} classes: "
+                f"expected more than {1 / self.num_classes:.3g}"
             )
 
     @classmethod
     def of_classes(
-        cls, num_classes: int, components_per_class: int | Sequence[int] = 1, confidence: float = 1.0
+        cls,
+        num_classes: int,
+        components_per_class: int | Sequence[int] = 1,
+        confidence: float = 1.0,
     ) -> Self:
         """Evidence for classes of so many components each, in the order of the classes.
 

@@ -8,9 +8,9 @@ from gmm_lightning.layers.classifier import Calibration, MixtureClassifier
 from gmm_lightning.layers.density_head import DensityHead
 from gmm_lightning.layers.gmm import GMMLayer
 from gmm_lightning.layers.mixture import keep_constant
-from gmm_lightning.layers.parameters import mixture_logits
 from gmm_lightning.layers.sampling_head import SamplingHead
 from gmm_lightning.layers.standardize import Standardize
+from gmm_lightning.linalg import mixture_logits
 
 __all__ = [
     "Calibration",

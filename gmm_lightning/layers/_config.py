@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from inspect import signature
 from itertools import chain
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from gmm_lightning._messages import format_error
 from gmm_lightning._plain import require_plain
@@ -17,43 +18,56 @@ from gmm_lightning._validation import require_integer
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.covariances import registry as covariance_registry
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
+from gmm_lightning.evidence import Evidence
+from gmm_lightning.evidence import registry as evidence_registry
 from gmm_lightning.noise import Noise
 from gmm_lightning.noise import registry as noise_registry
 from gmm_lightning.priors import Prior
 from gmm_lightning.priors import registry as prior_registry
+from gmm_lightning.projections import Projection
+from gmm_lightning.projections import registry as projection_registry
 
 # Axes of a batch in a file, at most.
 _MOST_AXES = 64
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
+# Lists of plugins that a module may have. What freezes and bounds it is among its projections.
+_LISTS = {"priors": prior_registry, "projections": projection_registry}
+# Plugins of which it has one or none, of their own classes; evidence may also be a user's.
+_SINGLE: dict[str, tuple[type[Evidence | Noise], Registry[Any]]] = {
+    "noise": (Noise, noise_registry),
+    "evidence": (Evidence, evidence_registry),
+}
+_OTHERS = {"covariance", *_LISTS, *_SINGLE, "freeze", "bounds", "device", "dtype"}
+
 T = TypeVar("T")
 
 
 def plain_arguments(module: Any) -> dict[str, Any]:
-    """Constructor arguments except family, priors, device and dtype, from the attributes."""
-    others = ("covariance", "priors", "noise", "device", "dtype")
-    names = [name for name in signature(type(module)).parameters if name not in others]
+    """Constructor arguments except plugins, device and dtype, from the attributes."""
+    names = [name for name in signature(type(module)).parameters if name not in _OTHERS]
     values = {name: getattr(module, name) for name in names}
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
 def module_to_config(module: Any) -> dict[str, Any]:
-    """Constructor arguments of a module with a family and priors, as primitives.
+    """Constructor arguments of a module with a family and other plugins, as primitives.
 
-    Reading a third party's family or prior back needs its class in the registry.
+    A projection that is not registered is no part of it. Reading a third party's family or prior
+    back needs its class in the registry.
     """
     # A quantised map has no parameters.
     dtype = next(chain(module.parameters(), module.buffers())).dtype
     config = {
         **plain_arguments(module),
         "covariance": _plugin_to_config(module.covariance),
-        "priors": [_plugin_to_config(prior) for prior in module.priors.values()],
+        **{name: _list_to_config(getattr(module, name)) for name in _lists_of(type(module))},
         "dtype": str(dtype).removeprefix("torch."),
     }
-    # A head has none.
-    noise = getattr(module, "noise", None)
-    if noise is not None:
-        config["noise"] = _plugin_to_config(noise)
+    for name, (kind, _) in _SINGLE.items():
+        plugin = getattr(module, name, None)
+        if isinstance(plugin, kind):
+            config[name] = _plugin_to_config(plugin)
     return config
 
 
@@ -74,15 +88,13 @@ def module_from_config(cls: Callable[..., T], config: Any, max_bytes: float | No
                 f"it is of a module of at least {least} bytes, and describes more than the "
                 f"{max_bytes:.0f} bytes that the file holds"
             )
-        if not isinstance(arguments["priors"], list):
-            raise InvalidArgumentError("expected a list of priors")
-        # One by one: the second one on the same parameters is refused before the others are made.
-        priors = (_plugin_from_config(prior, prior_registry) for prior in arguments["priors"])
-        if arguments.get("noise") is not None:
-            arguments["noise"] = _plugin_from_config(arguments["noise"], noise_registry)
-        dtype = _DTYPES[arguments["dtype"]]
+        for name in _lists_of(cls):
+            arguments[name] = _list_from_config(name, arguments[name])
+        for name, (_, registry) in _SINGLE.items():
+            if arguments.get(name) is not None:
+                arguments[name] = _plugin_from_config(arguments[name], registry)
         # A configuration that names a device is refused, as an argument given twice.
-        arguments |= {"covariance": family, "priors": priors, "dtype": dtype}
+        arguments |= {"covariance": family, "dtype": _DTYPES[arguments["dtype"]]}
         return cls(**arguments, device=None)
     # A ValueError is ours, or from a list instead of a mapping; a RuntimeError is from sizes too
     # large for the memory, or from nesting without end.
@@ -114,7 +126,29 @@ def _least_bytes(arguments: dict[str, Any], family: Covariance) -> int:
     return 4 * least
 
 
-def _plugin_to_config(plugin: Covariance | Noise | Prior) -> dict[str, Any]:
+def _lists_of(cls: Callable[..., Any]) -> list[str]:
+    """The lists of plugins that a class takes."""
+    return [name for name in _LISTS if name in signature(cls).parameters]
+
+
+def _list_to_config(plugins: nn.Module) -> list[dict[str, Any]]:
+    """Those of a layer's plugins that a registry can make again."""
+    return [
+        _plugin_to_config(plugin)
+        for plugin in plugins.children()
+        if isinstance(plugin, Prior)
+        or (isinstance(plugin, Projection) and plugin.name in projection_registry.names)
+    ]
+
+
+def _list_from_config(name: str, configs: Any) -> Iterator[Any]:
+    """Plugins one by one: a second one that is refused is so before the others are made."""
+    if not isinstance(configs, list):
+        raise InvalidArgumentError(f"expected a list of {name}")
+    return (_plugin_from_config(config, _LISTS[name]) for config in configs)
+
+
+def _plugin_to_config(plugin: Covariance | Evidence | Noise | Prior | Projection) -> dict[str, Any]:
     return {"name": plugin.name, **plugin.config()}
 
 

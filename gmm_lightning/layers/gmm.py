@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from gmm_lightning._validation import require_bool, require_choice, require_integer
+from gmm_lightning._validation import require_integer
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.evidence import EvidenceSpec, bind_evidence
+from gmm_lightning.hyperparameters import MixtureShape
+from gmm_lightning.layers._ordered import OrderedMixin
 from gmm_lightning.layers._state import OPEN_LENGTH, StateRule, definite_rule
-from gmm_lightning.layers.mixture import MixtureModule
 from gmm_lightning.layers.parameters import (
-    mixture_logits,
     prior_num_samples,
     project_parameters,
     require_batch_shape,
-    require_order,
     tensor_options,
 )
 from gmm_lightning.layers.pretrained import PretrainedMixin
-from gmm_lightning.linalg import take_components
+from gmm_lightning.linalg import mixture_logits
 from gmm_lightning.noise import NoiseSpec, bind_noise
-from gmm_lightning.priors import MixtureShape, PriorSpec, bind_priors
+from gmm_lightning.priors import PriorSpec, bind_priors
+from gmm_lightning.projections import ProjectionSpec, bind_projections
 
 
-class GMMLayer(PretrainedMixin, MixtureModule):
+class GMMLayer(OrderedMixin, PretrainedMixin):
     """Mixture `sum_k pi_k N(x | mu_k, Sigma_k)` with trainable weights, means and covariances.
 
     Parameters are `mixture_logits` `(*B, K)`, `means` `(*B, K, D)` and `raw_scale` `(*B, G, ...)`,
@@ -44,21 +46,26 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         covariance: name of a family (`full`, `diag`, `spherical`, `tied`, `tied_diag`,
             `tied_spherical`) or an instance.
         priors: a prior, a name, or a list of them; they are copied.
+        evidence: modules that map a `Batch` to terms `(*S, *B, K)` of `log_joint`; copied.
         noise: for rows of no component: `uniform`, `gaussian`, or a `Noise`, which is copied.
+        projections: a constraint (`gmm_lightning.projections`), a name, or a list; they are copied.
+        freeze: what stays as it is: see `freeze`.
+        bounds: pairs of a lower and an upper bound by name: `weight`, `mean`, `variance`, and
+            `eigenvalue_ratio`, a number.
         batch_shape: B, for a batch of independent mixtures.
         device: of the parameters.
         dtype: float32 or float64.
 
     Attributes:
-        evidence: None, or a module that maps a `Batch` to terms `(*S, *B, K)` of `log_joint`.
-        projections: modules `(moments, covariance) -> moments`, applied in order by each M-step
-            after the priors: frozen parts, bounds, shrinkage.
+        projections: the constraints, frozen parts and bounds included: each M-step applies them
+            after the priors.
         local_scale: how close together rows lie where they lie closest, per feature, `(*B, D)`:
             the unit of the covariances' floor, read from the rows when a fit starts. A constant
             feature has 0; NaN: not known yet.
 
     Raises:
-        InvalidArgumentError: a size below 1, an unknown name, or two priors on the same parameters.
+        InvalidArgumentError: a size below 1, an unknown name, two priors on the same parameters,
+            or constraints that exclude each other.
 
     References:
         A. P. Dempster, N. M. Laird, D. B. Rubin (1977), Maximum likelihood from incomplete data
@@ -77,7 +84,11 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         covariance: str | Covariance = "full",
         priors: PriorSpec = None,
         *,
+        evidence: EvidenceSpec = None,
         noise: NoiseSpec = None,
+        projections: ProjectionSpec = None,
+        freeze: Any = None,
+        bounds: Mapping[str, Any] | None = None,
         batch_shape: tuple[int, ...] = (),
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -95,8 +106,9 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         self.raw_scale = nn.Parameter(torch.zeros(*batch_shape, *shape, **made))
         sizes = MixtureShape(num_components, num_features, self.covariance, self.batch_shape)
         self.priors = bind_priors(priors, sizes).to(**made)
+        self.evidence = bind_evidence(evidence, num_components)
         self.noise = bind_noise(noise, num_features, self.batch_shape, **made)
-        self.projections = nn.ModuleList()
+        self.projections = bind_projections(sizes, projections, freeze, bounds).to(**made)
         unknown = torch.full((*batch_shape, num_features), torch.nan, **made)
         self.register_buffer("local_scale", unknown)
 
@@ -110,7 +122,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         self.means.normal_()
         self.raw_scale.zero_()
         self.local_scale.fill_(torch.nan)
-        for part in filter(None, (self.priors, self.noise)):
+        for part in filter(None, (self.priors, self.projections, self.noise)):
             part.reset_parameters()
 
     @classmethod
@@ -120,8 +132,12 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         means: Tensor,
         covariance_matrix: Tensor,
         covariance: str | Covariance = "full",
+        *,
+        freeze: Any = None,
     ) -> Self:
         """A layer with the parameters of `set_parameters`, on the device and in the dtype of means.
+
+        What `freeze` names is frozen at these values.
 
         Raises:
             InvalidArgumentError: as for `set_parameters`.
@@ -139,7 +155,7 @@ class GMMLayer(PretrainedMixin, MixtureModule):
             raise InvalidArgumentError(f"means must be (*B, K, D), got shape {tuple(means.shape)}")
         *batch, k, d = means.shape
         made = tensor_options(means.device, means.dtype)
-        layer = cls(d, k, covariance, batch_shape=tuple(batch), **made)
+        layer = cls(d, k, covariance, freeze=freeze, batch_shape=tuple(batch), **made)
         layer.set_parameters(weights, means, covariance_matrix)
         return layer
 
@@ -165,11 +181,12 @@ class GMMLayer(PretrainedMixin, MixtureModule):
     def num_free_parameters(self) -> int:
         """Parameters of one mixture, for information criteria: weights, means, covariances.
 
-        A constant feature, whose density is 1 at its value, has none.
+        A constant feature, whose density is 1 at its value, has none; what is frozen is not free.
         """
         k, d = self.num_components, self.num_features - len(self.constant_features)
-        noise = 0 if self.noise is None else self.noise.num_free_parameters
-        return k - 1 + k * d + self.covariance.num_free_parameters(k, d) + noise
+        free = k - 1 + k * d + self.covariance.num_free_parameters(k, d)
+        free -= self.projections.num_fixed_parameters(k, d)
+        return free if self.noise is None else free + self.noise.num_free_parameters
 
     @torch.no_grad()
     def set_parameters(
@@ -179,6 +196,8 @@ class GMMLayer(PretrainedMixin, MixtureModule):
         covariance_matrix: Tensor | None = None,
     ) -> None:
         """Overwrite parameters in place (optimizers keep their references); None changes nothing.
+
+        Frozen parts have the new values from now on; the others are brought within their bounds.
 
         Args:
             weights: `(*B, K)`, not negative; divided by their sum.
@@ -198,60 +217,8 @@ class GMMLayer(PretrainedMixin, MixtureModule):
             self.means.copy_(means)
         if scale is not None:
             self.raw_scale.copy_(self.covariance.raw(scale))
-
-    def sort_components(self, by: str = "weight", *, descending: bool = True) -> Tensor:
-        """Sort the components in place, the heaviest first: see `reorder_components`.
-
-        Components of equal weight keep their order.
-
-        Args:
-            by: `weight`.
-            descending: False: the lightest first.
-
-        Returns:
-            Where the component at each place was, `(*B, K)`.
-
-        Example:
-            >>> means = torch.tensor([[0.0], [5.0], [9.0]])
-            >>> weights, covariances = torch.tensor([0.2, 0.7, 0.1]), torch.ones(3, 1, 1)
-            >>> layer = GMMLayer.from_parameters(weights, means, covariances)
-            >>> layer.sort_components().tolist(), layer.means.flatten().tolist()
-            ([1, 0, 2], [5.0, 0.0, 9.0])
-        """
-        require_choice("by", by, ("weight",))
-        require_bool("descending", descending)
-        logits = self.mixture_logits.detach()
-        return self.reorder_components(logits.argsort(dim=-1, descending=descending, stable=True))
-
-    @torch.no_grad()
-    def reorder_components(self, index: Any) -> Tensor:
-        """Reorder weights, means, covariances and priors in place; the density stays the same.
-
-        It is done after a fit: an optimizer's or a callback's memory of each component is not
-        reordered.
-
-        Args:
-            index: the present number of the component for each place, `(K,)` or `(*B, K)`.
-
-        Returns:
-            The index, `(*B, K)`.
-
-        Raises:
-            InvalidArgumentError: not each component once, or a layer with evidence or
-                projections, which refer to components by number.
-        """
-        order = require_order(index, self.num_components, self.batch_shape).to(self.means.device)
-        if self.evidence is not None or len(self.projections):
-            raise InvalidArgumentError(
-                "the evidence and the projections of a layer refer to its components by number: "
-                "reorder it without them"
-            )
-        parameters = [self.mixture_logits, self.means]
-        for values in parameters if self.covariance.tied else [*parameters, self.raw_scale]:
-            values.copy_(take_components(values, order))
-        for prior in self.all_priors:
-            prior.reorder(order)
-        return order
+        given = {"weights": weights, "means": means, "covariances": scale}
+        self._hold(part for part, value in given.items() if value is not None)
 
     def distribution(self) -> MixtureOfGaussians:
         """The mixture of the layer's Gaussians, without noise; gradients flow into them."""

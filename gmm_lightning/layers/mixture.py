@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from gmm_lightning._chunking import map_chunks
 from gmm_lightning._validation import as_generator
 from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.evidence import labels_of
 from gmm_lightning.layers._most_probable import most_probable, require_found
 from gmm_lightning.noise import Noise, noise_evidence
 from gmm_lightning.rows import Batch, as_dense, errors_of
@@ -160,6 +162,27 @@ class MixtureModule(nn.Module):
         index = require_found(self._reduce_joint(x, most_probable, missing))
         # The noise comes after the components.
         return torch.where(index == self.means.shape[-2], -1, index)
+
+    def class_probabilities(self, x: Any, missing: str | None = None) -> Tensor:
+        """Probabilities of the classes, `(*S, *B, C)`, of a layer with `Labels` as evidence.
+
+        Labels of the rows themselves are not read. `missing` is as in `log_prob`.
+
+        Raises:
+            InvalidArgumentError: a layer without labels.
+        """
+        labels, x = labels_of(self.evidence), self._dense(x)
+        if labels is None:
+            raise InvalidArgumentError(
+                "the layer knows no classes: fit it with labels, or make it with evidence="
+                "gmm_lightning.evidence.Labels(class_of_component)"
+            )
+        rows = labels.for_evaluation(x) if isinstance(x, Batch) else x
+        return self._reduce_joint(rows, labels.class_probabilities, missing)
+
+    def predict_class(self, x: Any, missing: str | None = None) -> Tensor:
+        """The most probable class of each row, `(*S, *B)`; see `class_probabilities`."""
+        return self.class_probabilities(x, missing).argmax(-1)
 
     def noise_probability(self, x: Any, missing: str | None = None) -> Tensor:
         """Probability that a row is noise, `(*S, *B)`; `missing` as in `log_prob`.

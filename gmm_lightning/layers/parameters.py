@@ -113,15 +113,6 @@ def project_scale(family: Covariance, dense: Tensor, weights: Tensor) -> Tensor:
     return family.estimate(scatter, family.sum_tied(share))
 
 
-def mixture_logits(weights: Tensor, dtype: torch.dtype) -> Tensor:
-    """Logarithms of weights `(*B, K)` after division by their sum.
-
-    A weight of zero becomes the smallest positive number: its gradients stay finite.
-    """
-    weights = weights / weights.sum(-1, keepdim=True)
-    return weights.clamp(min=torch.finfo(dtype).tiny).log().to(dtype)
-
-
 def require_order(index: Any, num_components: int, batch_shape: Size) -> Tensor:
     """An order of the components, `(*B, K)`, from one for all mixtures of a batch or for each.
 

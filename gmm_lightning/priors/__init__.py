@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from gmm_lightning._plugins import Registry
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
+from gmm_lightning.hyperparameters import Hyperparameter, MixtureShape
+from gmm_lightning.priors.base import Prior
 from gmm_lightning.priors.data_moments import DataMoments
 from gmm_lightning.priors.dirichlet import Dirichlet
 from gmm_lightning.priors.inverse_wishart import InverseWishart

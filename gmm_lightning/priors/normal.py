@@ -11,7 +11,8 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
+from gmm_lightning.hyperparameters import Hyperparameter, MixtureShape
+from gmm_lightning.priors.base import Prior
 from gmm_lightning.priors.data_moments import DataMoments
 from gmm_lightning.statistics import Moments
 
@@ -47,6 +48,7 @@ class NormalMeans(Prior):
     loc: Tensor
     mean_precision: Tensor
     default_precision = 1e-4
+    dof = 1.0  # with which log|Sigma_k| is counted; 0 beside a prior that has integrated it out
 
     def __init__(self, loc: Hyperparameter = None, mean_precision: Hyperparameter = None) -> None:
         super().__init__(loc=loc, mean_precision=mean_precision)
@@ -67,7 +69,7 @@ class NormalMeans(Prior):
         family, scale = mixture.covariance, mixture.scale
         gap = family.whiten(scale, mixture.means - self.loc)
         pull = 0.5 * self.mean_precision * gap.square().sum(-1)
-        return -(family.half_log_det(scale, mixture.num_features) + pull).sum(-1)
+        return -(self.dof * family.half_log_det(scale, mixture.num_features) + pull).sum(-1)
 
     def update(self, moments: Moments, covariance: Covariance) -> Moments:
         self.require_resolved()
@@ -78,5 +80,6 @@ class NormalMeans(Prior):
             moments,
             means=moments.means + (kappa / (kappa + n)).unsqueeze(-1) * gap,
             scatter=moments.scatter + pseudo,
-            dof=moments.dof + covariance.sum_tied(torch.ones_like(n)),
+            dof=moments.dof + covariance.sum_tied(torch.full_like(n, self.dof)),
+            mean_precision=moments.mean_precision + kappa,
         )

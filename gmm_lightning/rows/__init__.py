@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gmm_lightning.rows.arrays import column_names, require_order
-from gmm_lightning.rows.batch import Batch, as_batch
+from gmm_lightning.rows.batch import Batch, as_batch, is_batches
 from gmm_lightning.rows.checked import as_source
 from gmm_lightning.rows.conversion import (
     as_dense,
@@ -43,6 +43,7 @@ __all__ = [
     "column_names",
     "errors_of",
     "finite_rows",
+    "is_batches",
     "is_shared",
     "keep_weights",
     "masked_errors",

@@ -126,17 +126,20 @@ class RowSource(ABC):
         if self.num_rows <= limit:
             # Batches may be read into the same memory.
             return Batch.concatenate([batch.map(Tensor.clone) for batch in self])
-        drawn = _draw_indices(self.num_rows, limit, generator)
+        return self.take(_draw_indices(self.num_rows, limit, generator))
+
+    def take(self, index: Tensor) -> Batch:
+        """The rows of given numbers, increasing, `(n,)`."""
         sample, first = None, 0
         for batch in self:
             ends = torch.tensor([first, first + batch.num_rows])
-            low, high = torch.searchsorted(drawn, ends).tolist()
-            own = batch.at((drawn[low:high] - first).to(batch.x.device))
+            low, high = torch.searchsorted(index, ends).tolist()
+            own = batch.at((index[low:high] - first).to(batch.x.device))
             # Filled in place: small pieces kept between large blocks would fragment the heap.
             # Batches need not be of one dtype.
             if sample is None:
                 wide = own._replace(x=own.x.to(accumulator_dtype(own.x.device)))
-                sample = wide.map(lambda values: values.new_ones(limit, *values.shape[1:]))
+                sample = wide.map(lambda values: values.new_ones(len(index), *values.shape[1:]))
             for into, values in zip(_tensors(sample), _tensors(own), strict=True):
                 into[low:high] = values
             first += batch.num_rows
@@ -173,7 +176,11 @@ class ArrayRows(RowSource):
         """All rows, or `limit` of them drawn without replacement, in their order."""
         if self.num_rows <= limit:
             return self.batch
-        return self.batch.at(_draw_indices(self.num_rows, limit, generator).to(self.batch.x.device))
+        return self.take(_draw_indices(self.num_rows, limit, generator))
+
+    def take(self, index: Tensor) -> Batch:
+        """The rows of given numbers, `(n,)`."""
+        return self.batch.at(index.to(self.batch.x.device))
 
 
 class _MappedRows(RowSource):

@@ -98,7 +98,7 @@ def _raise_to_floor(
     bound = family.variance_floor(scatter, dof, unit, torch.finfo(parameters.dtype).eps)
     bound = bound.clamp(min=min_std**2)
     raised, smallest = family.floor(scatter, dof, bound)
-    low = torch.isfinite(smallest)
+    low = torch.isfinite(smallest) & ~model.has_frozen("covariances")
     if not bool(low.any()):
         return parameters, None
     raw = family.raw(family.estimate(raised, dof)).to(parameters.raw_scale)
@@ -106,4 +106,4 @@ def _raise_to_floor(
     relative = smallest * (bound / unit.unsqueeze(-2)).amin(-1)
     nothing = torch.zeros_like(mixture.weights, dtype=torch.bool)
     collapsed = Collapsed(low, nothing, mixture.weights, relative, nothing)
-    return parameters._replace(raw_scale=raw), collapsed
+    return model.constrain(parameters._replace(raw_scale=raw)), collapsed

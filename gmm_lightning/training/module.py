@@ -32,6 +32,7 @@ from gmm_lightning.training.checkpoint_io import (
     read_data,
     read_state,
 )
+from gmm_lightning.training.constrained import ConstrainedSteps
 from gmm_lightning.training.evaluation import EvaluatedMixture
 from gmm_lightning.training.fits import starts_anew
 from gmm_lightning.training.loader import total_train_weight
@@ -42,7 +43,7 @@ _log = logging.getLogger(__name__)
 _OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
-class GMMModule(EvaluatedMixture):
+class GMMModule(ConstrainedSteps, EvaluatedMixture):
     """A mixture that Lightning trains: by EM without an optimizer, by gradient descent with one.
 
     Both optimise `layer.objective` on the whole training set, in nats per row. What is logged
@@ -140,7 +141,8 @@ class GMMModule(EvaluatedMixture):
         super().lr_scheduler_step(scheduler, falling(monitor, scheduler, metric))
 
     def on_train_start(self) -> None:
-        """Refuse several loaders side by side."""
+        """Refuse several loaders side by side, and constraints without values."""
+        super().on_train_start()
         self._is_learning = self.optimizer is not None
         require_one_loader(self.trainer.train_dataloader, type(self).__name__)
 

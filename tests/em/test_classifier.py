@@ -15,9 +15,9 @@ from torch import Tensor
 
 from gmm_lightning import GMMLayer, MixtureClassifier, e_step, fit_classifier, fit_em
 from gmm_lightning.em.class_rows import group_by_length
-from gmm_lightning.em.shrinkage import Shrinkage
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.initializers import Given, Initializer
+from gmm_lightning.projections import Shrinkage
 
 pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)

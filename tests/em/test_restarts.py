@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ from torch import Generator, Tensor, nn
 
 from gmm_lightning import GMMLayer, e_step, fit_em
 from gmm_lightning.covariances import Covariance, registry
+from gmm_lightning.distributions import MixtureDensity
 from gmm_lightning.em import MixtureModel, MixtureParameters
 from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.plan import MAX_CANCELLATION, group_by_precision
 from gmm_lightning.em.restarts import coinciding_starts, losing_starts
 from gmm_lightning.errors import CollapseError
+from gmm_lightning.projections import Projection
 from gmm_lightning.rows import Batch, as_source
 from gmm_lightning.statistics import Moments
 
@@ -34,13 +37,13 @@ class Halves(nn.Module):
         return torch.where(x[..., :1] < 2.0, against, 0.0)
 
 
-class Anchored(nn.Module):
+class Anchored(Projection):
     """A projection: the first component's mean stays where it is told to."""
 
-    def forward(self, moments: Moments, covariance: Covariance) -> Moments:
+    def forward(self, moments: Moments, covariance: Covariance, present: MixtureDensity) -> Moments:
         means = moments.means.clone()
         means[..., 0, :] = torch.tensor([1.0, 2.0]).to(means)
-        return Moments(moments.counts, moments.mass, means, moments.scatter, moments.dof)
+        return replace(moments, means=means)
 
 
 def layer_of(family: str, prior: str, extras: str, batch: tuple[int, ...] = ()) -> GMMLayer:
@@ -360,13 +363,15 @@ def test_values_are_the_layer(family: str, batch: tuple[int, ...], generator: Ge
     assert all(torch.equal(a, b) for a, b in zip(parameters(twin), parameters(layer), strict=True))
 
 
-class SharedMeans(nn.Module):
+class SharedMeans(Projection):
     """A projection that ties the mixtures of a batch: they have the same means."""
 
-    def forward(self, moments: Moments, covariance: Covariance) -> Moments:
+    couples_batch = True
+
+    def forward(self, moments: Moments, covariance: Covariance, present: MixtureDensity) -> Moments:
         share = moments.counts / moments.counts.sum(0)
         means = (share.unsqueeze(-1) * moments.means).sum(0).expand_as(moments.means)
-        return Moments(moments.counts, moments.mass, means, moments.scatter, moments.dof)
+        return replace(moments, means=means)
 
 
 @pytest.mark.parametrize("collapse", ["floor", "raise"])

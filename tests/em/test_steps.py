@@ -15,13 +15,12 @@ import torch
 from sklearn.mixture import GaussianMixture
 from support.evidence import LabelEvidence
 from support.random_layers import FAMILIES, finite, parameters, random_layer, rows
-from torch import Tensor, nn
+from torch import Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
-from gmm_lightning.covariances import Covariance, registry
+from gmm_lightning.covariances import registry
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.rows import Batch
-from gmm_lightning.statistics import Moments
 
 over_families = pytest.mark.parametrize("family", FAMILIES)
 double = pytest.mark.usefixtures("double")
@@ -491,65 +490,6 @@ def test_labels_that_belong_to_rows_steer_em(family: str, generator: torch.Gener
         again = torch.cat([twin.responsibilities(part) for part in batch.split(11)])
         torch.testing.assert_close(again, twin.responsibilities(batch), rtol=1e-12, atol=1e-12)
         assert torch.equal(twin.predict(batch)[known], labels[known])
-
-
-class FixedWeights(nn.Module):
-    """Toy projection: the weights stay what they are."""
-
-    def __init__(self, weights: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weights", weights)
-
-    def forward(self, moments: Moments, covariance: Covariance) -> Moments:
-        return type(moments)(
-            moments.counts, self.weights.to(moments.mass), moments.means, moments.scatter,
-            moments.dof,
-        )  # fmt: skip
-
-
-class FrozenMean(nn.Module):
-    """Toy projection: one mean stays where it is, and the scatter is taken about it."""
-
-    def __init__(self, component: int, value: Tensor) -> None:
-        super().__init__()
-        self.component = component
-        self.register_buffer("value", value)
-
-    def forward(self, moments: Moments, covariance: Covariance) -> Moments:
-        means = moments.means.clone()
-        gap = torch.zeros_like(means)
-        gap[self.component] = self.value - means[self.component]
-        means[self.component] = self.value
-        extra = covariance.outer(moments.counts.unsqueeze(0), gap.unsqueeze(0))
-        return type(moments)(
-            moments.counts, moments.mass, means, moments.scatter + extra, moments.dof
-        )
-
-
-@double
-@pytest.mark.parametrize("projection", ["weights", "mean", "both"])
-@over_families
-def test_projections_constrain_em(family: str, projection: str, generator: torch.Generator) -> None:
-    x = rows(120, 2, generator)
-    layer = random_layer(family, generator=generator)
-    share, anchor = torch.tensor([0.2, 0.3, 0.5]), torch.tensor([0.5, 0.5])
-    if projection != "mean":
-        layer.projections.append(FixedWeights(share))
-    if projection != "weights":
-        layer.projections.append(FrozenMean(1, anchor))
-    result = fit_em(layer, x, initializer="random", max_iter=30, tol=0.0, generator=generator)
-    # The constrained M-step is still a maximum, so the objective still rises.
-    assert (torch.tensor(result.history).diff() > -1e-12).all()
-    if projection != "mean":
-        assert torch.allclose(layer.weights, share, rtol=1e-13)
-    if projection != "weights":
-        assert torch.equal(layer.means[1], anchor)
-        assert not torch.equal(layer.means[0], anchor)
-    # They travel with the layer.
-    twin = copy.deepcopy(layer)
-    m_step(twin, e_step(twin, x))
-    if projection != "weights":
-        assert torch.equal(twin.means[1], anchor)
 
 
 def test_weights_broadcast_over_sample_dimensions(generator: torch.Generator) -> None:

@@ -84,7 +84,7 @@ def test_each_component_is_named_once(index: Any) -> None:
 
 def test_what_refers_to_components_by_number_is_refused() -> None:
     layer = GMMLayer(2, 3)
-    layer.projections.append(nn.Identity())
+    layer.evidence = nn.Identity()
     with pytest.raises(InvalidArgumentError, match="by number"):
         layer.sort_components()
     with pytest.raises(InvalidArgumentError, match=r"unknown by .mean.; known are: weight"):

@@ -8,10 +8,11 @@ from numpy.typing import ArrayLike
 
 from gmm_lightning._messages import describe
 from gmm_lightning.covariances import FullCovariance
-from gmm_lightning.em import Shrinkage, fit_em
+from gmm_lightning.em import fit_em
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.gmr._translate import Floats, floats_of, tensor_of
 from gmm_lightning.layers import GMMLayer
+from gmm_lightning.projections import Shrinkage
 from gmm_lightning.statistics import Moments
 
 
@@ -56,7 +57,6 @@ def shrink_covariances(means: Floats, covariances: Floats, n_samples_eff: ArrayL
             f"got {describe(n_samples_eff)}"
         )
     counts = tensor_of(np.broadcast_to(counts, len(means)))
-    moments = Moments(
-        counts, counts, tensor_of(means), tensor_of(covariances), torch.ones_like(counts)
-    )
+    about, scatter, one = tensor_of(means), tensor_of(covariances), torch.ones_like(counts)
+    moments = Moments(counts, counts, about, scatter, dof=one, mean_precision=counts)
     return Shrinkage()(moments, FullCovariance()).scatter.numpy()

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gmm_lightning._validation import require_choice
 from gmm_lightning.covariances import Covariance
+from gmm_lightning.distributions import MixtureDensity
 from gmm_lightning.linalg import unsqueeze_like
+from gmm_lightning.projections.base import Projection
 from gmm_lightning.rows import as_tensor
 from gmm_lightning.statistics import Moments
 
 
-class Shrinkage(nn.Module):
-    """A projection of the M-step: `S <- (1 - rho) S + rho tr(S)/D I`, component by component.
+class Shrinkage(Projection):
+    """Shrinks scatters: `S <- (1 - rho) S + rho tr(S)/D I`, component by component.
 
-    To be appended to `layer.projections`. The result is not the mode of the objective, so EM with
+    The result is not the mode of the objective, so EM with
     it is not monotone. rho follows from the effective count n of each component, as if its rows
     were drawn from one Gaussian.
 
@@ -31,19 +33,22 @@ class Shrinkage(nn.Module):
         covariance estimation, IEEE Transactions on Signal Processing 58.
 
     Example:
-        >>> layer = GMMLayer(num_features=5, num_components=2)
-        >>> layer.projections.append(Shrinkage())
-        ModuleList(
-          (0): Shrinkage()
-        )
+        >>> layer = GMMLayer(num_features=5, num_components=2, projections=Shrinkage("oas"))
         >>> _ = m_step(layer, e_step(layer, torch.randn(12, 5)))
     """
+
+    name: ClassVar[str] = "shrinkage"
+    parts = frozenset({"covariances"})
+    is_separable: ClassVar[bool] = True
+    is_maximum: ClassVar[bool] = False
 
     def __init__(self, kind: str = "oas") -> None:
         super().__init__()
         self.kind = require_choice("kind", kind, _INTENSITIES)
 
-    def forward(self, moments: Moments, covariance: Covariance) -> Moments:
+    def forward(
+        self, moments: Moments, covariance: Covariance, present: MixtureDensity | None = None
+    ) -> Moments:
         """The moments with shrunk scatter."""
         d = moments.means.shape[-1]
         counts = covariance.sum_tied(moments.counts)
@@ -54,6 +59,10 @@ class Shrinkage(nn.Module):
         ball = covariance.project(identity.expand(*size.shape, d, d))
         rho, size = unsqueeze_like(rho, scatter), unsqueeze_like(size * safe, scatter)
         return replace(moments, scatter=(1 - rho) * scatter + rho * size * ball)
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments as primitives."""
+        return {"kind": self.kind}
 
 
 def _intensity(kind: str, scatter: Tensor, counts: Tensor, d: int) -> tuple[Tensor, Tensor]:
