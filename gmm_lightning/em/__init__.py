@@ -8,7 +8,8 @@ Read in this order: `data_scale`, `parameters` and `model` (what EM works on), `
 `updater`, `restarts`, `state`, `responsibility_change` and `loop` (the algorithm), `degenerate`,
 `result`, `assignment`, `marked_rows`, `covariance_target`, `known_rows`, `frozen_start`,
 `row_assignment`, `labelled_start`, `labelled_rows`, `initialization`, `progress`, `fit`. For layers
-one step at a time: `steps`, `stepwise`; for a classifier: `class_rows`, `classifier`.
+one step at a time: `steps`, `stepwise`; for answers about many rows: `row_answers`; for a
+classifier: `class_rows`, `classifier`.
 """
 
 from __future__ import annotations

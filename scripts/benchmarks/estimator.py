@@ -134,11 +134,13 @@ def calls(settings: Settings, report: Report) -> None:
     for name in (OURS, SKLEARN):
         table.row(f"{name}, an iteration", (found[name][1] - found[name][0]) / (many - few))
         table.row(f"{name}, a fit of {few} iterations", found[name][0])
-    table.row("operations of torch in an iteration", each)
-    table.row("one of them, the smallest", smallest_call())
+    call = smallest_call()
+    table.row(f"operations of torch in an iteration of {OURS}", each)
+    table.row("the smallest operation", call)
+    table.row("so many of the smallest", each * call)
     table.note(
-        "An iteration on few rows is the price of calling torch: the number of operations times "
-        "that of the smallest one, and the Python between them."
+        "An iteration on few rows is the price of calling torch, whatever is computed: that of its "
+        "smallest operation times their number, and the Python between them."
     )
 
 
