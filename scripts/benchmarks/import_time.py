@@ -1,4 +1,4 @@
-"""Seconds that an import takes, in a process of its own: `python -m benchmarks.import_time CODE`."""
+"""Seconds that the code of an argument takes, such as an import, in a process of its own."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,11 +12,18 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.criteria import aic, bic
-from gmm_lightning.em import EMResult
+from gmm_lightning.em import EMResult, reduce_log_joint
 from gmm_lightning.estimators.scikit_learn._parameters import fitted_layer
 from gmm_lightning.estimators.scikit_learn._rows import Rows, generator_of
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import weighted_mean
+
+# Methods of layers, and what they make of log joint densities `(K, n)`.
+_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "predict": lambda log_joint: log_joint.max(0).indices,
+    "responsibilities": lambda log_joint: log_joint.softmax(0).T,
+    "log_prob": lambda log_joint: log_joint.logsumexp(0),
+}
 
 
 class FittedMixture(DensityMixin, BaseEstimator):
@@ -109,8 +117,10 @@ class FittedMixture(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         rows = self._rows(X)
         layer = fitted_layer(self)
-        missing = "marginalize" if bool(torch.isnan(rows.x).any()) else None
-        return rows.give_back(getattr(layer, method)(rows.x.to(layer.means.device), missing))
+        x = rows.x.to(layer.means.device)
+        missing = "marginalize" if bool(torch.isnan(x.sum())) else None
+        answer = reduce_log_joint(layer, x, _REDUCTIONS[method]) if missing is None else None
+        return rows.give_back(getattr(layer, method)(x, missing) if answer is None else answer)
 
     def _n_parameters(self) -> int:
         check_is_fitted(self)
