@@ -227,7 +227,7 @@ class WeightedMoments:
     """Weighted mean and scatter of values, feature by feature; those of two batches are added.
 
     Attributes:
-        weight: sum of the weights, `()`.
+        weight: sum of the weights, `()`, or of those of each entry, `(...)`.
         mean: weighted mean, `(...)`; 0 without rows.
         scatter: weighted sum of squared differences to the mean, `(...)`.
 
@@ -248,17 +248,31 @@ class WeightedMoments:
 
     @classmethod
     def of(cls, values: Tensor, weight: Tensor | None = None) -> WeightedMoments:
-        """The moments of values `(n, ...)` with weights `(n,)`, in float64."""
+        """The moments of values `(n, ...)` with weights `(n,)`, or of that shape, in float64."""
         x = values.to(accumulator_dtype(values.device))
         w = x.new_ones(len(x)) if weight is None else weight.to(x)
-        total = w.sum()
+        total = w.sum(0)
         share = w / torch.where(total > 0, total, 1.0)
-        mean = torch.tensordot(share, x, 1)
+        mean = _weighted_sum(share, x)
         gap = x - mean
         # The mean of the gaps is the rounding error of the mean.
-        error = torch.tensordot(share, gap, 1)
+        error = _weighted_sum(share, gap)
         gap -= error
-        return cls(total, mean + error, torch.tensordot(w, gap.square_(), 1))
+        return cls(total, mean + error, _weighted_sum(w, gap.square_()))
+
+    @classmethod
+    def of_observed(cls, values: Tensor, weight: Tensor | None = None) -> WeightedMoments:
+        """The same of the entries of rows `(n, D)` that are not NaN, with a weight of each column.
+
+        Example:
+            >>> x = torch.tensor([[1.0, 4.0], [3.0, torch.nan]])
+            >>> moments = WeightedMoments.of_observed(x)
+            >>> moments.weight.tolist(), moments.mean.tolist()
+            ([2.0, 1.0], [2.0, 4.0])
+        """
+        observed = ~torch.isnan(values)
+        weights = observed.double() if weight is None else observed * weight.unsqueeze(-1).double()
+        return cls.of(torch.where(observed, values, 0.0), weights)
 
     def __add__(self, other: WeightedMoments) -> WeightedMoments:
         total = self.weight + other.weight
@@ -273,3 +287,10 @@ class WeightedMoments:
     def variance(self) -> Tensor:
         """Weighted variance `(...)`; 0 without rows."""
         return self.scatter / torch.where(self.weight > 0, self.weight, 1.0)
+
+
+def _weighted_sum(weight: Tensor, values: Tensor) -> Tensor:
+    """Sum of values `(n, ...)` by weights `(n,)` or of their shape, `(...)`."""
+    if weight.dim() == 1:
+        return torch.tensordot(weight, values, 1)
+    return (weight * values).sum(0)

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gmm_lightning._validation import require_enough_rows, require_integer, require_number
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.rows import require_missing
 from gmm_lightning.training import RowsDataModule
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def check_fit(config: DictConfig) -> None:
                 require_integer(f"{part}.{name}", values[name], least=least)
         if values.get("clip") is not None:
             require_number(f"{part}.clip", values.clip, least=0)
+    require_missing(config.fit.get("missing"))
     require_integer("fit.num_restarts", config.fit.num_restarts, least=1)
     require_flag("overwrite", config.overwrite)
     if require_integer("seed", config.seed, least=0) >= 2**32:

@@ -17,7 +17,7 @@ from gmm_lightning.app.logs import degenerate_note
 from gmm_lightning.app.report import write_json
 from gmm_lightning.app.runs import FinishedRun, load_run
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.rows import Batch, ChangedRows, RowSource
+from gmm_lightning.rows import Batch, MappedRows, RowSource, take_features
 from gmm_lightning.training import RowsDataModule
 
 
@@ -41,6 +41,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         given = {"val_fraction": 0.0, "test_fraction": 0.0, "standardize": False}
         given = {name: value for name, value in given.items() if name in config.data}
         data = instantiate(config.data, _convert_="all", **given)
+        finished.module.missing = "em" if data.missing == "em" else None
         parts = {"data": _in_classes(finished, data, _select_columns(finished, data))}
     else:
         data = finished.training_data()
@@ -71,7 +72,7 @@ def _select_columns(finished: FinishedRun, data: RowsDataModule) -> RowSource:
             f"{format_list(known, 20)}"
         )
     columns = [known[name] for name in finished.columns]
-    return part.map(lambda x: x[:, columns])
+    return MappedRows(part, lambda batch: take_features(batch, columns), finished.columns)
 
 
 def _in_classes(finished: FinishedRun, data: RowsDataModule, part: RowSource) -> RowSource:
@@ -87,7 +88,7 @@ def _in_classes(finished: FinishedRun, data: RowsDataModule, part: RowSource) ->
     def change(batch: Batch) -> Batch:
         return batch if batch.labels is None else batch._replace(labels=table[batch.labels.long()])
 
-    return ChangedRows(part, change, weighted=part.weighted)
+    return MappedRows(part, change)
 
 
 def _lines(report: dict[str, dict[str, Any]]) -> list[str]:
@@ -100,6 +101,12 @@ def _lines(report: dict[str, dict[str, Any]]) -> list[str]:
             "nats per row (± standard error)",
             f"  BIC, AIC, ICL    {numbers['bic']:.2f}, {numbers['aic']:.2f}, {numbers['icl']:.2f}",
         ]
+        if "num_missing_entries" in numbers:
+            entries = numbers["num_rows"] * numbers["num_features"]
+            text.append(
+                f"  missing          {numbers['num_missing_entries']} of {entries} entries, in "
+                f"{numbers['num_incomplete_rows']} rows"
+            )
         ignored = numbers["num_constant_features"]
         if ignored:
             text.append(

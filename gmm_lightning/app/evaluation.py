@@ -15,7 +15,7 @@ from gmm_lightning.criteria import aic, bic, icl
 from gmm_lightning.em import degenerate_components
 from gmm_lightning.evidence import labels_of
 from gmm_lightning.metrics import label_agreement
-from gmm_lightning.rows import RowSource
+from gmm_lightning.rows import Batch, RowSource, errors_of
 from gmm_lightning.statistics import WeightedMoments
 from gmm_lightning.training import GMMModule
 
@@ -23,16 +23,18 @@ from gmm_lightning.training import GMMModule
 _BLOCK = 1 << 14
 # Number of log densities that are kept for quantiles; of more rows, evenly spaced ones.
 _MAX_KEPT = 10_000_000
+_DRAWS = 100_000
 _COVERAGES = (0.5, 0.9, 0.95, 0.99)
 _SCORES = ("adjusted_rand_score", "normalized_mutual_info_score")
 
 
 @dataclass(frozen=True)
 class LogDensitySample:
-    """Log densities of rows, `(n,)` float64, and their weights or None."""
+    """Log densities `(n,)` in float64, weights or None, and whether the rows have errors."""
 
     values: Tensor
     weight: Tensor | None
+    noisy: bool = False
 
     def quantiles(self, probability: Tensor) -> Tensor:
         """Values below which the given shares lie.
@@ -76,7 +78,7 @@ def evaluate_rows(
 
     Returns:
         The numbers, and the log densities that they are computed from: of at most `_MAX_KEPT`
-        rows, evenly spaced.
+        rows, evenly spaced, without those that lack entries, whose densities are of others.
     """
     layer = module.layer
     k = layer.num_components
@@ -87,12 +89,15 @@ def evaluate_rows(
     step, row = max(1, -(-rows.num_rows // _MAX_KEPT)), 0
     # Filled in place: many small pieces between the blocks would fragment the memory.
     values, weights = torch.empty(2, -(-rows.num_rows // step), dtype=torch.float64)
-    moments: WeightedMoments | None = None
+    kept_rows = torch.ones(len(values), dtype=torch.bool)
+    noisy = False
+    moments, lacking = None, torch.zeros(2, dtype=torch.long)
     counts, num_positive = pairs.new_zeros(k), 0
     for batch in rows.read(size=_BLOCK):
         weight = None if batch.weight is None else batch.weight.double().cpu()
-        log_joint = layer.log_joint_with_noise(module.standardize(batch.x.to(layer.means.device)))
-        log_prob = _log_density_of(module, log_joint)
+        log_joint, log_scale = _log_joint(module, batch)
+        log_prob = _log_density_of(log_joint, log_scale)
+        noisy |= errors_of(batch) is not None
         log_resp = log_joint.log_softmax(-1)
         entropy = -(log_resp.exp() * log_resp).nan_to_num().sum(-1).double().cpu()
         # Added at once, for the same reason.
@@ -102,6 +107,11 @@ def evaluate_rows(
         own = log_prob[kept]
         at = slice(-(-row // step), -(-row // step) + len(own))
         values[at] = own
+        if module.missing is not None:
+            missing = torch.isnan(batch.x)
+            incomplete = missing.any(-1)
+            kept_rows[at] = ~incomplete[kept]
+            lacking += torch.stack([incomplete.sum(), missing.sum()])
         if weight is not None:
             weights[at] = weight[kept]
         if fitted:
@@ -126,6 +136,7 @@ def evaluate_rows(
         "icl": icl(mean * n, p, n, float(moments.mean[1]) * n),
         "num_rows": row,
         **({"total_weight": n} if rows.weighted else {}),
+        **_missing_numbers(*lacking.tolist()),
         "num_features": layer.num_features,
         "num_constant_features": len(layer.constant_features),
         "num_components": k,
@@ -137,7 +148,15 @@ def evaluate_rows(
     if fitted:
         found = degenerate_components(layer, counts, n / num_positive)
         numbers["degenerate_components"] = [component for (component,) in found]
-    return numbers, LogDensitySample(values, weights if rows.weighted else None)
+    weight = weights[kept_rows] if rows.weighted else None
+    return numbers, LogDensitySample(values[kept_rows], weight, noisy)
+
+
+def _missing_numbers(num_rows: int, num_entries: int) -> dict[str, int]:
+    """Numbers of rows without all entries and of missing entries, if there are any."""
+    if not num_rows:
+        return {}
+    return {"num_incomplete_rows": num_rows, "num_missing_entries": num_entries}
 
 
 def _add_pairs(pairs: Tensor, labels: Tensor, components: Tensor, weight: Tensor | None) -> Tensor:
@@ -165,21 +184,35 @@ def _share_right(pairs: Tensor) -> float:
 def log_likelihood(module: GMMModule, rows: RowSource) -> float:
     """Mean log-likelihood: the weighted mean of `log p(x)`, in the user's units."""
     batches = rows.read(size=_BLOCK)
-    parts = (WeightedMoments.of(_log_density(module, b.x), b.weight) for b in batches)
+    parts = (WeightedMoments.of(_log_density(module, b), b.weight) for b in batches)
     return float(reduce(operator.add, parts).mean)
 
 
 @torch.no_grad()
-def _log_density(module: GMMModule, rows: Tensor) -> Tensor:
-    """Log densities of rows in the user's units, `(N,)`, float64, on the CPU."""
-    layer = module.layer
-    blocks = (module.standardize(x.to(layer.means.device)) for x in rows.split(_BLOCK))
-    return torch.cat([_log_density_of(module, layer.log_joint_with_noise(z)) for z in blocks])
+def _log_density(module: GMMModule, rows: Batch) -> Tensor:
+    """Log densities of rows in the user's units, `(n,)`, float64, on the CPU."""
+    return _log_density_of(*_log_joint(module, rows))
 
 
-def _log_density_of(module: GMMModule, log_joint: Tensor) -> Tensor:
-    """Log densities in the user's units, float64, on the CPU, from `log p(x, k)`."""
-    return (log_joint.logsumexp(-1).double() + module.standardize.log_abs_det).cpu()
+def _log_joint(module: GMMModule, rows: Batch) -> tuple[Tensor, Tensor]:
+    """`log p(x, k)` of rows, without their labels, and what it lacks in the user's units."""
+    return module.log_joint_of(Batch(rows.x.to(module.layer.means.device), extra=rows.extra))
+
+
+def _log_density_of(log_joint: Tensor, log_scale: Tensor) -> Tensor:
+    """Log densities in the user's units, float64, on the CPU."""
+    return (log_joint.logsumexp(-1).double() + log_scale).cpu()
+
+
+@torch.no_grad()
+def drawn_density(module: GMMModule) -> LogDensitySample:
+    """Log densities of draws of the components, in place of too few rows that have all entries."""
+    drawn = module.sample(_DRAWS, generator=torch.Generator().manual_seed(0))
+    return LogDensitySample(_of_draws(module, drawn), None)
+
+
+def _of_draws(module: GMMModule, drawn: Tensor) -> Tensor:
+    return torch.cat([_log_density(module, Batch(x)) for x in drawn.split(_BLOCK)])
 
 
 def density_quantiles(density: LogDensitySample) -> dict[str, list[float]]:
@@ -197,10 +230,13 @@ def coverage(
 
     A region of mass p holds the densest points; its edge is the (1 - p) quantile of the density
     of draws from the model (Hyndman 1996). A calibrated model covers a share p of new rows.
-    Nothing is said of a model whose noise has no draws.
+    Nothing is said of a model whose noise has no draws, of rows with errors, which draws have not,
+    or where no row has all entries.
     """
+    if density.noisy or not len(density.values):
+        return {}
     if module.layer.noise is not None and not module.layer.noise.has_draws:
         return {}
-    drawn = _log_density(module, module.sample_with_noise(100_000, generator=generator))
+    drawn = _of_draws(module, module.sample_with_noise(_DRAWS, generator=generator))
     edges = drawn.quantile(1 - torch.tensor(_COVERAGES, dtype=torch.float64))
     return {str(p): density.share_above(edge) for p, edge in zip(_COVERAGES, edges, strict=True)}

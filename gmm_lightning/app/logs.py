@@ -102,10 +102,12 @@ def describe(data: RowsDataModule, module: GMMModule, trainer: L.Trainer) -> str
     noise = "" if layer.noise is None else f", noise {layer.noise.name}"
     labels = labels_of(layer.evidence)
     classes = "" if labels is None else f", {labels.num_classes} classes"
+    incomplete, entries = data.num_missing
+    lacking = f" ({entries} entries are missing, in {incomplete} rows)" if incomplete else ""
     how = "EM" if module.optimizer is None else "gradient descent"
     return (
-        f"{printable(data.name)}: {count_rows(data.num_train_rows)} to train{weighed}{others}, "
-        f"{data.num_features} features, "
+        f"{printable(data.name)}: {count_rows(data.num_train_rows)} to train{weighed}{lacking}"
+        f"{others}, {data.num_features} features, "
         f"{layer.num_components} components, covariance {layer.covariance.name}, "
         f"priors {priors}{classes}{noise}{constraints(layer)}, {how} on {trainer.world_size} "
         "process(es)"

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from gmm_lightning._validation import require_integer
 from gmm_lightning.app.checks import require_flag, require_unread
+from gmm_lightning.app.input_rows import input_rows, missing_of_run
 from gmm_lightning.app.runs import FinishedRun, load_run
-from gmm_lightning.datasets import TableWriter, iter_table
+from gmm_lightning.datasets import TableWriter
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.evidence import labels_of
+from gmm_lightning.rows import Batch
 
 
 def predict(config: DictConfig) -> None:
@@ -31,12 +32,12 @@ def predict(config: DictConfig) -> None:
         )
     require_flag("overwrite", config.overwrite)
     require_flag("responsibilities", config.responsibilities)
-    require_integer("batch_rows", config.batch_rows, least=1)
     require_unread(config.output, [config.input])
     finished = load_run(config.run)
     threshold = finished.threshold(config.quantile)
-    options = {name: config[name] for name in ("header", "separator", "key", "batch_rows")}
-    blocks = iter_table(config.input, columns=finished.columns, **options)
+    missing = missing_of_run(finished, config.missing)
+    finished.module.missing = "em" if missing == "em" else None
+    batches = input_rows(finished, config, missing)
     columns = ["component", "log_density", "outlier"]
     if finished.module.layer.noise is not None:
         columns.append("noise")
@@ -45,27 +46,29 @@ def predict(config: DictConfig) -> None:
     if config.responsibilities:
         columns.append("responsibility")
         columns += ["class_probability"] * ("class" in columns)
-    rows = outliers = 0
+    rows = outliers = incomplete = 0
     with TableWriter(config.output, columns, overwrite=config.overwrite) as table:
-        for block in blocks:
-            answers = _answers(finished, block, threshold)
+        for batch in batches:
+            answers = _answers(finished, batch, threshold)
             table.write(**{name: answers[name] for name in columns})
-            rows, outliers = rows + len(block), outliers + int(answers["outlier"].sum())
+            rows, outliers = rows + batch.num_rows, outliers + int(answers["outlier"].sum())
+            incomplete += int(torch.isnan(batch.x).any(-1).sum())
+    unjudged = f"; {incomplete} with empty cells, which are not judged" if incomplete else ""
     print(
         f"{rows} rows, {outliers} outliers (log-density below {threshold:.6g}, the "
-        f"{config.quantile:g} quantile of the training rows): {config.output}"
+        f"{config.quantile:g} quantile of the training rows{unjudged}): {config.output}"
     )
 
 
 @torch.no_grad()
-def _answers(
-    finished: FinishedRun, block: NDArray[np.float64], threshold: float
-) -> dict[str, NDArray[Any]]:
-    """Component, class, log-density, outlier and responsibilities of a block of rows."""
+def _answers(finished: FinishedRun, batch: Batch, threshold: float) -> dict[str, NDArray[Any]]:
+    """Component, class, log-density, outlier and responsibilities of a batch of rows."""
     module = finished.module
-    log_joint = module.layer.log_joint_with_noise(module.standardize(torch.from_numpy(block)))
+    log_joint, log_scale = module.log_joint_of(batch)
     best, shares, k = log_joint.argmax(-1), log_joint.softmax(-1), module.layer.num_components
-    log_density = log_joint.logsumexp(-1) + module.standardize.log_abs_det
+    log_density = log_joint.logsumexp(-1) + log_scale
+    # The density of fewer entries does not compare with the threshold.
+    judged = ~torch.isnan(batch.x).any(-1)
     classes: dict[str, NDArray[Any]] = {}
     labels = labels_of(module.layer.evidence)
     if labels is not None:
@@ -78,7 +81,7 @@ def _answers(
         "component": torch.where(best == k, -1, best).numpy(),
         "log_density": log_density.numpy(),
         # A density that is no number is not above the threshold, either.
-        "outlier": ~(log_density >= threshold).numpy(),
+        "outlier": (judged & ~(log_density >= threshold)).numpy(),
         "noise": shares[:, k:].sum(-1).numpy(),
         "responsibility": shares[:, :k].numpy(),
     }

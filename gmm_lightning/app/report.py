@@ -15,11 +15,15 @@ from gmm_lightning._files import atomic_write
 from gmm_lightning.app.evaluation import (
     LogDensitySample,
     density_quantiles,
+    drawn_density,
     evaluate_rows,
     log_likelihood,
 )
 from gmm_lightning.plotting import save_figure
 from gmm_lightning.training import GMMModule, RowsDataModule, draw_mixture
+
+# With fewer rows that have all entries, draws stand for them.
+_FEWEST_ROWS = 100
 
 
 def final_metrics(
@@ -29,6 +33,8 @@ def final_metrics(
     train = data.part("train", labels=True)
     assert train is not None
     metrics, density = evaluate_rows(module, train, fitted=True)
+    if data.num_dropped:
+        metrics["num_dropped_rows"] = data.num_dropped
     for name in ("val", "test"):
         part = data.part(name)
         if part is not None:
@@ -45,6 +51,8 @@ def write_report(
 ) -> None:
     """Write `metrics.json`, `density.json` (training density quantiles) and `mixture.png`."""
     save_figure(draw_mixture(module, data), folder / "mixture.png")
+    if len(density.values) < _FEWEST_ROWS and "num_incomplete_rows" in metrics:
+        density = drawn_density(module)
     write_json(folder / "density.json", density_quantiles(density))
     write_json(folder / "metrics.json", metrics)
 

@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from gmm_lightning._validation import require_integer
-from gmm_lightning.app.checks import require_flag, require_path
+from gmm_lightning.app.checks import require_flag, require_path, require_unread
 from gmm_lightning.app.drawing import draw_options, draws, extrapolation, given_columns
+from gmm_lightning.app.imputing import check_imputation, completed_rows
 from gmm_lightning.app.pictures import save_picture, shown_columns
 from gmm_lightning.app.runs import load_run
 from gmm_lightning.datasets import TableWriter
@@ -25,12 +26,18 @@ _SHOWN = 5000
 def sample(config: DictConfig) -> None:
     """Draw rows and write them, with the component of each, and a picture where asked.
 
+    With `input` the missing entries of the rows of a file are drawn, or filled in, instead.
+
     Raises:
         InvalidArgumentError: nowhere to write to, or an option out of range.
         RegionError: a region that the mixture does not reach.
         CheckpointError: no run at the given path.
     """
     _check_outputs(config)
+    if config.input is not None:
+        _complete(config)
+        return
+    n = 1000 if config.n is None else config.n
     options = draw_options(config)
     finished = load_run(config.run)
     given = given_columns(config.condition, finished.columns)
@@ -41,7 +48,7 @@ def sample(config: DictConfig) -> None:
         TableWriter(config.output, columns, overwrite=config.overwrite) if config.output else None
     )
     with writer or nullcontext():
-        for x, z in draws(finished, config.n, given, options, config.seed):
+        for x, z in draws(finished, n, given, options, config.seed):
             if writer is not None:
                 values = dict(zip(finished.columns, x.T.numpy(), strict=True))
                 # The given values, not rounded to the mixture's precision.
@@ -52,20 +59,37 @@ def sample(config: DictConfig) -> None:
     if warning is not None:
         print(f"gmm-sample: {warning}", file=sys.stderr)
     if config.output is not None:
-        print(f"{config.n} rows: {config.output}")
+        print(f"{n} rows: {config.output}")
     if config.picture is not None and shown is not None:
         path = save_picture(finished, *shown, given, options["within"], visible, config.picture)
         print(f"picture: {path}")
 
 
+def _complete(config: DictConfig) -> None:
+    """Write the rows of a file with their missing entries filled in."""
+    n = check_imputation(config)
+    if config.output is None:
+        raise InvalidArgumentError("say where to write the rows: output=filled.csv")
+    require_unread(config.output, [config.input])
+    finished, count = load_run(config.run), 0
+    columns = ["row", *finished.columns]
+    with TableWriter(config.output, columns, overwrite=config.overwrite) as table:
+        for number, x in completed_rows(finished, config, n):
+            values = dict(zip(finished.columns, x.T.numpy(), strict=True))
+            table.write(row=number.numpy(), **values)
+            count += len(x)
+    print(f"{count} rows, completed by impute={config.impute}: {config.output}")
+
+
 def _check_outputs(config: DictConfig) -> None:
     """Refuse outputs that cannot be written, and numbers out of range, before a run is read."""
-    for name in ("run", "output", "picture"):
+    for name in ("run", "output", "picture", "input"):
         require_path(name, config[name])
     if config.output is None and config.picture is None:
         raise InvalidArgumentError("say where to: output=new.csv, or picture=new.png")
     require_flag("overwrite", config.overwrite)
-    require_integer("n", config.n, least=0)
+    if config.n is not None:
+        require_integer("n", config.n, least=0)
     require_integer("seed", config.seed, least=0)
     if config.picture is None:
         if config.columns is not None:

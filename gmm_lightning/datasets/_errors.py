@@ -48,13 +48,20 @@ class DataErrors:
         names: its columns.
         unit: name of a row in messages: a `line` of a text file, or a `row` counted from 0.
         possible_header: the row that may hold names, though it was taken for numbers.
+        optional: columns of which a missing cell is no error.
     """
 
     def __init__(
-        self, path: Path, names: Sequence[str], unit: str, possible_header: int | None = None
+        self,
+        path: Path,
+        names: Sequence[str],
+        unit: str,
+        possible_header: int | None = None,
+        optional: Sequence[int] = (),
     ) -> None:
         self.path, self.names, self.unit = path, names, unit
         self.num_rows, self._possible_header = 0, possible_header
+        self._optional = frozenset(optional)
         self._ragged = _Tally(3)
         self._text: defaultdict[int, _Tally] = defaultdict(_Tally)
         self._missing: defaultdict[int, _Tally] = defaultdict(_Tally)
@@ -100,12 +107,13 @@ class DataErrors:
         """Raise `InvalidDataError` for bad rows, then for bad values of these columns."""
         if self._ragged.count:
             raise InvalidDataError(f"{self.path}: {self._describe_ragged()}")
-        for tallies, describe in (
-            (self._text, self._describe_text),
-            (self._missing, self._describe_missing),
-            (self._infinite, self._describe_infinite),
+        needed = [column for column in columns if column not in self._optional]
+        for tallies, own, describe in (
+            (self._text, columns, self._describe_text),
+            (self._missing, needed, self._describe_missing),
+            (self._infinite, columns, self._describe_infinite),
         ):
-            found = {column: tallies[column] for column in columns if column in tallies}
+            found = {column: tallies[column] for column in own if column in tallies}
             if found:
                 raise InvalidDataError(f"{self.path}: {describe(found)}")
 
@@ -135,7 +143,8 @@ class DataErrors:
         counts = format_list((f"{self.names[c]} ({t.count})" for c, t in found.items()), 20)
         return (
             f"missing values, by column of {self.num_rows} rows: {counts}; the first in "
-            f"{self.unit} {first}; drop these rows, or impute them first"
+            f"{self.unit} {first}; drop these rows by missing=drop, or use their other cells by "
+            "missing=em"
         )
 
     def _describe_infinite(self, found: _Tallies) -> str:

@@ -89,9 +89,11 @@ class TableReader(ABC):
         """The position of each of `all_names`."""
         return {name: position for position, name in enumerate(self.all_names)}
 
-    def select(self, columns: Sequence[int], label: int | None = None) -> Selection:
-        """Columns to read, by position."""
-        errors = DataErrors(self.path, self.all_names, self.unit, self.possible_header)
+    def select(
+        self, columns: Sequence[int], label: int | None = None, optional: Sequence[int] = ()
+    ) -> Selection:
+        """Columns to read, by position; cells of the `optional` ones may be missing."""
+        errors = DataErrors(self.path, self.all_names, self.unit, self.possible_header, optional)
         return Selection(columns, label, errors)
 
     def position(self, column: str | int, what: str = "column") -> int:

@@ -49,11 +49,13 @@ class Shard:
         reopen: returns its reader; with many shards the readers are not kept.
         positions: of the columns to read.
         num_rows: N.
+        allow_missing: whether entries of the features may be missing.
     """
 
     reopen: Callable[[], TableReader]
     positions: Positions
     num_rows: int
+    allow_missing: bool = False
 
     @property
     def label(self) -> tuple[Path, str]:
@@ -66,7 +68,8 @@ class Shard:
         """Rows from `start` on, the weight as a further column."""
         reader, row = self.reopen(), start
         label, weight = self.positions.label if labelled else None, self.positions.weight
-        selection = reader.select(self.positions.numbers, label)
+        optional = self.positions.features if self.allow_missing else ()
+        selection = reader.select(self.positions.numbers, label, optional)
         for block in reader.blocks(selection, batch_rows, start):
             selection.check()
             if weight is not None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._messages import format_list
+from gmm_lightning._validation import require_bool
 from gmm_lightning.datasets._arrays import ArrayReader
 from gmm_lightning.datasets._cells import encode_labels, require_classes
 from gmm_lightning.datasets._open import Columns, open_reader, open_table
@@ -22,7 +23,7 @@ from gmm_lightning.datasets._prefetch import prefetch
 from gmm_lightning.datasets._reader import Block, TableReader
 from gmm_lightning.datasets._shards import Shard, list_files
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.rows import BLOCK_ROWS, Batch, RowSource, as_tensor
+from gmm_lightning.rows import BLOCK_ROWS, Batch, RowSource, as_tensor, rebatch
 
 # More readers than this are opened again for every pass: each map keeps a file open.
 _MAX_READERS = 64
@@ -127,7 +128,7 @@ class FileRows(RowSource):
                 f"expected 0 <= start <= stop <= {self.num_rows} and size >= 1, got start={start}, "
                 f"stop={stop} and size={size}"
             )
-        return _rebatch(map(self._as_batch, self._blocks(start, size)), stop - start, size)
+        return rebatch(map(self._as_batch, self._blocks(start, size)), stop - start, size)
 
     def _blocks(self, start: int, size: int) -> Iterator[Block]:
         first = bisect_right(self._starts, start) - 1
@@ -145,28 +146,6 @@ class FileRows(RowSource):
         return Batch(as_tensor(x), weight, labels)
 
 
-def _rebatch(batches: Iterable[Batch], num_rows: int, size: int) -> Iterator[Batch]:
-    """The first `num_rows` rows in batches of exactly `size`, except the last.
-
-    Batches of that size are passed on without a copy.
-    """
-    kept: list[Batch] = []
-    room = size
-    for batch in batches if num_rows else ():
-        rest = batch.at(slice(0, num_rows))
-        num_rows -= rest.num_rows
-        while rest.num_rows >= room:
-            yield Batch.concatenate([*kept, rest.at(slice(0, room))])
-            kept, rest, room = [], rest.at(slice(room, None)), size
-        if rest.num_rows:
-            kept.append(rest)
-            room -= rest.num_rows
-        if num_rows == 0:
-            break
-    if kept:
-        yield Batch.concatenate(kept)
-
-
 def open_rows(
     path: str | Path,
     *,
@@ -176,6 +155,7 @@ def open_rows(
     header: bool | None = None,
     separator: str | None = None,
     key: str | None = None,
+    allow_missing: bool = False,
 ) -> FileRows:
     r"""Rows of a file, or of shards in a folder, of which only a few blocks are in memory.
 
@@ -194,6 +174,7 @@ def open_rows(
         header: as for `read_table`.
         separator: as for `read_table`.
         key: as for `read_table`.
+        allow_missing: as for `read_table`.
 
     Raises:
         InvalidDataError: no file, an empty one, files of several kinds or of other columns; a
@@ -213,6 +194,7 @@ def open_rows(
         >>> del stream; folder.cleanup()
     """
     options: dict[str, Any] = {"header": header, "separator": separator, "key": key, "mapped": True}
+    require_bool("allow_missing", allow_missing)
     files = list_files(path)
     first, positions = open_table(files[0], columns, label, weight, **options)
     names = first.all_names
@@ -224,7 +206,7 @@ def open_rows(
         _require_like(reader, first)
         if len(files) <= _MAX_READERS or not isinstance(reader, ArrayReader):
             reopen = partial(_identity, reader)
-        shards.append(Shard(reopen, positions, reader.count_rows()))
+        shards.append(Shard(reopen, positions, reader.count_rows(), allow_missing))
     stream = FileRows(Path(str(path)).stem, [first.names[j] for j in positions.features], shards)
     if stream.num_rows == 0:
         raise InvalidDataError(f"{path} holds no rows")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_lightning._messages import count_rows, format_list
-from gmm_lightning._validation import require_integer
+from gmm_lightning._validation import require_bool, require_integer
 from gmm_lightning.datasets._cells import encode_labels, require_classes
 from gmm_lightning.datasets._open import Columns, match_columns, open_reader, open_table
 from gmm_lightning.datasets._reader import Block, Selection, TableReader
@@ -67,6 +67,7 @@ def read_table(
     header: bool | None = None,
     separator: str | None = None,
     key: str | None = None,
+    allow_missing: bool = False,
 ) -> Table:
     r"""A table of numbers and labels, read from a file as a whole.
 
@@ -84,6 +85,7 @@ def read_table(
             None: guess.
         key: the array of a .npz file; None: `x`, `X` or its only matrix. An array of text called
             `columns` holds names.
+        allow_missing: keep missing cells of the columns of numbers, as NaN.
 
     Raises:
         InvalidDataError: no such file, one that cannot be read or holds no rows; text, missing or
@@ -106,7 +108,8 @@ def read_table(
     """
     options: dict[str, Any] = {"header": header, "separator": separator, "key": key}
     reader, positions = open_table(path, columns, label, weight, **options)
-    selection = reader.select(positions.numbers, positions.label)
+    optional = positions.features if require_bool("allow_missing", allow_missing) else ()
+    selection = reader.select(positions.numbers, positions.label, optional)
     size = reader.count_rows() if reader.in_memory else BLOCK_ROWS
     blocks = deque(reader.blocks(selection, size))
     features = kept = positions.features
@@ -149,6 +152,7 @@ def iter_table(
     separator: str | None = None,
     key: str | None = None,
     batch_rows: int = BLOCK_ROWS,
+    allow_missing: bool = False,
 ) -> Iterator[NDArray[np.float64]]:
     r"""Blocks of given columns of a file; only the arrays of a .npz file are held as a whole.
 
@@ -162,6 +166,7 @@ def iter_table(
         separator: as for :func:`read_table`.
         key: as for :func:`read_table`.
         batch_rows: rows of a block, at most.
+        allow_missing: as for :func:`read_table`.
 
     Returns:
         Blocks `(n, D)` of float64. Errors of the whole file are raised at once, that of a bad row
@@ -182,7 +187,9 @@ def iter_table(
     """
     batch_rows = require_integer("batch_rows", batch_rows, least=1)
     reader = open_reader(path, columns, header=header, separator=separator, key=key)
-    return _iter_checked(reader, reader.select(match_columns(reader, columns)), batch_rows)
+    found = match_columns(reader, columns)
+    optional = found if require_bool("allow_missing", allow_missing) else ()
+    return _iter_checked(reader, reader.select(found, optional=optional), batch_rows)
 
 
 def read_tables(

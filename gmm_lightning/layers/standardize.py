@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.layers._state import FINITE, POSITIVE, StateRule
-from gmm_lightning.linalg import at_least_float32
-from gmm_lightning.rows import as_dense
+from gmm_lightning.linalg import accumulator_dtype, at_least_float32
+from gmm_lightning.rows import Batch, as_dense, errors_of, with_errors
 
 
 class Standardize(nn.Module):
@@ -65,6 +65,19 @@ class Standardize(nn.Module):
         self._check(x)
         return (at_least_float32(x) - self.loc) / self.scale
 
+    def batch(self, rows: Batch) -> Batch:
+        """A batch with standardised rows, and with the covariances of their errors."""
+        return self.scale_errors(rows)._replace(x=self(rows.x))
+
+    def scale_errors(self, rows: Batch) -> Batch:
+        """A batch with the covariances of its errors, if there are any, in standard units."""
+        errors = errors_of(rows)
+        if errors is None:
+            return rows
+        scale = self.scale.to(accumulator_dtype(self.scale.device))
+        square = scale.square() if errors.dim() == 2 else scale.outer(scale)
+        return with_errors(rows, errors.to(square) / square)
+
     def _check(self, x: Tensor) -> None:
         if x.dim() == 0 or x.shape[-1] != self.loc.shape[-1]:
             raise InvalidDataError(
@@ -79,3 +92,10 @@ class Standardize(nn.Module):
     def log_abs_det(self) -> Tensor:
         """Log determinant `log |dz / dx|`, by which `log p(x)` exceeds `log p(z)`."""
         return -self.scale.log().sum()
+
+    def log_scale_of_missing(self, x: Tensor) -> Tensor:
+        """Sum of the log scales of the missing entries of rows `(..., D)`, `(...)`.
+
+        Of the entries that are observed the log determinant is `log_abs_det` plus this.
+        """
+        return torch.isnan(x).to(self.scale) @ self.scale.log()

@@ -13,19 +13,22 @@ from gmm_lightning.rows.conversion import (
     check_finite,
     finite_rows,
 )
+from gmm_lightning.rows.derived import CompleteRows, MappedRows, complete, rebatch
 from gmm_lightning.rows.labels import (
     as_labels,
     is_labelled,
     weigh_unlabelled,
 )
-from gmm_lightning.rows.source import BLOCK_ROWS, ArrayRows, ChangedRows, RowSource, is_shared
+from gmm_lightning.rows.source import BLOCK_ROWS, ArrayRows, RowSource, is_shared
 from gmm_lightning.rows.uncertain import (
     ERROR_COVARIANCE,
+    ObservedFeatures,
     check_errors,
     errors_of,
     masked_errors,
     number_patterns,
     require_missing,
+    take_features,
     uncertain_rows,
     with_errors,
 )
@@ -36,7 +39,9 @@ __all__ = [
     "ERROR_COVARIANCE",
     "ArrayRows",
     "Batch",
-    "ChangedRows",
+    "CompleteRows",
+    "MappedRows",
+    "ObservedFeatures",
     "RowSource",
     "as_batch",
     "as_dense",
@@ -48,6 +53,7 @@ __all__ = [
     "check_errors",
     "check_finite",
     "column_names",
+    "complete",
     "errors_of",
     "finite_rows",
     "is_batches",
@@ -56,9 +62,11 @@ __all__ = [
     "keep_weights",
     "masked_errors",
     "number_patterns",
+    "rebatch",
     "require_missing",
     "require_order",
     "row_weights",
+    "take_features",
     "uncertain_rows",
     "weigh_unlabelled",
     "weighted_mean",

@@ -161,8 +161,8 @@ def check_finite(
                 f"x has infinite entries in {where}; drop these rows, or mark the entries as NaN"
             )
         raise InvalidDataError(
-            f"x has missing (NaN or masked) or infinite entries in {where}; drop them, or let "
-            'fit_em(missing="em") fit to the entries that are there'
+            f"x has missing (NaN or masked) or infinite entries in {where}; drop them, or use the "
+            'entries that are there by missing="em"'
         )
 
 

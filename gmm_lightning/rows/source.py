@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Generator, Tensor
@@ -65,10 +65,6 @@ class RowSource(ABC):
         """Blocks of `size` rows that begin at given rows, in that order."""
         for start in starts:
             yield from self.read(start, min(start + size, self.num_rows), size)
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> RowSource:
-        """The same rows with a function applied to x, batch by batch."""
-        return _MappedRows(self, change)
 
     def every(self, step: int) -> Tensor:
         """Every `step`-th row, starting with the first."""
@@ -181,52 +177,6 @@ class ArrayRows(RowSource):
     def take(self, index: Tensor) -> Batch:
         """The rows of given numbers, `(n,)`."""
         return self.batch.at(index.to(self.batch.x.device))
-
-
-class _MappedRows(RowSource):
-    """A source whose x is changed as it is read, `BLOCK_ROWS` rows at a time."""
-
-    def __init__(self, source: RowSource, change: Callable[[Tensor], Tensor]) -> None:
-        self._source, self._change = source, change
-        self.num_rows, self.num_features = source.num_rows, source.num_features
-        self.weighted, self.columns = source.weighted, source.columns
-        self.missing, self.uncertain = source.missing, source.uncertain
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in self._source.read():
-            yield batch._replace(x=self._change(batch.x))
-
-
-class ChangedRows(RowSource):
-    """A source with a function applied to its batches, which keeps their rows in order.
-
-    Args:
-        source: the rows.
-        change: what is done with each batch.
-        weighted: whether batches have weights afterwards.
-    """
-
-    def __init__(
-        self, source: RowSource, change: Callable[[Batch], Batch], *, weighted: bool
-    ) -> None:
-        self._source, self._change = source, change
-        self.num_rows, self.num_features = source.num_rows, source.num_features
-        self.in_memory, self.shared, self.columns = source.in_memory, source.shared, source.columns
-        self.missing, self.uncertain = source.missing, source.uncertain
-        self.weighted = weighted
-
-    def __iter__(self) -> Iterator[Batch]:
-        return map(self._change, self._source)
-
-    def read(
-        self, start: int = 0, stop: int | None = None, size: int = BLOCK_ROWS
-    ) -> Iterator[Batch]:
-        """The rows in `[start, stop)`, at most `size` at a time."""
-        return map(self._change, self._source.read(start, stop, size))
-
-    def read_at(self, starts: Iterable[int], size: int) -> Iterator[Batch]:
-        """Blocks of `size` rows that begin at given rows, in that order."""
-        return map(self._change, self._source.read_at(starts, size))
 
 
 def _draw_indices(count: int, limit: int, generator: Generator | None) -> Tensor:

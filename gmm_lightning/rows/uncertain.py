@@ -52,6 +52,20 @@ def with_errors(batch: Batch, error_covariance: Any) -> Batch:
     return batch._replace(extra={**(batch.extra or {}), ERROR_COVARIANCE: errors})
 
 
+def take_features(batch: Batch, index: Sequence[int]) -> Batch:
+    """The batch with some of its features, in that order, and with their errors.
+
+    Example:
+        >>> batch = with_errors(Batch(torch.tensor([[1.0, 2.0]])), torch.tensor([[3.0, 4.0]]))
+        >>> errors_of(take_features(batch, [1, 0])).tolist()
+        [[4.0, 3.0]]
+    """
+    at, errors = list(index), errors_of(batch)
+    if errors is not None:
+        errors = errors[:, at] if errors.dim() == 2 else errors[:, at][:, :, at]
+    return with_errors(batch._replace(x=batch.x[..., at]), errors)
+
+
 def uncertain_rows(batch: Batch) -> Tensor:
     """Which rows have a missing entry, or an error of an entry that is not, `(n,)`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gmm_lightning.training.base import RowsDataModule
+from gmm_lightning.training.base import RowsDataModule, missing_word
 from gmm_lightning.training.checkpoint import EpochCheckpoint, is_dry
 from gmm_lightning.training.checkpoint_io import (
     check_progress,
@@ -13,6 +13,7 @@ from gmm_lightning.training.checkpoint_io import (
 from gmm_lightning.training.data import ArrayDataModule
 from gmm_lightning.training.em import EMCallback
 from gmm_lightning.training.em_base import BaseEMCallback
+from gmm_lightning.training.error_columns import ErrorColumns
 from gmm_lightning.training.evaluation import Prediction
 from gmm_lightning.training.floor import CovarianceFloorCallback
 from gmm_lightning.training.initialize import InitializeCallback
@@ -34,6 +35,7 @@ __all__ = [
     "EMCallback",
     "EpochCheckpoint",
     "EpochProgress",
+    "ErrorColumns",
     "GMMModule",
     "GracefulStop",
     "InitializeCallback",
@@ -50,6 +52,7 @@ __all__ = [
     "fit_latents",
     "going_on",
     "is_dry",
+    "missing_word",
     "read_checkpoint",
     "read_state",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import warnings
 from abc import abstractmethod
@@ -13,12 +14,25 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._messages import format_too_large
-from gmm_lightning._validation import require_integer, require_number
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning._validation import require_choice, require_integer, require_number
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError, printable
 from gmm_lightning.linalg import all_finite
 from gmm_lightning.rows import RowSource
 from gmm_lightning.statistics import WeightedMoments
 from gmm_lightning.training.loader import RowLoader
+
+_log = logging.getLogger(__name__)
+
+
+def missing_word(missing: Any) -> str:
+    """What a data module does with missing entries: `refuse`, also for None, `drop` or `em`.
+
+    Raises:
+        InvalidArgumentError: anything else.
+    """
+    if missing is None:
+        return "refuse"
+    return require_choice("missing", missing, ("refuse", "drop", "em"), also=", or null")
 
 
 class RowsDataModule(L.LightningDataModule):
@@ -27,18 +41,29 @@ class RowsDataModule(L.LightningDataModule):
     Attributes:
         columns: names of the features.
         classes: names of the labels, or None.
+        missing: what is done with rows of which an entry is missing: they are refused, dropped, or
+            kept (`em`).
+        num_dropped: rows that were left out.
     """
 
     columns: tuple[str, ...]
     classes: tuple[str, ...] | None
 
     def __init__(
-        self, batch_size: int, seed: int, name: str, *, shuffle: bool, standardize: bool
+        self,
+        batch_size: int,
+        seed: int,
+        name: str,
+        *,
+        shuffle: bool,
+        standardize: bool,
+        missing: str | None = "refuse",
     ) -> None:
         super().__init__()
         self.batch_size = require_integer("batch_size", batch_size, least=1)
         self.seed, self.name = require_integer("seed", seed, least=0), name
         self.shuffle, self.standardize = shuffle, standardize
+        self.missing, self.num_dropped = missing_word(missing), 0
 
     @abstractmethod
     def part(self, name: str, *, labels: bool = False) -> RowSource | None:
@@ -72,17 +97,26 @@ class RowsDataModule(L.LightningDataModule):
         """Sum of the weights of the training set; without weights, its number of rows."""
         return self.train_source().total_weight
 
+    @cached_property
+    def num_missing(self) -> tuple[int, int]:
+        """Numbers of the rows and of the entries of the training set that are incomplete."""
+        if self.missing != "em":
+            return 0, 0
+        masks = (torch.isnan(batch.x) for batch in self.train_source().read())
+        counts = [(int(mask.any(-1).sum()), int(mask.sum())) for mask in masks]
+        return sum(rows for rows, _ in counts), sum(entries for _, entries in counts)
+
     def units(self) -> tuple[Tensor, Tensor]:
         """Weighted mean and standard deviation per feature of the training set, `(D,)` each.
 
-        The deviation of a constant feature is 0.
+        They are those of the entries that are observed. The deviation of a constant feature is 0.
         """
         return self._units
 
     @cached_property
     def _units(self) -> tuple[Tensor, Tensor]:
-        parts = (WeightedMoments.of(b.x, b.weight) for b in self.train_source().read())
-        moments = reduce(operator.add, parts)
+        of = WeightedMoments.of_observed if self.missing == "em" else WeightedMoments.of
+        moments = reduce(operator.add, (of(b.x, b.weight) for b in self.train_source().read()))
         mean, deviation = moments.mean, moments.variance.sqrt()
         if not all_finite(deviation):
             raise InvalidDataError(format_too_large("the rows are", deviation.dtype))
@@ -121,6 +155,17 @@ class RowsDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> RowLoader:
         """The training set in order."""
         return self._loader("train", shuffle=False)
+
+    def _report_dropped(self, num_dropped: int, num_rows: int) -> None:
+        """Count and log rows that were left out."""
+        self.num_dropped += num_dropped
+        if num_dropped:
+            _log.info(
+                "%s: %d of %d rows have missing entries and were left out",
+                printable(self.name),
+                num_dropped,
+                num_rows,
+            )
 
     def _loader(self, name: str, *, shuffle: bool) -> RowLoader:
         trainer = self.trainer

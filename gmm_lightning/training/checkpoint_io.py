@@ -75,6 +75,8 @@ def check_checkpoint(checkpoint: Any, path: str | Path) -> None:
         raise CheckpointError(f"{path} is damaged: it does not describe its layer")
     for name in ("phase", "passes_before"):
         _require_count(name, described.get(name, 0), path)
+    if described.get("missing") not in (None, "em"):
+        raise CheckpointError(f"{path} is damaged: it does not say how missing entries are read")
     if held_bytes(checkpoint["state_dict"]) > Path(path).stat().st_size:
         raise CheckpointError(f"{path} is damaged: it is smaller than the tensors that it claims")
 

@@ -6,23 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-from torch import Size, Tensor
+from torch import Size
 
-from gmm_lightning._validation import require_number
 from gmm_lightning.datasets import load, read_tables
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.rows import (
     ArrayRows,
     Batch,
+    ObservedFeatures,
     as_labels,
     as_tensor,
     as_weights,
+    check_errors,
     check_finite,
     column_names,
+    complete,
+    errors_of,
     weigh_unlabelled,
+    with_errors,
 )
-from gmm_lightning.training.base import RowsDataModule, require_unlabeled_weight
+from gmm_lightning.training.base import RowsDataModule, missing_word, require_unlabeled_weight
+from gmm_lightning.training.error_columns import ErrorColumns, ErrorSpec
+from gmm_lightning.training.split import split_rows
 
 _PARTS = {"train": "training set", "val": "validation set", "test": "test set"}
 
@@ -34,6 +39,11 @@ class ArrayDataModule(RowsDataModule):
         x: rows `(N, D)`: a tensor, an array, lists, or a pandas, polars or Arrow table.
         sample_weight: `(N,)`, finite and not negative: a row of weight 2 counts as two rows, a
             row of weight 0 is ignored. Parts that are set aside keep the weights of their rows.
+        error_covariance: of the errors of measurement of the rows, variances `(N, D)` or matrices
+            `(N, D, D)`, as for `fit_em`.
+        missing: of entries that are NaN, masked or null: `refuse`, `drop` leaves their rows out,
+            `em` uses the entries that are there, in fits and in likelihoods. A row without any
+            counts in the weights alone.
         labels: `(N,)`, -1 where they are not known, or soft ones `(N, C)`: for the evidence of a
             layer, and to judge a fit.
         unlabeled_weight: factor of the weights of training rows without a label.
@@ -53,6 +63,7 @@ class ArrayDataModule(RowsDataModule):
         InvalidArgumentError: an option out of range.
 
     Example:
+        >>> import torch
         >>> from gmm_lightning.training import ArrayDataModule
         >>> data = ArrayDataModule(torch.arange(20.0).reshape(10, 2), val_fraction=0.2)
         >>> data.num_train_rows, data.num_features
@@ -64,6 +75,8 @@ class ArrayDataModule(RowsDataModule):
         x: Any,
         *,
         sample_weight: Any = None,
+        error_covariance: Any = None,
+        missing: str | None = "refuse",
         labels: Any = None,
         unlabeled_weight: float = 1.0,
         val_fraction: float = 0.0,
@@ -76,19 +89,25 @@ class ArrayDataModule(RowsDataModule):
         classes: Sequence[str] | None = None,
         name: str = "data",
     ) -> None:
-        super().__init__(batch_size, seed, name, shuffle=shuffle, standardize=standardize)
+        how: dict[str, Any] = {"shuffle": shuffle, "standardize": standardize, "missing": missing}
+        super().__init__(batch_size, seed, name, **how)
         columns = columns or column_names(x)
-        whole = _checked(x, sample_weight, labels, columns)
+        rows = Batch(x, sample_weight, labels)
+        whole = self._checked(with_errors(rows, error_covariance), columns)
         self.columns = tuple(columns or (f"x{i}" for i in range(whole.x.shape[1])))
         self.classes = tuple(classes) if classes else None
         known = labels is not None
         self.unlabeled_weight = require_unlabeled_weight(unlabeled_weight, labelled=known)
         self._parts: dict[str, ArrayRows] = {}
-        split = _split_rows(whole.num_rows, val_fraction, test_fraction, seed)
+        split = split_rows(whole.num_rows, val_fraction, test_fraction, seed)
         for part, index in zip(_PARTS, split, strict=True):
             if len(index):
                 # Without a split nothing is copied.
                 self.set_part(part, whole if len(index) == whole.num_rows else whole.at(index))
+        if self.missing == "em":
+            observed = ObservedFeatures()
+            observed.add(self.train)
+            observed.require_all(self.columns)
 
     @property
     def train(self) -> Batch:
@@ -132,6 +151,8 @@ class ArrayDataModule(RowsDataModule):
         columns: Sequence[str | int] | str | int | None = None,
         label: str | int | None = None,
         weight: str | int | None = None,
+        errors: ErrorSpec = None,
+        missing: str | None = "refuse",
         header: bool | None = None,
         separator: str | None = None,
         key: str | None = None,
@@ -143,9 +164,14 @@ class ArrayDataModule(RowsDataModule):
 
         Args:
             path: the training set, from which `val_fraction` and `test_fraction` are taken.
-            columns: as for `gmm_lightning.datasets.read_table`, like the next five.
+            columns: as for `gmm_lightning.datasets.read_table`, like label, weight and the last
+                three.
             label: the column of classes; an empty cell is an unknown one.
             weight: the column of sample weights.
+            errors: columns of the standard deviations of errors of measurement, in the units of
+                the features: the name of one for each feature, or null where it is exact; or a
+                mapping from features to them.
+            missing: of empty cells, as for the class.
             header: of a text file, whether its first line holds names; None: guess.
             separator: of a text file; None: guess.
             key: the array of a .npz file.
@@ -178,19 +204,27 @@ class ArrayDataModule(RowsDataModule):
         paths = [str(p) for p in (path, *others.values())]
         how = {"label": label, "weight": weight, "header": header}
         how |= {"separator": separator, "key": key}
+        how |= {"allow_missing": missing_word(missing) != "refuse"}
         options |= {f"{part}_fraction": 0.0 for part in others}
-        train, *tables = read_tables(paths, columns=columns, **how)
+        wanted = ErrorColumns.to_read(columns, errors)
+        train, *tables = read_tables(paths, columns=wanted, **how)
+        split = ErrorColumns.of(train.columns, errors)
+        rows = split(Batch(as_tensor(train.x)))
         data = cls(
-            train.x,
+            rows.x,
             sample_weight=train.weight,
+            error_covariance=errors_of(rows),
+            missing=missing,
             labels=train.labels,
-            columns=train.columns,
+            columns=split.columns,
             classes=train.classes,
             name=train.name,
             **options,
         )
         for part, table in zip(others, tables, strict=True):
-            data.set_part(part, _checked(table.x, table.weight, table.labels, data.columns))
+            rows = split(Batch(as_tensor(table.x)))
+            rows = rows._replace(weight=table.weight, labels=table.labels)
+            data.set_part(part, data._checked(rows, data.columns))
         return data
 
     def part(self, name: str, *, labels: bool = True) -> ArrayRows | None:
@@ -212,48 +246,29 @@ class ArrayDataModule(RowsDataModule):
                 "some of its rows a positive weight"
             )
 
-
-def _checked(x: Any, weight: Any, labels: Any, columns: Sequence[str]) -> Batch:
-    """A batch of a matrix of finite rows, with their weights and labels, checked."""
-    x = as_tensor(x)
-    if x.dim() != 2 or 0 in x.shape:
-        hint = "; one feature is x.reshape(-1, 1), or table[[name]]" if x.dim() == 1 else ""
-        raise InvalidDataError(
-            f"expected a matrix of rows (N, D), got an array of shape {tuple(x.shape)}{hint}"
-        )
-    if columns and len(columns) != x.shape[1]:
-        raise InvalidArgumentError(
-            f"columns must name the {x.shape[1]} features, got {len(columns)} names"
-        )
-    check_finite(x, columns=columns)
-    own = None if labels is None else as_labels(labels, (len(x),))
-    return Batch(x, as_weights(weight, x, Size(())), own)
-
-
-def _split_rows(
-    num_rows: int, val_fraction: float, test_fraction: float, seed: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of the rows to train on, for validation and for a test, in order each.
-
-    The validation set is drawn first, so that it does not depend on the test set.
-    """
-    shares = {"val_fraction": val_fraction, "test_fraction": test_fraction}
-    shares = {name: require_number(name, x, least=0, most=1) for name, x in shares.items()}
-    sizes = {name: round(share * num_rows) for name, share in shares.items() if share > 0}
-    if not sizes:
-        return torch.arange(num_rows), torch.arange(0), torch.arange(0)
-    if 0 in sizes.values() or sum(sizes.values()) >= num_rows:
-        asked = " and ".join(f"{name}={shares[name]}" for name in sizes)
-        if num_rows == 1:
+    def _checked(self, rows: Batch, columns: Sequence[str]) -> Batch:
+        """A batch of a matrix of rows, with their weights, errors and labels, checked."""
+        x = as_tensor(rows.x)
+        if x.dim() != 2 or 0 in x.shape:
+            hint = "; one feature is x.reshape(-1, 1), or table[[name]]" if x.dim() == 1 else ""
             raise InvalidDataError(
-                f"there is 1 row, so none can be set aside ({asked}); a mixture needs at least as "
-                "many rows as components, one on each line of a file (0 sets none aside)"
+                f"expected a matrix of rows (N, D), got an array of shape {tuple(x.shape)}{hint}"
             )
-        raise InvalidArgumentError(
-            f"{asked} of {num_rows} rows leaves no rows on one side; 0 sets none aside"
-        )
-    num_val, num_test = (sizes.get(name, 0) for name in shares)
-    order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed))
-    parts = order.split([num_val, num_test, num_rows - num_val - num_test])
-    val, test, train = (part.sort().values for part in parts)
-    return train, val, test
+        if columns and len(columns) != x.shape[1]:
+            raise InvalidArgumentError(
+                f"columns must name the {x.shape[1]} features, got {len(columns)} names"
+            )
+        check_finite(x, columns=columns, missing=None if self.missing == "refuse" else "em")
+        labels = None if rows.labels is None else as_labels(rows.labels, (len(x),))
+        batch = Batch(x, as_weights(rows.weight, x, Size(())), labels, rows.extra)
+        check_errors(batch)
+        if self.missing != "drop":
+            return batch
+        kept = complete(batch)
+        if not kept.num_rows:
+            raise InvalidDataError(
+                "an entry is missing in every row, so that missing=drop leaves none: fit to what "
+                "is observed, by missing=em"
+            )
+        self._report_dropped(batch.num_rows - kept.num_rows, batch.num_rows)
+        return kept

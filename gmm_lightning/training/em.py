@@ -54,6 +54,8 @@ class EMCallback(BaseEMCallback):
         seed: of the rows at which components are reseeded.
         skip_nonfinite: for a target: leave out rows with NaN or infinity, and count them. They
             still reach the loss.
+        missing: `em`: rows may have missing entries, as in `fit_em`; a data module with
+            `missing="em"` says so, too. None refuses them.
 
     Attributes:
         history: the objective of each pass, before its M-step, in nats per row.
@@ -85,12 +87,14 @@ class EMCallback(BaseEMCallback):
         collapse: str | CollapsePolicy = "floor",
         seed: int = 0,
         skip_nonfinite: bool = False,
+        missing: str | None = None,
     ) -> None:
         super().__init__(
             target,
             ResponsibilitySchedule.create(hard=hard, annealing=annealing),
             CollapseHandler(collapse, seed),
             skip_nonfinite=skip_nonfinite,
+            missing=missing,
         )
         self.tol = None if tol is None else require_number("tol", tol, least=0)
         self.stopping = stopping_rules.create(stopping)
@@ -149,7 +153,8 @@ class EMCallback(BaseEMCallback):
             collapsed = Collapsed.with_weightless(collapsed, parameters, stats.counts, held)
         candidates = partial(self._candidates, pl_module)
         updated = self._collapse.handle(trainer, model, updated, collapsed, iteration, candidates)
-        self._log_pass(trainer, pl_module, stats.log_likelihood / stats.total_weight, objective)
+        weight = stats.total_weight
+        self._log_pass(trainer, pl_module, stats.log_likelihood / weight, objective, weight)
         updated.write_to(layer)
         if not self._gain_is_comparable():
             self._keep_going(trainer)

@@ -17,7 +17,7 @@ from gmm_lightning.em import (
 )
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.rows import Batch
+from gmm_lightning.rows import Batch, complete, require_missing
 from gmm_lightning.training.accumulator import PassAccumulator
 from gmm_lightning.training.batches import as_global_batch
 from gmm_lightning.training.collapse import CollapseHandler
@@ -47,11 +47,18 @@ class BaseEMCallback(L.Callback):
         collapse: CollapseHandler,
         *,
         skip_nonfinite: bool,
+        missing: str | None = None,
     ) -> None:
         if skip_nonfinite and target is None:
             raise InvalidArgumentError(
                 "skip_nonfinite is for a target inside a model; the rows of a GMMModule are those "
                 "of its data module: drop them there"
+            )
+        self.missing = require_missing(missing)
+        if skip_nonfinite and self.missing is not None:
+            raise InvalidArgumentError(
+                "skip_nonfinite leaves out the rows with missing entries that missing='em' reads: "
+                "choose one of them"
             )
         self.target, self.skip_nonfinite = as_target(target), skip_nonfinite
         self.history: list[float] = []
@@ -101,6 +108,8 @@ class BaseEMCallback(L.Callback):
             self.load_state_dict(copy.deepcopy(self._unused))
             self.counts = self._pass_counts = None
         layer = self.layer(pl_module)
+        if isinstance(pl_module, GMMModule) and self.missing is not None:
+            pl_module.missing = self.missing
         if self.target is None and getattr(pl_module, "optimizer", None) is not None:
             raise InvalidArgumentError(
                 f"{type(self).__name__} and the optimizer of the {type(pl_module).__name__} would "
@@ -144,7 +153,7 @@ class BaseEMCallback(L.Callback):
         if self.target is None and isinstance(pl_module, GMMModule):
             rows = as_global_batch(batch, trainer.world_size)
             stats = pl_module.e_step(rows, self._schedule.at(len(self.history)))
-            self._accumulator.add(stats, rows)
+            self._accumulator.add(stats, rows, log_scale=pl_module.total_log_scale(rows))
 
     def _on_call(self, layer: GMMLayer, batch: Batch) -> None:
         """Do the E-step of the rows that a target is called with."""
@@ -156,7 +165,8 @@ class BaseEMCallback(L.Callback):
             dropped = int((~good).sum())
             batch = batch.at(good.nonzero().squeeze(-1)) if dropped else batch
         try:
-            stats = e_step(layer, batch, responsibilities=self._schedule.at(len(self.history)))
+            responsibilities = self._schedule.at(len(self.history))
+            stats = e_step(layer, batch, missing=self.missing, responsibilities=responsibilities)
         except InvalidDataError as error:
             raise InvalidDataError(
                 f"{self.name}, batch {self._accumulator.next_batch - 1}, of the rows that the "
@@ -180,8 +190,9 @@ class BaseEMCallback(L.Callback):
         rows = self._accumulator.last_batch
         rows = rows.at(slice(None, None, max(1, -(-rows.num_rows // limit))))
         if isinstance(pl_module, GMMModule):
-            return rows._replace(x=pl_module.standardize(rows.x))
-        return rows
+            rows = pl_module.standardize.batch(rows)
+        # A mean is drawn from rows that have all entries.
+        return complete(rows)
 
     def _require_rows(self, num_samples: int) -> None:
         """Refuse a pass in which a target got no rows, or only rows that were left out."""
@@ -203,14 +214,19 @@ class BaseEMCallback(L.Callback):
         pl_module: L.LightningModule,
         log_likelihood: Tensor,
         objective: Tensor,
+        weight: Tensor,
     ) -> None:
-        """Store and log the numbers of a pass, means over a batch of mixtures."""
+        """Store and log the numbers of a pass, means over a batch of mixtures.
+
+        The weight is that of all rows.
+        """
         self.history.append(float(objective.mean()))
         # In classification EM it is another quantity: the density of the chosen component.
         kind = "classification_" if self._schedule.hard else ""
+        units = self._accumulator.log_scale / float(weight.mean())
         self._logged = {
-            f"train/{kind}log_likelihood": float(log_likelihood.mean()),
-            "train/objective": self.history[-1],
+            f"train/{kind}log_likelihood": float(log_likelihood.mean()) + units,
+            "train/objective": self.history[-1] + units,
         }
         if self.skip_nonfinite:
             self._logged["train/skipped_rows"] = float(self._accumulator.dropped)

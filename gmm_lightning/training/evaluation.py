@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gmm_lightning._chunking import map_chunks
 from gmm_lightning.evidence import Evidence
 from gmm_lightning.layers import GMMLayer, most_probable, require_found
 from gmm_lightning.linalg import accumulator_dtype
@@ -39,8 +38,8 @@ class EvaluatedMixture(StandardizedMixture):
         passes_before: passes of earlier fits of the same run.
     """
 
-    def __init__(self, layer: GMMLayer) -> None:
-        super().__init__(layer)
+    def __init__(self, layer: GMMLayer, missing: str | None = None) -> None:
+        super().__init__(layer, missing)
         self.passes_before = 0
         # Of the log densities in standard units, by the name of what is logged.
         self._moments: dict[str, WeightedMoments] = {}
@@ -70,16 +69,9 @@ class EvaluatedMixture(StandardizedMixture):
             torch.Size([10])
         """
         rows = as_global_batch(batch, self.trainer.world_size)
-        rows = self._unseen(rows._replace(x=self.standardize(rows.x)))
-        log_joint = map_chunks(
-            self.layer.log_joint_with_noise,
-            rows,
-            batch_dims=len(self.layer.batch_shape),
-            numbers_per_row=self.layer.means.numel(),
-            module=self.layer,
-        )
+        log_joint, log_scale = self.log_joint_of(self._unseen(rows))
         component, k = require_found(most_probable(log_joint)), self.layer.num_components
-        log_prob = log_joint.logsumexp(-1) + self.standardize.log_abs_det
+        log_prob = log_joint.logsumexp(-1) + log_scale
         component = torch.where(component == k, -1, component)
         return Prediction(log_prob, component, log_joint.softmax(-1)[..., :k])
 
@@ -95,19 +87,15 @@ class EvaluatedMixture(StandardizedMixture):
 
     def _evaluate(self, part: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         rows = as_global_batch(batch, self.trainer.world_size)
-        check_finite(rows.x)
+        check_finite(rows.x, missing=self.missing)
         # Lightning's name for what belongs to the second loader, and to those after it.
         name = f"{part}/log_likelihood" + f"/dataloader_idx_{dataloader_idx}" * (dataloader_idx > 0)
-        self._add_moments(name, self._log_prob(self._unseen(rows)), rows.weight, batch_idx)
+        self._add_moments(name, self.log_prob_of(self._unseen(rows)), rows.weight, batch_idx)
 
     def _unseen(self, batch: Batch) -> Batch:
         """A batch with what also counts where nothing is learnt: labels do not."""
         evidence = self.layer.evidence
         return evidence.for_evaluation(batch) if isinstance(evidence, Evidence) else batch
-
-    def _log_prob(self, batch: Batch) -> Tensor:
-        """Log densities of a batch in standard units."""
-        return self.layer.log_prob(batch._replace(x=self.standardize(batch.x)))
 
     def _add_moments(
         self, name: str, log_prob: Tensor, weight: Tensor | None, batch_idx: int

@@ -15,10 +15,10 @@ from gmm_lightning._validation import require_integer
 from gmm_lightning.em import fit_em, initialize_layer, resolve_priors
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.rows import Batch, finite_rows
+from gmm_lightning.rows import Batch, MappedRows, finite_rows, require_missing
 from gmm_lightning.training.base import RowsDataModule
 from gmm_lightning.training.batches import as_global_batch, require_one_loader
-from gmm_lightning.training.fits import starts_anew
+from gmm_lightning.training.fits import missing_of, starts_anew
 from gmm_lightning.training.latents import collect_latents
 from gmm_lightning.training.module import GMMModule
 from gmm_lightning.training.observer import warn_dropped
@@ -45,6 +45,8 @@ class InitializeCallback(L.Callback):
         target: None for a `GMMModule`; else the dotted path of a `GMMLayer`, as for `EMCallback`.
         step: with a target: the method that gets the batches, as for `collect_latents`.
         skip_nonfinite: with a target: leave out latents with NaN or infinity, and log their number.
+        missing: `em`: rows may have missing entries, as in `initialize_layer`; a data module or a
+            `GMMModule` with `missing="em"` says so, too. None refuses them.
 
     Raises:
         InvalidArgumentError: there is no layer at the target, it is never called, or a
@@ -62,11 +64,13 @@ class InitializeCallback(L.Callback):
         target: str | None = None,
         step: str = "training_step",
         skip_nonfinite: bool = False,
+        missing: str | None = None,
     ) -> None:
         self.initializer, self.seed = initializer, require_integer("seed", seed, least=0)
         self.num_restarts = require_integer("num_restarts", num_restarts, least=1)
         self.trial_passes = require_integer("trial_passes", trial_passes, least=0)
         self.target, self.step, self.skip_nonfinite = as_target(target), step, skip_nonfinite
+        self.missing = require_missing(missing)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Initialise, once per fit."""
@@ -93,7 +97,8 @@ class InitializeCallback(L.Callback):
         trainer.precision_plugin.convert_module(pl_module)
         self._load(pl_module.layer, pl_module)
         pl_module.take_units(datamodule)
-        self._start(pl_module.layer, _training_rows(pl_module, datamodule))
+        missing = missing_of(trainer, self.missing, pl_module.missing)
+        self._start(pl_module.layer, _training_rows(pl_module, datamodule), missing)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Initialise a layer inside a model, whose network is on its device by now.
@@ -107,7 +112,7 @@ class InitializeCallback(L.Callback):
                 assert isinstance(pl_module, GMMModule)
                 self._load(pl_module.layer, pl_module)
                 rows = _LoaderRows(pl_module, lambda: trainer.train_dataloader)
-                self._start(pl_module.layer, rows)
+                self._start(pl_module.layer, rows, self.missing or pl_module.missing)
             return
         layer = target_layer(pl_module, self.target, type(self).__name__)
         rows = collect_latents(pl_module, _training_batches(trainer), self.target, step=self.step)
@@ -118,7 +123,7 @@ class InitializeCallback(L.Callback):
             if trainer.is_global_zero:
                 warn_dropped(dropped, f"InitializeCallback(target={self.target!r})")
         self._load(layer)
-        self._start(layer, rows)
+        self._start(layer, rows, self.missing)
         layer.load_state_dict(trainer.strategy.broadcast(layer.state_dict()))
 
     def _load(self, layer: GMMLayer, module: GMMModule | None = None) -> None:
@@ -126,17 +131,19 @@ class InitializeCallback(L.Callback):
         if isinstance(self.initializer, StoredStart):
             self.initializer.write_to(layer, module)
 
-    def _start(self, layer: GMMLayer, rows: Any) -> None:
+    def _start(self, layer: GMMLayer, rows: Any, missing: str | None) -> None:
         """Set priors and parameters of a layer from all rows."""
         generator = torch.Generator().manual_seed(self.seed)
         initializer = None if isinstance(self.initializer, StoredStart) else self.initializer
         if self.num_restarts > 1:
             how = {"max_iter": self.trial_passes, "num_restarts": self.num_restarts, "tol": 0.0}
-            fit_em(layer, rows, initializer=initializer, generator=generator, **how)
+            how |= {"initializer": initializer, "generator": generator, "missing": missing}
+            fit_em(layer, rows, **how)
         elif initializer is None:
-            resolve_priors(layer, rows)
+            resolve_priors(layer, rows, missing=missing)
         else:
-            initialize_layer(layer, rows, initializer, generator=generator)
+            how = {"generator": generator, "missing": missing}
+            initialize_layer(layer, rows, initializer, **how)
 
 
 def _training_rows(module: GMMModule, datamodule: Any) -> Any:
@@ -144,7 +151,7 @@ def _training_rows(module: GMMModule, datamodule: Any) -> Any:
     device = module.layer.means.device
     if isinstance(datamodule, RowsDataModule):
         rows = datamodule.train_source(labels=module.layer.evidence is not None)
-        return rows.map(lambda x: module.standardize(x.to(device)))
+        return MappedRows(rows, lambda batch: _standard(module, batch, device))
     return _LoaderRows(module, datamodule.train_dataloader)
 
 
@@ -158,8 +165,12 @@ class _LoaderRows:
         device, loader = self.module.layer.means.device, self.make_loader()
         require_one_loader(loader, "InitializeCallback")
         for item in loader:
-            batch = as_global_batch(item, 1)
-            yield batch._replace(x=self.module.standardize(batch.x.to(device)))
+            yield _standard(self.module, as_global_batch(item, 1), device)
+
+
+def _standard(module: GMMModule, batch: Batch, device: torch.device) -> Batch:
+    """A batch in standard units, on the device of the mixture."""
+    return module.standardize.batch(batch._replace(x=batch.x.to(device)))
 
 
 def _training_batches(trainer: L.Trainer) -> Iterator[Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gmm_lightning._validation import require_function
-from gmm_lightning.em import Responsibilities, e_step, softmax_responsibilities_
+from gmm_lightning.em import Responsibilities, softmax_responsibilities_
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.evidence import Evidence
 from gmm_lightning.layers import GMMLayer, require_state
@@ -35,7 +35,7 @@ from gmm_lightning.training.checkpoint_io import (
 )
 from gmm_lightning.training.constrained import ConstrainedSteps
 from gmm_lightning.training.evaluation import EvaluatedMixture
-from gmm_lightning.training.fits import starts_anew
+from gmm_lightning.training.fits import missing_of, starts_anew
 from gmm_lightning.training.loader import total_train_weight
 from gmm_lightning.training.schedulers import SchedulerFactory, falling, scheduler_config
 
@@ -67,6 +67,8 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
             step of the optimizer, all others with each pass.
         monitor: what a `ReduceLROnPlateau` watches: None: `val/log_likelihood` if there is a
             validation set, else `train/objective`. In its mode `min` it gets their negatives.
+        missing: None refuses rows with missing entries, `em` uses the entries that are there, as
+            `fit_em` does; a data module or callback with `missing="em"` sets it.
 
     Attributes:
         standardize: the change of units before the layer; the identity unless the data module
@@ -88,8 +90,9 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
         optimizer: _OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         monitor: str | None = None,
+        missing: str | None = None,
     ) -> None:
-        super().__init__(layer)
+        super().__init__(layer, missing)
         for name, factory in (("optimizer", optimizer), ("scheduler", scheduler)):
             if factory is not None:
                 require_function(f"{name} (a factory, such as functools.partial(...))", factory)
@@ -167,10 +170,7 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
     ) -> SufficientStatistics:
         """Expected statistics of rows in the user's units, which `EMCallback` adds up."""
         self._is_learning = True
-        units = self.standardize
-        is_identity = bool((units.loc == 0).all() and (units.scale == 1).all())
-        transform = None if is_identity else units
-        return e_step(self.layer, batch, responsibilities=responsibilities, transform=transform)
+        return super().e_step(batch, responsibilities)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of one batch; 0 under EM, where the callback reads the batch."""
@@ -179,12 +179,12 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
         batch = as_global_batch(batch, self.trainer.world_size)
         if isinstance(self.layer.evidence, Evidence):
             self.layer.evidence.check_rows(batch)
-        log_prob = self._log_prob(batch)
+        log_prob = self.log_prob_of(batch)
         weighted = log_prob if batch.weight is None else batch.weight.to(log_prob) * log_prob
         nll = -weighted.sum() * self.trainer.world_size / _step_weight(batch, self.trainer)
         loss = nll - self._prior_per_row()
         if not bool(torch.isfinite(loss)):
-            check_finite(batch.x)
+            check_finite(batch.x, missing=self.missing)
             raise InvalidDataError(
                 f"the loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}: "
                 "standardise the data, lower the learning rate, or clip gradients"
@@ -217,7 +217,8 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
         return total_train_weight(self.trainer)
 
     def setup(self, stage: str) -> None:
-        """Set the units, for a fit without `InitializeCallback`."""
+        """Read rows as the data module does, and set its units where no callback has."""
+        self.missing = missing_of(self.trainer, self.missing)
         if stage == "fit" and starts_anew(self.trainer):
             self.take_units(getattr(self.trainer, "datamodule", None))
 
@@ -233,6 +234,7 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
             "data": self.data,
             "phase": self.phase,
             "passes_before": self.passes_before,
+            "missing": self.missing,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -253,6 +255,7 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
         stored = checkpoint.get("gmm_lightning", {})
         self.phase = stored.get("phase", 0)
         self.passes_before = stored.get("passes_before", 0)
+        self.missing = self.missing or stored.get("missing")
 
     @classmethod
     def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -276,6 +279,7 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
         """
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         module = cls(layer if layer is not None else layer_from_checkpoint(checkpoint))
+        module.missing = checkpoint["gmm_lightning"].get("missing")
         read_state(module, checkpoint, checkpoint_path)
         module.data = read_data(checkpoint, module.layer.num_features, checkpoint_path)
         return module.eval()

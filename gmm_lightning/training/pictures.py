@@ -10,14 +10,25 @@ from torch import Tensor
 
 from gmm_lightning._messages import unformatted
 from gmm_lightning.plotting import plot_mixture
+from gmm_lightning.rows import Batch, complete
 from gmm_lightning.training.module import GMMModule
+
+# Rows among which those with all entries are looked for, for each row of a picture.
+_LOOKED_THROUGH = 8
 
 
 def some_rows(module: GMMModule, datamodule: Any, max_points: int) -> Tensor | None:
-    """At most `max_points` training rows, evenly spaced, in the user's units."""
+    """At most `max_points` training rows, evenly spaced, in the user's units.
+
+    Of rows with missing entries those are taken that have all; None if there are none.
+    """
     if not hasattr(datamodule, "some_rows"):
         return None
-    return datamodule.some_rows(max_points).to(module.layer.means)
+    if module.missing is None:
+        return datamodule.some_rows(max_points).to(module.layer.means)
+    rows = complete(Batch(datamodule.some_rows(_LOOKED_THROUGH * max_points))).x
+    rows = rows[:: max(1, -(-len(rows) // max_points))]
+    return rows.to(module.layer.means) if len(rows) else None
 
 
 @torch.no_grad()

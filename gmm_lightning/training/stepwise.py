@@ -38,6 +38,7 @@ class StepwiseEMCallback(BaseEMCallback):
         collapse: as for `EMCallback`; a component that is moved forgets its statistics.
         seed: of the rows at which components are reseeded.
         skip_nonfinite: as for `EMCallback`.
+        missing: as for `EMCallback`.
 
     Attributes:
         degenerate: after the fit, components at the floor of their covariances.
@@ -56,12 +57,14 @@ class StepwiseEMCallback(BaseEMCallback):
         collapse: str | CollapsePolicy = "floor",
         seed: int = 0,
         skip_nonfinite: bool = False,
+        missing: str | None = None,
     ) -> None:
         super().__init__(
             target,
             ResponsibilitySchedule(),
             CollapseHandler(collapse, seed, report_once=True),
             skip_nonfinite=skip_nonfinite,
+            missing=missing,
         )
         self.exponent, self.offset = exponent, offset
         self._stream: StepwiseEM | None = None
@@ -114,7 +117,7 @@ class StepwiseEMCallback(BaseEMCallback):
             if self._accumulator.is_whole:
                 self._pass_weight = float(weight.max())
             penalised = total + layer.log_prior().to(total)
-            self._log_pass(trainer, pl_module, total / weight, penalised / weight)
+            self._log_pass(trainer, pl_module, total / weight, penalised / weight, weight)
 
     def state_dict(self) -> dict[str, Any]:
         """The history, the repairs, and the running statistics."""

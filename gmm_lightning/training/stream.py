@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from gmm_lightning.datasets import open_rows
+from gmm_lightning.datasets import FileRows, open_rows
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.rows import ChangedRows, RowSource, weigh_unlabelled
+from gmm_lightning.rows import CompleteRows, MappedRows, RowSource, weigh_unlabelled
 from gmm_lightning.training.base import RowsDataModule, require_unlabeled_weight
+from gmm_lightning.training.error_columns import ErrorColumns, ErrorSpec
 
 
 class StreamDataModule(RowsDataModule):
@@ -24,6 +26,9 @@ class StreamDataModule(RowsDataModule):
         path: a file, a folder of shards, or a pattern: see `gmm_lightning.datasets.open_rows`.
         columns: which to read; None: every column of numbers.
         weight: the column of sample weights.
+        errors: the columns of standard deviations of errors, as for `ArrayDataModule.file`.
+        missing: of empty cells, as for `ArrayDataModule`; `drop` reads all rows once to count
+            those that stay.
         label: the column of classes, read for the evidence of a layer, and to judge a fit; an
             empty cell is an unknown one.
         unlabeled_weight: factor of the weights of training rows without a label.
@@ -59,6 +64,8 @@ class StreamDataModule(RowsDataModule):
         *,
         columns: Sequence[str | int] | str | int | None = None,
         weight: str | int | None = None,
+        errors: ErrorSpec = None,
+        missing: str | None = "refuse",
         label: str | int | None = None,
         unlabeled_weight: float = 1.0,
         header: bool | None = None,
@@ -77,16 +84,25 @@ class StreamDataModule(RowsDataModule):
                 "data=stream data.path=big.npy"
             )
         name = Path(str(path)).stem
-        super().__init__(batch_size, seed, name, shuffle=shuffle, standardize=standardize)
+        how: dict[str, Any] = {"shuffle": shuffle, "standardize": standardize, "missing": missing}
+        super().__init__(batch_size, seed, name, **how)
         options = {"weight": weight, "label": label, "header": header}
         options |= {"separator": separator, "key": key}
-        self._files = {"train": open_rows(path, columns=columns, **options)}
-        self.columns = self._files["train"].columns
-        known = self._files["train"].labelled
+        options |= {"allow_missing": self.missing != "refuse"}
+        first = open_rows(path, columns=ErrorColumns.to_read(columns, errors), **options)
+        self._split = ErrorColumns.of(first.columns, errors)
+        self.columns = self._split.columns
+        self._files = {"train": first}
+        known = first.labelled
         self.unlabeled_weight = require_unlabeled_weight(unlabeled_weight, labelled=known)
         for part, other in (("val", val_path), ("test", test_path)):
             if other is not None and other != "":
-                self._files[part] = open_rows(other, columns=self.columns, **options)
+                self._files[part] = open_rows(other, columns=first.columns, **options)
+        self._complete: dict[str, CompleteRows] = {}
+        for part in self._files if self.missing == "drop" else ():
+            rows = CompleteRows(self._with_errors(self._files[part]))
+            self._complete[part] = rows
+            self._report_dropped(rows.num_dropped, self._files[part].num_rows)
         self._some: dict[int, Tensor] = {}
 
     @property
@@ -96,13 +112,23 @@ class StreamDataModule(RowsDataModule):
 
     def part(self, name: str, *, labels: bool = False) -> RowSource | None:
         """See `RowsDataModule.part`."""
-        rows = self._files.get(name)
-        if rows is None:
+        file = self._files.get(name)
+        if file is None:
             return None
-        if name == "train" and self.unlabeled_weight != 1:
-            weigh = partial(weigh_unlabelled, factor=self.unlabeled_weight)
-            return ChangedRows(rows.with_labels(), weigh, weighted=True)
-        return rows.with_labels(self.classes) if labels else rows
+        weighs = name == "train" and self.unlabeled_weight != 1
+        rows = self._with_errors(file.with_labels(self.classes) if labels or weighs else file)
+        rows = self._complete[name].over(rows) if name in self._complete else rows
+        if not weighs:
+            return rows
+        return MappedRows(
+            rows, partial(weigh_unlabelled, factor=self.unlabeled_weight), weighted=True
+        )
+
+    def _with_errors(self, rows: FileRows) -> RowSource:
+        """The rows of a file with the errors of their features, if these have any."""
+        if not self._split.errors:
+            return rows
+        return MappedRows(rows, self._split, self._split.columns)
 
     def some_rows(self, n: int) -> Tensor:
         """At most n rows of the training set, evenly spaced; kept for further pictures."""

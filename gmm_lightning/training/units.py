@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 
+from gmm_lightning._chunking import map_chunks
 from gmm_lightning.covariances import FullCovariance
 from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.em import Responsibilities, e_step, softmax_responsibilities_
 from gmm_lightning.layers import GMMLayer, Standardize, keep_constant
-from gmm_lightning.rows import require_order
+from gmm_lightning.rows import Batch, errors_of, require_missing, require_order
+from gmm_lightning.statistics import SufficientStatistics
 
 
 class StandardizedMixture(L.LightningModule):
@@ -20,14 +25,15 @@ class StandardizedMixture(L.LightningModule):
     known.
 
     Attributes:
+        missing: None, or `em`, where entries of the rows of a fit may be missing.
         keeps_units: whether the units are those of another fit, whatever the data.
     """
 
     keeps_units = False
 
-    def __init__(self, layer: GMMLayer) -> None:
+    def __init__(self, layer: GMMLayer, missing: str | None = None) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.missing = layer, require_missing(missing)
         self.standardize = Standardize(layer.num_features).to(layer.means.dtype)
 
     def take_units(self, datamodule: Any) -> None:
@@ -40,8 +46,10 @@ class StandardizedMixture(L.LightningModule):
         """Names of the features; empty where they are not known."""
         return ()
 
-    def _standard(self, x: Any) -> Tensor:
-        """Rows in standard units."""
+    def _standard(self, x: Any) -> Any:
+        """Rows, or a `Batch` of them, in standard units."""
+        if isinstance(x, Batch):
+            return self.standardize.batch(x)
         if not isinstance(x, Tensor):
             require_order(x, self.columns)
         return self.standardize(x)
@@ -50,9 +58,76 @@ class StandardizedMixture(L.LightningModule):
         """Log densities, as `log_prob`."""
         return self.log_prob(x)
 
-    def log_prob(self, x: Any) -> Tensor:
-        """Log densities `log p(x)` in the user's units: `(*S, *B, D)` -> `(*S, *B)`."""
-        return self.layer.log_prob(self._standard(x)) + self.standardize.log_abs_det
+    def log_prob(self, x: Any, missing: str | None = None) -> Tensor:
+        """Log densities `log p(x)` in the user's units: `(*S, *B, D)` -> `(*S, *B)`.
+
+        With `missing="marginalize"` those of the entries that are observed; `x` may be a `Batch`
+        with the errors of its rows, as in `GMMLayer.log_prob`.
+        """
+        z = self._standard(x)
+        log_prob = self.layer.log_prob(z, missing) + self.standardize.log_abs_det
+        if missing is None:
+            return log_prob
+        rows = z.x if isinstance(z, Batch) else z
+        return log_prob + self.standardize.log_scale_of_missing(rows).to(log_prob)
+
+    def log_joint_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log joint densities of a batch in standard units, and what they lack in the user's.
+
+        With noise, which is the last component. Where entries may be missing they are those of
+        the observed ones.
+
+        Shape:
+            `(n, *B, K)`, or `(n, *B, K + 1)` with noise; `(n, *B)`, or `()`.
+        """
+        rows = self.standardize.batch(batch)
+        matrices = 1 if errors_of(rows) is None else rows.x.shape[-1]
+        log_joint = map_chunks(
+            partial(self.layer.log_joint_with_noise, missing=self._reading(rows.x)),
+            rows,
+            batch_dims=len(self.layer.batch_shape),
+            numbers_per_row=self.layer.means.numel() * matrices,
+            module=self.layer,
+        )
+        return log_joint, self.standardize.log_abs_det + self.missing_log_scale(batch)
+
+    def log_prob_of(self, batch: Batch) -> Tensor:
+        """Log densities of a batch, which lack `log_abs_det` in the user's units."""
+        rows = self.standardize.batch(batch)
+        log_prob = self.layer.log_prob(rows, self._reading(rows.x))
+        return log_prob + self.missing_log_scale(batch) if self.missing else log_prob
+
+    def e_step(
+        self, batch: Batch, responsibilities: Responsibilities = softmax_responsibilities_
+    ) -> SufficientStatistics:
+        """Expected statistics of rows in the user's units, which `EMCallback` adds up."""
+        units = self.standardize
+        is_identity = bool((units.loc == 0).all() and (units.scale == 1).all())
+        return e_step(
+            self.layer,
+            units.scale_errors(batch),
+            missing=self.missing,
+            responsibilities=responsibilities,
+            transform=None if is_identity else units,
+        )
+
+    def missing_log_scale(self, batch: Batch) -> Tensor:
+        """What `log_abs_det` lacks for the missing entries of each row, `(n, *B)`, else `()`."""
+        if self.missing is None:
+            return self.standardize.scale.new_zeros(())
+        return self.standardize.log_scale_of_missing(batch.x)
+
+    def total_log_scale(self, batch: Batch) -> float:
+        """Weighted sum over the rows of `missing_log_scale`, a mean over a batch of mixtures."""
+        if self.missing is None:
+            return 0.0
+        each = self.missing_log_scale(batch).double()
+        weighted = each if batch.weight is None else batch.weight.to(each) * each
+        return float(weighted.sum(0).mean())
+
+    def _reading(self, x: Tensor) -> str | None:
+        """How the densities of rows are to be read: those without missing entries as ever."""
+        return "marginalize" if self.missing is not None and bool(torch.isnan(x).any()) else None
 
     def responsibilities(self, x: Any, missing: str | None = None) -> Tensor:
         """Responsibilities `p(k | x)`, `(*S, *B, K)`; `missing` as in `GMMLayer.log_prob`."""

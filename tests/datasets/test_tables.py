@@ -268,7 +268,7 @@ NUMBERS = "a,b\n1,2\n3,4\n5,6\n7,8\n"
             NUMBERS.replace("5,6", "5,").replace("3,4", "NA,?"),
             {},
             "t.csv: missing values, by column of 4 rows: a (1), b (2); the first in line 3; drop "
-            "these rows, or impute them first",
+            "these rows by missing=drop, or use their other cells by missing=em",
         ),
         (
             "a,k\n1,\n2,NA\n",
@@ -451,7 +451,7 @@ def test_npy_files(tmp_path: Path) -> None:
         (
             np.array([[1.0, np.nan], [np.nan, np.nan]]),
             "t.npy: missing values, by column of 2 rows: x0 (1), x1 (2); the first in row 0; drop "
-            "these rows, or impute them first",
+            "these rows by missing=drop, or use their other cells by missing=em",
         ),
         (
             np.array([[1.0, 2.0], [np.inf, 3.0]]),
@@ -514,7 +514,7 @@ def test_parquet_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     assert (table.x.tolist(), table.classes) == ([[1, 1], [1, 2], [1, 3]], ("u", "v"))
     assert refused(path) == (
         "t.parquet: missing values, by column of 3 rows: b (1); the first in row 1; drop these "
-        "rows, or impute them first"
+        "rows by missing=drop, or use their other cells by missing=em"
     )
     assert refused(path, columns=["kind"]) == (
         "t.parquet: column kind is of type string; expected numbers"
