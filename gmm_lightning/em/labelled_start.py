@@ -34,11 +34,13 @@ def sample_classes(
         # Nothing is left to an initializer: the first M-step is the whole fit.
         return source.sample(source.num_rows, generator)
     groups = range(UNKNOWN, labels.num_classes)
+    device = torch.device("cpu") if generator is None else generator.device
     places, weights = [], []
     for group in groups:
         own = (named == group).nonzero().squeeze(-1)
         most = min(len(own), max(limit // len(groups), limit * len(own) // len(named)))
-        drawn = own[torch.randperm(len(own), generator=generator)[:most]]
+        order = torch.randperm(len(own), generator=generator, device=device).cpu()
+        drawn = own[order[:most]]
         places.append(drawn)
         weights.append(torch.full((most,), len(own) / max(most, 1), dtype=torch.float64))
     index, order = torch.cat(places).sort()
