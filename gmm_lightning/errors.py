@@ -63,6 +63,10 @@ class UnresolvedPriorError(GMMError, RuntimeError):
     """A prior has hyper-parameters that follow from data it has not seen yet."""
 
 
+class UnresolvedNoiseError(GMMError, RuntimeError):
+    """The noise of a mixture has a density that follows from data it has not seen yet."""
+
+
 class CheckpointError(GMMError, RuntimeError):
     """A checkpoint or run folder that is truncated, foreign, in use, gone, or refused as unsafe."""
 

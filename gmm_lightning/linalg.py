@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -27,15 +27,23 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[ob
 @contextlib.contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
     """Context in which products have the precision of their operands, without autocast or TF32."""
+    changed = [
+        (write, present, exact[0])
+        for read, write, exact in _precision_settings()
+        if (present := read()) not in exact
+    ]
+    # Without either, a step over few rows would spend a tenth of its time here.
+    if not changed and device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        yield
+        return
     with full_precision(device), contextlib.ExitStack() as restore:
-        for read, write, exact in _precision_settings():
-            present = read()
-            if present not in exact:
-                restore.callback(write, present)
-                write(exact[0])
+        for write, present, exact in changed:
+            restore.callback(write, present)
+            write(exact)
         yield
 
 
+@functools.cache
 def _precision_settings() -> list[tuple[Callable[[], str], Callable[[str], None], tuple[str, ...]]]:
     """Readers and writers of the precision of float32 products, and the exact values.
 
@@ -44,7 +52,11 @@ def _precision_settings() -> list[tuple[Callable[[], str], Callable[[str], None]
     kinds = (getattr(b, "matmul", None) for b in (torch.backends.cuda, torch.backends.mkldnn))
     name = "fp32_precision"
     found = [
-        (partial(getattr, kind, name), partial(setattr, kind, name), ("ieee", "none"))
+        (
+            functools.partial(getattr, kind, name),
+            functools.partial(setattr, kind, name),
+            ("ieee", "none"),
+        )
         for kind in kinds
         if hasattr(kind, name)
     ]
@@ -124,6 +136,25 @@ def definite_factor(matrix: Tensor) -> tuple[Tensor, Tensor]:
     rounding = factor.shape[-1] * torch.finfo(factor.dtype).eps
     full_rank = (pivots > rounding * matrix.diagonal(dim1=-2, dim2=-1)).all(-1)
     return factor, full_rank & (info == 0)
+
+
+def masked_inverse(matrix: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverses and log determinants of some rows and columns of matrices.
+
+    Args:
+        matrix: symmetric positive definite, `(..., D, D)`.
+        kept: which rows and columns, `(..., D)`.
+
+    Returns:
+        Inverses `(..., D, D)` with zeros in the other rows and columns, and log determinants; NaN
+        where the matrix is not definite.
+    """
+    mask = kept.to(matrix)
+    both = mask.unsqueeze(-1) * mask.unsqueeze(-2)
+    factor, info = torch.linalg.cholesky_ex(matrix * both + (1 - mask).diag_embed())
+    factor = torch.where((info == 0)[..., None, None], factor, torch.nan)
+    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return torch.cholesky_inverse(factor) * both, log_det
 
 
 def factor_of_rows(rows: Tensor) -> Tensor:

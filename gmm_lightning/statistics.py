@@ -21,21 +21,24 @@ class SufficientStatistics:
 
         counts_k = sum_n r_nk      first_k = sum_n r_nk d_nk      second = sum_n r_nk d_nk d_nk'
 
+    and the rows that the mixture's noise explains, `noise = sum_n (1 - sum_k r_nk)`.
+
     They are float64 sums, so those of two batches, ranks or machines are added with `+`. The
     shift is constant during a pass (the current means), which keeps the second moments exact
     where raw ones would cancel.
 
     Shape:
         counts `(*B, K)`; first and shift `(*B, K, D)`; second in the covariance family's form,
-        `(*B, G, ...)`; log_likelihood `(*B)`; num_samples `()`.
+        `(*B, G, ...)`; log_likelihood and noise `(*B)`; num_samples `()`.
 
     Attributes:
-        counts: effective number of rows per component; `counts.sum(-1)` is the total weight.
+        counts: effective number of rows per component.
         first: first moments about the shift.
         second: second moments about the shift.
         shift: the reference points.
         log_likelihood: weighted sum of `log p(x)`, in nats.
         num_samples: number of rows seen, whatever their weights.
+        noise: effective number of rows of the noise; 0 without one.
     """
 
     counts: Tensor
@@ -44,6 +47,7 @@ class SufficientStatistics:
     shift: Tensor
     log_likelihood: Tensor
     num_samples: Tensor
+    noise: Tensor
 
     def __add__(self, other: SufficientStatistics) -> SufficientStatistics:
         if not torch.equal(self.shift, other.shift):
@@ -51,14 +55,7 @@ class SufficientStatistics:
                 "statistics can be added only when both were taken about the same means: "
                 "compute them all before the M-step"
             )
-        return SufficientStatistics(
-            self.counts + other.counts,
-            self.first + other.first,
-            self.second + other.second,
-            self.shift,
-            self.log_likelihood + other.log_likelihood,
-            self.num_samples + other.num_samples,
-        )
+        return replace(self, **{name: v + getattr(other, name) for name, v in self._sums()})
 
     def about(self, shift: Tensor, covariance: str | Covariance) -> SufficientStatistics:
         """The statistics of the same rows about other reference points `(*B, K, D)`.
@@ -110,7 +107,7 @@ class SufficientStatistics:
 
     def scaled(self, factor: Tensor) -> SufficientStatistics:
         """Statistics of the same rows with every weight multiplied by a factor `(*B)`."""
-        summed = ("counts", "first", "second", "log_likelihood")
+        summed = ("counts", "first", "second", "log_likelihood", "noise")
         parts = {name: getattr(self, name) for name in summed}
         return replace(self, **{name: unsqueeze_like(factor, v) * v for name, v in parts.items()})
 
@@ -122,7 +119,7 @@ class SufficientStatistics:
     @property
     def total_weight(self) -> Tensor:
         """Sum of the rows' weights, `(*B)`."""
-        return self.counts.sum(-1)
+        return self.counts.sum(-1) + self.noise
 
     def _sums(self) -> list[tuple[str, Tensor]]:
         return [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "shift"]

@@ -23,6 +23,7 @@ HERE = (
     "gradient",
     "head",
     "impute",
+    "missing",
     "restarts",
     "many",
     "acceleration",
@@ -118,6 +119,11 @@ def test_wide_fits_do_not_stop_at_once(found: Found) -> None:
 def test_patterns_side_by_side_are_each_of_them(found: Found) -> None:
     for row in found.rows("impute"):
         assert row["record"]["difference"] <= CLOSE["float64"], row
+
+
+def test_a_pass_over_missing_entries_has_the_likelihood_of_its_rows(found: Found) -> None:
+    for row in found.rows("missing"):
+        assert row["record"]["difference"] <= CLOSE[row["dtype"]], row
 
 
 def test_restarts_equal_a_loop(found: Found) -> None:

@@ -32,7 +32,7 @@ GROUND = (
 FLOORS: tuple[tuple[str, ...], ...] = (
     (*GROUND, "covariances"),
     ("distributions", "hyperparameters"),
-    ("priors", "statistics", "datasets"),
+    ("priors", "noise", "statistics", "datasets"),
     ("layers", "initializers", "evidence", "projections"),
     ("em",),
     ("criteria", "losses", "metrics", "interop"),

@@ -134,11 +134,51 @@ class ToyInitializer(Initializer):
         return torch.arange(len(x), device=x.device) % num_components
 '''
 
+NOISE = '''
+"""Noise of density one."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from gmm_lightning.noise.base import Noise
+from gmm_lightning.rows import RowSource
+
+
+class ToyNoise(Noise):
+    """`u(x) = 1`."""
+
+    name: ClassVar[str] = "toy"
+
+    def register(self, num_features: int) -> None:
+        pass
+
+    def resolve(self, source: RowSource) -> None:
+        pass
+
+    def log_density(self, x: Tensor, missing: str | None = None) -> Tensor:
+        return torch.zeros_like(x[..., 0])
+
+    def sample(self, size: tuple[int, ...], generator: Generator | None = None) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def has_draws(self) -> bool:
+        return False
+'''
+
 FILES = {
     "gmm_lightning/covariances/toy.py": COVARIANCE,
     "gmm_lightning/priors/toy.py": PRIOR,
     "gmm_lightning/projections/toy.py": PROJECTION,
     "gmm_lightning/initializers/toy.py": INITIALIZER,
+    "gmm_lightning/noise/toy.py": NOISE,
+    "configs/noise/toy.yaml": (
+        "# @package model.layer.noise\n_target_: gmm_lightning.noise.toy.ToyNoise\nweight: 0.05\n"
+    ),
     "configs/cov/toy.yaml": (
         "# @package model.layer.covariance\n"
         "_target_: gmm_lightning.covariances.toy.ToyCovariance\n"
@@ -170,20 +210,15 @@ def test_one_file_and_one_yaml_each_are_all_it_takes(tmp_path: Path) -> None:
         assert not (copy / name).exists()
         (copy / name).write_text(text.lstrip())
     done = command(
-        *(
-            "cov=toy",
-            "priors=toy",
-            "projections=toy",
-            "init=toy",
-            "data=faithful",
-            "fit.max_iter=3",
-        ),
+        *("cov=toy", "priors=toy", "projections=toy", "init=toy", "data=faithful"),
+        *("fit.max_iter=3", "noise=toy", "noise.weight=0.2"),
         "model.layer.priors.toy.rows=4",
         cwd=tmp_path,
         path=copy,
     )
     assert done.returncode == 0, done.stderr
-    assert "covariance toy, priors toy, constraints toy" in done.stdout + done.stderr
+    said = "covariance toy, priors toy, constraints toy, noise toy"
+    assert said in done.stdout + done.stderr
     run = the_run(tmp_path)
     file = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     layer = file["gmm_lightning"]["layer"]
@@ -192,6 +227,7 @@ def test_one_file_and_one_yaml_each_are_all_it_takes(tmp_path: Path) -> None:
     assert layer["projections"] == [{"name": "toy"}]
     weights = file["state_dict"]["layer.mixture_logits"].softmax(-1)
     assert abs(float(weights[0]) - 0.5) < 1e-6
+    assert (layer["noise"]["name"], layer["noise"]["weight"]) == ("toy", 0.2)
     # It is the toy that computed: spheres, from the toy's start.
     raw = file["state_dict"]["layer.raw_scale"]
     assert torch.equal(raw, raw[:, 0, 0, None, None] * torch.eye(2))

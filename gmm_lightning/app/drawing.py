@@ -70,7 +70,16 @@ def draw_options(config: DictConfig) -> dict[str, Any]:
     options = {name: config[name] for name in names}
     options["within"] = instantiate(config.within, _convert_="all") if config.within else None
     DrawOptions(**options)
-    return options
+    require_flag("with_noise", config.with_noise)
+    if not config.with_noise:
+        return options
+    chosen = [name for name, value in options.items() if value != getattr(DrawOptions(), name)]
+    if chosen or config.condition:
+        raise InvalidArgumentError(
+            f"with_noise=true draws from all that the run describes, without "
+            f"{', '.join(chosen) or 'condition'}: leave one of them out"
+        )
+    return options | {"with_noise": True}
 
 
 @torch.no_grad()
@@ -109,11 +118,15 @@ def draws(
     """
     generator = torch.Generator().manual_seed(seed)
     mixture = conditional_mixture(finished, given) if given else finished.module
+    sample, how = mixture.sample, dict(options)
+    if how.pop("with_noise", False):
+        # No other option goes with it.
+        sample, how = finished.module.sample_with_noise, {}
     width = len(finished.columns)
     rest = [i for i in range(width) if i not in given]
     for start in range(0, max(n, 1), _BLOCK):
         rows = min(_BLOCK, n - start)
-        x, z = mixture.sample(rows, return_component=True, generator=generator, **options)
+        x, z = sample(rows, return_component=True, generator=generator, **how)
         full = x.new_empty(rows, width)
         full[:, rest] = x
         full[:, list(given)] = x.new_tensor(list(given.values()))

@@ -93,7 +93,10 @@ def _lines(report: dict[str, dict[str, Any]]) -> list[str]:
         if numbers.get("degenerate_components"):
             text.append(f"  {degenerate_note(numbers['degenerate_components'])}")
         covered = ", ".join(f"{float(p):.0%}: {c:.1%}" for p, c in numbers["coverage"].items())
-        text.append(f"  coverage         {covered} (mass of the region: share of rows inside)")
+        if covered:
+            text.append(f"  coverage         {covered} (mass of the region: share of rows inside)")
+        if "noise_weight" in numbers:
+            text.append(f"  noise            weight {numbers['noise_weight']:.4f}")
         if "adjusted_rand_score" in numbers:
             text.append(
                 f"  agreement        adjusted Rand {numbers['adjusted_rand_score']:.4f}, "

@@ -78,15 +78,17 @@ def evaluate_rows(
         rows, evenly spaced.
     """
     layer = module.layer
-    pairs = torch.zeros(0, layer.num_components, dtype=torch.float64)
+    k = layer.num_components
+    # Noise is a cluster of its own.
+    pairs = torch.zeros(0, k + (layer.noise is not None), dtype=torch.float64)
     step, row = max(1, -(-rows.num_rows // _MAX_KEPT)), 0
     # Filled in place: many small pieces between the blocks would fragment the memory.
     values, weights = torch.empty(2, -(-rows.num_rows // step), dtype=torch.float64)
     moments: WeightedMoments | None = None
-    counts, num_positive = pairs.new_zeros(layer.num_components), 0
+    counts, num_positive = pairs.new_zeros(k), 0
     for batch in rows.read(size=_BLOCK):
         weight = None if batch.weight is None else batch.weight.double().cpu()
-        log_joint = layer.log_joint(module.standardize(batch.x.to(layer.means.device)))
+        log_joint = layer.log_joint_with_noise(module.standardize(batch.x.to(layer.means.device)))
         log_prob = _log_density_of(module, log_joint)
         log_resp = log_joint.log_softmax(-1)
         entropy = -(log_resp.exp() * log_resp).nan_to_num().sum(-1).double().cpu()
@@ -102,7 +104,7 @@ def evaluate_rows(
         if fitted:
             num_positive += batch.num_rows if weight is None else int((weight > 0).sum())
             mass = torch.ones_like(log_prob) if weight is None else weight
-            counts += mass @ log_resp.exp().double().cpu()
+            counts += mass @ log_resp[:, :k].exp().double().cpu()
         if batch.labels is not None:
             pairs = _add_pairs(pairs, batch.labels.cpu(), log_joint.argmax(-1).cpu(), weight)
         row += batch.num_rows
@@ -119,13 +121,14 @@ def evaluate_rows(
         **({"total_weight": n} if rows.weighted else {}),
         "num_features": layer.num_features,
         "num_constant_features": len(layer.constant_features),
-        "num_components": layer.num_components,
+        "num_components": k,
+        **({} if layer.noise is None else {"noise_weight": float(layer.noise.weight)}),
         "num_free_parameters": p,
         **({name: float(label_agreement(pairs, name)) for name in _SCORES} if len(pairs) else {}),
     }
     if fitted:
         found = degenerate_components(layer, counts, n / num_positive)
-        numbers["degenerate_components"] = [k for (k,) in found]
+        numbers["degenerate_components"] = [component for (component,) in found]
     return numbers, LogDensitySample(values, weights if rows.weighted else None)
 
 
@@ -147,9 +150,9 @@ def log_likelihood(module: GMMModule, rows: RowSource) -> float:
 @torch.no_grad()
 def _log_density(module: GMMModule, rows: Tensor) -> Tensor:
     """Log densities of rows in the user's units, `(N,)`, float64, on the CPU."""
-    device = module.layer.means.device
-    blocks = (module.standardize(x.to(device)) for x in rows.split(_BLOCK))
-    return torch.cat([_log_density_of(module, module.layer.log_joint(z)) for z in blocks])
+    layer = module.layer
+    blocks = (module.standardize(x.to(layer.means.device)) for x in rows.split(_BLOCK))
+    return torch.cat([_log_density_of(module, layer.log_joint_with_noise(z)) for z in blocks])
 
 
 def _log_density_of(module: GMMModule, log_joint: Tensor) -> Tensor:
@@ -172,7 +175,10 @@ def coverage(
 
     A region of mass p holds the densest points; its edge is the (1 - p) quantile of the density
     of draws from the model (Hyndman 1996). A calibrated model covers a share p of new rows.
+    Nothing is said of a model whose noise has no draws.
     """
-    drawn = _log_density(module, module.sample(100_000, generator=generator))
+    if module.layer.noise is not None and not module.layer.noise.has_draws:
+        return {}
+    drawn = _log_density(module, module.sample_with_noise(100_000, generator=generator))
     edges = drawn.quantile(1 - torch.tensor(_COVERAGES, dtype=torch.float64))
     return {str(p): density.share_above(edge) for p, edge in zip(_COVERAGES, edges, strict=True)}

@@ -98,10 +98,11 @@ def describe(data: RowsDataModule, module: GMMModule, trainer: L.Trainer) -> str
     held_out = ((data.part("val"), "to validate"), (data.part("test"), "to test"))
     others = "".join(f", {part.num_rows} {what}" for part, what in held_out if part is not None)
     priors = ", ".join(prior.name for prior in layer.all_priors) or "none"
+    noise = "" if layer.noise is None else f", noise {layer.noise.name}"
     how = "EM" if module.optimizer is None else "gradient descent"
     return (
         f"{printable(data.name)}: {count_rows(data.num_train_rows)} to train{weighed}{others}, "
         f"{data.num_features} features, "
         f"{layer.num_components} components, covariance {layer.covariance.name}, "
-        f"priors {priors}{constraints(layer)}, {how} on {trainer.world_size} process(es)"
+        f"priors {priors}{constraints(layer)}{noise}, {how} on {trainer.world_size} process(es)"
     )

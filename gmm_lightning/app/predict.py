@@ -38,6 +38,8 @@ def predict(config: DictConfig) -> None:
     options = {name: config[name] for name in ("header", "separator", "key", "batch_rows")}
     blocks = iter_table(config.input, columns=finished.columns, **options)
     columns = ["component", "log_density", "outlier"]
+    if finished.module.layer.noise is not None:
+        columns.append("noise")
     if config.responsibilities:
         columns.append("responsibility")
     rows = outliers = 0
@@ -57,12 +59,14 @@ def _answers(
     module: GMMModule, block: NDArray[np.float64], threshold: float
 ) -> dict[str, NDArray[Any]]:
     """Component, log-density, outlier and responsibilities of a block of rows."""
-    log_joint = module.layer.log_joint(module.standardize(torch.from_numpy(block)))
+    log_joint = module.layer.log_joint_with_noise(module.standardize(torch.from_numpy(block)))
+    best, shares, k = log_joint.argmax(-1), log_joint.softmax(-1), module.layer.num_components
     log_density = log_joint.logsumexp(-1) + module.standardize.log_abs_det
     return {
-        "component": log_joint.argmax(-1).numpy(),
+        "component": torch.where(best == k, -1, best).numpy(),
         "log_density": log_density.numpy(),
         # A density that is no number is not above the threshold, either.
         "outlier": ~(log_density >= threshold).numpy(),
-        "responsibility": log_joint.softmax(-1).numpy(),
+        "noise": shares[:, k:].sum(-1).numpy(),
+        "responsibility": shares[:, :k].numpy(),
     }

@@ -58,7 +58,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def log_hyperparameters(trainer: L.Trainer, config: DictConfig, metrics: dict[str, Any]) -> None:
     """Log settings and final numbers, so that a logger can compare runs."""
     chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    groups = ("data", "cov", "priors", "init", "fit", "optimizer")
+    groups = ("data", "cov", "priors", "noise", "init", "fit", "optimizer")
     settings = {group: str(chosen[group]) for group in groups if group in chosen}
     settings |= {
         "num_components": config.model.layer.num_components,

@@ -52,6 +52,11 @@ def _lines(finished: FinishedRun, columns: list[str]) -> list[str]:
             f"row, BIC {metrics['bic']:.6g}, "
             + ("converged" if metrics["converged"] else "not converged")
         )
+    if layer.noise is not None:
+        head.append(
+            f"noise {layer.noise.name} of weight {float(layer.noise.weight):.4f}; the other rows "
+            "have the weights below"
+        )
     if metrics.get("degenerate_components"):
         head.append(degenerate_note(metrics["degenerate_components"]))
     if layer.constant_features:

@@ -37,8 +37,7 @@ class Covariance(ABC):
     predict it. The other defaults work on dense lower Cholesky factors `(*B, G, D, D)`.
 
     Args:
-        reg_covar: added to every variance after the estimate, in squared units of the data.
-            It is scikit-learn's regularisation; the mode of the objective has 0.
+        reg_covar: added to every variance after the estimate, as in scikit-learn; the mode has 0.
         relative_floor: smallest eigenvalue allowed, in units of the squared local scale of each
             feature (`GMMLayer.local_scale`). The estimate is the maximum subject to it, so EM
             stays monotone. With `reg_covar` it is at most 1e-14; 0 switches it off.
@@ -50,6 +49,7 @@ class Covariance(ABC):
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     tied: ClassVar[bool] = False  # one covariance for all components
+    axis_aligned: ClassVar[bool] = False  # scales are standard deviations, as scatters are formed
     whitens_by_solve: ClassVar[bool] = True  # `whiten` solves with `scale_tril`
     feature_class: ClassVar[type[Features] | None] = None  # what `features` returns
     has_rounding_floor: ClassVar[bool] = True  # products of features leave noise in eigenvalues

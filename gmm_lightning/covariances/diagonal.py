@@ -57,6 +57,7 @@ class AxisAligned(Covariance, ABC):
     Scale and scatter have one form, `(*B, G, D)` or `(*B, G)`.
     """
 
+    axis_aligned: ClassVar[bool] = True
     whitens_by_solve: ClassVar[bool] = False
     has_rounding_floor: ClassVar[bool] = False  # sums of squares have no other noise
 

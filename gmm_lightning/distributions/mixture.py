@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from torch import Generator, Tensor
 
@@ -43,17 +43,21 @@ class MixtureOfGaussians(density.MixtureDensity):
 
     # -- density ----------------------------------------------------------------------------
 
-    def log_joint(self, x: Tensor, missing: str | None = None) -> Tensor:
-        """Log joint densities `log p(x, k)`, `(*S, *B, K)`; `missing` as for `log_prob`."""
-        if missing is None:
-            return super().log_joint(x)
-        if not (isinstance(missing, str) and missing == "marginalize"):
+    def log_joint(
+        self, x: Tensor, missing: str | None = None, error_covariance: Any = None
+    ) -> Tensor:
+        """Log joint densities `log p(x, k)`, `(*S, *B, K)`; arguments as for `log_prob`."""
+        if not (missing is None or (isinstance(missing, str) and missing == "marginalize")):
             raise InvalidArgumentError(
                 f"missing must be None or 'marginalize', got {describe(missing)}"
             )
-        return inference.log_joint_observed(self, x)
+        if error_covariance is not None:
+            return inference.log_joint_noisy(self, x, error_covariance, missing)
+        return super().log_joint(x) if missing is None else inference.log_joint_observed(self, x)
 
-    def log_prob(self, value: Tensor, missing: str | None = None) -> Tensor:
+    def log_prob(
+        self, value: Tensor, missing: str | None = None, error_covariance: Any = None
+    ) -> Tensor:
         """Log density `log p(x)`: `(*S, *B, D)` -> `(*S, *B)`.
 
         Args:
@@ -61,16 +65,20 @@ class MixtureOfGaussians(density.MixtureDensity):
             missing: None: a row with NaN has density NaN. `marginalize`: the density of the
                 entries that are not NaN, integrated over the others; log density 0 for a row
                 without entries.
+            error_covariance: of the rows' errors, variances `(*S, D)` or matrices `(*S, D, D)`:
+                the density is that of rows of the mixture with errors,
+                `sum_k pi_k N(x | mu_k, Sigma_k + S_n)`.
 
         Raises:
             InvalidArgumentError: rows of another width, or an unknown value of `missing`.
+            InvalidDataError: errors of another shape, or that are no covariances.
 
         Example:
             >>> mixture = MixtureOfGaussians(torch.zeros(1), torch.zeros(1, 2), torch.eye(2)[None])
             >>> mixture.log_prob(torch.tensor([0.0, float("nan")]), missing="marginalize")
             tensor(-0.9189)
         """
-        return self.log_joint(value, missing).logsumexp(-1)
+        return self.log_joint(value, missing, error_covariance).logsumexp(-1)
 
     def grad_log_prob(self, x: Tensor) -> Tensor:
         """The score `d log p / dx = sum_k r_k(x) Sigma_k^-1 (mu_k - x)`, `(*S, *B, D)`.

@@ -1,12 +1,14 @@
 """Closed-form EM: two steps, and a loop around them.
 
 Read in this order: `data_scale`, `parameters` and `model` (what EM works on), `responsibilities`,
-`plan_terms`, `plan`, `workspace`, `products`, `whitened`, the two kernels, `pooled` and
-`expectation` (which chooses), `collapse`, `event_log`, `local_scale`, `maximization`, `policy`,
-`reseed`, `policies`, `acceleration`, `convergence`, `updater`, `restarts`, `state` and `loop` (the
-algorithm), `degenerate`, `result`, `assignment`, `covariance_target`, `frozen_start`,
-`initialization`, `progress`, `fit`. For layers one step at a time: `steps`, `stepwise`; for a
-classifier: `class_rows`, `classifier`.
+`noise_entry`, `plan_terms`, `plan`, `workspace`, `products`, `whitened`, the two kernels,
+`complete_rows` (which chooses), `uncertain_rows`, `conditionals`, `pattern_marginals`,
+`uncertain_kernel`, `pooled` and `expectation`, `collapse`, `event_log`, `local_scale`,
+`maximization`, `policy`, `reseed`, `policies`, `acceleration`, `convergence`, `stopping`,
+`updater`, `restarts`, `state`, `responsibility_change` and `loop` (the algorithm), `degenerate`,
+`result`, `assignment`, `marked_rows`, `covariance_target`, `known_rows`, `frozen_start`,
+`row_assignment`, `labelled_start`, `labelled_rows`, `initialization`, `progress`, `fit`. For layers
+one step at a time: `steps`, `stepwise`; for a classifier: `class_rows`, `classifier`.
 """
 
 from __future__ import annotations
@@ -39,9 +41,11 @@ from gmm_lightning.em.responsibilities import (
     softmax_responsibilities_,
     tempered_responsibilities_,
 )
-from gmm_lightning.em.result import EMResult
+from gmm_lightning.em.result import EMResult, Trajectory
 from gmm_lightning.em.steps import e_step, m_step
 from gmm_lightning.em.stepwise import StepwiseEM
+from gmm_lightning.em.stopping import StoppingRule
+from gmm_lightning.em.stopping import registry as stopping_rules
 from gmm_lightning.em.updater import MonotoneUpdater
 
 __all__ = [
@@ -69,6 +73,8 @@ __all__ = [
     "ResponsibilitySchedule",
     "Squarem",
     "StepwiseEM",
+    "StoppingRule",
+    "Trajectory",
     "as_policy",
     "collapse_error",
     "degenerate_components",
@@ -82,5 +88,6 @@ __all__ = [
     "new_events",
     "resolve_priors",
     "softmax_responsibilities_",
+    "stopping_rules",
     "tempered_responsibilities_",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.centred_kernel import WeightedChunk, centred_statistics
-from gmm_lightning.em.expectation import expected_statistics
+from gmm_lightning.em.complete_rows import expected_statistics
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import MAX_CANCELLATION, make_plan
@@ -39,7 +39,7 @@ def assigned_statistics(
     family, wide = model.family, accumulator_dtype(present.means.device)
     whole = _single_component(model, present.to(wide), rows)
     # Evidence is used from the first E-step on.
-    plain = model.without_evidence()
+    plain = model.gaussians_alone()
     plan = make_plan(plain, whole, rows.num_rows, shared=is_shared(rows.x))
     if plan is not None:
         stats = expected_statistics(
@@ -110,7 +110,13 @@ def _label_statistics(
     shift = torch.where(counts.unsqueeze(-1) > 0, shift, whole)
     nothing = counts.new_zeros(len(means))
     return SufficientStatistics(
-        counts, first, second, shift, nothing, nothing.new_full((), rows.num_rows)
+        counts=counts,
+        first=first,
+        second=second,
+        shift=shift,
+        log_likelihood=nothing,
+        num_samples=nothing.new_full((), rows.num_rows),
+        noise=nothing,
     )
 
 
@@ -185,7 +191,8 @@ def _single_component(
     groups = family.groups(k)
     projected = family.project(variance[:, :groups].diag_embed())
     scale = family.estimate(projected, torch.ones_like(variance[:, :groups, 0]))
-    return model.from_constrained(torch.ones_like(like.mixture_logits), centre, scale, centre.dtype)
+    mass = torch.ones_like(like.mixture_logits)
+    return model.from_constrained(mass, centre, scale, like.noise_logit, centre.dtype)
 
 
 def _assigned_chunks(model: MixtureModel, rows: Batch, means: Tensor) -> Iterator[WeightedChunk]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.noise_entry import row_shares
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import FEW_PER_FEATURE
 from gmm_lightning.em.responsibilities import Responsibilities
@@ -75,15 +76,19 @@ def difference_statistics(
                 # Its module has the dtype of the layer.
                 own = chunk._replace(x=chunk.x.to(model.local_scale))
                 log_joint += model.log_evidence(own, k).movedim(0, -1)
-            resp, log_prob = responsibilities(log_joint, -2, chunk)
+            resp, noise, log_prob = row_shares(
+                model, parameters, log_joint, chunk, responsibilities
+            )
             if chunk.weight is not None:
-                weight = model.per_mixture(chunk.weight.to(x)).T
-                resp, log_prob = resp * weight.unsqueeze(-2), log_prob * weight
+                weight = model.per_mixture(chunk.weight.to(x)).T.unsqueeze(-2)
+                resp, noise = resp * weight, noise * weight
+                log_prob = log_prob * weight.squeeze(-2)
             sums = (
                 resp.sum(-1, dtype=wide),
                 (diff @ resp.unsqueeze(-1)).squeeze(-1).to(wide),
                 family.outer(resp.movedim(-1, 0), by_row).to(wide),
                 log_prob.sum(-1, dtype=wide),
+                noise.sum((-2, -1), dtype=wide),
             )
             found = (
                 sums if found is None else tuple(a + b for a, b in zip(found, sums, strict=True))
@@ -91,10 +96,16 @@ def difference_statistics(
     if found is None:
         first = torch.zeros(means.shape, dtype=wide, device=means.device)
         second = family.outer(first[..., 0].unsqueeze(0), first.unsqueeze(0))
-        found = first[..., 0], first, second, first[:, 0, 0]
-    counts, first, second, log_likelihood = found
+        found = first[..., 0], first, second, first[:, 0, 0], first[:, 0, 0]
+    counts, first, second, log_likelihood, noise_rows = found
     return SufficientStatistics(
-        counts, first, second, means, log_likelihood, counts.new_full((), num_samples)
+        counts=counts,
+        first=first,
+        second=second,
+        shift=means,
+        log_likelihood=log_likelihood,
+        num_samples=counts.new_full((), num_samples),
+        noise=noise_rows,
     )
 
 
@@ -138,5 +149,11 @@ def centred_statistics(
             log_likelihood = log_likelihood + log_prob.sum(0, dtype=wide)
             num_samples += len(x)
     return SufficientStatistics(
-        counts, first, second, shift, log_likelihood, counts.new_full((), num_samples)
+        counts=counts,
+        first=first,
+        second=second,
+        shift=shift,
+        log_likelihood=log_likelihood,
+        num_samples=counts.new_full((), num_samples),
+        noise=torch.zeros_like(log_likelihood),
     )

@@ -91,7 +91,8 @@ class ClassGroup:
         model = MixtureModel.from_layer(layer).select(self.classes.repeat(num_restarts))
         own = torch.arange(len(self.classes)).to(self.classes).repeat(num_restarts)
         shape = Size([len(self.classes)])
-        return replace(model, batch_shape=shape, batch_index=own)
+        noise = None if layer.noise is None else layer.noise.select(self.classes)
+        return replace(model, batch_shape=shape, batch_index=own, noise=noise)
 
 
 def group_by_length(lengths: list[int]) -> list[list[int]]:

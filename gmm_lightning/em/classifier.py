@@ -13,7 +13,12 @@ from gmm_lightning._validation import as_generator, require_integer
 from gmm_lightning.em.class_rows import ClassGroup, ClassRows, group_by_length
 from gmm_lightning.em.degenerate import regular_objectives
 from gmm_lightning.em.expectation import EStep
-from gmm_lightning.em.initialization import data_moments, initialize, is_resolved
+from gmm_lightning.em.initialization import (
+    data_moments,
+    initialize,
+    is_resolved,
+    set_local_scale,
+)
 from gmm_lightning.em.local_scale import local_scale
 from gmm_lightning.em.loop import run_em
 from gmm_lightning.em.maximization import MStepResult
@@ -208,9 +213,9 @@ class _ClassEStep(EStep):
 def _resolve(layer: GMMLayer, groups: Sequence[ClassGroup]) -> None:
     """Give every class the local scale and the values of priors that follow from its own rows."""
     for group in groups:
-        layer.local_scale[group.classes] = local_scale(group.source, layer.means.dtype).to(
-            layer.local_scale
-        )
+        set_local_scale(layer, local_scale(group.source, layer.means.dtype), group.classes)
+        if layer.noise is not None:
+            layer.noise.resolve_part(group.classes, group.source)
     if not layer.all_priors:
         return
     parts = [

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.noise_entry import row_shares
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan_terms import EStepPlan
 from gmm_lightning.em.products import ProductComponents, squeeze_group
@@ -57,6 +58,7 @@ def component_statistics(
     counts_overlap = groups == 1 and not model.family.tied
     centre = _common_centre(model, parameters, plan, pooled)
     log_likelihood = torch.zeros(m, dtype=wide, device=device)
+    noise_rows = torch.zeros_like(log_likelihood)
     num_samples, second = 0, log_likelihood.new_zeros(())
     shared = log_likelihood.new_zeros((), dtype=torch.long)
     with exact_products(device):
@@ -74,18 +76,21 @@ def component_statistics(
             log_joint = joint.view(m, k, n)
             if model.evidence is not None:
                 log_joint += model.log_evidence(chunk._replace(x=x), k).movedim(0, -1)
-            resp, log_prob = responsibilities(log_joint, -2, chunk)
+            resp, noise, log_prob = row_shares(
+                model, parameters, log_joint, chunk, responsibilities
+            )
             if counts_overlap:
                 shared += (resp > NEGLIGIBLE[resp.dtype]).sum()
             if weight is not None:
                 resp *= weight.T.unsqueeze(-2)
-                log_prob = log_prob * weight.T
+                noise, log_prob = noise * weight.T.unsqueeze(-2), log_prob * weight.T
+            noise_rows += noise.sum((-2, -1), dtype=wide)
             log_likelihood += log_prob.sum(-1, dtype=wide)
             for part in parts:
                 part.add(rows, resp.reshape(joint.shape))
     if counts_overlap:
         workspace.overlap = int(shared) / (m * max(1, num_samples))
-    found = _assemble(model, parameters, parts, log_likelihood, num_samples)
+    found = _assemble(model, parameters, parts, log_likelihood, noise_rows, num_samples)
     if model.family.tied:
         if pooled is not None:
             second = pooled.about(found.shift[:, :1], model.family).second
@@ -125,6 +130,7 @@ def _assemble(
     parameters: MixtureParameters,
     parts: Sequence[ProductComponents | WhitenedComponents],
     log_likelihood: Tensor,
+    noise_rows: Tensor,
     num_samples: int,
 ) -> SufficientStatistics:
     """The sums of all components, each about its own reference point."""
@@ -149,6 +155,7 @@ def _assemble(
         shift=shift.reshape(m, k, d),
         log_likelihood=log_likelihood,
         num_samples=log_likelihood.new_full((), num_samples),
+        noise=noise_rows,
     )
 
 

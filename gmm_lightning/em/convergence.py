@@ -10,6 +10,7 @@ from torch import Tensor
 _MIN_RATE = 0.9
 # Gains below this times the machine precision and the objective are rounding.
 _ROUNDING, _EPS = 4.0, torch.finfo(torch.float64).eps
+_PARTS = ("objective", "gain", "previous_gain", "rate")
 
 
 class GainEstimate:
@@ -41,6 +42,7 @@ class GainEstimate:
     def __init__(self, num_mixtures: int) -> None:
         unknown = torch.full((num_mixtures,), torch.nan, dtype=torch.float64)
         self.objective, self.gain, self.rate = unknown, unknown, unknown
+        self.previous_gain = unknown
 
     def update(self, objective: Tensor, comparable: Tensor) -> None:
         """Take in the objectives of accepted E-steps, `(M,)`.
@@ -51,6 +53,7 @@ class GainEstimate:
         """
         objective = objective.cpu().double()
         gain = (objective - self.objective).masked_fill_(~comparable, torch.nan)
+        self.previous_gain = self.gain
         before = self.gain.masked_fill(self.gain <= 0, torch.nan)
         self.objective, self.gain, self.rate = objective, gain, gain / before
 
@@ -66,14 +69,14 @@ class GainEstimate:
     def select(self, index: Tensor) -> None:
         """Keep some mixtures."""
         index = index.cpu()
-        self.objective, self.gain, self.rate = (
-            value[index] for value in (self.objective, self.gain, self.rate)
-        )
+        for name, value in self.state_dict().items():
+            setattr(self, name, value[index])
 
     def state_dict(self) -> dict[str, Tensor]:
         """The last objectives, gains and rates."""
-        return {"objective": self.objective, "gain": self.gain, "rate": self.rate}
+        return {name: getattr(self, name) for name in _PARTS}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore a state from `state_dict`."""
-        self.objective, self.gain, self.rate = state["objective"], state["gain"], state["rate"]
+        for name in _PARTS:
+            setattr(self, name, state[name])

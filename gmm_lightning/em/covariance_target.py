@@ -132,9 +132,7 @@ def covariance_target(
 
 def _about(stats: SufficientStatistics, shift: Tensor) -> SufficientStatistics:
     """Sums over statistics, whose shift is the common one."""
-    return SufficientStatistics(
-        stats.counts, stats.first, stats.second, shift, stats.log_likelihood, stats.num_samples
-    )
+    return replace(stats, shift=shift)
 
 
 def _cluster_weights(weight: Tensor, labels: Tensor, num_components: int) -> Tensor:

@@ -1,15 +1,15 @@
-"""The E-step on tensors: choice of kernel and precision, and pooled moments for tied families."""
+"""The E-step over a source of rows, complete ones and others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gmm_lightning.em.centred_kernel import difference_statistics
-from gmm_lightning.em.component_kernel import component_statistics
+from gmm_lightning.em.complete_rows import expected_statistics
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import (
@@ -21,50 +21,59 @@ from gmm_lightning.em.plan import (
 )
 from gmm_lightning.em.pooled import pooled_statistics
 from gmm_lightning.em.responsibilities import Responsibilities, softmax_responsibilities_
+from gmm_lightning.em.uncertain_kernel import takes_marginals, uncertain_statistics
+from gmm_lightning.em.uncertain_rows import SplitRows, split_rows
 from gmm_lightning.em.workspace import Workspace
-from gmm_lightning.linalg import accumulator_dtype
-from gmm_lightning.rows import Batch, RowSource
+from gmm_lightning.rows import ArrayRows, Batch, RowSource
 from gmm_lightning.statistics import SufficientStatistics
 
 
-def expected_statistics(
+def split_statistics(
     model: MixtureModel,
     parameters: MixtureParameters,
     plan: EStepPlan | None,
-    batches: Iterable[Batch],
+    parts: Iterable[SplitRows],
     *,
     workspace: Workspace,
     responsibilities: Responsibilities = softmax_responsibilities_,
     pooled: SufficientStatistics | None = None,
 ) -> SufficientStatistics:
-    """Statistics `(M, ...)` about the means under the parameters.
+    """Statistics of complete rows, as from `expected_statistics`, and of the others.
 
     Args:
         model: family and evidence.
         parameters: of M mixtures.
-        plan: made for these parameters; None: differences to each mean are taken.
-        batches: rows `(n, *B, D)`.
+        plan: made for these parameters.
+        parts: batches of rows apart, each read once.
         workspace: memory of the component kernel, and the chunk size.
         responsibilities: maps log joint densities to responsibilities.
-        pooled: moments of the same rows in one component, if they are known.
+        pooled: moments of all complete rows in one component, if they are known.
     """
-    size = workspace.rows_per_chunk(plan, parameters)
-    chunks = (chunk for batch in batches for chunk in batch.split(size) if chunk.num_rows)
-    if plan is None:
-        # Squares of small or large float32 numbers are no float32 numbers.
-        wide = parameters.to(accumulator_dtype(parameters.means.device))
-        found = difference_statistics(model, wide, chunks, responsibilities)
-        # As from the component kernel: statistics of some mixtures may replace those of all.
-        return replace(found, shift=parameters.means)
-    return component_statistics(
+    others: list[SufficientStatistics] = []
+
+    def complete() -> Iterator[Batch]:
+        for part in parts:
+            if part.uncertain:
+                found = uncertain_statistics(
+                    model,
+                    parameters,
+                    part.uncertain,
+                    responsibilities,
+                    chunk_size=workspace.chunk_size,
+                )
+                others[:] = [others[0] + found if others else found]
+            yield part.complete
+
+    found = expected_statistics(
         model,
         parameters,
         plan,
-        chunks,
+        complete(),
         workspace=workspace,
         responsibilities=responsibilities,
         pooled=pooled,
     )
+    return found + others[0] if others else found
 
 
 class EStep:
@@ -80,8 +89,17 @@ class EStep:
         self.source = source
         self._workspace = Workspace(chunk_size)
         self._pooled: SufficientStatistics | None = None
-        if model.family.tied and source.in_memory:
-            self._pooled = pooled_statistics(source, model.single_restart())
+        self._parts: list[SplitRows] | None = None
+        self._complete = source
+        if source.uncertain and source.in_memory:
+            # Grouped once, for all E-steps.
+            self._parts = [self._split(batch, model) for batch in source]
+            self._complete = ArrayRows(self._parts[0].complete)
+        pools = model.family.tied and source.in_memory and not model.needs_differences
+        if pools and self._complete.num_rows:
+            self._pooled = pooled_statistics(self._complete, model.single_restart())
+        if pools and self._parts is not None:
+            self._parts = [_with_pooled(part, model.single_restart()) for part in self._parts]
 
     @property
     def overlap(self) -> float | None:
@@ -115,14 +133,15 @@ class EStep:
     ) -> list[tuple[Tensor, EStepPlan | None]]:
         """Mixtures that are computed together, and their plans; several only where it pays."""
         everything = torch.arange(parameters.num_mixtures, device=model.batch_index.device)
-        small, in_memory = is_small(parameters, self.source.num_rows), self.source.in_memory
+        small, in_memory = is_small(parameters, self._complete.num_rows), self.source.in_memory
         # Reading a stream once more costs more than a precision that some mixtures do not need.
         if in_memory and not self.source.shared and not small:
             return plans_by_precision(model, parameters)
         plan = self._plan(model, parameters)
         is_coarse = plan is not None and plan.dtypes == {parameters.dtype}
         # Mixtures of the same rows have the precision of each component apart.
-        whole = is_coarse or small or not in_memory or not model.family.tied
+        products = model.family.tied and not model.needs_differences
+        whole = is_coarse or small or not in_memory or not products
         groups = [everything] if whole else group_by_precision(model, parameters)
         if len(groups) == 1:
             return [(everything, plan)]
@@ -132,7 +151,7 @@ class EStep:
         return make_plan(
             model,
             parameters,
-            self.source.num_rows,
+            self._complete.num_rows,
             shared=self.source.shared,
             overlap=self.overlap,
         )
@@ -144,16 +163,32 @@ class EStep:
         plan: EStepPlan | None,
         responsibilities: Responsibilities,
     ) -> SufficientStatistics:
-        return expected_statistics(
-            model,
-            parameters,
-            plan,
-            self.batches(model),
-            workspace=self._workspace,
-            responsibilities=responsibilities,
-            pooled=None if self._pooled is None else self._pooled.select(model.batch_index),
-        )
+        pooled = None if self._pooled is None else self._pooled.select(model.batch_index)
+        how: dict[str, Any] = {"workspace": self._workspace, "responsibilities": responsibilities}
+        if not self.source.uncertain:
+            batches = self.batches(model)
+            return expected_statistics(model, parameters, plan, batches, pooled=pooled, **how)
+        parts = self._parts or (self._split(batch, model) for batch in self.source)
+        return split_statistics(model, parameters, plan, parts, pooled=pooled, **how)
+
+    @staticmethod
+    def _split(batch: Batch, model: MixtureModel) -> SplitRows:
+        return split_rows(batch, model.batch_shape, apart=takes_marginals(model))
 
     def batches(self, model: MixtureModel) -> Iterable[Batch]:
         """The rows that the mixtures of a model read, always the same ones."""
         return self.source
+
+
+def _with_pooled(rows: SplitRows, model: MixtureModel) -> SplitRows:
+    """Rows with the moments of each frequent pattern, where all mixtures read them."""
+    found = []
+    for own in rows.uncertain:
+        frequent = own.frequent
+        if own.cell is None:
+            frequent = tuple(
+                part._replace(pooled=pooled_statistics(ArrayRows(part.batch), model))
+                for part in frequent
+            )
+        found.append(replace(own, frequent=frequent))
+    return rows._replace(uncertain=tuple(found))

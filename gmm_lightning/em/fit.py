@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Generator
 
-from gmm_lightning._validation import as_generator, require_integer
+from gmm_lightning._validation import as_generator, require_bool, require_integer
 from gmm_lightning.em.acceleration import Accelerator
 from gmm_lightning.em.degenerate import regular_objectives
 from gmm_lightning.em.expectation import EStep
@@ -18,6 +18,8 @@ from gmm_lightning.em.initialization import (
     layer_source,
     resolve_from,
 )
+from gmm_lightning.em.known_rows import known_rows
+from gmm_lightning.em.labelled_rows import check_evidence, with_labels
 from gmm_lightning.em.loop import run_em
 from gmm_lightning.em.maximization import MStepResult
 from gmm_lightning.em.model import MixtureModel
@@ -28,10 +30,13 @@ from gmm_lightning.em.progress import EMProgress
 from gmm_lightning.em.responsibilities import Annealing, ResponsibilitySchedule
 from gmm_lightning.em.result import EMResult, summarize
 from gmm_lightning.em.state import EMOptions
+from gmm_lightning.em.stopping import StoppingRule
+from gmm_lightning.em.stopping import registry as stopping_rules
 from gmm_lightning.em.updater import MonotoneUpdater
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.initializers import Given
 from gmm_lightning.layers import GMMLayer
+from gmm_lightning.rows import with_errors
 
 
 def fit_em(
@@ -40,8 +45,13 @@ def fit_em(
     *,
     initializer: Any = "mixed",
     sample_weight: Any = None,
+    labels: Any = None,
+    unlabeled_weight: float = 1.0,
+    error_covariance: Any = None,
+    missing: str | None = None,
     max_iter: int = 500,
     tol: float = 1e-5,
+    stopping: str | StoppingRule = "aitken",
     chunk_size: int | None = None,
     num_restarts: int = 1,
     prune: bool = True,
@@ -49,6 +59,7 @@ def fit_em(
     annealing: Annealing | float | None = None,
     hard: bool = False,
     collapse: str | CollapsePolicy = "floor",
+    record: bool = False,
     generator: Generator | int | None = None,
     progress: bool = False,
 ) -> EMResult:
@@ -59,12 +70,22 @@ def fit_em(
         x: rows `(*S, *B, D)`: a tensor, an array, lists, or a pandas, polars or Arrow table; a
             `Batch` of rows with weights or extra values; or a re-iterable of these.
         initializer: a name, an instance, a list of them for the starts in turn, labels `(N,)`,
-            responsibilities `(N, K)`, or None to start from the layer's parameters.
+            responsibilities `(N, K)`, or None to start from the layer's parameters. A label of -1
+            is a row of the layer's noise.
         sample_weight: not negative, broadcasts to `(*S, *B)`.
+        labels: classes of the rows, `(N,)`, -1 where they are not known, or soft ones `(N, C)`:
+            see `gmm_lightning.evidence.Labels`, which the layer gets unless it has one.
+        unlabeled_weight: factor of the weights of rows without a label.
+        error_covariance: of the errors of the rows, variances `(N, D)` or matrices `(N, D, D)`:
+            the mixture is that of the rows without their errors (extreme deconvolution).
+        missing: None refuses NaN; `em` takes the expected moments of missing entries, given the
+            observed ones. A row of which everything is missing counts in the weights alone.
         max_iter: M-steps at most.
-        tol: stop when the objective is estimated to gain no more than this until the end, in nats
-            per row (Aitken's estimate: see `GainEstimate`). Each mixture of a batch stops
-            separately.
+        tol: of the stopping rule, in nats per row. Each mixture of a batch stops separately.
+        stopping: `aitken`: the objective is estimated to gain no more than `tol` until the end
+            (see `GainEstimate`); `gain`: an M-step changed it by less than `tol`, as in
+            scikit-learn; `relative`: by less than `tol |objective|`; `responsibilities`: these
+            changed by less than `tol`, in the norm over all rows; or a `StoppingRule`.
         chunk_size: rows at a time; None: as many as stay in cache.
         num_restarts: starts, of which the one with the best objective is kept. They run side by
             side, through the same matrix products.
@@ -80,6 +101,7 @@ def fit_em(
             it in place, `reseed` moves it to rows that are explained poorly, `raise` gives up
             that start (and raises when no start is left); or a `CollapsePolicy`. Each case is an
             event of the result.
+        record: keep the parameters of every E-step in `result.trajectory`.
         generator: source of randomness, or a seed; None: torch's global one.
         progress: show a bar with the log-likelihood.
 
@@ -89,12 +111,17 @@ def fit_em(
     Raises:
         InvalidArgumentError: an option out of range, or options that contradict each other.
         InvalidDataError: rows of the wrong shape, not numbers, not finite (by number, and by
-            column of a table) or too few, or an iterator that can be read only once.
+            column of a table) or too few, an iterator that can be read only once, errors that are
+            no covariances, or a feature that is never observed.
         CollapseError: under `collapse="raise"`.
 
     References:
         A. P. Dempster, N. M. Laird, D. B. Rubin (1977), Maximum likelihood from incomplete data
         via the EM algorithm, JRSS B 39.
+        Z. Ghahramani, M. I. Jordan (1994), Supervised learning from incomplete data via an EM
+        approach, NIPS 6.
+        J. Bovy, D. W. Hogg, S. T. Roweis (2011), Extreme deconvolution, Annals of Applied
+        Statistics 5.
 
     Example:
         >>> x = torch.cat([torch.randn(50, 2) - 4, torch.randn(50, 2) + 4])
@@ -107,7 +134,9 @@ def fit_em(
     generator = as_generator(generator, layer.means.device)
     policy = as_policy(collapse)
     schedule = ResponsibilitySchedule.create(hard=hard, annealing=annealing)
-    options = EMOptions(max_iter, tol, prune, schedule, policy)
+    rule = stopping_rules.create(stopping)
+    record = require_bool("record", record)
+    options = EMOptions(max_iter, tol, prune, schedule, policy, stopping=rule, record=record)
     # The path of classification EM has no limit to extrapolate to: it ends after a few steps.
     updater = MonotoneUpdater(None if hard else acceleration)
     if num_restarts > 1 and (initializer is None or isinstance(as_initializer(initializer), Given)):
@@ -115,16 +144,24 @@ def fit_em(
             f"num_restarts={num_restarts} needs an initializer that draws at random: every start "
             "from given parameters or assignments is the same"
         )
-    source = layer_source(layer, x, sample_weight)
+    if labels is not None:
+        batch = with_labels(layer, x, sample_weight, labels, unlabeled_weight)
+        x, sample_weight = with_errors(batch, error_covariance), None
+        error_covariance = None
+    source = layer_source(
+        layer, x, sample_weight, missing=missing, error_covariance=error_covariance
+    )
+    check_evidence(layer, source)
+    known = known_rows(layer, source)
     if initializer is not None or not is_resolved(layer):
-        resolve_from(layer, source)
+        resolve_from(layer, source, known)
     model = MixtureModel.from_layer(layer, num_restarts).with_mean_weight(source)
     e_step = EStep(source, model, chunk_size)
     start = MStepResult.unchanged(MixtureParameters.from_layer(layer, num_restarts))
     if initializer is not None:
-        start = initialize(model, start.parameters, source, initializer, generator)
+        start = initialize(model, start.parameters, known, initializer, generator)
     if policy.num_candidates:
-        candidates = Candidates(source.sample(policy.num_candidates, generator), generator)
+        candidates = Candidates(known.sample(policy.num_candidates, generator), generator)
         options = replace(options, candidates=candidates)
     with EMProgress(max_iter, num_restarts, enabled=progress) as bar:
         state = run_em(e_step, model, start, options, updater, bar.update)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from gmm_lightning.rows import RowSource
 # A window holds two shares of the rows, each of this size and number of rows at least. A single
 # value counts as one share, so that with 1 % of the rows moved next to it half a window is left.
 _SHARE, _FEWEST_ROWS = 0.019, 8.0
+_OfColumns = Callable[[Tensor, Tensor | None], Tensor]
+
 # Local scales are at least so many steps of float64.
 _FINEST = 1e4
 # A thousandth of a share forgives rounding.
@@ -42,10 +45,12 @@ def local_scale(source: RowSource, dtype: torch.dtype | None = None) -> Tensor:
     width = max(1, source.num_features)
     limit = min(_MAX_ROWS, max(_MIN_ROWS, _MAX_VALUES // width))
     rows = source.sample(limit, Generator().manual_seed(0))
-    x = rows.x.double()
-    scale = narrowest_windows(x, rows.weight)
+    x, weight, windows, median = rows.x.double(), rows.weight, narrowest_windows, _median
+    if source.uncertain:
+        windows, median = _of_observed(windows), _of_observed(median)
+    scale = windows(x, weight)
     # A floor of 1e-8 is then no smaller than the steps of float64 where the rows lie.
-    size = _median(x.abs(), rows.weight)
+    size = median(x.abs(), weight)
     steps = _FINEST * torch.finfo(torch.float64).eps * size
     if dtype is not None:
         _require_resolution(size.expand_as(scale), scale, dtype)
@@ -57,10 +62,30 @@ def local_scale(source: RowSource, dtype: torch.dtype | None = None) -> Tensor:
     for batch in source:
         if batch.num_rows:
             own = batch.x if batch.weight is None else _used(batch.x, batch.weight, torch.inf)
-            low = torch.minimum(low, own.amin(0).double())
+            low = torch.minimum(low, own.nan_to_num(torch.inf).amin(0).double())
             own = batch.x if batch.weight is None else _used(batch.x, batch.weight, -torch.inf)
-            high = torch.maximum(high, own.amax(0).double())
+            high = torch.maximum(high, own.nan_to_num(-torch.inf).amax(0).double())
     return torch.where(scale > 0, scale, high - low)
+
+
+def _of_observed(function: _OfColumns) -> _OfColumns:
+    """The function of rows `(N, *B, D)`, taken of each column's observed entries alone."""
+
+    def of_observed(x: Tensor, weight: Tensor | None) -> Tensor:
+        shape = x.shape[1:] if weight is None else (*weight.shape[1:], x.shape[-1])
+        columns = x.expand(len(x), *shape).reshape(len(x), -1)
+        found = columns.new_zeros(columns.shape[1])
+        for i, column in enumerate(columns.unbind(1)):
+            known = ~column.isnan()
+            own = None
+            if weight is not None:
+                own = weight.reshape(len(x), -1)[known, i // shape[-1]]
+                own = own if bool((own > 0).any()) else None
+            if bool(known.any()):
+                found[i] = function(column[known].unsqueeze(-1), own)
+        return found.reshape(shape)
+
+    return of_observed
 
 
 def _used(x: Tensor, weight: Tensor, other: float) -> Tensor:

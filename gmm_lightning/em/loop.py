@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.responsibilities import Responsibilities
+from gmm_lightning.em.responsibility_change import ResponsibilityChange
 from gmm_lightning.em.restarts import coinciding_starts, losing_starts
 from gmm_lightning.em.state import EMOptions, EMState
 from gmm_lightning.em.updater import MonotoneUpdater
@@ -51,6 +53,7 @@ def run_em(
         m_step: from statistics to parameters.
     """
     state = EMState(model, start.parameters)
+    changes = ResponsibilityChange(e_step.source)
     updater.resize(start.parameters.num_mixtures)
     _leave(state, updater, state.advance(start, options), torch.any)
     while len(state.active):
@@ -59,7 +62,10 @@ def run_em(
         comparable = ~state.moved & options.schedule.is_stationary(state.iteration)
         updater.accept(objective, options.tol, comparable)
         state.record(objective, stats)
-        stay = _leave(state, updater, _stopping(state, objective, options, updater), torch.all)
+        if options.record:
+            state.record_parameters()
+        stopping = _stopping(state, objective, options, updater, changes)
+        stay = _leave(state, updater, stopping, torch.all)
         if progress is not None:
             progress(state)
         if not len(state.active):
@@ -101,16 +107,21 @@ def _evaluate(
 
 
 def _stopping(
-    state: EMState, objective: Tensor, options: EMOptions, updater: MonotoneUpdater
+    state: EMState,
+    objective: Tensor,
+    options: EMOptions,
+    updater: MonotoneUpdater,
+    changes: ResponsibilityChange,
 ) -> Tensor:
     """The mixtures to leave: converged, out of steps, or behind other restarts, `(M,)`."""
     # After annealing, the first E-step of plain EM has another objective than the one before.
     stationary = options.schedule.is_stationary(state.iteration)
     number = len(state.converged) // state.model.batch_shape.numel()
-    remaining, tol = updater.gains.remaining, options.tol
-    if number > 1:
+    rule, tol = options.stopping, options.tol
+    if number > 1 and rule.follows_leader:
         tol = torch.where(state.leads(), _LEADERS_TOL * tol, tol)
-    settled = remaining <= tol
+    measure = partial(changes.measure, state.model, state.parameters, state.active)
+    settled = rule.settled(updater.gains, tol, measure)
     noise = state.noise()
     if noise is not None:
         # A gain that may be rounding says nothing of what remains.
@@ -123,6 +134,7 @@ def _stopping(
         index = state.model.batch_index.cpu()
         degenerate = state.degenerate[state.active].any(-1)
         objective, at = objective.cpu(), state.iteration
+        remaining = updater.gains.remaining
         stopped = stopped | losing_starts(objective, remaining, degenerate, index, at, number)
         stopped = stopped | coinciding_starts(
             state.model, state.parameters, objective, remaining, at

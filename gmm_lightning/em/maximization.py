@@ -117,7 +117,11 @@ def maximize(
         unit = family.project(identity.expand(*moments.dof.shape, *identity.shape))
         scatter = scatter + family.reg_covar * unsqueeze_like(moments.dof, unit) * unit
     scale = family.estimate(scatter, moments.dof)
-    updated = model.from_constrained(moments.mass, moments.means, scale, dtype)
+    noise_logit = model.update_noise(parameters, stats)
+    # Where the noise explains every row, the components keep their weights.
+    alone = moments.mass.sum(-1, keepdim=True) <= 0
+    mass = torch.where(alone, parameters.mixture_logits.softmax(-1).to(moments.mass), moments.mass)
+    updated = model.from_constrained(mass, moments.means, scale, noise_logit, dtype)
     updated = model.constrain(updated)
     if not all_finite(updated.means):
         raise InvalidDataError(format_too_large("the means of the rows are", dtype))

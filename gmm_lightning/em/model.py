@@ -17,6 +17,7 @@ from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import mixture_logits
+from gmm_lightning.noise import Noise
 from gmm_lightning.priors import Prior
 from gmm_lightning.projections import Frozen, Projection
 from gmm_lightning.rows import Batch, RowSource
@@ -38,7 +39,7 @@ def require_values(layer: GMMLayer) -> None:
 
 @dataclass(frozen=True)
 class MixtureModel:
-    """The constants of a fit: family, priors, evidence and projections.
+    """The constants of a fit: family, priors, evidence, projections and noise.
 
     Attributes:
         family: structure of the covariances.
@@ -49,6 +50,7 @@ class MixtureModel:
         batch_index: `(M,)`, which mixture of the flattened batch each entry of the leading axis is.
         local_scale: see `GMMLayer`, `(M, D)`.
         mean_weight: of the rows that have any, `(M,)`; None: 1.
+        noise: of batch shape B, or None.
     """
 
     family: Covariance
@@ -59,6 +61,7 @@ class MixtureModel:
     batch_index: Tensor
     local_scale: Tensor
     mean_weight: Tensor | None = None
+    noise: Noise | None = None
 
     @classmethod
     def from_layer(cls, layer: GMMLayer, num_restarts: int = 1) -> Self:
@@ -79,6 +82,7 @@ class MixtureModel:
             layer.batch_shape,
             batch_index,
             layer.local_scale.reshape(size, -1)[batch_index],
+            noise=layer.noise,
         )
 
     def select(self, index: Tensor) -> MixtureModel:
@@ -97,9 +101,18 @@ class MixtureModel:
         """The model of one restart of each mixture."""
         return self.select(torch.arange(self.batch_shape.numel(), device=self.batch_index.device))
 
-    def without_evidence(self) -> MixtureModel:
-        """The model of the rows alone."""
-        return replace(self, evidence=None)
+    def gaussians_alone(self) -> MixtureModel:
+        """The model without evidence and noise."""
+        return replace(self, evidence=None, noise=None)
+
+    @property
+    def needs_differences(self) -> bool:
+        """Whether only the kernel of differences fits.
+
+        Products of tied families leave out what all components of a row share, and so rely on
+        responsibilities that sum to one; with noise they do not.
+        """
+        return self.family.tied and self.noise is not None
 
     @property
     def runs_independently(self) -> bool:
@@ -141,15 +154,27 @@ class MixtureModel:
 
     def distribution(self, parameters: MixtureParameters) -> MixtureOfGaussians:
         """The mixtures as a distribution of batch shape `(M,)`."""
-        logits, means, _ = parameters
+        logits, means, *_ = parameters
         return MixtureOfGaussians(logits, means, self.scale(parameters), self.family)
 
     def from_constrained(
-        self, mass: Tensor, means: Tensor, scale: Tensor, dtype: torch.dtype
+        self,
+        mass: Tensor,
+        means: Tensor,
+        scale: Tensor,
+        noise_logit: Tensor,
+        dtype: torch.dtype,
     ) -> MixtureParameters:
-        """Parameters from weights `(M, K)` up to a factor, means and covariances."""
-        raw = self.family.raw(scale)
-        return MixtureParameters(mixture_logits(mass, dtype), means.to(dtype), raw.to(dtype))
+        """Parameters from weights `(M, K)` up to a factor, means, covariances, and of the noise."""
+        logits, raw = mixture_logits(mass, dtype), self.family.raw(scale)
+        return MixtureParameters(logits, means.to(dtype), raw.to(dtype), noise_logit.to(dtype))
+
+    def update_noise(self, parameters: MixtureParameters, stats: SufficientStatistics) -> Tensor:
+        """Logits `(M, H)` of the noise's weight that maximise the expected objective."""
+        if self.noise is None:
+            return parameters.noise_logit
+        noise, components = stats.noise.unsqueeze(-1), stats.counts.sum(-1, keepdim=True)
+        return self.noise.update(noise, components, parameters.noise_logit)
 
     def objective(self, parameters: MixtureParameters, stats: SufficientStatistics) -> Tensor:
         """Objective `mean log p(x) + log_prior / N`, `(M,)`, at the parameters of the E-step."""
@@ -157,16 +182,21 @@ class MixtureModel:
         if self.priors:
             mixture = self.distribution(parameters)
             total = total + sum(prior.log_prob(mixture).to(total) for prior in self.priors)
+        if self.noise is not None:
+            total = total + self.noise.log_prior(parameters.noise_logit).squeeze(-1).to(total)
         return total / stats.total_weight
 
     def entry_scales(self, parameters: MixtureParameters) -> Tensor:
         """The scale of each entry of `to_vector`, `(M, V)`, by the mixture's deviations, or 1."""
         unit = self.distribution(parameters).variance.sqrt()
         unit = torch.where(torch.isfinite(unit) & (unit > 0), unit, 1.0)
-        logits, means, _ = parameters
+        logits, means, _, noise = parameters
         scales = self.family.raw_entry_scales(unit, parameters.num_components)
         return MixtureParameters(
-            torch.ones_like(logits), unit.unsqueeze(-2).expand_as(means), scales
+            torch.ones_like(logits),
+            unit.unsqueeze(-2).expand_as(means),
+            scales,
+            torch.ones_like(noise),
         ).to_vector()
 
     def has_frozen(self, part: str) -> Tensor:

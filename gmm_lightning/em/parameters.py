@@ -17,29 +17,26 @@ class MixtureParameters(NamedTuple):
     entries for R restarts of a layer of batch shape B, those of one restart side by side.
 
     Shape:
-        mixture_logits `(M, K)`, means `(M, K, D)`, raw_scale `(M, G, ...)`.
+        mixture_logits `(M, K)`, means `(M, K, D)`, raw_scale `(M, G, ...)`, noise_logit `(M, H)`
+        with H = 1 where the mixtures have noise, else 0.
     """
 
     mixture_logits: Tensor
     means: Tensor
     raw_scale: Tensor
+    noise_logit: Tensor
 
     @classmethod
     def from_layer(cls, layer: GMMLayer, num_restarts: int = 1) -> Self:
         """Copies of a layer's parameters, one for each restart."""
-        own = len(layer.batch_shape)
-        flat = (
-            p.detach().reshape(-1, *p.shape[own:])
-            for p in (layer.mixture_logits, layer.means, layer.raw_scale)
-        )
+        own, size = len(layer.batch_shape), layer.batch_shape.numel()
+        flat = (p.detach().reshape(size, *p.shape[own:]) for p in _parameters(layer))
         return cls(*(p.repeat(num_restarts, *[1] * (p.dim() - 1)) for p in flat))
 
     @torch.no_grad()
     def write_to(self, layer: GMMLayer) -> None:
         """Overwrite a layer's parameters in place; M is the size of its batch."""
-        for target, value in zip(
-            (layer.mixture_logits, layer.means, layer.raw_scale), self, strict=True
-        ):
+        for target, value in zip(_parameters(layer), self, strict=True):
             target.copy_(value.reshape(target.shape))
 
     @property
@@ -80,3 +77,10 @@ class MixtureParameters(NamedTuple):
         return MixtureParameters(
             *(part.reshape(value.shape) for part, value in zip(parts, self, strict=True))
         )
+
+
+def _parameters(layer: GMMLayer) -> tuple[Tensor, ...]:
+    """The parameters of a layer, each of the layer's batch shape and its own."""
+    means, noise = layer.means, layer.noise
+    logit = means.new_empty(*layer.batch_shape, 0) if noise is None else noise.logit.unsqueeze(-1)
+    return layer.mixture_logits, means, layer.raw_scale, logit

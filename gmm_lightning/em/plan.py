@@ -44,7 +44,8 @@ def make_plan(
         shared: whether all of them read the same rows.
         overlap: components of a mixture that share a row, on average; None: not known yet.
     """
-    if is_small(parameters, num_rows) or num_rows < FEW_PER_FEATURE * parameters.means.shape[-1]:
+    few = num_rows < FEW_PER_FEATURE * parameters.means.shape[-1]
+    if few or is_small(parameters, num_rows) or model.needs_differences:
         return None
     if shared and not model.family.tied:
         return _plan_of_components(model, parameters, overlap and overlap * len(parameters.means))
@@ -79,7 +80,7 @@ def plans_by_precision(
     _, k, d = parameters.means.shape
     features = model.family.features(d)
     rest = torch.arange(parameters.num_mixtures, device=parameters.device)
-    if features is None or not _saves_products(features, k):
+    if features is None or model.needs_differences or not _saves_products(features, k):
         return [(rest, None)]
     found: list[tuple[Tensor, EStepPlan | None]] = []
     narrow = parameters.dtype

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from gmm_lightning._validation import require_integer, require_number
 from gmm_lightning.em.collapse import Collapsed
 from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.noise_entry import shares_of_few
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.policy import Candidates, CollapsePolicy, Repair
 from gmm_lightning.linalg import accumulator_dtype
@@ -64,9 +65,14 @@ class Reseed(CollapsePolicy):
         (_, k, d), tied = parameters.means.shape, model.family.tied
         wanted = collapsed.emptied if tied else collapsed.floored | collapsed.emptied
         rows, generator = candidates
-        counted = torch.ones(rows.num_rows, len(model.batch_index), dtype=torch.bool)
+        # A mean needs all entries: `fit_em` gives rows in which they are filled in.
+        counted = ~torch.isnan(model.per_mixture(rows.x)).any(-1).cpu()
         if rows.weight is not None:
-            counted = (model.per_mixture(rows.weight) > 0).cpu()
+            counted &= (model.per_mixture(rows.weight) > 0).cpu()
+        if model.noise is not None:
+            # What is noise with more than even odds needs no component.
+            noise = shares_of_few(replace(model, evidence=None), parameters, rows).noise
+            counted &= ~(noise > 0.5).squeeze(1).T.cpu()
         wanted = wanted & (num_reseeds < self.max_reseeds) & ~model.has_frozen("means")
         wanted = wanted & (wanted.cumsum(-1) <= counted.sum(0).unsqueeze(-1).to(wanted.device))
         if k == 1 or not bool(wanted.any()):
@@ -87,7 +93,9 @@ class Reseed(CollapsePolicy):
             weights[m, component] = weights[m].sum() / k
             if new_scale is not None:
                 scale[m, component] = new_scale[m, 0]
-        moved = model.from_constrained(weights, means, scale, parameters.means.dtype)
+        moved = model.from_constrained(
+            weights, means, scale, parameters.noise_logit, parameters.means.dtype
+        )
         return Repair(model.constrain(moved), wanted, wanted.new_zeros(len(wanted)))
 
 

@@ -17,11 +17,28 @@ Value = float | Tensor
 
 
 @dataclass(frozen=True)
+class Trajectory:
+    """The parameters of the best start at each of its T accepted E-steps, the last one included.
+
+    Attributes:
+        weights: `(T, *B, K)`.
+        means: `(T, *B, K, D)`.
+        covariance_matrix: `(T, *B, K, D, D)`.
+        noise_weight: `(T, *B)`; None without noise.
+    """
+
+    weights: Tensor
+    means: Tensor
+    covariance_matrix: Tensor
+    noise_weight: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class EMResult:
     """The result of a fit. Numbers are floats, or tensors `(*B)` for a batch of mixtures.
 
     Attributes:
-        converged: whether the objective is estimated to gain no more than `tol` (of every mixture).
+        converged: whether the stopping rule ended the fit (of every mixture).
         num_iterations: M-steps of the best start.
         num_e_steps: E-steps of the best start, with those of extrapolations that were undone and
             the one at the final parameters.
@@ -37,6 +54,7 @@ class EMResult:
         constant_features: indices of the features with one value in all rows.
         num_restarts: starts that were not given up by the policy, pruned ones included.
         restart_objectives: the last objective of each of them, in the order they were drawn.
+        trajectory: the parameters at every E-step, under `record=True`.
     """
 
     converged: bool
@@ -50,6 +68,7 @@ class EMResult:
     constant_features: list[int]
     num_restarts: int
     restart_objectives: list[Value]
+    trajectory: Trajectory | None = None
 
 
 def summarize(
@@ -126,4 +145,22 @@ def result_of(
         events=[*state.events.events(runs, batch_shape), *map(ConstantFeature, constant)],
         num_restarts=len(kept),
         restart_objectives=[value(each) for each in kept],
+        trajectory=_trajectory(state, runs, batch_shape, num_steps) if state.path else None,
     )
+
+
+def _trajectory(state: EMState, runs: Tensor, batch_shape: Size, num_steps: int) -> Trajectory:
+    """The parameters of one run for each mixture of a batch, at each E-step of the longest."""
+    path = [parameters.select(runs) for parameters in state.path[: num_steps + 1]]
+    mixtures = map(state.model.distribution, path)
+    columns = [(m.weights, m.means, m.component_covariances) for m in mixtures]
+    if state.model.noise is not None:
+        noise = (p.noise_logit.squeeze(-1).sigmoid() for p in path)
+        columns = [(*column, weight) for column, weight in zip(columns, noise, strict=True)]
+    parts = zip(*columns, strict=True)
+    return Trajectory(*(_in_batch(torch.stack(part), batch_shape) for part in parts))
+
+
+def _in_batch(values: Tensor, batch_shape: Size) -> Tensor:
+    """Values `(T, M, ...)` with the axes of a batch instead of one, `(T, *B, ...)`."""
+    return values.reshape(len(values), *batch_shape, *values.shape[2:])

@@ -16,6 +16,7 @@ from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.policies import Floor
 from gmm_lightning.em.policy import Candidates, CollapsePolicy
 from gmm_lightning.em.responsibilities import ResponsibilitySchedule
+from gmm_lightning.em.stopping import Aitken, StoppingRule
 from gmm_lightning.errors import CollapseError
 from gmm_lightning.statistics import SufficientStatistics
 
@@ -26,12 +27,13 @@ class EMOptions:
 
     Attributes:
         max_iter: M-steps at most.
-        tol: a mixture has converged when its objective is estimated to gain no more than this
-            until the end, in nats per row (`GainEstimate`).
+        tol: of the stopping rule.
         prune: give up restarts that will not pass another one, or go where another one goes.
         schedule: the responsibilities of each E-step.
         policy: treats components that collapse.
         candidates: rows to which the policy may move a component.
+        stopping: says when a mixture has converged.
+        record: keep the parameters of every accepted E-step.
 
     Raises:
         InvalidArgumentError: a value out of range.
@@ -43,6 +45,8 @@ class EMOptions:
     schedule: ResponsibilitySchedule = field(default_factory=ResponsibilitySchedule)
     policy: CollapsePolicy = field(default_factory=Floor)
     candidates: Candidates | None = None
+    stopping: StoppingRule = field(default_factory=Aitken)
+    record: bool = False
 
     def __post_init__(self) -> None:
         require_integer("max_iter", self.max_iter, least=0)
@@ -62,7 +66,8 @@ class EMState:
         num_steps: M-steps of each mixture.
         num_e_steps: E-steps of each, with those of extrapolations that were undone.
         log_likelihood: mean `log p(x)` of each at its last E-step.
-        converged: whether each is estimated to gain no more than the tolerance.
+        converged: whether each has converged by the stopping rule.
+        path: parameters of all mixtures at each accepted E-step, if they are recorded.
         events: repairs of each mixture that has any.
         failures: why a mixture was given up.
         degenerate: components at the floor, or with fewer rows than their covariance needs, at
@@ -77,6 +82,7 @@ class EMState:
         self.model, self.parameters, self.iteration = model, start, 0
         self.final = start.select(self.active.to(start.device))
         self.history: list[Tensor] = []
+        self.path: list[MixtureParameters] = []
         self.num_steps = torch.zeros(number, dtype=torch.long)
         self.num_e_steps = torch.zeros(number, dtype=torch.long)
         self.log_likelihood = torch.full((number,), torch.nan, dtype=torch.float64)
@@ -99,6 +105,13 @@ class EMState:
         self._write(self.num_steps, torch.full_like(self.active, self.iteration))
         self._write(self.log_likelihood, stats.log_likelihood / stats.total_weight)
         self._write(self.degenerate, self._floored | self.model.has_few_rows(stats.counts).cpu())
+
+    def record_parameters(self) -> None:
+        """Record the parameters of an accepted E-step."""
+        whole = self.final.select(torch.arange(self.final.num_mixtures))
+        for kept, own in zip(whole, self.parameters, strict=True):
+            kept[self.active.to(own.device)] = own
+        self.path.append(whole)
 
     def count_e_step(self, some: Tensor | None = None) -> None:
         """Count an E-step of the active mixtures, or of those at some positions."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,12 +11,14 @@ from torch import Tensor
 from gmm_lightning._messages import describe, format_too_large
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.event_log import CollapseCount
-from gmm_lightning.em.expectation import expected_statistics
+from gmm_lightning.em.expectation import split_statistics
 from gmm_lightning.em.maximization import maximize
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import make_plan
 from gmm_lightning.em.responsibilities import Responsibilities, softmax_responsibilities_
+from gmm_lightning.em.uncertain_kernel import takes_marginals
+from gmm_lightning.em.uncertain_rows import SplitRows, split_rows
 from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
@@ -25,9 +27,12 @@ from gmm_lightning.rows import (
     as_rows,
     as_tensor,
     as_weights,
+    check_errors,
     check_finite,
     column_names,
+    errors_of,
     is_shared,
+    require_missing,
 )
 from gmm_lightning.statistics import SufficientStatistics
 
@@ -38,6 +43,7 @@ def e_step(
     x: Any,
     sample_weight: Any = None,
     *,
+    missing: str | None = None,
     chunk_size: int | None = None,
     responsibilities: Responsibilities = softmax_responsibilities_,
     transform: Callable[[Tensor], Tensor] | None = None,
@@ -48,6 +54,8 @@ def e_step(
         layer: the mixture.
         x: rows `(*S, *B, D)`, as `fit_em` takes them, or a `Batch` of them.
         sample_weight: not negative, broadcasts to `(*S, *B)`; a `Batch` holds its own.
+        missing: None refuses NaN; `em` takes the expected moments of missing entries, given the
+            observed ones. A `Batch` may hold errors of its rows: see `fit_em`.
         chunk_size: rows at a time; None: as many as stay in cache.
         responsibilities: how responsibilities follow from log joint densities:
             `softmax_responsibilities_`, `hard_responsibilities_`, or
@@ -59,7 +67,9 @@ def e_step(
         Statistics that add over batches, ranks and machines.
 
     Raises:
-        InvalidDataError: wrong shape, bad weights, or rows that are not finite (by number).
+        InvalidArgumentError: an unknown value of `missing`.
+        InvalidDataError: wrong shape, bad weights or errors, or rows that are not finite (by
+            number).
 
     References:
         R. M. Neal, G. E. Hinton (1998), A view of the EM algorithm that justifies incremental,
@@ -77,18 +87,33 @@ def e_step(
     weight = as_weights(batch.weight, batch.x, layer.batch_shape)
     model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
     plan = make_plan(model, parameters, len(rows), shared=is_shared(rows))
-    workspace, batches = Workspace(chunk_size), [batch._replace(x=rows, weight=weight)]
+    workspace, batch = Workspace(chunk_size), batch._replace(x=rows, weight=weight)
+    if errors_of(batch) is not None:
+        check_finite(rows, columns=names, missing=missing)
+        check_errors(batch)
+    parts = [SplitRows(batch, ())]
+    if require_missing(missing) is not None or errors_of(batch) is not None:
+        apart = takes_marginals(model)
+        parts = [split_rows(batch, layer.batch_shape, apart=apart, transform=transform)]
     if transform is not None:
-        parts = batches[0].split(workspace.rows_per_chunk(plan, parameters))
-        batches = (part._replace(x=transform(part.x)) for part in parts)
-    stats = expected_statistics(
-        model, parameters, plan, batches, workspace=workspace, responsibilities=responsibilities
+        parts = _transformed(parts[0], transform, workspace.rows_per_chunk(plan, parameters))
+    stats = split_statistics(
+        model, parameters, plan, parts, workspace=workspace, responsibilities=responsibilities
     )
     if not bool(torch.isfinite(stats.log_likelihood).all()):
-        check_finite(rows, columns=names)
+        check_finite(rows, columns=names, missing=missing)
         what = f"the log-likelihood is {describe(stats.log_likelihood.tolist())}: the rows are"
         raise InvalidDataError(format_too_large(what, layer.means.dtype))
     return stats.reshape(layer.batch_shape)
+
+
+def _transformed(
+    rows: SplitRows, transform: Callable[[Tensor], Tensor], size: int
+) -> Iterator[SplitRows]:
+    """The complete rows with x transformed, a chunk at a time, and the others as they are."""
+    for part in rows.complete.split(size):
+        yield SplitRows(part._replace(x=transform(part.x)), ())
+    yield SplitRows(rows.complete.at(slice(0)), rows.uncertain)
 
 
 @torch.no_grad()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import require_number
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.event_log import CollapseCount
+from gmm_lightning.em.labelled_rows import with_labels
 from gmm_lightning.em.steps import e_step, m_step
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import unsqueeze_like
+from gmm_lightning.rows import require_missing
 from gmm_lightning.statistics import SufficientStatistics
 
 
@@ -33,6 +37,8 @@ class StepwiseEM:
         exponent: kappa in (0.5, 1]; smaller values forget the past faster.
         offset: t0, at least 1; larger values give the first batches more weight.
         num_samples: number of rows that a prior is weighed against; None: the weight seen so far.
+        missing: None refuses NaN; `em` as in `e_step`.
+        step_size: eta, a number in (0, 1] or a function of t, in place of exponent and offset.
 
     Attributes:
         num_batches: t.
@@ -62,6 +68,8 @@ class StepwiseEM:
         exponent: float = 0.7,
         offset: float = 2.0,
         num_samples: float | None = None,
+        missing: str | None = None,
+        step_size: float | Callable[[int], float] | None = None,
     ) -> None:
         if not 0.5 < exponent <= 1:
             raise InvalidArgumentError(f"exponent must be in (0.5, 1], got {exponent}")
@@ -70,13 +78,23 @@ class StepwiseEM:
         if num_samples is not None and not num_samples > 0:
             raise InvalidArgumentError(f"num_samples must be > 0, got {num_samples}")
         self.layer, self.exponent, self.offset = layer, exponent, offset
-        self.num_samples = num_samples
+        self.num_samples, self.missing = num_samples, require_missing(missing)
+        if step_size is not None and not callable(step_size):
+            require_number("step_size", step_size, above=0, most=1)
+        self.step_size = step_size
         self.num_batches = 0
         self._seen: Tensor | None = None
         self._running: SufficientStatistics | None = None
 
-    def partial_fit(self, x: Any, sample_weight: Any = None) -> list[CollapseEvent | CollapseCount]:
+    def partial_fit(
+        self, x: Any, sample_weight: Any = None, *, labels: Any = None
+    ) -> list[CollapseEvent | CollapseCount]:
         """Update the statistics and the parameters by a batch of rows `(*S, *B, D)`.
+
+        Args:
+            x: the rows.
+            sample_weight: of the rows.
+            labels: classes of the rows, for the evidence of the layer.
 
         Returns:
             The components that had to be repaired.
@@ -84,7 +102,9 @@ class StepwiseEM:
         Raises:
             InvalidDataError: rows that cannot be used, as in `e_step`.
         """
-        return self.update(e_step(self.layer, x, sample_weight))
+        if labels is not None:
+            x, sample_weight = with_labels(self.layer, x, sample_weight, labels), None
+        return self.update(e_step(self.layer, x, sample_weight, missing=self.missing))
 
     @torch.no_grad()
     def update(self, stats: SufficientStatistics) -> list[CollapseEvent | CollapseCount]:
@@ -106,7 +126,7 @@ class StepwiseEM:
         if self._running is None or self._seen is None:
             self._running, self._seen = latest, weight
         else:
-            eta = (self.num_batches + self.offset) ** -self.exponent
+            eta = self._next_step_size()
             # A mixture of the batch may have no rows here, or have had none before.
             eta = torch.where(self._seen > 0, eta, 1.0).where(weight > 0, 0.0)
             moved = self._running.about(stats.shift, self.layer.covariance)
@@ -119,6 +139,13 @@ class StepwiseEM:
         if self.num_samples is not None:
             total = torch.full_like(weight, self.num_samples)
         return self._running.scaled(total)
+
+    def _next_step_size(self) -> float:
+        """Share of the next batch."""
+        if self.step_size is None:
+            return (self.num_batches + self.offset) ** -self.exponent
+        eta = self.step_size(self.num_batches) if callable(self.step_size) else self.step_size
+        return require_number(f"step_size of batch {self.num_batches}", eta, above=0, most=1)
 
     @torch.no_grad()
     def reset_components(self, moved: Tensor) -> None:
@@ -134,7 +161,8 @@ class StepwiseEM:
         layer, family = self.layer, self.layer.covariance
         running = self._running.about(layer.means.detach().clone(), family)
         moved = moved.reshape(running.counts.shape)
-        counts = torch.where(moved, layer.weights.detach().to(running.counts), running.counts)
+        own = layer.weights.detach().to(running.counts) * (1 - running.noise).unsqueeze(-1)
+        counts = torch.where(moved, own, running.counts)
         first = torch.where(moved.unsqueeze(-1), 0.0, running.first)
         second = running.second
         if not family.tied:

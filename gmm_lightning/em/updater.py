@@ -90,14 +90,15 @@ class MonotoneUpdater:
         """
         state, objective = self._state, objective.cpu()
         gain = objective - state["accepted"]
-        shorter = (state["backoff"] // 2).clamp(min=1)
-        state["backoff"] = torch.where(state["extrapolated"], shorter, state["backoff"])
-        state["from_m_step"] = ~state["extrapolated"]
-        state["small_gain"] = gain < tol
+        if self._accelerator is not None:
+            shorter = (state["backoff"] // 2).clamp(min=1)
+            state["backoff"] = torch.where(state["extrapolated"], shorter, state["backoff"])
+            state["from_m_step"] = ~state["extrapolated"]
+            state["small_gain"] = gain < tol
+            state["extrapolated"] = torch.zeros_like(state["extrapolated"])
         plain = state["from_m_step"] if comparable is None else state["from_m_step"] & comparable
         self.gains.update(objective, plain)
         state["accepted"] = objective
-        state["extrapolated"] = torch.zeros_like(state["extrapolated"])
 
     def extrapolate(
         self,

@@ -1,7 +1,23 @@
-"""Facades with the names, signatures and defaults of other libraries: `gmr` is that of gmr 2.0.
+"""Facades with the names, signatures and defaults of other libraries.
 
-They translate arguments and results, and leave the computation to the other packages. What layers
-take as rows goes in, tables too; numpy arrays come out.
+`GaussianMixture` here is scikit-learn's; `estimators.gmr` is gmr 2.0. They translate arguments and
+results, and leave the computation to the other packages. What layers take as rows goes in, tables
+too; numpy arrays come out.
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gmm_lightning.estimators.scikit_learn import GaussianMixture
+
+__all__ = ["GaussianMixture"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import an estimator when it is first asked for: scikit-learn is optional."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("gmm_lightning.estimators.scikit_learn"), name)

@@ -9,7 +9,7 @@ from gmm_lightning.initializers.base import Initializer
 from gmm_lightning.initializers.given import Given
 from gmm_lightning.initializers.kmeans import KMeans, lloyd
 from gmm_lightning.initializers.kmeans_plus_plus import KMeansPlusPlus, kmeans_plus_plus_seeds
-from gmm_lightning.initializers.maxdist import MaxDist
+from gmm_lightning.initializers.maxdist import MaxDist, maxdist_seeds
 from gmm_lightning.initializers.mixed import Mixed
 from gmm_lightning.initializers.random import Random
 from gmm_lightning.initializers.random_from_data import RandomFromData
@@ -29,6 +29,7 @@ __all__ = [
     "is_near",
     "kmeans_plus_plus_seeds",
     "lloyd",
+    "maxdist_seeds",
     "registry",
     "standardize",
 ]

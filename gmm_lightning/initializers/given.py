@@ -18,7 +18,8 @@ class Given(Initializer):
     Means, weights or covariances are given through `GMMLayer.set_parameters` instead.
 
     Args:
-        assignments: component indices `(N,)`, or responsibilities `(N, K)`.
+        assignments: component indices `(N,)`, or responsibilities `(N, K)`. Where the layer has
+            noise, a row of it has index -1, or responsibilities that sum to less than one.
 
     Raises:
         InvalidArgumentError: in `assign`: no assignments, or a shape or range that does not fit.
@@ -40,10 +41,10 @@ class Given(Initializer):
             )
         given = given.to(x.device)
         if given.shape == (n,) and not given.is_floating_point():
-            if given.numel() and not (int(given.min()) >= 0 and int(given.max()) < num_components):
+            if given.numel() and not (int(given.min()) >= -1 and int(given.max()) < num_components):
                 raise InvalidArgumentError(
-                    f"component indices must be in [0, {num_components}), got values from "
-                    f"{int(given.min())} to {int(given.max())}"
+                    f"component indices must be in [0, {num_components}), or -1 for noise, got "
+                    f"values from {int(given.min())} to {int(given.max())}"
                 )
             return given.long()
         if given.shape == (n, num_components):

@@ -23,10 +23,15 @@ def require_mixture(source: object) -> None:
 
 
 def require_no_evidence(source: LayerOrMixture, system: str) -> None:
-    """Raise for a layer with evidence, whose density is not that of its mixture."""
+    """Raise for a layer with evidence or noise, whose density is not that of its mixture."""
     if isinstance(source, GMMLayer) and source.evidence is not None:
         raise InvalidArgumentError(
             f"{system} has no place for the layer's evidence: set layer.evidence = None first"
+        )
+    if isinstance(source, GMMLayer) and source.noise is not None:
+        raise InvalidArgumentError(
+            f"{system} has no place for the layer's noise: convert layer.distribution(), which is "
+            "the Gaussian part, or set layer.noise = None first"
         )
 
 

@@ -7,19 +7,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gmm_lightning._messages import describe
 from gmm_lightning._validation import require_choice
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.interop._parts import LayerOrMixture, to_float64
 from gmm_lightning.linalg import LOG_2PI, full_precision, unit_rows
+from gmm_lightning.noise import noise_evidence
 from gmm_lightning.rows import Batch
-
-_OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "log_prob": lambda log_joint: log_joint.logsumexp(-1),
-    "responsibilities": lambda log_joint: log_joint.softmax(-1),
-    "predict": lambda log_joint: log_joint.argmax(-1),
-}
 
 
 class FrozenMixture(nn.Module):
@@ -71,25 +67,43 @@ class FrozenMixture(nn.Module):
         self.register_buffer("constant", constant.to(*kind))
         self.register_buffer("shift", shift.to(*kind) if bool(shift.any()) else None)
         self.evidence = copy.deepcopy(getattr(source, "evidence", None))
+        self.noise = copy.deepcopy(getattr(source, "noise", None))
+        if self.noise is not None:
+            self.noise.require_resolved()
+            self.noise.to(*kind)
 
     def forward(self, x: Tensor) -> Tensor:
         """The output chosen by `output`."""
-        return _OUTPUTS[self.output](self.log_joint(x))
+        return _OUTPUTS[self.output](self, x)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log densities `log p(x)`, `(*S, *B)`."""
-        return _OUTPUTS["log_prob"](self.log_joint(x))
+        return self._log_joint_with_noise(x).logsumexp(-1)
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """Responsibilities `p(k | x)`, `(*S, *B, K)`."""
-        return _OUTPUTS["responsibilities"](self.log_joint(x))
+        return self._log_joint_with_noise(x).softmax(-1)[..., : self.means.shape[-2]]
 
     def predict(self, x: Tensor) -> Tensor:
-        """Most probable component of each row, `(*S, *B)`."""
-        return _OUTPUTS["predict"](self.log_joint(x))
+        """Most probable component of each row, `(*S, *B)`; -1 is noise."""
+        best = self._log_joint_with_noise(x).argmax(-1)
+        return best if self.noise is None else torch.where(best == self.means.shape[-2], -1, best)
+
+    def _log_joint_with_noise(self, x: Tensor) -> Tensor:
+        """Log joint densities of the components, and of the noise if any as the last one."""
+        log_joint = self.log_joint(x)
+        if self.noise is None:
+            return log_joint
+        log_density = self.noise.log_density(x.to(self.means.dtype))
+        log_density = log_density + noise_evidence(self.evidence, Batch(x))
+        entry = functional.logsigmoid(self.noise.logit) + log_density
+        log_joint = log_joint + functional.logsigmoid(-self.noise.logit).unsqueeze(-1)
+        return torch.cat([log_joint, entry.unsqueeze(-1)], -1)
 
     def log_joint(self, x: Tensor) -> Tensor:
         """Log joint densities `log pi_k + log N(x | mu_k, Sigma_k)` + evidence, `(*S, *B, K)`.
+
+        They are of the Gaussian part, whatever the noise.
 
         Raises:
             InvalidArgumentError: rows of another width.
@@ -121,14 +135,22 @@ class FrozenMixture(nn.Module):
         return f"num_features={d}, num_components={k}, output={self.output!r}{shape}"
 
 
+_OUTPUTS: dict[str, Callable[[FrozenMixture, Tensor], Tensor]] = {
+    "log_prob": FrozenMixture.log_prob,
+    "responsibilities": FrozenMixture.responsibilities,
+    "predict": FrozenMixture.predict,
+}
+
+
 def export_module(
     layer: LayerOrMixture, output: str = "log_prob", *, dtype: torch.dtype | None = None
 ) -> FrozenMixture:
     """Module with copies of the layer's parameters as constants, for `torch.export` and ONNX.
 
     It multiplies by inverse factors, as triangular solves do not convert to ONNX. Later changes of
-    the layer do not affect it. A copy of the layer's evidence is a submodule. A model that contains
-    a layer needs no such module for `torch.onnx.export(model, ..., dynamo=True)` in float32.
+    the layer do not affect it. Copies of the layer's evidence and noise are submodules. A model
+    that contains a layer needs no such module for `torch.onnx.export(model, ..., dynamo=True)` in
+    float32.
 
     Args:
         layer: a layer or a `MixtureOfGaussians`, of any family and batch shape.

@@ -18,6 +18,10 @@ from gmm_lightning._validation import require_integer
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.covariances import registry as covariance_registry
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
+from gmm_lightning.evidence import Evidence
+from gmm_lightning.evidence import registry as evidence_registry
+from gmm_lightning.noise import Noise
+from gmm_lightning.noise import registry as noise_registry
 from gmm_lightning.priors import Prior
 from gmm_lightning.priors import registry as prior_registry
 from gmm_lightning.projections import Projection
@@ -29,7 +33,12 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 # Lists of plugins that a module may have. What freezes and bounds it is among its projections.
 _LISTS = {"priors": prior_registry, "projections": projection_registry}
-_OTHERS = {"covariance", *_LISTS, "freeze", "bounds", "device", "dtype"}
+# Plugins of which it has one or none, of their own classes; evidence may also be a user's.
+_SINGLE: dict[str, tuple[type[Evidence | Noise], Registry[Any]]] = {
+    "noise": (Noise, noise_registry),
+    "evidence": (Evidence, evidence_registry),
+}
+_OTHERS = {"covariance", *_LISTS, *_SINGLE, "freeze", "bounds", "device", "dtype"}
 
 T = TypeVar("T")
 
@@ -49,7 +58,7 @@ def module_to_config(module: Any) -> dict[str, Any]:
     """
     # A quantised map has no parameters.
     dtype = next(chain(module.parameters(), module.buffers())).dtype
-    return {
+    config = {
         **plain_arguments(module),
         "covariance": _plugin_to_config(module.covariance),
         **{
@@ -57,6 +66,11 @@ def module_to_config(module: Any) -> dict[str, Any]:
         },
         "dtype": str(dtype).removeprefix("torch."),
     }
+    for name, (kind, _) in _SINGLE.items():
+        plugin = getattr(module, name, None)
+        if isinstance(plugin, kind):
+            config[name] = _plugin_to_config(plugin)
+    return config
 
 
 def module_from_config(cls: Callable[..., T], config: Any, max_bytes: float | None = None) -> T:
@@ -78,6 +92,9 @@ def module_from_config(cls: Callable[..., T], config: Any, max_bytes: float | No
             )
         for name in arguments.keys() & _LISTS:
             arguments[name] = _list_from_config(name, arguments[name])
+        for name, (_, registry) in _SINGLE.items():
+            if arguments.get(name) is not None:
+                arguments[name] = _plugin_from_config(arguments[name], registry)
         # A configuration that names a device is refused, as an argument given twice.
         arguments |= {"covariance": family, "dtype": _DTYPES[arguments["dtype"]]}
         return cls(**arguments, device=None)
@@ -128,7 +145,7 @@ def _list_from_config(name: str, configs: Any) -> Iterator[Any]:
     return (_plugin_from_config(config, _LISTS[name]) for config in configs)
 
 
-def _plugin_to_config(plugin: Covariance | Prior | Projection) -> dict[str, Any]:
+def _plugin_to_config(plugin: Covariance | Evidence | Noise | Prior | Projection) -> dict[str, Any]:
     return {"name": plugin.name, **plugin.config()}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.errors import CheckpointError
 from gmm_lightning.hyperparameters import HyperparameterModule
+from gmm_lightning.noise import Noise
 
 
 class StateRule(NamedTuple):
@@ -53,8 +54,8 @@ def definite_rule(family: Covariance, num_features: int) -> StateRule:
 def require_state(module: nn.Module, state: Any, origin: Any, *, exact: bool = False) -> None:
     """Refuse a state dict with names, shapes, dtypes or values that a module cannot have.
 
-    Parameters must be finite, and so must the buffers of priors and projections as far as they
-    are known. What other buffers must be, a module says by name in its `state_rules`.
+    Parameters must be finite, and so must the buffers of priors, projections and noise as far as
+    they are known. What other buffers must be, a module says by name in its `state_rules`.
 
     Args:
         module: which is about to load the state.
@@ -87,8 +88,10 @@ def require_state(module: nn.Module, state: Any, origin: Any, *, exact: bool = F
 def _rules(part: nn.Module) -> dict[str, StateRule]:
     """The rules of the parameters and buffers of a module, without those of its parts."""
     rules = {name: FINITE for name, _ in part.named_parameters(recurse=False)}
-    if isinstance(part, HyperparameterModule):
-        rules |= {name: OPEN for name, _ in part.named_buffers(recurse=False)}
+    if isinstance(part, HyperparameterModule | Noise):
+        buffers = dict(part.named_buffers(recurse=False))
+        # The weight of noise is known, fixed or not.
+        rules |= {name: FINITE if name == "logit" else OPEN for name in buffers}
     return rules | getattr(part, "state_rules", {})
 
 

@@ -12,6 +12,7 @@ from gmm_lightning._validation import require_integer
 from gmm_lightning.covariances import Covariance, as_covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.evidence import EvidenceSpec, bind_evidence
 from gmm_lightning.hyperparameters import MixtureShape
 from gmm_lightning.layers._ordered import OrderedMixin
 from gmm_lightning.layers._state import OPEN_LENGTH, StateRule, definite_rule
@@ -23,6 +24,7 @@ from gmm_lightning.layers.parameters import (
 )
 from gmm_lightning.layers.pretrained import PretrainedMixin
 from gmm_lightning.linalg import mixture_logits
+from gmm_lightning.noise import NoiseSpec, bind_noise
 from gmm_lightning.priors import PriorSpec, bind_priors
 from gmm_lightning.projections import ProjectionSpec, bind_projections
 
@@ -44,6 +46,8 @@ class GMMLayer(OrderedMixin, PretrainedMixin):
         covariance: name of a family (`full`, `diag`, `spherical`, `tied`, `tied_diag`,
             `tied_spherical`) or an instance.
         priors: a prior, a name, or a list of them; they are copied.
+        evidence: modules that map a `Batch` to terms `(*S, *B, K)` of `log_joint`; copied.
+        noise: for rows of no component: `uniform`, `gaussian`, or a `Noise`, which is copied.
         projections: a constraint (`gmm_lightning.projections`), a name, or a list; they are copied.
         freeze: what stays as it is: see `freeze`.
         bounds: pairs of a lower and an upper bound by name: `weight`, `mean`, `variance`, and
@@ -53,8 +57,6 @@ class GMMLayer(OrderedMixin, PretrainedMixin):
         dtype: float32 or float64.
 
     Attributes:
-        evidence: None, or a module that maps a `Batch` of rows to terms `(*S, *B, K)` added to
-            `log_joint`: labels, censoring, a noise component.
         projections: the constraints, frozen parts and bounds included: each M-step applies them
             after the priors.
         local_scale: how close together rows lie where they lie closest, per feature, `(*B, D)`:
@@ -82,6 +84,8 @@ class GMMLayer(OrderedMixin, PretrainedMixin):
         covariance: str | Covariance = "full",
         priors: PriorSpec = None,
         *,
+        evidence: EvidenceSpec = None,
+        noise: NoiseSpec = None,
         projections: ProjectionSpec = None,
         freeze: Any = None,
         bounds: Mapping[str, Any] | None = None,
@@ -102,6 +106,8 @@ class GMMLayer(OrderedMixin, PretrainedMixin):
         self.raw_scale = nn.Parameter(torch.zeros(*batch_shape, *shape, **made))
         sizes = MixtureShape(num_components, num_features, self.covariance, self.batch_shape)
         self.priors = bind_priors(priors, sizes).to(**made)
+        self.evidence = bind_evidence(evidence, num_components)
+        self.noise = bind_noise(noise, num_features, self.batch_shape, **made)
         self.projections = bind_projections(sizes, projections, freeze, bounds).to(**made)
         unknown = torch.full((*batch_shape, num_features), torch.nan, **made)
         self.register_buffer("local_scale", unknown)
@@ -116,8 +122,8 @@ class GMMLayer(OrderedMixin, PretrainedMixin):
         self.means.normal_()
         self.raw_scale.zero_()
         self.local_scale.fill_(torch.nan)
-        self.priors.reset_parameters()
-        self.projections.reset_parameters()
+        for part in filter(None, (self.priors, self.projections, self.noise)):
+            part.reset_parameters()
 
     @classmethod
     def from_parameters(
@@ -148,8 +154,8 @@ class GMMLayer(OrderedMixin, PretrainedMixin):
         if means.dim() < 2:
             raise InvalidArgumentError(f"means must be (*B, K, D), got shape {tuple(means.shape)}")
         *batch, k, d = means.shape
-        options: dict[str, Any] = {"device": means.device, "dtype": means.dtype}
-        layer = cls(d, k, covariance, freeze=freeze, batch_shape=tuple(batch), **options)
+        made = tensor_options(means.device, means.dtype)
+        layer = cls(d, k, covariance, freeze=freeze, batch_shape=tuple(batch), **made)
         layer.set_parameters(weights, means, covariance_matrix)
         return layer
 
@@ -179,7 +185,8 @@ class GMMLayer(OrderedMixin, PretrainedMixin):
         """
         k, d = self.num_components, self.num_features - len(self.constant_features)
         free = k - 1 + k * d + self.covariance.num_free_parameters(k, d)
-        return free - self.projections.num_fixed_parameters(k, d)
+        free -= self.projections.num_fixed_parameters(k, d)
+        return free if self.noise is None else free + self.noise.num_free_parameters
 
     @torch.no_grad()
     def set_parameters(
@@ -214,7 +221,7 @@ class GMMLayer(OrderedMixin, PretrainedMixin):
         self._hold(part for part, value in given.items() if value is not None)
 
     def distribution(self) -> MixtureOfGaussians:
-        """The mixture with the layer's parameters; gradients flow into them."""
+        """The mixture of the layer's Gaussians, without noise; gradients flow into them."""
         return MixtureOfGaussians(self.mixture_logits, self.means, self.scale, self.covariance)
 
     # -- objective --------------------------------------------------------------------------
@@ -225,7 +232,8 @@ class GMMLayer(OrderedMixin, PretrainedMixin):
         Raises:
             UnresolvedPriorError: a prior has hyper-parameters that still follow from data.
         """
-        return self.priors.log_prob(self.distribution())
+        log_prior = self.priors.log_prob(self.distribution())
+        return log_prior if self.noise is None else log_prior + self.noise.log_prior()
 
     def objective(self, x: Any, num_samples: int | None = None) -> Tensor:
         """Objective `mean log p(x) + log_prior() / num_samples`, `(*B)`, in nats per row.
@@ -234,6 +242,5 @@ class GMMLayer(OrderedMixin, PretrainedMixin):
             x: rows `(*S, *B, D)`.
             num_samples: rows of the training set, when x is a mini-batch; None: those of x.
         """
-        log_prob = self.log_prob(x)
-        rows = log_prob.reshape(-1, *self.batch_shape)
+        rows = self.log_prob(x).reshape(-1, *self.batch_shape)
         return rows.mean(0) + self.log_prior() / prior_num_samples(num_samples, rows.shape[0])

@@ -7,12 +7,17 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Generator, Size, Tensor, nn
+from torch.nn import functional as F
 
 from gmm_lightning._chunking import map_chunks
+from gmm_lightning._validation import as_generator
 from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.evidence import labels_of
 from gmm_lightning.layers._most_probable import most_probable, require_found
-from gmm_lightning.rows import Batch, as_dense
+from gmm_lightning.noise import Noise, noise_evidence
+from gmm_lightning.rows import Batch, as_dense, errors_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,6 +77,7 @@ class MixtureModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.evidence: nn.Module | None = None
+        self.noise: Noise | None = None
 
     @property
     def is_constant(self) -> Tensor:
@@ -91,17 +97,43 @@ class MixtureModule(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not implement distribution")
 
     def log_joint(self, x: Any, missing: str | None = None) -> Tensor:
-        """Log joint densities `log pi_k + log N(x | mu_k, Sigma_k)` + evidence, `(*S, *B, K)`."""
+        """Log joint densities `log pi_k + log N(x | mu_k, Sigma_k)` + evidence, `(*S, *B, K)`.
+
+        Beside noise of weight p0, the weights are `(1 - p0) pi_k`.
+        """
         rows = self._dense(x)
         batch = rows if isinstance(rows, Batch) else Batch(rows)
-        log_joint = self.distribution().log_joint(batch.x, missing)
-        return log_joint if self.evidence is None else log_joint + self.evidence(batch)
+        log_joint = self.distribution().log_joint(batch.x, missing, errors_of(batch))
+        if self.evidence is not None:
+            log_joint = log_joint + self.evidence(batch)
+        if self.noise is None:
+            return log_joint
+        return log_joint + F.logsigmoid(-self.noise.logit).unsqueeze(-1)
+
+    def log_joint_with_noise(self, x: Any, missing: str | None = None) -> Tensor:
+        """Log joint densities of the components and, as the last one, of the noise if any.
+
+        `log p(x)` is the log of the sum of their exponentials. Arguments are as for `log_prob`.
+
+        Shape:
+            x `(*S, *B, D)` gives `(*S, *B, K + 1)`, or `(*S, *B, K)` without noise.
+        """
+        x = self._dense(x)
+        log_joint = self.log_joint(x, missing)
+        if self.noise is None:
+            return log_joint
+        rows = x if isinstance(x, Batch) else Batch(x)
+        log_density = self.noise.log_density(rows.x, missing) + noise_evidence(self.evidence, rows)
+        entry = F.logsigmoid(self.noise.logit) + log_density
+        return torch.cat([log_joint, entry.unsqueeze(-1).to(log_joint)], -1)
 
     def log_prob(self, x: Any, missing: str | None = None) -> Tensor:
         """Log density `log p(x)` in nats: `(*S, *B, D)` -> `(*S, *B)`.
 
         Args:
-            x: the rows, or a `Batch` with the values that the evidence reads; weights are not used.
+            x: the rows, or a `Batch` with the values that the evidence reads, and with the
+                covariances of the rows' errors, as `error_covariance` in `extra`; weights are not
+                used.
             missing: None, or `marginalize`: see `MixtureOfGaussians.log_prob`.
         """
         return self._reduce_joint(x, lambda log_joint: log_joint.logsumexp(-1), missing)
@@ -112,32 +144,78 @@ class MixtureModule(nn.Module):
 
     def log_responsibilities(self, x: Any, missing: str | None = None) -> Tensor:
         """Log responsibilities `log p(k | x)`, `(*S, *B, K)`; `missing` as in `log_prob`."""
-        return self._reduce_joint(x, lambda log_joint: log_joint.log_softmax(-1), missing)
+        return self._reduce_joint(x, lambda shares: self._own(shares.log_softmax(-1)), missing)
 
     def responsibilities(self, x: Any, missing: str | None = None) -> Tensor:
         """Responsibilities `p(k | x)`, `(*S, *B, K)`; `missing` as in `log_prob`."""
-        return self._reduce_joint(x, lambda log_joint: log_joint.softmax(-1), missing)
+        return self._reduce_joint(x, lambda shares: self._own(shares.softmax(-1)), missing)
 
     def predict(self, x: Any, missing: str | None = None) -> Tensor:
-        """The most probable component of each row, `(*S, *B)`; `missing` as in `log_prob`.
+        """The most probable component of each row, `(*S, *B)`, or -1 where that is the noise.
+
+        `missing` is as in `log_prob`.
 
         Raises:
             InvalidDataError: a row has none, since an entry is missing or every density is 0; it
                 gets -1 where values cannot be looked at, as in a compiled graph.
         """
-        return require_found(self._reduce_joint(x, most_probable, missing))
+        index = require_found(self._reduce_joint(x, most_probable, missing))
+        # The noise comes after the components.
+        return torch.where(index == self.means.shape[-2], -1, index)
+
+    def class_probabilities(self, x: Any, missing: str | None = None) -> Tensor:
+        """Probabilities of the classes, `(*S, *B, C)`, of a layer with `Labels` as evidence.
+
+        Labels of the rows themselves are not read. `missing` is as in `log_prob`.
+
+        Raises:
+            InvalidArgumentError: a layer without labels.
+        """
+        labels, x = labels_of(self.evidence), self._dense(x)
+        if labels is None:
+            raise InvalidArgumentError(
+                "the layer knows no classes: fit it with labels, or make it with evidence="
+                "gmm_lightning.evidence.Labels(class_of_component)"
+            )
+        rows = labels.for_evaluation(x) if isinstance(x, Batch) else x
+        return self._reduce_joint(rows, labels.class_probabilities, missing)
+
+    def predict_class(self, x: Any, missing: str | None = None) -> Tensor:
+        """The most probable class of each row, `(*S, *B)`; see `class_probabilities`."""
+        return self.class_probabilities(x, missing).argmax(-1)
+
+    def noise_probability(self, x: Any, missing: str | None = None) -> Tensor:
+        """Probability that a row is noise, `(*S, *B)`; `missing` as in `log_prob`.
+
+        With the responsibilities of the components it sums to 1; without noise it is 0.
+        """
+        if self.noise is None:
+            return torch.zeros_like(self.log_prob(x, missing))
+        return self._reduce_joint(x, lambda shares: shares.softmax(-1)[..., -1], missing)
+
+    def _own(self, shares: Tensor) -> Tensor:
+        """Values of the components, without the one of the noise."""
+        return shares if self.noise is None else shares[..., :-1]
 
     def _reduce_joint(
         self, x: Any, reduce: Callable[[Tensor], Tensor], missing: str | None = None
     ) -> Tensor:
-        """`reduce(log_joint(x))` without all log joint densities in memory at once."""
+        """`reduce(log_joint(x))` without all log joint densities in memory at once.
+
+        Those of the noise are the last ones.
+        """
         return map_chunks(
-            lambda rows: reduce(self.log_joint(rows, missing)),
+            lambda rows: reduce(self.log_joint_with_noise(rows, missing)),
             self._dense(x),
             batch_dims=len(self.batch_shape),
-            numbers_per_row=self.means.numel(),
+            numbers_per_row=self._numbers_per_row(x),
             module=self,
         )
+
+    def _numbers_per_row(self, x: Any) -> int:
+        """Numbers that a row needs: with errors, a matrix for each component."""
+        matrices = isinstance(x, Batch) and errors_of(x) is not None
+        return self.means.numel() * (self.means.shape[-1] if matrices else 1)
 
     def _dense(self, x: Any) -> Tensor | Batch:
         """Rows as a tensor, or a batch of one."""
@@ -163,3 +241,32 @@ class MixtureModule(nn.Module):
     grad_log_prob = _of_distribution(MixtureOfGaussians.grad_log_prob)
     sample = _with_constants(_of_distribution(MixtureOfGaussians.sample))
     rsample = _of_distribution(MixtureOfGaussians.rsample)
+
+    @torch.no_grad()
+    def sample_with_noise(
+        self,
+        sample_shape: tuple[int, ...] | int = (),
+        *,
+        return_component: bool = False,
+        generator: Generator | int | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Independent samples of `p(x)`, noise included, `(*sample_shape, *B, D)`.
+
+        `sample` draws from the Gaussian components alone.
+
+        Args:
+            sample_shape: the number or shape of samples.
+            return_component: also return the drawn components, `(*sample_shape, *B)`; -1 is noise.
+            generator: source of randomness, or a seed.
+
+        Raises:
+            InvalidArgumentError: a noise without draws, as one of a volume alone.
+        """
+        generator = as_generator(generator, self.means.device)
+        x, z = self.sample(sample_shape, return_component=True, generator=generator)
+        if self.noise is not None:
+            uniform = torch.empty(z.shape, device=z.device).uniform_(generator=generator)
+            is_noise = uniform < self.noise.weight
+            drawn = self.noise.sample(tuple(z.shape[: z.dim() - len(self.batch_shape)]), generator)
+            x, z = torch.where(is_noise.unsqueeze(-1), drawn, x), torch.where(is_noise, -1, z)
+        return (x, z) if return_component else x

@@ -139,6 +139,7 @@ class ICL(_Criterion):
     ) -> None:
         """Add rows of `log pi_k + log p(x | k)`, `(*S, K)`: `layer.log_joint(x)`.
 
+        Of a layer with noise, `layer.log_joint_with_noise(x)`: its entropy counts as well.
         Weights and errors are as for `LogLikelihood.update`.
         """
         log_joint, weight = weight_vectors(log_joint, weight, "log_joint")

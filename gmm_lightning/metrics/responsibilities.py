@@ -38,7 +38,8 @@ class ResponsibilityEntropy(WeightedMean):
         """Add rows of responsibilities `(*S, K)`.
 
         Weights and errors are as for `LogLikelihood.update`; rows that are negative or do not sum
-        to 1 are an `InvalidDataError`.
+        to 1 are an `InvalidDataError`. Of a layer with noise, which has a share of its own, they
+        are `layer.log_joint_with_noise(x).softmax(-1)`, K + 1 columns.
         """
         resp, weight = as_responsibilities(responsibilities, weight)
         self.add(categorical_entropy(resp), weight)

@@ -2,6 +2,9 @@
 
 Figures come from matplotlib's object interface with the Agg canvas: no window, no pyplot and no
 change of rcParams, so the functions are safe in training loops, servers and notebooks alike.
+
+Densities and responsibilities are those of the Gaussian components; `plot_mixture` marks the rows
+that a layer's noise explains best, and `plot_samples` draws noise in grey.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ def plot_error_ellipses(
     masses: float | Sequence[float] | None = None,
     colors: str | Sequence[str] | None = None,
     alpha: float = 0.25,
+    means: bool = True,
     dims: Dims | None = None,
     columns: Sequence[str] | None = None,
     title: str | None = None,
@@ -42,6 +43,7 @@ def plot_error_ellipses(
         masses: Shares of a component that its ellipses hold, in (0, 1), instead of `stds`.
         colors: One for each component, repeated if there are fewer; None for the palette.
         alpha: Opacity of one ellipse; where n of them lie, it is `1 - (1 - alpha)^n`.
+        means: Whether to draw the means, with their numbers.
         dims: Two features to show, by position or name; the rest are integrated out.
         columns: Names of the D features.
         title: Of the axes.
@@ -73,6 +75,7 @@ def plot_error_ellipses(
         for radius in sorted(radii, reverse=True):
             add_ellipse(ax, parts, j, radius, (shades[k], alpha), linewidth=0)
     ax.autoscale_view()
-    draw_means(ax, parts, shades, size=25)
+    if means:
+        draw_means(ax, parts, shades, size=25)
     view.label(ax, "")
     return ax

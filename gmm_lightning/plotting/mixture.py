@@ -21,6 +21,7 @@ from gmm_lightning.plotting._ellipses import (
     radii_and_names,
 )
 from gmm_lightning.plotting._line import draw_curves, draw_histogram
+from gmm_lightning.plotting._noise import draw_noise, noise_rows
 from gmm_lightning.plotting._points import add_legend, class_handles, draw_points
 from gmm_lightning.plotting._rows import Array, Values, finite_rows, rows_and_labels, thin
 from gmm_lightning.plotting._view import Dims, feature_names, feature_view, principal_view
@@ -35,6 +36,7 @@ def plot_mixture(
     ax: Axes | None = None,
     labels: Values | None = None,
     mismatches: bool = False,
+    noise: Values | None = None,
     initial_means: Values | None = None,
     stds: float | Sequence[float] = (1.0, 2.0),
     masses: float | Sequence[float] | None = None,
@@ -65,6 +67,8 @@ def plot_mixture(
             `"predicted"`, to give each row the colour of its most probable component.
         mismatches: Whether to cross out the rows whose most probable component belongs to another
             class; a component belongs to the class that most of its rows have.
+        noise: A mask of the rows that are noise, which plus signs mark; None: those that the noise
+            of a layer explains best. The density of one feature is that of the components.
         initial_means: Means `(*S, D)` at the start of a fit, joined to the final ones by dotted
             lines if there is one for each component.
         stds: Radii of the ellipses in standard deviations.
@@ -110,6 +114,7 @@ def plot_mixture(
 
     ax = axes_or_new(ax, title)
     shades = palette(num_components) if classes is None else (INK,) * num_components
+    kept = ~noise_rows(mixture, points, x, noise)
     if view.is_line:
         draw_histogram(ax, rows[:, 0], *((best, shades) if predicted else (classes, None)))
         draw_curves(ax, parts, rows[:, 0], shades)
@@ -117,13 +122,16 @@ def plot_mixture(
         colors: Any = PAPER_GREY if classes is None else class_colors(classes)
         if predicted and best is not None:
             colors = rgb_of(shades)[best]
-        draw_points(ax, rows, colors=colors, max_points=max_points)
+        own = colors if isinstance(colors, str) else colors[kept]
+        draw_points(ax, rows[kept], colors=own, max_points=max_points)
         draw_ellipses(ax, parts, radii, shades)
         draw_means(ax, parts, shades, badge=predicted)
         draw_radius_names(ax, parts, radii, radius_names)
     handles: list[Line2D] = [] if classes is None else class_handles(classes)
+    if not (view.is_line or kept.all()):
+        handles.append(draw_noise(ax, rows[~kept], max_points))
     if mismatches and classes is not None and best is not None:
-        wrong = _mismatches_of(best, classes, num_components)
+        wrong = _mismatches_of(best, classes, num_components) & kept
         handles.append(_draw_mismatches(ax, rows[wrong], max_points))
     if len(starts) > 0:
         handles.append(_draw_initial_means(ax, starts, parts, shades))

@@ -21,7 +21,7 @@ from gmm_lightning.plotting._regions import draw_region, finite_ends, project_re
 from gmm_lightning.plotting._rows import Array, Values, rows_and_labels
 from gmm_lightning.plotting._view import Dims, feature_view, natural_limits
 from gmm_lightning.plotting.figures import axes_or_new
-from gmm_lightning.plotting.palette import palette, rgb_of
+from gmm_lightning.plotting.palette import PAPER_GREY, palette, rgb_of
 
 
 def plot_samples(
@@ -50,7 +50,7 @@ def plot_samples(
         x: The samples `(*S, D)`, or the number of samples to draw.
         ax: Axes to draw on, and to return; None makes a new figure.
         component: The component `(*S,)` that each sample was drawn from, which gives its colour;
-            None for the most probable one.
+            None for the most probable one. Noise is -1, and grey.
         within: The region, as for `MixtureOfGaussians.sample`.
         generator: Source of randomness, on the CPU, or a seed; None for a fixed one.
         dims: One or two features to show, by position or name.
@@ -85,11 +85,13 @@ def plot_samples(
 
     ax = axes_or_new(ax, title)
     shades = palette(whole.num_components)
+    # Noise, -1, has the last one.
+    colors = (*shades, PAPER_GREY)
     if view.is_line:
-        draw_histogram(ax, rows[:, 0], drawn, shades)
+        draw_histogram(ax, rows[:, 0], drawn, colors)
         draw_curves(ax, parts, rows[:, 0], shades, fill=0.0, linewidth=1.4)
     else:
-        draw_points(ax, rows, colors=rgb_of(shades)[drawn], max_points=max_points)
+        draw_points(ax, rows, colors=rgb_of(colors)[drawn], max_points=max_points)
         draw_ellipses(ax, parts, (1.0, 2.0), shades, fill=0.0, linewidth=0.8)
         draw_means(ax, parts, shades, badge=True)
         ax.set(ylim=window[1])
@@ -112,9 +114,10 @@ def _samples(
         points, given = rows_and_labels(x, component, parts.num_features)
         if given is not None:
             size, whole = parts.num_components, given.dtype.kind in "iu"
-            if len(given) and not (whole and given.min() >= 0 and given.max() < size):
+            if len(given) and not (whole and given.min() >= -1 and given.max() < size):
                 raise InvalidArgumentError(
-                    f"component must hold integers in [0, {size}), got {np.unique(given)[:10]}"
+                    f"component must hold integers in [0, {size}), or -1 for noise, got "
+                    f"{np.unique(given)[:10]}"
                 )
             return points, given.astype(np.intp)
         if len(points) == 0:

@@ -23,20 +23,27 @@ from gmm_lightning.statistics import Moments
 
 @dataclass(frozen=True)
 class Convention:
-    """Where hyper-parameters come from that are not given.
+    """Where hyper-parameters come from that are not given, and what is estimated.
 
     Attributes:
         uses_target: from the most likely of left-out rows; else from the data's covariance.
         mean_precision: kappa of the means.
+        estimates_mode: the mode of the posterior; else the inverse of its expected precision.
     """
 
     uses_target: bool
     mean_precision: float
+    estimates_mode: bool = True
+
+    def added_dof(self, num_features: int) -> int:
+        """What is added to the degrees of freedom of the prior in the estimate's divisor."""
+        return num_features + 1 if self.estimates_mode else 0
 
 
 CONVENTIONS = {
     "held_out": Convention(uses_target=True, mean_precision=1e-4),
     "fraley_raftery": Convention(uses_target=False, mean_precision=0.01),
+    "expected_precision": Convention(uses_target=False, mean_precision=0.01, estimates_mode=False),
 }
 
 
@@ -56,6 +63,10 @@ class InverseWishart(Prior):
         convention: where the target and its strength come from: `held_out` (the most likely of
             left-out rows: see `covariance_target`), or `fraley_raftery` (the covariance of the
             data divided by `K^(2 / D)` as the scale matrix, with `D + 2` degrees of freedom).
+            `expected_precision` has the values of the latter, but estimates `(Psi + S) / (df + n)`,
+            the inverse of the posterior's expected precision, as tgmm and scikit-learn's
+            variational mixture do: the mode of the density per `|Sigma|^-(D + 1) / 2 dSigma`, in
+            which `D + 1` above is 0.
 
     Raises:
         InvalidArgumentError: too few degrees of freedom, or Psi not positive definite.
@@ -100,8 +111,9 @@ class InverseWishart(Prior):
             self._require_df(psi.shape[-1])
 
     def _require_df(self, num_features: int) -> None:
-        least = -(num_features + 1)
-        self._require_above("df", least, f"finite and > -(num_features + 1) = {least}")
+        least = -CONVENTIONS[self.convention].added_dof(num_features)
+        bound = f"-(num_features + 1) = {least}" if least else "0"
+        self._require_above("df", least, f"finite and > {bound}")
 
     def bind(self, shape: MixtureShape) -> None:
         d = shape.num_features
@@ -138,17 +150,18 @@ class InverseWishart(Prior):
     def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
         self.require_resolved()
         family, scale, d = mixture.covariance, mixture.scale, mixture.num_features
-        log_det = (self.df + d + 1) * family.half_log_det(scale, d)
+        dof = self.df + CONVENTIONS[self.convention].added_dof(d)
+        log_det = dof * family.half_log_det(scale, d)
         trace = family.trace_precision_product(scale, self.scale_matrix, d)
         return -(log_det + 0.5 * trace).sum(-1)
 
     def update(self, moments: Moments, covariance: Covariance) -> Moments:
         self.require_resolved()
-        num_features = moments.means.shape[-1]
+        added = CONVENTIONS[self.convention].added_dof(moments.means.shape[-1])
         return replace(
             moments,
             scatter=moments.scatter + self.scale_matrix.to(moments.scatter),
-            dof=moments.dof + self.df.to(moments.dof) + num_features + 1,
+            dof=moments.dof + self.df.to(moments.dof) + added,
         )
 
     def config(self) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class NormalMeans(Prior):
     loc: Tensor
     mean_precision: Tensor
     default_precision = 1e-4
+    dof = 1.0  # with which log|Sigma_k| is counted; 0 beside a prior that has integrated it out
 
     def __init__(self, loc: Hyperparameter = None, mean_precision: Hyperparameter = None) -> None:
         super().__init__(loc=loc, mean_precision=mean_precision)
@@ -68,7 +69,7 @@ class NormalMeans(Prior):
         family, scale = mixture.covariance, mixture.scale
         gap = family.whiten(scale, mixture.means - self.loc)
         pull = 0.5 * self.mean_precision * gap.square().sum(-1)
-        return -(family.half_log_det(scale, mixture.num_features) + pull).sum(-1)
+        return -(self.dof * family.half_log_det(scale, mixture.num_features) + pull).sum(-1)
 
     def update(self, moments: Moments, covariance: Covariance) -> Moments:
         self.require_resolved()
@@ -79,6 +80,6 @@ class NormalMeans(Prior):
             moments,
             means=moments.means + (kappa / (kappa + n)).unsqueeze(-1) * gap,
             scatter=moments.scatter + pseudo,
-            dof=moments.dof + covariance.sum_tied(torch.ones_like(n)),
+            dof=moments.dof + covariance.sum_tied(torch.full_like(n, self.dof)),
             mean_precision=moments.mean_precision + kappa,
         )

@@ -31,7 +31,8 @@ class NormalInverseWishart(Prior):
         mean_precision: kappa, in units of rows; None: 1e-4, or 0.01 in that convention.
         df: degrees of freedom: see `InverseWishart`.
         scale_matrix: Psi, positive definite: see `InverseWishart`.
-        convention: `held_out` or `fraley_raftery`: see `InverseWishart`.
+        convention: `held_out`, `fraley_raftery` or `expected_precision`: see `InverseWishart`. With
+            the last one covariances are `Psi_n / (df + n)`, without the means' degree of freedom.
 
     Raises:
         InvalidArgumentError: a value outside its range.
@@ -62,6 +63,7 @@ class NormalInverseWishart(Prior):
         self.on_covariances = InverseWishart(df, scale_matrix, convention)
         self.on_means = NormalMeans(loc, mean_precision)
         self.on_means.default_precision = CONVENTIONS[convention].mean_precision
+        self.on_means.dof = float(CONVENTIONS[convention].estimates_mode)
 
     @property
     def loc(self) -> Tensor:
@@ -95,8 +97,9 @@ class NormalInverseWishart(Prior):
         convention = CONVENTIONS[self.on_covariances.convention]
         centred = data if convention.uses_target else replace(data, center=None)
         self.on_means.resolve(centred, num_components)
-        # The prior on the means adds a degree of freedom for each component.
+        # The prior on the means adds its degree of freedom for each component.
         per_covariance = self.on_means.mean_precision.shape[-1] / self.df.shape[-1]
+        per_covariance *= self.on_means.dof
         self.on_covariances.resolve_beside(data, num_components, per_covariance)
 
     def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:

@@ -13,6 +13,7 @@ from gmm_lightning.rows.arrays import column_names
 from gmm_lightning.rows.batch import Batch, as_batch, is_batches
 from gmm_lightning.rows.conversion import as_rows, as_tensor, as_weights
 from gmm_lightning.rows.source import ArrayRows, RowSource, is_shared
+from gmm_lightning.rows.uncertain import require_missing, with_errors
 
 
 def as_source(
@@ -21,6 +22,8 @@ def as_source(
     *,
     num_features: int,
     batch_shape: Size | tuple[int, ...] = (),
+    missing: str | None = None,
+    error_covariance: Any = None,
 ) -> RowSource:
     """A source of rows, read and checked once, for mixtures of D features and batch shape B.
 
@@ -30,14 +33,16 @@ def as_source(
         sample_weight: of rows in memory, broadcasts to `(*S, *B)`.
         num_features: D.
         batch_shape: B.
+        missing: None refuses missing entries; `em` keeps them as NaN.
+        error_covariance: of the errors of rows in memory, `(N, D)` or `(N, D, D)`.
 
     Raises:
-        InvalidArgumentError: weights beside a batch or an iterable of batches.
+        InvalidArgumentError: weights or errors beside a batch or an iterable of batches.
         InvalidDataError: an iterator that can be read only once, no numbers, rows of the wrong
-            shape or not finite (by number, and column of a table), bad weights, no rows at all,
-            or weights that are all zero.
+            shape or not finite (by number, and column of a table), bad weights or errors, no rows
+            at all, weights that are all zero, or a feature that is never observed.
     """
-    batch_shape = Size(batch_shape)
+    batch_shape, missing = Size(batch_shape), require_missing(missing)
     if isinstance(x, ArrayRows):
         x = x.batch
     in_batches = is_batches(x)
@@ -51,15 +56,23 @@ def as_source(
             "sample_weight goes with rows in memory; batches carry their own: "
             "gmm_lightning.rows.Batch(x, weight)"
         )
+    if error_covariance is not None and (in_batches or isinstance(x, Batch)):
+        raise InvalidArgumentError(
+            "error_covariance goes with rows in memory; batches carry their own: "
+            'gmm_lightning.rows.Batch(x, extra={"error_covariance": errors})'
+        )
     if in_batches:
         source = _CheckedRows(x, num_features, batch_shape)
     else:
-        batch = x if isinstance(x, Batch) else Batch(x, sample_weight)
+        batch = with_errors(
+            x if isinstance(x, Batch) else Batch(x, sample_weight), error_covariance
+        )
         names, batch = column_names(batch.x), batch._replace(x=as_tensor(batch.x))
         rows = as_rows(batch.x, num_features, batch_shape)
         weight = as_weights(batch.weight, batch.x, batch_shape)
         source = ArrayRows(batch._replace(x=rows, weight=weight))
         source.columns = names
+    source.missing = missing
     source.check()
     return source
 

@@ -132,13 +132,16 @@ def as_weights(sample_weight: Any, x: Any, batch_shape: Size) -> Tensor | None:
     return require_weights(flat)
 
 
-def check_finite(rows: Tensor, first_row: int = 0, columns: Sequence[str] = ()) -> None:
+def check_finite(
+    rows: Tensor, first_row: int = 0, columns: Sequence[str] = (), *, missing: str | None = None
+) -> None:
     """Check that rows `(N, ..., D)` have neither NaN nor infinity.
 
     Args:
         rows: the rows.
         first_row: number of the first one.
         columns: names of the features, if they have names.
+        missing: `em`: NaN is allowed.
 
     Raises:
         InvalidDataError: they do; the message gives the numbers of the rows, and the columns.
@@ -147,15 +150,19 @@ def check_finite(rows: Tensor, first_row: int = 0, columns: Sequence[str] = ()) 
     # the mask decides).
     if not rows.is_floating_point() or value_of(torch.isfinite(rows.sum())) is not False:
         return
-    bad = ~torch.isfinite(rows)
+    bad = ~torch.isfinite(rows) if missing is None else rows.isinf()
     if bool(bad.any()):
         where = f"row(s) {format_rows(bad, first_row)}"
         if columns:
             features = bad.reshape(-1, bad.shape[-1]).any(0).nonzero().squeeze(-1).tolist()
             where += f" of column(s) {format_list(repr(columns[i]) for i in features)}"
+        if missing is not None:
+            raise InvalidDataError(
+                f"x has infinite entries in {where}; drop these rows, or mark the entries as NaN"
+            )
         raise InvalidDataError(
-            f"x has missing (NaN or masked) or infinite entries in {where}; drop them, or fit the "
-            "others and fill them in with gmm_lightning.distributions.impute"
+            f"x has missing (NaN or masked) or infinite entries in {where}; drop them, or let "
+            'fit_em(missing="em") fit to the entries that are there'
         )
 
 

@@ -12,6 +12,12 @@ from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.rows.batch import Batch
 from gmm_lightning.rows.conversion import check_finite
+from gmm_lightning.rows.uncertain import (
+    ObservedFeatures,
+    check_errors,
+    errors_of,
+    uncertain_rows,
+)
 
 # Rows that are read, or converted to another dtype, at once.
 BLOCK_ROWS = 1 << 16
@@ -27,6 +33,8 @@ class RowSource(ABC):
         shared: whether the mixtures of a batch read the same rows (B is all ones).
         weighted: whether the rows have weights.
         columns: names of the features where the rows come from a table, else empty.
+        missing: None, or `em`, where entries may be missing.
+        uncertain: whether, once they are checked, some rows have missing entries or errors.
     """
 
     num_rows: int
@@ -35,6 +43,8 @@ class RowSource(ABC):
     shared: bool = True
     weighted: bool = False
     columns: tuple[str, ...] = ()
+    missing: str | None = None
+    uncertain: bool = False
 
     @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
@@ -83,18 +93,32 @@ class RowSource(ABC):
         """The number of rows, after reading all of them once.
 
         Raises:
-            InvalidDataError: rows that are not finite (by number), no rows, or weights all zero.
+            InvalidDataError: rows that are not finite (by number), no rows, or weights all zero;
+                where entries may be missing, a feature that is never observed.
         """
-        num_rows, positive = 0, False
+        num_rows, positive, observed, kinds = 0, False, ObservedFeatures(), set[int | None]()
         for batch in self:
-            check_finite(batch.x, num_rows, self.columns)
+            check_finite(batch.x, num_rows, self.columns, missing=self.missing)
+            check_errors(batch, num_rows)
+            errors = errors_of(batch)
+            kinds.add(None if errors is None else errors.dim())
+            if len(kinds) > 1:
+                raise InvalidDataError(
+                    "error_covariance must be given for all batches or for none, as variances or "
+                    f"as matrices; from row {num_rows} on it is not as before"
+                )
+            if self.missing is not None:
+                observed.add(batch)
+            if self.missing is not None or errors is not None:
+                self.uncertain = self.uncertain or bool(uncertain_rows(batch).any())
             num_rows += batch.num_rows
             weight = batch.weight
             positive |= batch.num_rows > 0 and (weight is None or bool((weight > 0).any()))
         if num_rows == 0:
             raise InvalidDataError("there are no rows to fit")
         if not positive:
-            raise InvalidDataError("there are no rows to fit: every sample_weight is 0")
+            raise InvalidDataError("there are no rows to fit: every sample_weight is zero")
+        observed.require_all(self.columns)
         return num_rows
 
     def sample(self, limit: int, generator: Generator | None) -> Batch:
@@ -102,17 +126,20 @@ class RowSource(ABC):
         if self.num_rows <= limit:
             # Batches may be read into the same memory.
             return Batch.concatenate([batch.map(Tensor.clone) for batch in self])
-        drawn = _draw_indices(self.num_rows, limit, generator)
+        return self.take(_draw_indices(self.num_rows, limit, generator))
+
+    def take(self, index: Tensor) -> Batch:
+        """The rows of given numbers, increasing, `(n,)`."""
         sample, first = None, 0
         for batch in self:
             ends = torch.tensor([first, first + batch.num_rows])
-            low, high = torch.searchsorted(drawn, ends).tolist()
-            own = batch.at((drawn[low:high] - first).to(batch.x.device))
+            low, high = torch.searchsorted(index, ends).tolist()
+            own = batch.at((index[low:high] - first).to(batch.x.device))
             # Filled in place: small pieces kept between large blocks would fragment the heap.
             # Batches need not be of one dtype.
             if sample is None:
                 wide = own._replace(x=own.x.to(accumulator_dtype(own.x.device)))
-                sample = wide.map(lambda values: values.new_ones(limit, *values.shape[1:]))
+                sample = wide.map(lambda values: values.new_ones(len(index), *values.shape[1:]))
             for into, values in zip(_tensors(sample), _tensors(own), strict=True):
                 into[low:high] = values
             first += batch.num_rows
@@ -149,7 +176,11 @@ class ArrayRows(RowSource):
         """All rows, or `limit` of them drawn without replacement, in their order."""
         if self.num_rows <= limit:
             return self.batch
-        return self.batch.at(_draw_indices(self.num_rows, limit, generator).to(self.batch.x.device))
+        return self.take(_draw_indices(self.num_rows, limit, generator))
+
+    def take(self, index: Tensor) -> Batch:
+        """The rows of given numbers, `(n,)`."""
+        return self.batch.at(index.to(self.batch.x.device))
 
 
 class _MappedRows(RowSource):
@@ -158,7 +189,8 @@ class _MappedRows(RowSource):
     def __init__(self, source: RowSource, change: Callable[[Tensor], Tensor]) -> None:
         self._source, self._change = source, change
         self.num_rows, self.num_features = source.num_rows, source.num_features
-        self.weighted = source.weighted
+        self.weighted, self.columns = source.weighted, source.columns
+        self.missing, self.uncertain = source.missing, source.uncertain
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._source.read():

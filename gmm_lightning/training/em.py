@@ -19,8 +19,11 @@ from gmm_lightning.em import (
     MixtureParameters,
     MonotoneUpdater,
     ResponsibilitySchedule,
+    StoppingRule,
     maximize,
+    stopping_rules,
 )
+from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.training.collapse import CollapseHandler
 from gmm_lightning.training.em_base import BaseEMCallback
 
@@ -38,8 +41,8 @@ class EMCallback(BaseEMCallback):
             `GMMLayer` inside it, for instance `"model.density"`, with or without `self.`. The
             layer then learns from the rows it is called with in training, each counted once, and
             is frozen for the optimizer. `InitializeCallback` with the same target initialises it.
-        tol: end the fit when the objective is estimated to gain no more than this until the end,
-            in nats per row, as `fit_em` does; None: go on.
+        tol: of the stopping rule, in nats per row, as in `fit_em`; None: go on.
+        stopping: `aitken`, `gain`, `relative`, or another `StoppingRule`, as in `fit_em`.
         acceleration: `squarem` or `anderson`: extrapolate along the path of EM, after its first
             ten steps. A step that lowers the objective is undone, which costs a pass. None: plain
             EM.
@@ -75,6 +78,7 @@ class EMCallback(BaseEMCallback):
         target: str | None = None,
         *,
         tol: float | None = None,
+        stopping: str | StoppingRule = "aitken",
         acceleration: str | Accelerator | None = "squarem",
         annealing: Annealing | float | None = None,
         hard: bool = False,
@@ -89,6 +93,12 @@ class EMCallback(BaseEMCallback):
             skip_nonfinite=skip_nonfinite,
         )
         self.tol = None if tol is None else require_number("tol", tol, least=0)
+        self.stopping = stopping_rules.create(stopping)
+        if self.stopping.watches_responsibilities:
+            raise InvalidArgumentError(
+                f"stopping={self.stopping.name!r} compares the responsibilities of all rows, which "
+                "a callback does not keep: use fit_em, or another rule"
+            )
         self._updater = MonotoneUpdater(None if hard else acceleration)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -124,7 +134,8 @@ class EMCallback(BaseEMCallback):
         same_path = torch.full(objective.shape, comparable)
         self._updater.accept(objective, self.tol or 0.0, same_path)
         if self.tol is not None and comparable:
-            self.converged = bool((self._updater.gains.remaining <= self.tol).all())
+            settled = self.stopping.settled(self._updater.gains, self.tol)
+            self.converged = bool(settled.all())
             trainer.should_stop = trainer.should_stop or self.converged
         step = maximize(model, parameters, stats)
         step.require_regular()

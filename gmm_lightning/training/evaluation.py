@@ -71,15 +71,16 @@ class EvaluatedMixture(StandardizedMixture):
         rows = as_global_batch(batch, self.trainer.world_size)
         rows = rows._replace(x=self.standardize(rows.x))
         log_joint = map_chunks(
-            self.layer.log_joint,
+            self.layer.log_joint_with_noise,
             rows,
             batch_dims=len(self.layer.batch_shape),
             numbers_per_row=self.layer.means.numel(),
             module=self.layer,
         )
-        component = require_found(most_probable(log_joint))
+        component, k = require_found(most_probable(log_joint)), self.layer.num_components
         log_prob = log_joint.logsumexp(-1) + self.standardize.log_abs_det
-        return Prediction(log_prob, component, log_joint.softmax(-1))
+        component = torch.where(component == k, -1, component)
+        return Prediction(log_prob, component, log_joint.softmax(-1)[..., :k])
 
     def on_validation_epoch_end(self) -> None:
         """Log the weighted mean over all rows of all processes, for each loader."""

@@ -94,7 +94,8 @@ class MixtureLogger(L.Callback):
                 logger.log_image("mixture", [figure], step=step)  # pyright: ignore
         rows = some_rows(module, data, self.max_points)
         for writer in _writers(loggers) if rows is not None else []:
-            log_resp = module.layer.log_responsibilities(module.standardize(rows))
+            log_joint = module.layer.log_joint_with_noise(module.standardize(rows))
+            log_resp = log_joint.log_softmax(-1)
             entropy = -(log_resp.exp() * log_resp).nan_to_num().sum(-1)
             writer.add_histogram("responsibility_entropy", entropy, step)
 
@@ -143,7 +144,8 @@ def _component_numbers(
     if counts is None:
         # By gradient the number of rows may not be known.
         with suppress(InvalidDataError):
-            counts = layer.weights * module.num_samples
+            share = 1 if layer.noise is None else 1 - layer.noise.weight.unsqueeze(-1)
+            counts = layer.weights * share * module.num_samples
     if counts is not None:
         per_component["effective_counts"] = counts
     numbers = {
@@ -151,6 +153,9 @@ def _component_numbers(
         for name, values in per_component.items()
         for k, value in enumerate(values.reshape(-1).tolist())
     }
+    if layer.noise is not None:
+        weights = layer.noise.weight.reshape(-1).tolist()
+        numbers |= {f"noise_weight/{m}": weight for m, weight in enumerate(weights)}
     if layer.means.numel() <= _MAX_MEANS:
         columns = getattr(getattr(trainer, "datamodule", None), "columns", None)
         if columns is None or len(columns) != layer.num_features:

@@ -198,7 +198,7 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
 
     def _prior_per_row(self) -> Tensor:
         """Log-prior divided by `num_samples`, summed over a batch of mixtures; 0 without priors."""
-        if not len(self.layer.priors):
+        if not len(self.layer.priors) and self.layer.noise is None:
             return self.layer.means.new_zeros(())
         return self.layer.log_prior().sum() / self.num_samples
 

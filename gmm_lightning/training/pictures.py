@@ -28,6 +28,9 @@ def draw_mixture(module: GMMModule, datamodule: Any, max_points: int = 2000) -> 
     mostly show the feature with the largest numbers.
     """
     rows = some_rows(module, datamodule, max_points)
+    noise = None
+    if rows is not None and module.layer.noise is not None:
+        noise = module.noise_probability(rows) > 0.5
     columns = getattr(datamodule, "columns", None)
     columns = None if columns is None else tuple(map(unformatted, columns))
     if module.layer.num_features <= 2:
@@ -37,6 +40,6 @@ def draw_mixture(module: GMMModule, datamodule: Any, max_points: int = 2000) -> 
         rows = None if rows is None else module.standardize(rows)
     name = unformatted(getattr(datamodule, "name", "data"))
     title = f"{name}: {module.layer.num_components} components"
-    figure = plot_mixture(mixture, rows, columns=columns, title=title).figure
+    figure = plot_mixture(mixture, rows, noise=noise, columns=columns, title=title).figure
     assert isinstance(figure, Figure)
     return figure

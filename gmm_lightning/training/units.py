@@ -74,6 +74,17 @@ class StandardizedMixture(L.LightningModule):
             return self.standardize.inverse(drawn[0]), *drawn[1:]
         return self.standardize.inverse(drawn)
 
+    def sample_with_noise(self, sample_shape: tuple[int, ...] | int = (), **options: Any) -> Any:
+        """Draws in the user's units, noise included: see `GMMLayer.sample_with_noise`."""
+        drawn = self.layer.sample_with_noise(sample_shape, **options)
+        if isinstance(drawn, tuple):
+            return self.standardize.inverse(drawn[0]), *drawn[1:]
+        return self.standardize.inverse(drawn)
+
+    def noise_probability(self, x: Any, missing: str | None = None) -> Tensor:
+        """Probability that a row is noise, `(*S, *B)`: see `GMMLayer.noise_probability`."""
+        return self.layer.noise_probability(self._standard(x), missing)
+
     def distribution(self) -> MixtureOfGaussians:
         """The mixture in the user's units, with dense covariances."""
         mixture, units = self.layer.distribution(), self.standardize

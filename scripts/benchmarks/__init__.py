@@ -16,6 +16,7 @@ SUBJECTS = {
     "head": "head",
     "draws": "draws",
     "impute": "impute",
+    "missing": "missing",
     "restarts": "restarts",
     "many": "many_mixtures",
     "priors": "priors",

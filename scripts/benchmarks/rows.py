@@ -80,12 +80,14 @@ class FitSteps:
     Args:
         layer: gives the parameters to start from; `write` puts the present ones back.
         x: rows in memory.
+        missing: as for `fit_em`.
     """
 
-    def __init__(self, layer: GMMLayer, x: Tensor | np.ndarray) -> None:
+    def __init__(self, layer: GMMLayer, x: Tensor | np.ndarray, missing: str | None = None) -> None:
         self.layer, self.model = layer, MixtureModel.from_layer(layer)
         self._num_rows = len(x)
-        self._e_step = EStep(as_source(x, num_features=layer.num_features), self.model, None)
+        source = as_source(x, num_features=layer.num_features, missing=missing)
+        self._e_step = EStep(source, self.model, None)
         self.reset()
 
     def reset(self) -> None:

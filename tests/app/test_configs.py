@@ -20,6 +20,7 @@ from gmm_lightning.app.trust import built_in_targets
 from gmm_lightning.covariances import registry as covariances
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.initializers import registry as initializers
+from gmm_lightning.noise import registry as noises
 from gmm_lightning.priors import registry as priors
 from gmm_lightning.projections import registry as projections
 from gmm_lightning.training import GMMModule
@@ -40,8 +41,8 @@ TRAINING = [(g, o) for g, o in OPTIONS if g not in ("hydra", "within")]
 
 # The words of the command line.
 PROMISED = (
-    "cov priors projections init fit data model trainer callbacks logger experiment debug paths "
-    "hydra"
+    "cov priors projections noise init fit data model trainer callbacks logger experiment debug "
+    "paths hydra"
 )
 
 
@@ -50,6 +51,7 @@ PLUG_INS: dict[str, tuple[Any, str]] = {
     "cov": (covariances, "model.layer.covariance"),
     "priors": (priors, "model.layer.priors.{}"),
     "projections": (projections, "model.layer.projections.{}"),
+    "noise": (noises, "model.layer.noise"),
     "init": (initializers, "callbacks.initialize.initializer"),
 }
 
@@ -161,6 +163,11 @@ def test_defaults_of_a_plug_in_are_those_of_its_class() -> None:
         written = {k: v for k, v in prior.config().items() if v is not None}
         for key, value in priors.get(name)().config().items():
             assert value is None or written[key] == value, (name, key)
+
+
+def test_defaults_of_noise_are_those_of_its_class() -> None:
+    for name in noises.names:
+        assert instantiate(stored("noise", name)).config() == noises.get(name)().config()
 
 
 def test_priors_combine_and_reach_the_layer(composed: Compose) -> None:

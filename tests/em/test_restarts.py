@@ -239,7 +239,7 @@ def test_starts_that_coincide_are_followed_once() -> None:
     means[1] = means[1].flip(0)
     means[3, 0, 0] = 2.0
     model = MixtureModel.from_layer(GMMLayer(2, 2), 4)
-    same = MixtureParameters(torch.zeros(4, 2), means, torch.zeros(4, 2, 2, 2))
+    same = MixtureParameters(torch.zeros(4, 2), means, torch.zeros(4, 2, 2, 2), torch.zeros(4, 0))
     objective, remaining = torch.tensor([-1.0, -1.0 + 1e-9, -1.1, -1.0]), torch.full((4,), 1e-8)
     # Start 1 is a hair better than start 0; start 2 is not as high, start 3 is elsewhere.
     found = coinciding_starts(model, same, objective, remaining, 10)

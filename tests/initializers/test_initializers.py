@@ -279,8 +279,8 @@ def test_given_for_a_batch_is_shared() -> None:
     [
         ("kmean", "unknown initializer 'kmean'; known are: given, kmeans"),
         ("given", "needs assignments"),
-        (torch.arange(6), r"must be in \[0, 3\), got values from 0 to 5"),
-        (torch.tensor([0, 1, -1, 0, 1, 2]), r"in \[0, 3\), got values from -1 to 2"),
+        (torch.arange(6), r"must be in \[0, 3\), or -1 for noise, got values from 0 to 5"),
+        (torch.tensor([0, 1, -2, 0, 1, 2]), r"or -1 for noise, got values from -2 to 2"),
         (torch.zeros(6), r"labels|indices .*\(6,\) .*float"),
         (torch.zeros(5, dtype=torch.long), r"shape \(6,\)"),
         (torch.full((6, 3), float("nan")), "finite and >= 0"),

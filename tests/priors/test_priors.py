@@ -208,6 +208,29 @@ def test_the_defaults_of_fraley_and_raftery(family: str, generator: torch.Genera
     assert torch.equal(dirichlet.concentration, torch.ones(3))
 
 
+@pytest.mark.parametrize("prior", [NormalInverseWishart, InverseWishart])
+@over_families
+def test_the_inverse_of_the_expected_precision(
+    family: str, prior: type[Prior], generator: torch.Generator
+) -> None:
+    """`Psi_n / (df + n)` is a fixed point of EM and of gradients alike."""
+    x = rows(60, 2, generator)
+    layer = GMMLayer(2, 1, family, prior(df=5.0, convention="expected_precision"))
+    fit_em(layer, x, tol=0, max_iter=3)
+    layer.objective(x).backward()
+    assert float(layer.raw_scale.grad.abs().max()) < 1e-12
+    own = layer.priors.to_list()[0]
+    gap = x - layer.means.detach()[0]
+    numerator = layer.covariance.project((gap.T @ gap)[None]) + own.scale_matrix
+    if prior is NormalInverseWishart:
+        pull = layer.means.detach()[0] - own.loc[0]
+        pull = float(own.mean_precision) * torch.outer(pull, pull)
+        numerator = numerator + layer.covariance.project(pull[None])
+    expected = numerator / (60 + 5)
+    found = layer.covariance.project(layer.covariance_matrix.detach()[:1])
+    assert torch.allclose(found, expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("prior", ["niw", "inverse_wishart"])
 @over_families
 def test_the_mode_of_one_component_is_not_biased(

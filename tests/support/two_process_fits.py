@@ -17,6 +17,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from gmm_lightning import GMMLayer
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.noise import Uniform
 from gmm_lightning.training import (
     ArrayDataModule,
     CovarianceFloorCallback,
@@ -90,6 +91,21 @@ def constrained(fit: str) -> Callable[..., Result]:
         run.fit(module, datamodule=data)
         assert torch.equal(layer.means[1], means[1])
         return {k: v for k, v in numbers(module, run).items() if "projections" not in k}
+
+    return check
+
+
+def noisy(fit: str) -> Callable[..., Result]:
+    """Noise in the box of all rows, the outermost of which only one process reads."""
+
+    def check(folder: Path, **options: Any) -> Result:
+        noise = Uniform(concentration=2.0)
+        module = GMMModule(GMMLayer(2, 2, noise=noise), adam() if fit == "sgd" else None)
+        em = [EMCallback()] if fit == "em" else []
+        run = trainer(InitializeCallback(), *em, max_epochs=3, **options)
+        data = ArrayDataModule(rows(51), batch_size=10, shuffle=fit == "sgd")
+        run.fit(module, datamodule=data)
+        return numbers(module, run)
 
     return check
 
@@ -240,6 +256,8 @@ CHECKS: dict[str, Callable[..., Result]] = {
     "em": simple(101, "em", batch_size=20, val_fraction=0.2, standardize=True),
     "em, one batch, weighted": simple(101, "em", sample_weight=torch.arange(101) % 4),
     "em, degenerate": degenerate,
+    "em, noise": noisy("em"),
+    "sgd, noise": noisy("sgd"),
     "em, one row": simple(1, "em", num_components=1),
     "em, one row for validation": simple(5, "em", num_components=1, val_fraction=0.2),
     "sgd": simple(101, "sgd", batch_size=20, val_fraction=0.2, standardize=True),

@@ -1,4 +1,4 @@
-"""Inference: conditionals, missing entries, quantiles, confidence regions, modes."""
+"""Inference: conditionals, missing entries, errors, quantiles, confidence regions, modes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from gmm_lightning.distributions.inference.confidence import (
     ellipses,
     in_confidence_region,
     squared_mahalanobis,
+)
+from gmm_lightning.distributions.inference.errors import (
+    deconvolve,
+    log_joint_noisy,
 )
 from gmm_lightning.distributions.inference.missing import (
     impute,
@@ -37,11 +41,13 @@ __all__ = [
     "cdf",
     "condition",
     "confidence_radius",
+    "deconvolve",
     "ellipses",
     "grad_log_prob",
     "impute",
     "in_confidence_region",
     "interval",
+    "log_joint_noisy",
     "log_joint_observed",
     "log_prob_observed",
     "marginal",

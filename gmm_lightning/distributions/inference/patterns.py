@@ -11,11 +11,9 @@ from torch import Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.distributions.density import MixtureDensity
+from gmm_lightning.rows import number_patterns
 
 _OfScale = Callable[[Tensor, Tensor, Tensor], Any]
-
-# Features that one integer holds beside the number of a row.
-_BITS = 31
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def pattern_blocks(x: Tensor, cells: Tensor, mixture: MixtureDensity) -> Iterato
         mixture: the mixture, whose sizes bound a block.
     """
     observed = ~torch.isnan(x)
-    which = _numbers(observed, cells)
+    which = number_patterns(observed, cells)
     counts, order = which.bincount(), which.argsort(stable=True)
     first = counts.cumsum(0) - counts
     kinds = observed[order[first]]
@@ -120,13 +118,3 @@ def pattern_blocks(x: Tensor, cells: Tensor, mixture: MixtureDensity) -> Iterato
         chunk = rows_per_chunk(4 * k * d * length + 8 * groups * d * d, x, in_cache=False)
         for part in range(0, len(kind), chunk):
             yield whole.part(part, part + chunk)
-
-
-def _numbers(observed: Tensor, cells: Tensor) -> Tensor:
-    """The same number for rows of the same pattern and cell, from 0, `(N,)`."""
-    number = cells
-    for some in observed.split(_BITS, -1):
-        bits = 2 ** torch.arange(some.shape[-1], device=some.device)
-        code = (number << _BITS) + (some * bits).sum(-1)
-        number = torch.unique(code, return_inverse=True)[1]
-    return number

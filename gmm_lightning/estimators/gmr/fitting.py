@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from gmm_lightning._messages import describe
 from gmm_lightning.covariances import FullCovariance
-from gmm_lightning.em import e_step, m_step
+from gmm_lightning.em import fit_em
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.gmr._translate import Floats, floats_of, tensor_of
 from gmm_lightning.layers import GMMLayer
@@ -36,18 +33,17 @@ def fit(
         layer = GMMLayer.from_parameters(weights, means, covariances)
     if shrink:
         layer.projections.append(Shrinkage())
-    rows = torch.from_numpy(x)
-    previous: Tensor | float = 0.0
-    for iteration in range(n_iter):
-        now = layer.responsibilities(rows)
-        if float(torch.linalg.norm(now - previous)) < R_diff:
-            if verbose:
-                print("EM converged.")
-            break
-        previous = now
-        for event in m_step(layer, e_step(layer, rows)):
-            if verbose:
-                print(replace(event, iteration=iteration))
+    result = fit_em(
+        layer,
+        x,
+        initializer=None,
+        max_iter=n_iter,
+        tol=R_diff,
+        stopping="responsibilities",
+        acceleration=None,
+    )
+    if verbose:
+        print("\n".join(["EM converged."] * result.converged + list(map(str, result.events))))
     return layer.weights.numpy(), layer.means.numpy(), layer.covariance_matrix.numpy()
 
 

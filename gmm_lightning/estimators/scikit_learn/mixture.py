@@ -1,0 +1,287 @@
+"""scikit-learn's `GaussianMixture`."""
+
+from __future__ import annotations
+
+import warnings
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import torch
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.covariances import registry as covariances
+from gmm_lightning.criteria import aic, bic
+from gmm_lightning.em import EMResult
+from gmm_lightning.estimators.scikit_learn._fitting import INITIALIZERS, Fitter
+from gmm_lightning.estimators.scikit_learn._rows import Rows, generator_of
+from gmm_lightning.estimators.scikit_learn._start import compact
+from gmm_lightning.layers import GMMLayer
+from gmm_lightning.linalg import invert_tril
+from gmm_lightning.rows import weighted_mean
+
+
+class GaussianMixture(DensityMixin, BaseEstimator):
+    """scikit-learn's Gaussian mixture, on this engine: change the import.
+
+    Arguments, methods, attributes and rules are those of `sklearn.mixture.GaussianMixture`: plain
+    EM until a step gains less than `tol`, `reg_covar` on every variance, the best of `n_init`
+    starts by the lower bound. Random numbers follow from `random_state`, but are not
+    scikit-learn's; no global seed is used or set. Tensors give tensors on their device.
+
+    Args:
+        n_components: number of components.
+        covariance_type: `full`, `tied`, `diag`, `spherical`, or any other family of this library.
+        tol: a step that gains less than this, in nats per row, ends the fit.
+        reg_covar: added to every variance.
+        max_iter: EM steps at most; 0 keeps the initial parameters.
+        n_init: starts, of which the one with the highest lower bound is kept.
+        init_params: `kmeans`, `k-means++`, `random` or `random_from_data`.
+        weights_init: weights to start from, `(n_components,)`.
+        means_init: means to start from, `(n_components, n_features)`.
+        precisions_init: inverse covariances to start from, in the shape of `precisions_`.
+        random_state: a seed, a `numpy.random.RandomState`, or None.
+        warm_start: go on from the last fit.
+        verbose: 1 shows the steps and a progress bar, 2 the times too.
+        verbose_interval: steps between two lines.
+        priors: names or instances: see `GMMLayer`; the lower bound is then the objective with the
+            log-prior. scikit-learn has none.
+        missing: `em` takes rows with NaN: see `fit_em`.
+        supervised: whether `y` holds classes, -1 where it is not known: see `fit_em`.
+        acceleration: None, `squarem` or `anderson`: see `fit_em`.
+        device: where to compute; None: where the rows are.
+
+    Attributes:
+        weights_: `(n_components,)`.
+        means_: `(n_components, n_features)`.
+        covariances_: `(n_components, n_features, n_features)` for `full`, `(n_features,
+            n_features)` for `tied`, `(n_components, n_features)` for `diag`, `(n_components,)` for
+            `spherical`.
+        precisions_: their inverses.
+        precisions_cholesky_: factors U of the precisions `U U'`.
+        converged_: whether the best start converged.
+        n_iter_: its steps.
+        lower_bound_: its mean log-likelihood before the last step, in nats per row.
+        lower_bounds_: those before each step.
+        n_features_in_: number of features.
+        feature_names_in_: their names, where the rows are a table.
+        layer_: the fitted `GMMLayer`.
+        result_: the `EMResult` of the best start.
+
+    References:
+        F. Pedregosa et al. (2011), Scikit-learn: Machine learning in Python, JMLR 12.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.array([[1.0, 2.0], [1.0, 4.0], [1.0, 0.0], [9.0, 2.0], [9.0, 4.0], [9.0, 0.0]])
+        >>> mixture = GaussianMixture(n_components=2, random_state=0).fit(x)
+        >>> sorted(mixture.means_.round(6).tolist()), mixture.predict([[0.0, 0.0]]).shape
+        ([[1.0, 2.0], [9.0, 2.0]], (1,))
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [
+            StrOptions({*covariances.names, *covariances.aliases}),
+            Covariance,
+        ],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [StrOptions(set(INITIALIZERS))],
+        "weights_init": ["array-like", None],
+        "means_init": ["array-like", None],
+        "precisions_init": ["array-like", None],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "priors": "no_validation",
+        "missing": [StrOptions({"em"}), None],
+        "supervised": ["boolean"],
+        "acceleration": "no_validation",
+        "device": "no_validation",
+    }
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        weights_init: Any = None,
+        means_init: Any = None,
+        precisions_init: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        priors: Any = None,
+        missing: str | None = None,
+        supervised: bool = False,
+        acceleration: Any = None,
+        device: Any = None,
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.priors = priors
+        self.missing = missing
+        self.supervised = supervised
+        self.acceleration = acceleration
+        self.device = device
+
+    # -- fit --------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Fit the mixture to rows `(n_samples, n_features)`.
+
+        Args:
+            X: the rows.
+            y: ignored, unless `supervised`: their classes.
+            sample_weight: weights of the rows, `(n_samples,)`.
+        """
+        self._validate_params()
+        rows = self._rows(X, reset=True, ensure_min_samples=2)
+        if len(rows.x) < self.n_components:
+            raise ValueError(
+                f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
+                f"n_samples = {len(rows.x)}"
+            )
+        Fitter(self, rows.x, y if self.supervised else None, sample_weight).fit()
+        if not self.converged_ and self.max_iter > 0:
+            warnings.warn(
+                "Best performing initialization did not converge. Try different init parameters, "
+                "or increase max_iter, tol, or check for degenerate data.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        self._set_attributes(rows)
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit the mixture, and return the component of each row."""
+        return self.fit(X, y, sample_weight).predict(X)
+
+    @torch.no_grad()
+    def _set_attributes(self, rows: Rows) -> None:
+        """Give the parameters of the layer scikit-learn's names and shapes."""
+        mixture = self.layer_.distribution()
+        family, back = mixture.covariance, rows.give_back
+        inverse = invert_tril(mixture.scale_tril)
+        self.weights_, self.means_ = back(mixture.weights), back(mixture.means.clone())
+        self.covariances_ = back(compact(mixture.component_covariances, family))
+        self.precisions_ = back(compact(inverse.mT @ inverse, family))
+        # The factors of axis-aligned families are their diagonals.
+        self.precisions_cholesky_ = back(compact(inverse.mT, family))
+
+    # -- what the mixture says of rows ------------------------------------------------------
+
+    def predict(self, X: Any) -> Any:
+        """The most probable component of each row, `(n_samples,)`."""
+        return self._answer(X, "predict")
+
+    def predict_proba(self, X: Any) -> Any:
+        """Responsibilities of the components for each row, `(n_samples, n_components)`."""
+        return self._answer(X, "responsibilities")
+
+    def score_samples(self, X: Any) -> Any:
+        """Log density of each row in nats, `(n_samples,)`."""
+        return self._answer(X, "log_prob")
+
+    def score(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, X: Any, y: Any = None, sample_weight: Any = None
+    ) -> float:
+        """Mean log density of the rows, in nats.
+
+        Args:
+            X: the rows.
+            y: ignored.
+            sample_weight: weights of the rows, `(n_samples,)`.
+        """
+        values = torch.as_tensor(self.score_samples(X))
+        if sample_weight is None:
+            return float(values.mean())
+        return float(weighted_mean(values, torch.as_tensor(sample_weight)))
+
+    def bic(self, X: Any) -> float:
+        """Bayesian information criterion on rows; lower is better."""
+        n = len(X)
+        return bic(self.score(X) * n, self._n_parameters(), n)
+
+    def aic(self, X: Any) -> float:
+        """Akaike's information criterion on rows; lower is better."""
+        return aic(self.score(X) * len(X), self._n_parameters())
+
+    def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
+        """Draws `(n_samples, n_features)` and their components, sorted by component.
+
+        With an integer `random_state` every call gives the same draws.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(
+                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one "
+                "sample."
+            )
+        layer = self.layer_
+        generator = generator_of(self.random_state, layer.means.device)
+        x, component = layer.sample(int(n_samples), return_component=True, generator=generator)
+        order = component.argsort(stable=True)
+        if isinstance(self.means_, Tensor):
+            return x[order].to(self.means_), component[order].to(self.means_.device)
+        return x[order].double().cpu().numpy(), component[order].cpu().numpy()
+
+    def _rows(self, X: Any, *, reset: bool = False, **options: Any) -> Rows:
+        finite: Any = "allow-nan" if self.missing else True
+        return Rows(self, X, reset=reset, device=self.device, ensure_all_finite=finite, **options)
+
+    @torch.no_grad()
+    def _answer(self, X: Any, method: str) -> Any:
+        check_is_fitted(self)
+        rows = self._rows(X)
+        layer = self.layer_
+        missing = "marginalize" if bool(torch.isnan(rows.x).any()) else None
+        return rows.give_back(getattr(layer, method)(rows.x.to(layer.means.device), missing))
+
+    def _n_parameters(self) -> int:
+        check_is_fitted(self)
+        return self.layer_.num_free_parameters
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.missing is not None
+        return tags
+
+    # Written by the fit.
+    layer_: GMMLayer
+    result_: EMResult
+    converged_: bool
+    n_iter_: int
+    lower_bound_: float
+    lower_bounds_: list[float]
+    weights_: Any
+    means_: Any
+    covariances_: Any
+    precisions_: Any
+    precisions_cholesky_: Any
