@@ -60,7 +60,8 @@ class ConstrainedMixin(MixtureModule):
     def take_parameters(self, other: ConstrainedMixin) -> None:
         """Copy the parameters of a layer of the same sizes and family, bit for bit.
 
-        So is its noise, if both have some. What is frozen has these values from now on; the rest is brought within its bounds.
+        So is its noise, if both have some. What is frozen has these values from now on; the rest
+        is brought within its bounds.
         """
         for name in _Tensors._fields:
             self.get_parameter(name).copy_(other.get_parameter(name))
