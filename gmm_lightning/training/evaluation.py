@@ -92,6 +92,12 @@ class EvaluatedMixture(StandardizedMixture):
         name = f"{part}/log_likelihood" + f"/dataloader_idx_{dataloader_idx}" * (dataloader_idx > 0)
         self._add_moments(name, self.log_prob_of(self._unseen(rows)), rows.weight, batch_idx)
 
+    def _seen(self, batch: Batch) -> Batch:
+        """A batch to learn from, with its evidence checked."""
+        if isinstance(self.layer.evidence, Evidence):
+            self.layer.evidence.check_rows(batch)
+        return batch
+
     def _unseen(self, batch: Batch) -> Batch:
         """A batch with what also counts where nothing is learnt: labels do not."""
         evidence = self.layer.evidence

@@ -18,7 +18,6 @@ from torch.optim import Optimizer
 from gmm_lightning._validation import require_function
 from gmm_lightning.em import Responsibilities, softmax_responsibilities_
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.evidence import Evidence
 from gmm_lightning.layers import GMMLayer, require_state
 from gmm_lightning.rows import Batch, check_finite
 from gmm_lightning.statistics import SufficientStatistics
@@ -177,9 +176,7 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
         if self.optimizer is None:
             return self.layer.means.new_zeros(())
         batch = as_global_batch(batch, self.trainer.world_size)
-        if isinstance(self.layer.evidence, Evidence):
-            self.layer.evidence.check_rows(batch)
-        log_prob = self.log_prob_of(batch)
+        log_prob = self.log_prob_of(self._seen(batch))
         weighted = log_prob if batch.weight is None else batch.weight.to(log_prob) * log_prob
         nll = -weighted.sum() * self.trainer.world_size / _step_weight(batch, self.trainer)
         loss = nll - self._prior_per_row()
