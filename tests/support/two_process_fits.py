@@ -93,7 +93,6 @@ def noisy(fit: str) -> Callable[..., Result]:
     return check
 
 
-<<<<<<< HEAD
 def constrained(fit: str) -> Callable[..., Result]:
     """Frozen parts stay as they are in all processes, and bounds hold."""
 
@@ -108,7 +107,10 @@ def constrained(fit: str) -> Callable[..., Result]:
         run.fit(module, datamodule=data)
         assert torch.equal(layer.means[1], means[1])
         return {k: v for k, v in numbers(module, run).items() if "projections" not in k}
-=======
+
+    return check
+
+
 def incomplete(fit: str) -> Callable[..., Result]:
     """Rows with missing entries and errors, of which the processes have different shares."""
 
@@ -130,7 +132,6 @@ def incomplete(fit: str) -> Callable[..., Result]:
         run = trainer(InitializeCallback(), *em, max_epochs=3, **options)
         run.fit(module, datamodule=data)
         return numbers(module, run)
->>>>>>> work/e
 
     return check
 
