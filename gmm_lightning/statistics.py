@@ -271,6 +271,8 @@ class WeightedMoments:
             ([2.0, 1.0], [2.0, 4.0])
         """
         observed = ~torch.isnan(values)
+        if bool(observed.all()):
+            return cls.of(values, weight)
         weights = observed.double() if weight is None else observed * weight.unsqueeze(-1).double()
         return cls.of(torch.where(observed, values, 0.0), weights)
 

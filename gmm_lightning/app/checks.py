@@ -10,9 +10,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from gmm_lightning._validation import require_enough_rows, require_integer, require_number
+from gmm_lightning._validation import (
+    require_choice,
+    require_enough_rows,
+    require_integer,
+    require_number,
+)
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.rows import require_missing
 from gmm_lightning.training import RowsDataModule
 
 log = logging.getLogger(__name__)
@@ -33,7 +37,9 @@ def check_fit(config: DictConfig) -> None:
                 require_integer(f"{part}.{name}", values[name], least=least)
         if values.get("clip") is not None:
             require_number(f"{part}.clip", values.clip, least=0)
-    require_missing(config.fit.get("missing"))
+    if config.fit.get("missing") is not None:
+        also = ", or null; data.missing=drop leaves rows out"
+        require_choice("fit.missing", config.fit.missing, ("em",), also=also)
     require_integer("fit.num_restarts", config.fit.num_restarts, least=1)
     require_flag("overwrite", config.overwrite)
     if require_integer("seed", config.seed, least=0) >= 2**32:

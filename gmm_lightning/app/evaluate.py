@@ -117,7 +117,9 @@ def _lines(report: dict[str, dict[str, Any]]) -> list[str]:
             text.append(f"  {degenerate_note(numbers['degenerate_components'])}")
         covered = ", ".join(f"{float(p):.0%}: {c:.1%}" for p, c in numbers["coverage"].items())
         if covered:
-            text.append(f"  coverage         {covered} (mass of the region: share of rows inside)")
+            rows = "complete rows" if "num_missing_entries" in numbers else "rows"
+            meaning = f"mass of the region: share of {rows} inside"
+            text.append(f"  coverage         {covered} ({meaning})")
         if "noise_weight" in numbers:
             text.append(f"  noise            weight {numbers['noise_weight']:.4f}")
         if "accuracy" in numbers:

@@ -74,6 +74,7 @@ def _complete(finished: FinishedRun, rows: Batch, kind: Any, generator: Generato
     if errors is None:
         found = impute(mixture, rows.x, kind, generator)
     else:
-        found = deconvolve(mixture, rows.x, errors, kind, generator).to(rows.x)
-    constant = keep_constant(found, mixture.means, finished.module.layer.is_constant)
-    return torch.where(torch.isnan(rows.x), constant.to(found), found)
+        found = deconvolve(mixture, rows.x, errors, kind, generator)
+    known = ~torch.isnan(rows.x) if errors is None else ~torch.isnan(rows.x) & (errors == 0)
+    filled = keep_constant(found, mixture.means, finished.module.layer.is_constant)
+    return torch.where(known, rows.x, filled.to(rows.x))

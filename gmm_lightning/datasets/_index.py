@@ -42,7 +42,7 @@ def build_index(path: Path, layout: Layout) -> Index:
     Blank lines are not rows. From the first quotation mark on, a row may span lines, and the file
     is cut into cells to find the rows.
     """
-    blank = f" \t\r\n\v\f{layout.separator or ''}"
+    blank, keep_empty = layout.blank, layout.keep_empty
     with path.open("rb") as file:
         offset, line = len(BOM_UTF8) if file.read(len(BOM_UTF8)) == BOM_UTF8 else 0, 0
         file.seek(offset)
@@ -57,7 +57,8 @@ def build_index(path: Path, layout: Layout) -> Index:
         def rows() -> Iterator[object]:
             for read in source:
                 if '"' in read:
-                    yield from read_records(chain([read], source), layout.separator)
+                    rest = chain([read], source)
+                    yield from read_records(rest, layout.separator, keep_empty=keep_empty)
                 elif read.strip(blank):
                     yield read
 

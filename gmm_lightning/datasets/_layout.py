@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from io import TextIOWrapper
-from itertools import islice
+from itertools import dropwhile, islice
 from pathlib import Path
 from typing import TextIO
 
@@ -52,6 +52,7 @@ class Layout:
         first_line: of the first record.
         numeric: columns that look like numbers.
         unnamed: columns without a name in the header.
+        keep_empty: whether a record of empty cells is a row; otherwise it is a blank line.
     """
 
     separator: str | None
@@ -61,6 +62,14 @@ class Layout:
     first_line: int
     numeric: tuple[int, ...]
     unnamed: frozenset[int]
+    keep_empty: bool = False
+
+    @property
+    def blank(self) -> str:
+        """Characters of which lines that are no rows consist."""
+        separator = self.separator or ""
+        blank = f" \t\r\n\v\f{separator}"
+        return blank.replace(separator, "") if self.keep_empty and separator else blank
 
 
 def open_text(path: Path, offset: int = 0) -> TextIO:
@@ -86,8 +95,13 @@ def read_lines(file: TextIO, skipped: int = 0) -> Iterator[str]:
         yield text
 
 
-def read_records(lines: Iterable[str], separator: str | None, skipped: int = 0) -> Iterator[Record]:
-    """Stripped cells of every record that is not blank, with the number of its first line."""
+def read_records(
+    lines: Iterable[str], separator: str | None, skipped: int = 0, *, keep_empty: bool = False
+) -> Iterator[Record]:
+    """Stripped cells of every record that is not blank, with the number of its first line.
+
+    With `keep_empty` a record of several empty cells is not blank.
+    """
     if separator is None:
         for line, text in enumerate(lines, skipped + 1):
             cells = text.split()
@@ -103,7 +117,7 @@ def read_records(lines: Iterable[str], separator: str | None, skipped: int = 0) 
         for cells in reader:
             start, before = before + 1, skipped + reader.line_num
             stripped = [cell.strip() for cell in cells]
-            if any(stripped):
+            if any(stripped) or (keep_empty and len(stripped) > 1):
                 yield start, stripped
     except csv.Error as error:
         raise csv.Error(f"line {before + 1}: {error}") from error
@@ -115,11 +129,16 @@ def format_separator(separator: str | None) -> str:
 
 
 def find_layout(
-    path: Path, expected: Iterable[str], *, header: bool | None, separator: str | None
+    path: Path,
+    expected: Iterable[str],
+    *,
+    header: bool | None,
+    separator: str | None,
+    keep_empty: bool = False,
 ) -> Layout:
     """The layout of a text file, from its first lines; what is None is guessed.
 
-    A first record that holds all `expected` names is a header.
+    A first record that holds all `expected` names is a header; empty ones before it are none.
 
     Raises:
         InvalidDataError: an empty file, only a header, a separator that does not occur, names
@@ -140,7 +159,8 @@ def find_layout(
                 break
         whole = not file.read(1)
         chosen = _guess_separator(lines) if separator is None else _parse_separator(separator)
-        records = _head_records(lines, chosen, whole=whole)
+        records = _head_records(lines, chosen, whole=whole, keep_empty=keep_empty)
+        records = list(dropwhile(lambda record: not any(record[1]), records))
         if not records:
             raise InvalidDataError(f"{path} is empty")
         if separator is not None and max(len(cells) for _, cells in records) == 1:
@@ -171,11 +191,14 @@ def find_layout(
         first_line=line,
         numeric=tuple(numeric),
         unnamed=frozenset(j for j, name in enumerate(first) if named and not name),
+        keep_empty=keep_empty,
     )
 
 
-def _head_records(lines: list[str], separator: str | None, *, whole: bool) -> list[Record]:
-    records = list(read_records(lines, separator))
+def _head_records(
+    lines: list[str], separator: str | None, *, whole: bool, keep_empty: bool = False
+) -> list[Record]:
+    records = list(read_records(lines, separator, keep_empty=keep_empty))
     # The last record of a part of a file may be cut within a quoted cell.
     return records if whole or len(records) < 3 else records[:-1]
 

@@ -45,15 +45,20 @@ def open_reader(
     separator: str | None,
     key: str | None,
     mapped: bool = False,
+    allow_missing: bool = False,
 ) -> TableReader:
-    """The reader of a file, by its suffix; `expected` are column names that identify a header."""
+    """The reader of a file, by its suffix; `expected` are column names that identify a header.
+
+    Where cells may be missing, a line of separators alone is a row.
+    """
     path = Path(str(path)).expanduser()
     require_file(path)
     suffix = path.suffix.lower()
     if key is not None and suffix != ".npz":
         raise InvalidArgumentError(f"key= chooses an array of a .npz file, and {path} is not one")
     if suffix in _TEXT:
-        return TextReader(path, expected, header=header, separator=separator)
+        how: dict[str, Any] = {"header": header, "separator": separator}
+        return TextReader(path, expected, keep_empty=allow_missing, **how)
     if suffix in _ARRAYS:
         return ArrayReader(path, key, mapped=mapped)
     if suffix in _PARQUET:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,11 +32,9 @@ class TextReader(TableReader):
 
     unit = "line"
 
-    def __init__(
-        self, path: Path, expected: Iterable[str], *, header: bool | None, separator: str | None
-    ) -> None:
+    def __init__(self, path: Path, expected: Iterable[str], **options: Any) -> None:
         self.path = path
-        self.layout = layout = find_layout(path, expected, header=header, separator=separator)
+        self.layout = layout = find_layout(path, expected, **options)
         self.names, self.named, self.unnamed = layout.names, layout.named, layout.unnamed
         names = f"names in line {layout.first_line}" if self.named else "no line of names"
         self.description = f" ({format_separator(layout.separator)} between cells, {names})"
@@ -65,7 +64,7 @@ class TextReader(TableReader):
         self, selection: Selection, batch_rows: int, place: Place, skip: int
     ) -> Iterator[Block]:
         num_lines = max(1, min(batch_rows, _MAX_CELLS // len(self.names)))
-        separator, line = self.layout.separator, place.line + skip
+        line = place.line + skip
         with reading(self.path), open_text(self.path, place.offset) as file:
             rest = read_lines(file, place.line)
             for _ in islice(rest, skip):
@@ -73,21 +72,25 @@ class TextReader(TableReader):
             while lines := list(islice(rest, num_lines)):
                 if any('"' in text for text in lines):
                     # Quoted cells may span lines, and so blocks of lines.
-                    quoted = read_records(chain(lines, rest), separator, line)
+                    quoted = self._records(chain(lines, rest), line)
                     while records := list(islice(quoted, num_lines)):
                         yield self._parse_cells(records, selection)
                     return
                 block = self._parse_lines(lines, selection)
                 if block is None:
-                    block = self._parse_cells(read_records(lines, separator, line), selection)
+                    block = self._parse_cells(self._records(lines, line), selection)
                 line += len(lines)
                 yield block
+
+    def _records(self, lines: Iterable[str], skipped: int) -> Iterator[Record]:
+        layout = self.layout
+        return read_records(lines, layout.separator, skipped, keep_empty=layout.keep_empty)
 
     def _parse_lines(self, lines: list[str], selection: Selection) -> Block | None:
         """A block of all rows, or None if their widths differ or a cell is not finite."""
         separator, width = self.layout.separator, len(self.names)
         columns, label, errors = selection
-        lines = [text for text in lines if not text.isspace()]
+        lines = [text for text in lines if text.strip(self.layout.blank)]
         if separator is None:
             regular = all(len(text.split()) == width for text in lines)
         else:
@@ -103,7 +106,7 @@ class TextReader(TableReader):
             )
         except ValueError:
             return None
-        if not np.isfinite(x).all():
+        if not np.isfinite(x).all() or len(x) < len(lines):
             return None
         errors.num_rows += len(x)
         return Block(x, labels)

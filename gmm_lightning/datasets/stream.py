@@ -194,7 +194,7 @@ def open_rows(
         >>> del stream; folder.cleanup()
     """
     options: dict[str, Any] = {"header": header, "separator": separator, "key": key, "mapped": True}
-    require_bool("allow_missing", allow_missing)
+    options["allow_missing"] = require_bool("allow_missing", allow_missing)
     files = list_files(path)
     first, positions = open_table(files[0], columns, label, weight, **options)
     names = first.all_names

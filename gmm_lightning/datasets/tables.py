@@ -85,7 +85,8 @@ def read_table(
             None: guess.
         key: the array of a .npz file; None: `x`, `X` or its only matrix. An array of text called
             `columns` holds names.
-        allow_missing: keep missing cells of the columns of numbers, as NaN.
+        allow_missing: keep missing cells of the columns of numbers, as NaN, and lines of separators
+            alone, as rows.
 
     Raises:
         InvalidDataError: no such file, one that cannot be read or holds no rows; text, missing or
@@ -107,8 +108,9 @@ def read_table(
         >>> folder.cleanup()
     """
     options: dict[str, Any] = {"header": header, "separator": separator, "key": key}
+    options["allow_missing"] = require_bool("allow_missing", allow_missing)
     reader, positions = open_table(path, columns, label, weight, **options)
-    optional = positions.features if require_bool("allow_missing", allow_missing) else ()
+    optional = positions.features if allow_missing else ()
     selection = reader.select(positions.numbers, positions.label, optional)
     size = reader.count_rows() if reader.in_memory else BLOCK_ROWS
     blocks = deque(reader.blocks(selection, size))
@@ -186,9 +188,11 @@ def iter_table(
         >>> folder.cleanup()
     """
     batch_rows = require_integer("batch_rows", batch_rows, least=1)
-    reader = open_reader(path, columns, header=header, separator=separator, key=key)
+    options: dict[str, Any] = {"header": header, "separator": separator, "key": key}
+    options["allow_missing"] = require_bool("allow_missing", allow_missing)
+    reader = open_reader(path, columns, **options)
     found = match_columns(reader, columns)
-    optional = found if require_bool("allow_missing", allow_missing) else ()
+    optional = found if allow_missing else ()
     return _iter_checked(reader, reader.select(found, optional=optional), batch_rows)
 
 

@@ -82,6 +82,7 @@ class _CheckedRows(RowSource):
 
     def __init__(self, batches: Iterable[Any], num_features: int, batch_shape: Size) -> None:
         self._batches, self.num_features, self._batch_shape = batches, num_features, batch_shape
+        self.columns = batches.columns if isinstance(batches, RowSource) else ()
         # Known after `check`.
         self.num_rows = 0
 
@@ -89,7 +90,7 @@ class _CheckedRows(RowSource):
         first_row = 0
         for number, item in enumerate(self._batches):
             try:
-                batch, self.columns = as_batch(item), column_names(item)
+                batch, self.columns = as_batch(item), column_names(item) or self.columns
                 x = as_rows(batch.x, self.num_features, self._batch_shape)
                 weight = as_weights(batch.weight, batch.x, self._batch_shape)
             except InvalidDataError as error:

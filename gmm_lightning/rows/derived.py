@@ -30,7 +30,7 @@ class _DerivedRows(RowSource):
     def over(self, source: RowSource) -> Any:
         """The same view of a source of the same rows, such as one with labels."""
         twin = copy.copy(self)
-        twin._source = source
+        vars(twin).update(_source=source)
         return twin
 
 

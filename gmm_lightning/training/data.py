@@ -93,7 +93,7 @@ class ArrayDataModule(RowsDataModule):
         super().__init__(batch_size, seed, name, **how)
         columns = columns or column_names(x)
         rows = Batch(x, sample_weight, labels)
-        whole = self._checked(with_errors(rows, error_covariance), columns)
+        whole = self.checked(with_errors(rows, error_covariance), columns)
         self.columns = tuple(columns or (f"x{i}" for i in range(whole.x.shape[1])))
         self.classes = tuple(classes) if classes else None
         known = labels is not None
@@ -224,7 +224,7 @@ class ArrayDataModule(RowsDataModule):
         for part, table in zip(others, tables, strict=True):
             rows = split(Batch(as_tensor(table.x)))
             rows = rows._replace(weight=table.weight, labels=table.labels)
-            data.set_part(part, data._checked(rows, data.columns))
+            data.set_part(part, data.checked(rows, data.columns))
         return data
 
     def part(self, name: str, *, labels: bool = True) -> ArrayRows | None:
@@ -246,7 +246,7 @@ class ArrayDataModule(RowsDataModule):
                 "some of its rows a positive weight"
             )
 
-    def _checked(self, rows: Batch, columns: Sequence[str]) -> Batch:
+    def checked(self, rows: Batch, columns: Sequence[str]) -> Batch:
         """A batch of a matrix of rows, with their weights, errors and labels, checked."""
         x = as_tensor(rows.x)
         if x.dim() != 2 or 0 in x.shape:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from gmm_lightning._validation import require_function
 from gmm_lightning.em import Responsibilities, softmax_responsibilities_
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.layers import GMMLayer, require_state
 from gmm_lightning.rows import Batch, check_finite
 from gmm_lightning.statistics import SufficientStatistics
@@ -36,7 +36,7 @@ from gmm_lightning.training.constrained import ConstrainedSteps
 from gmm_lightning.training.evaluation import EvaluatedMixture
 from gmm_lightning.training.fits import missing_of, starts_anew
 from gmm_lightning.training.loader import total_train_weight
-from gmm_lightning.training.schedulers import SchedulerFactory, falling, scheduler_config
+from gmm_lightning.training.schedulers import SchedulerFactory, falling, make_part, scheduler_config
 
 _log = logging.getLogger(__name__)
 
@@ -113,11 +113,11 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
             warnings.filterwarnings("ignore", message=".*fit will run with no optimizer.*")
             return None
         parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = _make("optimizer", self.optimizer, parameters)
+        optimizer = make_part("optimizer", self.optimizer, parameters)
         if self.scheduler is None:
             return optimizer
         describe = partial(scheduler_config, self.scheduler, self.trainer, self.monitor)
-        return {"optimizer": optimizer, "lr_scheduler": _make("scheduler", describe, optimizer)}
+        return {"optimizer": optimizer, "lr_scheduler": make_part("scheduler", describe, optimizer)}
 
     @property
     def lr(self) -> float | None:
@@ -289,10 +289,3 @@ def _step_weight(batch: Batch, trainer: L.Trainer) -> Tensor | int:
         return max(batch.num_global_rows, 1)
     total = trainer.strategy.reduce(batch.weight.sum(), reduce_op="sum")
     return torch.where(total > 0, total, 1.0)
-
-
-def _make(name: str, factory: Callable[[Any], Any], argument: Any) -> Any:
-    try:
-        return factory(argument)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise InvalidArgumentError(f"this {name} cannot be made: {error}") from error

@@ -211,6 +211,16 @@ def test_missing_entries() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "score_samples"])
+def test_answers_about_many_rows(kind: str, method: str) -> None:
+    """They follow from products, those of few rows from differences."""
+    many = np.concatenate([X + 0.01 * i for i in range(10)])
+    own, other = (getattr(one, method)(many) for one in pair(kind))
+    assert own.dtype == other.dtype
+    np.testing.assert_allclose(own, other, rtol=1e-7, atol=1e-9)
+
+
 def test_labels() -> None:
     known = np.where(np.arange(150) % 5 == 0, Y, -1)
     model = GaussianMixture(3, supervised=True, random_state=0).fit(X, known)

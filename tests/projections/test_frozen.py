@@ -127,6 +127,21 @@ def test_a_background_mixture_is_adapted(generator: Generator) -> None:
     assert torch.equal(adapted.raw_scale, background.raw_scale)
 
 
+def test_frozen_parts_and_bounds_beside_noise(generator: Generator) -> None:
+    """Weights are those among the Gaussians; a copy of the parameters has the noise, too."""
+    x = torch.cat([rows(80, 2, generator), 30 * torch.rand(20, 2, generator=generator) - 15])
+    layer = GMMLayer(2, 3, noise="uniform", bounds={"variance": (0.3, 2.0)})
+    layer.set_parameters(weights=[0.2, 0.3, 0.5], means=[[0.0, 0.0], [4.0, 1.0], [1.0, 4.0]])
+    layer.freeze([{"weights": [0], "means": [1]}])
+    before = fixed_values(layer)
+    result = fit_em(layer, x, initializer=None, tol=0.0, max_iter=60)
+    assert_frozen(layer, before)
+    assert min(torch.tensor(result.history).diff().tolist()) > -1e-13
+    twin = GMMLayer(2, 3, noise="uniform")
+    twin.take_parameters(layer)
+    assert torch.equal(twin(x), layer(x))
+
+
 def test_frozen_weights_leave_the_rest_to_the_others(generator: Generator) -> None:
     layer = random_layer("full", generator=generator)
     layer.set_parameters(weights=[0.2, 0.3, 0.5])

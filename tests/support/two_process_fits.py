@@ -111,6 +111,31 @@ def constrained(fit: str) -> Callable[..., Result]:
     return check
 
 
+def incomplete(fit: str) -> Callable[..., Result]:
+    """Rows with missing entries and errors, of which the processes have different shares."""
+
+    def check(folder: Path, **options: Any) -> Result:
+        x, index = rows(51), torch.arange(51)
+        x[index % 3 == 0, 1] = torch.nan
+        x[40:, 0] = torch.nan
+        data = ArrayDataModule(
+            x * torch.tensor([1.0, 20.0]),
+            missing="em",
+            error_covariance=(index[:, None] % 5) * torch.tensor([0.1, 3.0]),
+            standardize=True,
+            val_fraction=0.2,
+            batch_size=10,
+            shuffle=fit == "sgd",
+        )
+        module = GMMModule(GMMLayer(2, 2, priors="niw"), adam() if fit == "sgd" else None)
+        em = [EMCallback()] if fit == "em" else []
+        run = trainer(InitializeCallback(), *em, max_epochs=3, **options)
+        run.fit(module, datamodule=data)
+        return numbers(module, run)
+
+    return check
+
+
 def resumed(fit: str) -> Callable[..., Result]:
     def check(folder: Path, **options: Any) -> Result:
         arguments: dict[str, Any] = {"priors": "niw", "data": {"batch_size": 10}}
@@ -281,6 +306,8 @@ CHECKS: dict[str, Callable[..., Result]] = {
     "em, degenerate": degenerate,
     "em, noise": noisy("em"),
     "sgd, noise": noisy("sgd"),
+    "em, missing": incomplete("em"),
+    "sgd, missing": incomplete("sgd"),
     "em, one row": simple(1, "em", num_components=1),
     "em, one row for validation": simple(5, "em", num_components=1, val_fraction=0.2),
     "sgd": simple(101, "sgd", batch_size=20, val_fraction=0.2, standardize=True),
