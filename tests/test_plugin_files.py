@@ -170,12 +170,49 @@ class ToyNoise(Noise):
         return False
 '''
 
+EVIDENCE = '''
+"""Evidence that favours the first component."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from gmm_lightning.evidence.base import Evidence
+from gmm_lightning.rows import Batch
+
+
+class ToyEvidence(Evidence):
+    """`log p(e | k)` of one nat for the first component."""
+
+    name: ClassVar[str] = "toy"
+
+    def __init__(self, num_components: int) -> None:
+        super().__init__()
+        self.num_components = num_components
+
+    def forward(self, batch: Batch) -> Tensor:
+        terms = batch.x.new_zeros(*batch.x.shape[:-1], self.num_components)
+        terms[..., 0] = 1.0
+        return terms
+
+    def config(self) -> dict[str, Any]:
+        return {"num_components": self.num_components}
+'''
+
 FILES = {
     "gmm_lightning/covariances/toy.py": COVARIANCE,
     "gmm_lightning/priors/toy.py": PRIOR,
     "gmm_lightning/projections/toy.py": PROJECTION,
     "gmm_lightning/initializers/toy.py": INITIALIZER,
     "gmm_lightning/noise/toy.py": NOISE,
+    "gmm_lightning/evidence/toy.py": EVIDENCE,
+    "configs/evidence/toy.yaml": (
+        "# @package model.layer.evidence\n"
+        "_target_: gmm_lightning.evidence.toy.ToyEvidence\n"
+        "num_components: ${model.layer.num_components}\n"
+    ),
     "configs/noise/toy.yaml": (
         "# @package model.layer.noise\n_target_: gmm_lightning.noise.toy.ToyNoise\nweight: 0.05\n"
     ),
@@ -214,6 +251,7 @@ def test_one_file_and_one_yaml_each_are_all_it_takes(tmp_path: Path) -> None:
             "cov=toy",
             "priors=toy",
             "projections=toy",
+            "evidence=toy",
             "noise=toy",
             "noise.weight=0.2",
             "init=toy",
@@ -233,6 +271,7 @@ def test_one_file_and_one_yaml_each_are_all_it_takes(tmp_path: Path) -> None:
     assert layer["priors"] == [{"name": "toy", "rows": 4.0}]
     assert (layer["noise"]["name"], layer["noise"]["weight"]) == ("toy", 0.2)
     assert layer["projections"] == [{"name": "toy"}]
+    assert layer["evidence"] == [{"name": "toy", "num_components": 2}]
     weights = file["state_dict"]["layer.mixture_logits"].softmax(-1)
     assert abs(float(weights[0]) - 0.5) < 1e-6
     # It is the toy that computed: spheres, from the toy's start.

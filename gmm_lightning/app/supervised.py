@@ -15,7 +15,7 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.evidence import Labels
 from gmm_lightning.training import RowsDataModule
 
-_SIZE = "model.layer.num_components"
+_LABELS, _SIZE = "gmm_lightning.evidence.Labels", "model.layer.num_components"
 
 
 def supervise(config: DictConfig, data: RowsDataModule) -> None:
@@ -25,15 +25,15 @@ def supervise(config: DictConfig, data: RowsDataModule) -> None:
         InvalidArgumentError: data without labels, or numbers of components that do not fit the
             classes.
     """
-    layer = config.model.layer
-    if require_flag("fit.supervised", config.fit.supervised) and layer.evidence is None:
-        layer.evidence = {"_target_": "gmm_lightning.evidence.Labels"}
-    per_class = OmegaConf.to_object(OmegaConf.create({"value": config.fit.components_per_class}))
-    per_class = per_class["value"] if isinstance(per_class, dict) else None
-    if layer.evidence is None:
-        if per_class is not None:
+    layer, per_class = config.model.layer, config.fit.components_per_class
+    supervised = require_flag("fit.supervised", config.fit.supervised)
+    if supervised and layer.evidence is None:
+        layer.evidence = {"_target_": _LABELS}
+    if layer.evidence is None or layer.evidence.get("_target_") != _LABELS:
+        if supervised or per_class is not None:
             raise InvalidArgumentError(
-                "fit.components_per_class is of a fit with labels: fit.supervised=true"
+                "fit.supervised and fit.components_per_class are of a fit with labels: "
+                "fit.supervised=true, and evidence=labels or none"
             )
         return
     given = layer.evidence.get("class_of_component")
@@ -43,6 +43,8 @@ def supervise(config: DictConfig, data: RowsDataModule) -> None:
                 "a fit with labels needs a column of them, as in data=file data.path=trees.csv "
                 f"data.label=kind; {data.name} has none"
             )
+        if OmegaConf.is_config(per_class):
+            per_class = OmegaConf.to_container(per_class)
         given = _classes_of_components(data.classes, per_class, layer.num_components)
     OmegaConf.update(layer, "evidence.class_of_component", list(given), force_add=True)
     if _is_typed(_SIZE) and layer.num_components != len(given):

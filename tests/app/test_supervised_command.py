@@ -142,7 +142,7 @@ MISTAKES = [
         "one for each of the classes fir, oak, yew; got some for fir",
     ),
     (("fit.supervised=true", "fit.components_per_class=0"), "must be an integer >= 1, got 0"),
-    (("fit.components_per_class=2",), "is of a fit with labels: fit.supervised=true"),
+    (("fit.components_per_class=2",), "are of a fit with labels: fit.supervised=true"),
     (("fit.supervised=perhaps",), "fit.supervised must be true or false, got 'perhaps'"),
     (("evidence=labels", "evidence.confidence=0.3"), "a confidence of 0.3 says nothing of 3"),
     (("fit.supervised=true", "data.unlabeled_weight=-1"), "must be a finite number >= 0, got -1"),

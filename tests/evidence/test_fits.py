@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +303,17 @@ def test_gradients_of_the_objective_with_labels(generator: Generator) -> None:
             return torch.func.functional_call(layer, own, (batch,)).sum()
 
         assert torch.autograd.gradcheck(objective, layer.means.detach().requires_grad_())
+
+
+def test_copies_are_the_same(generator: Generator) -> None:
+    layer = labelled_layer("tied", "doubtful", generator)
+    batch = with_kind("doubtful", rows(9, 2, generator), generator)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(twin.log_prob(batch), layer.log_prob(batch))
+    # Classes are a setting, not a state: a state dict is that of a layer without labels.
+    assert layer.state_dict().keys() == GMMLayer(2, 3, "tied").state_dict().keys()
+    half = copy.deepcopy(layer).float()
+    assert half.log_prob(Batch(batch.x.float(), labels=batch.labels)).dtype == torch.float32
 
 
 def test_a_layer_with_labels_compiles_as_one_graph(generator: Generator) -> None:
