@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmm_lightning._validation import require_number
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
@@ -24,14 +24,14 @@ from gmm_lightning.rows import (
 
 def with_labels(
     layer: GMMLayer, x: Any, sample_weight: Any, labels: Any, unlabeled_weight: float = 1.0
-) -> Batch:
-    """A batch of rows in memory with their labels, for the evidence of a layer.
+) -> tuple[Batch, nn.Module]:
+    """A batch of rows in memory with their labels, and the evidence that reads them.
 
-    A layer without labels among its evidence gets `Labels` with as many components for each class,
-    in their order.
+    It is that of the layer; for a layer without evidence it is `Labels` with as many components
+    for each class, in their order.
 
     Args:
-        layer: gets the evidence.
+        layer: the mixture, which is left as it is.
         x: rows `(*S, *B, D)`.
         sample_weight: of the rows, or None.
         labels: classes `(*S)`, -1 or NaN where they are not known, or soft ones `(*S, C)`.
@@ -52,19 +52,18 @@ def with_labels(
     rows = as_rows(given, layer.num_features, layer.batch_shape)
     weight = as_weights(sample_weight, given, layer.batch_shape)
     own = as_labels(labels, tuple(given.shape[: -1 - len(layer.batch_shape)]))
-    batch = Batch(rows, weight, own)
-    if layer.evidence is None:
+    batch, evidence = Batch(rows, weight, own), layer.evidence
+    if evidence is None:
         evidence = _equal_shares(own, layer.num_components)
         evidence.check([batch])
-        layer.evidence = evidence
-    elif labels_of(layer.evidence) is None:
+    elif labels_of(evidence) is None:
         raise InvalidArgumentError(
             "the layer has other evidence, which reads no labels: make it with evidence="
             "[..., gmm_lightning.evidence.Labels(class_of_component)]"
         )
     batch = weigh_unlabelled(batch, factor)
     # A table names its columns in messages.
-    return batch._replace(x=x) if given.dim() == rows.dim() else batch
+    return (batch._replace(x=x) if given.dim() == rows.dim() else batch), evidence
 
 
 def check_evidence(layer: GMMLayer, source: RowSource) -> None:

@@ -377,6 +377,12 @@ def test_labels_and_what_they_do_not_go_with(generator: Generator) -> None:
     for rows_ in (Batch(x), [x[:20], x[20:]]):
         with pytest.raises(InvalidArgumentError, match="labels go with rows in memory; batches"):
             fit_em(layer, rows_, labels=which)
+    # Rows that cannot be used, and a stream whose first batch need not have all classes.
+    with pytest.raises(InvalidDataError, match="missing"):
+        fit_em(layer, x.log(), labels=which)
+    with pytest.raises(InvalidArgumentError, match="the classes must be known before the first"):
+        StepwiseEM(layer).partial_fit(x, labels=which)
+    assert layer.evidence is None
     layer.evidence = torch.nn.Linear(2, 4)
     with pytest.raises(InvalidArgumentError, match="other evidence, which reads no labels"):
         fit_em(layer, x, labels=which)
