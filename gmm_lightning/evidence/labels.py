@@ -56,14 +56,19 @@ class Labels(Evidence):
 
     def __init__(self, class_of_component: Sequence[int], confidence: float = 1.0) -> None:
         super().__init__()
-        classes = [
-            require_integer("a class of class_of_component", c, least=0)
-            for c in torch.as_tensor(class_of_component).tolist()
-        ]
+        given: Any = class_of_component
+        listed = given.tolist() if hasattr(given, "tolist") else given
+        if not isinstance(listed, list | tuple):
+            raise InvalidArgumentError(
+                f"class_of_component must be a list of classes, got {describe(given)}"
+            )
+        classes = [require_integer("a class of class_of_component", c, least=0) for c in listed]
         self.class_of_component, self.num_components = classes, len(classes)
         self.num_classes = 1 + max(classes, default=-1)
-        if not classes or len(set(classes)) < self.num_classes:
-            missing = format_list(str(c) for c in set(range(self.num_classes)) - set(classes))
+        used = set(classes)
+        if not classes or len(used) < self.num_classes:
+            # As many as there are components, at most: a number in a file may be any.
+            missing = format_list(c for c in range(len(classes)) if c not in used)
             raise InvalidArgumentError(
                 f"class_of_component must name every class from 0 on, got {describe(classes)}"
                 + (f" without {missing}" if missing else "")

@@ -154,6 +154,10 @@ def test_classes_are_sums_of_components(generator: torch.Generator) -> None:
 WRONG_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"class_of_component": []}, r"every class from 0 on, got \[\]"),
     ({"class_of_component": [0, 2]}, r"got \[0, 2\] without 1"),
+    ({"class_of_component": [0, 10**15]}, "must name every class from 0 on, .* without 1$"),
+    ({"class_of_component": "01"}, "must be a list of classes, got '01'"),
+    ({"class_of_component": None}, "must be a list of classes, got None"),
+    ({"class_of_component": torch.tensor(1)}, "must be a list of classes"),
     ({"class_of_component": [0, -1]}, "must be an integer >= 0, got -1"),
     ({"class_of_component": [0, 0.5]}, "must be an integer >= 0"),
     ({"class_of_component": [0, 1], "confidence": 0.0}, "finite number > 0 and <= 1"),
