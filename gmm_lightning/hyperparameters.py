@@ -60,9 +60,15 @@ class HyperparameterModule(nn.Module):
     def __init__(self, **hyper: Hyperparameter) -> None:
         super().__init__()
         self.batch_shape: tuple[int, ...] = ()
-        self._given = _Given(
-            (name, None if value is None else _as_given(value)) for name, value in hyper.items()
-        )
+        try:
+            self._given = _Given(
+                (name, None if value is None else _as_given(value)) for name, value in hyper.items()
+            )
+        except (TypeError, ValueError):
+            given = ", ".join(f"{name}={describe(value)}" for name, value in hyper.items())
+            raise InvalidArgumentError(
+                f"the {self.noun} {self.name!r} takes numbers, got {given}"
+            ) from None
         # Of each hyper-parameter as it is given, once a layer has bound the module.
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._defaults: dict[str, tuple[float, Covariance | None]] = {}

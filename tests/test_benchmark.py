@@ -18,6 +18,7 @@ HERE = (
     "tight",
     "fit",
     "few",
+    "estimator",
     "wide",
     "log_prob",
     "gradient",

@@ -1,4 +1,4 @@
-"""A family, prior, noise and initializer of one's own: one file and one yaml each, nothing else."""
+"""A plug-in of one's own, one of each kind: one file and one yaml each, nothing else."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.priors.base import Hyperparameter, MixtureShape, Prior
+from gmm_lightning.hyperparameters import Hyperparameter, MixtureShape
+from gmm_lightning.priors.base import Prior
 from gmm_lightning.statistics import Moments
 
 
@@ -80,6 +81,33 @@ class ToyPrior(Prior):
 
     def update(self, moments: Moments, covariance: Covariance) -> Moments:
         return replace(moments, mass=moments.mass + self.rows.to(moments.mass))
+'''
+
+PROJECTION = '''
+"""Weights that stay the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.distributions import MixtureDensity
+from gmm_lightning.projections.base import Projection
+from gmm_lightning.statistics import Moments
+
+
+class ToyProjection(Projection):
+    """The first component has half of all rows."""
+
+    name: ClassVar[str] = "toy"
+
+    def forward(
+        self, moments: Moments, covariance: Covariance, present: MixtureDensity
+    ) -> Moments:
+        mass = moments.mass.clone()
+        mass[..., 0] = mass[..., 1:].sum(-1)
+        return replace(moments, mass=mass)
 '''
 
 INITIALIZER = '''
@@ -142,11 +170,49 @@ class ToyNoise(Noise):
         return False
 '''
 
+EVIDENCE = '''
+"""Evidence that favours the first component."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from gmm_lightning.evidence.base import Evidence
+from gmm_lightning.rows import Batch
+
+
+class ToyEvidence(Evidence):
+    """`log p(e | k)` of one nat for the first component."""
+
+    name: ClassVar[str] = "toy"
+
+    def __init__(self, num_components: int) -> None:
+        super().__init__()
+        self.num_components = num_components
+
+    def forward(self, batch: Batch) -> Tensor:
+        terms = batch.x.new_zeros(*batch.x.shape[:-1], self.num_components)
+        terms[..., 0] = 1.0
+        return terms
+
+    def config(self) -> dict[str, Any]:
+        return {"num_components": self.num_components}
+'''
+
 FILES = {
     "gmm_lightning/covariances/toy.py": COVARIANCE,
     "gmm_lightning/priors/toy.py": PRIOR,
+    "gmm_lightning/projections/toy.py": PROJECTION,
     "gmm_lightning/initializers/toy.py": INITIALIZER,
     "gmm_lightning/noise/toy.py": NOISE,
+    "gmm_lightning/evidence/toy.py": EVIDENCE,
+    "configs/evidence/toy.yaml": (
+        "# @package model.layer.evidence\n"
+        "_target_: gmm_lightning.evidence.toy.ToyEvidence\n"
+        "num_components: ${model.layer.num_components}\n"
+    ),
     "configs/noise/toy.yaml": (
         "# @package model.layer.noise\n_target_: gmm_lightning.noise.toy.ToyNoise\nweight: 0.05\n"
     ),
@@ -160,6 +226,10 @@ FILES = {
         "# @package model.layer.priors.toy\n"
         "_target_: gmm_lightning.priors.toy.ToyPrior\n"
         "rows: 1.0\n"
+    ),
+    "configs/projections/toy.yaml": (
+        "# @package model.layer.projections.toy\n"
+        "_target_: gmm_lightning.projections.toy.ToyProjection\n"
     ),
     "configs/init/toy.yaml": (
         "# @package callbacks.initialize.initializer\n"
@@ -177,20 +247,33 @@ def test_one_file_and_one_yaml_each_are_all_it_takes(tmp_path: Path) -> None:
         assert not (copy / name).exists()
         (copy / name).write_text(text.lstrip())
     done = command(
-        *("cov=toy", "priors=toy", "init=toy", "data=faithful", "fit.max_iter=3"),
-        *("noise=toy", "noise.weight=0.2"),
+        *(
+            "cov=toy",
+            "priors=toy",
+            "projections=toy",
+            "evidence=toy",
+            "noise=toy",
+            "noise.weight=0.2",
+            "init=toy",
+            "data=faithful",
+            "fit.max_iter=3",
+        ),
         "model.layer.priors.toy.rows=4",
         cwd=tmp_path,
         path=copy,
     )
     assert done.returncode == 0, done.stderr
-    assert "covariance toy, priors toy, noise toy" in done.stdout + done.stderr
+    assert "priors toy, noise toy, constraints toy" in done.stdout + done.stderr
     run = the_run(tmp_path)
     file = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     layer = file["gmm_lightning"]["layer"]
     assert layer["covariance"]["name"] == "toy"
     assert layer["priors"] == [{"name": "toy", "rows": 4.0}]
     assert (layer["noise"]["name"], layer["noise"]["weight"]) == ("toy", 0.2)
+    assert layer["projections"] == [{"name": "toy"}]
+    assert layer["evidence"] == [{"name": "toy", "num_components": 2}]
+    weights = file["state_dict"]["layer.mixture_logits"].softmax(-1)
+    assert abs(float(weights[0]) - 0.5) < 1e-6
     # It is the toy that computed: spheres, from the toy's start.
     raw = file["state_dict"]["layer.raw_scale"]
     assert torch.equal(raw, raw[:, 0, 0, None, None] * torch.eye(2))

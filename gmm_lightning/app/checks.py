@@ -91,10 +91,11 @@ def require_unread(output: str, sources: Iterable[str | Path]) -> None:
                 )
 
 
-def require_flag(name: str, value: object) -> None:
-    """Refuse a value that is not a boolean: a word such as `no` would count as true."""
+def require_flag(name: str, value: object) -> bool:
+    """The value, checked to be a boolean: a word such as `no` would count as true."""
     if not isinstance(value, bool):
         raise InvalidArgumentError(f"{name} must be true or false, got {value!r}")
+    return value
 
 
 def check_size(config: DictConfig, data: RowsDataModule) -> None:

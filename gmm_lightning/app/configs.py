@@ -8,6 +8,8 @@ from gmm_lightning.app.stored import read_yaml
 
 # Keys of `data` that name files.
 DATA_PATHS = ("path", "val_path", "test_path")
+# The setting that names the finished run which a fit starts from.
+START_PATH = "callbacks.initialize.initializer.path"
 # Folders in that of a run which it writes to.
 _WRITTEN = (".hydra", "checkpoints", "tensorboard", "csv")
 

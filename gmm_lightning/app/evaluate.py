@@ -17,7 +17,7 @@ from gmm_lightning.app.logs import degenerate_note
 from gmm_lightning.app.report import write_json
 from gmm_lightning.app.runs import FinishedRun, load_run
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.rows import MappedRows, RowSource, take_features
+from gmm_lightning.rows import Batch, MappedRows, RowSource, take_features
 from gmm_lightning.training import RowsDataModule
 
 
@@ -42,7 +42,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         given = {name: value for name, value in given.items() if name in config.data}
         data = instantiate(config.data, _convert_="all", **given)
         finished.module.missing = "em" if data.missing == "em" else None
-        parts = {"data": _select_columns(finished, data)}
+        parts = {"data": _in_classes(finished, data, _select_columns(finished, data))}
     else:
         data = finished.training_data()
         parts = {name: data.part(name, labels=True) for name in ("train", "val", "test")}
@@ -73,6 +73,22 @@ def _select_columns(finished: FinishedRun, data: RowsDataModule) -> RowSource:
         )
     columns = [known[name] for name in finished.columns]
     return MappedRows(part, lambda batch: take_features(batch, columns), finished.columns)
+
+
+def _in_classes(finished: FinishedRun, data: RowsDataModule, part: RowSource) -> RowSource:
+    """Other data with the codes of their labels as in the run, and further ones for new classes."""
+    known = finished.module.data.get("classes")
+    if data.classes is None or not known or list(data.classes) == known:
+        return part
+    new = [name for name in data.classes if name not in known]
+    codes = {name: code for code, name in enumerate([*known, *new])}
+    # The last one is for rows without a label.
+    table = torch.tensor([*(codes[name] for name in data.classes), -1])
+
+    def change(batch: Batch) -> Batch:
+        return batch if batch.labels is None else batch._replace(labels=table[batch.labels.long()])
+
+    return MappedRows(part, change)
 
 
 def _lines(report: dict[str, dict[str, Any]]) -> list[str]:
@@ -106,6 +122,8 @@ def _lines(report: dict[str, dict[str, Any]]) -> list[str]:
             text.append(f"  coverage         {covered} ({meaning})")
         if "noise_weight" in numbers:
             text.append(f"  noise            weight {numbers['noise_weight']:.4f}")
+        if "accuracy" in numbers:
+            text.append(f"  accuracy         {numbers['accuracy']:.1%} of the labelled rows")
         if "adjusted_rand_score" in numbers:
             text.append(
                 f"  agreement        adjusted Rand {numbers['adjusted_rand_score']:.4f}, "

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gmm_lightning.criteria import aic, bic, icl
 from gmm_lightning.em import degenerate_components
+from gmm_lightning.evidence import labels_of
 from gmm_lightning.metrics import label_agreement
 from gmm_lightning.rows import Batch, RowSource, errors_of
 from gmm_lightning.statistics import WeightedMoments
@@ -83,6 +84,8 @@ def evaluate_rows(
     k = layer.num_components
     # Noise is a cluster of its own.
     pairs = torch.zeros(0, k + (layer.noise is not None), dtype=torch.float64)
+    evidence = labels_of(layer.evidence)
+    of_classes = pairs.new_zeros(0, 0 if evidence is None else evidence.num_classes)
     step, row = max(1, -(-rows.num_rows // _MAX_KEPT)), 0
     # Filled in place: many small pieces between the blocks would fragment the memory.
     values, weights = torch.empty(2, -(-rows.num_rows // step), dtype=torch.float64)
@@ -116,7 +119,11 @@ def evaluate_rows(
             mass = torch.ones_like(log_prob) if weight is None else weight
             counts += mass @ log_resp[:, :k].exp().double().cpu()
         if batch.labels is not None:
-            pairs = _add_pairs(pairs, batch.labels.cpu(), log_joint.argmax(-1).cpu(), weight)
+            named = batch.labels.cpu()
+            pairs = _add_pairs(pairs, named, log_joint.argmax(-1).cpu(), weight)
+            if evidence is not None:
+                found = evidence.class_probabilities(log_joint).argmax(-1).cpu()
+                of_classes = _add_pairs(of_classes, named, found, weight)
         row += batch.num_rows
     assert moments is not None
     n, p, mean = float(moments.weight), layer.num_free_parameters, float(moments.mean[0])
@@ -136,6 +143,7 @@ def evaluate_rows(
         **({} if layer.noise is None else {"noise_weight": float(layer.noise.weight)}),
         "num_free_parameters": p,
         **({name: float(label_agreement(pairs, name)) for name in _SCORES} if len(pairs) else {}),
+        **({"accuracy": _share_right(of_classes)} if len(of_classes) else {}),
     }
     if fitted:
         found = degenerate_components(layer, counts, n / num_positive)
@@ -152,10 +160,24 @@ def _missing_numbers(num_rows: int, num_entries: int) -> dict[str, int]:
 
 
 def _add_pairs(pairs: Tensor, labels: Tensor, components: Tensor, weight: Tensor | None) -> Tensor:
-    """Weights of the pairs `(C, K)` of label and component, with more rows for new labels."""
+    """Weights of the pairs `(C, K)` of label and component, with more rows for new labels.
+
+    Rows without a label count in none.
+    """
+    known = labels >= 0
+    if not bool(known.all()):
+        weight = None if weight is None else weight[known]
+        labels, components = labels[known], components[known]
+    if not len(labels):
+        return pairs
     pairs = torch.nn.functional.pad(pairs, (0, 0, 0, max(int(labels.max()) + 1 - len(pairs), 0)))
     weight = torch.ones_like(labels) if weight is None else weight
     return pairs.index_put((labels.long(), components), weight.to(pairs), accumulate=True)
+
+
+def _share_right(pairs: Tensor) -> float:
+    """Share of the labelled rows, by weight, whose most probable class is their own."""
+    return float(pairs.diagonal().sum() / pairs.sum())
 
 
 @torch.no_grad()

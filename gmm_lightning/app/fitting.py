@@ -93,7 +93,7 @@ def fit(
                 f"{phases[0].resume} is of fit {first + 1} of a run, and this one has "
                 f"{len(phases)}: resume it with the settings that it was started with"
             )
-    trainer = _make_trainer(phases[first], folder)
+    trainer = _make_trainer(phases[first], folder, resumes=checkpoint is not None)
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs < resumed:
         raise InvalidArgumentError(
             f"{phases[0].resume} has done {resumed} passes, and this fit ends after "
@@ -162,13 +162,15 @@ def phases_of(config: DictConfig) -> list[DictConfig]:
     return [settle(phase) for phase in phases]
 
 
-def _make_trainer(config: DictConfig, folder: RunFolder) -> L.Trainer:
+def _make_trainer(config: DictConfig, folder: RunFolder, *, resumes: bool = False) -> L.Trainer:
     """The trainer of one phase, with its callbacks and logger."""
     silent = config.quiet or not config.callbacks.get("progress")
+    # What is read from a checkpoint needs no start, nor the run that it was taken from.
+    left_out = {"progress": silent, "initialize": resumes}
     callbacks = [
         instantiate(callback, _convert_="all")
         for name, callback in config.callbacks.items()
-        if callback and not (silent and name == "progress")
+        if callback and not left_out.get(name, False)
     ]
     logger = _make_logger(config.logger) if config.get("logger") else False
     bar = {"enable_progress_bar": False} if silent else {}

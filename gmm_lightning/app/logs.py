@@ -12,6 +12,7 @@ import lightning as L
 from gmm_lightning._messages import count_rows, format_list
 from gmm_lightning.app.processes import rank_from_environment
 from gmm_lightning.errors import printable
+from gmm_lightning.evidence import labels_of
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.training import GMMModule, RowsDataModule
 
@@ -85,6 +86,12 @@ def degenerate_note(components: list[int]) -> str:
     )
 
 
+def constraints(layer: GMMLayer) -> str:
+    """What is frozen and bounded, for a line on a mixture; empty if nothing is."""
+    named = ", ".join(projection.name for projection in layer.projections.to_list())
+    return f", constraints {named}" if named else ""
+
+
 def describe(data: RowsDataModule, module: GMMModule, trainer: L.Trainer) -> str:
     """One line on what is about to be fitted."""
     layer, weight = module.layer, data.total_weight
@@ -93,6 +100,8 @@ def describe(data: RowsDataModule, module: GMMModule, trainer: L.Trainer) -> str
     others = "".join(f", {part.num_rows} {what}" for part, what in held_out if part is not None)
     priors = ", ".join(prior.name for prior in layer.all_priors) or "none"
     noise = "" if layer.noise is None else f", noise {layer.noise.name}"
+    labels = labels_of(layer.evidence)
+    classes = "" if labels is None else f", {labels.num_classes} classes"
     incomplete, entries = data.num_missing
     lacking = f" ({entries} entries are missing, in {incomplete} rows)" if incomplete else ""
     how = "EM" if module.optimizer is None else "gradient descent"
@@ -100,5 +109,6 @@ def describe(data: RowsDataModule, module: GMMModule, trainer: L.Trainer) -> str
         f"{printable(data.name)}: {count_rows(data.num_train_rows)} to train{weighed}{lacking}"
         f"{others}, {data.num_features} features, "
         f"{layer.num_components} components, covariance {layer.covariance.name}, "
-        f"priors {priors}{noise}, {how} on {trainer.world_size} process(es)"
+        f"priors {priors}{classes}{noise}{constraints(layer)}, {how} on {trainer.world_size} "
+        "process(es)"
     )

@@ -14,7 +14,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gmm_lightning.app.configs import DATA_PATHS, config_dir, written_places
+from gmm_lightning.app.configs import DATA_PATHS, START_PATH, config_dir, written_places
 from gmm_lightning.app.overrides import quoted, unquoted
 from gmm_lightning.app.processes import rank_from_environment, started_from_outside
 from gmm_lightning.app.resume import key_of, resume_overrides
@@ -25,6 +25,7 @@ from gmm_lightning.errors import InvalidArgumentError
 _PATHS = {
     *("run", "input", "output", "picture", "hydra.run.dir", "hydra.sweep.dir"),
     *(f"data.{name}" for name in DATA_PATHS),
+    START_PATH,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gmm_lightning.app.configs import DATA_PATHS, launch_folder, run_paths
+from gmm_lightning.app.configs import DATA_PATHS, START_PATH, launch_folder, run_paths
 from gmm_lightning.app.overrides import quoted
 from gmm_lightning.app.stored import read_yaml
 from gmm_lightning.app.trust import require_no_links, trusted_value
@@ -34,7 +34,8 @@ def resume_overrides(path: Path, overrides: list[str]) -> list[str]:
     if not (isinstance(stored, list) and all(isinstance(word, str) for word in stored)):
         raise CheckpointError(f"{source} does not hold a list of overrides")
     typed = [o for o in overrides if key_of(o) not in ("resume", "hydra.run.dir")]
-    known = {key_of(o) for o in typed} | {"resume", "hydra.run.dir"}
+    # It was read when the run started, and may be gone.
+    known = {key_of(o) for o in typed} | {"resume", "hydra.run.dir", START_PATH}
     kept = [o for o in stored if key_of(o) not in known and not key_of(o).startswith("hydra")]
     values = [trusted_value(override, folder, source) for override in kept]
     kept = [_absolute_path(o, value, folder) for o, value in zip(kept, values, strict=True)]

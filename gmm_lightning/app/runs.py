@@ -43,6 +43,11 @@ class FinishedRun:
         names = ("metrics.json", "density.json", "checkpoints/last.ckpt")
         return [*(self.folder / name for name in names), *stored]
 
+    def class_names(self, num_classes: int) -> list[str]:
+        """The names of the classes of a run that was fitted with labels, or their numbers."""
+        known = self.module.data.get("classes") or []
+        return known if len(known) == num_classes else [str(c) for c in range(num_classes)]
+
     def training_data(self) -> RowsDataModule:
         """The data of the run, from its stored settings, which name a data module of ours.
 

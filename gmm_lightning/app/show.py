@@ -9,9 +9,10 @@ import torch
 from omegaconf import DictConfig
 
 from gmm_lightning._messages import format_list
-from gmm_lightning.app.logs import constant_note, degenerate_note
+from gmm_lightning.app.logs import constant_note, constraints, degenerate_note
 from gmm_lightning.app.runs import FinishedRun, load_run
 from gmm_lightning.errors import InvalidArgumentError, printable
+from gmm_lightning.evidence import labels_of
 
 
 def show(config: DictConfig) -> None:
@@ -44,6 +45,7 @@ def _lines(finished: FinishedRun, columns: list[str]) -> list[str]:
     head = [
         f"{printable(module.data.get('name', 'data'))}: {layer.num_components} components, "
         f"{layer.num_features} features, covariance {layer.covariance.name}, priors {priors}"
+        f"{constraints(layer)}"
     ]
     if metrics:
         head.append(
@@ -60,12 +62,16 @@ def _lines(finished: FinishedRun, columns: list[str]) -> list[str]:
         head.append(degenerate_note(metrics["degenerate_components"]))
     if layer.constant_features:
         head.append(constant_note(layer, finished.columns))
-    rows = [["component", "weight", *map(printable, columns)]]
+    labels = labels_of(layer.evidence)
+    classes = [] if labels is None else finished.class_names(labels.num_classes)
+    titles = ["component", "weight", *(["class"] if classes else [])]
+    rows = [[*titles, *map(printable, columns)]]
     for k in mixture.weights.argsort(descending=True).tolist():
         pairs = zip(means[k].tolist(), spread[k].tolist(), strict=True)
         cells = [_with_spread(mean, deviation) for mean, deviation in pairs]
-        rows.append([str(k), f"{float(mixture.weights[k]):.4f}", *cells])
-    table = _wrapped(rows, fixed=2, width=shutil.get_terminal_size((120, 24)).columns)
+        own = [] if labels is None else [printable(classes[labels.class_of_component[k]])]
+        rows.append([str(k), f"{float(mixture.weights[k]):.4f}", *own, *cells])
+    table = _wrapped(rows, fixed=len(titles), width=shutil.get_terminal_size((120, 24)).columns)
     return [*head, "", *table, "mean ± standard deviation, in the units of the data"]
 
 

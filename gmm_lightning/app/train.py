@@ -15,6 +15,7 @@ from gmm_lightning.app.folder import RunFolder
 from gmm_lightning.app.logs import degenerate_note, prepare_logs
 from gmm_lightning.app.processes import leave_group
 from gmm_lightning.app.report import final_metrics, log_hyperparameters, write_report
+from gmm_lightning.app.supervised import supervise
 from gmm_lightning.app.watch import ProcessWatch
 from gmm_lightning.training import RowsDataModule, is_dry, read_checkpoint
 
@@ -53,6 +54,7 @@ def _train(config: DictConfig, folder: RunFolder, others: ProcessWatch) -> dict[
     checkpoint = None if config.resume is None else read_checkpoint(config.resume)
     data: RowsDataModule = instantiate(config.data, _convert_="all")
     for phase in phases:
+        supervise(phase, data)
         check_size(phase, data)
     try:
         fitted = fit(phases, data, checkpoint, folder)

@@ -105,8 +105,6 @@ class ArrayReader(TableReader):
             labels = None
             if label is not None:
                 labels = self._column(label)[index].tolist()
-                for row, value in enumerate(labels, low):
-                    errors.add_label(label, row, value)
             yield Block(x, labels)
 
     def _require_whole(self) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gmm_lightning.errors import InvalidDataError
 
 # Compared without regard to case.
 _MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "?", "-"})
@@ -43,16 +46,16 @@ def is_mostly_numeric(cells: Iterable[str]) -> bool:
 
 
 def encode_labels(values: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels as codes `0 .. len(classes) - 1`, with the classes in order.
+    """Labels as codes `0 .. len(classes) - 1`, -1 where one is missing, and the classes in order.
 
     Numbers are sorted as such and `1` and `1.0` are one class; anything else is sorted as text.
 
     Example:
-        >>> codes, classes = encode_labels(["10", "9", "10"])
+        >>> codes, classes = encode_labels(["10", "9", "", "10"])
         >>> codes.tolist(), classes
-        ([1, 0, 1], ('9', '10'))
+        ([1, 0, -1, 1], ('9', '10'))
     """
-    words = {value: str(value).strip() for value in set(values)}
+    words = {value: str(value).strip() for value in set(values) if not is_missing_label(value)}
     keys: dict[Any, Any] = {value: _exact_number(word) for value, word in words.items()}
     numeric = None not in keys.values()
     keys = keys if numeric else words
@@ -61,8 +64,21 @@ def encode_labels(values: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, 
         word = words[value].removesuffix(".0") if numeric else words[value]
         names[key] = min(names.get(key, word), word, key=lambda w: (len(w), w))
     code = {key: i for i, key in enumerate(sorted(names))}
-    codes = np.fromiter((code[keys[value]] for value in values), np.int64, len(values))
+    found = {value: code[key] for value, key in keys.items()}
+    codes = np.fromiter((found.get(value, -1) for value in values), np.int64, len(values))
     return codes, tuple(names[key] for key in code)
+
+
+def require_classes(classes: Sequence[str], path: Path, label: str) -> None:
+    """Refuse a column of labels without any label.
+
+    Raises:
+        InvalidDataError: the message names the column.
+    """
+    if not classes:
+        raise InvalidDataError(
+            f"{path}: no row has a label in column {label}; name another column, or none"
+        )
 
 
 def _exact_number(word: str) -> Decimal | None:

@@ -12,12 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_lightning._messages import format_list
-from gmm_lightning.datasets._cells import (
-    DECIMAL_COMMA,
-    is_missing,
-    is_missing_label,
-    parse_number,
-)
+from gmm_lightning.datasets._cells import DECIMAL_COMMA, is_missing, parse_number
 from gmm_lightning.errors import InvalidDataError
 
 
@@ -85,11 +80,6 @@ class DataErrors:
             self._text[column].add([row], cell)
         else:
             self._infinite[column].add([row])
-
-    def add_label(self, column: int, row: int, value: Any) -> None:
-        """Record a label if it is missing."""
-        if is_missing_label(value):
-            self._missing[column].add([row])
 
     def add_block(self, x: NDArray[Any], columns: Sequence[int], first_row: int) -> None:
         """Record the entries of numbers `(n, len(columns))` that are not finite."""

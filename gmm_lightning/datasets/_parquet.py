@@ -97,8 +97,6 @@ class ParquetReader(TableReader):
             labels = None
             if label is not None:
                 labels = batch.column(self.names[label]).to_pylist()
-                for i, value in enumerate(labels, row):
-                    errors.add_label(label, i, value)
             row += len(x)
             yield Block(x, labels)
 

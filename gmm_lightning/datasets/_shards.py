@@ -57,6 +57,13 @@ class Shard:
     num_rows: int
     allow_missing: bool = False
 
+    @property
+    def label(self) -> tuple[Path, str]:
+        """The path, and the name of the column of labels."""
+        reader, label = self.reopen(), self.positions.label
+        assert label is not None
+        return reader.path, reader.all_names[label]
+
     def blocks(self, start: int, batch_rows: int, *, labelled: bool) -> Iterator[Block]:
         """Rows from `start` on, the weight as a further column."""
         reader, row = self.reopen(), start

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gmm_lightning.datasets._cells import is_missing_label, parse_number
+from gmm_lightning.datasets._cells import parse_number
 from gmm_lightning.datasets._index import Index, Place, build_index
 from gmm_lightning.datasets._layout import (
     Record,
@@ -100,8 +100,6 @@ class TextReader(TableReader):
         labels = None
         if label is not None:
             labels = [text.split(separator)[label].strip() for text in lines]
-            if any(map(is_missing_label, set(labels))):
-                return None
         try:
             x = np.loadtxt(
                 lines, delimiter=separator, comments=None, usecols=columns, ndmin=2, dtype=float
@@ -129,7 +127,6 @@ class TextReader(TableReader):
                     value = math.nan
                 values.append(value)
             if label is not None:
-                errors.add_label(label, line, cells[label])
                 labels.append(cells[label])
         x = np.array(values, dtype=np.float64).reshape(-1, len(columns))
         return Block(x, None if label is None else labels)

@@ -17,7 +17,7 @@ from torch import Tensor
 from gmm_lightning._messages import format_list
 from gmm_lightning._validation import require_bool
 from gmm_lightning.datasets._arrays import ArrayReader
-from gmm_lightning.datasets._cells import encode_labels
+from gmm_lightning.datasets._cells import encode_labels, require_classes
 from gmm_lightning.datasets._open import Columns, open_reader, open_table
 from gmm_lightning.datasets._prefetch import prefetch
 from gmm_lightning.datasets._reader import Block, TableReader
@@ -64,18 +64,36 @@ class FileRows(RowSource):
             raise InvalidDataError(f"{self.name}: all weights are 0, so no row of it counts")
         return total
 
-    def with_labels(self) -> FileRows:
-        """The same rows with their labels, where they have any: codes as :func:`read_table`'s."""
+    def with_labels(self, classes: Sequence[str] | None = None) -> FileRows:
+        """The same rows with their labels, where they have any: codes as :func:`read_table`'s.
+
+        Args:
+            classes: names of the classes in the order of their codes; others have the code -1.
+                None: those of these rows.
+        """
         twin = copy.copy(self)
-        twin.codes = self._label_codes if self.labelled else None
+        if self.labelled:
+            codes, names = self._label_codes
+            if classes is not None and classes != names:
+                places = {name: place for place, name in enumerate(classes)}
+                at = [*(places.get(name, -1) for name in names), -1]
+                codes = {label: at[code] for label, code in codes.items()}
+            twin.codes = codes
         return twin
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The name of each class, by one pass over the rows; None without labels."""
+        return self._label_codes[1] if self.labelled else None
+
     @cached_property
-    def _label_codes(self) -> dict[Any, int]:
-        """The code of each label, by one pass over the rows."""
+    def _label_codes(self) -> tuple[dict[Any, int], tuple[str, ...]]:
+        """The code of each label and the name of each code, by one pass over the rows."""
         blocks = (shard.blocks(0, BLOCK_ROWS, labelled=True) for shard in self._shards)
         labels = list({label for block in chain(*blocks) for label in block.labels or ()})
-        return dict(zip(labels, encode_labels(labels)[0].tolist(), strict=True))
+        codes, classes = encode_labels(labels)
+        require_classes(classes, *self._shards[0].label)
+        return dict(zip(labels, codes.tolist(), strict=True)), classes
 
     def __iter__(self) -> Iterator[Batch]:
         return self.read()
@@ -122,7 +140,9 @@ class FileRows(RowSource):
         if self.weighted:
             x, weight = np.ascontiguousarray(x[:, :-1]), as_tensor(x[:, -1].copy())
         if self.codes is not None and block.labels is not None:
-            labels = torch.tensor([self.codes[label] for label in block.labels], dtype=torch.long)
+            # NaN, which stands for no label, is equal to nothing.
+            codes = [self.codes.get(label, -1) for label in block.labels]
+            labels = torch.tensor(codes, dtype=torch.long)
         return Batch(as_tensor(x), weight, labels)
 
 

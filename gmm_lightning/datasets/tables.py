@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gmm_lightning._messages import count_rows, format_list
 from gmm_lightning._validation import require_bool, require_integer
-from gmm_lightning.datasets._cells import encode_labels
+from gmm_lightning.datasets._cells import encode_labels, require_classes
 from gmm_lightning.datasets._open import Columns, match_columns, open_reader, open_table
 from gmm_lightning.datasets._reader import Block, Selection, TableReader
 from gmm_lightning.errors import InvalidDataError, printable
@@ -33,7 +33,8 @@ class Table:
     Args:
         x: the numbers `(N, D)`, float64.
         columns: one name per column of x; `x0, x1, ...` by position where the file has none.
-        labels: the class of each row, `(N,)` with values `0 .. len(classes) - 1`, or None.
+        labels: the class of each row, `(N,)` with values `0 .. len(classes) - 1`, and -1 where
+            its cell is empty; or None.
         classes: the name of each class, or None.
         name: the file's name without its suffix.
         source: the path.
@@ -76,7 +77,8 @@ def read_table(
             file, negative from its end); None: every column of numbers but label and weight.
             Columns of text, empty columns and a nameless column that only counts the rows are
             then left out, which is logged.
-        label: the column of classes, by name or number; in a .npz file also another array.
+        label: the column of classes, by name or number; in a .npz file also another array. An
+            empty cell, or NA, is an unknown class.
         weight: the column of sample weights, likewise.
         header: of a text file, whether its first line holds names; None: guess.
         separator: of a text file, a character or one of comma, semicolon, tab, pipe, whitespace;
@@ -89,7 +91,7 @@ def read_table(
     Raises:
         InvalidDataError: no such file, one that cannot be read or holds no rows; text, missing or
             infinite values among the numbers (named by row and column), rows of unequal length,
-            names that are not unique.
+            names that are not unique, a column of labels without any.
         InvalidArgumentError: an unknown suffix, column, label, array or separator; a label that
             is also chosen as a column.
 
@@ -119,15 +121,16 @@ def read_table(
     selection.errors.check([*kept, *positions.others])
     if not kept or not blocks:
         raise InvalidDataError(f"{reader.path} holds no numbers")
+    names = dict[int | None, str](enumerate(reader.all_names))
     codes, classes = None, None
     if positions.label is not None:
         codes, classes = encode_labels([label for block in blocks for label in block.labels or ()])
+        require_classes(classes, reader.path, names[positions.label])
     x, at = _stack(blocks), {j: i for i, j in enumerate(features)}
     if columns is None:
         unnamed = {j for j in kept if j in reader.unnamed}
         numbering = {j for j in unnamed if _is_row_index(x[:, at[j]])}
         kept = [j for j in kept if j not in numbering] or kept
-    names = dict[int | None, str](enumerate(reader.all_names))
     table = Table(
         x=x if len(kept) == x.shape[1] else x.take([at[j] for j in kept], axis=1),
         columns=tuple(names[j] for j in kept),
@@ -230,7 +233,8 @@ def read_tables(
     codes, classes = encode_labels([name for table in tables for name in table.classes or ()])
     own = np.split(codes, np.cumsum([len(table.classes or ()) for table in tables])[:-1])
     return [
-        replace(table, labels=code[table.labels], classes=classes)
+        # The last one is for rows without a label.
+        replace(table, labels=np.append(code, -1)[table.labels], classes=classes)
         for table, code in zip(tables, own, strict=True)
     ]
 
@@ -256,8 +260,10 @@ def _is_row_index(column: NDArray[np.float64]) -> bool:
 def _summary(reader: TableReader, table: Table, *, everything: bool) -> str:
     """A line on what was read, with what layout and, with `everything`, what was left out."""
     parts = [f"{count_rows(len(table.x))} of {format_list(table.columns, 20)}"]
-    if table.classes is not None:
-        parts.append(f"label {table.label} of {len(table.classes)} classes")
+    if table.classes is not None and table.labels is not None:
+        without = int((table.labels < 0).sum())
+        none = f", none in {count_rows(without)}" if without else ""
+        parts.append(f"label {table.label} of {len(table.classes)} classes{none}")
     used = {*table.columns, table.label, table.weight_column}
     left = [name for name in reader.names if name not in used]
     if everything and left:

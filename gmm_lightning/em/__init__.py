@@ -8,7 +8,8 @@ Read in this order: `data_scale`, `parameters` and `model` (what EM works on), `
 `updater`, `restarts`, `state`, `responsibility_change` and `loop` (the algorithm), `degenerate`,
 `result`, `assignment`, `marked_rows`, `covariance_target`, `known_rows`, `frozen_start`,
 `row_assignment`, `labelled_start`, `labelled_rows`, `initialization`, `progress`, `fit`. For layers
-one step at a time: `steps`, `stepwise`; for a classifier: `class_rows`, `classifier`.
+one step at a time: `steps`, `stepwise`; for answers about many rows: `row_answers`; for a
+classifier: `class_rows`, `classifier`.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ from gmm_lightning.em.responsibilities import (
     tempered_responsibilities_,
 )
 from gmm_lightning.em.result import EMResult, Trajectory
+from gmm_lightning.em.row_answers import reduce_log_joint
 from gmm_lightning.em.steps import e_step, m_step
 from gmm_lightning.em.stepwise import StepwiseEM
-from gmm_lightning.em.stopping import StoppingRule
+from gmm_lightning.em.stopping import Gain, StoppingRule
 from gmm_lightning.em.stopping import registry as stopping_rules
 from gmm_lightning.em.updater import MonotoneUpdater
 
@@ -62,6 +64,7 @@ __all__ = [
     "DataScale",
     "EMResult",
     "Floor",
+    "Gain",
     "MStepResult",
     "MixtureModel",
     "MixtureParameters",
@@ -86,6 +89,7 @@ __all__ = [
     "m_step",
     "maximize",
     "new_events",
+    "reduce_log_joint",
     "resolve_priors",
     "softmax_responsibilities_",
     "stopping_rules",

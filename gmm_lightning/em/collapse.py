@@ -115,13 +115,18 @@ class Collapsed(NamedTuple):
 
     @classmethod
     def with_weightless(
-        cls, collapsed: Collapsed | None, parameters: MixtureParameters, counts: Tensor
+        cls,
+        collapsed: Collapsed | None,
+        parameters: MixtureParameters,
+        counts: Tensor,
+        held: Tensor,
     ) -> Collapsed | None:
         """The repairs of an M-step, with the components that had no weight before it.
 
-        For a loop of M-steps whose start nobody reported (`training/em.py`).
+        For a loop of M-steps whose start nobody reported (`training/em.py`). Those that are
+        frozen, `held` `(M, K)`, need no weight.
         """
-        emptied = weightless(parameters)
+        emptied = weightless(parameters) & ~held
         if collapsed is not None:
             return collapsed._replace(emptied=collapsed.emptied | emptied)
         if not bool(emptied.any()):

@@ -66,7 +66,7 @@ def _at_floor(model: MixtureModel, parameters: MixtureParameters) -> Tensor:
     scale = DataScale.of(model.distribution(wide).variance, model.local_scale)
     unit, eps = scale.of_form(scatter, dof).unit, torch.finfo(parameters.dtype).eps
     bound = _NEAR * family.variance_floor(scatter, dof, unit, eps)
-    return family.is_below(scatter, dof, bound)
+    return family.is_below(scatter, dof, bound) & ~model.has_frozen("covariances")
 
 
 @torch.no_grad()

@@ -144,13 +144,15 @@ def fit_em(
             f"num_restarts={num_restarts} needs an initializer that draws at random: every start "
             "from given parameters or assignments is the same"
         )
+    evidence = layer.evidence
     if labels is not None:
-        batch = with_labels(layer, x, sample_weight, labels, unlabeled_weight)
+        batch, evidence = with_labels(layer, x, sample_weight, labels, unlabeled_weight)
         x, sample_weight = with_errors(batch, error_covariance), None
         error_covariance = None
     source = layer_source(
         layer, x, sample_weight, missing=missing, error_covariance=error_covariance
     )
+    layer.evidence = evidence
     check_evidence(layer, source)
     known = known_rows(layer, source)
     if initializer is not None or not is_resolved(layer):

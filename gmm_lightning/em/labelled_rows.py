@@ -4,29 +4,37 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmm_lightning._validation import require_number
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.evidence import Evidence, Labels, labels_of
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.rows import Batch, RowSource, as_tensor, as_weights, is_batches
+from gmm_lightning.rows import (
+    Batch,
+    RowSource,
+    as_labels,
+    as_rows,
+    as_tensor,
+    as_weights,
+    is_batches,
+    weigh_unlabelled,
+)
 
 
 def with_labels(
     layer: GMMLayer, x: Any, sample_weight: Any, labels: Any, unlabeled_weight: float = 1.0
-) -> Batch:
-    """A batch of rows in memory with their labels, for the evidence of a layer.
+) -> tuple[Batch, nn.Module]:
+    """A batch of rows in memory with their labels, and the evidence that reads them.
 
-    A layer without labels among its evidence gets `Labels` with as many components for each class,
-    in their order.
+    It is that of the layer; for a layer without evidence it is `Labels` with as many components
+    for each class, in their order.
 
     Args:
-        layer: gets the evidence.
-        x: rows `(N, *B, D)`.
+        layer: the mixture, which is left as it is.
+        x: rows `(*S, *B, D)`.
         sample_weight: of the rows, or None.
-        labels: classes `(N,)`, -1 or NaN where they are not known, or soft ones `(N, C)`.
+        labels: classes `(*S)`, -1 or NaN where they are not known, or soft ones `(*S, C)`.
         unlabeled_weight: factor of the weights of rows without a label.
 
     Raises:
@@ -39,34 +47,23 @@ def with_labels(
             "labels go with rows in memory; batches carry their own: "
             "gmm_lightning.rows.Batch(x, labels=labels)"
         )
-    rows, labels = as_tensor(x), as_tensor(labels, "labels")
-    if labels.dim() not in (1, 2) or labels.shape[:1] != rows.shape[:1]:
-        raise InvalidDataError(
-            f"labels must be of shape ({len(rows)},) or ({len(rows)}, C), as there are rows, got "
-            f"{tuple(labels.shape)}"
-        )
-    weight = as_weights(sample_weight, rows, layer.batch_shape)
-    evidence = labels_of(layer.evidence)
+    factor = require_number("unlabeled_weight", unlabeled_weight, least=0)
+    given = as_tensor(x)
+    rows = as_rows(given, layer.num_features, layer.batch_shape)
+    weight = as_weights(sample_weight, given, layer.batch_shape)
+    own = as_labels(labels, tuple(given.shape[: -1 - len(layer.batch_shape)]))
+    batch, evidence = Batch(rows, weight, own), layer.evidence
     if evidence is None:
-        if layer.evidence is not None:
-            raise InvalidArgumentError(
-                "the layer has other evidence, which reads no labels: make it with evidence="
-                "[..., gmm_lightning.evidence.Labels(class_of_component)]"
-            )
-        evidence = layer.evidence = _equal_shares(labels, layer.num_components)
-    batch = Batch(rows, weight, labels)
-    unlabeled_weight = require_number("unlabeled_weight", unlabeled_weight, least=0)
-    return batch if unlabeled_weight == 1 else weigh_unlabeled(evidence, batch, unlabeled_weight)
-
-
-def weigh_unlabeled(evidence: Labels, batch: Batch, factor: float) -> Batch:
-    """Rows in which those without a label weigh less by a factor."""
-    assert batch.labels is not None
-    share = torch.where(evidence.is_known(batch.labels), 1.0, factor).double()
-    share = share.reshape(-1, *[1] * (batch.x.dim() - 2)).to(batch.x.device)
-    if batch.weight is not None:
-        return batch._replace(weight=batch.weight * share)
-    return batch._replace(weight=share.expand(batch.x.shape[:-1]))
+        evidence = _equal_shares(own, layer.num_components)
+        evidence.check([batch])
+    elif labels_of(evidence) is None:
+        raise InvalidArgumentError(
+            "the layer has other evidence, which reads no labels: make it with evidence="
+            "[..., gmm_lightning.evidence.Labels(class_of_component)]"
+        )
+    batch = weigh_unlabelled(batch, factor)
+    # A table names its columns in messages.
+    return (batch._replace(x=x) if given.dim() == rows.dim() else batch), evidence
 
 
 def check_evidence(layer: GMMLayer, source: RowSource) -> None:

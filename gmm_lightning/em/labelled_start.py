@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import one_hot
 
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning.em.model import MixtureModel
@@ -19,17 +23,24 @@ def sample_classes(
 ) -> Batch:
     """All rows, or a sample of about `limit` of them in which no class is lost.
 
+    All of them in memory, too, if each is known to be of a single component.
     Rows of a class that is drawn more often weigh less.
     """
     if source.num_rows <= limit:
         return source.sample(limit, generator)
     named = torch.cat([_named(labels, batch) for batch in source])
+    settled = labels.num_classes == labels.num_components and bool((named != UNKNOWN).all())
+    if settled and source.in_memory:
+        # Nothing is left to an initializer: the first M-step is the whole fit.
+        return source.sample(source.num_rows, generator)
     groups = range(UNKNOWN, labels.num_classes)
+    device = torch.device("cpu") if generator is None else generator.device
     places, weights = [], []
     for group in groups:
         own = (named == group).nonzero().squeeze(-1)
         most = min(len(own), max(limit // len(groups), limit * len(own) // len(named)))
-        drawn = own[torch.randperm(len(own), generator=generator)[:most]]
+        order = torch.randperm(len(own), generator=generator, device=device).cpu()
+        drawn = own[order[:most]]
         places.append(drawn)
         weights.append(torch.full((most,), len(own) / max(most, 1), dtype=torch.float64))
     index, order = torch.cat(places).sort()
@@ -48,7 +59,9 @@ def assign_classes(
     rows: Batch,
     generator: Generator | None,
 ) -> Tensor:
-    """Responsibilities `(N, M, K)`: within each class by the initializer, else to the nearest mean.
+    """Components `(N, M)` of rows: within each class by the initializer, else by the nearest mean.
+
+    They are responsibilities `(N, M, K)` where the initializer gives such.
 
     Args:
         labels: classes of the components.
@@ -61,8 +74,7 @@ def assign_classes(
         InvalidDataError: a class has fewer rows than components.
     """
     named = _named(labels, rows).to(rows.x.device)
-    shape = (rows.num_rows, len(model.batch_index), labels.num_components)
-    given = torch.zeros(shape, dtype=torch.float64, device=rows.x.device)
+    parts = []
     for c in range(labels.num_classes):
         own = [k for k, of in enumerate(labels.class_of_component) if of == c]
         at = (named == c).nonzero().squeeze(-1)
@@ -71,46 +83,70 @@ def assign_classes(
                 f"{len(at)} row(s) have the label {c}, fewer than the {len(own)} components of "
                 "this class: give it fewer, or label more rows"
             )
-        given[at] = _within_class(model, initializer, rows.at(at), own, given[at], generator)
+        if len(own) > 1:
+            found = assign_rows(model, initializer, rows.at(at), len(own), generator)
+        else:
+            found = at.new_zeros(len(at), len(model.batch_index))
+        parts.append(_Part(at, torch.tensor(own, device=at.device), found))
     unknown = (named == UNKNOWN).nonzero().squeeze(-1)
     if len(unknown):
-        given[unknown] = _nearest(model, rows, given, unknown)
-    return given
+        every = torch.arange(labels.num_components, device=unknown.device)
+        parts.append(_Part(unknown, every, _nearest(model, rows, parts, unknown)))
+    return _join(parts, rows.num_rows, labels.num_components)
 
 
-def _within_class(
-    model: MixtureModel,
-    initializer: Initializer,
-    rows: Batch,
-    components: list[int],
-    given: Tensor,
-    generator: Generator | None,
-) -> Tensor:
-    """Responsibilities `(n, M, K)` of rows of one class, which hold zeros."""
-    if len(components) == 1:
-        given[..., components[0]] = 1.0
+class _Part(NamedTuple):
+    """Rows by number `(n,)`, some components `(m,)`, and which of these the rows are of.
+
+    Either places among the components `(n, M)`, or responsibilities `(n, M, m)`.
+    """
+
+    rows: Tensor
+    components: Tensor
+    found: Tensor
+
+    def responsibilities(self) -> Tensor:
+        """In float64."""
+        if self.found.is_floating_point():
+            return self.found.double()
+        return one_hot(self.found, len(self.components)).double()
+
+
+def _join(parts: Sequence[_Part], num_rows: int, num_components: int) -> Tensor:
+    """Components `(N, M)` of rows, or responsibilities `(N, M, K)` where some parts have them."""
+    first = parts[0].found
+    if not any(part.found.is_floating_point() for part in parts):
+        given = first.new_empty(num_rows, first.shape[1])
+        for rows, components, found in parts:
+            given[rows] = components[found]
         return given
-    found = assign_rows(model, initializer, rows, len(components), generator)
-    if not found.is_floating_point():
-        found = torch.nn.functional.one_hot(found, len(components))
-    given[..., components] = found.to(given)
+    given = first.new_zeros(num_rows, first.shape[1], num_components, dtype=torch.float64)
+    for part in parts:
+        own = given.new_zeros(len(part.rows), *given.shape[1:])
+        own[..., part.components] = part.responsibilities()
+        given[part.rows] = own
     return given
 
 
-def _nearest(model: MixtureModel, rows: Batch, given: Tensor, unknown: Tensor) -> Tensor:
-    """Responsibilities of unlabelled rows: 1 of the nearest mean, in units of each feature."""
+def _nearest(model: MixtureModel, rows: Batch, parts: Sequence[_Part], unknown: Tensor) -> Tensor:
+    """Components `(n, M)` with the nearest mean to unlabelled rows, in units of each feature."""
     assert rows.weight is not None
     x = model.per_mixture(rows.x.double())
-    weight = given * model.per_mixture(rows.weight.to(given)).unsqueeze(-1)
-    total = weight.sum(0).clamp(min=torch.finfo(weight.dtype).tiny)
-    means = torch.einsum("nmk,nmd->mkd", weight, x) / total.unsqueeze(-1)
+    weight = model.per_mixture(rows.weight.to(x))
+    means: dict[int, Tensor] = {}
+    for part in parts:
+        share = part.responsibilities() * weight[part.rows].unsqueeze(-1)
+        total = share.sum(0).clamp(min=torch.finfo(share.dtype).tiny)
+        own = torch.einsum("nmk,nmd->kmd", share, x[part.rows]) / total.T.unsqueeze(-1)
+        means |= dict(zip(part.components.tolist(), own, strict=True))
+    centres = torch.stack([means[k] for k in sorted(means)], 1)
     unit = x.std(0).unsqueeze(1)
     unit = torch.where(unit > 0, unit, 1.0)
     found = []
-    for some in unknown.split(rows_per_chunk(means.numel(), x, in_cache=False)):
-        gap = (x[some].unsqueeze(2) - means) / unit
+    for some in unknown.split(rows_per_chunk(centres.numel(), x, in_cache=False)):
+        gap = (x[some].unsqueeze(2) - centres) / unit
         found.append(gap.square().sum(-1).argmin(-1))
-    return torch.nn.functional.one_hot(torch.cat(found), means.shape[1]).to(given)
+    return torch.cat(found)
 
 
 def _named(labels: Labels, batch: Batch) -> Tensor:

@@ -216,9 +216,9 @@ class MixtureModel:
 
     @property
     def regularizes_covariances(self) -> bool:
-        """Whether `reg_covar` or a prior gives a component of few rows a proper covariance."""
-        priors = any(prior.regularizes_covariances for prior in self.priors)
-        return priors or self.family.reg_covar > 0
+        """Whether `reg_covar`, a prior or a bound gives few rows a proper covariance."""
+        parts = (*self.priors, *self.projections)
+        return any(one.regularizes_covariances for one in parts) or self.family.reg_covar > 0
 
     def has_few_rows(self, counts: Tensor) -> Tensor:
         """Components with fewer than `D + 1` rows, whose covariance nothing else regularises.
@@ -228,7 +228,8 @@ class MixtureModel:
         if self.regularizes_covariances or self.family.tied or counts.shape[-1] == 1:
             return torch.zeros_like(counts, dtype=torch.bool)
         rows = counts if self.mean_weight is None else counts / self.mean_weight.unsqueeze(-1)
-        return rows < (self.local_scale != 0).sum(-1, keepdim=True) + 1
+        few = rows < (self.local_scale != 0).sum(-1, keepdim=True) + 1
+        return few & ~self.has_frozen("covariances")
 
     def with_mean_weight(self, source: RowSource) -> MixtureModel:
         """The model with the mean weight of the rows of a source."""

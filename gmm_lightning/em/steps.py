@@ -21,6 +21,7 @@ from gmm_lightning.em.uncertain_kernel import takes_marginals
 from gmm_lightning.em.uncertain_rows import SplitRows, split_rows
 from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.evidence import Evidence
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import (
     Batch,
@@ -88,6 +89,8 @@ def e_step(
     model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
     plan = make_plan(model, parameters, len(rows), shared=is_shared(rows))
     workspace, batch = Workspace(chunk_size), batch._replace(x=rows, weight=weight)
+    if isinstance(layer.evidence, Evidence):
+        layer.evidence.check_rows(batch)
     if errors_of(batch) is not None:
         check_finite(rows, columns=names, missing=missing)
         check_errors(batch)

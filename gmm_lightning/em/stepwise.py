@@ -103,7 +103,12 @@ class StepwiseEM:
             InvalidDataError: rows that cannot be used, as in `e_step`.
         """
         if labels is not None:
-            x, sample_weight = with_labels(self.layer, x, sample_weight, labels), None
+            if self.layer.evidence is None:
+                raise InvalidArgumentError(
+                    "the classes must be known before the first batch, which may lack some: make "
+                    "the layer with evidence=gmm_lightning.evidence.Labels(class_of_component)"
+                )
+            (x, _), sample_weight = with_labels(self.layer, x, sample_weight, labels), None
         return self.update(e_step(self.layer, x, sample_weight, missing=self.missing))
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
 """Facades with the names, signatures and defaults of other libraries.
 
-`GaussianMixture` here is scikit-learn's; `estimators.gmr` is gmr 2.0. They translate arguments and
-results, and leave the computation to the other packages. What layers take as rows goes in, tables
-too; numpy arrays come out.
+`GaussianMixture` here is scikit-learn's, with a classifier and a regressor by its rules;
+`estimators.gmr` is gmr 2.0. They translate arguments and results, and leave the computation to the
+other packages. What layers take as rows goes in, tables too; numpy arrays come out.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gmm_lightning.estimators.scikit_learn import GaussianMixture
+    from gmm_lightning.estimators.scikit_learn import (
+        GaussianMixture,
+        GaussianMixtureClassifier,
+        GaussianMixtureRegressor,
+    )
 
-__all__ = ["GaussianMixture"]
+__all__ = ["GaussianMixture", "GaussianMixtureClassifier", "GaussianMixtureRegressor"]
 
 
 def __getattr__(name: str) -> Any:

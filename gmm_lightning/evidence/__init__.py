@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from gmm_lightning._plugins import Registry
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.evidence._several import EvidenceSum
 from gmm_lightning.evidence.base import Evidence
 from gmm_lightning.evidence.labels import UNKNOWN, Labels
-from gmm_lightning.evidence.several import EvidenceSum
 
 registry: Registry[Evidence] = Registry(__name__, Evidence, "evidence")
 
-EvidenceSpec = nn.Module | Iterable[nn.Module] | None
+EvidenceSpec = nn.Module | Sequence[nn.Module] | None
 
 
 def bind_evidence(spec: EvidenceSpec, num_components: int) -> nn.Module | None:
@@ -26,12 +27,17 @@ def bind_evidence(spec: EvidenceSpec, num_components: int) -> nn.Module | None:
     """
     if spec is None:
         return None
-    several = [spec] if isinstance(spec, nn.Module) else list(spec)
+    several: list[Any] = list(spec) if isinstance(spec, list | tuple) else [spec]
     if not several or not all(isinstance(one, nn.Module) for one in several):
         raise InvalidArgumentError(
             "evidence must be a module or a list of them, such as gmm_lightning.evidence.Labels"
         )
-    own = [copy.deepcopy(one) for one in several]
+    own = [part for one in copy.deepcopy(several) for part in evidence_parts(one) or [one]]
+    if len(own) > 1 and not all(isinstance(one, Evidence) for one in own):
+        raise InvalidArgumentError(
+            "several kinds of evidence must be of gmm_lightning.evidence.Evidence; add up modules "
+            "of your own in one"
+        )
     for one in own:
         if isinstance(one, Evidence) and one.num_components != num_components:
             raise InvalidArgumentError(
@@ -41,10 +47,16 @@ def bind_evidence(spec: EvidenceSpec, num_components: int) -> nn.Module | None:
     return own[0] if len(own) == 1 else EvidenceSum(own)
 
 
+def evidence_parts(evidence: nn.Module | None) -> list[Evidence]:
+    """The kinds of evidence that a layer has, without modules of a user's own."""
+    if isinstance(evidence, EvidenceSum):
+        return evidence.parts
+    return [evidence] if isinstance(evidence, Evidence) else []
+
+
 def labels_of(evidence: nn.Module | None) -> Labels | None:
     """The labels among the evidence of a layer, or None."""
-    parts = evidence.parts if isinstance(evidence, EvidenceSum) else [evidence]
-    return next((part for part in parts if isinstance(part, Labels)), None)
+    return next((one for one in evidence_parts(evidence) if isinstance(one, Labels)), None)
 
 
 __all__ = [
@@ -54,6 +66,7 @@ __all__ = [
     "EvidenceSum",
     "Labels",
     "bind_evidence",
+    "evidence_parts",
     "labels_of",
     "registry",
 ]

@@ -48,6 +48,24 @@ class Evidence(nn.Module, ABC):
             InvalidDataError: the message says which rows.
         """
 
+    def check_rows(self, batch: Batch, first_row: int = 0) -> None:
+        """Refuse evidence of single rows that cannot be read.
+
+        Args:
+            batch: the rows.
+            first_row: number of the first one, for the message.
+
+        Raises:
+            InvalidDataError: the message says which rows.
+        """
+
+    def reorder(self, order: Tensor) -> None:
+        """Follow the components to other places, in place.
+
+        Args:
+            order: `(*B, K)`, where the component at each place was.
+        """
+
     def for_evaluation(self, batch: Batch) -> Batch:
         """The rows with the evidence that also counts where nothing is learnt: all of it."""
         return batch

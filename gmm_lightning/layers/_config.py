@@ -18,7 +18,7 @@ from gmm_lightning._validation import require_integer
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.covariances import registry as covariance_registry
 from gmm_lightning.errors import CheckpointError, InvalidArgumentError
-from gmm_lightning.evidence import Evidence
+from gmm_lightning.evidence import Evidence, evidence_parts
 from gmm_lightning.evidence import registry as evidence_registry
 from gmm_lightning.noise import Noise
 from gmm_lightning.noise import registry as noise_registry
@@ -33,12 +33,8 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 # Lists of plugins that a module may have. What freezes and bounds it is among its projections.
 _LISTS = {"priors": prior_registry, "projections": projection_registry}
-# Plugins of which it has one or none, of their own classes; evidence may also be a user's.
-_SINGLE: dict[str, tuple[type[Evidence | Noise], Registry[Any]]] = {
-    "noise": (Noise, noise_registry),
-    "evidence": (Evidence, evidence_registry),
-}
-_OTHERS = {"covariance", *_LISTS, *_SINGLE, "freeze", "bounds", "device", "dtype"}
+_REGISTRIES: dict[str, Registry[Any]] = {**_LISTS, "evidence": evidence_registry}
+_OTHERS = {"covariance", *_LISTS, "evidence", "noise", "freeze", "bounds", "device", "dtype"}
 
 T = TypeVar("T")
 
@@ -61,13 +57,18 @@ def module_to_config(module: Any) -> dict[str, Any]:
     config = {
         **plain_arguments(module),
         "covariance": _plugin_to_config(module.covariance),
-        **{name: _list_to_config(getattr(module, name)) for name in _lists_of(type(module))},
+        **{
+            name: _list_to_config(getattr(module, name)) for name in _LISTS if hasattr(module, name)
+        },
         "dtype": str(dtype).removeprefix("torch."),
     }
-    for name, (kind, _) in _SINGLE.items():
-        plugin = getattr(module, name, None)
-        if isinstance(plugin, kind):
-            config[name] = _plugin_to_config(plugin)
+    # A head has none of the following, and evidence of a user's own is left to its code.
+    noise = getattr(module, "noise", None)
+    if noise is not None:
+        config["noise"] = _plugin_to_config(noise)
+    evidence = evidence_parts(getattr(module, "evidence", None))
+    if evidence:
+        config["evidence"] = [_plugin_to_config(part) for part in evidence]
     return config
 
 
@@ -88,11 +89,12 @@ def module_from_config(cls: Callable[..., T], config: Any, max_bytes: float | No
                 f"it is of a module of at least {least} bytes, and describes more than the "
                 f"{max_bytes:.0f} bytes that the file holds"
             )
-        for name in _lists_of(cls):
+        for name in arguments.keys() & _LISTS:
             arguments[name] = _list_from_config(name, arguments[name])
-        for name, (_, registry) in _SINGLE.items():
-            if arguments.get(name) is not None:
-                arguments[name] = _plugin_from_config(arguments[name], registry)
+        if arguments.get("noise") is not None:
+            arguments["noise"] = _plugin_from_config(arguments["noise"], noise_registry)
+        if arguments.get("evidence") is not None:
+            arguments["evidence"] = list(_list_from_config("evidence", arguments["evidence"]))
         # A configuration that names a device is refused, as an argument given twice.
         arguments |= {"covariance": family, "dtype": _DTYPES[arguments["dtype"]]}
         return cls(**arguments, device=None)
@@ -126,11 +128,6 @@ def _least_bytes(arguments: dict[str, Any], family: Covariance) -> int:
     return 4 * least
 
 
-def _lists_of(cls: Callable[..., Any]) -> list[str]:
-    """The lists of plugins that a class takes."""
-    return [name for name in _LISTS if name in signature(cls).parameters]
-
-
 def _list_to_config(plugins: nn.Module) -> list[dict[str, Any]]:
     """Those of a layer's plugins that a registry can make again."""
     return [
@@ -145,7 +142,7 @@ def _list_from_config(name: str, configs: Any) -> Iterator[Any]:
     """Plugins one by one: a second one that is refused is so before the others are made."""
     if not isinstance(configs, list):
         raise InvalidArgumentError(f"expected a list of {name}")
-    return (_plugin_from_config(config, _LISTS[name]) for config in configs)
+    return (_plugin_from_config(config, _REGISTRIES[name]) for config in configs)
 
 
 def _plugin_to_config(plugin: Covariance | Evidence | Noise | Prior | Projection) -> dict[str, Any]:

@@ -57,6 +57,19 @@ class ConstrainedMixin(MixtureModule):
         self._hold(("weights", "means", "covariances"))
 
     @torch.no_grad()
+    def take_parameters(self, other: ConstrainedMixin) -> None:
+        """Copy the parameters of a layer of the same sizes and family, bit for bit.
+
+        So is its noise, if both have some. What is frozen has these values from now on; the rest
+        is brought within its bounds.
+        """
+        for name in _Tensors._fields:
+            self.get_parameter(name).copy_(other.get_parameter(name))
+        if self.noise is not None and other.noise is not None:
+            self.noise.load_state_dict(other.noise.state_dict())
+        self._hold(("weights", "means", "covariances"))
+
+    @torch.no_grad()
     def constrain_(self) -> None:
         """Bring the parameters to the nearest ones under the constraints, in place.
 

@@ -10,6 +10,7 @@ from torch import Size, Tensor, nn
 from gmm_lightning._validation import require_bool, require_choice
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.evidence import Evidence
 from gmm_lightning.layers._constrained import ConstrainedMixin
 from gmm_lightning.layers.parameters import require_order
 from gmm_lightning.linalg import take_components
@@ -51,7 +52,7 @@ class OrderedMixin(ConstrainedMixin):
 
     @torch.no_grad()
     def reorder_components(self, index: Any) -> Tensor:
-        """Reorder parameters, priors and projections in place; the density stays the same.
+        """Reorder parameters, priors, projections and evidence; the density stays the same.
 
         It is done after a fit: an optimizer's or a callback's memory of each component is not
         reordered.
@@ -63,14 +64,16 @@ class OrderedMixin(ConstrainedMixin):
             The index, `(*B, K)`.
 
         Raises:
-            InvalidArgumentError: not each component once, or a layer with evidence, which refers
-                to components by number.
+            InvalidArgumentError: not each component once, or a layer with evidence of one's own,
+                which refers to components by number.
         """
         order = require_order(index, self.num_components, self.batch_shape).to(self.means.device)
-        if self.evidence is not None:
+        if not isinstance(self.evidence, Evidence | None):
             raise InvalidArgumentError(
                 "the evidence of a layer refers to its components by number: reorder it without it"
             )
+        if self.evidence is not None:
+            self.evidence.reorder(order)
         for projection in self.projections.to_list():
             projection.reorder(order)
         parameters = [self.mixture_logits, self.means]

@@ -181,8 +181,17 @@ class MixtureModule(nn.Module):
         return self._reduce_joint(rows, labels.class_probabilities, missing)
 
     def predict_class(self, x: Any, missing: str | None = None) -> Tensor:
-        """The most probable class of each row, `(*S, *B)`; see `class_probabilities`."""
-        return self.class_probabilities(x, missing).argmax(-1)
+        """The most probable class of each row, `(*S, *B)`, or -1 where that is the noise.
+
+        Arguments are as for `class_probabilities`.
+
+        Raises:
+            InvalidArgumentError: a layer without labels.
+            InvalidDataError: a row has none, as in `predict`.
+        """
+        shares = self.class_probabilities(x, missing)
+        index = require_found(most_probable(shares))
+        return torch.where(shares.amax(-1) < 1 - shares.sum(-1), -1, index)
 
     def noise_probability(self, x: Any, missing: str | None = None) -> Tensor:
         """Probability that a row is noise, `(*S, *B)`; `missing` as in `log_prob`.

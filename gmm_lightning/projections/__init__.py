@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from gmm_lightning._messages import describe
 from gmm_lightning._plugins import Registry
 from gmm_lightning._validation import require_choice
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.hyperparameters import MixtureShape
+from gmm_lightning.projections._interval import IntervalProjection
 from gmm_lightning.projections.base import MixtureTensors, P, Projection
 from gmm_lightning.projections.eigenvalue_ratio import EigenvalueRatio
 from gmm_lightning.projections.equal_weights import EqualWeights
@@ -157,17 +158,20 @@ def _as_bounds(bounds: Mapping[str, Any] | None) -> list[Projection]:
         require_choice("bound", name, sorted(known))
         if given is None:
             continue
-        pair = isinstance(given, Iterable) and not isinstance(given, str)
-        arguments = list(given) if pair else [given]
-        if pair and len(arguments) != 2:
-            raise InvalidArgumentError(
-                f"expected a lower and an upper bound for {name}, got {describe(given)}"
-            )
-        try:
-            chosen.append(known[name](*arguments))
-        except TypeError as error:
-            raise InvalidArgumentError(f"the bound {name} takes other values: {error}") from error
+        chosen.append(_as_bound(known[name], name, given))
     return chosen
+
+
+def _as_bound(cls: Any, name: str, given: Any) -> Projection:
+    """A projection of one kind from a pair of bounds, or from a number."""
+    if not issubclass(cls, IntervalProjection):
+        return cls(given)
+    is_pair = isinstance(given, Sequence | Tensor) and not isinstance(given, str)
+    if not is_pair or len(given) != 2:
+        raise InvalidArgumentError(
+            f"expected a lower and an upper bound for {name}, got {describe(given)}"
+        )
+    return cls(*given)
 
 
 def _require_beside(one: Projection, other: Projection) -> None:

@@ -69,6 +69,11 @@ class Projection(HyperparameterModule, ABC):
     couples_batch: ClassVar[bool] = False
     bound: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def regularizes_covariances(self) -> bool:
+        """Whether a component of few rows has a proper covariance."""
+        return False
+
     def supports(self, covariance: Covariance) -> bool:
         """Whether the projection is defined for a family; every one by default."""
         return True
@@ -110,6 +115,24 @@ class Projection(HyperparameterModule, ABC):
             raise InvalidArgumentError(
                 f"the {self.noun} {self.name!r} has no value yet for {', '.join(missing)}"
             )
+
+
+def require_one_order(index: Tensor) -> Tensor:
+    """The order `(K,)` of the components that is the same in all mixtures of a batch.
+
+    Args:
+        index: `(*B, K)`.
+
+    Raises:
+        InvalidArgumentError: mixtures have different ones.
+    """
+    order = index.reshape(-1, index.shape[-1])
+    if bool((order != order[0]).any()):
+        raise InvalidArgumentError(
+            "what is frozen or tied has the same numbers in every mixture of a batch: give one "
+            "order for all of them"
+        )
+    return order[0]
 
 
 def move_means(moments: Moments, means: Tensor, covariance: Covariance) -> Moments:

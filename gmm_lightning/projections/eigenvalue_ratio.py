@@ -52,6 +52,10 @@ class EigenvalueRatio(Projection):
         super().__init__()
         self.ratio = require_number("ratio", ratio, least=1)
 
+    @property
+    def regularizes_covariances(self) -> bool:
+        return True
+
     def _clamp(self, dof: Tensor, values: Tensor, num_axes: int, tolerance: float) -> Tensor:
         change = partial(_within_ratio, self.ratio, dof)
         return map_eigenvalues(values, num_axes, change, tolerance)

@@ -16,7 +16,14 @@ from gmm_lightning.distributions import MixtureDensity
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.hyperparameters import MixtureShape
 from gmm_lightning.linalg import unsqueeze_like
-from gmm_lightning.projections.base import MixtureTensors, P, Projection, move_means, scatter_of
+from gmm_lightning.projections.base import (
+    MixtureTensors,
+    P,
+    Projection,
+    move_means,
+    require_one_order,
+    scatter_of,
+)
 from gmm_lightning.statistics import Moments
 
 # Which parts a name freezes, and the parameter that holds each part.
@@ -138,7 +145,8 @@ class Frozen(Projection):
         if missing:
             raise InvalidArgumentError(
                 f"the frozen {' and '.join(missing)} have no value yet: give them to "
-                f"set_parameters, or call layer.freeze once the layer has them"
+                "set_parameters, call layer.freeze once the layer has them, or start from a "
+                "finished run (init=run)"
             )
 
     @torch.no_grad()
@@ -218,15 +226,9 @@ class Frozen(Projection):
         Raises:
             InvalidArgumentError: some are frozen, and mixtures of a batch get different orders.
         """
-        order = index.reshape(-1, index.shape[-1])
         partial = {part: which for part, which in self._which.items() if isinstance(which, list)}
-        if partial and bool((order != order[0]).any()):
-            raise InvalidArgumentError(
-                "the components that are frozen have the same numbers in every mixture of a "
-                "batch: give one order for all of them"
-            )
+        place = require_one_order(index).argsort().tolist() if partial else []
         super().reorder(index)
-        place = order[0].argsort().tolist()
         for part, which in partial.items():
             self._which[part] = sorted(place[number] for number in which)
 

@@ -12,7 +12,8 @@ from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureDensity
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.hyperparameters import Hyperparameter, MixtureShape
-from gmm_lightning.projections.base import P, Projection, move_means
+from gmm_lightning.linalg import take_components
+from gmm_lightning.projections.base import P, Projection, move_means, require_one_order
 from gmm_lightning.statistics import Moments
 
 
@@ -27,7 +28,8 @@ class LinearMeans(Projection):
 
     Args:
         matrix: A, `(K, P)`: mean k is `sum_p A_kp b_p`, with b `(P, D)`; or `(K, D, P)`: mean k is
-            `A_k b`, with b `(P,)`. Its columns are independent.
+            `A_k b`, with b `(P,)`. Its columns are independent. None: means on one line, at equal
+            distances, `[1, k]`.
 
     Raises:
         InvalidArgumentError: another shape, entries that are not finite, or dependent columns.
@@ -37,9 +39,12 @@ class LinearMeans(Projection):
         Biometrika 80.
 
     Example:
-        Means on a line, at equal distances:
+        A lattice of two by two means:
 
-        >>> layer = GMMLayer(2, 3, projections=LinearMeans([[1, 0], [1, 1], [1, 2]]))
+        >>> lattice = LinearMeans([[1, 0, 0], [1, 1, 0], [1, 0, 1], [1, 1, 1]])
+        >>> GMMLayer(2, 4, projections=lattice).num_free_parameters  # of 23
+        21
+        >>> layer = GMMLayer(2, 3, projections="linear_means")
         >>> layer.num_free_parameters  # of 17
         15
     """
@@ -62,9 +67,9 @@ class LinearMeans(Projection):
     def bind(self, shape: MixtureShape) -> None:
         given, (k, d) = self._given["matrix"], shape.means[-2:]
         if given is None:
-            raise InvalidArgumentError(
-                f"linear_means needs a matrix of shape ({k}, P) or ({k}, {d}, P)"
-            )
+            line = torch.stack([torch.ones(k), torch.arange(k)], -1)[:, : min(k, 2)]
+            given = line.double()
+            self._given = type(self._given)(matrix=given)
         if given.shape[0] != k or (given.dim() == 3 and given.shape[1] != d):
             raise InvalidArgumentError(
                 f"the matrix of linear_means must be of shape ({k}, P) or ({k}, {d}, P) for "
@@ -118,6 +123,12 @@ class LinearMeans(Projection):
         slack = 8 * torch.finfo(means.dtype).eps * size
         same = ((tied - means).abs() <= slack).all(-1, keepdim=True).all(-2, keepdim=True)
         return parameters._replace(means=torch.where(same, means, tied.to(means)))
+
+    def reorder(self, index: Tensor) -> None:
+        order, given = require_one_order(index), self._given["matrix"]
+        assert given is not None
+        self._given = type(self._given)(matrix=given[order.to(given.device)])
+        self.matrix.copy_(take_components(self.matrix, index))
 
     def num_fixed_parameters(
         self, num_components: int, num_features: int, covariance: Covariance

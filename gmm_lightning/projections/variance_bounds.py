@@ -60,6 +60,10 @@ class VarianceBounds(IntervalProjection):
     is_separable: ClassVar[bool] = True
     limits: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
+    @property
+    def regularizes_covariances(self) -> bool:
+        return bool((self.lower > 0).all())
+
     def bind(self, shape: MixtureShape) -> None:
         d = shape.num_features
         self._register_bounds((*shape.groups, d))

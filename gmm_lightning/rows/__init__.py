@@ -14,6 +14,11 @@ from gmm_lightning.rows.conversion import (
     finite_rows,
 )
 from gmm_lightning.rows.derived import CompleteRows, MappedRows, complete, rebatch
+from gmm_lightning.rows.labels import (
+    as_labels,
+    is_labelled,
+    weigh_unlabelled,
+)
 from gmm_lightning.rows.source import BLOCK_ROWS, ArrayRows, RowSource, is_shared
 from gmm_lightning.rows.uncertain import (
     ERROR_COVARIANCE,
@@ -40,6 +45,7 @@ __all__ = [
     "RowSource",
     "as_batch",
     "as_dense",
+    "as_labels",
     "as_rows",
     "as_source",
     "as_tensor",
@@ -51,6 +57,7 @@ __all__ = [
     "errors_of",
     "finite_rows",
     "is_batches",
+    "is_labelled",
     "is_shared",
     "keep_weights",
     "masked_errors",
@@ -61,6 +68,7 @@ __all__ = [
     "row_weights",
     "take_features",
     "uncertain_rows",
+    "weigh_unlabelled",
     "weighted_mean",
     "with_errors",
 ]

@@ -33,6 +33,7 @@ class MappedRows(_DerivedRows):
         source: the rows.
         change: a batch of as many rows, from a batch.
         columns: names of the features, if there are others than before.
+        weighted: whether the change gives the rows other weights.
 
     Example:
         >>> from gmm_lightning.rows import ArrayRows
@@ -47,16 +48,19 @@ class MappedRows(_DerivedRows):
         source: RowSource,
         change: Callable[[Batch], Batch],
         columns: Sequence[str] | None = None,
+        *,
+        weighted: bool = False,
     ) -> None:
         super().__init__(source)
-        self._change = change
+        self._change, self._weighs = change, weighted
+        self.weighted = weighted or source.weighted
         if columns is not None:
             self.columns, self.num_features = tuple(columns), len(columns)
 
     @property
     def total_weight(self) -> float:
         """Sum of the weights; N without weights."""
-        return self._source.total_weight
+        return super().total_weight if self._weighs else self._source.total_weight
 
     def read(
         self, start: int = 0, stop: int | None = None, size: int = BLOCK_ROWS

@@ -25,6 +25,7 @@ from gmm_lightning.training.module import GMMModule
 from gmm_lightning.training.pictures import draw_mixture
 from gmm_lightning.training.progress import EpochProgress
 from gmm_lightning.training.stepwise import StepwiseEMCallback
+from gmm_lightning.training.stored_start import StoredStart
 from gmm_lightning.training.stream import StreamDataModule
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "RowLoader",
     "RowsDataModule",
     "StepwiseEMCallback",
+    "StoredStart",
     "StreamDataModule",
     "check_progress",
     "collect_latents",

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._messages import format_too_large
-from gmm_lightning._validation import require_choice, require_integer
-from gmm_lightning.errors import InvalidDataError, printable
+from gmm_lightning._validation import require_choice, require_integer, require_number
+from gmm_lightning.errors import InvalidArgumentError, InvalidDataError, printable
 from gmm_lightning.linalg import all_finite
 from gmm_lightning.rows import RowSource
 from gmm_lightning.statistics import WeightedMoments
@@ -181,6 +181,21 @@ class RowsDataModule(L.LightningDataModule):
             epoch=(lambda: trainer.current_epoch if trainer else 0) if shuffle else None,
             seed=self.seed,
         )
+
+
+def require_unlabeled_weight(value: Any, *, labelled: bool) -> float:
+    """The factor of the weights of rows without a label, checked; 1 where there are no labels.
+
+    Raises:
+        InvalidArgumentError: a negative or infinite number, or one for data without labels.
+    """
+    factor = require_number("unlabeled_weight", value, least=0)
+    if factor != 1 and not labelled:
+        raise InvalidArgumentError(
+            f"unlabeled_weight={factor:g} is for data of which some rows have labels: give labels, "
+            "or the column of them"
+        )
+    return factor
 
 
 def _no_part(part: str, words: str) -> InvalidDataError:

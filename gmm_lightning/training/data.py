@@ -14,6 +14,7 @@ from gmm_lightning.rows import (
     ArrayRows,
     Batch,
     ObservedFeatures,
+    as_labels,
     as_tensor,
     as_weights,
     check_errors,
@@ -21,9 +22,10 @@ from gmm_lightning.rows import (
     column_names,
     complete,
     errors_of,
+    weigh_unlabelled,
     with_errors,
 )
-from gmm_lightning.training.base import RowsDataModule, missing_word
+from gmm_lightning.training.base import RowsDataModule, missing_word, require_unlabeled_weight
 from gmm_lightning.training.error_columns import ErrorColumns, ErrorSpec
 from gmm_lightning.training.split import split_rows
 
@@ -42,7 +44,9 @@ class ArrayDataModule(RowsDataModule):
         missing: of entries that are NaN, masked or null: `refuse`, `drop` leaves their rows out,
             `em` uses the entries that are there, in fits and in likelihoods. A row without any
             counts in the weights alone.
-        labels: `(N,)`, or soft ones `(N, C)`: for the evidence of a layer, and to judge a fit.
+        labels: `(N,)`, -1 where they are not known, or soft ones `(N, C)`: for the evidence of a
+            layer, and to judge a fit.
+        unlabeled_weight: factor of the weights of training rows without a label.
         val_fraction: share of the rows set aside for validation, drawn by `seed`.
         test_fraction: share of the rows set aside for a test.
         batch_size: rows at a time; shuffled, the rows of one step over all processes.
@@ -74,6 +78,7 @@ class ArrayDataModule(RowsDataModule):
         error_covariance: Any = None,
         missing: str | None = "refuse",
         labels: Any = None,
+        unlabeled_weight: float = 1.0,
         val_fraction: float = 0.0,
         test_fraction: float = 0.0,
         batch_size: int = 65_536,
@@ -91,6 +96,8 @@ class ArrayDataModule(RowsDataModule):
         whole = self._checked(with_errors(rows, error_covariance), columns)
         self.columns = tuple(columns or (f"x{i}" for i in range(whole.x.shape[1])))
         self.classes = tuple(classes) if classes else None
+        known = labels is not None
+        self.unlabeled_weight = require_unlabeled_weight(unlabeled_weight, labelled=known)
         self._parts: dict[str, ArrayRows] = {}
         split = split_rows(whole.num_rows, val_fraction, test_fraction, seed)
         for part, index in zip(_PARTS, split, strict=True):
@@ -159,7 +166,7 @@ class ArrayDataModule(RowsDataModule):
             path: the training set, from which `val_fraction` and `test_fraction` are taken.
             columns: as for `gmm_lightning.datasets.read_table`, like label, weight and the last
                 three.
-            label: the column of classes.
+            label: the column of classes; an empty cell is an unknown one.
             weight: the column of sample weights.
             errors: columns of the standard deviations of errors of measurement, in the units of
                 the features: the name of one for each feature, or null where it is exact; or a
@@ -238,6 +245,8 @@ class ArrayDataModule(RowsDataModule):
         Raises:
             InvalidDataError: all their sample weights are 0.
         """
+        if name == "train":
+            rows = weigh_unlabelled(rows, self.unlabeled_weight)
         self._parts[name] = ArrayRows(rows)
         if not self._parts[name].total_weight > 0:
             raise InvalidDataError(
@@ -247,7 +256,7 @@ class ArrayDataModule(RowsDataModule):
 
     def _checked(self, rows: Batch, columns: Sequence[str]) -> Batch:
         """A batch of a matrix of rows, with their weights, errors and labels, checked."""
-        x, labels = as_tensor(rows.x), rows.labels
+        x = as_tensor(rows.x)
         if x.dim() != 2 or 0 in x.shape:
             hint = "; one feature is x.reshape(-1, 1), or table[[name]]" if x.dim() == 1 else ""
             raise InvalidDataError(
@@ -258,13 +267,7 @@ class ArrayDataModule(RowsDataModule):
                 f"columns must name the {x.shape[1]} features, got {len(columns)} names"
             )
         check_finite(x, columns=columns, missing=None if self.missing == "refuse" else "em")
-        if labels is not None:
-            labels = as_tensor(labels, "labels")
-            if labels.shape[:1] != x.shape[:1] or labels.dim() > 2:
-                raise InvalidDataError(
-                    f"labels must be of shape ({len(x)},) or ({len(x)}, C), got shape "
-                    f"{tuple(labels.shape)}"
-                )
+        labels = None if rows.labels is None else as_labels(rows.labels, (len(x),))
         batch = Batch(x, as_weights(rows.weight, x, Size(())), labels, rows.extra)
         check_errors(batch)
         if self.missing != "drop":

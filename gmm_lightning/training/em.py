@@ -149,7 +149,8 @@ class EMCallback(BaseEMCallback):
             updated = self._updater.extrapolate(model, parameters, updated, disturbed)
         if iteration == 0:
             # No M-step reports the components that the start left without rows.
-            collapsed = Collapsed.with_weightless(collapsed, parameters, stats.counts)
+            held = model.is_held
+            collapsed = Collapsed.with_weightless(collapsed, parameters, stats.counts, held)
         candidates = partial(self._candidates, pl_module)
         updated = self._collapse.handle(trainer, model, updated, collapsed, iteration, candidates)
         weight = stats.total_weight

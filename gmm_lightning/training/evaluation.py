@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gmm_lightning.evidence import Evidence
 from gmm_lightning.layers import GMMLayer, most_probable, require_found
 from gmm_lightning.linalg import accumulator_dtype
-from gmm_lightning.rows import check_finite
+from gmm_lightning.rows import Batch, check_finite
 from gmm_lightning.statistics import WeightedMoments
 from gmm_lightning.training.batches import as_global_batch
 from gmm_lightning.training.units import StandardizedMixture
@@ -68,7 +69,7 @@ class EvaluatedMixture(StandardizedMixture):
             torch.Size([10])
         """
         rows = as_global_batch(batch, self.trainer.world_size)
-        log_joint, log_scale = self.log_joint_of(rows)
+        log_joint, log_scale = self.log_joint_of(self._unseen(rows))
         component, k = require_found(most_probable(log_joint)), self.layer.num_components
         log_prob = log_joint.logsumexp(-1) + log_scale
         component = torch.where(component == k, -1, component)
@@ -89,7 +90,18 @@ class EvaluatedMixture(StandardizedMixture):
         check_finite(rows.x, missing=self.missing)
         # Lightning's name for what belongs to the second loader, and to those after it.
         name = f"{part}/log_likelihood" + f"/dataloader_idx_{dataloader_idx}" * (dataloader_idx > 0)
-        self._add_moments(name, self.log_prob_of(rows), rows.weight, batch_idx)
+        self._add_moments(name, self.log_prob_of(self._unseen(rows)), rows.weight, batch_idx)
+
+    def _seen(self, batch: Batch) -> Batch:
+        """A batch to learn from, with its evidence checked."""
+        if isinstance(self.layer.evidence, Evidence):
+            self.layer.evidence.check_rows(batch)
+        return batch
+
+    def _unseen(self, batch: Batch) -> Batch:
+        """A batch with what also counts where nothing is learnt: labels do not."""
+        evidence = self.layer.evidence
+        return evidence.for_evaluation(batch) if isinstance(evidence, Evidence) else batch
 
     def _add_moments(
         self, name: str, log_prob: Tensor, weight: Tensor | None, batch_idx: int

@@ -22,6 +22,7 @@ from gmm_lightning.training.fits import missing_of, starts_anew
 from gmm_lightning.training.latents import collect_latents
 from gmm_lightning.training.module import GMMModule
 from gmm_lightning.training.observer import warn_dropped
+from gmm_lightning.training.stored_start import StoredStart
 from gmm_lightning.training.target import as_target, target_layer
 
 
@@ -34,8 +35,9 @@ class InitializeCallback(L.Callback):
     from the latents of the untrained network (`collect_latents`) when training starts.
 
     Args:
-        initializer: a name, an instance, labels or responsibilities, or None to keep the
-            layer's parameters and only resolve units and priors.
+        initializer: a name, an instance, labels or responsibilities, a `StoredStart` to begin with
+            the parameters of a finished fit, or None to keep the layer's parameters and only
+            resolve units and priors.
         seed: of the initializer's draws.
         num_restarts: starts tried; each is followed for a few EM passes, and the one with the
             best objective is kept (Biernacki, Celeux, Govaert 2003).
@@ -93,6 +95,7 @@ class InitializeCallback(L.Callback):
             return
         # The parameters are drawn in the precision of the fit.
         trainer.precision_plugin.convert_module(pl_module)
+        self._load(pl_module.layer, pl_module)
         pl_module.take_units(datamodule)
         missing = missing_of(trainer, self.missing, pl_module.missing)
         self._start(pl_module.layer, _training_rows(pl_module, datamodule), missing)
@@ -107,6 +110,7 @@ class InitializeCallback(L.Callback):
         if self.target is None:
             if getattr(trainer, "datamodule", None) is None:
                 assert isinstance(pl_module, GMMModule)
+                self._load(pl_module.layer, pl_module)
                 rows = _LoaderRows(pl_module, lambda: trainer.train_dataloader)
                 self._start(pl_module.layer, rows, self.missing or pl_module.missing)
             return
@@ -118,21 +122,28 @@ class InitializeCallback(L.Callback):
             rows, dropped = finite_rows(rows)
             if trainer.is_global_zero:
                 warn_dropped(dropped, f"InitializeCallback(target={self.target!r})")
+        self._load(layer)
         self._start(layer, rows, self.missing)
         layer.load_state_dict(trainer.strategy.broadcast(layer.state_dict()))
+
+    def _load(self, layer: GMMLayer, module: GMMModule | None = None) -> None:
+        """Read the parameters of a finished fit, if it starts from one."""
+        if isinstance(self.initializer, StoredStart):
+            self.initializer.write_to(layer, module)
 
     def _start(self, layer: GMMLayer, rows: Any, missing: str | None) -> None:
         """Set priors and parameters of a layer from all rows."""
         generator = torch.Generator().manual_seed(self.seed)
+        initializer = None if isinstance(self.initializer, StoredStart) else self.initializer
         if self.num_restarts > 1:
             how = {"max_iter": self.trial_passes, "num_restarts": self.num_restarts, "tol": 0.0}
-            how |= {"initializer": self.initializer, "generator": generator, "missing": missing}
+            how |= {"initializer": initializer, "generator": generator, "missing": missing}
             fit_em(layer, rows, **how)
-        elif self.initializer is None:
+        elif initializer is None:
             resolve_priors(layer, rows, missing=missing)
         else:
             how = {"generator": generator, "missing": missing}
-            initialize_layer(layer, rows, self.initializer, **how)
+            initialize_layer(layer, rows, initializer, **how)
 
 
 def _training_rows(module: GMMModule, datamodule: Any) -> Any:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from gmm_lightning._validation import require_function
 from gmm_lightning.em import Responsibilities, softmax_responsibilities_
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.layers import GMMLayer, require_state
 from gmm_lightning.rows import Batch, check_finite
 from gmm_lightning.statistics import SufficientStatistics
@@ -35,7 +35,7 @@ from gmm_lightning.training.constrained import ConstrainedSteps
 from gmm_lightning.training.evaluation import EvaluatedMixture
 from gmm_lightning.training.fits import missing_of, starts_anew
 from gmm_lightning.training.loader import step_weight, total_train_weight
-from gmm_lightning.training.schedulers import SchedulerFactory, falling, scheduler_config
+from gmm_lightning.training.schedulers import SchedulerFactory, falling, make_part, scheduler_config
 
 _log = logging.getLogger(__name__)
 
@@ -47,9 +47,10 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
 
     Both optimise `layer.objective` on the whole training set, in nats per row. What is logged
     is in the user's units, also when the data are standardised. `trainer.validate` and
-    `trainer.test` give `val/log_likelihood` and `test/log_likelihood`, means over all rows by
-    their weights, and `trainer.predict` a `Prediction` of each batch. In several processes the
-    sampler that Lightning gives a `DataLoader` repeats rows, and these count again; our data
+    `trainer.test` give `val/log_likelihood` and `test/log_likelihood`, means of `log p(x)` over all
+    rows by their weights, and `trainer.predict` a `Prediction` of each batch. Labels count in
+    training alone, where `train/log_likelihood` is of rows with their labels. In several processes
+    the sampler that Lightning gives a `DataLoader` repeats rows, and these count again; our data
     modules shard exactly.
 
     A batch is rows `(N, D)`, a `Batch`, a tuple or list that begins with rows, or a mapping with
@@ -111,11 +112,11 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
             warnings.filterwarnings("ignore", message=".*fit will run with no optimizer.*")
             return None
         parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = _make("optimizer", self.optimizer, parameters)
+        optimizer = make_part("optimizer", self.optimizer, parameters)
         if self.scheduler is None:
             return optimizer
         describe = partial(scheduler_config, self.scheduler, self.trainer, self.monitor)
-        return {"optimizer": optimizer, "lr_scheduler": _make("scheduler", describe, optimizer)}
+        return {"optimizer": optimizer, "lr_scheduler": make_part("scheduler", describe, optimizer)}
 
     @property
     def lr(self) -> float | None:
@@ -174,7 +175,7 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
         if self.optimizer is None:
             return self.layer.means.new_zeros(())
         batch = as_global_batch(batch, self.trainer.world_size)
-        log_prob = self.log_prob_of(batch)
+        log_prob = self.log_prob_of(self._seen(batch))
         weighted = log_prob if batch.weight is None else batch.weight.to(log_prob) * log_prob
         nll = -weighted.sum() * self.trainer.world_size / step_weight(batch, self.trainer)
         loss = nll - self._prior_per_row()
@@ -210,11 +211,6 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
     def num_samples(self) -> float:
         """Divisor of the log-prior: rows of the training set, or their total weight."""
         return total_train_weight(self.trainer)
-
-    def take_units(self, datamodule: Any) -> None:
-        """Set the mean and standard deviation of the data, if the data module standardises."""
-        if getattr(datamodule, "standardize", False):
-            self.standardize.set(*datamodule.units())
 
     def setup(self, stage: str) -> None:
         """Read rows as the data module does, and set its units where no callback has."""
@@ -285,8 +281,3 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
         return module.eval()
 
 
-def _make(name: str, factory: Callable[[Any], Any], argument: Any) -> Any:
-    try:
-        return factory(argument)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise InvalidArgumentError(f"this {name} cannot be made: {error}") from error

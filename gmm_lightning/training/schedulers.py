@@ -11,6 +11,7 @@ import lightning as L
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
+from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.training.fits import has_validation
 
 SchedulerFactory = Callable[[Optimizer], Any]
@@ -63,3 +64,15 @@ def _with_length(factory: SchedulerFactory, trainer: L.Trainer) -> SchedulerFact
     steps = trainer.estimated_stepping_batches
     # A fit without an end has no length.
     return partial(factory, total_steps=int(steps)) if 0 < steps < math.inf else factory
+
+
+def make_part(name: str, factory: Callable[[Any], Any], argument: Any) -> Any:
+    """What a factory makes of an argument, such as an optimizer of parameters.
+
+    Raises:
+        InvalidArgumentError: the factory refuses its settings.
+    """
+    try:
+        return factory(argument)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise InvalidArgumentError(f"this {name} cannot be made: {error}") from error

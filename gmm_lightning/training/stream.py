@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from gmm_lightning.datasets import FileRows, open_rows
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.rows import CompleteRows, MappedRows, RowSource
-from gmm_lightning.training.base import RowsDataModule
+from gmm_lightning.rows import CompleteRows, MappedRows, RowSource, weigh_unlabelled
+from gmm_lightning.training.base import RowsDataModule, require_unlabeled_weight
 from gmm_lightning.training.error_columns import ErrorColumns, ErrorSpec
 
 
@@ -28,7 +29,9 @@ class StreamDataModule(RowsDataModule):
         errors: the columns of standard deviations of errors, as for `ArrayDataModule.file`.
         missing: of empty cells, as for `ArrayDataModule`; `drop` reads all rows once to count
             those that stay.
-        label: the column of classes, read for the evidence of a layer, and to judge a fit.
+        label: the column of classes, read for the evidence of a layer, and to judge a fit; an
+            empty cell is an unknown one.
+        unlabeled_weight: factor of the weights of training rows without a label.
         header: of a text file, whether its first line holds names; None: guess.
         separator: of a text file; None: guess.
         key: the array of a .npz file.
@@ -64,6 +67,7 @@ class StreamDataModule(RowsDataModule):
         errors: ErrorSpec = None,
         missing: str | None = "refuse",
         label: str | int | None = None,
+        unlabeled_weight: float = 1.0,
         header: bool | None = None,
         separator: str | None = None,
         key: str | None = None,
@@ -87,8 +91,10 @@ class StreamDataModule(RowsDataModule):
         options |= {"allow_missing": self.missing != "refuse"}
         first = open_rows(path, columns=ErrorColumns.to_read(columns, errors), **options)
         self._split = ErrorColumns.of(first.columns, errors)
-        self.columns, self.classes = self._split.columns, None
+        self.columns = self._split.columns
         self._files = {"train": first}
+        known = first.labelled
+        self.unlabeled_weight = require_unlabeled_weight(unlabeled_weight, labelled=known)
         for part, other in (("val", val_path), ("test", test_path)):
             if other is not None and other != "":
                 self._files[part] = open_rows(other, columns=first.columns, **options)
@@ -100,13 +106,24 @@ class StreamDataModule(RowsDataModule):
             self._report_dropped(rows.num_dropped, self._files[part].num_rows)
         self._some: dict[int, Tensor] = {}
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Names of the labels, from one pass over the training set, or None."""
+        return self._files["train"].classes
+
     def part(self, name: str, *, labels: bool = False) -> RowSource | None:
         """See `RowsDataModule.part`."""
         file = self._files.get(name)
         if file is None:
             return None
-        rows = self._with_errors(file.with_labels() if labels else file)
-        return CompleteRows(rows, self._counts[name]) if name in self._counts else rows
+        weighs = name == "train" and self.unlabeled_weight != 1
+        rows = self._with_errors(file.with_labels(self.classes) if labels or weighs else file)
+        rows = CompleteRows(rows, self._counts[name]) if name in self._counts else rows
+        if not weighs:
+            return rows
+        return MappedRows(
+            rows, partial(weigh_unlabelled, factor=self.unlabeled_weight), weighted=True
+        )
 
     def _with_errors(self, rows: FileRows) -> RowSource:
         """The rows of a file with the errors of their features, if these have any."""

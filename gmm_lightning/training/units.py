@@ -26,12 +26,20 @@ class StandardizedMixture(L.LightningModule):
 
     Attributes:
         missing: None, or `em`, where entries of the rows of a fit may be missing.
+        keeps_units: whether the units are those of another fit, whatever the data.
     """
+
+    keeps_units = False
 
     def __init__(self, layer: GMMLayer, missing: str | None = None) -> None:
         super().__init__()
         self.layer, self.missing = layer, require_missing(missing)
         self.standardize = Standardize(layer.num_features).to(layer.means.dtype)
+
+    def take_units(self, datamodule: Any) -> None:
+        """Set the mean and standard deviation of the data, if the data module standardises."""
+        if getattr(datamodule, "standardize", False) and not self.keeps_units:
+            self.standardize.set(*datamodule.units())
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -128,6 +136,14 @@ class StandardizedMixture(L.LightningModule):
     def predict(self, x: Any, missing: str | None = None) -> Tensor:
         """The most probable component of each row, `(*S, *B)`: see `GMMLayer.predict`."""
         return self.layer.predict(self._standard(x), missing)
+
+    def class_probabilities(self, x: Any, missing: str | None = None) -> Tensor:
+        """Probabilities of the classes, `(*S, *B, C)`: see `GMMLayer.class_probabilities`."""
+        return self.layer.class_probabilities(self._standard(x), missing)
+
+    def predict_class(self, x: Any, missing: str | None = None) -> Tensor:
+        """The most probable class of each row, `(*S, *B)`: see `GMMLayer.predict_class`."""
+        return self.layer.predict_class(self._standard(x), missing)
 
     def sample(self, sample_shape: tuple[int, ...] | int = (), **options: Any) -> Any:
         """Draws in the user's units, the region of `within` too: see `GMMLayer.sample`."""

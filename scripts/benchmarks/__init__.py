@@ -9,6 +9,7 @@ SUBJECTS = {
     "tight": "tight",
     "fit": "whole_fit",
     "few": "few_rows",
+    "estimator": "estimator",
     "wide": "wide",
     "memory": "memory",
     "log_prob": "density",

@@ -16,13 +16,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from gmm_lightning.app.configs import config_dir
+from gmm_lightning.app.supervised import supervise
 from gmm_lightning.app.trust import built_in_targets
 from gmm_lightning.covariances import registry as covariances
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.evidence import registry as evidences
 from gmm_lightning.initializers import registry as initializers
 from gmm_lightning.noise import registry as noises
 from gmm_lightning.priors import registry as priors
-from gmm_lightning.training import GMMModule
+from gmm_lightning.projections import registry as projections
+from gmm_lightning.training import ArrayDataModule, GMMModule
 
 Compose = Callable[..., DictConfig]
 
@@ -40,7 +43,8 @@ TRAINING = [(g, o) for g, o in OPTIONS if g not in ("hydra", "within")]
 
 # The words of the command line.
 PROMISED = (
-    "cov priors noise init fit data model trainer callbacks logger experiment debug paths hydra"
+    "cov priors evidence noise projections init fit data model trainer callbacks logger experiment "
+    "debug paths hydra"
 )
 
 
@@ -48,7 +52,9 @@ PROMISED = (
 PLUG_INS: dict[str, tuple[Any, str]] = {
     "cov": (covariances, "model.layer.covariance"),
     "priors": (priors, "model.layer.priors.{}"),
+    "evidence": (evidences, "model.layer.evidence"),
     "noise": (noises, "model.layer.noise"),
+    "projections": (projections, "model.layer.projections.{}"),
     "init": (initializers, "callbacks.initialize.initializer"),
 }
 
@@ -67,7 +73,7 @@ def test_there_is_something_to_check() -> None:
 @pytest.mark.parametrize("group", PLUG_INS)
 def test_options_are_the_registered_names(group: str) -> None:
     registry, _ = PLUG_INS[group]
-    assert set(GROUPS[group]) - {"none"} - set(registry.aliases) == set(registry.names)
+    assert set(GROUPS[group]) - {"none", "run"} - set(registry.aliases) == set(registry.names)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -95,6 +101,9 @@ def test_every_option_composes_and_instantiates(composed: Compose, group: str, o
         place = PLUG_INS[group][1].format(option)
         assert OmegaConf.select(config, place) == stored(group, option)
     config.model.layer.num_features = 2
+    if group == "evidence":
+        # Which the labels of the data say.
+        supervise(config, ArrayDataModule.builtin("penguins"))
     assert isinstance(instantiate(config.model, _convert_="all"), GMMModule)
     callbacks = [instantiate(c, _convert_="all") for c in config.callbacks.values() if c]
     if (

@@ -100,7 +100,8 @@ def test_a_tab_file_with_chosen_columns(composed: Compose, tmp_path: Path) -> No
         (
             "a,b\n1,2\n",
             ("data.path=my.csv", "data.seperator=tab"),
-            "unknown key 'seperator' in data; known are: path, columns, label, weight, errors",
+            "unknown key 'seperator' in data; known are: path, columns, label, unlabeled_weight, "
+            "weight, errors",
         ),
     ],
 )

@@ -43,7 +43,8 @@ def options(group: str, *skipped: str) -> list[str]:
 
 
 SINGLE = [
-    *(("init", o) for o in options("init", "given")),
+    *(("init", o) for o in options("init", "given", "run")),
+    *(("projections", o) for o in options("projections")),
     *(("fit", o) for o in options("fit")),
     *(("data", o) for o in options("data", "file", "stream")),
     *(("logger", o) for o in options("logger", "mlflow", "wandb")),

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from gmm_lightning.datasets import FileRows, open_rows
@@ -166,6 +167,23 @@ def test_arrays_beside_the_rows_are_weights_and_labels(tmp_path: Path) -> None:
     assert block.labels.tolist() == [1, 0] * 7 + [1]
     with pytest.raises(InvalidDataError, match="expected numbers in kind"):
         list(open_rows(tmp_path / "a.npz", weight="kind").read())
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.npz", "a.parquet"])
+def test_labels_may_be_empty_in_any_block(tmp_path: Path, name: str) -> None:
+    kinds = np.where(np.arange(20) % 3 == 2, np.nan, np.arange(20) % 3)
+    if name == "a.csv":
+        cells = (f"{i},{'' if np.isnan(k) else int(k)}\n" for i, k in enumerate(kinds))
+        (tmp_path / name).write_text("x,kind\n" + "".join(cells))
+    elif name == "a.npz":
+        np.savez(tmp_path / name, x=np.arange(20.0)[:, None], kind=kinds)
+    else:
+        pq.write_table(pa.table({"x": np.arange(20.0), "kind": kinds}), tmp_path / name)
+    stream = open_rows(tmp_path / name, columns=[0], label="kind")
+    blocks = stream.with_labels().read(size=7)
+    found = torch.cat([b.labels for b in blocks if b.labels is not None])
+    assert found.tolist() == [[0, 1, -1][i % 3] for i in range(20)]
+    assert stream.classes == ("0", "1")
 
 
 def test_labels_keep_their_codes_over_blocks(tmp_path: Path) -> None:

@@ -147,6 +147,20 @@ def test_labels_become_sorted_classes(
     assert table.labels.tolist() == codes
 
 
+def test_an_empty_label_is_an_unknown_class(write: Write) -> None:
+    path = write("a,k\n1,fir\n2,\n3,NA\n4,fir\n5,-\n")
+    table = read_table(path, label="k")
+    assert table.labels is not None
+    # A class may be called "-".
+    assert (table.labels.tolist(), table.classes) == ([1, -1, -1, 1, 0], ("-", "fir"))
+    other = write("a,k\n1,\n2,oak\n", name="other.csv")
+    first, second = read_tables([path, other], label="k")
+    assert first.labels is not None
+    assert second.labels is not None
+    assert (first.labels.tolist(), second.labels.tolist()) == ([1, -1, -1, 1, 0], [-1, 2])
+    assert second.classes == ("-", "fir", "oak")
+
+
 @pytest.mark.parametrize("content", ["1\n2\n3\n", "1,2,3\n", "a,b\n5,5\n5,5\n", "7\n", "v\n7\n"])
 def test_one_row_one_column_and_constants_are_read(write: Write, content: str) -> None:
     assert np.isfinite(read_table(write(content)).x).all()
@@ -257,10 +271,9 @@ NUMBERS = "a,b\n1,2\n3,4\n5,6\n7,8\n"
             "these rows by missing=drop, or use their other cells by missing=em",
         ),
         (
-            "a,k\n1,x\n2,\n",
+            "a,k\n1,\n2,NA\n",
             {"label": "k"},
-            "t.csv: missing values, by column of 2 rows: k (1); the first in line 3; drop these "
-            "rows by missing=drop, or use their other cells by missing=em",
+            "t.csv: no row has a label in column k; name another column, or none",
         ),
         (
             NUMBERS.replace("5,6", "inf,6").replace("8", "-1e999").replace("7", "Infinity"),

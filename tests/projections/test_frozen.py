@@ -30,6 +30,7 @@ from gmm_lightning.covariances import registry as covariances
 from gmm_lightning.em import Collapsed, MixtureModel, MixtureParameters, Reseed
 from gmm_lightning.em.policy import Candidates
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.priors import NormalMeans
 from gmm_lightning.projections import Frozen
 from gmm_lightning.rows import Batch
 
@@ -106,6 +107,39 @@ def test_a_covariance_is_taken_about_its_frozen_mean(prior: str, generator: Gene
     torch.testing.assert_close(
         layer.covariance_matrix[0].detach(), scatter / dof, rtol=1e-12, atol=1e-12
     )
+
+
+def test_a_background_mixture_is_adapted(generator: Generator) -> None:
+    """Reynolds, Quatieri and Dunn (2000): `a m + (1 - a) mu` with `a = n / (n + r)`."""
+    background = random_layer("diag", generator=generator)
+    loc, relevance = background.means.detach().clone(), 16.0
+    prior = NormalMeans(loc=loc, mean_precision=relevance)
+    adapted = GMMLayer(2, 3, "diag", priors=prior)
+    adapted.take_parameters(background)
+    adapted.freeze(["weights", "covariances"])
+    stats = e_step(adapted, rows(30, 2, generator))
+    m_step(adapted, stats)
+    share = (stats.counts / (stats.counts + relevance)).unsqueeze(-1)
+    seen = stats.shift + stats.first / stats.counts.unsqueeze(-1)
+    expected = share * seen + (1 - share) * loc
+    torch.testing.assert_close(adapted.means.detach(), expected, rtol=1e-13, atol=1e-13)
+    assert torch.equal(adapted.mixture_logits, background.mixture_logits)
+    assert torch.equal(adapted.raw_scale, background.raw_scale)
+
+
+def test_frozen_parts_and_bounds_beside_noise(generator: Generator) -> None:
+    """Weights are those among the Gaussians; a copy of the parameters has the noise, too."""
+    x = torch.cat([rows(80, 2, generator), 30 * torch.rand(20, 2, generator=generator) - 15])
+    layer = GMMLayer(2, 3, noise="uniform", bounds={"variance": (0.3, 2.0)})
+    layer.set_parameters(weights=[0.2, 0.3, 0.5], means=[[0.0, 0.0], [4.0, 1.0], [1.0, 4.0]])
+    layer.freeze([{"weights": [0], "means": [1]}])
+    before = fixed_values(layer)
+    result = fit_em(layer, x, initializer=None, tol=0.0, max_iter=60)
+    assert_frozen(layer, before)
+    assert min(torch.tensor(result.history).diff().tolist()) > -1e-13
+    twin = GMMLayer(2, 3, noise="uniform")
+    twin.take_parameters(layer)
+    assert torch.equal(twin(x), layer(x))
 
 
 def test_frozen_weights_leave_the_rest_to_the_others(generator: Generator) -> None:

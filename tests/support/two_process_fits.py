@@ -17,6 +17,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from gmm_lightning import GMMLayer
 from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.evidence import Labels
 from gmm_lightning.noise import Uniform
 from gmm_lightning.training import (
     ArrayDataModule,
@@ -88,6 +89,24 @@ def noisy(fit: str) -> Callable[..., Result]:
         data = ArrayDataModule(rows(51), batch_size=10, shuffle=fit == "sgd")
         run.fit(module, datamodule=data)
         return numbers(module, run)
+
+    return check
+
+
+def constrained(fit: str) -> Callable[..., Result]:
+    """Frozen parts stay as they are in all processes, and bounds hold."""
+
+    def check(folder: Path, **options: Any) -> Result:
+        frozen = {"means": [1], "weights": [0]}
+        layer = GMMLayer(2, 3, priors="niw", freeze=frozen, bounds={"variance": (0.3, 1.5)})
+        layer.set_parameters(torch.tensor([0.2, 0.4, 0.4]), means := rows(3), None)
+        module = GMMModule(layer, adam(0.05) if fit == "sgd" else None)
+        callbacks = [EMCallback(tol=None)] if fit == "em" else []
+        run = trainer(InitializeCallback("kmeans"), *callbacks, max_epochs=3, **options)
+        data = ArrayDataModule(rows(101), batch_size=20, shuffle=fit == "sgd")
+        run.fit(module, datamodule=data)
+        assert torch.equal(layer.means[1], means[1])
+        return {k: v for k, v in numbers(module, run).items() if "projections" not in k}
 
     return check
 
@@ -235,6 +254,28 @@ def labelled(kind: str) -> Callable[..., Result]:
     return check
 
 
+def supervised(fit: str) -> Callable[..., Result]:
+    """Rows of which some have labels, from a file: two components for one of the classes."""
+
+    def check(folder: Path, **options: Any) -> Result:
+        path = folder / f"supervised-{fit}-{os.environ.get('LOCAL_RANK', '0')}.csv"
+        kinds = ["", "oak", "fir", ""]
+        lines = (f"{a!r},{b!r},{kinds[i % 4]}" for i, (a, b) in enumerate(rows(51).tolist()))
+        path.write_text("a,b,kind\n" + "\n".join(lines) + "\n")
+        how: dict[str, Any] = {"label": "kind", "unlabeled_weight": 0.5, "batch_size": 10}
+        data: Any = StreamDataModule(path, shuffle=fit == "sgd", val_path=path, **how)
+        if fit == "em":
+            data = ArrayDataModule.file(path, val_fraction=0.2, standardize=True, **how)
+        layer = GMMLayer(2, 3, priors="niw", evidence=Labels([0, 1, 1], confidence=0.9))
+        module = GMMModule(layer, adam() if fit == "sgd" else None)
+        em = [EMCallback()] if fit == "em" else []
+        run = trainer(InitializeCallback(), *em, max_epochs=3, **options)
+        run.fit(module, datamodule=data)
+        return numbers(module, run) | {"class": module.predict_class(rows(51))}
+
+    return check
+
+
 def soft_labels() -> Tensor:
     """Nine tenths for the labelled component; equal ones without a label."""
     one_hot = nn.functional.one_hot(LABELS, 4)[:, :3] + 0.05
@@ -271,6 +312,8 @@ CHECKS: dict[str, Callable[..., Result]] = {
     "em, one row for validation": simple(5, "em", num_components=1, val_fraction=0.2),
     "sgd": simple(101, "sgd", batch_size=20, val_fraction=0.2, standardize=True),
     "sgd, one row": simple(1, "sgd", num_components=1),
+    "em, constrained": constrained("em"),
+    "sgd, constrained": constrained("sgd"),
     "em resumed": resumed("em"),
     "sgd resumed": resumed("sgd"),
     "inside, em": inside(EMCallback),
@@ -282,6 +325,8 @@ CHECKS: dict[str, Callable[..., Result]] = {
     ),
     "em, labels": labelled("hard"),
     "em, soft labels": labelled("soft"),
+    "em, supervised": supervised("em"),
+    "sgd streamed, supervised": supervised("sgd"),
     "evaluated": evaluated,
     "em streamed, labels": labelled("shards"),
     "em streamed, weighted": streamed(101, "em", weight="w", batch_size=20, standardize=True),

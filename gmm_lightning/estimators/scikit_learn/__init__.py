@@ -1,8 +1,9 @@
 """scikit-learn's estimators on this engine: `from gmm_lightning.estimators import GaussianMixture`.
 
 `GaussianMixture` has the arguments, methods, attributes and rules of
-`sklearn.mixture.GaussianMixture`, and options that it lacks. Numpy arrays and tables give numpy
-arrays, tensors give tensors on the same device and in the same dtype.
+`sklearn.mixture.GaussianMixture`, and options that it lacks. `GaussianMixtureClassifier` and
+`GaussianMixtureRegressor` are estimators by the same rules, which fit as `fit_em` does. Numpy
+arrays and tables give numpy arrays, tensors give tensors on the same device and in the same dtype.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ except ImportError:
         "gmm_lightning.estimators needs scikit-learn: pip install 'gmm-lightning[sklearn]'"
     ) from None
 
+from gmm_lightning.estimators.scikit_learn.classifier import GaussianMixtureClassifier
 from gmm_lightning.estimators.scikit_learn.mixture import GaussianMixture
+from gmm_lightning.estimators.scikit_learn.regressor import GaussianMixtureRegressor
 
-__all__ = ["GaussianMixture"]
+__all__ = ["GaussianMixture", "GaussianMixtureClassifier", "GaussianMixtureRegressor"]

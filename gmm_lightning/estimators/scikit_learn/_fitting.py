@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.covariances import Covariance, as_covariance
-from gmm_lightning.em import EMResult, fit_em, stopping_rules
+from gmm_lightning.covariances import Covariance
+from gmm_lightning.em import EMResult, Gain, fit_em
 from gmm_lightning.errors import CollapseError
-from gmm_lightning.estimators.scikit_learn._rows import generator_of
+from gmm_lightning.estimators.scikit_learn._parameters import family_of, fitted_layer
+from gmm_lightning.estimators.scikit_learn._rows import generator_of, new_layer
 from gmm_lightning.estimators.scikit_learn._start import (
     covariances_of,
     means_of,
@@ -48,7 +49,7 @@ class Fitter:
             self._options["labels"] = labels
         if estimator.missing is not None:
             self._options["missing"] = estimator.missing
-        self._family = _family(estimator.covariance_type, estimator.reg_covar)
+        self._family = family_of(estimator.covariance_type, estimator.reg_covar)
         self._given = self._given_parameters()
 
     def fit(self) -> None:
@@ -59,7 +60,7 @@ class Fitter:
         best: tuple[float, GMMLayer, EMResult] | None = None
         generator = generator_of(estimator.random_state, self._x.device)
         for number in range(1 if goes_on else estimator.n_init):
-            layer = copy.deepcopy(estimator.layer_) if goes_on else self._new_layer()
+            layer = copy.deepcopy(fitted_layer(estimator)) if goes_on else self._new_layer()
             log = _Log(number, estimator.verbose, estimator.verbose_interval)
             try:
                 if not goes_on:
@@ -91,7 +92,7 @@ class Fitter:
             initializer=None,
             max_iter=estimator.max_iter,
             tol=estimator.tol,
-            stopping=stopping_rules.get("gain")(before) if before is not None else "gain",
+            stopping=Gain(before),
             acceleration=estimator.acceleration,
             prune=False,
             progress=estimator.verbose > 0,
@@ -99,17 +100,10 @@ class Fitter:
         )
 
     def _new_layer(self) -> GMMLayer:
-        """A layer for the rows; torch's global generator stays where it is."""
-        estimator, x = self._estimator, self._x
-        with torch.random.fork_rng(devices=[]):
-            return GMMLayer(
-                x.shape[1],
-                int(estimator.n_components),
-                self._family,
-                estimator.priors,
-                device=x.device,
-                dtype=x.dtype,
-            )
+        """A layer for the rows."""
+        own, x = self._estimator, self._x
+        sizes = x.shape[1], int(own.n_components), self._family
+        return new_layer(*sizes, own.priors, device=x.device, dtype=x.dtype)
 
     def _start(self, layer: GMMLayer, generator: Generator) -> None:
         """Set the parameters by the initialization, then those that the user gave."""
@@ -174,11 +168,6 @@ class _Log:
         said = "converged" if result.converged else "did not converge"
         lapse = f" time lapse {time.perf_counter() - self._since:.5f}s\t lower bound {bound:.5f}."
         print(f"Initialization {said}.{lapse if self._verbose > 1 else ''}")
-
-
-def _family(covariance_type: str | Covariance, reg_covar: float) -> Covariance:
-    """The family with scikit-learn's regularisation, and without a floor."""
-    return replace(as_covariance(covariance_type), reg_covar=float(reg_covar), relative_floor=0.0)
 
 
 def _lower_bounds(result: EMResult) -> list[float]:

@@ -72,12 +72,20 @@ def compact(dense: Tensor, family: Covariance) -> Tensor:
     return formed[0] if family.tied else formed
 
 
+def dense_of(values: Tensor, family: Covariance, num_features: int) -> Tensor:
+    """Dense matrices `(G, D, D)` of those in scikit-learn's shape, the inverse of `compact`."""
+    array = values.unsqueeze(0) if family.tied else values
+    if _is_dense(family):
+        return array
+    return array.reshape(len(array), -1).expand(-1, num_features).diag_embed()
+
+
 def covariances_of(precisions: Tensor, family: Covariance, num_features: int) -> Tensor:
     """Dense covariances `(G, D, D)` of precisions in scikit-learn's shape."""
-    array = precisions.unsqueeze(0) if family.tied else precisions
     if _is_dense(family):
-        return torch.cholesky_inverse(torch.linalg.cholesky(array))
-    return (1 / array).reshape(len(array), -1).expand(-1, num_features).diag_embed()
+        dense = dense_of(precisions, family, num_features)
+        return torch.cholesky_inverse(torch.linalg.cholesky(dense))
+    return dense_of(1 / precisions, family, num_features)
 
 
 def _is_dense(family: Covariance) -> bool:

@@ -6,26 +6,17 @@ import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
-import torch
-from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.covariances import registry as covariances
-from gmm_lightning.criteria import aic, bic
-from gmm_lightning.em import EMResult
+from gmm_lightning.estimators.scikit_learn._fitted import FittedMixture
 from gmm_lightning.estimators.scikit_learn._fitting import INITIALIZERS, Fitter
-from gmm_lightning.estimators.scikit_learn._rows import Rows, generator_of
-from gmm_lightning.estimators.scikit_learn._start import compact
-from gmm_lightning.layers import GMMLayer
-from gmm_lightning.linalg import invert_tril
-from gmm_lightning.rows import weighted_mean
+from gmm_lightning.estimators.scikit_learn._parameters import parameters_of
 
 
-class GaussianMixture(DensityMixin, BaseEstimator):
+class GaussianMixture(FittedMixture):
     """scikit-learn's Gaussian mixture, on this engine: change the import.
 
     Arguments, methods, attributes and rules are those of `sklearn.mixture.GaussianMixture`: plain
@@ -176,112 +167,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        self._set_attributes(rows)
+        self._fitted_parameters = parameters_of(self.layer_)
+        for name, value in self._fitted_parameters.items():
+            setattr(self, name, rows.give_back(value.clone()))
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit the mixture, and return the component of each row."""
         return self.fit(X, y, sample_weight).predict(X)
 
-    @torch.no_grad()
-    def _set_attributes(self, rows: Rows) -> None:
-        """Give the parameters of the layer scikit-learn's names and shapes."""
-        mixture = self.layer_.distribution()
-        family, back = mixture.covariance, rows.give_back
-        inverse = invert_tril(mixture.scale_tril)
-        self.weights_, self.means_ = back(mixture.weights), back(mixture.means.clone())
-        self.covariances_ = back(compact(mixture.component_covariances, family))
-        self.precisions_ = back(compact(inverse.mT @ inverse, family))
-        # The factors of axis-aligned families are their diagonals.
-        self.precisions_cholesky_ = back(compact(inverse.mT, family))
-
-    # -- what the mixture says of rows ------------------------------------------------------
-
-    def predict(self, X: Any) -> Any:
-        """The most probable component of each row, `(n_samples,)`."""
-        return self._answer(X, "predict")
-
-    def predict_proba(self, X: Any) -> Any:
-        """Responsibilities of the components for each row, `(n_samples, n_components)`."""
-        return self._answer(X, "responsibilities")
-
-    def score_samples(self, X: Any) -> Any:
-        """Log density of each row in nats, `(n_samples,)`."""
-        return self._answer(X, "log_prob")
-
-    def score(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, X: Any, y: Any = None, sample_weight: Any = None
-    ) -> float:
-        """Mean log density of the rows, in nats.
-
-        Args:
-            X: the rows.
-            y: ignored.
-            sample_weight: weights of the rows, `(n_samples,)`.
-        """
-        values = torch.as_tensor(self.score_samples(X))
-        if sample_weight is None:
-            return float(values.mean())
-        return float(weighted_mean(values, torch.as_tensor(sample_weight)))
-
-    def bic(self, X: Any) -> float:
-        """Bayesian information criterion on rows; lower is better."""
-        n = len(X)
-        return bic(self.score(X) * n, self._n_parameters(), n)
-
-    def aic(self, X: Any) -> float:
-        """Akaike's information criterion on rows; lower is better."""
-        return aic(self.score(X) * len(X), self._n_parameters())
-
-    def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
-        """Draws `(n_samples, n_features)` and their components, sorted by component.
-
-        With an integer `random_state` every call gives the same draws.
-        """
-        check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(
-                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one "
-                "sample."
-            )
-        layer = self.layer_
-        generator = generator_of(self.random_state, layer.means.device)
-        x, component = layer.sample(int(n_samples), return_component=True, generator=generator)
-        order = component.argsort(stable=True)
-        if isinstance(self.means_, Tensor):
-            return x[order].to(self.means_), component[order].to(self.means_.device)
-        return x[order].double().cpu().numpy(), component[order].cpu().numpy()
-
-    def _rows(self, X: Any, *, reset: bool = False, **options: Any) -> Rows:
-        finite: Any = "allow-nan" if self.missing else True
-        return Rows(self, X, reset=reset, device=self.device, ensure_all_finite=finite, **options)
-
-    @torch.no_grad()
-    def _answer(self, X: Any, method: str) -> Any:
-        check_is_fitted(self)
-        rows = self._rows(X)
-        layer = self.layer_
-        missing = "marginalize" if bool(torch.isnan(rows.x).any()) else None
-        return rows.give_back(getattr(layer, method)(rows.x.to(layer.means.device), missing))
-
-    def _n_parameters(self) -> int:
-        check_is_fitted(self)
-        return self.layer_.num_free_parameters
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.missing is not None
         return tags
-
-    # Written by the fit.
-    layer_: GMMLayer
-    result_: EMResult
-    converged_: bool
-    n_iter_: int
-    lower_bound_: float
-    lower_bounds_: list[float]
-    weights_: Any
-    means_: Any
-    covariances_: Any
-    precisions_: Any
-    precisions_cholesky_: Any

@@ -1,0 +1,24 @@
+"""Options of the estimators that fit as `fit_em` does, and what each may be."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from gmm_lightning.covariances import registry as covariances
+from gmm_lightning.initializers import registry as initializers
+
+OPTIONS: dict[str, Any] = {
+    "n_components": [Interval(Integral, 1, None, closed="left")],
+    "covariance_type": [StrOptions({*covariances.names, *covariances.aliases})],
+    "tol": [Interval(Real, 0.0, None, closed="left")],
+    "n_init": [Interval(Integral, 1, None, closed="left")],
+    "random_state": ["random_state"],
+    "priors": "no_validation",
+    "device": [str, torch.device, None],
+    "max_iter": [Interval(Integral, 1, None, closed="left")],
+    "init_params": [StrOptions(set(initializers.names) - {"given"})],
+}
