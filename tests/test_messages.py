@@ -63,6 +63,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "MixtureOfGaussians": {"scale": torch.eye(2).repeat(3, 1, 1)},
     "unscented": {"function": torch.sin},
     "as_mixture": {"value": mixture()},
+    "deconvolve": {"error_covariance": torch.ones(5, 2)},
 }
 SKIPPED = {
     # Abstract, results, and steps of other functions.

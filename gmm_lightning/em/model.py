@@ -138,9 +138,8 @@ class MixtureModel:
 
     @cached_property
     def _has_whole_batch(self) -> bool:
-        return torch.equal(
-            self.batch_index, torch.arange(self.batch_shape.numel()).to(self.batch_index)
-        )
+        whole = torch.arange(self.batch_shape.numel()).to(self.batch_index)
+        return torch.equal(self.batch_index, whole)
 
     def log_evidence(self, batch: Batch, num_components: int) -> Tensor:
         """Log densities of the evidence, to add to the log joint densities, `(n, M, K)`."""

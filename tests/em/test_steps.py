@@ -265,7 +265,7 @@ def test_rows_are_not_changed(generator: torch.Generator) -> None:
         (torch.ones(3, 2).to_sparse(), "must be dense"),
         (
             [[1.0, float("nan")], [0.0, 0.0], [float("inf"), 1.0]],
-            r"row\(s\) 0, 2; drop them, or let",
+            r"row\(s\) 0, 2; drop them, or use",
         ),
     ],
 )

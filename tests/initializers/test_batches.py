@@ -8,9 +8,10 @@ from torch import Generator, Tensor
 
 from gmm_lightning import GMMLayer, fit_em
 from gmm_lightning.em import MixtureModel
-from gmm_lightning.em.initialization import _assign_rows
+from gmm_lightning.em.row_assignment import assign_rows
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.initializers import Initializer, KMeans, Mixed, registry, standardize
+from gmm_lightning.rows import Batch
 
 pytestmark = pytest.mark.usefixtures("double")
 DRAWN = [name for name in registry.names if name not in ("given", "mixed")]
@@ -73,7 +74,7 @@ def test_rows_of_weight_zero_anywhere(name: str, monkeypatch: pytest.MonkeyPatch
     x[weight == 0] = float("inf")
     model = MixtureModel.from_layer(GMMLayer(2, 3, batch_shape=(3,)), 2)
     initializer = registry.create(name)
-    found = _assign_rows(model, initializer, x, weight, 3, seeded())
+    found = assign_rows(model, initializer, Batch(x, weight), 3, seeded())
     assert found.shape[:2] == (30, 6)
     one = seeded()
     for m in range(3):
@@ -83,8 +84,8 @@ def test_rows_of_weight_zero_anywhere(name: str, monkeypatch: pytest.MonkeyPatch
             alone = initializer.assign(standardize(x[kept, m], w), 3, w, one)
             assert torch.equal(found[kept, start * 3 + m], alone)
     # However few mixtures go together.
-    monkeypatch.setattr("gmm_lightning.em.initialization.rows_per_chunk", lambda *_, **__: 1)
-    assert torch.equal(_assign_rows(model, initializer, x, weight, 3, seeded()), found)
+    monkeypatch.setattr("gmm_lightning.em.row_assignment.rows_per_chunk", lambda *_, **__: 1)
+    assert torch.equal(assign_rows(model, initializer, Batch(x, weight), 3, seeded()), found)
 
 
 def test_a_mixture_with_too_few_rows() -> None:

@@ -13,7 +13,8 @@ from torch import Generator, Tensor
 
 from gmm_lightning import GMMLayer, fit_em
 from gmm_lightning.em import MixtureModel, initialization
-from gmm_lightning.em.initialization import _assign_rows, as_initializer
+from gmm_lightning.em.initialization import as_initializer
+from gmm_lightning.em.row_assignment import assign_rows
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.initializers import (
     DistanceTable,
@@ -26,7 +27,7 @@ from gmm_lightning.initializers import (
     standardize,
 )
 from gmm_lightning.initializers.base import draw_rows
-from gmm_lightning.rows import as_source
+from gmm_lightning.rows import Batch, as_source
 
 pytestmark = pytest.mark.usefixtures("double")
 over_initializers = pytest.mark.parametrize("name", INITIALIZERS)
@@ -42,7 +43,7 @@ def assignments(name: str, x: Tensor, k: int, weight: Tensor | None = None) -> T
         layer = GMMLayer(x.shape[1], k)
     weight = torch.ones(len(x)) if weight is None else weight
     model = MixtureModel.from_layer(layer)
-    found = _assign_rows(model, as_initializer(name), x, weight, k, seeded())[:, 0]
+    found = assign_rows(model, as_initializer(name), Batch(x, weight), k, seeded())[:, 0]
     return found if found.is_floating_point() else torch.nn.functional.one_hot(found, k).double()
 
 
