@@ -170,12 +170,74 @@ class ToyNoise(Noise):
         return False
 '''
 
+EVIDENCE = '''
+"""Evidence that speaks for the later components, of every row alike."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.evidence.base import Evidence
+from gmm_lightning.rows import Batch
+
+
+class ToyEvidence(Evidence):
+    """`log p(e | k) = slope k`."""
+
+    name: ClassVar[str] = "toy"
+
+    def __init__(self, num_components: int, slope: float = 1.0) -> None:
+        super().__init__()
+        self.num_components, self.slope = num_components, slope
+
+    def forward(self, batch: Batch) -> Tensor:
+        number = torch.arange(self.num_components).to(batch.x)
+        return (self.slope * number).expand(*batch.x.shape[:-1], -1)
+
+    def config(self) -> dict[str, Any]:
+        return {"num_components": self.num_components, "slope": self.slope}
+'''
+
+STOPPING = '''
+"""One step is enough."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.em.convergence import GainEstimate
+from gmm_lightning.em.stopping.base import Change, StoppingRule
+
+
+class ToyRule(StoppingRule):
+    """Converged as soon as a step gains anything."""
+
+    name: ClassVar[str] = "toy"
+
+    def settled(self, gains: GainEstimate, tol: Tensor | float, change: Change = None) -> Tensor:
+        return torch.isfinite(gains.gain)
+'''
+
 FILES = {
     "gmm_lightning/covariances/toy.py": COVARIANCE,
     "gmm_lightning/priors/toy.py": PRIOR,
     "gmm_lightning/projections/toy.py": PROJECTION,
     "gmm_lightning/initializers/toy.py": INITIALIZER,
     "gmm_lightning/noise/toy.py": NOISE,
+    "gmm_lightning/evidence/toy.py": EVIDENCE,
+    "gmm_lightning/em/stopping/toy.py": STOPPING,
+    "configs/evidence/toy.yaml": (
+        "# @package model.layer.evidence\n"
+        "_target_: gmm_lightning.evidence.toy.ToyEvidence\n"
+        "num_components: ${model.layer.num_components}\n"
+        "slope: 1.0\n"
+    ),
     "configs/noise/toy.yaml": (
         "# @package model.layer.noise\n_target_: gmm_lightning.noise.toy.ToyNoise\nweight: 0.05\n"
     ),
@@ -216,9 +278,11 @@ def test_one_file_and_one_yaml_each_are_all_it_takes(tmp_path: Path) -> None:
             "projections=toy",
             "noise=toy",
             "noise.weight=0.2",
+            "evidence=toy",
+            "fit.stopping=toy",
             "init=toy",
             "data=faithful",
-            "fit.max_iter=3",
+            "fit.max_iter=30",
         ),
         "model.layer.priors.toy.rows=4",
         cwd=tmp_path,
@@ -233,6 +297,9 @@ def test_one_file_and_one_yaml_each_are_all_it_takes(tmp_path: Path) -> None:
     assert layer["priors"] == [{"name": "toy", "rows": 4.0}]
     assert (layer["noise"]["name"], layer["noise"]["weight"]) == ("toy", 0.2)
     assert layer["projections"] == [{"name": "toy"}]
+    assert layer["evidence"] == [{"name": "toy", "num_components": 2, "slope": 1.0}]
+    # The rule ends the fit after the first step that has a gain.
+    assert len(file["callbacks"]["EMCallback"]["history"]) == 2
     weights = file["state_dict"]["layer.mixture_logits"].softmax(-1)
     assert abs(float(weights[0]) - 0.5) < 1e-6
     # It is the toy that computed: spheres, from the toy's start.
@@ -242,6 +309,8 @@ def test_one_file_and_one_yaml_each_are_all_it_takes(tmp_path: Path) -> None:
     # Both are listed where a misspelt one is.
     wrong = command("cov=nope", cwd=tmp_path, path=copy)
     assert "tied_spherical, toy" in wrong.stderr
+    wrong = command("evidence=toy", "fit.supervised=true", cwd=tmp_path, path=copy)
+    assert "another kind is chosen" in wrong.stderr
     # The original knows nothing of them.
     original = command("cov=toy", cwd=tmp_path)
     assert original.returncode == 1

@@ -16,6 +16,7 @@ from gmm_lightning.evidence import Labels
 from gmm_lightning.training import RowsDataModule
 
 _SIZE = "model.layer.num_components"
+_LABELS = "gmm_lightning.evidence.Labels"
 
 
 def supervise(config: DictConfig, data: RowsDataModule) -> None:
@@ -26,11 +27,17 @@ def supervise(config: DictConfig, data: RowsDataModule) -> None:
             classes.
     """
     layer = config.model.layer
-    if require_flag("fit.supervised", config.fit.supervised) and layer.evidence is None:
-        layer.evidence = {"_target_": "gmm_lightning.evidence.Labels"}
+    supervised = require_flag("fit.supervised", config.fit.supervised)
+    if supervised and layer.evidence is None:
+        layer.evidence = {"_target_": _LABELS}
     per_class = OmegaConf.to_object(OmegaConf.create({"value": config.fit.components_per_class}))
     per_class = per_class["value"] if isinstance(per_class, dict) else None
-    if layer.evidence is None:
+    if layer.evidence is None or layer.evidence.get("_target_") != _LABELS:
+        if supervised:
+            raise InvalidArgumentError(
+                "fit.supervised=true takes the labels as evidence, and another kind is chosen: "
+                "leave out one of them"
+            )
         if per_class is not None:
             raise InvalidArgumentError(
                 "fit.components_per_class is of a fit with labels: fit.supervised=true"
