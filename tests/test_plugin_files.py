@@ -309,8 +309,6 @@ def test_one_file_and_one_yaml_each_are_all_it_takes(tmp_path: Path) -> None:
     # Both are listed where a misspelt one is.
     wrong = command("cov=nope", cwd=tmp_path, path=copy)
     assert "tied_spherical, toy" in wrong.stderr
-    wrong = command("evidence=toy", "fit.supervised=true", cwd=tmp_path, path=copy)
-    assert "another kind is chosen" in wrong.stderr
     # The original knows nothing of them.
     original = command("cov=toy", cwd=tmp_path)
     assert original.returncode == 1

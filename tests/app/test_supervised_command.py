@@ -143,6 +143,10 @@ MISTAKES = [
     ),
     (("fit.supervised=true", "fit.components_per_class=0"), "must be an integer >= 1, got 0"),
     (("fit.components_per_class=2",), "is of a fit with labels: fit.supervised=true"),
+    (
+        ("fit.supervised=true", "model.layer.evidence={_target_: builtins.dict}"),
+        "takes the labels as evidence, and another kind is chosen",
+    ),
     (("fit.supervised=perhaps",), "fit.supervised must be true or false, got 'perhaps'"),
     (("evidence=labels", "evidence.confidence=0.3"), "a confidence of 0.3 says nothing of 3"),
     (("fit.supervised=true", "data.unlabeled_weight=-1"), "must be a finite number >= 0, got -1"),
