@@ -1,11 +1,11 @@
-"""Modules whose hyper-parameters are buffers of full shape: priors, projections."""
+"""Modules whose hyper-parameters are buffers of full shape: priors, projections, noise."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gmm_lightning._messages import describe, format_too_large
 from gmm_lightning._tracing import value_of
 from gmm_lightning.covariances import Covariance
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.errors import GMMError, InvalidArgumentError, InvalidDataError
 from gmm_lightning.linalg import all_finite, take_components
 
 Hyperparameter = float | Sequence[Any] | Tensor | None
@@ -51,11 +51,16 @@ class HyperparameterModule(nn.Module):
 
     Attributes:
         batch_shape: B, once a layer has bound the module.
+        noun: what the module is, in messages.
+        unresolved: the error of one that still waits for values.
+        remedy: how it gets them.
     """
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     noun: ClassVar[str]
+    unresolved: ClassVar[type[GMMError]] = InvalidArgumentError
+    remedy: ClassVar[str] = "fit the layer, call resolve_priors(layer, x), or give the values"
 
     def __init__(self, **hyper: Hyperparameter) -> None:
         super().__init__()
@@ -69,29 +74,32 @@ class HyperparameterModule(nn.Module):
             raise InvalidArgumentError(
                 f"the {self.noun} {self.name!r} takes numbers, got {given}"
             ) from None
-        # Of each hyper-parameter as it is given, once a layer has bound the module.
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._defaults: dict[str, tuple[float, Covariance | None]] = {}
+        # Of each buffer, once a layer has bound the module.
+        self._sources: dict[str, _Source] = {}
 
     def select(self, index: Tensor) -> Self:
         """The module of the mixtures `index` `(M,)` of the flattened batch, of batch shape `(M,)`.
 
-        Its buffers are copies; this module is left as it is. Without a batch, it is this module.
+        Its tensors are copies, and all of them buffers: they are only read. This module is left as
+        it is. Without a batch, it is this module.
         """
         n = len(self.batch_shape)
         if not n:
             return self
         selected = copy.copy(self)
         selected.batch_shape = tuple(index.shape)
+        tensors = {**self._buffers, **self._parameters}
         buffers = {
-            name: b if b is None or b.shape[:n] != self.batch_shape else b.flatten(0, n - 1)[index]
-            for name, b in self._buffers.items()
+            name: b
+            if b is None or b.shape[:n] != self.batch_shape
+            else b.detach().flatten(0, n - 1)[index]
+            for name, b in tensors.items()
         }
         modules = {
             name: child.select(index) if isinstance(child, HyperparameterModule) else child
             for name, child in self._modules.items()
         }
-        vars(selected).update(_buffers=buffers, _modules=modules)
+        vars(selected).update(_buffers=buffers, _parameters={}, _modules=modules)
         return selected
 
     def reorder(self, index: Tensor) -> None:
@@ -101,14 +109,14 @@ class HyperparameterModule(nn.Module):
             index: `(*B, K)`, where the component at each place was.
         """
         n, k = len(self.batch_shape), index.shape[-1]
-        for name, shape in self._shapes.items():
-            if shape[n] != k:
+        for name, source in self._sources.items():
+            if source.shape[n] != k:
                 continue  # A tied covariance has one for all components.
-            buffer, given = self.get_buffer(name), self._given[name]
+            buffer, given = self.get_buffer(name), self._given[source.argument]
             buffer.copy_(take_components(buffer, index))
             if given is not None:
-                whole = take_components(given.expand(shape), index.to(given.device))
-                self._given = _Given({**self._given, name: whole})
+                whole = take_components(given.expand(source.shape), index.to(given.device))
+                self._give(source.argument, whole)
         for child in self.children():
             if isinstance(child, HyperparameterModule):
                 child.reorder(index)
@@ -118,29 +126,40 @@ class HyperparameterModule(nn.Module):
         name: str,
         shape: tuple[int, ...],
         default: float = float("nan"),
-        family: Covariance | None = None,
+        *,
+        argument: str | None = None,
+        change: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Register a buffer of the given value or a default, broadcast to a shape.
 
-        With a family, the shape is that of dense matrices, which it projects.
+        Args:
+            name: of the buffer.
+            shape: of the value, before the change.
+            default: where no value is given.
+            argument: the name of the value, where it is another one.
+            change: from the value to what the buffer holds.
         """
-        self._shapes = {**self._shapes, name: shape}
-        self._defaults = {**self._defaults, name: (default, family)}
+        source = _Source(argument or name, shape, default, change)
+        self._sources = {**self._sources, name: source}
         self.register_buffer(name, self._initial(name))
 
+    def _give(self, argument: str, value: Tensor) -> None:
+        """Take a value as if it had been given."""
+        self._given = _Given({**self._given, argument: value})
+
     def _initial(self, name: str) -> Tensor:
-        """The value of a hyper-parameter as it is bound."""
-        given, shape = self._given[name], self._shapes[name]
-        default, family = self._defaults[name]
+        """The value of a buffer as it is bound."""
+        argument, shape, default, change = self._sources[name]
+        given = self._given[argument]
         value = _as_given(default) if given is None else given
         try:
             value = value.expand(shape)
         except RuntimeError:
             raise InvalidArgumentError(
-                f"{name} of the {self.noun} {self.name!r} must broadcast to {shape}, "
+                f"{argument} of the {self.noun} {self.name!r} must broadcast to {shape}, "
                 f"got shape {tuple(value.shape)}"
             ) from None
-        return (family.project(value) if family else value).clone()
+        return (value if change is None else change(value)).clone()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -149,10 +168,10 @@ class HyperparameterModule(nn.Module):
         Raises:
             InvalidArgumentError: one was given as a tensor on the meta device.
         """
-        for name in self._shapes:
-            buffer, given = self.get_buffer(name), self._given[name]
+        for name, source in self._sources.items():
+            buffer, given = self.get_buffer(name), self._given[source.argument]
             if given is not None and given.is_meta and not buffer.is_meta:
-                raise self._no_values(name)
+                raise self._no_values(source.argument)
             buffer.copy_(self._initial(name))
         for child in self.children():
             if isinstance(child, HyperparameterModule):
@@ -175,7 +194,7 @@ class HyperparameterModule(nn.Module):
         Raises:
             InvalidDataError: it overflows.
         """
-        if self._given[name] is None:
+        if self._given[self._sources[name].argument] is None:
             buffer = self.get_buffer(name)
             if not all_finite(value.to(buffer)):
                 what = f"the rows, which give the {self.noun} {self.name!r} its {name}, are"
@@ -186,6 +205,19 @@ class HyperparameterModule(nn.Module):
     def resolved(self) -> bool:
         """Whether every hyper-parameter has a value."""
         return not self._missing()
+
+    def require_resolved(self) -> None:
+        """Raise unless every hyper-parameter has a value.
+
+        Raises:
+            GMMError: some have none yet; the message names them.
+        """
+        missing = self._missing()
+        if missing:
+            raise self.unresolved(
+                f"the {self.noun} {self.name!r} has no value yet for {', '.join(missing)}: "
+                f"{self.remedy}"
+            )
 
     def _missing(self) -> list[str]:
         named = self.named_buffers()
@@ -218,6 +250,15 @@ class HyperparameterModule(nn.Module):
         except InvalidArgumentError:
             hyper = {name: describe(value) for name, value in self._given.items()}
         return ", ".join(f"{name}={value}" for name, value in hyper.items())
+
+
+class _Source(NamedTuple):
+    """What a buffer is made of: an argument of a shape, or else a default, and a change of it."""
+
+    argument: str
+    shape: tuple[int, ...]
+    default: float
+    change: Callable[[Tensor], Tensor] | None
 
 
 class _Given(dict[str, Tensor | None]):

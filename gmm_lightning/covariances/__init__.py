@@ -10,6 +10,7 @@ from gmm_lightning.covariances._features import (
 )
 from gmm_lightning.covariances._precision import PrecisionCholesky, TiedPrecisionCholesky
 from gmm_lightning.covariances.base import Covariance
+from gmm_lightning.covariances.compact import from_compact, to_compact
 from gmm_lightning.covariances.dense import FullCovariance, TiedCovariance
 from gmm_lightning.covariances.diagonal import DiagCovariance, TiedDiagCovariance
 from gmm_lightning.covariances.spherical import SphericalCovariance, TiedSphericalCovariance
@@ -41,5 +42,7 @@ __all__ = [
     "TiedPrecisionCholesky",
     "TiedSphericalCovariance",
     "as_covariance",
+    "from_compact",
     "registry",
+    "to_compact",
 ]

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.responsibilities import Responsibilities, softmax_responsibilities_
-from gmm_lightning.noise import noise_evidence
 from gmm_lightning.rows import Batch, errors_of
 
 
@@ -47,7 +46,7 @@ def row_shares(
     k = log_joint.shape[-2]
     # In the dtype of the layer the corners of a box are values of the rows.
     own = rows._replace(x=rows.x.to(model.local_scale))
-    log_density = model.noise.log_density(own.x, missing) + noise_evidence(model.evidence, own)
+    log_density = model.noise.log_evident_density(own, model.evidence, missing)
     log_density = model.per_mixture(log_density).T
     # All entries lack the factor 1 - p0, which makes no difference to the responsibilities.
     entry = (parameters.noise_logit + log_density).to(log_joint).unsqueeze(-2)

@@ -14,7 +14,6 @@ from gmm_lightning._validation import require_choice
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.interop._parts import LayerOrMixture, to_float64
 from gmm_lightning.linalg import LOG_2PI, full_precision, unit_rows
-from gmm_lightning.noise import noise_evidence
 from gmm_lightning.rows import Batch
 
 
@@ -94,11 +93,9 @@ class FrozenMixture(nn.Module):
         log_joint = self.log_joint(x)
         if self.noise is None:
             return log_joint
-        log_density = self.noise.log_density(x.to(self.means.dtype))
-        log_density = log_density + noise_evidence(self.evidence, Batch(x))
-        entry = functional.logsigmoid(self.noise.logit) + log_density
         log_joint = log_joint + functional.logsigmoid(-self.noise.logit).unsqueeze(-1)
-        return torch.cat([log_joint, entry.unsqueeze(-1)], -1)
+        rows = Batch(x.to(self.means.dtype))
+        return self.noise.append_to(log_joint, rows, self.evidence)
 
     def log_joint(self, x: Tensor) -> Tensor:
         """Log joint densities `log pi_k + log N(x | mu_k, Sigma_k)` + evidence, `(*S, *B, K)`.

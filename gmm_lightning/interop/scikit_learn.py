@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
-from gmm_lightning.covariances import Covariance, as_covariance
+from gmm_lightning.covariances import as_covariance, from_compact, to_compact
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.interop._parts import LayerOrMixture, as_tensors, to_single_float64
 from gmm_lightning.layers import GMMLayer
@@ -47,14 +46,13 @@ def from_sklearn(mixture: Any) -> GMMLayer:
     parts = {name: getattr(mixture, name, None) for name in names}
     weights, means, covariances = as_tensors("scikit-learn", **parts)
     family, k, d = as_covariance(kind), len(means), means.shape[-1]
-    compact = covariances.unsqueeze(0) if family.tied else covariances
-    if compact.shape != family.project(means.new_zeros(family.groups(k), d, d)).shape:
+    if covariances.shape != to_compact(means.new_zeros(k, d, d), family).shape:
         raise InvalidArgumentError(
             f"covariances_ of covariance_type {kind!r} do not fit means_ of shape "
             f"{tuple(means.shape)}, got shape {tuple(covariances.shape)}"
         )
-    dense = compact if compact.dim() == 3 else family.variances(compact, d).diag_embed()
-    return GMMLayer.from_parameters(weights, means, dense.expand(k, d, d), family)
+    dense = from_compact(covariances, family, d).expand(k, d, d)
+    return GMMLayer.from_parameters(weights, means, dense, family)
 
 
 def to_sklearn(layer: LayerOrMixture) -> Any:
@@ -88,17 +86,15 @@ def to_sklearn(layer: LayerOrMixture) -> Any:
     there: Any = GaussianMixture(mixture.num_components, covariance_type=family.name)
     there.weights_ = mixture.weights.numpy()
     there.means_ = mixture.means.numpy().copy()
-    there.covariances_ = _compact(family, mixture.component_covariances)
-    there.precisions_ = _compact(family, inverse.mT @ inverse)
-    # The factors of axis-aligned families are their diagonals, which `project` reads as well.
-    there.precisions_cholesky_ = _compact(family, inverse.mT)
+    matrices = {
+        "covariances_": mixture.component_covariances,
+        "precisions_": inverse.mT @ inverse,
+        # The factors of axis-aligned families are their diagonals, which `project` reads as well.
+        "precisions_cholesky_": inverse.mT,
+    }
+    for attribute, dense in matrices.items():
+        setattr(there, attribute, np.ascontiguousarray(to_compact(dense, family).numpy()))
     there.converged_, there.n_iter_, there.lower_bound_ = False, 0, float("nan")
     there.lower_bounds_ = []
     there.n_features_in_ = mixture.num_features
     return there
-
-
-def _compact(family: Covariance, dense: torch.Tensor) -> np.ndarray[Any, Any]:
-    """Matrices `(K, D, D)` in scikit-learn's shape for a family."""
-    formed = family.project(dense)
-    return np.ascontiguousarray((formed[0] if family.tied else formed).numpy())

@@ -81,11 +81,11 @@ class ConstrainedMixin(MixtureModule):
             >>> layer.means.flatten().tolist()
             [0.0, 0.5]
         """
-        if len(self.projections):
-            for own, value in zip(
-                self._tensors(), self.projections.constrain(self._tensors()), strict=True
-            ):
-                own.copy_(value)
+        if not len(self.projections):
+            return
+        present = self._tensors()
+        for own, value in zip(present, self.projections.constrain(present), strict=True):
+            own.copy_(value)
 
     def require_constrained(self) -> None:
         """Refuse a layer whose constraints have no values yet, or contradict each other.

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.errors import CheckpointError
 from gmm_lightning.hyperparameters import HyperparameterModule
-from gmm_lightning.noise import Noise
 
 
 class StateRule(NamedTuple):
@@ -88,7 +87,7 @@ def require_state(module: nn.Module, state: Any, origin: Any, *, exact: bool = F
 def _rules(part: nn.Module) -> dict[str, StateRule]:
     """The rules of the parameters and buffers of a module, without those of its parts."""
     rules = {name: FINITE for name, _ in part.named_parameters(recurse=False)}
-    if isinstance(part, HyperparameterModule | Noise):
+    if isinstance(part, HyperparameterModule):
         buffers = dict(part.named_buffers(recurse=False))
         # The weight of noise is known, fixed or not.
         rules |= {name: FINITE if name == "logit" else OPEN for name in buffers}

@@ -16,7 +16,7 @@ from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.evidence import labels_of
 from gmm_lightning.layers._most_probable import most_probable, require_found
-from gmm_lightning.noise import Noise, noise_evidence
+from gmm_lightning.noise import Noise
 from gmm_lightning.rows import Batch, as_dense, errors_of
 
 P = ParamSpec("P")
@@ -123,9 +123,7 @@ class MixtureModule(nn.Module):
         if self.noise is None:
             return log_joint
         rows = x if isinstance(x, Batch) else Batch(x)
-        log_density = self.noise.log_density(rows.x, missing) + noise_evidence(self.evidence, rows)
-        entry = F.logsigmoid(self.noise.logit) + log_density
-        return torch.cat([log_joint, entry.unsqueeze(-1).to(log_joint)], -1)
+        return self.noise.append_to(log_joint, rows, self.evidence, missing)
 
     def log_prob(self, x: Any, missing: str | None = None) -> Tensor:
         """Log density `log p(x)` in nats: `(*S, *B, D)` -> `(*S, *B)`.

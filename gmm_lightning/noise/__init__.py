@@ -7,7 +7,7 @@ import copy
 import torch
 
 from gmm_lightning._plugins import Registry
-from gmm_lightning.noise.base import Noise, noise_evidence
+from gmm_lightning.noise.base import Noise
 from gmm_lightning.noise.gaussian import Gaussian
 from gmm_lightning.noise.uniform import Uniform
 
@@ -35,4 +35,4 @@ def bind_noise(
     return own.to(device, dtype)
 
 
-__all__ = ["Gaussian", "Noise", "NoiseSpec", "Uniform", "bind_noise", "noise_evidence", "registry"]
+__all__ = ["Gaussian", "Noise", "NoiseSpec", "Uniform", "bind_noise", "registry"]

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from gmm_lightning._messages import describe
-from gmm_lightning._tracing import value_of
-from gmm_lightning._validation import is_number, require_bool, require_number, require_numbers
-from gmm_lightning.errors import InvalidArgumentError, UnresolvedNoiseError
+from gmm_lightning._validation import is_number, require_bool, require_number
+from gmm_lightning.errors import GMMError, InvalidArgumentError, UnresolvedNoiseError
+from gmm_lightning.hyperparameters import Hyperparameter, HyperparameterModule
 from gmm_lightning.rows import Batch, RowSource
 
 
-class Noise(nn.Module, ABC):
+class Noise(HyperparameterModule, ABC):
     """A component of weight `p0` whose density `u(x)` no M-step changes.
 
         p(x) = (1 - p0) sum_k pi_k N(x | mu_k, Sigma_k) + p0 u(x)
@@ -32,11 +31,12 @@ class Noise(nn.Module, ABC):
         concentration: of a Dirichlet prior on p0: `concentration - 1` rows of noise are added to
             those of the data; two numbers `(a, b)` are a beta prior, which adds `b - 1` rows to
             the components, too. None: no prior.
+        hyper: what of u was given, by name.
 
     Attributes:
         logit: `log p0 / (1 - p0)`, `(*B)`, once a layer has bound the noise: a parameter, or a
             buffer where it is fixed.
-        batch_shape: B.
+        start_weight: p0 at the start of a fit.
 
     Raises:
         InvalidArgumentError: a weight outside (0, 1), or a concentration below 1, whose density
@@ -47,13 +47,19 @@ class Noise(nn.Module, ABC):
         Biometrics 49.
     """
 
-    name: ClassVar[str]
+    noun: ClassVar[str] = "noise"
+    unresolved: ClassVar[type[GMMError]] = UnresolvedNoiseError
     logit: Tensor
 
     def __init__(
-        self, weight: float = 0.05, *, fixed: bool = False, concentration: Any = None
+        self,
+        weight: float = 0.05,
+        *,
+        fixed: bool = False,
+        concentration: Any = None,
+        **hyper: Hyperparameter,
     ) -> None:
-        super().__init__()
+        super().__init__(**hyper)
         self.start_weight = require_number("weight of the noise", weight, above=0, most=1)
         if self.start_weight == 1:
             raise InvalidArgumentError("weight of the noise must be below 1, got 1")
@@ -64,7 +70,6 @@ class Noise(nn.Module, ABC):
                 "concentration is of a prior on the weight of the noise, and fixed=True does not "
                 "estimate it: leave one of them out"
             )
-        self.batch_shape: tuple[int, ...] = ()
 
     # -- what a kind of noise defines -------------------------------------------------------
 
@@ -84,7 +89,7 @@ class Noise(nn.Module, ABC):
 
     @abstractmethod
     def register(self, num_features: int) -> None:
-        """Register what follows from the data as buffers `(*B, ...)`, and check what is given."""
+        """Register what u needs as buffers `(*B, ...)`, and check what is given."""
 
     @abstractmethod
     def resolve(self, source: RowSource) -> None:
@@ -97,10 +102,6 @@ class Noise(nn.Module, ABC):
         Raises:
             InvalidArgumentError: the noise has a density, and no draws.
         """
-
-    def arguments(self) -> dict[str, Any]:
-        """Further constructor arguments as primitives."""
-        return {}
 
     # -- for all kinds ----------------------------------------------------------------------
 
@@ -133,34 +134,8 @@ class Noise(nn.Module, ABC):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Set the weight of the start; what follows from data is open again."""
+        super().reset_parameters()
         self.logit.fill_(self.start_logit)
-        for name, buffer in self._open().items():
-            buffer.copy_(self.initial(name, buffer))
-
-    def initial(self, name: str, buffer: Tensor) -> Tensor:
-        """The value of a buffer as it was given; NaN where it follows from the data."""
-        return torch.full_like(buffer, torch.nan)
-
-    def _open(self) -> dict[str, Tensor]:
-        return {name: b for name, b in self.named_buffers(recurse=False) if name != "logit"}
-
-    @property
-    def resolved(self) -> bool:
-        """Whether nothing waits for data."""
-        return not any(value_of(torch.isnan(b).any()) for b in self._open().values())
-
-    def require_resolved(self) -> None:
-        """Raise unless the density is known.
-
-        Raises:
-            UnresolvedNoiseError: it still follows from data; the message names what does.
-        """
-        missing = [name for name, b in self._open().items() if value_of(torch.isnan(b).any())]
-        if missing:
-            raise UnresolvedNoiseError(
-                f"the noise {self.name!r} has no value yet for {', '.join(missing)}: fit the "
-                "layer, call resolve_priors(layer, x), or give the values"
-            )
 
     def log_prior(self, logit: Tensor | None = None) -> Tensor:
         """Log density of the weight under its prior, of the shape of its logits, up to a constant.
@@ -173,6 +148,36 @@ class Noise(nn.Module, ABC):
             return torch.zeros_like(logit)
         a, b = self.concentration
         return (a - 1) * F.logsigmoid(logit) + (b - 1) * F.logsigmoid(-logit)
+
+    def log_evident_density(
+        self, rows: Batch, evidence: nn.Module | None, missing: str | None = None
+    ) -> Tensor:
+        """Log density of rows that are noise and of what evidence says of such, `(*S, *B)`.
+
+        A label, for instance, is of a class, and no class is noise: -inf for a row that has one.
+
+        Args:
+            rows: of the layer.
+            evidence: of the layer; without a method `log_noise` it says nothing.
+            missing: see `log_density`.
+        """
+        log_density = self.log_density(rows.x, missing)
+        log_noise = getattr(evidence, "log_noise", None)
+        return log_density if log_noise is None else log_density + log_noise(rows)
+
+    def append_to(
+        self,
+        log_joint: Tensor,
+        rows: Batch,
+        evidence: nn.Module | None,
+        missing: str | None = None,
+    ) -> Tensor:
+        """Log joint densities `(*S, *B, K)` with those of the noise as one more component.
+
+        Arguments are as for `log_evident_density`.
+        """
+        entry = F.logsigmoid(self.logit) + self.log_evident_density(rows, evidence, missing)
+        return torch.cat([log_joint, entry.unsqueeze(-1).to(log_joint)], -1)
 
     def update(self, noise: Tensor, components: Tensor, present: Tensor) -> Tensor:
         """The logit that maximises the expected objective, of the shape of the rows' sums.
@@ -191,27 +196,6 @@ class Noise(nn.Module, ABC):
         log_share = (mass / mass.sum(0)).clamp(min=least).log()
         return (log_share[0] - log_share[1]).to(present)
 
-    def select(self, index: Tensor) -> Self:
-        """The noise of the mixtures `index` `(M,)` of the flattened batch, of batch shape `(M,)`.
-
-        Its tensors are copies. Without a batch, it is this noise.
-        """
-        n = len(self.batch_shape)
-        if not n:
-            return self
-        selected = copy.copy(self)
-        selected.batch_shape = tuple(index.shape)
-        chosen = {
-            kind: {
-                name: value.detach().flatten(0, n - 1)[index]
-                for name, value in vars(self)[kind].items()
-            }
-            for kind in ("_buffers", "_parameters")
-        }
-        # A parameter's copy is none, and only read.
-        vars(selected).update(_buffers=chosen["_buffers"] | chosen["_parameters"], _parameters={})
-        return selected
-
     @torch.no_grad()
     def resolve_part(self, index: Tensor, source: RowSource) -> None:
         """Fill in what follows from the rows `(N, M, D)` of the mixtures `index` `(M,)` of a batch.
@@ -228,27 +212,17 @@ class Noise(nn.Module, ABC):
         """
         own = self.select(index)
         own.resolve(source)
-        for name, buffer in self._open().items():
-            buffer[index] = own.get_buffer(name)
+        for name in self._sources:
+            self.get_buffer(name)[index] = own.get_buffer(name)
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments as primitives."""
         pair = None if self.concentration is None else list(self.concentration)
         own = {"weight": self.start_weight, "fixed": self.fixed, "concentration": pair}
-        return own | self.arguments()
+        return own | super().config()
 
-    def extra_repr(self) -> str:
-        """The constructor arguments."""
-        return ", ".join(f"{name}={value}" for name, value in self.config().items())
-
-
-def noise_evidence(evidence: nn.Module | None, rows: Batch) -> Tensor | float:
-    """What evidence says of rows that are noise, `(*S, *B)`: its `log_noise(rows)`, or nothing.
-
-    A label, for instance, is of a class, and no class is noise: -inf for a row that has one.
-    """
-    log_noise = getattr(evidence, "log_noise", None)
-    return 0.0 if log_noise is None else log_noise(rows)
+    def reorder(self, index: Tensor) -> None:
+        """Nothing: no component has a part of it."""
 
 
 def _as_concentration(value: Any) -> tuple[float, float] | None:
@@ -262,21 +236,3 @@ def _as_concentration(value: Any) -> tuple[float, float] | None:
         )
     a, b = (require_number("concentration of the noise", one, least=1) for one in pair)
     return a, b
-
-
-def given_numbers(name: str, value: Any, num_features: int, shape: tuple[int, ...]) -> Tensor:
-    """Given numbers of a noise in float64, checked to be finite and to broadcast to a shape.
-
-    Raises:
-        InvalidArgumentError: anything else.
-    """
-    given = require_numbers(name, value, torch.empty(0, dtype=torch.float64, device="cpu"))
-    if not bool(torch.isfinite(given).all()):
-        raise InvalidArgumentError(f"{name} of the noise must be finite")
-    try:
-        return given.expand(shape)
-    except RuntimeError:
-        raise InvalidArgumentError(
-            f"{name} of the noise must broadcast to {shape} for {num_features} features, got "
-            f"shape {tuple(given.shape)}"
-        ) from None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
+from gmm_lightning._tracing import value_of
 from gmm_lightning._validation import require_number
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.noise.base import Noise, given_numbers
+from gmm_lightning.hyperparameters import Hyperparameter
+from gmm_lightning.noise.base import Noise
 from gmm_lightning.rows import RowSource
 
 # The least eigenvalue of the correlations of all rows: columns that follow from each other leave
@@ -63,44 +66,28 @@ class Gaussian(Noise):
         fixed: bool = False,
         concentration: Any = None,
         factor: float = 4.0,
-        mean: Any = None,
-        covariance: Any = None,
+        mean: Hyperparameter = None,
+        covariance: Hyperparameter = None,
     ) -> None:
-        super().__init__(weight, fixed=fixed, concentration=concentration)
+        hyper = {"mean": mean, "covariance": covariance}
+        super().__init__(weight, fixed=fixed, concentration=concentration, **hyper)
+        for name in self._given:
+            self._require_above(name, -math.inf, "finite")
         self.factor = require_number("factor", factor, above=0)
-        self._given = {"mean": mean, "scale_tril": covariance}
 
     def register(self, num_features: int) -> None:
-        self._num_features = num_features
-        empty = torch.empty(*self.batch_shape, num_features, dtype=torch.float64)
-        self.register_buffer("mean", self.initial("mean", empty))
-        square = empty.unsqueeze(-1).expand(*empty.shape, num_features)
-        self.register_buffer("scale_tril", self.initial("scale_tril", square))
-
-    def initial(self, name: str, buffer: Tensor) -> Tensor:
-        if self._given[name] is None:
-            return super().initial(name, buffer)
-        words = "covariance" if name == "scale_tril" else name
-        shape = tuple(buffer.shape)
-        given = given_numbers(words, self._given[name], self._num_features, shape)
-        if name == "scale_tril":
-            symmetric = torch.allclose(given, given.mT, rtol=1e-5, atol=0)
-            given, info = torch.linalg.cholesky_ex(given)
-            if not symmetric or bool((info != 0).any()):
-                raise InvalidArgumentError(
-                    "covariance of the noise must be symmetric and positive definite"
-                )
-        return given.to(buffer).clone()
+        shape = (*self.batch_shape, num_features)
+        self._register("mean", shape)
+        square = (*shape, num_features)
+        self._register("scale_tril", square, argument="covariance", change=_factor_of)
 
     @torch.no_grad()
     def resolve(self, source: RowSource) -> None:
         if None not in self._given.values():
             return
-        mean, covariance = _moments(source, self.batch_shape, self._num_features)
-        if self._given["mean"] is None:
-            self.mean.copy_(mean)
-        if self._given["scale_tril"] is None:
-            self.scale_tril.copy_(_wide_factor(self.factor * covariance, mean))
+        mean, covariance = _moments(source, self.mean.shape)
+        self._set_default("mean", mean)
+        self._set_default("scale_tril", _wide_factor(self.factor * covariance, mean))
 
     def log_density(self, x: Tensor, missing: str | None = None) -> Tensor:
         self.require_resolved()
@@ -114,33 +101,37 @@ class Gaussian(Noise):
         z = z.normal_(generator=generator)
         return self.mean + (self.scale_tril @ z.unsqueeze(-1)).squeeze(-1)
 
-    def arguments(self) -> dict[str, Any]:
-        given = {
-            name: None if value is None else torch.as_tensor(value).tolist()
-            for name, value in self._given.items()
-        }
-        return {
-            "factor": self.factor,
-            "mean": given["mean"],
-            "covariance": given["scale_tril"],
-        }
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments as primitives."""
+        return super().config() | {"factor": self.factor}
 
 
-def _moments(
-    source: RowSource, batch_shape: tuple[int, ...], num_features: int
-) -> tuple[Tensor, Tensor]:
+def _factor_of(covariance: Tensor) -> Tensor:
+    """Lower Cholesky factor of a given covariance; NaN where none is known yet."""
+    unknown = value_of(torch.isnan(covariance).any())
+    if unknown is not False:
+        return covariance
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    symmetric = torch.isclose(covariance, covariance.mT, rtol=1e-5, atol=0).all()
+    if value_of(symmetric & (info == 0).all()) is False:
+        raise InvalidArgumentError(
+            "covariance of the noise must be symmetric and positive definite"
+        )
+    return factor
+
+
+def _moments(source: RowSource, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Weighted mean `(*B, D)` and covariance `(*B, D, D)` of all rows, in float64.
 
     Of missing entries, each is taken from the rows that have what it needs. Differences to the
     mean are summed in a second pass, so that an offset costs no digits.
     """
-    shape = (*batch_shape, num_features)
     total, first = torch.zeros(2, *shape, dtype=torch.float64)
     origin = next(b.x[:1] for b in source if b.num_rows).double().cpu().nan_to_num()[0]
     for x, used in _double_rows(source, shape):
         total, first = total + used.sum(0), first + (used * (x - origin)).sum(0)
     mean = origin + first / torch.where(total > 0, total, 1.0)
-    pairs, second = torch.zeros(2, *shape, num_features, dtype=torch.float64)
+    pairs, second = torch.zeros(2, *shape, shape[-1], dtype=torch.float64)
     for x, used in _double_rows(source, shape):
         root = used.sqrt()
         diff = root * (x - mean)

@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 from gmm_lightning._tracing import value_of
 from gmm_lightning._validation import require_number
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
-from gmm_lightning.noise.base import Noise, given_numbers
+from gmm_lightning.hyperparameters import Hyperparameter
+from gmm_lightning.noise.base import Noise
 from gmm_lightning.rows import RowSource
 
 
@@ -58,39 +59,32 @@ class Uniform(Noise):
         *,
         fixed: bool = False,
         concentration: Any = None,
-        low: Any = None,
-        high: Any = None,
+        low: Hyperparameter = None,
+        high: Hyperparameter = None,
         volume: float | None = None,
     ) -> None:
-        super().__init__(weight, fixed=fixed, concentration=concentration)
+        super().__init__(weight, fixed=fixed, concentration=concentration, low=low, high=high)
+        for name in self._given:
+            self._require_above(name, -math.inf, "finite")
         if volume is not None and not (low is None and high is None):
             raise InvalidArgumentError(
                 "the noise 'uniform' has a volume or a box: leave out volume, or low and high"
             )
         self.volume = None if volume is None else require_number("volume", volume, above=0)
-        self._corners = {"low": low, "high": high}
 
     def register(self, num_features: int) -> None:
-        self._num_features = num_features
         if self.volume is not None:
             return
-        for name in self._corners:
-            empty = torch.empty(*self.batch_shape, num_features, dtype=torch.float64)
-            self.register_buffer(name, self.initial(name, empty))
+        for name in self._given:
+            self._register(name, (*self.batch_shape, num_features))
         if value_of((self.low > self.high).any()):
             raise InvalidArgumentError(
                 "the box of the noise 'uniform' must have low <= high in every feature"
             )
 
-    def initial(self, name: str, buffer: Tensor) -> Tensor:
-        if self._corners[name] is None:
-            return super().initial(name, buffer)
-        given = given_numbers(name, self._corners[name], self._num_features, tuple(buffer.shape))
-        return given.to(buffer).clone()
-
     @torch.no_grad()
     def resolve(self, source: RowSource) -> None:
-        if self.volume is not None or None not in self._corners.values():
+        if self.volume is not None or None not in self._given.values():
             return
         low, high = torch.full_like(self.low, torch.inf), torch.full_like(self.low, -torch.inf)
         for batch in source:
@@ -102,8 +96,7 @@ class Uniform(Noise):
             low = torch.minimum(low, torch.where(used, x, torch.inf).amin(0))
             high = torch.maximum(high, torch.where(used, x, -torch.inf).amax(0))
         for name, found in (("low", low), ("high", high)):
-            if self._corners[name] is None:
-                getattr(self, name).copy_(found)
+            self._set_default(name, found)
         if bool((self.low > self.high).any()):
             raise InvalidDataError(
                 "the box of the noise 'uniform' holds no row: the corner that was given lies "
@@ -150,9 +143,6 @@ class Uniform(Noise):
         share = torch.empty(*size, *self.low.shape, dtype=self.low.dtype, device=self.low.device)
         return torch.lerp(self.low, self.high, share.uniform_(generator=generator))
 
-    def arguments(self) -> dict[str, Any]:
-        corners = {
-            name: None if value is None else torch.as_tensor(value).tolist()
-            for name, value in self._corners.items()
-        }
-        return {**corners, "volume": self.volume}
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments as primitives."""
+        return super().config() | {"volume": self.volume}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.errors import InvalidArgumentError, UnresolvedPriorError
+from gmm_lightning.errors import GMMError, InvalidArgumentError, UnresolvedPriorError
 from gmm_lightning.hyperparameters import HyperparameterModule, MixtureShape
 from gmm_lightning.priors.data_moments import DataMoments
 from gmm_lightning.statistics import Moments
@@ -34,6 +34,10 @@ class Prior(HyperparameterModule, ABC):
     """
 
     noun: ClassVar[str] = "prior"
+    unresolved: ClassVar[type[GMMError]] = UnresolvedPriorError
+    remedy: ClassVar[str] = (
+        "fit the layer, call resolve_priors(layer, x), initialize_from a head, or give the values"
+    )
     slot: ClassVar[str]
     fits: ClassVar[frozenset[str]] = frozenset({"em", "gradient"})
     regularizes_covariances: ClassVar[bool] = False
@@ -63,16 +67,3 @@ class Prior(HyperparameterModule, ABC):
 
     def resolve(self, data: DataMoments, num_components: int) -> None:
         """Fill the hyper-parameters that follow from the data."""
-
-    def require_resolved(self) -> None:
-        """Raise unless every hyper-parameter has a value.
-
-        Raises:
-            UnresolvedPriorError: some have none yet; the message names them.
-        """
-        missing = self._missing()
-        if missing:
-            raise UnresolvedPriorError(
-                f"the prior {self.name!r} has no value yet for {', '.join(missing)}: fit the "
-                "layer, call resolve_priors(layer, x), initialize_from a head, or give the values"
-            )

@@ -120,7 +120,7 @@ class InverseWishart(Prior):
         self._require_df(d)
         is_given = self._given["scale_matrix"] is not None
         self._register("df", shape.groups, default=d + 2.0 if is_given else math.nan)
-        self._register("scale_matrix", (*shape.groups, d, d), family=shape.covariance)
+        self._register("scale_matrix", (*shape.groups, d, d), change=shape.covariance.project)
 
     @property
     def uses_target(self) -> bool:

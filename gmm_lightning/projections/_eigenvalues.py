@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
-from gmm_lightning.linalg import symmetrize
+from gmm_lightning.linalg import symmetrize, unsqueeze_like
+from gmm_lightning.projections.base import P
+from gmm_lightning.statistics import Moments
+
+# From covariances `(*B, G, ...)` in a family's form, their weights `(*B, G)`, and the share of the
+# largest eigenvalue up to which changes count as none, to others.
+Change = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def map_eigenvalues(
-    values: Tensor, num_axes: int, change: Callable[[Tensor], Tensor], tolerance: float = 0.0
+    values: Tensor, num_axes: int, change: Callable[[Tensor], Tensor], tolerance: float
 ) -> Tensor:
     """Covariances with changed eigenvalues; those that would stay are kept as they are.
 
@@ -38,29 +45,30 @@ def map_eigenvalues(
     return changed if num_axes else changed.squeeze(-1)
 
 
-def constrain_scale(
-    raw: Tensor,
-    num_features: int,
-    covariance: Covariance,
-    change: Callable[[Tensor, int, float], Tensor],
-) -> Tensor:
-    """Raw scales of covariances that a function changes; the same where they stay.
+def change_scatter(moments: Moments, change: Change) -> Moments:
+    """Moments with the scatters that a change of the covariances leaves, the same where they stay.
 
-    Args:
-        raw: `(*B, G, ...)`.
-        num_features: D.
-        covariance: the family.
-        change: from covariances in the family's form, the number of axes of the form and a
-            relative tolerance, to others.
+    The weights are the divisors of the scatters.
     """
+    dof = moments.dof.clamp(min=torch.finfo(moments.dof.dtype).tiny)
+    divisor = unsqueeze_like(dof, moments.scatter)
+    values = moments.scatter / divisor
+    changed = change(values, moments.dof, 0.0)
+    scatter = torch.where(changed == values, moments.scatter, changed * divisor)
+    return replace(moments, scatter=scatter)
+
+
+def change_scale(parameters: P, covariance: Covariance, change: Change) -> P:
+    """Parameters with changed covariances, the same where they stay; all weights are one."""
+    raw, num_features = parameters.raw_scale, parameters.means.shape[-1]
     # The tolerance is what the dtype of the parameters leaves of an eigenvalue.
     tolerance = 8 * num_features * torch.finfo(raw.dtype).eps
     wide = covariance.scale(raw.double())
     values = covariance.project(covariance.covariance_matrix(wide, num_features))
-    dof = values.new_ones(raw.shape[: raw.dim() - len(covariance.shape(1, num_features)) + 1])
-    changed = change(values, values.dim() - dof.dim(), tolerance)
+    one = values.new_ones(raw.shape[: raw.dim() - len(covariance.shape(1, num_features)) + 1])
+    changed = change(values, one, tolerance)
     if changed is values:
-        return raw
-    same = (changed == values).reshape(*dof.shape, -1).all(-1)
-    found = covariance.raw(covariance.estimate(changed, dof)).to(raw)
-    return torch.where(same.reshape(*dof.shape, *[1] * (raw.dim() - dof.dim())), raw, found)
+        return parameters
+    same = (changed == values).reshape(*one.shape, -1).all(-1)
+    found = covariance.raw(covariance.estimate(changed, one)).to(raw)
+    return parameters._replace(raw_scale=torch.where(unsqueeze_like(same, raw), raw, found))

@@ -104,18 +104,6 @@ class Projection(HyperparameterModule, ABC):
         """By how many the free parameters of one mixture are fewer; bounds fix none."""
         return 0
 
-    def require_resolved(self) -> None:
-        """Raise unless every value is known.
-
-        Raises:
-            InvalidArgumentError: some are not yet; the message names them.
-        """
-        missing = self._missing()
-        if missing:
-            raise InvalidArgumentError(
-                f"the {self.noun} {self.name!r} has no value yet for {', '.join(missing)}"
-            )
-
 
 def require_one_order(index: Tensor) -> Tensor:
     """The order `(K,)` of the components that is the same in all mixtures of a batch.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -12,8 +11,7 @@ from torch import Tensor
 from gmm_lightning._validation import require_number
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureDensity
-from gmm_lightning.linalg import unsqueeze_like
-from gmm_lightning.projections._eigenvalues import constrain_scale, map_eigenvalues
+from gmm_lightning.projections._eigenvalues import change_scale, change_scatter, map_eigenvalues
 from gmm_lightning.projections.base import P, Projection
 from gmm_lightning.statistics import Moments
 
@@ -56,25 +54,15 @@ class EigenvalueRatio(Projection):
     def regularizes_covariances(self) -> bool:
         return True
 
-    def _clamp(self, dof: Tensor, values: Tensor, num_axes: int, tolerance: float) -> Tensor:
-        change = partial(_within_ratio, self.ratio, dof)
-        return map_eigenvalues(values, num_axes, change, tolerance)
+    def _clamp(self, values: Tensor, weight: Tensor, tolerance: float) -> Tensor:
+        change = partial(_within_ratio, self.ratio, weight)
+        return map_eigenvalues(values, values.dim() - weight.dim(), change, tolerance)
 
     def forward(self, moments: Moments, covariance: Covariance, present: MixtureDensity) -> Moments:
-        num_axes = moments.scatter.dim() - moments.dof.dim()
-        dof = unsqueeze_like(moments.dof.clamp(min=torch.finfo().tiny), moments.scatter)
-        values = moments.scatter / dof
-        clamped = self._clamp(moments.dof, values, num_axes, 0.0)
-        return replace(
-            moments, scatter=torch.where(clamped == values, moments.scatter, clamped * dof)
-        )
+        return change_scatter(moments, self._clamp)
 
     def constrain(self, parameters: P, covariance: Covariance) -> P:
-        raw, d = parameters.raw_scale, parameters.means.shape[-1]
-        lead = raw.shape[: raw.dim() - len(covariance.shape(1, d)) + 1]
-        equal = torch.ones(lead, dtype=torch.float64, device=raw.device)
-        change = partial(self._clamp, equal)
-        return parameters._replace(raw_scale=constrain_scale(raw, d, covariance, change))
+        return change_scale(parameters, covariance, self._clamp)
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments as primitives."""

@@ -69,7 +69,7 @@ class LinearMeans(Projection):
         if given is None:
             line = torch.stack([torch.ones(k), torch.arange(k)], -1)[:, : min(k, 2)]
             given = line.double()
-            self._given = type(self._given)(matrix=given)
+            self._give("matrix", given)
         if given.shape[0] != k or (given.dim() == 3 and given.shape[1] != d):
             raise InvalidArgumentError(
                 f"the matrix of linear_means must be of shape ({k}, P) or ({k}, {d}, P) for "
@@ -127,7 +127,7 @@ class LinearMeans(Projection):
     def reorder(self, index: Tensor) -> None:
         order, given = require_one_order(index), self._given["matrix"]
         assert given is not None
-        self._given = type(self._given)(matrix=given[order.to(given.device)])
+        self._give("matrix", given[order.to(given.device)])
         self.matrix.copy_(take_components(self.matrix, index))
 
     def num_fixed_parameters(

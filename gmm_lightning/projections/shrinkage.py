@@ -20,9 +20,8 @@ from gmm_lightning.statistics import Moments
 class Shrinkage(Projection):
     """Shrinks scatters: `S <- (1 - rho) S + rho tr(S)/D I`, component by component.
 
-    The result is not the mode of the objective, so EM with
-    it is not monotone. rho follows from the effective count n of each component, as if its rows
-    were drawn from one Gaussian.
+    The result is not the mode of the objective, so EM with it is not monotone. rho follows from the
+    effective count n of each component, as if its rows were drawn from one Gaussian.
 
     Args:
         kind: `oas`, oracle approximating shrinkage, or `rblw`, the Rao-Blackwell form of Ledoit
@@ -49,7 +48,7 @@ class Shrinkage(Projection):
     def forward(
         self, moments: Moments, covariance: Covariance, present: MixtureDensity | None = None
     ) -> Moments:
-        """The moments with shrunk scatter."""
+        """The moments with shrunk scatter, whatever the present mixtures."""
         d = moments.means.shape[-1]
         counts = covariance.sum_tied(moments.counts)
         safe = moments.dof.clamp(min=torch.finfo(moments.dof.dtype).tiny)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -16,8 +15,7 @@ from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureDensity
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.hyperparameters import MixtureShape
-from gmm_lightning.linalg import unsqueeze_like
-from gmm_lightning.projections._eigenvalues import constrain_scale, map_eigenvalues
+from gmm_lightning.projections._eigenvalues import change_scale, change_scatter, map_eigenvalues
 from gmm_lightning.projections._interval import IntervalProjection
 from gmm_lightning.projections.base import P
 from gmm_lightning.statistics import Moments
@@ -100,8 +98,9 @@ class VarianceBounds(IntervalProjection):
         unit = torch.where(has_lower, lower.clamp(min=torch.finfo(lower.dtype).tiny), finite)
         return lower / unit, upper / unit, unit
 
-    def _clamp(self, values: Tensor, num_axes: int, tolerance: float) -> Tensor:
+    def _clamp(self, values: Tensor, weight: Tensor, tolerance: float) -> Tensor:
         """Covariances `(*S, *B, G, ...)` between the bounds."""
+        num_axes = values.dim() - weight.dim()
         least, most, unit = self._in_units(*self.bounds_like(values), num_axes)
         if num_axes == 2:
             root = unit.sqrt()
@@ -115,18 +114,10 @@ class VarianceBounds(IntervalProjection):
         return map_eigenvalues(values, num_axes, partial(_clamp, least, most), tolerance)
 
     def forward(self, moments: Moments, covariance: Covariance, present: MixtureDensity) -> Moments:
-        num_axes = moments.scatter.dim() - moments.dof.dim()
-        dof = unsqueeze_like(moments.dof.clamp(min=torch.finfo().tiny), moments.scatter)
-        values = moments.scatter / dof
-        clamped = self._clamp(values, num_axes, 0.0)
-        return replace(
-            moments, scatter=torch.where(clamped == values, moments.scatter, clamped * dof)
-        )
+        return change_scatter(moments, self._clamp)
 
     def constrain(self, parameters: P, covariance: Covariance) -> P:
-        d = parameters.means.shape[-1]
-        raw = constrain_scale(parameters.raw_scale, d, covariance, self._clamp)
-        return parameters._replace(raw_scale=raw)
+        return change_scale(parameters, covariance, self._clamp)
 
 
 def _clamp(least: Tensor, most: Tensor, values: Tensor) -> Tensor:

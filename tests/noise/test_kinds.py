@@ -163,7 +163,7 @@ def test_a_volume_has_no_draws() -> None:
         (lambda: Uniform(volume=1, low=[0, 0]), "a volume or a box"),
         (lambda: GMMLayer(2, 2, noise=Uniform(low=[1, 1], high=[0, 2])), "low <= high"),
         (lambda: GMMLayer(2, 2, noise=Uniform(low=[1, 1, 1])), r"must broadcast to \(2,\)"),
-        (lambda: GMMLayer(2, 2, noise=Uniform(low="here")), "low as numbers"),
+        (lambda: GMMLayer(2, 2, noise=Uniform(low="here")), "takes numbers, got low"),
         (lambda: GMMLayer(2, 2, noise=Uniform(high=[math.nan, 1])), "must be finite"),
         (lambda: GMMLayer(2, 2, noise="loud"), "known are: gaussian, uniform"),
         (lambda: GMMLayer(2, 2, noise=3), "got int"),  # pyright: ignore

@@ -1,4 +1,4 @@
-"""Options of the estimators that fit as `fit_em` does, and what each may be."""
+"""Options that the estimators share, and what each may be; some say less or more of one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from gmm_lightning.covariances import Covariance
 from gmm_lightning.covariances import registry as covariances
 from gmm_lightning.initializers import registry as initializers
 
 OPTIONS: dict[str, Any] = {
     "n_components": [Interval(Integral, 1, None, closed="left")],
-    "covariance_type": [StrOptions({*covariances.names, *covariances.aliases})],
+    "covariance_type": [StrOptions({*covariances.names, *covariances.aliases}), Covariance],
     "tol": [Interval(Real, 0.0, None, closed="left")],
     "n_init": [Interval(Integral, 1, None, closed="left")],
     "random_state": ["random_state"],

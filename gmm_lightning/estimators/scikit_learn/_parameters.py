@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances import Covariance, as_covariance
-from gmm_lightning.estimators.scikit_learn._start import compact, covariances_of, dense_of
+from gmm_lightning.covariances import Covariance, as_covariance, from_compact, to_compact
+from gmm_lightning.estimators.scikit_learn._start import covariances_of
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import invert_tril
 from gmm_lightning.rows import as_tensor
@@ -34,7 +34,7 @@ def parameters_of(layer: GMMLayer) -> dict[str, Tensor]:
         # The factors of axis-aligned families are their diagonals.
         "precisions_cholesky_": inverse.mT,
     }
-    formed = {name: compact(dense, family) for name, dense in matrices.items()}
+    formed = {name: to_compact(dense, family) for name, dense in matrices.items()}
     named = {"weights_": mixture.weights, "means_": mixture.means, **formed}
     return {name: value.clone() for name, value in named.items()}
 
@@ -56,11 +56,11 @@ def fitted_layer(estimator: Any) -> GMMLayer:
     weights, means = as_tensor(estimator.weights_), as_tensor(estimator.means_)
     k, d = means.shape
     if hasattr(estimator, "precisions_cholesky_"):
-        factors = dense_of(as_tensor(estimator.precisions_cholesky_).double(), family, d)
-        precisions = compact(factors @ factors.mT, family)
+        factors = from_compact(as_tensor(estimator.precisions_cholesky_).double(), family, d)
+        precisions = to_compact(factors @ factors.mT, family)
         dense = covariances_of(precisions, family, d)
     else:
-        dense = dense_of(as_tensor(estimator.covariances_), family, d)
+        dense = from_compact(as_tensor(estimator.covariances_), family, d)
     return GMMLayer.from_parameters(weights, means, dense.expand(k, d, d), family)
 
 

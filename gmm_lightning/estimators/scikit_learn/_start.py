@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_array
 from torch import Tensor
 
-from gmm_lightning.covariances import Covariance
+from gmm_lightning.covariances import Covariance, from_compact, to_compact
 
 Floats = NDArray[np.floating[Any]]
 
@@ -53,10 +53,10 @@ def precisions_of(
     Raises:
         ValueError: another shape, or precisions that are not symmetric and positive definite.
     """
-    eye = torch.eye(num_features).expand(family.groups(num_components), -1, -1)
-    shape = tuple(compact(eye, family).shape)
+    eye = torch.eye(num_features).expand(num_components, -1, -1)
+    shape = tuple(to_compact(eye, family).shape)
     array = _checked(precisions, shape, f"{name} precision")
-    if array.ndim < 2 or array.shape[-1] != array.shape[-2] or not _is_dense(family):
+    if family.axis_aligned:
         if (array <= 0).any():
             raise ValueError(f"'{name} precision' should be positive")
         return array
@@ -66,31 +66,12 @@ def precisions_of(
     return array
 
 
-def compact(dense: Tensor, family: Covariance) -> Tensor:
-    """Matrices `(K, D, D)` in scikit-learn's shape for a family: a tied one has no axis of them."""
-    formed = family.project(dense)
-    return formed[0] if family.tied else formed
-
-
-def dense_of(values: Tensor, family: Covariance, num_features: int) -> Tensor:
-    """Dense matrices `(G, D, D)` of those in scikit-learn's shape, the inverse of `compact`."""
-    array = values.unsqueeze(0) if family.tied else values
-    if _is_dense(family):
-        return array
-    return array.reshape(len(array), -1).expand(-1, num_features).diag_embed()
-
-
 def covariances_of(precisions: Tensor, family: Covariance, num_features: int) -> Tensor:
     """Dense covariances `(G, D, D)` of precisions in scikit-learn's shape."""
-    if _is_dense(family):
-        dense = dense_of(precisions, family, num_features)
-        return torch.cholesky_inverse(torch.linalg.cholesky(dense))
-    return dense_of(1 / precisions, family, num_features)
-
-
-def _is_dense(family: Covariance) -> bool:
-    """Whether scatters of a family are matrices."""
-    return family.project(torch.zeros(2, 2)).dim() == 2
+    if family.axis_aligned:
+        return from_compact(1 / precisions, family, num_features)
+    dense = from_compact(precisions, family, num_features)
+    return torch.cholesky_inverse(torch.linalg.cholesky(dense))
 
 
 def _checked(values: Any, shape: tuple[int, ...], name: str) -> Floats:

@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
+from gmm_lightning.covariances import Covariance
 from gmm_lightning.em import ClassifierResult, fit_classifier
 from gmm_lightning.estimators.scikit_learn._options import OPTIONS
 from gmm_lightning.estimators.scikit_learn._rows import (
@@ -70,7 +71,7 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
         self,
         n_components: int = 1,
         *,
-        covariance_type: str = "full",
+        covariance_type: str | Covariance = "full",
         priors: Any = None,
         class_priors: Any = None,
         tol: float = 1e-5,

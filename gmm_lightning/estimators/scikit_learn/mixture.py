@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Self
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from gmm_lightning.covariances import Covariance
-from gmm_lightning.covariances import registry as covariances
 from gmm_lightning.estimators.scikit_learn._fitted import FittedMixture
 from gmm_lightning.estimators.scikit_learn._fitting import INITIALIZERS, Fitter
+from gmm_lightning.estimators.scikit_learn._options import OPTIONS
 from gmm_lightning.estimators.scikit_learn._parameters import parameters_of
 
 
@@ -75,28 +74,19 @@ class GaussianMixture(FittedMixture):
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [
-            StrOptions({*covariances.names, *covariances.aliases}),
-            Covariance,
-        ],
-        "tol": [Interval(Real, 0.0, None, closed="left")],
+        **OPTIONS,
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
         "init_params": [StrOptions(set(INITIALIZERS))],
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", None],
-        "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
-        "priors": "no_validation",
         "missing": [StrOptions({"em"}), None],
         "supervised": ["boolean"],
         "acceleration": "no_validation",
-        "device": "no_validation",
     }
 
     def __init__(

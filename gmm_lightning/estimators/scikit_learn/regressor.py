@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians, regress
 from gmm_lightning.em import EMResult, fit_em
 from gmm_lightning.errors import InvalidArgumentError
@@ -72,7 +73,7 @@ class GaussianMixtureRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
         self,
         n_components: int = 1,
         *,
-        covariance_type: str = "full",
+        covariance_type: str | Covariance = "full",
         priors: Any = None,
         tol: float = 1e-5,
         max_iter: int = 500,

@@ -81,7 +81,7 @@ def active_constraints(settings: Settings, mixture: MixtureDensity) -> dict[str,
     values = {"weight_bounds": mixture.weights, "mean_bounds": mixture.means}
     if settings.covariance_bounds is not None:
         matrices = mixture.component_covariances
-        is_dense = settings.covariance_type.endswith("full")
+        is_dense = not mixture.covariance.axis_aligned
         diagonal = matrices.diagonal(dim1=-2, dim2=-1)
         values["covariance_bounds"] = torch.linalg.eigvalsh(matrices) if is_dense else diagonal
     names = {"weight_bounds": "weights", "mean_bounds": "means", "covariance_bounds": "covariances"}

@@ -144,7 +144,7 @@ def _prepare(
         specs = weights, model.init_means, model.init_covariances
         start = _start(layer.num_components, model.covariance_type, rows, specs, generator)
     layer.set_parameters(*(part.detach() for part in start))
-    covariances = form_of(layer.distribution(), model.covariance_type)
+    covariances = form_of(layer.distribution())
     return layer.weights.detach(), layer.means.detach().clone(), covariances
 
 

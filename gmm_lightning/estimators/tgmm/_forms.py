@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._messages import describe
+from gmm_lightning.covariances import as_covariance, from_compact, to_compact
 from gmm_lightning.distributions import MixtureDensity
 from gmm_lightning.errors import InvalidArgumentError
 
@@ -51,13 +52,6 @@ def covariance_name(name: Any) -> str:
     raise InvalidArgumentError(f"covariance_type must be one of {names}, got {describe(name)}")
 
 
-def _form_shape(covariance_type: str, k: int, d: int) -> tuple[int, ...]:
-    """Shape of the covariances of a type as tgmm stores them."""
-    own = {"full": (d, d), "diag": (d,), "spherical": ()}
-    tied, _, kind = covariance_type.rpartition("_")
-    return own[kind] if tied else (k, *own[kind])
-
-
 def dense_of(name: str, value: Any, covariance_type: str, like: Tensor) -> Tensor:
     """Dense matrices `(K, D, D)` of covariances in tgmm's form.
 
@@ -70,31 +64,19 @@ def dense_of(name: str, value: Any, covariance_type: str, like: Tensor) -> Tenso
     Raises:
         InvalidArgumentError: another shape.
     """
-    k, d = like.shape
+    (k, d), family = like.shape, as_covariance(FAMILIES[covariance_type])
     value = torch.as_tensor(value).to(like)
-    shape = _form_shape(covariance_type, k, d)
-    fitting = (shape,) if covariance_type.startswith("tied") else (shape, shape[1:])
+    shape = tuple(to_compact(like.new_zeros(k, d, d), family).shape)
+    fitting = (shape,) if family.tied else (shape, shape[1:])
     if tuple(value.shape) not in fitting:
         allowed = " or ".join(map(str, fitting))
         raise InvalidArgumentError(
             f"{name} must have shape {allowed} for covariance_type={covariance_type!r}, "
             f"got {tuple(value.shape)}"
         )
-    if covariance_type.endswith("spherical"):
-        value = value.unsqueeze(-1).expand(*value.shape, d)
-    if not covariance_type.endswith("full"):
-        value = value.diag_embed()
-    return value.expand(k, d, d)
+    return from_compact(value.expand(shape), family, d).expand(k, d, d)
 
 
-def form_of(mixture: MixtureDensity, covariance_type: str) -> Tensor:
+def form_of(mixture: MixtureDensity) -> Tensor:
     """The covariances of a mixture in tgmm's form."""
-    matrices = mixture.component_covariances.detach()
-    if covariance_type.startswith("tied"):
-        matrices = matrices[..., 0, :, :]
-    if covariance_type.endswith("full"):
-        return matrices.clone()
-    variances = matrices.diagonal(dim1=-2, dim2=-1)
-    if covariance_type.endswith("spherical"):
-        variances = variances[..., 0]
-    return variances.clone()
+    return to_compact(mixture.component_covariances.detach(), mixture.covariance).clone()

@@ -209,4 +209,4 @@ def _in_form(dense: Tensor, means: Tensor, kind: str, reg_covar: float = 0.0) ->
     regularized = dense.to(means) + reg_covar * torch.eye(means.shape[1]).to(means)
     layer.set_parameters(means=means, covariance_matrix=regularized)
     with torch.no_grad():
-        return form_of(layer.distribution(), kind)
+        return form_of(layer.distribution())

@@ -96,7 +96,7 @@ class Parameters(Settings):
     @property
     def covariances_(self) -> Tensor | None:
         """Covariances in the form of the type: `(K, D, D)` for `full`."""
-        return None if self.layer_ is None else form_of(self.mixture, self.covariance_type)
+        return None if self.layer_ is None else form_of(self.mixture)
 
     @covariances_.setter
     def covariances_(self, value: Any) -> None:
