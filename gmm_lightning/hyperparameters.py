@@ -51,11 +51,13 @@ class HyperparameterModule(nn.Module):
 
     Attributes:
         batch_shape: B, once a layer has bound the module.
+        unlimited: names of hyper-parameters that may be infinite.
     """
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     noun: ClassVar[str]
+    unlimited: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, **hyper: Hyperparameter) -> None:
         super().__init__()
