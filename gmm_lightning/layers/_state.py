@@ -33,6 +33,7 @@ FINITE = StateRule("finite", _is_finite)
 POSITIVE = StateRule("finite and > 0", lambda value: _is_finite(value) and bool((value > 0).all()))
 # NaN stands for what the next fit reads from its rows.
 OPEN = StateRule("finite, or NaN", lambda value: not bool(torch.isinf(value).any()))
+UNLIMITED = StateRule("numbers or infinite", lambda value: not bool(torch.isnan(value).any()))
 OPEN_LENGTH = StateRule(
     "finite and >= 0, or NaN",
     lambda value: not bool((torch.isinf(value) | (value < 0)).any()),
@@ -91,6 +92,7 @@ def _rules(part: nn.Module) -> dict[str, StateRule]:
         buffers = dict(part.named_buffers(recurse=False))
         # The weight of noise is known, fixed or not.
         rules |= {name: FINITE if name == "logit" else OPEN for name in buffers}
+        rules |= dict.fromkeys(getattr(part, "unlimited", ()), UNLIMITED)
     return rules | getattr(part, "state_rules", {})
 
 

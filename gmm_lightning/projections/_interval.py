@@ -25,7 +25,7 @@ class IntervalProjection(Projection, ABC):
     """
 
     limits: ClassVar[tuple[float, float]]
-    # What a file may hold: NaN is none, infinite bounds are.
+    unlimited: ClassVar[frozenset[str]] = frozenset({"lower", "upper"})
     lower: Tensor
     upper: Tensor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from support.random_layers import random_layer, rows
 from torch import Generator, Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
-from gmm_lightning.errors import InvalidArgumentError
+from gmm_lightning.errors import CheckpointError, InvalidArgumentError
+from gmm_lightning.layers import require_state
 from gmm_lightning.projections import EigenvalueRatio, FixedWeights, LinearMeans, Projection
 from gmm_lightning.statistics import Moments
 
@@ -271,3 +273,18 @@ def test_fixed_weights_are_used_as_they_are(generator: Generator) -> None:
     m_step(layer, e_step(layer, rows(30, 2, generator)))
     assert layer.weights.tolist() == pytest.approx([0.2, 0.3, 0.5], rel=1e-14)
     assert layer.num_free_parameters == 15
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"variance": (0.1, None)}, {"mean": (None, 5.0)}, {"mean": (0.0, None)}]
+)
+def test_a_file_holds_bounds_of_one_side(bounds: Any, tmp_path: Path) -> None:
+    """An infinite bound is none; no file may hold NaN for one."""
+    layer = GMMLayer(2, 2, bounds=bounds)
+    layer.save_pretrained(tmp_path)
+    twin = GMMLayer.from_pretrained(tmp_path)
+    assert twin.to_config() == layer.to_config()
+    state = layer.state_dict()
+    state["projections.0.upper"] = torch.full_like(state["projections.0.upper"], torch.nan)
+    with pytest.raises(CheckpointError, match=r"projections.0.upper must be numbers or infinite"):
+        require_state(twin, state, "the file")
