@@ -171,12 +171,13 @@ class ToyNoise(Noise):
 '''
 
 EVIDENCE = '''
-"""Evidence that favours the first component."""
+"""Evidence that speaks for the later components, of every row alike."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from gmm_lightning.evidence.base import Evidence
@@ -184,21 +185,43 @@ from gmm_lightning.rows import Batch
 
 
 class ToyEvidence(Evidence):
-    """`log p(e | k)` of one nat for the first component."""
+    """`log p(e | k) = slope k`."""
 
     name: ClassVar[str] = "toy"
 
-    def __init__(self, num_components: int) -> None:
+    def __init__(self, num_components: int, slope: float = 1.0) -> None:
         super().__init__()
-        self.num_components = num_components
+        self.num_components, self.slope = num_components, slope
 
     def forward(self, batch: Batch) -> Tensor:
-        terms = batch.x.new_zeros(*batch.x.shape[:-1], self.num_components)
-        terms[..., 0] = 1.0
-        return terms
+        number = torch.arange(self.num_components).to(batch.x)
+        return (self.slope * number).expand(*batch.x.shape[:-1], -1)
 
     def config(self) -> dict[str, Any]:
-        return {"num_components": self.num_components}
+        return {"num_components": self.num_components, "slope": self.slope}
+'''
+
+STOPPING = '''
+"""One step is enough."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gmm_lightning.em.convergence import GainEstimate
+from gmm_lightning.em.stopping.base import Change, StoppingRule
+
+
+class ToyRule(StoppingRule):
+    """Converged as soon as a step gains anything."""
+
+    name: ClassVar[str] = "toy"
+
+    def settled(self, gains: GainEstimate, tol: Tensor | float, change: Change = None) -> Tensor:
+        return torch.isfinite(gains.gain)
 '''
 
 FILES = {
@@ -208,10 +231,12 @@ FILES = {
     "gmm_lightning/initializers/toy.py": INITIALIZER,
     "gmm_lightning/noise/toy.py": NOISE,
     "gmm_lightning/evidence/toy.py": EVIDENCE,
+    "gmm_lightning/em/stopping/toy.py": STOPPING,
     "configs/evidence/toy.yaml": (
         "# @package model.layer.evidence\n"
         "_target_: gmm_lightning.evidence.toy.ToyEvidence\n"
         "num_components: ${model.layer.num_components}\n"
+        "slope: 1.0\n"
     ),
     "configs/noise/toy.yaml": (
         "# @package model.layer.noise\n_target_: gmm_lightning.noise.toy.ToyNoise\nweight: 0.05\n"
@@ -251,7 +276,6 @@ def test_one_file_and_one_yaml_each_are_all_it_takes(tmp_path: Path) -> None:
             "cov=toy",
             "priors=toy",
             "projections=toy",
-            "evidence=toy",
             "noise=toy",
             "noise.weight=0.2",
             "evidence=toy",
@@ -273,7 +297,9 @@ def test_one_file_and_one_yaml_each_are_all_it_takes(tmp_path: Path) -> None:
     assert layer["priors"] == [{"name": "toy", "rows": 4.0}]
     assert (layer["noise"]["name"], layer["noise"]["weight"]) == ("toy", 0.2)
     assert layer["projections"] == [{"name": "toy"}]
-    assert layer["evidence"] == [{"name": "toy", "num_components": 2}]
+    assert layer["evidence"] == [{"name": "toy", "num_components": 2, "slope": 1.0}]
+    # The rule ends the fit after the first step that has a gain.
+    assert len(file["callbacks"]["EMCallback"]["history"]) == 2
     weights = file["state_dict"]["layer.mixture_logits"].softmax(-1)
     assert abs(float(weights[0]) - 0.5) < 1e-6
     # It is the toy that computed: spheres, from the toy's start.
