@@ -279,5 +279,3 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
         read_state(module, checkpoint, checkpoint_path)
         module.data = read_data(checkpoint, module.layer.num_features, checkpoint_path)
         return module.eval()
-
-
