@@ -16,7 +16,7 @@ from gmm_lightning.app.runs import FinishedRun
 from gmm_lightning.distributions import deconvolve, impute
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers import keep_constant
-from gmm_lightning.rows import Batch, errors_of
+from gmm_lightning.rows import BLOCK_ROWS, Batch, errors_of
 
 # Settings of draws that begin without rows, and their values when they say nothing.
 _WITHOUT_INPUT = {
@@ -63,10 +63,11 @@ def completed_rows(
     missing = missing_of_run(finished, config.missing or "em")
     first = 0
     for batch in input_rows(finished, config, missing):
-        index = torch.arange(batch.num_rows).repeat_interleave(n)
-        whole = _complete(finished, batch.at(index), config.impute, generator)
-        yield first + index, whole
-        first += batch.num_rows
+        for part in batch.split(max(1, BLOCK_ROWS // max(1, n))):
+            index = torch.arange(part.num_rows).repeat_interleave(n)
+            whole = _complete(finished, part.at(index), config.impute, generator)
+            yield first + index, whole
+            first += part.num_rows
 
 
 def _complete(finished: FinishedRun, rows: Batch, kind: Any, generator: Generator) -> Tensor:

@@ -188,8 +188,7 @@ class MixtureModel:
     def entry_scales(self, parameters: MixtureParameters) -> Tensor:
         """The scale of each entry of `to_vector`, `(M, V)`, by the mixture's deviations, or 1.
 
-        A logit of noise, which may go to minus infinity, in deviations of its estimate from a row,
-        `1 / sqrt(p (1 - p))`: its steps would else be those of all.
+        A logit of noise, which may go to minus infinity, by that of its estimate from a row.
         """
         unit = self.distribution(parameters).variance.sqrt()
         unit = torch.where(torch.isfinite(unit) & (unit > 0), unit, 1.0)
