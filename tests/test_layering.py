@@ -11,7 +11,10 @@ from pathlib import Path
 
 import gmm_lightning
 from gmm_lightning.covariances import registry as covariances
+from gmm_lightning.em import stopping_rules
+from gmm_lightning.noise import registry as noises
 from gmm_lightning.priors import registry as priors
+from gmm_lightning.projections import registry as projections
 
 PACKAGE = Path(gmm_lightning.__file__).parent
 NAME = PACKAGE.name
@@ -279,9 +282,10 @@ def test_no_attribute_of_another_object_is_private() -> None:
 
 
 def compared_words() -> set[str]:
-    """Names of families, priors, policies and accelerations: there are objects for them."""
+    """Names of plug-ins, policies and accelerations: there are objects for them."""
+    registries = (covariances, priors, noises, projections, stopping_rules)
     policies = {"floor", "reseed", "raise", "squarem", "anderson"}
-    return {*covariances.names, *covariances.aliases, *priors.names, *priors.aliases, *policies}
+    return policies.union(*((*registry.names, *registry.aliases) for registry in registries))
 
 
 def test_nothing_is_compared_by_its_name() -> None:

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmm_lightning.app.agreement import LabelAgreement
 from gmm_lightning.criteria import aic, bic, icl
 from gmm_lightning.em import degenerate_components
-from gmm_lightning.evidence import labels_of
-from gmm_lightning.metrics import label_agreement
 from gmm_lightning.rows import Batch, RowSource, errors_of
 from gmm_lightning.statistics import WeightedMoments
 from gmm_lightning.training import GMMModule
@@ -25,7 +24,6 @@ _BLOCK = 1 << 14
 _MAX_KEPT = 10_000_000
 _DRAWS = 100_000
 _COVERAGES = (0.5, 0.9, 0.95, 0.99)
-_SCORES = ("adjusted_rand_score", "normalized_mutual_info_score")
 
 
 @dataclass(frozen=True)
@@ -82,49 +80,26 @@ def evaluate_rows(
     """
     layer = module.layer
     k = layer.num_components
-    # Noise is a cluster of its own.
-    pairs = torch.zeros(0, k + (layer.noise is not None), dtype=torch.float64)
-    evidence = labels_of(layer.evidence)
-    of_classes = pairs.new_zeros(0, 0 if evidence is None else evidence.num_classes)
-    step, row = max(1, -(-rows.num_rows // _MAX_KEPT)), 0
-    # Filled in place: many small pieces between the blocks would fragment the memory.
-    values, weights = torch.empty(2, -(-rows.num_rows // step), dtype=torch.float64)
-    kept_rows = torch.ones(len(values), dtype=torch.bool)
-    noisy = False
+    agreement, kept = LabelAgreement(layer), _KeptDensities(rows.num_rows)
     moments, lacking = None, torch.zeros(2, dtype=torch.long)
-    counts, num_positive = pairs.new_zeros(k), 0
+    counts, num_positive = torch.zeros(k, dtype=torch.float64), 0
     for batch in rows.read(size=_BLOCK):
         weight = None if batch.weight is None else batch.weight.double().cpu()
         log_joint, log_scale = _log_joint(module, batch)
         log_prob = _log_density_of(log_joint, log_scale)
-        noisy |= errors_of(batch) is not None
         log_resp = log_joint.log_softmax(-1)
         entropy = -(log_resp.exp() * log_resp).nan_to_num().sum(-1).double().cpu()
         # Added at once, for the same reason.
         part = WeightedMoments.of(torch.stack([log_prob, entropy], -1), weight)
         moments = part if moments is None else moments + part
-        kept = slice(-row % step, None, step)
-        own = log_prob[kept]
-        at = slice(-(-row // step), -(-row // step) + len(own))
-        values[at] = own
-        if module.missing is not None:
-            missing = torch.isnan(batch.x)
-            incomplete = missing.any(-1)
-            kept_rows[at] = ~incomplete[kept]
-            lacking += torch.stack([incomplete.sum(), missing.sum()])
-        if weight is not None:
-            weights[at] = weight[kept]
+        missing = torch.isnan(batch.x)
+        lacking += torch.stack([missing.any(-1).sum(), missing.sum()])
+        kept.add(log_prob, weight, batch)
         if fitted:
             num_positive += batch.num_rows if weight is None else int((weight > 0).sum())
             mass = torch.ones_like(log_prob) if weight is None else weight
             counts += mass @ log_resp[:, :k].exp().double().cpu()
-        if batch.labels is not None:
-            named = batch.labels.cpu()
-            pairs = _add_pairs(pairs, named, log_joint.argmax(-1).cpu(), weight)
-            if evidence is not None:
-                found = evidence.class_probabilities(log_joint).argmax(-1).cpu()
-                of_classes = _add_pairs(of_classes, named, found, weight)
-        row += batch.num_rows
+        agreement.add(batch.labels, log_joint, weight)
     assert moments is not None
     n, p, mean = float(moments.weight), layer.num_free_parameters, float(moments.mean[0])
     numbers = {
@@ -134,7 +109,7 @@ def evaluate_rows(
         "bic": bic(mean * n, p, n),
         "aic": aic(mean * n, p),
         "icl": icl(mean * n, p, n, float(moments.mean[1]) * n),
-        "num_rows": row,
+        "num_rows": kept.num_rows,
         **({"total_weight": n} if rows.weighted else {}),
         **_missing_numbers(*lacking.tolist()),
         "num_features": layer.num_features,
@@ -142,14 +117,45 @@ def evaluate_rows(
         "num_components": k,
         **({} if layer.noise is None else {"noise_weight": float(layer.noise.weight)}),
         "num_free_parameters": p,
-        **({name: float(label_agreement(pairs, name)) for name in _SCORES} if len(pairs) else {}),
-        **({"accuracy": _share_right(of_classes)} if len(of_classes) else {}),
+        **agreement.numbers(),
     }
     if fitted:
         found = degenerate_components(layer, counts, n / num_positive)
         numbers["degenerate_components"] = [component for (component,) in found]
-    weight = weights[kept_rows] if rows.weighted else None
-    return numbers, LogDensitySample(values[kept_rows], weight, noisy)
+    return numbers, kept.sample(weighted=rows.weighted)
+
+
+class _KeptDensities:
+    """Log densities of at most `_MAX_KEPT` rows, evenly spaced, and their weights.
+
+    They are filled in place: many small pieces between the blocks would fragment the memory.
+
+    Attributes:
+        num_rows: how many were added.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._step, self.num_rows = max(1, -(-total // _MAX_KEPT)), 0
+        self._values, self._weights = torch.empty(2, -(-total // self._step), dtype=torch.float64)
+        self._complete = torch.ones(len(self._values), dtype=torch.bool)
+        self._noisy = False
+
+    def add(self, log_prob: Tensor, weight: Tensor | None, batch: Batch) -> None:
+        """Add the log densities of the rows of a batch."""
+        kept, first = slice(-self.num_rows % self._step, None, self._step), self.num_rows
+        own = log_prob[kept]
+        at = slice(-(-first // self._step), -(-first // self._step) + len(own))
+        self._values[at] = own
+        self._complete[at] = ~torch.isnan(batch.x).any(-1).cpu()[kept]
+        if weight is not None:
+            self._weights[at] = weight[kept]
+        self._noisy |= errors_of(batch) is not None
+        self.num_rows += batch.num_rows
+
+    def sample(self, *, weighted: bool) -> LogDensitySample:
+        """Those of the rows that have all entries."""
+        weight = self._weights[self._complete] if weighted else None
+        return LogDensitySample(self._values[self._complete], weight, self._noisy)
 
 
 def _missing_numbers(num_rows: int, num_entries: int) -> dict[str, int]:
@@ -157,27 +163,6 @@ def _missing_numbers(num_rows: int, num_entries: int) -> dict[str, int]:
     if not num_rows:
         return {}
     return {"num_incomplete_rows": num_rows, "num_missing_entries": num_entries}
-
-
-def _add_pairs(pairs: Tensor, labels: Tensor, components: Tensor, weight: Tensor | None) -> Tensor:
-    """Weights of the pairs `(C, K)` of label and component, with more rows for new labels.
-
-    Rows without a label count in none.
-    """
-    known = labels >= 0
-    if not bool(known.all()):
-        weight = None if weight is None else weight[known]
-        labels, components = labels[known], components[known]
-    if not len(labels):
-        return pairs
-    pairs = torch.nn.functional.pad(pairs, (0, 0, 0, max(int(labels.max()) + 1 - len(pairs), 0)))
-    weight = torch.ones_like(labels) if weight is None else weight
-    return pairs.index_put((labels.long(), components), weight.to(pairs), accumulate=True)
-
-
-def _share_right(pairs: Tensor) -> float:
-    """Share of the labelled rows, by weight, whose most probable class is their own."""
-    return float(pairs.diagonal().sum() / pairs.sum())
 
 
 @torch.no_grad()

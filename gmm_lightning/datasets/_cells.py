@@ -33,7 +33,7 @@ def is_missing(cell: str) -> bool:
     return cell.lower() in _MISSING
 
 
-def is_missing_label(value: Any) -> bool:
+def _is_missing_label(value: Any) -> bool:
     """Whether a label is missing."""
     return value is None or str(value).strip().lower() in _UNLABELLED
 
@@ -55,7 +55,7 @@ def encode_labels(values: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, 
         >>> codes.tolist(), classes
         ([1, 0, -1, 1], ('9', '10'))
     """
-    words = {value: str(value).strip() for value in set(values) if not is_missing_label(value)}
+    words = {value: str(value).strip() for value in set(values) if not _is_missing_label(value)}
     keys: dict[Any, Any] = {value: _exact_number(word) for value, word in words.items()}
     numeric = None not in keys.values()
     keys = keys if numeric else words

@@ -210,7 +210,11 @@ class Labels(Evidence):
         return whole.index_add(-1, self._index(shares), shares)
 
     def reorder(self, order: Tensor) -> None:
-        """See `Evidence.reorder`."""
+        """Follow the components: see `Evidence.reorder`.
+
+        Raises:
+            InvalidArgumentError: mixtures of a batch would have different classes by component.
+        """
         classes = self._index(order)[order].reshape(-1, self.num_components)
         if not bool((classes == classes[:1]).all()):
             raise InvalidArgumentError(

@@ -54,7 +54,7 @@ class ConstrainedMixin(MixtureModule):
         for one in [*([Frozen.of(parts)] if parts else []), *others]:
             bound.append(one)
         self.projections = bound.to(self.means)
-        self._hold(("weights", "means", "covariances"))
+        self._hold()
 
     @torch.no_grad()
     def take_parameters(self, other: ConstrainedMixin) -> None:
@@ -67,7 +67,7 @@ class ConstrainedMixin(MixtureModule):
             self.get_parameter(name).copy_(other.get_parameter(name))
         if self.noise is not None and other.noise is not None:
             self.noise.load_state_dict(other.noise.state_dict())
-        self._hold(("weights", "means", "covariances"))
+        self._hold()
 
     @torch.no_grad()
     def constrain_(self) -> None:
@@ -96,8 +96,8 @@ class ConstrainedMixin(MixtureModule):
         if len(self.projections):
             self.projections.require_resolved(self._tensors())
 
-    def _hold(self, parts: Iterable[str]) -> None:
-        """Take the present values of what is frozen of some parts, and satisfy all constraints."""
+    def _hold(self, parts: Iterable[str] | None = None) -> None:
+        """Take the present values of what is frozen, of some parts or all; keep to the bounds."""
         if self.projections.frozen is not None:
             self.projections.frozen.capture(self._tensors(), parts)
         self.constrain_()

@@ -134,7 +134,7 @@ class MixtureModule(nn.Module):
                 used.
             missing: None, or `marginalize`: see `MixtureOfGaussians.log_prob`.
         """
-        return self._reduce_joint(x, lambda log_joint: log_joint.logsumexp(-1), missing)
+        return self.reduce_joint(x, lambda log_joint: log_joint.logsumexp(-1), missing)
 
     def forward(self, x: Any) -> Tensor:
         """Log density, as `log_prob`."""
@@ -142,11 +142,11 @@ class MixtureModule(nn.Module):
 
     def log_responsibilities(self, x: Any, missing: str | None = None) -> Tensor:
         """Log responsibilities `log p(k | x)`, `(*S, *B, K)`; `missing` as in `log_prob`."""
-        return self._reduce_joint(x, lambda shares: self._own(shares.log_softmax(-1)), missing)
+        return self.reduce_joint(x, lambda shares: self._own(shares.log_softmax(-1)), missing)
 
     def responsibilities(self, x: Any, missing: str | None = None) -> Tensor:
         """Responsibilities `p(k | x)`, `(*S, *B, K)`; `missing` as in `log_prob`."""
-        return self._reduce_joint(x, lambda shares: self._own(shares.softmax(-1)), missing)
+        return self.reduce_joint(x, lambda shares: self._own(shares.softmax(-1)), missing)
 
     def predict(self, x: Any, missing: str | None = None) -> Tensor:
         """The most probable component of each row, `(*S, *B)`, or -1 where that is the noise.
@@ -157,7 +157,7 @@ class MixtureModule(nn.Module):
             InvalidDataError: a row has none, since an entry is missing or every density is 0; it
                 gets -1 where values cannot be looked at, as in a compiled graph.
         """
-        index = require_found(self._reduce_joint(x, most_probable, missing))
+        index = require_found(self.reduce_joint(x, most_probable, missing))
         # The noise comes after the components.
         return torch.where(index == self.means.shape[-2], -1, index)
 
@@ -176,7 +176,7 @@ class MixtureModule(nn.Module):
                 "gmm_lightning.evidence.Labels(class_of_component)"
             )
         rows = labels.for_evaluation(x) if isinstance(x, Batch) else x
-        return self._reduce_joint(rows, labels.class_probabilities, missing)
+        return self.reduce_joint(rows, labels.class_probabilities, missing)
 
     def predict_class(self, x: Any, missing: str | None = None) -> Tensor:
         """The most probable class of each row, `(*S, *B)`, or -1 where that is the noise.
@@ -198,18 +198,26 @@ class MixtureModule(nn.Module):
         """
         if self.noise is None:
             return torch.zeros_like(self.log_prob(x, missing))
-        return self._reduce_joint(x, lambda shares: shares.softmax(-1)[..., -1], missing)
+        return self.reduce_joint(x, lambda shares: shares.softmax(-1)[..., -1], missing)
 
     def _own(self, shares: Tensor) -> Tensor:
         """Values of the components, without the one of the noise."""
         return shares if self.noise is None else shares[..., :-1]
 
-    def _reduce_joint(
+    def reduce_joint(
         self, x: Any, reduce: Callable[[Tensor], Tensor], missing: str | None = None
     ) -> Tensor:
-        """`reduce(log_joint(x))` without all log joint densities in memory at once.
+        """`reduce(log_joint_with_noise(x))`, of so many rows at a time as the memory is meant for.
 
-        Those of the noise are the last ones.
+        Args:
+            x: the rows, as for `log_prob`.
+            reduce: from `(n, *B, K)`, or `(n, *B, K + 1)` with noise, to `(n, *B, ...)`.
+            missing: as for `log_prob`.
+
+        Example:
+            >>> layer = GMMLayer(num_features=2, num_components=3)
+            >>> layer.reduce_joint(torch.zeros(4, 2), lambda log_joint: log_joint.amax(-1)).shape
+            torch.Size([4])
         """
         return map_chunks(
             lambda rows: reduce(self.log_joint_with_noise(rows, missing)),

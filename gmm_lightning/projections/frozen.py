@@ -150,9 +150,9 @@ class Frozen(Projection):
             )
 
     @torch.no_grad()
-    def capture(self, parameters: MixtureTensors, parts: Iterable[str] = tuple(_HELD_BY)) -> None:
-        """Take the values of parameters `(*B, ...)` for what is frozen of some parts."""
-        for part in parts:
+    def capture(self, parameters: MixtureTensors, parts: Iterable[str] | None = None) -> None:
+        """Take the values of parameters `(*B, ...)` for what is frozen, of some parts or of all."""
+        for part in _HELD_BY if parts is None else parts:
             mask, held = self.is_fixed(part), self.get_buffer(part)
             value = getattr(parameters, _HELD_BY[part]).detach()
             if part == "weights" and not bool(mask.all()):

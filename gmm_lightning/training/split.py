@@ -15,6 +15,10 @@ def split_rows(
     """Indices of the rows to train on, for validation and for a test, in order each.
 
     The validation set is drawn first, so that it does not depend on the test set.
+
+    Raises:
+        InvalidArgumentError: a share out of range, or shares that leave a part without rows.
+        InvalidDataError: there is a single row.
     """
     shares = {"val_fraction": val_fraction, "test_fraction": test_fraction}
     shares = {name: require_number(name, x, least=0, most=1) for name, x in shares.items()}

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from gmm_lightning._chunking import map_chunks
 from gmm_lightning.covariances import FullCovariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.em import Responsibilities, e_step, softmax_responsibilities_
 from gmm_lightning.layers import GMMLayer, Standardize, keep_constant
-from gmm_lightning.rows import Batch, errors_of, require_missing, require_order
+from gmm_lightning.rows import Batch, require_missing, require_order
 from gmm_lightning.statistics import SufficientStatistics
 
 
@@ -81,14 +79,7 @@ class StandardizedMixture(L.LightningModule):
             `(n, *B, K)`, or `(n, *B, K + 1)` with noise; `(n, *B)`, or `()`.
         """
         rows = self.standardize.batch(batch)
-        matrices = 1 if errors_of(rows) is None else rows.x.shape[-1]
-        log_joint = map_chunks(
-            partial(self.layer.log_joint_with_noise, missing=self._reading(rows.x)),
-            rows,
-            batch_dims=len(self.layer.batch_shape),
-            numbers_per_row=self.layer.means.numel() * matrices,
-            module=self.layer,
-        )
+        log_joint = self.layer.reduce_joint(rows, lambda values: values, self._reading(rows.x))
         return log_joint, self.standardize.log_abs_det + self.missing_log_scale(batch)
 
     def log_prob_of(self, batch: Batch) -> Tensor:
@@ -152,14 +143,14 @@ class StandardizedMixture(L.LightningModule):
             mixture = self.distribution()
             drawn = mixture.sample(sample_shape, **options)
             return keep_constant(drawn, mixture.means, self.layer.is_constant)
-        drawn = self.layer.sample(sample_shape, **options)
-        if isinstance(drawn, tuple):
-            return self.standardize.inverse(drawn[0]), *drawn[1:]
-        return self.standardize.inverse(drawn)
+        return self._in_units(self.layer.sample(sample_shape, **options))
 
     def sample_with_noise(self, sample_shape: tuple[int, ...] | int = (), **options: Any) -> Any:
         """Draws in the user's units, noise included: see `GMMLayer.sample_with_noise`."""
-        drawn = self.layer.sample_with_noise(sample_shape, **options)
+        return self._in_units(self.layer.sample_with_noise(sample_shape, **options))
+
+    def _in_units(self, drawn: Any) -> Any:
+        """Draws, `rows` or `(rows, ...)`, in the user's units."""
         if isinstance(drawn, tuple):
             return self.standardize.inverse(drawn[0]), *drawn[1:]
         return self.standardize.inverse(drawn)

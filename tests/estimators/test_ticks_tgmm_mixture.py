@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from support.covering import covering
 from support.tgmm_rows import TYPES, blobs, given
 
 from gmm_lightning.estimators.tgmm import GaussianMixture
@@ -233,9 +234,14 @@ def test_covariance_type(name: str) -> None:
     assert torch.isfinite(model.marginal([0]).score_samples(X[:, :1])).all()
 
 
-@pytest.mark.parametrize("means", ["kmeans", "kpp", "points", "random", "maxdist", X[:2]])
-@pytest.mark.parametrize("weights", ["uniform", "random", "kmeans", torch.tensor([1.0, 3.0])])
-@pytest.mark.parametrize("covariances", ["empirical", "eye", "random", "global", torch.eye(2)])
+@pytest.mark.parametrize(
+    ("means", "weights", "covariances"),
+    covering(
+        ["kmeans", "kpp", "points", "random", "maxdist", X[:2]],
+        ["uniform", "random", "kmeans", torch.tensor([1.0, 3.0])],
+        ["empirical", "eye", "random", "global", torch.eye(2)],
+    ),
+)
 def test_initialisation(means: Any, weights: Any, covariances: Any) -> None:
     model = GaussianMixture(
         2,

@@ -14,6 +14,7 @@ from support.random_layers import random_layer, rows
 from torch import Generator, Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
+from gmm_lightning.covariances import registry as covariances
 from gmm_lightning.layers import require_state
 from gmm_lightning.projections import Frozen
 from gmm_lightning.projections import registry as projections
@@ -26,6 +27,12 @@ PRIOR_CASES = [
     pytest.param(*case, prior, marks=[pytest.mark.slow] if (i + j) % 2 else [])
     for i, case in enumerate(constrained_cases())
     for j, prior in enumerate(PRIORS)
+]
+# Every projection with two families and every family with some projections; the others are slow.
+RESTART_CASES = [
+    pytest.param(family, name, marks=[pytest.mark.slow] if number % 3 else [])
+    for family, name in constrained_cases()
+    for number in (covariances.names.index(family) + projections.names.index(name),)
 ]
 
 
@@ -125,7 +132,7 @@ def test_a_batch_is_a_loop(family: str, name: str, generator: Generator) -> None
             torch.testing.assert_close(own.detach(), whole[m].detach(), rtol=1e-9, atol=1e-9)
 
 
-@over_cases
+@pytest.mark.parametrize(("family", "name"), RESTART_CASES)
 def test_restarts_are_a_loop(family: str, name: str, generator: Generator) -> None:
     """Side by side, each with its own parameters, mixtures that stop leave the others alone."""
     x = rows(40, 2, generator)

@@ -93,6 +93,9 @@ class FittedMixture(DensityMixin, BaseEstimator):
         """Draws `(n_samples, n_features)` and their components, sorted by component.
 
         With an integer `random_state` every call gives the same draws.
+
+        Raises:
+            ValueError: fewer than one sample.
         """
         check_is_fitted(self)
         if n_samples < 1:

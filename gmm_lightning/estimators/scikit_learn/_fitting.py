@@ -53,7 +53,11 @@ class Fitter:
         self._given = self._given_parameters()
 
     def fit(self) -> None:
-        """Fit from every start, and keep the one with the highest lower bound."""
+        """Fit from every start, and keep the one with the highest lower bound.
+
+        Raises:
+            ValueError: a start has a singular covariance.
+        """
         estimator = self._estimator
         goes_on = estimator.warm_start and hasattr(estimator, "layer_")
         before = estimator.lower_bound_ if goes_on else None

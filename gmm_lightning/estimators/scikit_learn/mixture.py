@@ -141,6 +141,9 @@ class GaussianMixture(FittedMixture):
             X: the rows.
             y: ignored, unless `supervised`: their classes.
             sample_weight: weights of the rows, `(n_samples,)`.
+
+        Raises:
+            ValueError: unusable rows, fewer of them than components, or a start that is singular.
         """
         self._validate_params()
         rows = self._rows(X, reset=True, ensure_min_samples=2)

@@ -67,7 +67,12 @@ class Rows:
 
     @classmethod
     def create(cls, model: Parameters, X: Any, sample_weight: Any, labels: Any) -> Rows:
-        """Rows and weights as they come from the user."""
+        """Rows and weights as they come from the user.
+
+        Raises:
+            InvalidArgumentError: weights, marks of noise or labels that are not one for each row.
+            InvalidDataError: rows of another width than `n_features`.
+        """
         x = model.rows(X)
         if model.n_features not in (None, x.shape[-1]):
             raise InvalidDataError(
