@@ -43,7 +43,7 @@ class Rows:
         seen: Any = X
         x: Tensor | None = None
         if isinstance(X, np.ma.MaskedArray) and options.get("ensure_all_finite") == "allow-nan":
-            seen = X.astype(float).filled(np.nan)
+            seen = np.ma.filled(X.astype(float), np.nan)
         if isinstance(X, Tensor) and X.is_complex():
             seen = X.detach().cpu().numpy()  # Which scikit-learn refuses.
         elif isinstance(X, Tensor):
