@@ -106,6 +106,24 @@ def as_generator(generator: Any, device: torch.device | str = "cpu") -> Generato
     return Generator(device).manual_seed(seed)
 
 
+def as_device(device: Any) -> torch.device:
+    """A device that holds numbers, of a name or a `torch.device`.
+
+    Raises:
+        InvalidArgumentError: none of torch's devices, one that this machine lacks, or `meta`.
+    """
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError):
+        raise InvalidArgumentError(
+            f"device must be one that this machine has, such as 'cpu', got {describe(device)}"
+        ) from None
+    if device.type == "meta":
+        raise InvalidArgumentError("device must hold numbers, and 'meta' has none: take 'cpu'")
+    return device
+
+
 def require_numbers(name: str, value: Any, like: Tensor) -> Tensor:
     """Numbers of any shape as a tensor, of the dtype and on the device of another.
 

@@ -106,3 +106,17 @@ def test_refusals(options: dict[str, object], y: np.ndarray, match: str) -> None
         GaussianMixtureClassifier(**options).fit(X, y)
     with pytest.raises(ValueError, match="sample_weight"):
         GaussianMixtureClassifier().fit(X, Y, sample_weight=np.zeros(150))
+
+
+def test_a_fit_that_fails_leaves_the_last_one() -> None:
+    fresh = GaussianMixtureClassifier(60, random_state=0)
+    with pytest.raises(ValueError, match="fewer than num_components=60"):
+        fresh.fit(X, Y)
+    with pytest.raises(NotFittedError):
+        fresh.predict(X)
+    model = GaussianMixtureClassifier(random_state=0).fit(X, NAMES)
+    before = model.predict_proba(X)
+    with pytest.raises(ValueError, match="fewer than num_components=60"):
+        model.set_params(n_components=60).fit(X, Y)
+    np.testing.assert_array_equal(model.predict_proba(X), before)
+    assert model.predict(X)[0] == "setosa"

@@ -14,7 +14,7 @@ import torch
 from sklearn import mixture as peer
 from sklearn.base import clone
 from sklearn.datasets import load_iris
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -218,3 +218,67 @@ def test_no_steps_keep_the_start() -> None:
     fitted = GaussianMixture(3, max_iter=0, **given).fit(X)
     np.testing.assert_array_equal(fitted.means_, given["means_init"])
     assert (fitted.n_iter_, fitted.converged_, fitted.lower_bounds_) == (0, False, [])
+
+
+def test_warm_starts_take_the_present_options() -> None:
+    pairs = [
+        cls(3, warm_start=True, max_iter=200, **start("full"))
+        for cls in (GaussianMixture, peer.GaussianMixture)
+    ]
+    for regularisation in (1e-6, 1.0):
+        ours, theirs = (each.set_params(reg_covar=regularisation).fit(X) for each in pairs)
+        np.testing.assert_allclose(ours.covariances_, theirs.covariances_, rtol=1e-8, atol=1e-10)
+    prior = ours.set_params(priors="niw").fit(X)
+    assert [p.name for p in prior.layer_.all_priors] == ["niw"]
+    with pytest.raises(ValueError, match="warm_start goes on from a fit with"):
+        ours.set_params(covariance_type="diag", precisions_init=None).fit(X)
+
+
+def test_warm_starts_without_labels() -> None:
+    mixture = GaussianMixture(3, supervised=True, warm_start=True, random_state=0)
+    mixture.fit(X, np.arange(150) // 50)
+    plain = mixture.set_params(supervised=False).fit(X)
+    assert plain.layer_.evidence is None
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "match"),
+    [
+        ({"device": "abacus"}, {"X": X}, "device must be one"),
+        ({"device": "meta"}, {"X": X}, "'meta' has none"),
+        ({}, {"X": torch.empty(150, 4, device="meta")}, "'meta' has none"),
+        ({}, {"X": torch.ones(150, 4, dtype=torch.complex64)}, "Complex data not supported"),
+        ({"supervised": True}, {"X": X}, "requires y to be passed"),
+    ],
+)
+def test_what_no_fit_takes(options: Any, arguments: Any, match: str) -> None:
+    mixture = GaussianMixture(3, **options)
+    with pytest.raises(ValueError, match=match):
+        mixture.fit(**arguments)
+    assert not hasattr(mixture, "layer_")
+
+
+@pytest.mark.parametrize(
+    ("weight", "match"),
+    [(np.ones(3), "broadcast"), (-np.ones(150), ">= 0"), (np.zeros(150), "is zero")],
+)
+def test_weights_of_a_score(weight: Any, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        GaussianMixture(2, random_state=0).fit(X).score(X, sample_weight=weight)
+
+
+def test_labels_in_a_column() -> None:
+    y = np.arange(150) // 50
+    mixture = GaussianMixture(3, supervised=True, random_state=0)
+    with pytest.warns(DataConversionWarning):
+        column = clone(mixture).fit(X, y[:, np.newaxis])
+    np.testing.assert_array_equal(column.means_, mixture.fit(X, y).means_)
+
+
+def test_what_a_mask_hides_is_missing() -> None:
+    holes = np.random.default_rng(0).random(X.shape) < 0.1
+    masked = np.ma.masked_array(np.where(holes, 999.0, X), holes)
+    mixture = GaussianMixture(3, missing="em", random_state=0)
+    expected = clone(mixture).fit(np.where(holes, np.nan, X))
+    np.testing.assert_array_equal(mixture.fit(masked).means_, expected.means_)
+    np.testing.assert_array_equal(mixture.predict(masked), expected.predict(masked))

@@ -138,3 +138,16 @@ def test_refusals_after_a_fit() -> None:
         model.predict(X[:, :1])
     with pytest.raises(ValueError, match="every sample_weight is zero"):
         GaussianMixtureRegressor().fit(X, Y, sample_weight=np.zeros(300))
+
+
+def test_a_fit_that_fails_leaves_the_last_one() -> None:
+    fresh = GaussianMixtureRegressor(301)
+    with pytest.raises(ValueError, match="num_components=301"):
+        fresh.fit(X, Y)
+    with pytest.raises(NotFittedError):
+        fresh.predict(X)
+    model = fitted()
+    before = model.predict(X)
+    with pytest.raises(ValueError, match="num_components=301"):
+        model.set_params(n_components=301).fit(X, Y[:, 0])
+    np.testing.assert_array_equal(model.predict(X), before)

@@ -40,6 +40,9 @@ CONSTRUCTOR: dict[str, dict[str, Any]] = {
     "give both of them or neither": {"mean_prior": [0.0, 0.0]},
     "covariance_prior and degrees_of_freedom_prior": {"degrees_of_freedom_prior": 5.0},
     "unknown prior_convention": {"prior_convention": "tgmm"},
+    "random_state must be": {"random_state": "none"},
+    "device must be one": {"device": "abacus"},
+    "'meta' has none": {"device": "meta"},
 }
 FIT: dict[str, dict[str, Any]] = {
     "n_components must be a number": {"n_components": None},
@@ -61,6 +64,11 @@ FIT: dict[str, dict[str, Any]] = {
     },
     "loc": {"mean_prior": torch.zeros(5), "mean_precision_prior": 1.0},
     "concentration": {"weight_concentration_prior": -1.0},
+    "frozen_components must be an integer": {
+        "frozen_components": [0.5],
+        "init_means": X[:2],
+        "init_covariances": torch.eye(2, dtype=X.dtype).expand(2, 2, 2),
+    },
 }
 USE: dict[str, Callable[[GaussianMixture], Any]] = {
     "got several": lambda m: m.sample(1, std_radius=1.0, confidence=0.5),
@@ -79,6 +87,9 @@ USE: dict[str, Callable[[GaussianMixture], Any]] = {
     "components_per_class makes 1": lambda m: m.fit(X, labels=[4] * len(X)),
     "predict_class needs": lambda m: m.predict_class(X),
     "sample_weight must be one number": lambda m: m.fit(X, sample_weight=torch.ones(len(X), 2)),
+    r"sample_weight must be finite and >= 0; .* row\(s\) 1$": lambda m: m.fit(
+        X, sample_weight=[1.0, -1.0] + [1.0] * (len(X) - 2)
+    ),
     "indices must differ": lambda m: m.marginal([0, 0]),
     "a feature must be": lambda m: m.marginal(["x"]),
     "Y must have shape": lambda m: m.condition([0.0], [0]).log_prob(torch.zeros(1, 3)),

@@ -14,7 +14,7 @@ from gmm_lightning.covariances import Covariance
 from gmm_lightning.criteria import aic, bic
 from gmm_lightning.em import EMResult, reduce_log_joint
 from gmm_lightning.estimators.scikit_learn._parameters import fitted_layer
-from gmm_lightning.estimators.scikit_learn._rows import Rows, generator_of
+from gmm_lightning.estimators.scikit_learn._rows import Rows, generator_of, weights_of_rows
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import weighted_mean
 
@@ -76,9 +76,8 @@ class FittedMixture(DensityMixin, BaseEstimator):
             sample_weight: weights of the rows, `(n_samples,)`.
         """
         values = torch.as_tensor(self.score_samples(X))
-        if sample_weight is None:
-            return float(values.mean())
-        return float(weighted_mean(values, torch.as_tensor(sample_weight)))
+        weight = weights_of_rows(sample_weight, values.unsqueeze(-1))
+        return float(weighted_mean(values, None if weight is None else weight.to(values.device)))
 
     def bic(self, X: Any) -> float:
         """Bayesian information criterion on rows; lower is better."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from dataclasses import replace
@@ -64,7 +63,7 @@ class Fitter:
         best: tuple[float, GMMLayer, EMResult] | None = None
         generator = generator_of(estimator.random_state, self._x.device)
         for number in range(1 if goes_on else estimator.n_init):
-            layer = copy.deepcopy(fitted_layer(estimator)) if goes_on else self._new_layer()
+            layer = self._fitted_layer() if goes_on else self._new_layer()
             log = _Log(number, estimator.verbose, estimator.verbose_interval)
             try:
                 if not goes_on:
@@ -105,9 +104,30 @@ class Fitter:
 
     def _new_layer(self) -> GMMLayer:
         """A layer for the rows."""
-        own, x = self._estimator, self._x
-        sizes = x.shape[1], int(own.n_components), self._family
-        return new_layer(*sizes, own.priors, device=x.device, dtype=x.dtype)
+        sizes = self._x.shape[1], int(self._estimator.n_components)
+        return self._layer_like(self._x, *sizes)
+
+    def _fitted_layer(self) -> GMMLayer:
+        """A layer with the present options and the parameters of the last fit."""
+        last = fitted_layer(self._estimator)
+        if last.covariance.name != self._family.name:
+            raise ValueError(
+                f"warm_start goes on from a fit with covariance_type={last.covariance.name!r}, and "
+                f"covariance_type is now {self._family.name!r}: fit without warm_start"
+            )
+        layer = self._layer_like(last.means, last.num_features, last.num_components)
+        layer.take_parameters(last)
+        self._bound_loss(layer)
+        return layer
+
+    def _layer_like(self, tensor: Tensor, *sizes: int) -> GMMLayer:
+        options = {"device": tensor.device, "dtype": tensor.dtype}
+        return new_layer(*sizes, self._family, self._estimator.priors, **options)
+
+    def _bound_loss(self, layer: GMMLayer) -> None:
+        """Give a layer without `reg_covar` the smallest variances that lose nothing."""
+        if not self._family.reg_covar:
+            layer.covariance = replace(self._family, relative_floor=Covariance.relative_floor)
 
     def _start(self, layer: GMMLayer, generator: Generator) -> None:
         """Set the parameters by the initialization, then those that the user gave."""
@@ -122,9 +142,8 @@ class Fitter:
                 **self._options,
             )
         layer.set_parameters(**self._given)
-        if not self._family.reg_covar:
-            # A singular start is refused, as scikit-learn does; later nothing needs to be lost.
-            layer.covariance = replace(self._family, relative_floor=Covariance.relative_floor)
+        # A singular start is refused, as scikit-learn does; later nothing needs to be lost.
+        self._bound_loss(layer)
 
     def _given_parameters(self) -> dict[str, Tensor | None]:
         """Parameters to start from that the user gave, as arguments of `set_parameters`."""

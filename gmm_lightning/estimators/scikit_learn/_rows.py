@@ -10,6 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 from torch import Generator, Tensor
 
+from gmm_lightning._validation import as_device
 from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.rows import as_tensor, as_weights
@@ -38,9 +39,15 @@ class Rows:
         self, estimator: Any, X: Any, *, reset: bool = False, device: Any = None, **options: Any
     ) -> None:
         self._device = X.device if isinstance(X, Tensor) else None
+        device = None if device is None else as_device(device)
         seen: Any = X
         x: Tensor | None = None
-        if isinstance(X, Tensor):
+        if isinstance(X, np.ma.MaskedArray) and options.get("ensure_all_finite") == "allow-nan":
+            seen = np.ma.filled(X.astype(float), np.nan)
+        if isinstance(X, Tensor) and X.is_complex():
+            seen = X.detach().cpu().numpy()  # Which scikit-learn refuses.
+        elif isinstance(X, Tensor):
+            as_device(X.device)
             x = X.detach() if X.dtype in _FLOATS else X.detach().double()
             # On a device only the shape is checked here; the fit finds what is not finite.
             there = x.device.type != "cpu"

@@ -106,20 +106,20 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
         self._validate_params()
         rows = Rows(self, X, y=y, reset=True, device=self.device)
         check_classification_targets(rows.y)
-        self.classes_, x = np.unique(rows.y), rows.x
+        classes, x = np.unique(rows.y), rows.x
         layer = new_layer(
             x.shape[1],
             self.n_components,
             self.covariance_type,
             self.priors,
-            batch_shape=(len(self.classes_),),
+            batch_shape=(len(classes),),
             device=x.device,
             dtype=x.dtype,
         )
         given = None if self.class_priors is None else as_tensor(self.class_priors, "class_priors")
-        self.classifier_ = MixtureClassifier(layer, self.classes_.tolist())
+        classifier = MixtureClassifier(layer, classes.tolist())
         self.result_ = fit_classifier(
-            self.classifier_,
+            classifier,
             x,
             rows.y,
             initializer=self.init_params,
@@ -130,6 +130,8 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
             num_restarts=self.n_init,
             generator=generator_of(self.random_state, x.device),
         )
+        # A fit that fails leaves the last one.
+        self.classes_, self.classifier_ = classes, classifier
         self.n_iter_ = max(result.num_iterations for result in self.result_.classes.values())
         return self
 

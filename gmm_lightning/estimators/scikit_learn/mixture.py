@@ -6,7 +6,9 @@ import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from gmm_lightning.estimators.scikit_learn._fitted import FittedMixture
@@ -152,7 +154,7 @@ class GaussianMixture(FittedMixture):
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
                 f"n_samples = {len(rows.x)}"
             )
-        Fitter(self, rows.x, y if self.supervised else None, sample_weight).fit()
+        Fitter(self, rows.x, self._labels(y), sample_weight).fit()
         if not self.converged_ and self.max_iter > 0:
             warnings.warn(
                 "Best performing initialization did not converge. Try different init parameters, "
@@ -164,6 +166,16 @@ class GaussianMixture(FittedMixture):
         for name, value in self._fitted_parameters.items():
             setattr(self, name, rows.give_back(value.clone()))
         return self
+
+    def _labels(self, y: Any) -> Any:
+        """The labels of the rows, a column of them as one axis, or None."""
+        if not self.supervised:
+            return None
+        if y is None:
+            raise ValueError(
+                "This GaussianMixture estimator requires y to be passed, but the target y is None."
+            )
+        return column_or_1d(y, warn=True) if np.shape(y)[1:] == (1,) else y
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit the mixture, and return the component of each row."""

@@ -106,10 +106,9 @@ class GaussianMixtureRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
         self._validate_params()
         options = {"y": y, "multi_output": True, "y_numeric": True}
         given = Rows(self, X, reset=True, device=self.device, **options)
-        self._has_one_axis = given.y.ndim == 1
         outputs = as_tensor(given.y, "y").to(given.x).reshape(len(given.x), -1)
         rows = torch.cat([given.x, outputs], 1)
-        self.layer_ = new_layer(
+        layer = new_layer(
             rows.shape[1],
             self.n_components,
             self.covariance_type,
@@ -118,7 +117,7 @@ class GaussianMixtureRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
             dtype=rows.dtype,
         )
         self.result_ = fit_em(
-            self.layer_,
+            layer,
             rows,
             initializer=self.init_params,
             sample_weight=weights_of_rows(sample_weight, rows),
@@ -127,6 +126,8 @@ class GaussianMixtureRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
             num_restarts=self.n_init,
             generator=generator_of(self.random_state, rows.device),
         )
+        # A fit that fails leaves the last one.
+        self.layer_, self._has_one_axis = layer, given.y.ndim == 1
         self.n_iter_ = max(1, self.result_.num_iterations)
         return self
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._messages import describe
+from gmm_lightning._validation import require_integer
 from gmm_lightning.distributions import MixtureDensity
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.tgmm.settings import Settings
@@ -40,7 +41,7 @@ def constraints_of(settings: Settings) -> dict[str, Any]:
     for name, part in _FROZEN.items():
         numbers = getattr(settings, name)
         if numbers is not None and len(numbers):
-            frozen.append({part: [int(number) for number in numbers]})
+            frozen.append({part: [require_integer(name, n, least=0) for n in numbers]})
     bounds = {own: _pair_of(settings, name) for name, own in _BOUNDS.items()}
     given = {own: pair for own, pair in bounds.items() if pair is not None}
     options = {"freeze": frozen, "bounds": given}

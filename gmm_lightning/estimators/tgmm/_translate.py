@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._messages import describe
+from gmm_lightning._validation import require_weights
 from gmm_lightning.covariances import registry as covariance_registry
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.tgmm._constraints import constraints_of
@@ -23,6 +24,7 @@ from gmm_lightning.priors import (
     NormalMeans,
     Prior,
 )
+from gmm_lightning.rows import as_dense
 
 _CONVENTIONS = {"mode": "held_out", "expected_precision": "expected_precision"}
 
@@ -112,13 +114,14 @@ def row_weights(sample_weight: Any, num_rows: int, device: torch.device) -> Tens
 
     Raises:
         InvalidArgumentError: another shape, as weights of entries.
+        InvalidDataError: weights that are negative or not finite.
     """
     if sample_weight is None:
         return None
-    weight = torch.as_tensor(sample_weight).to(device)
+    weight = as_dense(sample_weight, device, "sample_weight").to(device)
     if weight.shape != (num_rows,):
         raise InvalidArgumentError(
             f"sample_weight must be one number for each of {num_rows} rows, got shape "
             f"{tuple(weight.shape)}; to hide single entries set them to NaN, with missing='em'"
         )
-    return weight
+    return require_weights(weight)

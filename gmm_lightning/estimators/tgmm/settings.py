@@ -10,7 +10,13 @@ from typing import Any
 import torch
 
 from gmm_lightning._messages import describe
-from gmm_lightning._validation import require_bool, require_choice, require_integer, require_number
+from gmm_lightning._validation import (
+    as_device,
+    require_bool,
+    require_choice,
+    require_integer,
+    require_number,
+)
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.estimators.tgmm._forms import CODES, covariance_name
 from gmm_lightning.priors import Hyperparameter
@@ -110,7 +116,7 @@ class Settings:
         self.cem = self.algorithm == "cem"
         self.covariance_type = covariance_name(self.covariance_type)
         default = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(default if self.device is None else self.device)
+        self.device = as_device(default if self.device is None else self.device)
         self._check()
 
     def _take_former(self, name: str, value: Any) -> None:
@@ -126,6 +132,8 @@ class Settings:
             require_integer("n_components", self.n_components, least=1)
         for name in ("max_iter", "n_init"):
             require_integer(name, getattr(self, name), least=1)
+        if self.random_state is not None:
+            require_integer("random_state", self.random_state, least=0)
         require_number("tol", self.tol, above=0)
         require_number("reg_covar", self.reg_covar, least=0)
         require_bool("warm_start", self.warm_start)
