@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from gmm_lightning import GMMLayer, MixtureClassifier, fit_classifier
+from gmm_lightning.covariances import FullCovariance
 from gmm_lightning.estimators import GaussianMixtureClassifier
 
 X, Y = load_iris(return_X_y=True)
@@ -53,6 +54,8 @@ def test_is_the_classifier_of_the_engine() -> None:
     fit_classifier(MixtureClassifier(layer), X, Y)
     one = GaussianMixtureClassifier().fit(X, Y)
     np.testing.assert_allclose(one.classifier_.layer.means.detach(), layer.means.detach())
+    family = GaussianMixtureClassifier(covariance_type=FullCovariance()).fit(X, Y)
+    np.testing.assert_array_equal(family.predict_proba(X), one.predict_proba(X))
     # A row like no class has a low density.
     assert one.score_samples([[99.0] * 4])[0] < one.score_samples(X).min()
 
