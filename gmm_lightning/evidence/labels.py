@@ -56,9 +56,14 @@ class Labels(Evidence):
 
     def __init__(self, class_of_component: Sequence[int], confidence: float = 1.0) -> None:
         super().__init__()
+        if isinstance(class_of_component, Tensor):
+            class_of_component = class_of_component.tolist()
+        if not isinstance(class_of_component, Iterable):
+            raise InvalidArgumentError(
+                f"class_of_component must be a list, got {describe(class_of_component)}"
+            )
         classes = [
-            require_integer("a class of class_of_component", c, least=0)
-            for c in torch.as_tensor(class_of_component).tolist()
+            require_integer("a class of class_of_component", c, least=0) for c in class_of_component
         ]
         self.class_of_component, self.num_components = classes, len(classes)
         self.num_classes = 1 + max(classes, default=-1)

@@ -154,6 +154,8 @@ def test_classes_are_sums_of_components(generator: torch.Generator) -> None:
 WRONG_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"class_of_component": []}, r"every class from 0 on, got \[\]"),
     ({"class_of_component": [0, 2]}, r"got \[0, 2\] without 1"),
+    ({"class_of_component": 3}, "must be a list, got 3"),
+    ({"class_of_component": "ab"}, "must be an integer >= 0, got 'a'"),
     ({"class_of_component": [0, -1]}, "must be an integer >= 0, got -1"),
     ({"class_of_component": [0, 0.5]}, "must be an integer >= 0"),
     ({"class_of_component": [0, 1], "confidence": 0.0}, "finite number > 0 and <= 1"),
