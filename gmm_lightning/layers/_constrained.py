@@ -118,4 +118,5 @@ class ConstrainedMixin(MixtureModule):
 
 def _kind(layer: ConstrainedMixin) -> str:
     """Family and sizes of a layer, in words."""
-    return f"{layer.covariance.name!r} covariances and means of shape {tuple(layer.means.shape)}"
+    family = layer.projections.shape.covariance
+    return f"{family.name!r} covariances and means of shape {tuple(layer.means.shape)}"
