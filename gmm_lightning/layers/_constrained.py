@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gmm_lightning._messages import describe
+from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.layers.mixture import MixtureModule
 from gmm_lightning.projections import Frozen, ProjectionList
 
@@ -62,7 +64,15 @@ class ConstrainedMixin(MixtureModule):
 
         So is its noise, if both have some. What is frozen has these values from now on; the rest
         is brought within its bounds.
+
+        Raises:
+            InvalidArgumentError: no such layer, or one of other sizes or of another family.
         """
+        if not isinstance(other, ConstrainedMixin) or _kind(other) != _kind(self):
+            got = _kind(other) if isinstance(other, ConstrainedMixin) else describe(other)
+            raise InvalidArgumentError(
+                f"expected a layer of {_kind(self)}, whose parameters can be taken, got {got}"
+            )
         for name in _Tensors._fields:
             self.get_parameter(name).copy_(other.get_parameter(name))
         if self.noise is not None and other.noise is not None:
@@ -104,3 +114,9 @@ class ConstrainedMixin(MixtureModule):
 
     def _tensors(self) -> _Tensors:
         return _Tensors(self.mixture_logits, self.means, self.raw_scale)
+
+
+def _kind(layer: ConstrainedMixin) -> str:
+    """Family and sizes of a layer, in words."""
+    family = layer.projections.shape.covariance
+    return f"{family.name!r} covariances and means of shape {tuple(layer.means.shape)}"

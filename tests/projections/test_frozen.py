@@ -378,3 +378,12 @@ def test_a_layer_on_meta_has_no_values_yet() -> None:
     layer.reset_parameters()
     layer.set_parameters(means=torch.zeros(3, 2))
     layer.require_constrained()
+
+
+@pytest.mark.parametrize("other", [GMMLayer(3, 2), GMMLayer(2, 3), GMMLayer(2, 2, "diag"), None])
+def test_parameters_of_other_layers_are_not_taken(other: Any) -> None:
+    layer = GMMLayer(2, 2)
+    before = [parameter.detach().clone() for parameter in layer.parameters()]
+    with pytest.raises(InvalidArgumentError, match="expected a layer of 'full' covariances"):
+        layer.take_parameters(other)
+    assert all(torch.equal(a, b) for a, b in zip(before, layer.parameters(), strict=True))

@@ -96,7 +96,7 @@ class FittedMixture(DensityMixin, BaseEstimator):
         Raises:
             ValueError: fewer than one sample.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "means_")
         if n_samples < 1:
             raise ValueError(
                 f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one "
@@ -116,7 +116,7 @@ class FittedMixture(DensityMixin, BaseEstimator):
 
     @torch.no_grad()
     def _answer(self, X: Any, method: str) -> Any:
-        check_is_fitted(self)
+        check_is_fitted(self, "means_")
         rows = self._rows(X)
         layer = fitted_layer(self)
         x = rows.x.to(layer.means.device)
@@ -125,5 +125,5 @@ class FittedMixture(DensityMixin, BaseEstimator):
         return rows.give_back(getattr(layer, method)(x, missing) if answer is None else answer)
 
     def _n_parameters(self) -> int:
-        check_is_fitted(self)
+        check_is_fitted(self, "means_")
         return fitted_layer(self).num_free_parameters

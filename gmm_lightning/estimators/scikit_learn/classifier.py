@@ -158,5 +158,5 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
         return rows.give_back(self.classifier_.log_prob(rows.x))
 
     def _rows(self, X: Any) -> Rows:
-        check_is_fitted(self)
+        check_is_fitted(self, "classifier_")
         return Rows(self, X, device=self.classifier_.class_logits.device)

@@ -189,7 +189,7 @@ class GaussianMixtureRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
         return given.give_back(self._outputs(drawn).movedim(0, -1))
 
     def _inputs(self, X: Any) -> Rows:
-        check_is_fitted(self)
+        check_is_fitted(self, "layer_")
         rows = Rows(self, X, device=self.layer_.means.device)
         rows.x = rows.x.to(self.layer_.means.dtype)
         return rows
