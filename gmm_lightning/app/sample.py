@@ -68,8 +68,6 @@ def sample(config: DictConfig) -> None:
 def _complete(config: DictConfig) -> None:
     """Write the rows of a file with their missing entries filled in."""
     n = check_imputation(config)
-    if config.output is None:
-        raise InvalidArgumentError("say where to write the rows: output=filled.csv")
     require_unread(config.output, [config.input])
     finished, count = load_run(config.run), 0
     columns = ["row", *finished.columns]

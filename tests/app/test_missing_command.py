@@ -94,6 +94,9 @@ def test_a_run_with_empty_cells(typed: Typed, rows: Rows, tmp_path: Path) -> Non
     assert answers["log_density"][-1] == pytest.approx(0.0, abs=1e-6)
     assert answers["responsibility_0"][-1] == pytest.approx(plain.weights[0], rel=1e-5)
     assert float(answers["log_density"].mean()) == pytest.approx(metrics["log_likelihood"], 1e-5)
+    given = ("data=file", "data.path=holes.csv")
+    # What becomes of empty cells is as in the run, for other data too.
+    assert f"{np.isnan(rows).sum()} of 480 entries" in typed("evaluate", *given)
     assert "missing=em" not in typed(
         "predict", "input=holes.csv", "output=kept.csv", "missing=drop"
     )
@@ -129,7 +132,9 @@ def test_completed_rows(typed: Typed, rows: Rows, refused: Any, tmp_path: Path) 
         (("errors=[da]",), "for each of the 2 features"),
     ):
         assert said in refused("sample", "run=run", "input=holes.csv", "output=new.csv", *words)
-    assert "say where to write" in refused("sample", "run=run", "input=holes.csv", "picture=a.png")
+    assert "say where to" in refused("sample", "run=run", "input=holes.csv")
+    words = ("run=run", "input=holes.csv", "output=new.csv", "picture=a.png")
+    assert "picture does not apply" in refused("sample", *words)
     assert "is the file that is read" in refused(
         "sample", "run=run", "input=holes.csv", "output=holes.csv", "overwrite=true"
     )
