@@ -37,6 +37,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if config.output is not None:
         require_unread(config.output, finished.files)
     if config.get("data"):
+        if config.fit.missing is None:
+            config.fit.missing = finished.module.missing
         # All rows of it, in the units of the model.
         given = {"val_fraction": 0.0, "test_fraction": 0.0, "standardize": False}
         given = {name: value for name, value in given.items() if name in config.data}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -94,13 +96,31 @@ def _explain_error(message: str, config_name: str, overrides: list[str]) -> str:
         parent, _, name = key[1].rpartition(".")
         config = compose(config_name, groups)
         node = OmegaConf.select(config, parent) if parent else config
-        folders = [path for path in Path(config_dir()).iterdir() if path.is_dir()]
-        group = next((p.name for p in folders if parent in (p.name, _package(p.name))), None)
+        chosen = _groups(config_name)
+        group = next((group for group in chosen if parent in (group, _package(group))), None)
         if not node and group is not None:
             return f"{group} has no {name!r} yet; choose first: {group}={_options(group)}"
+        settings = OmegaConf.to_container(config, resolve=False)
+        elsewhere = [path for path in _paths(settings) if path.rpartition(".")[2] == name]
+        if elsewhere and (not node or not parent):
+            near = sorted(elsewhere, key=len)[:2]
+            return f"unknown key {key[1]!r}; did you mean {' or '.join(near)}?"
         known = ", ".join(str(k) for k in node if k != "_target_") if node else "none"
         return f"unknown key {name!r} in {parent or 'the configuration'}; known are: {known}"
     return " ".join(message.split("Config search path")[0].split())
+
+
+def _groups(config_name: str) -> list[str]:
+    """The groups of which a command has an option."""
+    defaults = OmegaConf.load(Path(config_dir(), f"{config_name}.yaml")).defaults
+    return [next(iter(word)) for word in defaults if OmegaConf.is_dict(word)]
+
+
+def _paths(settings: Any, before: str = "") -> Iterator[str]:
+    """The dotted paths of all settings, with those that hold others."""
+    for key, value in settings.items() if isinstance(settings, dict) else ():
+        yield f"{before}{key}"
+        yield from _paths(value, f"{before}{key}.")
 
 
 def _options(group: str) -> str:

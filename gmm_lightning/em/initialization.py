@@ -151,6 +151,8 @@ def resolve_from(layer: GMMLayer, source: RowSource, known: RowSource) -> None:
         known: the same rows, without missing entries.
     """
     require_values(layer)
+    for projection in layer.projections.to_list():
+        projection.check(source)
     set_local_scale(layer, local_scale(source, layer.means.dtype))
     if layer.noise is not None:
         layer.noise.resolve(source)

@@ -13,6 +13,7 @@ from gmm_lightning.distributions import MixtureDensity
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.hyperparameters import HyperparameterModule, MixtureShape
 from gmm_lightning.linalg import unsqueeze_like
+from gmm_lightning.rows import RowSource
 from gmm_lightning.statistics import Moments
 
 
@@ -80,6 +81,9 @@ class Projection(HyperparameterModule, ABC):
 
     def bind(self, shape: MixtureShape) -> None:
         """Register the hyper-parameters as buffers of full shape, and check them."""
+
+    def check(self, source: RowSource) -> None:
+        """Refuse rows that the constraint cannot go with; by default there are none."""
 
     @abstractmethod
     def forward(self, moments: Moments, covariance: Covariance, present: MixtureDensity) -> Moments:

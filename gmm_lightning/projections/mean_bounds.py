@@ -10,9 +10,11 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureDensity
+from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.hyperparameters import MixtureShape
 from gmm_lightning.projections._interval import IntervalProjection
 from gmm_lightning.projections.base import P, move_means
+from gmm_lightning.rows import RowSource, bounding_box
 from gmm_lightning.statistics import Moments
 
 # Steps at most, and lengths tried of each; every one raises the objective, as the next M-step does.
@@ -51,6 +53,24 @@ class MeanBounds(IntervalProjection):
 
     def bind(self, shape: MixtureShape) -> None:
         self._register_bounds(shape.means)
+
+    def check(self, source: RowSource) -> None:
+        """Refuse bounds beyond all rows, which no component could reach.
+
+        Raises:
+            InvalidDataError: the message names a feature.
+        """
+        low, high = bounding_box(source, self.lower[..., 0, :])
+        beyond = (self.lower > high.unsqueeze(-2)) | (self.upper < low.unsqueeze(-2))
+        excluded = beyond.all(-2).nonzero()
+        if len(excluded):
+            at = tuple(excluded[0].tolist())
+            name = repr(source.columns[at[-1]]) if source.columns else at[-1]
+            raise InvalidDataError(
+                f"the bounds of means exclude the data: all values of feature {name} lie between "
+                f"{float(low[at]):.4g} and {float(high[at]):.4g}, in the units of the fit, outside "
+                "of the bounds of every component"
+            )
 
     def forward(self, moments: Moments, covariance: Covariance, present: MixtureDensity) -> Moments:
         lower, upper = self.bounds_like(moments.means)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gmm_lightning.rows.arrays import column_names, require_order
 from gmm_lightning.rows.batch import Batch, as_batch, is_batches
+from gmm_lightning.rows.box import bounding_box
 from gmm_lightning.rows.checked import as_source
 from gmm_lightning.rows.conversion import (
     as_dense,
@@ -50,6 +51,7 @@ __all__ = [
     "as_source",
     "as_tensor",
     "as_weights",
+    "bounding_box",
     "check_errors",
     "check_finite",
     "column_names",

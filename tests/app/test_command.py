@@ -39,6 +39,7 @@ MISTAKES = {
     "trainer=nope": r"unknown option trainer=nope; known are: cpu, ddp",
     "experiment=nope": r"unknown option experiment=nope; known are: faithful",
     "nope=1": r"unknown key 'nope' in the configuration; known are: seed, resume",
+    "missing=em": r"unknown key 'missing'; did you mean fit.missing or data.missing\?",
     "fit.max_itre=3": r"unknown key 'max_itre' in fit; known are: supervised, .*max_iter, tol",
     "model.layer.num_component=3": r"unknown key 'num_component' in model.layer; known are: num_f",
     "fit=sgd model.optimizer.rl=1": r"unknown key 'rl' in model.optimizer; known are: .*lr",

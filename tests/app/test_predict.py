@@ -231,3 +231,6 @@ def test_an_unknown_key(failing: Failing, trained: Path) -> None:
     failure = failing(f"run={trained}", "quantlie=0.1", name="predict")
     assert failure.code == 1
     assert "unknown key 'quantlie'" in failure.message
+    # The word of another command.
+    failure = failing(f"run={trained}", "data.missing=em", name="predict")
+    assert failure.message.endswith("unknown key 'data.missing'; did you mean missing?")

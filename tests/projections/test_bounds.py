@@ -252,6 +252,30 @@ def test_bounds_that_cannot_be_are_refused(options: dict[str, Any], words: str) 
         GMMLayer(2, 3, **options)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "feature"),
+    [((100.0, 200.0), "0"), ((None, [9.0, -9.0]), "1"), (([[9.0, 0.0]] * 3, None), "0")],
+    ids=str,
+)
+def test_bounds_of_means_that_exclude_the_data_are_refused(
+    bounds: Any, feature: str, generator: Generator
+) -> None:
+    x = rows(60, 2, generator).clamp(-5, 5)
+    layer = GMMLayer(2, 3, bounds={"mean": bounds})
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    words = f"the bounds of means exclude the data: all values of feature {feature} lie between"
+    for start in (lambda: fit_em(layer, x), lambda: initialize_layer(layer, x)):
+        with pytest.raises(InvalidDataError, match=words):
+            start()
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0, equal_nan=True)
+    # One component may be kept where there are no rows; a row without weight is none.
+    far = GMMLayer(2, 3, bounds={"mean": ([[9.0, 0.0], [-9.0, -9.0], [-9.0, -9.0]], None)})
+    fit_em(far, x, max_iter=2, generator=generator)
+    x = torch.cat([x, torch.full((1, 2), 150.0)])
+    with pytest.raises(InvalidDataError, match="exclude the data"):
+        fit_em(layer, x, sample_weight=(x[:, 0] <= 5).double())
+
+
 def test_a_frozen_part_outside_of_its_bounds_is_refused(generator: Generator) -> None:
     layer = GMMLayer(2, 3, freeze={"means": [1]}, bounds={"mean": (0.0, 1.0)})
     layer.set_parameters(means=[[0.5, 0.5], [7.0, 0.5], [0.2, 0.2]])
