@@ -13,7 +13,7 @@ from gmm_lightning._validation import require_number
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.hyperparameters import Hyperparameter
 from gmm_lightning.noise.base import Noise
-from gmm_lightning.rows import RowSource
+from gmm_lightning.rows import RowSource, bounding_box
 
 
 class Uniform(Noise):
@@ -86,16 +86,7 @@ class Uniform(Noise):
     def resolve(self, source: RowSource) -> None:
         if self.volume is not None or None not in self._given.values():
             return
-        low, high = torch.full_like(self.low, torch.inf), torch.full_like(self.low, -torch.inf)
-        for batch in source:
-            if not batch.num_rows:
-                continue
-            x, used = batch.x.to(low), ~torch.isnan(batch.x).to(low.device)
-            if batch.weight is not None:
-                used = used & (batch.weight > 0).to(low.device).unsqueeze(-1)
-            low = torch.minimum(low, torch.where(used, x, torch.inf).amin(0))
-            high = torch.maximum(high, torch.where(used, x, -torch.inf).amax(0))
-        for name, found in (("low", low), ("high", high)):
+        for name, found in zip(("low", "high"), bounding_box(source, self.low), strict=True):
             self._set_default(name, found)
         if bool((self.low > self.high).any()):
             raise InvalidDataError(
