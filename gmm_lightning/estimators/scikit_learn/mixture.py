@@ -151,8 +151,16 @@ class GaussianMixture(FittedMixture):
             X: the rows.
             y: ignored, unless `supervised`: their classes.
             sample_weight: weights of the rows, `(n_samples,)`.
+
+        Raises:
+            ValueError: as scikit-learn does, or `supervised` without `y`.
         """
         self._validate_params()
+        if self.supervised and y is None:
+            raise ValueError(
+                "GaussianMixture(supervised=True) requires y to be passed, but the target y is "
+                "None: give classes, -1 where they are not known"
+            )
         rows = self._rows(X, reset=True, ensure_min_samples=2)
         if len(rows.x) < self.n_components:
             raise ValueError(
