@@ -227,6 +227,8 @@ def test_labels() -> None:
     # A component for each class, under its number.
     assert (model.predict(X) == Y).mean() > 0.9
     assert (GaussianMixture(3, random_state=0).fit(X, known).means_ == fitted().means_).all()
+    with pytest.raises(ValueError, match=r"supervised=True.* requires y to be passed"):
+        GaussianMixture(3, supervised=True).fit(X)
 
 
 def test_attributes_that_a_user_assigns() -> None:

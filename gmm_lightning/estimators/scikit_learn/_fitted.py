@@ -30,7 +30,8 @@ class FittedMixture(DensityMixin, BaseEstimator):
     """The methods of `GaussianMixture` that follow a fit.
 
     They ask `layer_`; or, where the user assigned `weights_`, `means_` or `precisions_cholesky_`,
-    a layer with these, as scikit-learn does.
+    a layer with these, as scikit-learn does. Its mixture is a density and no `ClusterMixin` either,
+    of which `check_estimator` expects `labels_`.
     """
 
     covariance_type: str | Covariance

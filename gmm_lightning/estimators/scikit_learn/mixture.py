@@ -148,6 +148,11 @@ class GaussianMixture(FittedMixture):
             ValueError: unusable rows, fewer of them than components, or a start that is singular.
         """
         self._validate_params()
+        if self.supervised and y is None:
+            raise ValueError(
+                "GaussianMixture(supervised=True) requires y to be passed, but the target y is "
+                "None: give classes, -1 where they are not known"
+            )
         rows = self._rows(X, reset=True, ensure_min_samples=2)
         if len(rows.x) < self.n_components:
             raise ValueError(
