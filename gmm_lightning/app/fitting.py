@@ -114,6 +114,8 @@ def fit(
     for index in range(first, len(phases)):
         phase = phases[index]
         if index > first:
+            # TensorBoard reads files in the order of their names, which begin with the second.
+            time.sleep(1 - time.time() % 1)
             trainer = _make_trainer(phase, folder)
         module.optimizer = instantiate(phase.model.optimizer, _convert_="all")
         module.scheduler = instantiate(phase.model.scheduler, _convert_="all")

@@ -14,7 +14,8 @@ from support.random_layers import random_layer, rows
 from torch import Generator, Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step
-from gmm_lightning.errors import CheckpointError, InvalidArgumentError
+from gmm_lightning.em import initialize_layer
+from gmm_lightning.errors import CheckpointError, InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import require_state
 from gmm_lightning.projections import EigenvalueRatio, FixedWeights, LinearMeans, Projection
 from gmm_lightning.statistics import Moments

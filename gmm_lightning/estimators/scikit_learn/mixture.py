@@ -145,14 +145,10 @@ class GaussianMixture(FittedMixture):
             sample_weight: weights of the rows, `(n_samples,)`.
 
         Raises:
-            ValueError: unusable rows, fewer of them than components, or a start that is singular.
+            ValueError: unusable rows, fewer of them than components, a start that is singular, or
+                `supervised` without `y`.
         """
         self._validate_params()
-        if self.supervised and y is None:
-            raise ValueError(
-                "GaussianMixture(supervised=True) requires y to be passed, but the target y is "
-                "None: give classes, -1 where they are not known"
-            )
         rows = self._rows(X, reset=True, ensure_min_samples=2)
         if len(rows.x) < self.n_components:
             raise ValueError(
@@ -178,7 +174,8 @@ class GaussianMixture(FittedMixture):
             return None
         if y is None:
             raise ValueError(
-                "This GaussianMixture estimator requires y to be passed, but the target y is None."
+                "GaussianMixture(supervised=True) requires y to be passed, but the target y is "
+                "None: give classes, -1 where they are not known"
             )
         return column_or_1d(y, warn=True) if np.shape(y)[1:] == (1,) else y
 
