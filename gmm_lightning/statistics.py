@@ -262,7 +262,7 @@ class WeightedMoments:
 
     @classmethod
     def of_observed(cls, values: Tensor, weight: Tensor | None = None) -> WeightedMoments:
-        """The same of the entries of rows `(n, D)` that are not NaN, with a weight of each column.
+        """The same of the entries of rows `(n, ..., D)` that are not NaN, with a weight of each.
 
         Example:
             >>> x = torch.tensor([[1.0, 4.0], [3.0, torch.nan]])

@@ -46,7 +46,7 @@ def difference_statistics(
         responsibilities: maps log joint densities to responsibilities.
     """
     family, means = model.family, parameters.means
-    (_, k, d), wide = means.shape, accumulator_dtype(means.device)
+    d, wide = means.shape[-1], accumulator_dtype(means.device)
     scale, factor, whitening = model.scale(parameters), None, None
     if family.whitens_by_solve:
         factor = family.scale_tril(scale, d)
@@ -72,17 +72,10 @@ def difference_statistics(
                 whitening = invert_tril(factor) if whitening is None else whitening
                 square = (whitening @ diff).square_().sum(-2)
             log_joint = torch.sub(constant, square, alpha=0.5)
-            if model.evidence is not None:
-                # Its module has the dtype of the layer.
-                own = chunk._replace(x=chunk.x.to(model.local_scale))
-                log_joint += model.log_evidence(own, k).movedim(0, -1)
-            resp, noise, log_prob = row_shares(
-                model, parameters, log_joint, chunk, responsibilities
-            )
+            shares = row_shares(model, parameters, log_joint, chunk, responsibilities)
             if chunk.weight is not None:
-                weight = model.per_mixture(chunk.weight.to(x)).T.unsqueeze(-2)
-                resp, noise = resp * weight, noise * weight
-                log_prob = log_prob * weight.squeeze(-2)
+                shares = shares.weighted_(model.per_mixture(chunk.weight.to(x)))
+            resp, noise, log_prob = shares
             sums = (
                 resp.sum(-1, dtype=wide),
                 (diff @ resp.unsqueeze(-1)).squeeze(-1).to(wide),

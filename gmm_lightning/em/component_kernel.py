@@ -11,10 +11,10 @@ from torch import Tensor
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.noise_entry import row_shares
 from gmm_lightning.em.parameters import MixtureParameters
+from gmm_lightning.em.plan_parts import PlanPart, parts_of
 from gmm_lightning.em.plan_terms import EStepPlan
-from gmm_lightning.em.products import ProductComponents, squeeze_group
+from gmm_lightning.em.products import squeeze_group
 from gmm_lightning.em.responsibilities import NEGLIGIBLE, Responsibilities
-from gmm_lightning.em.whitened import WhitenedComponents
 from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.linalg import accumulator_dtype, exact_products
 from gmm_lightning.rows import Batch
@@ -50,10 +50,7 @@ def component_statistics(
     m, k, _ = parameters.means.shape
     device, wide = parameters.means.device, accumulator_dtype(parameters.means.device)
     groups, dtype = plan.num_groups, plan.joint_dtype(parameters.dtype)
-    parts = [
-        *(ProductComponents(terms, workspace) for terms in plan.products),
-        *(WhitenedComponents(model.family, terms, parameters) for terms in plan.whitened),
-    ]
+    parts = parts_of(plan, model.family, parameters, workspace)
     # Only plans of components that read the same rows ask for it.
     counts_overlap = groups == 1 and not model.family.tied
     centre = _common_centre(model, parameters, plan, pooled)
@@ -73,21 +70,16 @@ def component_statistics(
             joint = workspace.log_joint((groups, m * k // groups, n), dtype, device)
             for part in parts:
                 part.write_log_joint(rows, joint)
-            log_joint = joint.view(m, k, n)
-            if model.evidence is not None:
-                log_joint += model.log_evidence(chunk._replace(x=x), k).movedim(0, -1)
-            resp, noise, log_prob = row_shares(
-                model, parameters, log_joint, chunk, responsibilities
-            )
+            shares = row_shares(model, parameters, joint.view(m, k, n), chunk, responsibilities)
             if counts_overlap:
+                resp = shares.components
                 shared += (resp > NEGLIGIBLE[resp.dtype]).sum()
             if weight is not None:
-                resp *= weight.T.unsqueeze(-2)
-                noise, log_prob = noise * weight.T.unsqueeze(-2), log_prob * weight.T
-            noise_rows += noise.sum((-2, -1), dtype=wide)
-            log_likelihood += log_prob.sum(-1, dtype=wide)
+                shares = shares.weighted_(weight)
+            noise_rows += shares.noise.sum((-2, -1), dtype=wide)
+            log_likelihood += shares.log_prob.sum(-1, dtype=wide)
             for part in parts:
-                part.add(rows, resp.reshape(joint.shape))
+                part.add(rows, shares.components.reshape(joint.shape))
     if counts_overlap:
         workspace.overlap = int(shared) / (m * max(1, num_samples))
     found = _assemble(model, parameters, parts, log_likelihood, noise_rows, num_samples)
@@ -128,7 +120,7 @@ def _pooled_second(model: MixtureModel, diff: Tensor, weight: Tensor | None) -> 
 def _assemble(
     model: MixtureModel,
     parameters: MixtureParameters,
-    parts: Sequence[ProductComponents | WhitenedComponents],
+    parts: Sequence[PlanPart],
     log_likelihood: Tensor,
     noise_rows: Tensor,
     num_samples: int,

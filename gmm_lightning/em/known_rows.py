@@ -20,8 +20,8 @@ from gmm_lightning.em.state import EMOptions
 from gmm_lightning.em.uncertain_rows import split_rows
 from gmm_lightning.em.updater import MonotoneUpdater
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.rows import ArrayRows, Batch, RowSource
-from gmm_lightning.statistics import SufficientStatistics
+from gmm_lightning.rows import ArrayRows, Batch, RowSource, complete
+from gmm_lightning.statistics import SufficientStatistics, WeightedMoments
 
 # Rows that the Gaussian is fitted to, and when it is good enough.
 _MAX_ROWS, _MAX_ITER, _TOL = 1 << 14, 100, 1e-6
@@ -71,10 +71,8 @@ class KnownRows(RowSource):
         What is expected of missing entries varies less than they do.
         """
         sample = self._source.sample(8 * _MAX_ROWS, Generator().manual_seed(0))
-        complete = ~torch.isnan(sample.x).flatten(1).any(-1)
-        if int(complete.sum()) < least:
-            return self
-        return ArrayRows(sample.at(complete.nonzero().squeeze(-1)))
+        kept = complete(sample)
+        return self if kept.num_rows < least else ArrayRows(kept)
 
     def pooled_statistics(self, family: Covariance) -> SufficientStatistics:
         """Statistics `(M, ...)` of one component that holds every row, in the form of a family."""
@@ -136,15 +134,10 @@ def _single_gaussian(layer: GMMLayer) -> MixtureModel:
 
 def _available_moments(model: MixtureModel, rows: RowSource) -> MixtureParameters:
     """Gaussians with the mean and the variance of what is observed of each feature."""
-    count, total, square = (torch.zeros_like(model.local_scale) for _ in range(3))
-    for batch in rows:
-        x = model.per_mixture(batch.x.to(count))
-        count += (~x.isnan()).sum(0)
-        total += x.nansum(0)
-    mean = total / count.clamp(min=1)
-    for batch in rows:
-        square += (model.per_mixture(batch.x.to(count)) - mean).square().nansum(0)
-    variance = square / count.clamp(min=1)
+    zero = torch.zeros_like(model.local_scale)
+    parts = (WeightedMoments.of_observed(model.per_mixture(batch.x)) for batch in rows)
+    moments = sum(parts, WeightedMoments(zero, zero, zero))
+    mean, variance = moments.mean, moments.variance
     variance = torch.where(variance > 0, variance, 1.0).unsqueeze(1)
     projected = model.family.project(variance.diag_embed())
     scale = model.family.estimate(projected, torch.ones_like(variance[..., 0]))

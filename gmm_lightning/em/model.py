@@ -144,7 +144,8 @@ class MixtureModel:
     def log_evidence(self, batch: Batch, num_components: int) -> Tensor:
         """Log densities of the evidence, to add to the log joint densities, `(n, M, K)`."""
         assert self.evidence is not None
-        values = self.evidence(batch)
+        # Its module has the dtype of the layer.
+        values = self.evidence(batch._replace(x=batch.x.to(self.local_scale)))
         return self.per_mixture(values.expand(*values.shape[:-1], num_components))
 
     def scale(self, parameters: MixtureParameters) -> Tensor:

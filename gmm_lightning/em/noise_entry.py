@@ -1,4 +1,4 @@
-"""Responsibilities of rows with the noise as one more entry along the components."""
+"""Responsibilities of rows, by what evidence says and with the noise as one more entry."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ class RowShares(NamedTuple):
     noise: Tensor
     log_prob: Tensor
 
+    def weighted_(self, weight: Tensor) -> RowShares:
+        """These times the weights `(n, M)` of the rows; the components are overwritten."""
+        weight = weight.T
+        entry = weight.unsqueeze(-2)
+        return RowShares(self.components.mul_(entry), self.noise * entry, self.log_prob * weight)
+
 
 def row_shares(
     model: MixtureModel,
@@ -35,15 +41,17 @@ def row_shares(
     Args:
         model: of M mixtures; without noise H is 0.
         parameters: of the mixtures.
-        log_joint: `log pi_k + log N_k(x)` + evidence of the Gaussian part alone, `(M, K, n)`.
-        rows: `(n, *B, D)`.
+        log_joint: `log pi_k + log N_k(x)` of the Gaussian part alone, `(M, K, n)`.
+        rows: `(n, *B, D)`; evidence and noise read them in the dtype of the layer.
         responsibilities: maps log joint densities to responsibilities.
         missing: see `Noise.log_density`.
     """
+    k = log_joint.shape[-2]
+    if model.evidence is not None:
+        log_joint += model.log_evidence(rows, k).movedim(0, -1)
     if model.noise is None:
         resp, log_prob = responsibilities(log_joint, -2, rows)
         return RowShares(resp, resp[:, :0], log_prob)
-    k = log_joint.shape[-2]
     # In the dtype of the layer the corners of a box are values of the rows.
     own = rows._replace(x=rows.x.to(model.local_scale))
     log_density = model.noise.log_evident_density(own, model.evidence, missing)
@@ -59,8 +67,5 @@ def shares_of_few(model: MixtureModel, parameters: MixtureParameters, rows: Batc
     """The responsibilities of rows `(n, *B, D)` that are computed at once."""
     x = model.per_mixture(rows.x.to(parameters.means))
     missing = "marginalize" if bool(torch.isnan(x).any()) else None
-    log_joint = model.distribution(parameters).log_joint(x, missing, errors_of(rows))
-    if model.evidence is not None:
-        log_joint = log_joint + model.log_evidence(rows, parameters.num_components)
-    joint = log_joint.movedim(0, -1)
+    joint = model.distribution(parameters).log_joint(x, missing, errors_of(rows)).movedim(0, -1)
     return row_shares(model, parameters, joint, rows, softmax_responsibilities_, missing)

@@ -10,9 +10,9 @@ from torch import Tensor
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.plan import make_plan
+from gmm_lightning.em.plan_parts import parts_of
 from gmm_lightning.em.plan_terms import EStepPlan
-from gmm_lightning.em.products import ProductComponents, squeeze_group
-from gmm_lightning.em.whitened import WhitenedComponents
+from gmm_lightning.em.products import squeeze_group
 from gmm_lightning.em.workspace import Workspace
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.linalg import exact_products
@@ -42,10 +42,7 @@ def reduce_log_joint(
     if plan is None:
         return None
     workspace = Workspace()
-    parts = [
-        *(ProductComponents(terms, workspace) for terms in plan.products),
-        *(WhitenedComponents(model.family, terms, parameters) for terms in plan.whitened),
-    ]
+    parts = parts_of(plan, model.family, parameters, workspace)
     dtype, found = plan.joint_dtype(parameters.dtype), list[Tensor]()
     with exact_products(x.device):
         for rows in x.to(parameters.means).split(workspace.rows_per_chunk(plan, parameters)):

@@ -82,7 +82,7 @@ def _of_rare_patterns(
 ) -> SufficientStatistics:
     """Statistics of rows from their conditional moments, in float64."""
     family, wide = model.family, parameters.to(accumulator_dtype(parameters.device))
-    means, k = wide.means, wide.num_components
+    means = wide.means
     log_weights = wide.mixture_logits.log_softmax(-1).unsqueeze(-1)
     first = torch.zeros_like(means)
     counts, log_likelihood = first[..., 0].clone(), first[:, 0, 0].clone()
@@ -91,17 +91,10 @@ def _of_rare_patterns(
     conditionals = conditionals_for(family, model.scale(wide), means, rows)
     for part in conditionals.of(rows, chunk_size) if rows.batch.num_rows else ():
         log_joint = part.log_density + log_weights
-        if model.evidence is not None:
-            # Its module has the dtype of the layer.
-            own = part.rows._replace(x=part.rows.x.to(model.local_scale))
-            log_joint += model.log_evidence(own, k).movedim(0, -1)
-        resp, noise, log_prob = row_shares(
-            model, wide, log_joint, part.rows, responsibilities, "marginalize"
-        )
+        shares = row_shares(model, wide, log_joint, part.rows, responsibilities, "marginalize")
         if part.rows.weight is not None:
-            weight = model.per_mixture(part.rows.weight.to(means)).T.unsqueeze(-2)
-            resp, noise = resp * weight, noise * weight
-            log_prob = log_prob * weight.squeeze(-2)
+            shares = shares.weighted_(model.per_mixture(part.rows.weight.to(means)))
+        resp, noise, log_prob = shares
         counts += resp.sum(-1)
         first += (part.diff @ resp.unsqueeze(-1)).squeeze(-1)
         second += family.outer(resp.movedim(-1, 0), part.diff.movedim(-1, 0))

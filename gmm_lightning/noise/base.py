@@ -60,6 +60,8 @@ class Noise(HyperparameterModule, ABC):
         **hyper: Hyperparameter,
     ) -> None:
         super().__init__(**hyper)
+        for name in hyper:
+            self._require_above(name, -math.inf, "finite")
         self.start_weight = require_number("weight of the noise", weight, above=0, most=1)
         if self.start_weight == 1:
             raise InvalidArgumentError("weight of the noise must be below 1, got 1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -71,8 +70,6 @@ class Gaussian(Noise):
     ) -> None:
         hyper = {"mean": mean, "covariance": covariance}
         super().__init__(weight, fixed=fixed, concentration=concentration, **hyper)
-        for name in self._given:
-            self._require_above(name, -math.inf, "finite")
         self.factor = require_number("factor", factor, above=0)
 
     def register(self, num_features: int) -> None:

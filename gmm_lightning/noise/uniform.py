@@ -64,8 +64,6 @@ class Uniform(Noise):
         volume: float | None = None,
     ) -> None:
         super().__init__(weight, fixed=fixed, concentration=concentration, low=low, high=high)
-        for name in self._given:
-            self._require_above(name, -math.inf, "finite")
         if volume is not None and not (low is None and high is None):
             raise InvalidArgumentError(
                 "the noise 'uniform' has a volume or a box: leave out volume, or low and high"

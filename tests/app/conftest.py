@@ -125,6 +125,24 @@ def failing(
 
 
 @pytest.fixture
+def saying(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Run a command in an empty folder, on the run in `run`, and return what it says."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(name: str, *words: str) -> str:
+        where = "hydra.run.dir=run" if name == "train" else "run=run"
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", where, *words])
+        capfd.readouterr()
+        run(name)
+        said = capfd.readouterr()
+        return said.out + said.err
+
+    return call
+
+
+@pytest.fixture
 def refused(
     asked: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import torch
 from omegaconf import OmegaConf
 from support.csv_run import Plain, Rows, write_csv
 
-from gmm_lightning.app.command import run as run_command
 from gmm_lightning.distributions import deconvolve, impute
 from gmm_lightning.training import GMMModule
 
@@ -45,21 +43,9 @@ def rows(tmp_path: Path) -> Rows:
 
 
 @pytest.fixture
-def typed(
-    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Typed:
+def typed(rows: Rows, saying: Typed) -> Typed:
     """Run a command in that folder; returns what it says."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(name: str, *words: str) -> str:
-        where = "hydra.run.dir=run" if name == "train" else "run=run"
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", where, *words])
-        capfd.readouterr()
-        run_command(name)
-        said = capfd.readouterr()
-        return said.out + said.err
-
-    return call
+    return saying
 
 
 TRAIN = ("data=file", "data.path=holes.csv", "data.columns=[a,b]", "model.layer.num_components=2")

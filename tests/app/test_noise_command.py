@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,35 +12,21 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gmm_lightning.app.command import run as run_command
-
 Typed = Callable[..., str]
 
 
 @pytest.fixture
-def typed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Typed:
+def typed(tmp_path: Path, saying: Typed) -> Typed:
     """Run a command in the folder of a run that was fitted to `rows.csv`; returns what it says."""
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(300, 2, generator=generator)
     x[:100] += 6.0
     x[240:] = 30 * torch.rand(60, 2, generator=generator) - 12
     np.savetxt(tmp_path / "rows.csv", x.numpy(), delimiter=",", header="a,b", comments="")
-    monkeypatch.chdir(tmp_path)
-
-    def call(name: str, *words: str) -> str:
-        where = "hydra.run.dir=run" if name == "train" else "run=run"
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", where, *words])
-        capfd.readouterr()
-        run_command(name)
-        said = capfd.readouterr()
-        return said.out + said.err
-
     words = ("data=file", "data.path=rows.csv", "noise=uniform", "noise.weight=0.1")
     words += ("model.layer.num_components=2", "noise.concentration=2", "data.val_fraction=0")
-    assert "priors none, noise uniform, EM" in call("train", *words, "callbacks.progress=null")
-    return call
+    assert "priors none, noise uniform, EM" in saying("train", *words, "callbacks.progress=null")
+    return saying
 
 
 def read(name: str) -> Any:

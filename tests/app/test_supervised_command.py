@@ -20,7 +20,7 @@ from gmm_lightning.evidence import labels_of
 
 Typed = Callable[..., str]
 KINDS = ("fir", "oak", "yew")
-TRAIN = ("data=file", "data.path=trees.csv", "data.label=kind", "hydra.run.dir=run")
+TRAIN = ("data=file", "data.path=trees.csv", "data.label=kind")
 TRAIN += ("overwrite=true", "logger=none", "callbacks.progress=null")
 CENTRES = torch.tensor([[0.0, 0.0], [5.0, 1.0], [1.0, 6.0]])
 
@@ -39,20 +39,12 @@ def trees(path: Path, *, known: int = 3, seed: int = 0, kinds: tuple[str, ...] =
 
 
 @pytest.fixture
-def typed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Typed:
+def typed(tmp_path: Path, saying: Typed) -> Typed:
     """Run a command in a folder with `trees.csv`; returns what it says."""
     trees(tmp_path / "trees.csv")
-    monkeypatch.chdir(tmp_path)
 
     def call(name: str, *words: str) -> str:
-        where = TRAIN if name == "train" else ("run=run",)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *where, *words])
-        capfd.readouterr()
-        run_command(name)
-        said = capfd.readouterr()
-        return said.out + said.err
+        return saying(name, *(TRAIN if name == "train" else ()), *words)
 
     return call
 
@@ -155,4 +147,4 @@ def test_mistakes_are_one_sentence(
     failing: Callable[..., Any], tmp_path: Path, words: tuple[str, ...], said: str
 ) -> None:
     trees(tmp_path / "trees.csv")
-    assert said in failing(*TRAIN, *words).message
+    assert said in failing("hydra.run.dir=run", *TRAIN, *words).message

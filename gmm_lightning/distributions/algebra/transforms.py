@@ -8,7 +8,7 @@ from torch import Tensor
 from gmm_lightning._tracing import value_of
 from gmm_lightning._validation import require_integer, require_number, require_numbers
 from gmm_lightning.distributions.algebra.divergences import as_mixtures, log_expected_likelihood
-from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture
+from gmm_lightning.distributions.density import M, MixtureDensity, as_mixture, require_single
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.linalg import accumulator_dtype, factor_of_rows, full_precision, symmetrize
 
@@ -120,7 +120,7 @@ def prune(mixture: M, min_weight: float) -> M:
         InvalidArgumentError: a batch of mixtures, or a weight outside [0, 1].
     """
     mixture = as_mixture(mixture)
-    _require_single(mixture)
+    require_single(mixture)
     min_weight = require_number("min_weight", min_weight, least=0, most=1)
     weights = mixture.weights.detach()
     kept = weights >= min(min_weight, float(weights.max()))
@@ -147,7 +147,7 @@ def reduce(mixture: M, num_components: int) -> M:
         Transactions on Aerospace and Electronic Systems 43.
     """
     mixture = as_mixture(mixture)
-    _require_single(mixture)
+    require_single(mixture)
     num_components = require_integer("num_components", num_components, least=1)
     # The contribution of means far apart needs more digits than the covariances.
     wide = accumulator_dtype(mixture.means.device)
@@ -180,11 +180,3 @@ def _merge_moments(
     between = (share * (1 - share)).unsqueeze(-1) * gap.unsqueeze(-1) * gap.unsqueeze(-2)
     share = share.unsqueeze(-1)
     return total, mean, share * c[i] + (1 - share) * c[j] + between
-
-
-def _require_single(mixture: MixtureDensity) -> None:
-    """Raise for a batch: its mixtures would end with different numbers of components."""
-    if mixture.batch_shape:
-        raise InvalidArgumentError(
-            f"expected a single mixture, got a batch of shape {tuple(mixture.batch_shape)}"
-        )

@@ -18,6 +18,7 @@ from gmm_lightning.distributions.density.reparameterization import (
     implicit_reparameterization,
     score_function,
 )
+from gmm_lightning.distributions.density.single import require_single
 
 __all__ = [
     "DrawOptions",
@@ -32,6 +33,7 @@ __all__ = [
     "gumbel_softmax_sample",
     "implicit_reparameterization",
     "moment_match",
+    "require_single",
     "score_function",
     "standard_normals",
 ]

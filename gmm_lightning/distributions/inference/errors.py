@@ -10,8 +10,8 @@ from torch import Generator, Tensor
 from gmm_lightning._chunking import rows_per_chunk
 from gmm_lightning._tracing import is_tracing, require_readable
 from gmm_lightning._validation import as_generator, require_choice
-from gmm_lightning.distributions.density import MixtureDensity, as_mixture
-from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
+from gmm_lightning.distributions.density import MixtureDensity, as_mixture, require_single
+from gmm_lightning.errors import InvalidDataError
 from gmm_lightning.linalg import LOG_2PI, full_precision, masked_inverse
 from gmm_lightning.rows import (
     ERROR_COVARIANCE,
@@ -86,11 +86,7 @@ def deconvolve(
     """
     mixture = as_mixture(mixture)
     require_choice("kind", kind, ("mean", "draw"))
-    if mixture.batch_shape:
-        raise InvalidArgumentError(
-            f"rows with errors need a single mixture, got a batch of shape "
-            f"{tuple(mixture.batch_shape)}"
-        )
+    require_single(mixture, "rows with errors need")
     x, generator = mixture.check_rows(x), as_generator(generator, mixture.means.device)
     require_readable("rows with errors", x)
     errors = _errors(mixture, x, error_covariance, ~torch.isnan(x))

@@ -9,7 +9,12 @@ from torch import Generator, Tensor
 
 from gmm_lightning._tracing import require_readable
 from gmm_lightning._validation import as_generator, require_choice
-from gmm_lightning.distributions.density import MixtureDensity, as_mixture, draw_samples
+from gmm_lightning.distributions.density import (
+    MixtureDensity,
+    as_mixture,
+    draw_samples,
+    require_single,
+)
 from gmm_lightning.distributions.inference.conditioning import require_positive_density
 from gmm_lightning.distributions.inference.modes import modes
 from gmm_lightning.distributions.inference.patterns import PatternBlocks, pattern_blocks
@@ -80,11 +85,7 @@ def impute(
     """
     mixture = as_mixture(mixture)
     require_choice("kind", kind, ("mean", "mode", "draw"))
-    if mixture.batch_shape:
-        raise InvalidArgumentError(
-            f"missing entries need a single mixture, got a batch of shape "
-            f"{tuple(mixture.batch_shape)}"
-        )
+    require_single(mixture, "missing entries need")
     x, generator = mixture.check_rows(x), as_generator(generator, mixture.means.device)
     require_readable("rows with missing entries", x)
     rows = x.to(mixture.means.dtype).reshape(-1, mixture.num_features)
