@@ -64,18 +64,21 @@ class SufficientStatistics:
 
             second' = second - n g g' + n (g - delta)(g - delta)'
         """
+        second = self.second_about(shift, covariance)
+        delta = shift.to(self.first) - self.shift.to(self.first)
+        first = self.first - self.counts.unsqueeze(-1) * delta
+        return replace(self, first=first, second=second, shift=shift)
+
+    def second_about(self, shift: Tensor, covariance: str | Covariance) -> Tensor:
+        """The second moments of `about`."""
         covariance = as_covariance(covariance)
         delta = shift.to(self.first) - self.shift.to(self.first)
-        counts = self.counts.unsqueeze(-1)
-        gap = self.first / counts.clamp(min=torch.finfo(counts.dtype).tiny)
+        gap = self.first / self.counts.unsqueeze(-1).clamp(min=torch.finfo(self.counts.dtype).tiny)
         weight = self.counts.unsqueeze(0)
-        return replace(
-            self,
-            first=self.first - counts * delta,
-            second=self.second
+        return (
+            self.second
             + covariance.outer(weight, (gap - delta).unsqueeze(0))
-            - covariance.outer(weight, gap.unsqueeze(0)),
-            shift=shift,
+            - covariance.outer(weight, gap.unsqueeze(0))
         )
 
     def map(self, change: Callable[[Tensor], Tensor]) -> SufficientStatistics:

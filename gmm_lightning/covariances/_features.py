@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,6 +31,12 @@ class StandardizedCoordinates:
     def inverse(self, diff: Tensor) -> Tensor:
         """Differences `(P, M, D)` in the units of the data."""
         return _apply(self.inverse_matrix, diff)
+
+
+def usable_unit(variance: Tensor) -> Tensor:
+    """Standard deviations, 1 where they are zero or not finite."""
+    unit = variance.sqrt()
+    return torch.where((unit > 0) & (unit < torch.inf), unit, 1.0)
 
 
 def _apply(matrix: Tensor, diff: Tensor) -> Tensor:
@@ -94,8 +101,7 @@ class Features(ABC):
     def axes(self, weights: Tensor, gap: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """The matrix of the coordinates and its inverse, for means `gap` `(P, M, D)` off centre."""
         variance = (weights.unsqueeze(-1) * (self.variances(scale) + gap.square())).sum(-2)
-        unit = self.unit(variance).sqrt()
-        unit = torch.where(torch.isfinite(unit) & (unit > 0), unit, 1.0)
+        unit = usable_unit(self.unit(variance))
         return 1 / unit, unit
 
     def unit(self, variance: Tensor) -> Tensor:
@@ -147,3 +153,10 @@ class TiedFeatures(Features):
 
     def second(self, sums: Tensor, coordinates: StandardizedCoordinates) -> Tensor:
         raise NotImplementedError("a shared covariance pools the moments of all rows")
+
+
+@functools.lru_cache(maxsize=64)
+def make_features(kind: type[Features], num_features: int, *, tied: bool) -> Features:
+    """The terms of a kind, which hold nothing but indices; those of a shared covariance if tied."""
+    terms = kind(num_features)
+    return TiedFeatures(terms) if tied else terms

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_number
-from gmm_lightning.covariances._features import Features, TiedFeatures
+from gmm_lightning.covariances._features import Features, make_features
 from gmm_lightning.covariances._floor import (
     in_units,
     is_below_one,
@@ -170,8 +170,8 @@ class Covariance(ABC):
 
     def features(self, num_features: int) -> Features | None:
         """Second-order terms, with which EM is two matrix products; None if the family has none."""
-        terms = None if self.feature_class is None else self.feature_class(num_features)
-        return TiedFeatures(terms) if terms is not None and self.tied else terms
+        kind = self.feature_class
+        return None if kind is None else make_features(kind, num_features, tied=self.tied)
 
     def sum_tied(self, per_component: Tensor) -> Tensor:
         """Sums `(*B, G)` over the components that share a covariance, of values `(*B, K)`."""

@@ -10,7 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances._features import Features, NaturalParameters, StandardizedCoordinates
+from gmm_lightning.covariances._features import (
+    Features,
+    NaturalParameters,
+    StandardizedCoordinates,
+    usable_unit,
+)
 from gmm_lightning.covariances.base import Covariance
 from gmm_lightning.linalg import invert_tril, raw_from_tril, symmetrize, tril_from_raw
 
@@ -33,6 +38,8 @@ class QuadraticFeatures(Features):
         self.num_scratch = self.shifts - 1
         term = torch.arange(self.num_terms)
         self.first, self.other = term % d, (term % d + term // d) % d
+        # A product of two features stands in the matrix twice.
+        self.share = torch.where(self.first == self.other, -0.5, -1.0).double()
 
     def products_pay(self, num_components: int, overlap: float | None) -> bool:
         # In N D^2 operations of a product, fitted to times on a CPU with one thread: the terms of
@@ -45,11 +52,14 @@ class QuadraticFeatures(Features):
         return scale.square().sum(-1)
 
     def axes(self, weights: Tensor, gap: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        forward, unit = super().axes(weights, gap, scale)
-        factors = torch.cat([scale, gap.unsqueeze(-1)], -1) * forward[:, None, :, None]
-        factors = factors * weights.sqrt()[..., None, None]
+        factors = torch.cat([scale, gap.unsqueeze(-1)], -1) * weights.sqrt()[..., None, None]
         flat = factors.movedim(1, -2).flatten(-2)
-        factor, info = torch.linalg.cholesky_ex(flat @ flat.mT)
+        total = flat @ flat.mT
+        unit = usable_unit(total.diagonal(dim1=-2, dim2=-1))
+        forward = 1 / unit
+        factor, info = torch.linalg.cholesky_ex(
+            total * forward.unsqueeze(-1) * forward.unsqueeze(-2)
+        )
         identity = torch.eye(self.num_features, dtype=scale.dtype, device=scale.device)
         usable = (info == 0) & torch.isfinite(factor).all(-1).all(-1)
         factor = torch.where(usable[:, None, None], factor, identity)
@@ -67,9 +77,8 @@ class QuadraticFeatures(Features):
         spread = (coordinates.matrix.unsqueeze(1) @ scale).square().sum(-1)
         reach = (spread + coordinates.forward(gap).square()).sqrt()
         cancelling = precision * reach.unsqueeze(-1) * reach.unsqueeze(-2)
-        once = torch.where(self.first == self.other, -0.5, -1.0).to(scale)
         return NaturalParameters(
-            quadratic=precision[..., self.first, self.other] * once,
+            quadratic=precision[..., self.first, self.other] * self.share.to(scale),
             linear=(axes.mT @ offset).squeeze(-1),
             square=square,
             magnitude=torch.linalg.matrix_norm(cancelling) + square,

@@ -36,7 +36,8 @@ def expected_statistics(
         batches: rows `(n, *B, D)`.
         workspace: memory of the component kernel, and the chunk size.
         responsibilities: maps log joint densities to responsibilities.
-        pooled: moments of the same rows in one component, if they are known.
+        pooled: moments of the same rows in one component, for each mixture of a batch, if they
+            are known.
     """
     size = workspace.rows_per_chunk(plan, parameters)
     chunks = (chunk for batch in batches for chunk in batch.split(size) if chunk.num_rows)

@@ -20,6 +20,9 @@ from gmm_lightning.linalg import accumulator_dtype, exact_products
 from gmm_lightning.rows import Batch
 from gmm_lightning.statistics import SufficientStatistics
 
+# How many components share a row is counted in one of so many chunks.
+_COUNTED_CHUNKS = 8
+
 
 @torch.no_grad()
 def component_statistics(
@@ -44,8 +47,8 @@ def component_statistics(
         chunks: batches of rows `(n, *B, D)`, few enough to stay in cache.
         workspace: holds the buffers.
         responsibilities: maps log joint densities to responsibilities.
-        pooled: moments of all rows in one component, `(M, 1, ...)`, which a family that shares
-            its covariance needs; None: they are summed here.
+        pooled: moments of all rows in one component, `(B, 1, ...)` of the B mixtures of a batch,
+            which a family that shares its covariance needs; None: they are summed here.
     """
     m, k, _ = parameters.means.shape
     device, wide = parameters.means.device, accumulator_dtype(parameters.means.device)
@@ -57,9 +60,9 @@ def component_statistics(
     log_likelihood = torch.zeros(m, dtype=wide, device=device)
     noise_rows = torch.zeros_like(log_likelihood)
     num_samples, second = 0, log_likelihood.new_zeros(())
-    shared = log_likelihood.new_zeros((), dtype=torch.long)
+    shared, num_counted = log_likelihood.new_zeros((), dtype=torch.long), 0
     with exact_products(device):
-        for chunk in chunks:
+        for number, chunk in enumerate(chunks):
             n = chunk.num_rows
             num_samples += n
             x = chunk.x.to(parameters.means)
@@ -71,9 +74,9 @@ def component_statistics(
             for part in parts:
                 part.write_log_joint(rows, joint)
             shares = row_shares(model, parameters, joint.view(m, k, n), chunk, responsibilities)
-            if counts_overlap:
-                resp = shares.components
-                shared += (resp > NEGLIGIBLE[resp.dtype]).sum()
+            if counts_overlap and number % _COUNTED_CHUNKS == 0:
+                resp, num_counted = shares.components, num_counted + n
+                shared += torch.count_nonzero(resp > NEGLIGIBLE[resp.dtype])
             if weight is not None:
                 shares = shares.weighted_(weight)
             noise_rows += shares.noise.sum((-2, -1), dtype=wide)
@@ -81,11 +84,12 @@ def component_statistics(
             for part in parts:
                 part.add(rows, shares.components.reshape(joint.shape))
     if counts_overlap:
-        workspace.overlap = int(shared) / (m * max(1, num_samples))
+        workspace.overlap = int(shared) / (m * max(1, num_counted))
     found = _assemble(model, parameters, parts, log_likelihood, noise_rows, num_samples)
     if model.family.tied:
         if pooled is not None:
-            second = pooled.about(found.shift[:, :1], model.family).second
+            own = pooled if len(pooled.counts) == 1 else pooled.select(model.batch_index)
+            second = own.second_about(found.shift[:, :1], model.family)
         found = _with_shared_second(model, parameters, found, second)
     return found.about(parameters.means, model.family)
 

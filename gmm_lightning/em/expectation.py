@@ -47,7 +47,7 @@ def split_statistics(
         parts: batches of rows apart, each read once.
         workspace: memory of the component kernel, and the chunk size.
         responsibilities: maps log joint densities to responsibilities.
-        pooled: moments of all complete rows in one component, if they are known.
+        pooled: as of `expected_statistics`, for the complete rows.
     """
     others: list[SufficientStatistics] = []
 
@@ -163,13 +163,16 @@ class EStep:
         plan: EStepPlan | None,
         responsibilities: Responsibilities,
     ) -> SufficientStatistics:
-        pooled = None if self._pooled is None else self._pooled.select(model.batch_index)
-        how: dict[str, Any] = {"workspace": self._workspace, "responsibilities": responsibilities}
+        how: dict[str, Any] = {
+            "workspace": self._workspace,
+            "responsibilities": responsibilities,
+            "pooled": self._pooled,
+        }
         if not self.source.uncertain:
             batches = self.batches(model)
-            return expected_statistics(model, parameters, plan, batches, pooled=pooled, **how)
+            return expected_statistics(model, parameters, plan, batches, **how)
         parts = self._parts or (self._split(batch, model) for batch in self.source)
-        return split_statistics(model, parameters, plan, parts, pooled=pooled, **how)
+        return split_statistics(model, parameters, plan, parts, **how)
 
     @staticmethod
     def _split(batch: Batch, model: MixtureModel) -> SplitRows:

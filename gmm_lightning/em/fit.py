@@ -60,6 +60,7 @@ def fit_em(
     hard: bool = False,
     collapse: str | CollapsePolicy = "floor",
     record: bool = False,
+    evaluate_last: bool = True,
     generator: Generator | int | None = None,
     progress: bool = False,
 ) -> EMResult:
@@ -102,6 +103,9 @@ def fit_em(
             that start (and raises when no start is left); or a `CollapsePolicy`. Each case is an
             event of the result.
         record: keep the parameters of every E-step in `result.trajectory`.
+        evaluate_last: False leaves out the E-step after the last M-step where the rule knows that
+            it is the last one (`gain`, `relative`, and at `max_iter`): the result's objectives end
+            before it, and the fit takes one pass less.
         generator: source of randomness, or a seed; None: torch's global one.
         progress: show a bar with the log-likelihood.
 
@@ -135,8 +139,12 @@ def fit_em(
     policy = as_policy(collapse)
     schedule = ResponsibilitySchedule.create(hard=hard, annealing=annealing)
     rule = stopping_rules.create(stopping)
-    record = require_bool("record", record)
-    options = EMOptions(max_iter, tol, prune, schedule, policy, stopping=rule, record=record)
+    options = EMOptions(max_iter, tol, prune, schedule, policy, stopping=rule)
+    options = replace(
+        options,
+        record=require_bool("record", record),
+        evaluate_last=require_bool("evaluate_last", evaluate_last),
+    )
     # The path of classification EM has no limit to extrapolate to: it ends after a few steps.
     updater = MonotoneUpdater(None if hard else acceleration)
     if num_restarts > 1 and (initializer is None or isinstance(as_initializer(initializer), Given)):

@@ -70,14 +70,19 @@ def run_em(
             progress(state)
         if not len(state.active):
             break
+        converged, is_last = _ending(state, options, updater)
         step = m_step(state.model, state.parameters, stats if stay is None else stats.select(stay))
-        if options.schedule.is_stationary(state.iteration):
+        if not is_last and options.schedule.is_stationary(state.iteration):
             disturbed = None if step.collapsed is None else step.collapsed.mixtures
             before, after = state.parameters, step.parameters
             further = updater.extrapolate(state.model, before, after, disturbed)
             step = step._replace(parameters=further)
         state.iteration += 1
-        _leave(state, updater, state.advance(step, options), torch.any)
+        leaving = state.advance(step, options)
+        if is_last:
+            state.finish(converged)
+            leaving = torch.ones_like(leaving)
+        _leave(state, updater, leaving, torch.any)
     return state
 
 
@@ -140,6 +145,17 @@ def _stopping(
             state.model, state.parameters, objective, remaining, at
         )
     return stopped
+
+
+def _ending(state: EMState, options: EMOptions, updater: MonotoneUpdater) -> tuple[Tensor, bool]:
+    """Which mixtures the next M-step ends by the rule, `(M,)`, and whether it is the last of all.
+
+    Without an E-step after it, that is.
+    """
+    converged = options.stopping.settles_next(updater.gains, options.tol)
+    converged &= options.schedule.is_stationary(state.iteration + 1)
+    out_of_steps = state.iteration + 1 >= options.max_iter
+    return converged, not options.evaluate_last and (out_of_steps or bool(converged.all()))
 
 
 def _leave(

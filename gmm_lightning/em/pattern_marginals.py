@@ -15,7 +15,6 @@ from gmm_lightning.em.plan import make_plan
 from gmm_lightning.em.responsibilities import Responsibilities
 from gmm_lightning.em.uncertain_rows import PatternRows
 from gmm_lightning.em.workspace import Workspace
-from gmm_lightning.linalg import accumulator_dtype
 from gmm_lightning.statistics import SufficientStatistics
 
 
@@ -23,6 +22,7 @@ from gmm_lightning.statistics import SufficientStatistics
 def marginal_statistics(
     model: MixtureModel,
     parameters: MixtureParameters,
+    scale: Tensor,
     rows: PatternRows,
     responsibilities: Responsibilities,
     chunk_size: int | None = None,
@@ -37,14 +37,13 @@ def marginal_statistics(
     Args:
         model: without evidence, which may read all features.
         parameters: of M mixtures.
+        scale: of their covariances in float64, in the family's form.
         rows: of one pattern, which all mixtures read.
         responsibilities: maps log joint densities to responsibilities.
         chunk_size: rows at a time; None: as many as stay in cache.
     """
     family, d = model.family, parameters.means.shape[-1]
-    absent = rows.missing.to(parameters.device)
-    missing, observed = (own.nonzero().squeeze(-1) for own in (absent, ~absent))
-    scale = model.scale(parameters.to(accumulator_dtype(parameters.device)))
+    missing, observed = (own.to(parameters.device) for own in (rows.missing, rows.observed))
     known, unknown, slope = family.condition(scale, observed, missing, d)
     raw = family.raw(known).to(parameters.dtype)
     own = parameters._replace(means=parameters.means[..., observed], raw_scale=raw)
@@ -57,10 +56,9 @@ def marginal_statistics(
         [rows.batch],
         workspace=Workspace(chunk_size),
         responsibilities=responsibilities,
-        pooled=None if rows.pooled is None else rows.pooled.select(model.batch_index),
+        pooled=rows.pooled,
     )
-    whole = scale.new_zeros(*scale.shape[:2], d, len(observed))
-    whole[..., observed, torch.arange(len(observed))] = 1
+    whole = rows.embedding.to(scale).repeat(*scale.shape[:2], 1, 1)
     if slope is not None:
         whole[..., missing, :] = slope
     counts = family.sum_tied(found.counts)[..., None, None]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning.em.plan_terms import ProductTerms
-from gmm_lightning.em.workspace import Buffers, Workspace
+from gmm_lightning.em.workspace import Buffers, Workspace, sums_by_component
 from gmm_lightning.linalg import accumulator_dtype
 
 
@@ -28,8 +28,10 @@ class ProductComponents:
             squeeze_group(t.to(terms.natural))
             for t in (terms.natural, terms.coordinates.matrix, terms.coordinates.centre)
         )
-        wide = accumulator_dtype(device)
-        self._sums = torch.zeros(groups, length, columns, dtype=wide, device=device)
+        self._by_component = sums_by_component(terms)
+        shape = (columns, length) if self._by_component else (length, columns)
+        self._whole = torch.zeros(groups, *shape, dtype=accumulator_dtype(device), device=device)
+        self._sums = squeeze_group(self._whole)
         self._buffers: Buffers
 
     def write_log_joint(self, rows: Tensor, joint: Tensor) -> None:
@@ -52,10 +54,13 @@ class ProductComponents:
         if self._terms.index is not None:
             resp = resp[self._terms.index]
         resp = resp.to(into.features)
-        if into.sums_by_component:
-            self._sums += into.multiply(resp, into.features.mT, out=into.sums).mT
+        one, other = resp, into.features.mT
+        if not self._by_component:
+            one, other = into.features, resp.mT
+        if into.sums is None:
+            into.add_product(self._sums, one, other)
         else:
-            self._sums += into.multiply(into.features, resp.mT, out=into.sums)
+            self._sums += into.multiply(one, other, out=into.sums)
 
     def sums(self) -> tuple[Tensor | None, tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Which components these are; counts, first moments, reference points, second moments.
@@ -65,7 +70,8 @@ class ProductComponents:
         features, coordinates = self._terms.features, self._terms.coordinates
         d = features.num_features
         split = [1, features.num_terms, d]
-        counts, terms, first = self._sums.mT.split(split, -1)
+        whole = self._whole if self._by_component else self._whole.mT
+        counts, terms, first = whole.split(split, -1)
         first = coordinates.inverse(first)
         shift = coordinates.centre.unsqueeze(-2).expand_as(first)
         second = counts if not features.num_terms else features.second(terms, coordinates)

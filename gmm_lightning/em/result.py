@@ -44,7 +44,8 @@ class EMResult:
             the one at the final parameters.
         objective: `mean log p(x) + log_prior / N` at the final parameters, nats per row.
         log_likelihood: `mean log p(x)` at the final parameters, nats per row (of classification
-            EM: `mean max_k log p(x, k)`).
+            EM: `mean max_k log p(x, k)`). Under `evaluate_last=False` both may be those before
+            the last M-step.
         history: the objective before the first M-step and after each one (while it anneals: the
             free energy).
         events: components that had to be repaired, and features that are constant. In a batch of

@@ -34,6 +34,7 @@ class EMOptions:
         candidates: rows to which the policy may move a component.
         stopping: says when a mixture has converged.
         record: keep the parameters of every accepted E-step.
+        evaluate_last: take an E-step after the last M-step, too, where it is known to be the last.
 
     Raises:
         InvalidArgumentError: a value out of range.
@@ -47,6 +48,7 @@ class EMOptions:
     candidates: Candidates | None = None
     stopping: StoppingRule = field(default_factory=Aitken)
     record: bool = False
+    evaluate_last: bool = True
 
     def __post_init__(self) -> None:
         require_integer("max_iter", self.max_iter, least=0)
@@ -105,6 +107,11 @@ class EMState:
         self._write(self.num_steps, torch.full_like(self.active, self.iteration))
         self._write(self.log_likelihood, stats.log_likelihood / stats.total_weight)
         self._write(self.degenerate, self._floored | self.model.has_few_rows(stats.counts).cpu())
+
+    def finish(self, converged: Tensor) -> None:
+        """Record the end of the active mixtures with the last M-step."""
+        self._write(self.num_steps, torch.full_like(self.active, self.iteration))
+        self._write(self.converged, converged)
 
     def record_parameters(self) -> None:
         """Record the parameters of an accepted E-step."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -67,10 +69,14 @@ def _of_shared_rows(
     chunk_size: int | None,
 ) -> SufficientStatistics:
     """Statistics of rows that all mixtures read."""
-    found = _of_rare_patterns(model, parameters, rows, responsibilities, chunk_size)
-    for own in rows.frequent:
-        found += marginal_statistics(model, parameters, own, responsibilities, chunk_size)
-    return found
+    scale = model.scale(parameters.to(accumulator_dtype(parameters.device)))
+    parts = [
+        marginal_statistics(model, parameters, scale, own, responsibilities, chunk_size)
+        for own in rows.frequent
+    ]
+    if rows.batch.num_rows or not parts:
+        parts += [_of_rare_patterns(model, parameters, rows, responsibilities, chunk_size)]
+    return functools.reduce(operator.add, parts)
 
 
 def _of_rare_patterns(

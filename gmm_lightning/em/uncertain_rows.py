@@ -30,14 +30,25 @@ class PatternRows(NamedTuple):
 
     Attributes:
         batch: the I observed features, `(n, *1, I)`.
-        missing: which features are missing, `(D,)`.
+        observed: indices of the features that it has, `(I,)`.
+        missing: those of the others, `(D - I,)`.
+        embedding: of the observed features in all, `(D, I)`, ones and zeros.
         pooled: moments of the rows in one component, for each mixture of a batch, if they are
             known.
     """
 
     batch: Batch
+    observed: Tensor
     missing: Tensor
+    embedding: Tensor
     pooled: SufficientStatistics | None = None
+
+    @classmethod
+    def of(cls, rows: Batch, pattern: Tensor) -> PatternRows:
+        """Rows of all features, of which a mask `(D,)` says which ones are missing."""
+        observed, missing = (own.nonzero().squeeze(-1) for own in (~pattern, pattern))
+        embedding = torch.eye(len(pattern), device=pattern.device)[:, observed]
+        return cls(rows._replace(x=rows.x[..., observed]), observed, missing, embedding)
 
 
 @dataclass(frozen=True)
@@ -142,7 +153,7 @@ def _sorted_rows(batch: Batch, places: Tensor, cell: int | None, *, apart: bool)
         patterns[rare:], itertools.pairwise(starts[rare:].tolist()), strict=True
     ):
         rows = batch.at(slice(first, last))
-        own.append(PatternRows(rows._replace(x=rows.x[..., ~pattern]), pattern))
+        own.append(PatternRows.of(rows, pattern))
     end = int(starts[rare])
     return UncertainRows(
         batch=batch.at(slice(end)),

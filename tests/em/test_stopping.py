@@ -59,6 +59,33 @@ def test_relative_is_gain_beside_the_objective() -> None:
     assert shares[-2] < 1e-3 <= shares[:-2].min()
 
 
+@pytest.mark.parametrize(
+    ("rule", "options", "saved"),
+    [
+        ("gain", {}, 1),
+        ("relative", {}, 1),
+        ("gain", {"max_iter": 4}, 1),
+        ("aitken", {"max_iter": 4}, 1),
+        ("aitken", {}, 0),
+        ("gain", {"max_iter": 0}, 0),
+        ("gain", {"max_iter": 20, "tol": 0.0, "acceleration": "squarem"}, 1),
+    ],
+)
+def test_an_e_step_known_to_be_the_last_can_be_left_out(
+    rule: str, options: dict[str, float], saved: int
+) -> None:
+    (whole, short), settings = (start(), start()), {"tol": TOLERANCES[rule]} | options
+    full = run(whole, stopping=rule, **settings)
+    result = run(short, stopping=rule, evaluate_last=False, **settings)
+    assert result.num_iterations == full.num_iterations
+    assert result.converged == full.converged
+    if "acceleration" not in options:
+        assert torch.equal(short.means, whole.means)
+        assert result.num_e_steps == full.num_e_steps - saved
+    assert result.history == full.history[: len(full.history) - saved]
+    assert result.objective == result.history[-1]
+
+
 @torch.no_grad()
 def test_responsibilities_are_compared_over_all_rows() -> None:
     tol = TOLERANCES["responsibilities"]

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from gmm_lightning.em.convergence import GainEstimate
@@ -36,3 +37,23 @@ class StoppingRule(ABC):
             change: computes the change of the responsibilities since the last E-step, the
                 Euclidean norm over rows and components, `(M,)`; None where they are not kept.
         """
+
+    def settles_next(self, gains: GainEstimate, tol: Tensor | float) -> Tensor:
+        """Which mixtures will have converged after one more M-step, whatever it gains, `(M,)`."""
+        return torch.zeros_like(gains.gain, dtype=torch.bool)
+
+
+class OneMoreStep(StoppingRule):
+    """Base class of the rules that judge the gain of an M-step when the next one is done."""
+
+    @abstractmethod
+    def is_small(self, gain: Tensor, objective: Tensor, tol: Tensor | float) -> Tensor:
+        """Which gains `(M,)` are small, beside the objectives that they led to."""
+
+    def settled(self, gains: GainEstimate, tol: Tensor | float, change: Change = None) -> Tensor:
+        """Where the gain of the M-step before the last one is small."""
+        return self.is_small(gains.previous_gain, gains.objective - gains.gain, tol)
+
+    def settles_next(self, gains: GainEstimate, tol: Tensor | float) -> Tensor:
+        """Where the gain of the last M-step is small."""
+        return self.is_small(gains.gain, gains.objective, tol)

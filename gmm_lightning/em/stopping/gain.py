@@ -7,11 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gmm_lightning.em.convergence import GainEstimate
-from gmm_lightning.em.stopping.base import Change, StoppingRule
+from gmm_lightning.em.stopping.base import OneMoreStep
 
 
-class Gain(StoppingRule):
+class Gain(OneMoreStep):
     """Stop when an M-step changed the objective by less than `tol`, after one more M-step.
 
     The rule of scikit-learn, which looks at the gain of one M-step when it has done the next. A
@@ -26,10 +25,8 @@ class Gain(StoppingRule):
     def __init__(self, objective: float | None = None) -> None:
         self.objective = objective
 
-    def settled(self, gains: GainEstimate, tol: Tensor | float, change: Change = None) -> Tensor:
-        """Where the gain of the M-step before the last one is less than the tolerance."""
-        gain = gains.previous_gain
+    def is_small(self, gain: Tensor, objective: Tensor, tol: Tensor | float) -> Tensor:
+        """Which gains are less than the tolerance."""
         if self.objective is not None:
-            first = gains.objective - gains.gain - self.objective
-            gain = torch.where(torch.isnan(gain), first, gain)
+            gain = torch.where(torch.isnan(gain), objective - self.objective, gain)
         return gain.abs() < tol

@@ -6,11 +6,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gmm_lightning.em.convergence import GainEstimate
-from gmm_lightning.em.stopping.base import Change, StoppingRule
+from gmm_lightning.em.stopping.base import OneMoreStep
 
 
-class Relative(StoppingRule):
+class Relative(OneMoreStep):
     """Stop when an M-step changed the objective by less than `tol |objective|`.
 
     As under `gain`, one more M-step follows. The rule of tgmm: it depends on the units of the
@@ -19,7 +18,6 @@ class Relative(StoppingRule):
 
     name: ClassVar[str] = "relative"
 
-    def settled(self, gains: GainEstimate, tol: Tensor | float, change: Change = None) -> Tensor:
-        """Where the gain of the M-step before the last one is a smaller share of the objective."""
-        before = gains.objective - gains.gain - gains.previous_gain
-        return gains.previous_gain.abs() < tol * before.abs()
+    def is_small(self, gain: Tensor, objective: Tensor, tol: Tensor | float) -> Tensor:
+        """Which gains are a smaller share than `tol` of the objective before them."""
+        return gain.abs() < tol * (objective - gain).abs()

@@ -98,6 +98,7 @@ class Fitter:
             stopping=Gain(before),
             acceleration=estimator.acceleration,
             prune=False,
+            evaluate_last=False,
             progress=estimator.verbose > 0,
             **self._options,
         )
@@ -194,5 +195,6 @@ class _Log:
 
 
 def _lower_bounds(result: EMResult) -> list[float]:
-    """The objective before each step: scikit-learn takes no other E-step."""
-    return [float(value) for value in result.history[:-1]]
+    """The objective before each step, as scikit-learn records it."""
+    steps = slice(max(1, result.num_iterations))
+    return [float(value) for value in result.history[steps]]

@@ -62,7 +62,8 @@ class GaussianMixture(FittedMixture):
         n_features_in_: number of features.
         feature_names_in_: their names, where the rows are a table.
         layer_: the fitted `GMMLayer`.
-        result_: the `EMResult` of the best start.
+        result_: the `EMResult` of the best start; its objectives end before the last M-step, as
+            `lower_bounds_` do.
 
     References:
         F. Pedregosa et al. (2011), Scikit-learn: Machine learning in Python, JMLR 12.
