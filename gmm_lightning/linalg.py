@@ -278,3 +278,9 @@ def mixture_logits(weights: Tensor, dtype: torch.dtype) -> Tensor:
     """
     weights = weights / weights.sum(-1, keepdim=True)
     return weights.clamp(min=torch.finfo(dtype).tiny).log().to(dtype)
+
+
+def standard_gamma(shape: Tensor, generator: Generator | None = None) -> Tensor:
+    """Draws of gamma distributions of rate 1."""
+    # The function behind `torch.distributions.Gamma`, which takes no generator.
+    return torch._standard_gamma(shape, generator=generator)  # pyright: ignore[reportPrivateImportUsage]

@@ -75,11 +75,8 @@ class SufficientStatistics:
         delta = shift.to(self.first) - self.shift.to(self.first)
         gap = self.first / self.counts.unsqueeze(-1).clamp(min=torch.finfo(self.counts.dtype).tiny)
         weight = self.counts.unsqueeze(0)
-        return (
-            self.second
-            + covariance.outer(weight, (gap - delta).unsqueeze(0))
-            - covariance.outer(weight, gap.unsqueeze(0))
-        )
+        added = covariance.outer(weight, (gap - delta).unsqueeze(0))
+        return self.second + added - covariance.outer(weight, gap.unsqueeze(0))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> SufficientStatistics:
         """The statistics with a function applied to every tensor except `num_samples`."""

@@ -66,6 +66,8 @@ BORROWED = {
     ("gmm_lightning.app.processes", "_hydra_subprocess_cmd"),
     ("gmm_lightning.app.processes", "_launch_process_observer"),
     ("gmm_lightning.app.watch", "_exit"),
+    # Draws of gamma distributions take a generator nowhere else.
+    ("gmm_lightning.linalg", "_standard_gamma"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gmm_lightning._plugins import Registry
+from gmm_lightning.covariances._conjugate import InverseWishartForm
 from gmm_lightning.covariances._features import (
     Features,
     NaturalParameters,
@@ -33,6 +34,7 @@ __all__ = [
     "DiagCovariance",
     "Features",
     "FullCovariance",
+    "InverseWishartForm",
     "NaturalParameters",
     "PrecisionCholesky",
     "SphericalCovariance",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_number
+from gmm_lightning.covariances._conjugate import DenseInverseWishart, InverseWishartForm
 from gmm_lightning.covariances._features import Features, make_features
 from gmm_lightning.covariances._floor import (
     in_units,
@@ -172,6 +173,10 @@ class Covariance(ABC):
         """Second-order terms, with which EM is two matrix products; None if the family has none."""
         kind = self.feature_class
         return None if kind is None else make_features(kind, num_features, tied=self.tied)
+
+    def inverse_wishart(self, num_features: int) -> InverseWishartForm:
+        """The conjugate distributions of the family's covariances."""
+        return DenseInverseWishart(num_features)
 
     def sum_tied(self, per_component: Tensor) -> Tensor:
         """Sums `(*B, G)` over the components that share a covariance, of values `(*B, K)`."""

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from gmm_lightning.covariances._conjugate import EntrywiseInverseGamma, InverseWishartForm
 from gmm_lightning.covariances._features import Features, NaturalParameters, StandardizedCoordinates
 from gmm_lightning.covariances.diagonal import AxisAligned
 
@@ -62,6 +63,9 @@ class Isotropic(AxisAligned, ABC):
     """
 
     feature_class = SphericalFeatures
+
+    def inverse_wishart(self, num_features: int) -> InverseWishartForm:
+        return EntrywiseInverseGamma(num_features, per_entry=num_features)
 
     def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
         return (self.groups(num_components),)

@@ -63,6 +63,7 @@ from gmm_lightning.distributions.inference import (
 )
 from gmm_lightning.distributions.mixture import MixtureOfGaussians
 from gmm_lightning.distributions.scoring import crps, energy_score, probability_integral_transform
+from gmm_lightning.distributions.student import StudentMixture
 from gmm_lightning.distributions.truncation import (
     Ball,
     Box,
@@ -92,6 +93,7 @@ __all__ = [
     "Region",
     "SampleShape",
     "Shell",
+    "StudentMixture",
     "Where",
     "affine",
     "as_mixture",

@@ -9,7 +9,7 @@ Read in this order: `data_scale`, `parameters` and `model` (what EM works on), `
 `result`, `assignment`, `marked_rows`, `covariance_target`, `known_rows`, `frozen_start`,
 `row_assignment`, `labelled_start`, `labelled_rows`, `initialization`, `progress`, `fit`. For layers
 one step at a time: `steps`, `stepwise`; for answers about many rows: `row_answers`; for a
-classifier: `class_rows`, `classifier`.
+classifier: `class_rows`, `classifier`; posterior distributions: `variational`.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from gmm_lightning.em.stepwise import StepwiseEM
 from gmm_lightning.em.stopping import Gain, StoppingRule
 from gmm_lightning.em.stopping import registry as stopping_rules
 from gmm_lightning.em.updater import MonotoneUpdater
+from gmm_lightning.em.variational import MixturePosterior, VBResult, fit_vb
 
 __all__ = [
     "Accelerator",
@@ -68,6 +69,7 @@ __all__ = [
     "MStepResult",
     "MixtureModel",
     "MixtureParameters",
+    "MixturePosterior",
     "MonotoneUpdater",
     "Raise",
     "Repair",
@@ -78,12 +80,14 @@ __all__ = [
     "StepwiseEM",
     "StoppingRule",
     "Trajectory",
+    "VBResult",
     "as_policy",
     "collapse_error",
     "degenerate_components",
     "e_step",
     "fit_classifier",
     "fit_em",
+    "fit_vb",
     "hard_responsibilities_",
     "initialize_layer",
     "m_step",

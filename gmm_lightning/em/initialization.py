@@ -31,6 +31,7 @@ from gmm_lightning.initializers import registry as initializer_registry
 from gmm_lightning.layers import GMMLayer
 from gmm_lightning.priors import DataMoments
 from gmm_lightning.rows import Batch, RowSource, as_source, as_tensor
+from gmm_lightning.statistics import SufficientStatistics
 
 # An initializer sees a random sample of max(256, 8 D) rows per component, within these bounds in
 # total.
@@ -198,6 +199,24 @@ def initialize(
 ) -> MStepResult:
     """Parameters from assignments of rows to components, by one M-step.
 
+    Arguments are as for `start_statistics`.
+    """
+    stats, mean_weight = start_statistics(model, present, source, spec, generator)
+    marked = stats.noise
+    step = maximize(model, present, with_pooled_rows(stats, model.family, mean_weight))
+    return with_start_weight(model, step, marked)
+
+
+@torch.no_grad()
+def start_statistics(
+    model: MixtureModel,
+    present: MixtureParameters,
+    source: RowSource,
+    spec: Any,
+    generator: Generator | None,
+) -> tuple[SufficientStatistics, Tensor]:
+    """Statistics of assigned rows `(M, ...)`, and the mean weight of a row, `(M,)`.
+
     Args:
         model: of M mixtures, restarts times the layer's batch.
         present: parameters to be replaced.
@@ -229,5 +248,4 @@ def initialize(
     positive = (rows.weight > 0).sum(0)
     mean_weight = model.per_mixture(rows.weight.sum(0, keepdim=True) / positive)[0]
     rows, marked = without_marked(model, rows)
-    stats = with_pooled_rows(assigned_statistics(model, present, rows), model.family, mean_weight)
-    return with_start_weight(model, maximize(model, present, replace(stats, noise=marked)), marked)
+    return replace(assigned_statistics(model, present, rows), noise=marked), mean_weight

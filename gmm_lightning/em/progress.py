@@ -39,6 +39,37 @@ class EMProgress:
         self._bar.update(state.iteration - self._bar.n)
 
 
+class PassProgress:
+    """A bar of passes over the rows, with the best value of the objective so far.
+
+    Args:
+        name: what runs.
+        total: passes at most.
+        num_restarts: starts that run side by side.
+        enabled: False: nothing is shown.
+    """
+
+    def __init__(self, name: str, total: int, num_restarts: int = 1, *, enabled: bool) -> None:
+        several = "" if num_restarts == 1 else f", {num_restarts} starts"
+        self._several = num_restarts > 1
+        self._bar = _bar(total, name + several) if enabled else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, iteration: int, bound: float, left: int) -> None:
+        """Show a pass, the bound, and how many starts are left."""
+        if self._bar is None:
+            return
+        several = {"starts": left} if self._several else {}
+        self._bar.set_postfix(bound=f"{bound:.6f}", **several, refresh=False)
+        self._bar.update(iteration - self._bar.n)
+
+
 class ClassProgress:
     """A bar of the classes that are done.
 

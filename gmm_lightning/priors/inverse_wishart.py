@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gmm_lightning._tracing import value_of
 from gmm_lightning._validation import require_choice
-from gmm_lightning.covariances import Covariance
+from gmm_lightning.covariances import Covariance, InverseWishartForm
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.hyperparameters import Hyperparameter, MixtureShape
@@ -163,6 +163,13 @@ class InverseWishart(Prior):
             scatter=moments.scatter + self.scale_matrix.to(moments.scatter),
             dof=moments.dof + self.df.to(moments.dof) + added,
         )
+
+    def natural_df(self, form: InverseWishartForm) -> Tensor:
+        """Degrees of freedom of the distribution in the form of a family, `(*B, G)`."""
+        convention = CONVENTIONS[self.convention]
+        if not convention.estimates_mode:
+            return self.df
+        return self.df + convention.added_dof(form.num_features) - form.mode_dof
 
     def config(self) -> dict[str, Any]:
         return super().config() | {"convention": self.convention}
