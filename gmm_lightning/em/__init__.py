@@ -26,8 +26,10 @@ from gmm_lightning.em.collapse import (
 from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.degenerate import degenerate_components
 from gmm_lightning.em.event_log import CollapseCount
+from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.fit import fit_em
-from gmm_lightning.em.initialization import initialize_layer, resolve_priors
+from gmm_lightning.em.initialization import initialize_layer, resolve_priors, start_statistics
+from gmm_lightning.em.known_rows import known_rows
 from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
@@ -49,7 +51,14 @@ from gmm_lightning.em.stepwise import StepwiseEM
 from gmm_lightning.em.stopping import Gain, StoppingRule
 from gmm_lightning.em.stopping import registry as stopping_rules
 from gmm_lightning.em.updater import MonotoneUpdater
-from gmm_lightning.em.variational import MixturePosterior, VBResult, fit_vb
+from gmm_lightning.em.variational import (
+    ComponentsPosterior,
+    DirichletPosterior,
+    MixturePosterior,
+    StickBreakingPosterior,
+    VBResult,
+    fit_vb,
+)
 
 __all__ = [
     "Accelerator",
@@ -61,9 +70,12 @@ __all__ = [
     "CollapseEvent",
     "CollapsePolicy",
     "Collapsed",
+    "ComponentsPosterior",
     "ConstantFeature",
     "DataScale",
+    "DirichletPosterior",
     "EMResult",
+    "EStep",
     "Floor",
     "Gain",
     "MStepResult",
@@ -78,6 +90,7 @@ __all__ = [
     "ResponsibilitySchedule",
     "Squarem",
     "StepwiseEM",
+    "StickBreakingPosterior",
     "StoppingRule",
     "Trajectory",
     "VBResult",
@@ -90,12 +103,14 @@ __all__ = [
     "fit_vb",
     "hard_responsibilities_",
     "initialize_layer",
+    "known_rows",
     "m_step",
     "maximize",
     "new_events",
     "reduce_log_joint",
     "resolve_priors",
     "softmax_responsibilities_",
+    "start_statistics",
     "stopping_rules",
     "tempered_responsibilities_",
 ]

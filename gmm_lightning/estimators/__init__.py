@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gmm_lightning.estimators.scikit_learn import (
+        BayesianGaussianMixture,
         GaussianMixture,
         GaussianMixtureClassifier,
         GaussianMixtureRegressor,
     )
 
-__all__ = ["GaussianMixture", "GaussianMixtureClassifier", "GaussianMixtureRegressor"]
+__all__ = [
+    "BayesianGaussianMixture",
+    "GaussianMixture",
+    "GaussianMixtureClassifier",
+    "GaussianMixtureRegressor",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ PRIVATE = {
     "a private function",
     "test_gaussian_mixture_raises_where_array_api_not_implemented": "asks for a refusal of k-means "
     "for tensors, which are taken here",
+    "test_compare_covar_type": "calls `_check_parameters` of the Bayesian estimator",
 }
 
 
@@ -30,7 +31,7 @@ def test_they_pass(tmp_path: Path) -> None:
         *(sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path)),
         *("-p", "no:cacheprovider", "-p", "support.sklearn_substitute", "-k", left_out),
         *("--pyargs", "sklearn.mixture.tests.test_gaussian_mixture"),
-        "sklearn.mixture.tests.test_mixture",
+        *("sklearn.mixture.tests.test_bayesian_mixture", "sklearn.mixture.tests.test_mixture"),
     )
     package = str(Path(gmm_lightning.__file__).parents[1])
     # With tensors, which scikit-learn tests where SciPy's array API is on, and in float32.
@@ -49,11 +50,13 @@ def test_they_pass(tmp_path: Path) -> None:
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
     assert int(passed[1]) > 50
+    text = _text_of_tests()
     for name in PRIVATE:
-        assert name in Path(_path_of_tests()).read_text(encoding="utf-8")
+        assert name in text
 
 
-def _path_of_tests() -> str:
-    from sklearn.mixture.tests import test_gaussian_mixture
+def _text_of_tests() -> str:
+    from sklearn.mixture.tests import test_bayesian_mixture, test_gaussian_mixture
 
-    return str(test_gaussian_mixture.__file__)
+    files = (str(one.__file__) for one in (test_bayesian_mixture, test_gaussian_mixture))
+    return "".join(Path(file).read_text(encoding="utf-8") for file in files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sklearn.mixture
 
-from gmm_lightning.estimators import GaussianMixture
+from gmm_lightning.estimators import BayesianGaussianMixture, GaussianMixture
 
-setattr(sklearn.mixture, "GaussianMixture", GaussianMixture)  # noqa: B010 (its type is another)
+for one in (GaussianMixture, BayesianGaussianMixture):
+    setattr(sklearn.mixture, one.__name__, one)

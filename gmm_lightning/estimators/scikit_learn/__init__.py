@@ -15,8 +15,14 @@ except ImportError:
         "gmm_lightning.estimators needs scikit-learn: pip install 'gmm-lightning[sklearn]'"
     ) from None
 
+from gmm_lightning.estimators.scikit_learn.bayesian import BayesianGaussianMixture
 from gmm_lightning.estimators.scikit_learn.classifier import GaussianMixtureClassifier
 from gmm_lightning.estimators.scikit_learn.mixture import GaussianMixture
 from gmm_lightning.estimators.scikit_learn.regressor import GaussianMixtureRegressor
 
-__all__ = ["GaussianMixture", "GaussianMixtureClassifier", "GaussianMixtureRegressor"]
+__all__ = [
+    "BayesianGaussianMixture",
+    "GaussianMixture",
+    "GaussianMixtureClassifier",
+    "GaussianMixtureRegressor",
+]

@@ -11,7 +11,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
-from gmm_lightning.criteria import aic, bic
 from gmm_lightning.em import EMResult, reduce_log_joint
 from gmm_lightning.estimators.scikit_learn._parameters import fitted_layer
 from gmm_lightning.estimators.scikit_learn._rows import Rows, generator_of, weights_of_rows
@@ -80,15 +79,6 @@ class FittedMixture(DensityMixin, BaseEstimator):
         weight = weights_of_rows(sample_weight, values.unsqueeze(-1))
         return float(weighted_mean(values, None if weight is None else weight.to(values.device)))
 
-    def bic(self, X: Any) -> float:
-        """Bayesian information criterion on rows; lower is better."""
-        n = len(X)
-        return bic(self.score(X) * n, self._n_parameters(), n)
-
-    def aic(self, X: Any) -> float:
-        """Akaike's information criterion on rows; lower is better."""
-        return aic(self.score(X) * len(X), self._n_parameters())
-
     def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
         """Draws `(n_samples, n_features)` and their components, sorted by component.
 
@@ -103,7 +93,7 @@ class FittedMixture(DensityMixin, BaseEstimator):
                 f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one "
                 "sample."
             )
-        layer = fitted_layer(self)
+        layer = self._draws_from()
         generator = generator_of(self.random_state, layer.means.device)
         x, component = layer.sample(int(n_samples), return_component=True, generator=generator)
         order = component.argsort(stable=True)
@@ -119,12 +109,16 @@ class FittedMixture(DensityMixin, BaseEstimator):
     def _answer(self, X: Any, method: str) -> Any:
         check_is_fitted(self, "means_")
         rows = self._rows(X)
-        layer = fitted_layer(self)
+        layer = self._answers_from()
         x = rows.x.to(layer.means.device)
         missing = "marginalize" if bool(torch.isnan(x.sum())) else None
         answer = reduce_log_joint(layer, x, _REDUCTIONS[method]) if missing is None else None
         return rows.give_back(getattr(layer, method)(x, missing) if answer is None else answer)
 
-    def _n_parameters(self) -> int:
-        check_is_fitted(self, "means_")
-        return fitted_layer(self).num_free_parameters
+    def _draws_from(self) -> GMMLayer:
+        """The layer that draws."""
+        return fitted_layer(self)
+
+    def _answers_from(self) -> GMMLayer:
+        """The layer whose joint densities answer for rows."""
+        return fitted_layer(self)

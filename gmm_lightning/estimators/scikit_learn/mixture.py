@@ -10,11 +10,13 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
+from gmm_lightning.criteria import aic, bic
 from gmm_lightning.estimators.scikit_learn._fitted import FittedMixture
 from gmm_lightning.estimators.scikit_learn._fitting import INITIALIZERS, Fitter
 from gmm_lightning.estimators.scikit_learn._options import OPTIONS
-from gmm_lightning.estimators.scikit_learn._parameters import parameters_of
+from gmm_lightning.estimators.scikit_learn._parameters import fitted_layer, parameters_of
 
 
 class GaussianMixture(FittedMixture):
@@ -183,6 +185,19 @@ class GaussianMixture(FittedMixture):
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit the mixture, and return the component of each row."""
         return self.fit(X, y, sample_weight).predict(X)
+
+    def bic(self, X: Any) -> float:
+        """Bayesian information criterion on rows; lower is better."""
+        n = len(X)
+        return bic(self.score(X) * n, self._n_parameters(), n)
+
+    def aic(self, X: Any) -> float:
+        """Akaike's information criterion on rows; lower is better."""
+        return aic(self.score(X) * len(X), self._n_parameters())
+
+    def _n_parameters(self) -> int:
+        check_is_fitted(self, "means_")
+        return fitted_layer(self).num_free_parameters
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
