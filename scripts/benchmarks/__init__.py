@@ -26,6 +26,7 @@ SUBJECTS = {
     "processes": "processes",
     "lightning": "callback_route",
     "m_step": "m_share",
+    "variational": "variational",
     "safety": "safety",
     "crossover": "crossover",
 }

@@ -232,14 +232,16 @@ class PosteriorFitter:
             dtype=dtype,
         )
         expected.parameters.write_to(answering)
-        estimator.layer_, estimator.posterior_ = self._layer, posterior
-        estimator._expected_layer, estimator._log_total = answering, float(expected.log_total)
         alpha, components = posterior.weights.parameters[0].to(dtype), posterior.components
         df = components.df[0].to(dtype)
         sticks = isinstance(posterior.weights, StickBreakingPosterior)
         return {
             **self._given,
             **parameters_of(self._layer),
+            "layer_": self._layer,
+            "posterior_": posterior,
+            "_expected_layer": answering,
+            "_log_total": float(expected.log_total),
             "weight_concentration_": alpha.unbind(-1) if sticks else alpha,
             "mean_precision_": components.mean_precision[0].to(dtype),
             "degrees_of_freedom_": df[0] if self._family.tied else df,
