@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -113,7 +114,7 @@ def whole_fits(settings: Settings, report: Report) -> None:
         with threads(1), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             timings = interleaved(
-                [Contender(name, lambda own=own: own.fit(x)) for name, own in both.items()],
+                [Contender(name, functools.partial(own.fit, x)) for name, own in both.items()],
                 settings.times(3, 3),
             )
         ours, theirs = (timings[name].median for name in (OURS, SKLEARN))
@@ -130,8 +131,8 @@ def whole_fits(settings: Settings, report: Report) -> None:
         )
         report.bar("BayesianGaussianMixture, whole fits", kind, theirs / ours)
     table.note(
-        "Starts are random rows, not the same ones: the bounds differ by the start. Every fit takes "
-        "all its steps."
+        "Starts are random rows, not the same ones, and so the bounds differ, relative to them. "
+        "Every fit takes all its steps."
     )
 
 
