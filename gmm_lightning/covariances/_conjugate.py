@@ -99,7 +99,7 @@ class DenseInverseWishart(InverseWishartForm):
         return _positive_rows(upper).mT
 
 
-class EntrywiseInverseGamma(InverseWishartForm):
+class EntrywiseInverseGamma(InverseWishartForm, ABC):
     """Gamma distributions of the precisions of axis-aligned families, one an entry of the scatter.
 
     A precision shared by p features has the shape `df p / 2` and the rate `scale_matrix p / 2`:
@@ -107,13 +107,17 @@ class EntrywiseInverseGamma(InverseWishartForm):
 
     Args:
         num_features: D.
-        per_entry: p, the features that an entry stands for: 1, or D for spherical covariances.
+
+    Attributes:
+        per_entry: p, the features that an entry stands for.
     """
 
-    def __init__(self, num_features: int, per_entry: int) -> None:
+    per_entry: int
+
+    def __init__(self, num_features: int) -> None:
         super().__init__(num_features)
-        self.per_entry, self.mode_dof, self.least_df = per_entry, 2.0 / per_entry, 0.0
-        self.independent = per_entry == 1
+        self.mode_dof, self.least_df = 2.0 / self.per_entry, 0.0
+        self.independent = self.per_entry == 1
 
     def _shape_and_rate(self, df: Tensor, scale_matrix: Tensor) -> tuple[Tensor, Tensor]:
         half = 0.5 * self.per_entry
@@ -138,6 +142,20 @@ class EntrywiseInverseGamma(InverseWishartForm):
     ) -> Tensor:
         shape, rate = self._shape_and_rate(df, scale_matrix)
         return (2 * rate / _chi_square(2 * shape, generator)).sqrt()
+
+
+class FeaturewiseInverseGamma(EntrywiseInverseGamma):
+    """A gamma distribution for each feature: of diagonal covariances."""
+
+    per_entry = 1
+
+
+class IsotropicInverseGamma(EntrywiseInverseGamma):
+    """One gamma distribution for all features: of spherical covariances."""
+
+    def __init__(self, num_features: int) -> None:
+        self.per_entry = num_features
+        super().__init__(num_features)
 
 
 def _sum_entries(values: Tensor, df: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_number
-from gmm_lightning.covariances._conjugate import DenseInverseWishart, InverseWishartForm
+from gmm_lightning.covariances._conjugate import InverseWishartForm
 from gmm_lightning.covariances._features import Features, make_features
 from gmm_lightning.covariances._floor import (
     in_units,
@@ -53,6 +53,7 @@ class Covariance(ABC):
     axis_aligned: ClassVar[bool] = False  # scales are standard deviations, as scatters are formed
     whitens_by_solve: ClassVar[bool] = True  # `whiten` solves with `scale_tril`
     feature_class: ClassVar[type[Features] | None] = None  # what `features` returns
+    conjugate_class: ClassVar[type[InverseWishartForm] | None] = None  # has closed posteriors
     has_rounding_floor: ClassVar[bool] = True  # products of features leave noise in eigenvalues
 
     def __post_init__(self) -> None:
@@ -173,10 +174,6 @@ class Covariance(ABC):
         """Second-order terms, with which EM is two matrix products; None if the family has none."""
         kind = self.feature_class
         return None if kind is None else make_features(kind, num_features, tied=self.tied)
-
-    def inverse_wishart(self, num_features: int) -> InverseWishartForm:
-        """The conjugate distributions of the family's covariances."""
-        return DenseInverseWishart(num_features)
 
     def sum_tied(self, per_component: Tensor) -> Tensor:
         """Sums `(*B, G)` over the components that share a covariance, of values `(*B, K)`."""

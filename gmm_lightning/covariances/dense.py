@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from gmm_lightning.covariances._conjugate import DenseInverseWishart
 from gmm_lightning.covariances._features import (
     Features,
     NaturalParameters,
@@ -120,6 +121,7 @@ class Dense(Covariance, ABC):
     """
 
     feature_class = QuadraticFeatures
+    conjugate_class = DenseInverseWishart
 
     def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
         return (self.groups(num_components), num_features, num_features)

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances._conjugate import EntrywiseInverseGamma, InverseWishartForm
+from gmm_lightning.covariances._conjugate import FeaturewiseInverseGamma
 from gmm_lightning.covariances._features import Features, NaturalParameters, StandardizedCoordinates
 from gmm_lightning.covariances.base import Covariance
 from gmm_lightning.linalg import unsqueeze_like
@@ -138,9 +138,7 @@ class Diagonal(AxisAligned, ABC):
     """Diagonal covariances: scale `(*B, G, D)` standard deviations, scatter `(*B, G, D)`."""
 
     feature_class = DiagonalFeatures
-
-    def inverse_wishart(self, num_features: int) -> InverseWishartForm:
-        return EntrywiseInverseGamma(num_features, per_entry=1)
+    conjugate_class = FeaturewiseInverseGamma
 
     def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
         return (self.groups(num_components), num_features)

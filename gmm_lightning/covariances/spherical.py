@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gmm_lightning.covariances._conjugate import EntrywiseInverseGamma, InverseWishartForm
+from gmm_lightning.covariances._conjugate import IsotropicInverseGamma
 from gmm_lightning.covariances._features import Features, NaturalParameters, StandardizedCoordinates
 from gmm_lightning.covariances.diagonal import AxisAligned
 
@@ -63,9 +63,7 @@ class Isotropic(AxisAligned, ABC):
     """
 
     feature_class = SphericalFeatures
-
-    def inverse_wishart(self, num_features: int) -> InverseWishartForm:
-        return EntrywiseInverseGamma(num_features, per_entry=num_features)
+    conjugate_class = IsotropicInverseGamma
 
     def shape(self, num_components: int, num_features: int) -> tuple[int, ...]:
         return (self.groups(num_components),)

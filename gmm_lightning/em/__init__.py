@@ -57,6 +57,8 @@ from gmm_lightning.em.variational import (
     MixturePosterior,
     StickBreakingPosterior,
     VBResult,
+    conjugate_form,
+    conjugate_prior,
     fit_vb,
 )
 
@@ -96,6 +98,8 @@ __all__ = [
     "VBResult",
     "as_policy",
     "collapse_error",
+    "conjugate_form",
+    "conjugate_prior",
     "degenerate_components",
     "e_step",
     "fit_classifier",

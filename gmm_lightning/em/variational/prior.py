@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._messages import describe
+from gmm_lightning.covariances import Covariance, InverseWishartForm
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.variational.components import ComponentsPosterior
 from gmm_lightning.em.variational.posterior import MixturePosterior
@@ -105,7 +106,7 @@ def _components(
     means.require_resolved()
     covariances.require_resolved()
     loc = _per_mixture(means.loc, model)
-    form = model.family.inverse_wishart(loc.shape[-1])
+    form = conjugate_form(model.family, loc.shape[-1])
     df = _per_mixture(covariances.natural_df(form), model)
     if not bool((df > form.least_df).all()):
         raise InvalidArgumentError(
@@ -121,6 +122,20 @@ def _components(
         df=df,
         scale_matrix=_per_mixture(covariances.scale_matrix, model),
     )
+
+
+def conjugate_form(family: Covariance, num_features: int) -> InverseWishartForm:
+    """The conjugate distributions of the covariances of a family.
+
+    Raises:
+        InvalidArgumentError: the family has none.
+    """
+    if family.conjugate_class is None:
+        raise InvalidArgumentError(
+            f"the covariance {family.name!r} has no conjugate prior, so the posterior has no "
+            "closed form: use fit=nuts, or give its class a conjugate_class"
+        )
+    return family.conjugate_class(num_features)
 
 
 def _per_mixture(values: Tensor, model: MixtureModel) -> Tensor:

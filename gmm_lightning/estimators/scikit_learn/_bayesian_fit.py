@@ -21,6 +21,7 @@ from gmm_lightning.em import (
     MixtureParameters,
     MixturePosterior,
     StickBreakingPosterior,
+    conjugate_form,
     known_rows,
     start_statistics,
 )
@@ -166,7 +167,7 @@ class PosteriorFitter:
         }
         exact, family = estimator.convention == "exact", self._family
         groups = family.groups(k)
-        form = family.inverse_wishart(d) if exact else WishartRules(family, d)
+        form = conjugate_form(family, d) if exact else WishartRules(family, d)
         kind = SharedRows if family.tied and not exact else ComponentsPosterior
         components = kind(
             family=family,

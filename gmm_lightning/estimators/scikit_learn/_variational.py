@@ -21,6 +21,7 @@ from gmm_lightning.em import (
     MixtureParameters,
     MixturePosterior,
     StickBreakingPosterior,
+    conjugate_form,
 )
 from gmm_lightning.linalg import LOG_2PI
 from gmm_lightning.statistics import SufficientStatistics
@@ -36,7 +37,7 @@ class WishartRules(InverseWishartForm):
 
     def __init__(self, family: Covariance, num_features: int) -> None:
         super().__init__(num_features)
-        self._family, self._own = family, family.inverse_wishart(num_features)
+        self._family, self._own = family, conjugate_form(family, num_features)
         self.mode_dof, self.least_df = self._own.mode_dof, num_features - 1.0
         self.independent = self._own.independent
 
