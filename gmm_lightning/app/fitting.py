@@ -55,8 +55,10 @@ class Fitted:
         """The numbers of the fit, for `metrics.json`."""
         stopping = self.trainer.early_stopping_callback
         callbacks = getattr(self.trainer, "callbacks", [])
-        ended = any(c.converged for c in callbacks if isinstance(c, BaseEMCallback))
-        return {
+        closed = [c for c in callbacks if isinstance(c, BaseEMCallback)]
+        ended = any(callback.converged for callback in closed)
+        own = {name: value for c in closed for name, value in c.outcome().items()}
+        return own | {
             "iterations": self.passes,
             "converged": ended or bool(stopping is not None and stopping.stopped_epoch > 0),
             "seconds": round(self.seconds, 3),

@@ -14,7 +14,7 @@ from gmm_lightning.app.processes import rank_from_environment
 from gmm_lightning.errors import printable
 from gmm_lightning.evidence import labels_of
 from gmm_lightning.layers import GMMLayer
-from gmm_lightning.training import GMMModule, RowsDataModule
+from gmm_lightning.training import BaseEMCallback, GMMModule, RowsDataModule
 
 _NOISE = (
     "litlogger",
@@ -104,7 +104,8 @@ def describe(data: RowsDataModule, module: GMMModule, trainer: L.Trainer) -> str
     classes = "" if labels is None else f", {labels.num_classes} classes"
     incomplete, entries = data.num_missing
     lacking = f" ({entries} entries are missing, in {incomplete} rows)" if incomplete else ""
-    how = "EM" if module.optimizer is None else "gradient descent"
+    methods = [c.method for c in trainer.callbacks if isinstance(c, BaseEMCallback)]  # pyright: ignore[reportAttributeAccessIssue]
+    how = methods[0] if methods else "gradient descent"
     return (
         f"{printable(data.name)}: {count_rows(data.num_train_rows)} to train{weighed}{lacking}"
         f"{others}, {data.num_features} features, "

@@ -23,6 +23,7 @@ from gmm_lightning.em.collapse import (
     collapse_error,
     new_events,
 )
+from gmm_lightning.em.convergence import GainEstimate
 from gmm_lightning.em.data_scale import DataScale
 from gmm_lightning.em.degenerate import degenerate_components
 from gmm_lightning.em.event_log import CollapseCount
@@ -59,6 +60,7 @@ from gmm_lightning.em.variational import (
     VBResult,
     conjugate_form,
     conjugate_prior,
+    counted_statistics,
     fit_vb,
 )
 
@@ -80,6 +82,7 @@ __all__ = [
     "EStep",
     "Floor",
     "Gain",
+    "GainEstimate",
     "MStepResult",
     "MixtureModel",
     "MixtureParameters",
@@ -100,6 +103,7 @@ __all__ = [
     "collapse_error",
     "conjugate_form",
     "conjugate_prior",
+    "counted_statistics",
     "degenerate_components",
     "e_step",
     "fit_classifier",

@@ -27,6 +27,7 @@ from gmm_lightning.training.progress import EpochProgress
 from gmm_lightning.training.stepwise import StepwiseEMCallback
 from gmm_lightning.training.stored_start import StoredStart
 from gmm_lightning.training.stream import StreamDataModule
+from gmm_lightning.training.variational import VBCallback
 
 __all__ = [
     "ArrayDataModule",
@@ -46,6 +47,7 @@ __all__ = [
     "StepwiseEMCallback",
     "StoredStart",
     "StreamDataModule",
+    "VBCallback",
     "check_progress",
     "collect_latents",
     "draw_mixture",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -38,7 +38,12 @@ class BaseEMCallback(L.Callback):
 
     The rows of a `GMMModule` are its batches; those of a layer inside another model are the rows
     that the layer is called with. A callback that is used for another fit starts anew.
+
+    Attributes:
+        method: what it does, in messages.
     """
+
+    method: ClassVar[str] = "EM"
 
     def __init__(
         self,
@@ -246,6 +251,10 @@ class BaseEMCallback(L.Callback):
         if "train/log_likelihood" in shown:
             shown["train/nll"] = -shown["train/log_likelihood"]
         pl_module.log_pass(shown, prog_bar=True)
+
+    def outcome(self) -> dict[str, float]:
+        """Numbers of a finished fit that are the callback's own, in the user's units."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """The history and the repairs."""

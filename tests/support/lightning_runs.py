@@ -17,7 +17,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from gmm_lightning import GMMLayer
-from gmm_lightning.training import ArrayDataModule, EMCallback, GMMModule, InitializeCallback
+from gmm_lightning.training import (
+    ArrayDataModule,
+    EMCallback,
+    GMMModule,
+    InitializeCallback,
+    VBCallback,
+)
 
 ROOT = Path(__file__).parents[2]
 # Seconds after which a process is taken to hang: a hundred times what it needs by itself.
@@ -68,11 +74,11 @@ def fitted(
     data: dict[str, Any] | None = None,
     **options: Any,
 ) -> tuple[GMMModule, L.Trainer]:
-    """A module after a fit by `em` or `sgd`, and its trainer."""
+    """A module after a fit by `em`, `sgd` or `vb`, and its trainer."""
     datamodule = ArrayDataModule(x, **{"shuffle": fit == "sgd", **(data or {})})
     layer = GMMLayer(datamodule.num_features, num_components, covariance, priors)
     module = GMMModule(layer, adam() if fit == "sgd" else None)
-    em = [EMCallback()] if fit == "em" else []
+    em = {"em": [EMCallback()], "vb": [VBCallback()]}.get(fit, [])
     ckpt_path = options.pop("ckpt_path", None)
     run = trainer(InitializeCallback(), *em, *callbacks, max_epochs=max_epochs, **options)
     run.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=ckpt_path and True)

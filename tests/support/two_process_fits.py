@@ -19,6 +19,7 @@ from gmm_lightning import GMMLayer
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.evidence import Labels
 from gmm_lightning.noise import Uniform
+from gmm_lightning.priors import Dirichlet, NormalInverseWishart
 from gmm_lightning.training import (
     ArrayDataModule,
     CovarianceFloorCallback,
@@ -29,6 +30,7 @@ from gmm_lightning.training import (
     Prediction,
     StepwiseEMCallback,
     StreamDataModule,
+    VBCallback,
 )
 from support.evidence import LabelEvidence
 from support.lightning_runs import adam, fitted, state, trainer
@@ -91,6 +93,18 @@ def noisy(fit: str) -> Callable[..., Result]:
         return numbers(module, run)
 
     return check
+
+
+def variational(folder: Path, **options: Any) -> Result:
+    """The posterior, and the layer that it leaves."""
+    niw = NormalInverseWishart(convention="fraley_raftery")
+    layer, callback = GMMLayer(2, 3, priors=[Dirichlet(0.5), niw]), VBCallback()
+    module = GMMModule(layer)
+    run = trainer(InitializeCallback(), callback, max_epochs=5, **options)
+    data = ArrayDataModule(rows(101), batch_size=20, val_fraction=0.2, standardize=True)
+    run.fit(module, datamodule=data)
+    assert callback.posterior is not None
+    return numbers(module, run) | {f"of {k}": v for k, v in callback.posterior.tensors().items()}
 
 
 def constrained(fit: str) -> Callable[..., Result]:
@@ -316,6 +330,7 @@ CHECKS: dict[str, Callable[..., Result]] = {
     "sgd, constrained": constrained("sgd"),
     "em resumed": resumed("em"),
     "sgd resumed": resumed("sgd"),
+    "vb": variational,
     "inside, em": inside(EMCallback),
     "inside, em, network frozen": inside(EMCallback, frozen=True),
     "inside, stepwise": inside(StepwiseEMCallback),

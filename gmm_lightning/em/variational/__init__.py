@@ -5,7 +5,12 @@ from __future__ import annotations
 from gmm_lightning.em.variational.components import ComponentsPosterior
 from gmm_lightning.em.variational.fit import fit_vb
 from gmm_lightning.em.variational.posterior import MixturePosterior
-from gmm_lightning.em.variational.prior import conjugate_form, conjugate_prior, with_default_prior
+from gmm_lightning.em.variational.prior import (
+    conjugate_form,
+    conjugate_prior,
+    counted_statistics,
+    with_default_prior,
+)
 from gmm_lightning.em.variational.result import VBResult
 from gmm_lightning.em.variational.weights import (
     DirichletPosterior,
@@ -22,6 +27,7 @@ __all__ = [
     "WeightsPosterior",
     "conjugate_form",
     "conjugate_prior",
+    "counted_statistics",
     "fit_vb",
     "with_default_prior",
 ]

@@ -49,6 +49,10 @@ class ComponentsPosterior:
         joined = {name: torch.cat([getattr(p, name) for p in parts]) for name in _PARAMETERS}
         return replace(parts[0], **joined)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters by name."""
+        return {name: getattr(self, name) for name in _PARAMETERS}
+
     def updated(self, stats: SufficientStatistics) -> Self:
         """The posterior after rows, of which `stats` are the sums.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
@@ -122,3 +122,13 @@ class MixturePosterior:
             self.components.family,
             independent=self.components.form.independent,
         )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters of the distributions by name, for a file."""
+        return {"weights": self.weights.parameters, **self.components.tensors()}
+
+    def with_tensors(self, values: Mapping[str, Tensor]) -> Self:
+        """Distributions of the same kinds, with parameters from `tensors`."""
+        own = {name: value.to(self.components.loc.device) for name, value in values.items()}
+        weights = type(self.weights)(own.pop("weights"))
+        return replace(self, weights=weights, components=replace(self.components, **own))

@@ -10,12 +10,14 @@ from torch import Tensor
 from gmm_lightning._messages import describe
 from gmm_lightning.covariances import Covariance, InverseWishartForm
 from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.variational.components import ComponentsPosterior
 from gmm_lightning.em.variational.posterior import MixturePosterior
 from gmm_lightning.em.variational.weights import DirichletPosterior, WeightsPosterior
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.hyperparameters import MixtureShape
 from gmm_lightning.layers import GMMLayer
+from gmm_lightning.linalg import unsqueeze_like
 from gmm_lightning.priors import (
     Dirichlet,
     InverseWishart,
@@ -24,6 +26,7 @@ from gmm_lightning.priors import (
     Prior,
     bind_priors,
 )
+from gmm_lightning.statistics import SufficientStatistics
 
 
 def with_default_prior(layer: GMMLayer) -> None:
@@ -144,3 +147,30 @@ def _per_mixture(values: Tensor, model: MixtureModel) -> Tensor:
     if model.batch_shape:
         return wide
     return wide.expand(len(model.batch_index), *values.shape)
+
+
+def counted_statistics(
+    model: MixtureModel, parameters: MixtureParameters, num_rows: float
+) -> SufficientStatistics:
+    """Statistics `(M, ...)` of rows that are just as the parameters say.
+
+    Args:
+        model: family.
+        parameters: of M mixtures.
+        num_rows: of each of them.
+    """
+    wide = parameters.to(torch.float64)
+    counts = num_rows * wide.mixture_logits.softmax(-1)
+    dense = model.family.covariance_matrix(model.scale(wide), wide.means.shape[-1])
+    form = model.family.project(dense)
+    second = form * unsqueeze_like(model.family.sum_tied(counts), form)
+    nothing = counts.new_zeros(len(counts))
+    return SufficientStatistics(
+        counts=counts,
+        first=torch.zeros_like(wide.means),
+        second=second,
+        shift=wide.means,
+        log_likelihood=nothing,
+        num_samples=nothing.new_full((), num_rows),
+        noise=nothing,
+    )
