@@ -13,8 +13,13 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from gmm_lightning import GMMLayer, fit_vb
-from gmm_lightning.estimators import BayesianGaussianMixture
+from gmm_lightning import GMMLayer, VBResult, fit_vb
+from gmm_lightning.estimators import (
+    BayesianGaussianMixture,
+    GaussianMixture,
+    GaussianMixtureClassifier,
+    GaussianMixtureRegressor,
+)
 from gmm_lightning.priors import Dirichlet, NormalInverseWishart
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -153,3 +158,27 @@ def test_warm_start_goes_on() -> None:
 def test_bad_priors_are_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         BayesianGaussianMixture(**options).fit(X)
+
+
+@pytest.mark.parametrize("kind", [GaussianMixture, GaussianMixtureRegressor])
+def test_posteriors_of_the_other_estimators(kind: Any) -> None:
+    model = kind(n_components=3, inference="vb", random_state=0, max_iter=500, tol=1e-7)
+    fitted = model.fit(X) if kind is GaussianMixture else model.fit(X[:, :1], X[:, 1])
+    assert isinstance(fitted.result_, VBResult)
+    assert fitted.result_.converged
+    layer = GMMLayer(2, 3)
+    result = fit_vb(layer, X, initializer=fitted.layer_.predict(X), tol=1e-9)
+    assert fitted.result_.bound == pytest.approx(result.bound, rel=1e-5)
+
+
+def test_posteriors_of_classes() -> None:
+    y = np.repeat(["a", "b", "c"], 60)
+    model = GaussianMixtureClassifier(n_components=2, inference="vb", random_state=0, tol=1e-9)
+    fitted = model.fit(X, y)
+    assert fitted.score(X, y) > 0.97
+    # Each class by itself.
+    alone = GMMLayer(2, 1)
+    one = GaussianMixtureClassifier(inference="vb", random_state=0).fit(X, y)
+    fit_vb(alone, X[:60])
+    torch.testing.assert_close(one.classifier_.layer.means[0], alone.means)
+    torch.testing.assert_close(one.classifier_.layer.covariance_matrix[0], alone.covariance_matrix)

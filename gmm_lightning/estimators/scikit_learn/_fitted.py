@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
-from gmm_lightning.em import EMResult, reduce_log_joint
+from gmm_lightning.em import EMResult, VBResult, reduce_log_joint
 from gmm_lightning.estimators.scikit_learn._parameters import fitted_layer
 from gmm_lightning.estimators.scikit_learn._rows import Rows, generator_of, weights_of_rows
 from gmm_lightning.layers import GMMLayer
@@ -42,7 +42,7 @@ class FittedMixture(DensityMixin, BaseEstimator):
     # Written by the fit.
     layer_: GMMLayer
     _fitted_parameters: dict[str, Tensor]
-    result_: EMResult
+    result_: EMResult | VBResult
     converged_: bool
     n_iter_: int
     lower_bound_: float

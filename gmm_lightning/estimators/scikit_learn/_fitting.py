@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning.covariances import Covariance
-from gmm_lightning.em import EMResult, Gain, fit_em
+from gmm_lightning.em import EMResult, Gain, VBResult, fit_em, fit_vb
 from gmm_lightning.errors import CollapseError
 from gmm_lightning.estimators.scikit_learn._parameters import family_of, fitted_layer
 from gmm_lightning.estimators.scikit_learn._rows import generator_of, new_layer
@@ -60,7 +60,7 @@ class Fitter:
         estimator = self._estimator
         goes_on = estimator.warm_start and hasattr(estimator, "layer_")
         before = estimator.lower_bound_ if goes_on else None
-        best: tuple[float, GMMLayer, EMResult] | None = None
+        best: tuple[float, GMMLayer, EMResult | VBResult] | None = None
         generator = generator_of(estimator.random_state, self._x.device)
         for number in range(1 if goes_on else estimator.n_init):
             layer = self._fitted_layer() if goes_on else self._new_layer()
@@ -86,9 +86,20 @@ class Fitter:
         estimator.n_iter_ = best[2].num_iterations
         estimator.converged_ = best[2].converged and estimator.max_iter > 0
 
-    def _run(self, layer: GMMLayer, before: float | None) -> EMResult:
+    def _run(self, layer: GMMLayer, before: float | None) -> EMResult | VBResult:
         """EM from the layer's parameters, as far as scikit-learn goes."""
         estimator = self._estimator
+        if estimator.inference == "vb" and estimator.max_iter:
+            return fit_vb(
+                layer,
+                self._x,
+                initializer=None,
+                max_iter=estimator.max_iter,
+                tol=estimator.tol,
+                stopping=Gain(before),
+                progress=estimator.verbose > 0,
+                **self._options,
+            )
         return fit_em(
             layer,
             self._x,
@@ -179,7 +190,7 @@ class _Log:
         if verbose:
             print(f"Initialization {number}")
 
-    def show(self, result: EMResult, bound: float) -> None:
+    def show(self, result: EMResult | VBResult, bound: float) -> None:
         """Print the steps, and how the start ended."""
         if not self._verbose:
             return
@@ -194,7 +205,7 @@ class _Log:
         print(f"Initialization {said}.{lapse if self._verbose > 1 else ''}")
 
 
-def _lower_bounds(result: EMResult) -> list[float]:
+def _lower_bounds(result: EMResult | VBResult) -> list[float]:
     """The objective before each step, as scikit-learn records it."""
     steps = slice(max(1, result.num_iterations))
     return [float(value) for value in result.history[steps]]

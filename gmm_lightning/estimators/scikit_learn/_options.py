@@ -12,6 +12,9 @@ from gmm_lightning.covariances import Covariance
 from gmm_lightning.covariances import registry as covariances
 from gmm_lightning.initializers import registry as initializers
 
+# A mode, or a variational posterior of which the expected parameters are taken.
+INFERENCE = {"inference": [StrOptions({"map", "vb"})]}
+
 OPTIONS: dict[str, Any] = {
     "n_components": [Interval(Integral, 1, None, closed="left")],
     "covariance_type": [StrOptions({*covariances.names, *covariances.aliases}), Covariance],

@@ -11,8 +11,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from gmm_lightning.covariances import Covariance
-from gmm_lightning.em import ClassifierResult, fit_classifier
-from gmm_lightning.estimators.scikit_learn._options import OPTIONS
+from gmm_lightning.em import ClassifierResult, VBResult, fit_classifier, fit_vb
+from gmm_lightning.estimators.scikit_learn._options import INFERENCE, OPTIONS
 from gmm_lightning.estimators.scikit_learn._rows import (
     Rows,
     generator_of,
@@ -39,12 +39,15 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
         n_init: starts of each class, of which the best is kept.
         init_params: the initializer.
         random_state: a seed, a `RandomState`, or None for numpy's global one.
+        inference: `map`: maximum likelihood, or the mode under `priors`; `vb`: the expected
+            parameters of a variational posterior (see `fit_vb`), whose bound of the log evidence
+            takes the place of the log-likelihood.
         device: where to compute; None: where the rows are.
 
     Attributes:
         classes_: the labels.
         classifier_: the fitted `MixtureClassifier`.
-        result_: what `fit_classifier` returned.
+        result_: what `fit_classifier` returned, or `fit_vb`.
         n_iter_: iterations of the class with most of them.
         n_features_in_: number of features.
         feature_names_in_: names of the columns of a table.
@@ -62,10 +65,14 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
 
     classes_: np.ndarray[Any, Any]
     classifier_: MixtureClassifier
-    result_: ClassifierResult
+    result_: ClassifierResult | VBResult
     n_iter_: int
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {**OPTIONS, "class_priors": "no_validation"}
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **OPTIONS,
+        **INFERENCE,
+        "class_priors": "no_validation",
+    }
 
     def __init__(
         self,
@@ -79,6 +86,7 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
         n_init: int = 1,
         init_params: str = "mixed",
         random_state: Any = None,
+        inference: str = "map",
         device: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -90,6 +98,7 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
         self.n_init = n_init
         self.init_params = init_params
         self.random_state = random_state
+        self.inference = inference
         self.device = device
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -118,21 +127,30 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
         )
         given = None if self.class_priors is None else as_tensor(self.class_priors, "class_priors")
         classifier = MixtureClassifier(layer, classes.tolist())
-        self.result_ = fit_classifier(
-            classifier,
-            x,
-            rows.y,
-            initializer=self.init_params,
-            sample_weight=weights_of_rows(sample_weight, x),
-            class_priors=given,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            num_restarts=self.n_init,
-            generator=generator_of(self.random_state, x.device),
-        )
+        options = {
+            "initializer": self.init_params,
+            "max_iter": self.max_iter,
+            "tol": self.tol,
+            "num_restarts": self.n_init,
+            "generator": generator_of(self.random_state, x.device),
+        }
+        weight = weights_of_rows(sample_weight, x)
+        if self.inference == "map":
+            self.result_ = fit_classifier(
+                classifier, x, rows.y, sample_weight=weight, class_priors=given, **options
+            )
+            iterations = max(result.num_iterations for result in self.result_.classes.values())
+        else:
+            own = torch.from_numpy(rows.y[:, None] == classes).to(x)
+            own = own if weight is None else own * weight.unsqueeze(-1)
+            self.result_ = fit_vb(layer, x.unsqueeze(1), sample_weight=own, **options)
+            logits = classifier.log_class_priors(own.sum(0) if given is None else given)
+            with torch.no_grad():
+                classifier.class_logits.copy_(logits)
+            iterations = self.result_.num_iterations
         # A fit that fails leaves the last one.
         self.classes_, self.classifier_ = classes, classifier
-        self.n_iter_ = max(result.num_iterations for result in self.result_.classes.values())
+        self.n_iter_ = iterations
         return self
 
     def predict(self, X: Any) -> Any:

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from gmm_lightning.criteria import aic, bic
 from gmm_lightning.estimators.scikit_learn._fitted import FittedMixture
 from gmm_lightning.estimators.scikit_learn._fitting import INITIALIZERS, Fitter
-from gmm_lightning.estimators.scikit_learn._options import OPTIONS
+from gmm_lightning.estimators.scikit_learn._options import INFERENCE, OPTIONS
 from gmm_lightning.estimators.scikit_learn._parameters import fitted_layer, parameters_of
 
 
@@ -47,6 +47,9 @@ class GaussianMixture(FittedMixture):
         missing: `em` takes rows with NaN: see `fit_em`.
         supervised: whether `y` holds classes, -1 where it is not known: see `fit_em`.
         acceleration: None, `squarem` or `anderson`: see `fit_em`.
+        inference: `map`: maximum likelihood, or the mode under `priors`; `vb`: the expected
+            parameters of a variational posterior (see `fit_vb`), whose bound of the log evidence
+            takes the place of the log-likelihood.
         device: where to compute; None: where the rows are.
 
     Attributes:
@@ -80,6 +83,7 @@ class GaussianMixture(FittedMixture):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **OPTIONS,
+        **INFERENCE,
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "init_params": [StrOptions(set(INITIALIZERS))],
@@ -115,6 +119,7 @@ class GaussianMixture(FittedMixture):
         missing: str | None = None,
         supervised: bool = False,
         acceleration: Any = None,
+        inference: str = "map",
         device: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -135,6 +140,7 @@ class GaussianMixture(FittedMixture):
         self.missing = missing
         self.supervised = supervised
         self.acceleration = acceleration
+        self.inference = inference
         self.device = device
 
     # -- fit --------------------------------------------------------------------------------

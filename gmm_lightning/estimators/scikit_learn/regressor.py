@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians, regress
-from gmm_lightning.em import EMResult, fit_em
+from gmm_lightning.em import EMResult, VBResult, fit_em, fit_vb
 from gmm_lightning.errors import InvalidArgumentError
-from gmm_lightning.estimators.scikit_learn._options import OPTIONS
+from gmm_lightning.estimators.scikit_learn._options import INFERENCE, OPTIONS
 from gmm_lightning.estimators.scikit_learn._rows import (
     Rows,
     generator_of,
@@ -40,6 +40,9 @@ class GaussianMixtureRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
         n_init: starts, of which the best is kept.
         init_params: the initializer.
         random_state: a seed, a `RandomState`, or None for numpy's global one.
+        inference: `map`: maximum likelihood, or the mode under `priors`; `vb`: the expected
+            parameters of a variational posterior (see `fit_vb`), whose bound of the log evidence
+            takes the place of the log-likelihood.
         device: where to compute; None: where the rows are.
 
     Attributes:
@@ -65,9 +68,9 @@ class GaussianMixtureRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
     n_features_in_: int
     n_iter_: int
     layer_: GMMLayer
-    result_: EMResult
+    result_: EMResult | VBResult
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {**OPTIONS}
+    _parameter_constraints: ClassVar[dict[str, Any]] = {**OPTIONS, **INFERENCE}
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class GaussianMixtureRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
         n_init: int = 1,
         init_params: str = "mixed",
         random_state: Any = None,
+        inference: str = "map",
         device: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -90,6 +94,7 @@ class GaussianMixtureRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
         self.n_init = n_init
         self.init_params = init_params
         self.random_state = random_state
+        self.inference = inference
         self.device = device
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -116,7 +121,8 @@ class GaussianMixtureRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
             device=rows.device,
             dtype=rows.dtype,
         )
-        self.result_ = fit_em(
+        method = fit_em if self.inference == "map" else fit_vb
+        self.result_ = method(
             layer,
             rows,
             initializer=self.init_params,
