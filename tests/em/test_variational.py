@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from gmm_lightning import GMMLayer, fit_em
 from gmm_lightning.covariances import registry as families
-from gmm_lightning.em.variational import VBResult, fit_vb
+from gmm_lightning.em import StochasticVB, VBResult, e_step, fit_vb
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.priors import Dirichlet, NormalInverseWishart
 
@@ -230,3 +231,39 @@ def test_the_layer_is_near_the_mode_with_many_rows() -> None:
     fit_em(em, rows, initializer=start, tol=1e-10)
     # They differ by terms of order D / n_k.
     torch.testing.assert_close(vb.means, em.means, rtol=0, atol=5e-3)
+
+
+def test_batches_lead_to_the_posterior_of_all_rows() -> None:
+    start, reference = make(k=3), make(k=3)
+    fit_em(start, X, initializer=labels(3), max_iter=1)
+    best = fit_vb(reference, X, initializer=labels(3), tol=1e-10)
+    stream = StochasticVB(start, num_samples=len(X), exponent=0.6)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.from_numpy(X)
+    for _ in range(60):
+        for batch in rows[torch.randperm(len(X), generator=generator)].split(30):
+            stream.partial_fit(batch)
+    end = fit_vb(start, X, initializer=None, max_iter=1, tol=0.0)
+    # Of the order of the last step sizes, (240)^-0.6, squared.
+    assert best.bound - 5e-3 < end.history[0] <= best.bound + 1e-12
+    again = StochasticVB(copy.deepcopy(start), num_samples=len(X), exponent=0.6)
+    again.load_state_dict(stream.state_dict())
+    again.partial_fit(rows[:30])
+    stream.partial_fit(rows[:30])
+    assert torch.equal(again.posterior.components.loc, stream.posterior.components.loc)
+
+
+def test_a_whole_batch_with_a_whole_step_is_a_pass() -> None:
+    other = make(k=3)
+    fit_em(other, X, initializer=labels(3), max_iter=0)
+    stream = StochasticVB(other, num_samples=len(X), step_size=1.0)
+    for _ in range(3):
+        stream.partial_fit(X)
+    layer = make(k=3)
+    fit_em(layer, X, initializer=labels(3), max_iter=0)
+    expected = StochasticVB(layer, num_samples=len(X)).posterior
+    for _ in range(3):
+        given = expected.expected_parameters(torch.float64).parameters
+        given.write_to(layer)
+        expected = stream.prior.updated(e_step(layer, X).reshape((1,)))
+    torch.testing.assert_close(expected.components.loc, stream.posterior.components.loc)

@@ -12,6 +12,7 @@ from gmm_lightning.em.variational.prior import (
     with_default_prior,
 )
 from gmm_lightning.em.variational.result import VBResult
+from gmm_lightning.em.variational.stochastic import StochasticVB
 from gmm_lightning.em.variational.weights import (
     DirichletPosterior,
     StickBreakingPosterior,
@@ -23,6 +24,7 @@ __all__ = [
     "DirichletPosterior",
     "MixturePosterior",
     "StickBreakingPosterior",
+    "StochasticVB",
     "VBResult",
     "WeightsPosterior",
     "conjugate_form",
