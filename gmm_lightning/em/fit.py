@@ -22,7 +22,7 @@ from gmm_lightning.em.known_rows import known_rows
 from gmm_lightning.em.labelled_rows import check_evidence, with_labels
 from gmm_lightning.em.loop import run_em
 from gmm_lightning.em.maximization import MStepResult
-from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.model import MixtureModel, require_values
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.policies import as_policy
 from gmm_lightning.em.policy import Candidates, CollapsePolicy
@@ -134,6 +134,7 @@ def fit_em(
         >>> result.converged, layer.means.shape
         (True, torch.Size([2, 2]))
     """
+    require_values(layer)
     require_integer("num_restarts", num_restarts, least=1)
     generator = as_generator(generator, layer.means.device)
     policy = as_policy(collapse)

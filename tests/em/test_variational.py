@@ -213,6 +213,19 @@ def test_what_has_no_posterior_is_named(layer: GMMLayer, words: str) -> None:
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.parametrize("family", families.names)
+def test_a_singular_prior_is_explained(family: str) -> None:
+    rows = np.concatenate([X, np.ones((len(X), 1))], 1)
+    layer = GMMLayer(3, 2, family)
+    if layer.covariance.name in ("spherical", "tied_spherical"):
+        assert np.isfinite(fit_vb(layer, rows, generator=0).bound)
+        return
+    with pytest.raises(InvalidArgumentError, match=r"features \[2\] are constant"):
+        fit_vb(layer, rows, generator=0)
+    with pytest.raises(InvalidArgumentError, match="is singular"):
+        fit_vb(GMMLayer(2, 1, family), X[:1])
+
+
 def test_options_out_of_range_are_named() -> None:
     for options, words in (
         ({"max_iter": 0}, "max_iter"),

@@ -18,7 +18,7 @@ from gmm_lightning.em.initialization import (
 )
 from gmm_lightning.em.known_rows import known_rows
 from gmm_lightning.em.labelled_rows import check_evidence, with_labels
-from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.model import MixtureModel, require_values
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.progress import PassProgress
 from gmm_lightning.em.responsibilities import Annealing, ResponsibilitySchedule
@@ -102,6 +102,7 @@ def fit_vb(
         >>> result.converged, result.posterior.components.loc.shape
         (True, torch.Size([1, 4, 2]))
     """
+    require_values(layer)
     require_integer("num_restarts", num_restarts, least=1)
     schedule = ResponsibilitySchedule.create(hard=False, annealing=annealing)
     options = VBOptions(max_iter, tol, schedule, stopping_rules.create(stopping))

@@ -117,13 +117,28 @@ def _components(
             f"{describe(covariances.df.flatten()[0].item())}, of which {form.least_df:g} is not "
             "exceeded: give df and scale_matrix, or convention=fraley_raftery"
         )
+    scale_matrix = _per_mixture(covariances.scale_matrix, model)
+    _require_definite(model, scale_matrix, df)
     return ComponentsPosterior(
         family=model.family,
         form=form,
         loc=loc,
         mean_precision=_per_mixture(means.mean_precision, model),
         df=df,
-        scale_matrix=_per_mixture(covariances.scale_matrix, model),
+        scale_matrix=scale_matrix,
+    )
+
+
+def _require_definite(model: MixtureModel, scale_matrix: Tensor, df: Tensor) -> None:
+    """Refuse a singular scale matrix, such as that of rows with a constant feature."""
+    raw = model.family.raw(model.family.estimate(scale_matrix, df.clamp(min=1.0)))
+    if bool(torch.isfinite(raw).all()):
+        return
+    constant = (model.local_scale == 0).all(0).nonzero().squeeze(-1).tolist()
+    why = f"features {constant} are constant" if constant else "the rows span no volume"
+    raise InvalidArgumentError(
+        f"the scale matrix of the prior on the covariances is singular, as {why}: leave them out, "
+        "or give df and scale_matrix"
     )
 
 
