@@ -6,10 +6,10 @@ Read in this order: `data_scale`, `parameters` and `model` (what EM works on), `
 `uncertain_kernel`, `pooled` and `expectation`, `collapse`, `event_log`, `local_scale`,
 `maximization`, `policy`, `reseed`, `policies`, `acceleration`, `convergence`, `stopping`,
 `updater`, `restarts`, `state`, `responsibility_change` and `loop` (the algorithm), `degenerate`,
-`result`, `assignment`, `marked_rows`, `covariance_target`, `known_rows`, `frozen_start`,
-`row_assignment`, `labelled_start`, `labelled_rows`, `initialization`, `progress`, `fit`. For layers
-one step at a time: `steps`, `stepwise`; for answers about many rows: `row_answers`; for a
-classifier: `class_rows`, `classifier`; posterior distributions: `variational`.
+`result`, `assignment`, `marked_rows`, `covariance_target`, `centroids`, `known_rows`,
+`frozen_start`, `row_assignment`, `labelled_start`, `labelled_rows`, `initialization`, `progress`,
+`fit`. For layers one step at a time: `steps`, `stepwise`; for answers about many rows:
+`row_answers`; for a classifier: `class_rows`, `classifier`; posterior distributions: `variational`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,6 @@ from gmm_lightning.em.variational import (
     StickBreakingPosterior,
     StochasticVB,
     VBResult,
-    conjugate_form,
     conjugate_prior,
     counted_statistics,
     fit_vb,
@@ -103,7 +102,6 @@ __all__ = [
     "VBResult",
     "as_policy",
     "collapse_error",
-    "conjugate_form",
     "conjugate_prior",
     "counted_statistics",
     "degenerate_components",

@@ -31,7 +31,7 @@ from gmm_lightning.em.updater import MonotoneUpdater
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.initializers import Given, Initializer
 from gmm_lightning.layers import GMMLayer, MixtureClassifier
-from gmm_lightning.priors import DataMoments
+from gmm_lightning.priors import DataMoments, require_closed_forms
 from gmm_lightning.rows import Batch
 
 
@@ -125,6 +125,7 @@ def fit_classifier(
     _require_random_start(initializer, num_restarts)
     layer = classifier.layer
     require_values(layer)
+    require_closed_forms(layer.all_priors)
     generator = as_generator(generator, layer.means.device)
     if layer.evidence is not None:
         raise InvalidArgumentError("fit_classifier takes no layer with evidence: use fit_em")

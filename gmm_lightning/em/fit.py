@@ -11,6 +11,7 @@ from gmm_lightning._validation import as_generator, require_bool, require_intege
 from gmm_lightning.em.acceleration import Accelerator
 from gmm_lightning.em.degenerate import regular_objectives
 from gmm_lightning.em.expectation import EStep
+from gmm_lightning.em.frozen_start import order_centres
 from gmm_lightning.em.initialization import (
     as_initializer,
     initialize,
@@ -36,6 +37,7 @@ from gmm_lightning.em.updater import MonotoneUpdater
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.initializers import Given
 from gmm_lightning.layers import GMMLayer
+from gmm_lightning.priors import require_closed_forms
 from gmm_lightning.rows import with_errors
 
 
@@ -61,6 +63,7 @@ def fit_em(
     collapse: str | CollapsePolicy = "floor",
     record: bool = False,
     evaluate_last: bool = True,
+    conjugate_only: bool = False,
     generator: Generator | int | None = None,
     progress: bool = False,
 ) -> EMResult:
@@ -106,6 +109,8 @@ def fit_em(
         evaluate_last: False leaves out the E-step after the last M-step where the rule knows that
             it is the last one (`gain`, `relative`, and at `max_iter`): the result's objectives end
             before it, and the fit takes one pass less.
+        conjugate_only: leave out the priors that have no closed form, for the start of a gradient
+            fit, which takes them all; else they are refused.
         generator: source of randomness, or a seed; None: torch's global one.
         progress: show a bar with the log-likelihood.
 
@@ -137,6 +142,8 @@ def fit_em(
     require_values(layer)
     require_integer("num_restarts", num_restarts, least=1)
     generator = as_generator(generator, layer.means.device)
+    if not require_bool("conjugate_only", conjugate_only):
+        require_closed_forms(layer.all_priors)
     policy = as_policy(collapse)
     schedule = ResponsibilitySchedule.create(hard=hard, annealing=annealing)
     rule = stopping_rules.create(stopping)
@@ -166,11 +173,14 @@ def fit_em(
     known = known_rows(layer, source)
     if initializer is not None or not is_resolved(layer):
         resolve_from(layer, source, known)
+        if initializer is None:
+            order_centres(layer)
     model = MixtureModel.from_layer(layer, num_restarts).with_mean_weight(source)
-    e_step = EStep(source, model, chunk_size)
     start = MStepResult.unchanged(MixtureParameters.from_layer(layer, num_restarts))
     if initializer is not None:
         start = initialize(model, start.parameters, known, initializer, generator)
+    model = model.with_closed_forms()
+    e_step = EStep(source, model, chunk_size)
     if policy.num_candidates:
         candidates = Candidates(known.sample(policy.num_candidates, generator), generator)
         options = replace(options, candidates=candidates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,11 +10,13 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning._validation import as_generator
+from gmm_lightning.covariances import DiagCovariance
 from gmm_lightning.em.assignment import assigned_statistics, with_pooled_rows
+from gmm_lightning.em.centroids import centroids
 from gmm_lightning.em.collapse import CollapseEvent
 from gmm_lightning.em.covariance_target import with_targets
 from gmm_lightning.em.event_log import CollapseCount
-from gmm_lightning.em.frozen_start import match_frozen
+from gmm_lightning.em.frozen_start import match_frozen, order_centres
 from gmm_lightning.em.known_rows import KnownRows, known_rows
 from gmm_lightning.em.labelled_rows import check_evidence
 from gmm_lightning.em.labelled_start import assign_classes, sample_classes
@@ -72,6 +75,7 @@ def resolve_priors(
     """
     source = layer_source(layer, x, sample_weight, missing=missing)
     resolve_from(layer, source, known_rows(layer, source))
+    order_centres(layer)
 
 
 @torch.no_grad()
@@ -177,16 +181,35 @@ def set_local_scale(layer: GMMLayer, scale: Tensor, index: Any = ...) -> None:
 
 def data_moments(model: MixtureModel, source: RowSource, num_components: int) -> DataMoments:
     """What the priors of a model take from the rows, batch shape B."""
-    if isinstance(source, KnownRows):
-        stats = source.pooled_statistics(model.family)
-    else:
-        stats = pooled_statistics(source, model)
-    moments = DataMoments.from_statistics(stats.reshape(model.batch_shape), model.family)
+    moments = DataMoments.from_statistics(_pooled(model, source), model.family)
+    if any(prior.uses_variances for prior in model.priors):
+        moments = replace(moments, variance=_variances(model, source, moments))
+    if any(prior.uses_centroids for prior in model.priors):
+        moments = replace(moments, centroids=centroids(moments.mean, source, num_components))
     if not any(prior.uses_target for prior in model.priors):
         return moments
     if isinstance(source, KnownRows):
         source = source.complete_rows(_ROWS_PER_TARGET * num_components * (source.num_features + 1))
     return with_targets(moments, source, model.local_scale, num_components, model.family)
+
+
+def _pooled(model: MixtureModel, source: RowSource) -> SufficientStatistics:
+    """Statistics of one component that holds every row, batch shape B."""
+    if isinstance(source, KnownRows):
+        stats = source.pooled_statistics(model.family)
+    else:
+        stats = pooled_statistics(source, model)
+    return stats.reshape(model.batch_shape)
+
+
+def _variances(model: MixtureModel, source: RowSource, moments: DataMoments) -> Tensor:
+    """The variance of each feature, `(*B, D)`, which spherical families do not have."""
+    num_features = moments.mean.shape[-1]
+    if math.prod(model.family.shape(1, num_features)) >= num_features:
+        return model.family.variances(moments.covariance, num_features).squeeze(-2)
+    diagonal = replace(model, family=DiagCovariance())
+    whole = DataMoments.from_statistics(_pooled(diagonal, source), diagonal.family)
+    return whole.covariance.squeeze(-2)
 
 
 @torch.no_grad()
@@ -247,5 +270,7 @@ def start_statistics(
     assert rows.weight is not None
     positive = (rows.weight > 0).sum(0)
     mean_weight = model.per_mixture(rows.weight.sum(0, keepdim=True) / positive)[0]
+    # Priors without a closed form have no part in an M-step: a gradient fit goes on from here.
+    model = model.with_closed_forms()
     rows, marked = without_marked(model, rows)
     return replace(assigned_statistics(model, present, rows), noise=marked), mean_weight

@@ -101,6 +101,10 @@ class MixtureModel:
         """The model of one restart of each mixture."""
         return self.select(torch.arange(self.batch_shape.numel(), device=self.batch_index.device))
 
+    def with_closed_forms(self) -> MixtureModel:
+        """The model without the priors that have no closed form for EM."""
+        return replace(self, priors=[prior for prior in self.priors if "em" in prior.fits])
+
     def gaussians_alone(self) -> MixtureModel:
         """The model without evidence and noise."""
         return replace(self, evidence=None, noise=None)

@@ -165,8 +165,11 @@ class DensityHead(PretrainedMixin):
         linear.bias.copy_(self.parametrization.fit(mixture).flatten())
         linear.weight.zero_()
         pooled = self.covariance.project(mixture.covariance_matrix.unsqueeze(-3))
+        moments = DataMoments(
+            mixture.mean, pooled, centroids=mixture.means, variance=mixture.variance
+        )
         for prior in self.all_priors:
-            prior.resolve(DataMoments(mixture.mean, pooled), self.num_components)
+            prior.resolve(moments, self.num_components)
         self._judged_units = False
 
     # -- the mixture ------------------------------------------------------------------------

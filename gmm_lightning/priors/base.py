@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import ClassVar
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
 
+from gmm_lightning._validation import require_integer
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import GMMError, InvalidArgumentError, UnresolvedPriorError
@@ -27,7 +30,9 @@ class Prior(HyperparameterModule, ABC):
 
     Attributes:
         batch_shape: B, once a layer has bound the prior.
-        slot: its parameters: `weights`, `means`, `covariances` or `components` (the latter two).
+        shape: sizes and family that a layer has bound it to.
+        slot: its parameters: `weights`, `means`, `covariances` or `components` (the latter two);
+            or, in place of `covariances`, the `scales` of the features and their `correlations`.
             A layer takes one prior per slot.
         regularizes_covariances: whether a component of few rows has a proper covariance.
         fits: the kinds of training that it supports, of `em` and `gradient`.
@@ -41,6 +46,7 @@ class Prior(HyperparameterModule, ABC):
     slot: ClassVar[str]
     fits: ClassVar[frozenset[str]] = frozenset({"em", "gradient"})
     regularizes_covariances: ClassVar[bool] = False
+    shape: MixtureShape | None = None
 
     def supports(self, covariance: Covariance) -> bool:
         """Whether the prior is defined for a family; every one by default."""
@@ -56,8 +62,13 @@ class Prior(HyperparameterModule, ABC):
 
     def update(self, moments: Moments, covariance: Covariance) -> Moments:
         """Moments with the pseudo-observations of the prior added."""
-        raise InvalidArgumentError(
-            f"the prior {self.name!r} has no closed form for EM: use a gradient fit"
+        raise self._no_closed_form()
+
+    def _no_closed_form(self) -> InvalidArgumentError:
+        """The error of a fit by EM alone, which the prior cannot take part in."""
+        return InvalidArgumentError(
+            f"the prior {self.name!r} has no closed form for EM: use fit=sgd, fit=em_then_sgd or "
+            "fit=nuts, or in Python a gradient fit"
         )
 
     @property
@@ -65,5 +76,106 @@ class Prior(HyperparameterModule, ABC):
         """Whether `resolve` asks for the target of the covariances."""
         return False
 
+    @property
+    def uses_centroids(self) -> bool:
+        """Whether `resolve` asks for the centroids of k-means of the rows."""
+        return False
+
+    @property
+    def uses_variances(self) -> bool:
+        """Whether `resolve` asks for the variance of each feature, whatever the family."""
+        return False
+
+    @property
+    def centres(self) -> Tensor | None:
+        """Where each component's mean is expected, `(*B, K, D)`, to order a start by, or None."""
+        return None
+
     def resolve(self, data: DataMoments, num_components: int) -> None:
         """Fill the hyper-parameters that follow from the data."""
+
+    # -- draws ------------------------------------------------------------------------------
+
+    @property
+    def bound(self) -> MixtureShape:
+        """Sizes and family that a layer has bound the prior to.
+
+        Raises:
+            InvalidArgumentError: none has.
+        """
+        if self.shape is None:
+            raise InvalidArgumentError(
+                f"the prior {self.name!r} belongs to no layer yet, and so has no K and D: take "
+                "that of a layer (GMMLayer(..., priors=...).priors), or call bind_priors"
+            )
+        return self.shape
+
+    @property
+    def has_mode(self) -> bool:
+        """Whether the density is bounded, so that a gradient fit has a mode to find."""
+        return True
+
+    @property
+    def is_proper(self) -> bool:
+        """Whether the density integrates to a finite number, so that there are draws."""
+        return True
+
+    @torch.no_grad()
+    def sample(
+        self, draws: int, generator: Generator | None = None, scale: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Draws of the parameters of its slot, by name, each `(draws, *B, ...)`.
+
+        The names are `weights` `(K,)`, `means` `(K, D)`, `scale` (covariances in the family's
+        compact form), `standard_deviations` `(G, D)` (spherical families: `(G,)`) and
+        `correlation_tril` `(G, D, D)`.
+
+        Args:
+            draws: number of draws.
+            generator: source of randomness; None: torch's global one.
+            scale: covariances of the draws in compact form, `(draws, *B, G, ...)`, for a prior on
+                the means that is relative to them.
+
+        Raises:
+            InvalidArgumentError: the prior is improper, belongs to no layer, needs covariances, or
+                describes no draws.
+            UnresolvedPriorError: hyper-parameters have no value yet.
+
+        Example:
+            >>> from gmm_lightning import GMMLayer
+            >>> layer = GMMLayer(2, 3, priors="dirichlet")
+            >>> layer.priors["weights"].sample(5)["weights"].shape
+            torch.Size([5, 3])
+        """
+        require_integer("draws", draws, least=1)
+        self.require_resolved()
+        if not self.is_proper:
+            raise InvalidArgumentError(
+                f"the prior {self.name!r} is improper, so nothing can be drawn from it: its "
+                f"density has no finite integral at {self.extra_repr()}; choose other values"
+            )
+        return self._sample(draws, generator, scale)
+
+    def _sample(
+        self, draws: int, generator: Generator | None, scale: Tensor | None
+    ) -> dict[str, Tensor]:
+        """`sample` of a proper prior that has its values."""
+        raise InvalidArgumentError(
+            f"the prior {self.name!r} describes no draws: its class has no method _sample"
+        )
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the hyper-parameters."""
+        return next(self.buffers()).dtype
+
+
+def require_closed_forms(priors: Iterable[Prior]) -> None:
+    """Refuse priors that have no closed form for EM.
+
+    Raises:
+        InvalidArgumentError: there is one; the message names the fits that take it.
+    """
+    for prior in priors:
+        if "em" not in prior.fits:
+            raise prior._no_closed_form()

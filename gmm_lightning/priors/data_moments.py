@@ -23,6 +23,8 @@ class DataMoments:
         center: medians of the features, `(*B, D)`; None: use the mean.
         target: a typical covariance of a component, `(*B, 1, ...)`; None: use the covariance.
         strength: rows that the target is worth, `(*B, 1)`; None: use one row.
+        centroids: of k-means of the rows, `(*B, K, D)`; None: use the mean.
+        variance: weighted variance of each feature, `(*B, D)`; None: no prior asked for it.
     """
 
     mean: Tensor
@@ -30,6 +32,8 @@ class DataMoments:
     center: Tensor | None = None
     target: Tensor | None = None
     strength: Tensor | None = None
+    centroids: Tensor | None = None
+    variance: Tensor | None = None
 
     @staticmethod
     def concatenate(parts: Sequence[DataMoments], order: Tensor) -> DataMoments:

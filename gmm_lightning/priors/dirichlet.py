@@ -6,16 +6,23 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.hyperparameters import Hyperparameter, MixtureShape
+from gmm_lightning.priors._drawing import dirichlet
 from gmm_lightning.priors.base import Prior
 from gmm_lightning.statistics import Moments
 
 # Below this weight the density of a sparse prior (concentration < 1) is constant.
 _MIN_WEIGHT = 1e-12
+
+
+def floored_log_weights(mixture: MixtureOfGaussians) -> Tensor:
+    """Log weights `(*B, K)`, at least that of 1e-12."""
+    log_weights = mixture.log_weights
+    return torch.maximum(log_weights, torch.full_like(log_weights, _MIN_WEIGHT).log())
 
 
 class Dirichlet(Prior):
@@ -51,10 +58,8 @@ class Dirichlet(Prior):
         self._register("concentration", shape.weights, default=1.0)
 
     def log_prob(self, mixture: MixtureOfGaussians) -> Tensor:
-        log_weights = mixture.log_weights
-        least = torch.full_like(log_weights, _MIN_WEIGHT).log()
         sparse = self.concentration < 1
-        log_weights = torch.where(sparse, torch.maximum(log_weights, least), log_weights)
+        log_weights = torch.where(sparse, floored_log_weights(mixture), mixture.log_weights)
         return ((self.concentration - 1) * log_weights).sum(-1)
 
     def update(self, moments: Moments, covariance: Covariance) -> Moments:
@@ -62,3 +67,12 @@ class Dirichlet(Prior):
         # Without a positive weight the sparse prior has no mode: it is left out.
         mass = torch.where(mass.sum(-1, keepdim=True) > 0, mass, moments.mass)
         return replace(moments, mass=mass)
+
+    @property
+    def has_mode(self) -> bool:
+        return bool((self.concentration >= 1).all())
+
+    def _sample(
+        self, draws: int, generator: Generator | None, scale: Tensor | None
+    ) -> dict[str, Tensor]:
+        return {"weights": dirichlet(self.concentration, draws, generator)}

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from gmm_lightning._tracing import value_of
 from gmm_lightning._validation import require_choice
-from gmm_lightning.covariances import Covariance, InverseWishartForm
+from gmm_lightning.covariances import Covariance, InverseWishartForm, conjugate_form
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.hyperparameters import Hyperparameter, MixtureShape
@@ -170,6 +170,22 @@ class InverseWishart(Prior):
         if not convention.estimates_mode:
             return self.df
         return self.df + convention.added_dof(form.num_features) - form.mode_dof
+
+    @property
+    def _form(self) -> InverseWishartForm:
+        """The conjugate distributions of the family that a layer has bound the prior to."""
+        return conjugate_form(self.bound.covariance, self.bound.num_features)
+
+    @property
+    def is_proper(self) -> bool:
+        return bool((self.natural_df(self._form) > self._form.least_df).all())
+
+    def _sample(
+        self, draws: int, generator: Generator | None, scale: Tensor | None
+    ) -> dict[str, Tensor]:
+        df = self.natural_df(self._form).double().expand(draws, *self.df.shape)
+        psi = self.scale_matrix.double().expand(draws, *self.scale_matrix.shape)
+        return {"scale": self._form.sample_scale(df, psi, generator).to(self.scale_matrix)}
 
     def config(self) -> dict[str, Any]:
         return super().config() | {"convention": self.convention}

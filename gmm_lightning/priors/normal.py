@@ -7,11 +7,14 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
+from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.hyperparameters import Hyperparameter, MixtureShape
+from gmm_lightning.linalg import multiply_rows
+from gmm_lightning.priors._drawing import normal
 from gmm_lightning.priors.base import Prior
 from gmm_lightning.priors.data_moments import DataMoments
 from gmm_lightning.statistics import Moments
@@ -83,3 +86,16 @@ class NormalMeans(Prior):
             dof=moments.dof + covariance.sum_tied(torch.full_like(n, self.dof)),
             mean_precision=moments.mean_precision + kappa,
         )
+
+    def _sample(
+        self, draws: int, generator: Generator | None, scale: Tensor | None
+    ) -> dict[str, Tensor]:
+        if scale is None:
+            raise InvalidArgumentError(
+                f"draws of the prior {self.name!r} are relative to covariances: give scale, "
+                "(draws, *B, G, ...) in the family's form, or call sample_prior"
+            )
+        noise = normal((draws, *self.loc.shape), self.loc, generator)
+        noise = noise / self.mean_precision.sqrt().unsqueeze(-1)
+        factor = self.bound.covariance.scale_tril(scale, noise.shape[-1])
+        return {"means": self.loc + multiply_rows(factor, noise)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from gmm_lightning.covariances import Covariance
 from gmm_lightning.distributions import MixtureOfGaussians
@@ -109,6 +109,17 @@ class NormalInverseWishart(Prior):
     def update(self, moments: Moments, covariance: Covariance) -> Moments:
         moments = self.on_means.update(moments, covariance)
         return self.on_covariances.update(moments, covariance)
+
+    @property
+    def is_proper(self) -> bool:
+        # Without the means' degree of freedom the integral over them changes that of covariances.
+        return bool(self.on_means.dof) and self.on_covariances.is_proper
+
+    def _sample(
+        self, draws: int, generator: Generator | None, scale: Tensor | None
+    ) -> dict[str, Tensor]:
+        drawn = self.on_covariances.sample(draws, generator)
+        return drawn | self.on_means.sample(draws, generator, drawn["scale"])
 
     def config(self) -> dict[str, Any]:
         return self.on_means.config() | self.on_covariances.config()

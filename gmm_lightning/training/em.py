@@ -56,6 +56,7 @@ class EMCallback(BaseEMCallback):
             still reach the loss.
         missing: `em`: rows may have missing entries, as in `fit_em`; a data module with
             `missing="em"` says so, too. None refuses them.
+        conjugate_only: leave out the priors that have no closed form, as in `fit_em`.
 
     Attributes:
         history: the objective of each pass, before its M-step, in nats per row.
@@ -88,6 +89,7 @@ class EMCallback(BaseEMCallback):
         seed: int = 0,
         skip_nonfinite: bool = False,
         missing: str | None = None,
+        conjugate_only: bool = False,
     ) -> None:
         super().__init__(
             target,
@@ -95,6 +97,7 @@ class EMCallback(BaseEMCallback):
             CollapseHandler(collapse, seed),
             skip_nonfinite=skip_nonfinite,
             missing=missing,
+            conjugate_only=conjugate_only,
         )
         self.tol = None if tol is None else require_number("tol", tol, least=0)
         self.stopping = stopping_rules.create(stopping)
@@ -124,6 +127,7 @@ class EMCallback(BaseEMCallback):
         self.counts = self._pass_counts = stats.counts
         self._mean_weight = float(stats.total_weight.mean() / stats.num_samples)
         model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
+        model = model.with_closed_forms()
         stats = stats.reshape((parameters.num_mixtures,))
         objective = model.objective(parameters, stats)
         rejected = self._updater.rejected(objective)

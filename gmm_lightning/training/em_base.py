@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from gmm_lightning._validation import require_bool
 from gmm_lightning.em import (
     CollapseEvent,
     ResponsibilitySchedule,
@@ -17,6 +18,7 @@ from gmm_lightning.em import (
 )
 from gmm_lightning.errors import InvalidArgumentError, InvalidDataError
 from gmm_lightning.layers import GMMLayer
+from gmm_lightning.priors import require_closed_forms
 from gmm_lightning.rows import Batch, complete, require_missing
 from gmm_lightning.training.accumulator import PassAccumulator
 from gmm_lightning.training.batches import as_global_batch
@@ -53,7 +55,9 @@ class BaseEMCallback(L.Callback):
         *,
         skip_nonfinite: bool,
         missing: str | None = None,
+        conjugate_only: bool = False,
     ) -> None:
+        self.conjugate_only = require_bool("conjugate_only", conjugate_only)
         if skip_nonfinite and target is None:
             raise InvalidArgumentError(
                 "skip_nonfinite is for a target inside a model; the rows of a GMMModule are those "
@@ -113,6 +117,8 @@ class BaseEMCallback(L.Callback):
             self.load_state_dict(copy.deepcopy(self._unused))
             self.counts = self._pass_counts = None
         layer = self.layer(pl_module)
+        if not self.conjugate_only:
+            require_closed_forms(layer.all_priors)
         if isinstance(pl_module, GMMModule) and self.missing is not None:
             pl_module.missing = self.missing
         if self.target is None and getattr(pl_module, "optimizer", None) is not None:

@@ -138,6 +138,8 @@ class InitializeCallback(L.Callback):
         if self.num_restarts > 1:
             how = {"max_iter": self.trial_passes, "num_restarts": self.num_restarts, "tol": 0.0}
             how |= {"initializer": initializer, "generator": generator, "missing": missing}
+            # A fit by EM refuses them by itself.
+            how |= {"conjugate_only": True}
             fit_em(layer, rows, **how)
         elif initializer is None:
             resolve_priors(layer, rows, missing=missing)

@@ -35,6 +35,7 @@ from gmm_lightning.training.constrained import ConstrainedSteps
 from gmm_lightning.training.evaluation import EvaluatedMixture
 from gmm_lightning.training.fits import missing_of, starts_anew
 from gmm_lightning.training.loader import step_weight, total_train_weight
+from gmm_lightning.training.observer import warn_unbounded
 from gmm_lightning.training.schedulers import SchedulerFactory, falling, make_part, scheduler_config
 
 _log = logging.getLogger(__name__)
@@ -147,6 +148,8 @@ class GMMModule(ConstrainedSteps, EvaluatedMixture):
         """Refuse several loaders side by side, and constraints without values."""
         super().on_train_start()
         self._is_learning = self.optimizer is not None
+        if self._is_learning and self.trainer.is_global_zero:
+            warn_unbounded(self.layer)
         require_one_loader(self.trainer.train_dataloader, type(self).__name__)
 
     def on_train_end(self) -> None:

@@ -70,3 +70,17 @@ def not_called_error(name: str) -> InvalidArgumentError:
         f"{name} saw no rows in a whole pass: the layer was not called. Call it as layer(x); "
         "layer.log_prob(x) runs no hooks"
     )
+
+
+def warn_unbounded(layer: GMMLayer) -> None:
+    """Log the priors of a layer whose density has no mode for gradient descent to find."""
+    for prior in layer.all_priors:
+        if not prior.has_mode:
+            values = ", ".join(f"{k}={v}" for k, v in prior.config().items() if v is not None)
+            _log.warning(
+                "the prior %r (%s) has no proper mode: its density grows without bound as weights "
+                "vanish, and what gradient descent finds depends on where it stops; draw from the "
+                "posterior instead (fit=nuts), or give larger concentrations",
+                prior.name,
+                values or "by default",
+            )

@@ -64,7 +64,12 @@ class VBCallback(BaseEMCallback):
     ) -> None:
         schedule = ResponsibilitySchedule.create(hard=False, annealing=annealing)
         super().__init__(
-            None, schedule, CollapseHandler("floor", 0), skip_nonfinite=False, missing=missing
+            None,
+            schedule,
+            CollapseHandler("floor", 0),
+            skip_nonfinite=False,
+            missing=missing,
+            conjugate_only=True,
         )
         self.tol = None if tol is None else require_number("tol", tol, least=0)
         self.stopping = stopping_rules.create(stopping)

@@ -6,7 +6,6 @@ from gmm_lightning.em.variational.components import ComponentsPosterior
 from gmm_lightning.em.variational.fit import fit_vb
 from gmm_lightning.em.variational.posterior import MixturePosterior
 from gmm_lightning.em.variational.prior import (
-    conjugate_form,
     conjugate_prior,
     counted_statistics,
     with_default_prior,
@@ -27,7 +26,6 @@ __all__ = [
     "StochasticVB",
     "VBResult",
     "WeightsPosterior",
-    "conjugate_form",
     "conjugate_prior",
     "counted_statistics",
     "fit_vb",

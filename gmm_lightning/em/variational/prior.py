@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._messages import describe
-from gmm_lightning.covariances import Covariance, InverseWishartForm
+from gmm_lightning.covariances import conjugate_form
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.variational.components import ComponentsPosterior
 from gmm_lightning.em.variational.posterior import MixturePosterior
-from gmm_lightning.em.variational.weights import DirichletPosterior, WeightsPosterior
+from gmm_lightning.em.variational.weights import (
+    DirichletPosterior,
+    StickBreakingPosterior,
+    WeightsPosterior,
+)
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.hyperparameters import MixtureShape
 from gmm_lightning.layers import GMMLayer
@@ -24,6 +28,7 @@ from gmm_lightning.priors import (
     NormalInverseWishart,
     NormalMeans,
     Prior,
+    StickBreaking,
     bind_priors,
 )
 from gmm_lightning.statistics import SufficientStatistics
@@ -66,13 +71,13 @@ def conjugate_prior(model: MixtureModel, num_components: int) -> MixturePosterio
 
 def _by_parameters(
     priors: Sequence[Prior],
-) -> tuple[Dirichlet | None, NormalMeans, InverseWishart]:
+) -> tuple[Dirichlet | StickBreaking | None, NormalMeans, InverseWishart]:
     """The priors of the weights, the means and the covariances."""
-    weights: Dirichlet | None = None
+    weights: Dirichlet | StickBreaking | None = None
     means: NormalMeans | None = None
     covariances: InverseWishart | None = None
     for prior in priors:
-        if isinstance(prior, Dirichlet):
+        if isinstance(prior, Dirichlet | StickBreaking):
             weights = prior
         elif isinstance(prior, NormalMeans):
             means = prior
@@ -83,7 +88,7 @@ def _by_parameters(
         else:
             raise InvalidArgumentError(
                 f"the prior {prior.name!r} is not conjugate, so the posterior has no closed form: "
-                "use fit=nuts, a gradient fit, or the priors niw and dirichlet"
+                "use fit=nuts, a gradient fit, or the priors niw, dirichlet and stick_breaking"
             )
     if means is None or covariances is None:
         missing = "means" if means is None else "covariances"
@@ -94,13 +99,18 @@ def _by_parameters(
     return weights, means, covariances
 
 
-def _weights(model: MixtureModel, prior: Dirichlet | None, num_components: int) -> WeightsPosterior:
+def _weights(
+    model: MixtureModel, prior: Dirichlet | StickBreaking | None, num_components: int
+) -> WeightsPosterior:
     if prior is None:
         m = len(model.batch_index)
         return DirichletPosterior(
             torch.ones(m, num_components, dtype=torch.float64, device=model.batch_index.device)
         )
-    return DirichletPosterior(_per_mixture(prior.concentration, model))
+    concentration = _per_mixture(prior.concentration, model)
+    if isinstance(prior, StickBreaking):
+        return StickBreakingPosterior.of_concentration(concentration.squeeze(-1), num_components)
+    return DirichletPosterior(concentration)
 
 
 def _components(
@@ -140,20 +150,6 @@ def _require_definite(model: MixtureModel, scale_matrix: Tensor, df: Tensor) -> 
         f"the scale matrix of the prior on the covariances is singular, as {why}: leave them out, "
         "or give df and scale_matrix"
     )
-
-
-def conjugate_form(family: Covariance, num_features: int) -> InverseWishartForm:
-    """The conjugate distributions of the covariances of a family.
-
-    Raises:
-        InvalidArgumentError: the family has none.
-    """
-    if family.conjugate_class is None:
-        raise InvalidArgumentError(
-            f"the covariance {family.name!r} has no conjugate prior, so the posterior has no "
-            "closed form: use fit=nuts, or give its class a conjugate_class"
-        )
-    return family.conjugate_class(num_features)
 
 
 def _per_mixture(values: Tensor, model: MixtureModel) -> Tensor:

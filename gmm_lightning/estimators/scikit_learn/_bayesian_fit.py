@@ -12,7 +12,7 @@ import torch
 from sklearn.utils import check_array
 from torch import Generator, Tensor
 
-from gmm_lightning.covariances import from_compact, to_compact
+from gmm_lightning.covariances import conjugate_form, from_compact, to_compact
 from gmm_lightning.em import (
     ComponentsPosterior,
     DirichletPosterior,
@@ -21,7 +21,6 @@ from gmm_lightning.em import (
     MixtureParameters,
     MixturePosterior,
     StickBreakingPosterior,
-    conjugate_form,
     known_rows,
     start_statistics,
 )

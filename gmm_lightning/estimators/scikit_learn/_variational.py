@@ -14,14 +14,13 @@ from typing import Self
 import torch
 from torch import Generator, Tensor
 
-from gmm_lightning.covariances import Covariance, InverseWishartForm
+from gmm_lightning.covariances import Covariance, InverseWishartForm, conjugate_form
 from gmm_lightning.em import (
     ComponentsPosterior,
     MixtureModel,
     MixtureParameters,
     MixturePosterior,
     StickBreakingPosterior,
-    conjugate_form,
 )
 from gmm_lightning.linalg import LOG_2PI
 from gmm_lightning.statistics import SufficientStatistics
