@@ -41,7 +41,8 @@ def check_fit(config: DictConfig) -> None:
         also = ", or null; data.missing=drop leaves rows out"
         require_choice("fit.missing", config.fit.missing, ("em",), also=also)
     require_integer("fit.num_restarts", config.fit.num_restarts, least=1)
-    require_flag("overwrite", config.overwrite)
+    for name in ("overwrite", "prior_predictive"):
+        require_flag(name, config[name])
     if require_integer("seed", config.seed, least=0) >= 2**32:
         raise InvalidArgumentError(f"seed must be below 2**32, as numpy asks, got {config.seed}")
     _check_processes(config.trainer)

@@ -17,7 +17,8 @@ from gmm_lightning.app.processes import leave_group
 from gmm_lightning.app.report import final_metrics, log_hyperparameters, write_report
 from gmm_lightning.app.supervised import supervise
 from gmm_lightning.app.watch import ProcessWatch
-from gmm_lightning.training import RowsDataModule, is_dry, read_checkpoint
+from gmm_lightning.plotting import save_figure
+from gmm_lightning.training import RowsDataModule, draw_prior, is_dry, read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,8 @@ def _train(config: DictConfig, folder: RunFolder, others: ProcessWatch) -> dict[
     metrics |= fitted.outcome()
     folder.require_present()
     write_report(folder.path, metrics, density, module, data)
+    if config.prior_predictive:
+        save_figure(draw_prior(module, data, config.seed), folder.path / "prior.png")
     log_hyperparameters(fitted.trainer, config, metrics)
     log.info(
         "log-likelihood %(log_likelihood).6f, objective %(objective).6f nats per row after "

@@ -19,11 +19,8 @@ from gmm_lightning.plotting.images import plot_images
 from gmm_lightning.plotting.mixture import plot_mixture
 from gmm_lightning.plotting.pairs import plot_pairs
 from gmm_lightning.plotting.palette import palette
-from gmm_lightning.plotting.posterior import (
-    plot_posterior,
-    plot_prior_and_posterior,
-    plot_weight_intervals,
-)
+from gmm_lightning.plotting.posterior import plot_posterior, plot_weight_intervals
+from gmm_lightning.plotting.priors import plot_prior_and_posterior, plot_prior_predictive
 from gmm_lightning.plotting.regression import plot_regression
 from gmm_lightning.plotting.responsibilities import plot_responsibilities
 from gmm_lightning.plotting.samples import plot_samples
@@ -42,6 +39,7 @@ __all__ = [
     "plot_pairs",
     "plot_posterior",
     "plot_prior_and_posterior",
+    "plot_prior_predictive",
     "plot_regression",
     "plot_responsibilities",
     "plot_samples",

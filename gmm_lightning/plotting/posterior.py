@@ -142,54 +142,6 @@ def plot_weight_intervals(
     return ax
 
 
-def plot_prior_and_posterior(
-    prior: Values,
-    posterior: Values,
-    *,
-    ax: Axes | None = None,
-    name: str = "value",
-    title: str | None = None,
-) -> Axes:
-    """Draw the histograms of a quantity under the prior and under the posterior.
-
-    The window holds the posterior and the middle half of the prior: a wide prior reaches further.
-
-    Args:
-        prior: Draws `(*S)`.
-        posterior: Draws `(*S)`.
-        ax: Axes to draw on, and to return; None makes a new figure.
-        name: Of the quantity.
-        title: Of the axes.
-
-    Raises:
-        InvalidArgumentError: No draws, or draws that are not finite.
-
-    Example:
-        >>> import torch
-        >>> from gmm_lightning.plotting import plot_prior_and_posterior
-        >>> plot_prior_and_posterior(torch.randn(99), torch.randn(99) / 9, name="mean").get_xlabel()
-        'mean'
-    """
-    both = [
-        np.asarray(torch.as_tensor(one).detach().cpu(), dtype=np.float64).ravel()
-        for one in (prior, posterior)
-    ]
-    if not all(len(one) and np.isfinite(one).all() for one in both):
-        raise InvalidArgumentError("expected finite draws of the prior and of the posterior")
-    middle = np.quantile(both[0], [0.25, 0.75])
-    low, high = min(both[1].min(), middle[0]), max(both[1].max(), middle[1])
-    margin = 0.05 * (high - low) or 1.0
-    edges = np.linspace(low - margin, high + margin, 61)
-    ax = axes_or_new(ax, title)
-    for values, color, label in zip(both, palette(2), ("prior", "posterior"), strict=True):
-        counts, _ = np.histogram(values, edges)
-        ax.stairs(counts / (len(values) * np.diff(edges)), edges, fill=True, alpha=0.45,
-                  color=color, label=label)  # fmt: skip
-    ax.legend(frameon=False)
-    ax.set(xlabel=name, ylabel="density", xlim=(edges[0], edges[-1]))
-    return ax
-
-
 def _mixtures(draws: Any, most: int) -> list[Components]:
     """The components of each draw, of at most so many."""
     if not isinstance(draws, MixtureOfGaussians) or not draws.batch_shape:

@@ -22,7 +22,7 @@ from gmm_lightning.training.latents import collect_latents, fit_latents
 from gmm_lightning.training.loader import RowLoader
 from gmm_lightning.training.logger import MixtureLogger
 from gmm_lightning.training.module import GMMModule
-from gmm_lightning.training.pictures import draw_mixture
+from gmm_lightning.training.pictures import draw_mixture, draw_prior
 from gmm_lightning.training.progress import EpochProgress
 from gmm_lightning.training.stepwise import StepwiseEMCallback
 from gmm_lightning.training.stored_start import StoredStart
@@ -51,6 +51,7 @@ __all__ = [
     "check_progress",
     "collect_latents",
     "draw_mixture",
+    "draw_prior",
     "fit_latents",
     "going_on",
     "is_dry",

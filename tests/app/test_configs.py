@@ -59,7 +59,7 @@ PLUG_INS: dict[str, tuple[Any, str]] = {
 }
 
 # Several plug-ins at once.
-RECIPES = {"priors": {"conjugate"}}
+RECIPES = {"priors": {"bayes", "bayes_raw", "conjugate"}}
 
 
 def stored(group: str, option: str) -> Any:

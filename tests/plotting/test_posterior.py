@@ -13,6 +13,7 @@ from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.plotting import (
     plot_posterior,
     plot_prior_and_posterior,
+    plot_prior_predictive,
     plot_weight_intervals,
 )
 
@@ -65,6 +66,21 @@ def test_prior_beside_posterior() -> None:
     low, high = ax.get_xlim()
     assert -12 < low < -5
     assert 5 < high < 12
+
+
+@pytest.mark.parametrize("d", [1, 2])
+def test_a_prior_beside_the_data(d: int) -> None:
+    x = torch.rand(30, d, generator=torch.Generator().manual_seed(1))
+    wide = draws(50, d)
+    ax = plot_prior_predictive(wide, x, generator=0)
+    low, high = ax.get_xlim()
+    width = float(x[:, 0].max() - x[:, 0].min())
+    assert high - low == pytest.approx(5 * width)
+    legend = ax.get_legend()
+    assert legend is not None
+    assert "outside" in legend.get_texts()[0].get_text()
+    with pytest.raises(InvalidArgumentError, match="rows to compare"):
+        plot_prior_predictive(wide, x[:0])
 
 
 def test_what_is_no_batch_of_draws_is_refused() -> None:
