@@ -62,14 +62,7 @@ class Prior(HyperparameterModule, ABC):
 
     def update(self, moments: Moments, covariance: Covariance) -> Moments:
         """Moments with the pseudo-observations of the prior added."""
-        raise self._no_closed_form()
-
-    def _no_closed_form(self) -> InvalidArgumentError:
-        """The error of a fit by EM alone, which the prior cannot take part in."""
-        return InvalidArgumentError(
-            f"the prior {self.name!r} has no closed form for EM: use fit=sgd, fit=em_then_sgd or "
-            "fit=nuts, or in Python a gradient fit"
-        )
+        raise _no_closed_form(self.name)
 
     @property
     def uses_target(self) -> bool:
@@ -178,4 +171,12 @@ def require_closed_forms(priors: Iterable[Prior]) -> None:
     """
     for prior in priors:
         if "em" not in prior.fits:
-            raise prior._no_closed_form()
+            raise _no_closed_form(prior.name)
+
+
+def _no_closed_form(name: str) -> InvalidArgumentError:
+    """The error of a fit by EM alone, which a prior cannot take part in."""
+    return InvalidArgumentError(
+        f"the prior {name!r} has no closed form for EM: use fit=sgd, fit=em_then_sgd or fit=nuts, "
+        "or in Python a gradient fit"
+    )

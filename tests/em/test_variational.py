@@ -280,3 +280,44 @@ def test_a_whole_batch_with_a_whole_step_is_a_pass() -> None:
         given.write_to(layer)
         expected = stream.prior.updated(e_step(layer, X).reshape((1,)))
     torch.testing.assert_close(expected.components.loc, stream.posterior.components.loc)
+
+
+@pytest.mark.parametrize("family", ["full", "diag", "spherical", "tied"])
+def test_moves_leave_a_poor_optimum_and_never_lower_the_bound(family: str) -> None:
+    # Two of the three clusters share a component, and one has none.
+    poor = torch.zeros(len(X), dtype=torch.long)
+    poor[:40] = 1
+    plain = fit_vb(make(family, k=3, alpha=0.1), X, initializer=poor, tol=1e-9)
+    moved = fit_vb(
+        make(family, k=3, alpha=0.1), X, initializer=poor, tol=1e-9, num_moves=4, generator=0
+    )
+    best = fit_vb(make(family, k=3, alpha=0.1), X, initializer=labels(3), tol=1e-9)
+    assert moved.bound >= plain.bound
+    assert rises(moved)
+    assert moved.bound == pytest.approx(best.bound, abs=1e-6)
+    again = fit_vb(
+        make(family, k=3, alpha=0.1), X, initializer=labels(3), tol=1e-9, num_moves=2, generator=0
+    )
+    assert again.bound >= best.bound - 1e-12
+
+
+@pytest.mark.parametrize("family", families.names)
+def test_draws_have_the_moments_and_the_predictive_density(family: str) -> None:
+    layer, number = make(family, k=2, df=8.0), 20_000
+    result = fit_vb(layer, X, generator=0)
+    generator = torch.Generator().manual_seed(0)
+    draws = result.posterior.sample(number, generator)
+    own = result.posterior.components
+    error = draws.means[:, 0].std(0) / number**0.5
+    assert ((draws.means[:, 0].mean(0) - own.loc[0]).abs() < 5 * error).all()
+    precision = torch.linalg.inv(draws.component_covariances[:, 0])
+    expected = torch.linalg.inv(layer.covariance_matrix.detach())
+    assert ((precision.mean(0) - expected).abs() <= 5 * precision.std(0) / number**0.5).all()
+    # The mean density of the draws is that of the next row.
+    rows = torch.from_numpy(X[::30])
+    density = draws.log_prob(rows[:, None, None]).exp().squeeze(-1)
+    exact = result.posterior.predictive().log_prob(rows[:, None]).exp().squeeze(-1)
+    assert ((density.mean(-1) - exact).abs() < 5 * density.std(-1) / number**0.5).all()
+    drawn = result.posterior.predictive().sample(number, generator=1).squeeze(1)
+    center = result.posterior.predictive().mean.squeeze(0)
+    assert ((drawn.mean(0) - center).abs() < 5 * drawn.std(0) / number**0.5).all()

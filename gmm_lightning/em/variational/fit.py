@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from gmm_lightning.em.responsibilities import Annealing, ResponsibilitySchedule
 from gmm_lightning.em.stopping import StoppingRule
 from gmm_lightning.em.stopping import registry as stopping_rules
 from gmm_lightning.em.variational.loop import VBOptions, VBState, run_vb
+from gmm_lightning.em.variational.moves import with_moves
 from gmm_lightning.em.variational.posterior import MixturePosterior
 from gmm_lightning.em.variational.prior import conjugate_prior, with_default_prior
 from gmm_lightning.em.variational.result import Value, VBResult
@@ -50,6 +52,7 @@ def fit_vb(
     chunk_size: int | None = None,
     num_restarts: int = 1,
     annealing: Annealing | float | None = None,
+    num_moves: int = 0,
     label_permutations: bool = False,
     generator: Generator | int | None = None,
     progress: bool = False,
@@ -79,6 +82,8 @@ def fit_vb(
         num_restarts: starts that run side by side, of which the one with the best bound is kept.
         annealing: begin with flat responsibilities: an `Annealing`, or its first inverse
             temperature.
+        num_moves: tries, after the fit, to put the component of fewest rows into a half of another
+            one, each followed to its end and kept where the bound is higher.
         label_permutations: add `log K!` to the bound, for the labellings of the components.
         generator: source of randomness, or a seed; None: torch's global one.
         progress: show a bar with the bound.
@@ -104,6 +109,7 @@ def fit_vb(
     """
     require_values(layer)
     require_integer("num_restarts", num_restarts, least=1)
+    require_integer("num_moves", num_moves, least=0)
     schedule = ResponsibilitySchedule.create(hard=False, annealing=annealing)
     options = VBOptions(max_iter, tol, schedule, stopping_rules.create(stopping))
     generator = as_generator(generator, layer.means.device)
@@ -135,6 +141,11 @@ def fit_vb(
         start, _ = start_statistics(model, present, known, initializer, generator)
     with PassProgress("VB", max_iter, num_restarts, enabled=progress) as bar:
         state = run_vb(e_step, model, prior, start, options, bar.update)
+        if num_moves:
+            options = replace(options, schedule=ResponsibilitySchedule())
+            state = with_moves(
+                e_step, model, prior, state, options, num_moves, generator, bar.update
+            )
     extra = math.lgamma(layer.num_components + 1) if label_permutations else 0.0
     return _finish(layer, state, prior, extra)
 
@@ -160,7 +171,7 @@ def _finish(
         converged=bool(state.converged[best].all()),
         num_iterations=steps,
         bound=value(history[-1][best]),
-        history=[value(each[best]) for each in history[: steps + 1]],
+        history=[value(each[best]) for each in history],
         posterior=posterior,
         prior=prior.select(where),
         restart_bounds=[value(each) for each in bounds],

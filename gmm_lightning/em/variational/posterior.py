@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from gmm_lightning.distributions import StudentMixture
+from gmm_lightning.distributions import MixtureOfGaussians, StudentMixture
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.variational.components import ComponentsPosterior
 from gmm_lightning.em.variational.weights import WeightsPosterior
@@ -110,6 +110,16 @@ class MixturePosterior:
             scale: of the covariances, in the family's form; P are their inverses.
         """
         return self.weights.log_prob(log_weights) + self.components.log_prob(means, scale)
+
+    def sample(self, num_draws: int, generator: Generator | None = None) -> MixtureOfGaussians:
+        """Draws of the mixtures, a batch of shape `(num_draws, M)`."""
+        number = len(self.components.loc)
+        index = torch.arange(number, device=self.components.loc.device).repeat(num_draws)
+        many = self.select(index)
+        log_weights = many.weights.sample(generator)
+        means, scale = many.components.sample(generator)
+        shaped = (v.reshape(num_draws, number, *v.shape[1:]) for v in (log_weights, means, scale))
+        return MixtureOfGaussians(*shaped, self.components.family)
 
     def predictive(self) -> StudentMixture:
         """The density of the next row under the posterior: a mixture of Student-t densities."""
