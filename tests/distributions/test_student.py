@@ -13,9 +13,9 @@ from gmm_lightning.errors import InvalidArgumentError
 
 pytestmark = pytest.mark.usefixtures("double")
 
-DF = torch.tensor([3.5, 12.0])
-LOG_WEIGHTS = torch.tensor([0.3, 0.7]).log()
-LOC = torch.tensor([[0.0, 1.0, -1.0], [2.0, 0.0, 1.0]])
+DF = torch.tensor([3.5, 12.0], dtype=torch.float64)
+LOG_WEIGHTS = torch.tensor([0.3, 0.7], dtype=torch.float64).log()
+LOC = torch.tensor([[0.0, 1.0, -1.0], [2.0, 0.0, 1.0]], dtype=torch.float64)
 
 
 def dense() -> StudentMixture:

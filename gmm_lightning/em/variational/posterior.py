@@ -118,8 +118,10 @@ class MixturePosterior:
         many = self.select(index)
         log_weights = many.weights.sample(generator)
         means, scale = many.components.sample(generator)
-        shaped = (v.reshape(num_draws, number, *v.shape[1:]) for v in (log_weights, means, scale))
-        return MixtureOfGaussians(*shaped, self.components.family)
+        logits, means, scale = (
+            v.reshape(num_draws, number, *v.shape[1:]) for v in (log_weights, means, scale)
+        )
+        return MixtureOfGaussians(logits, means, scale, self.components.family)
 
     def predictive(self) -> StudentMixture:
         """The density of the next row under the posterior: a mixture of Student-t densities."""
