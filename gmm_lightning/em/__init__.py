@@ -8,8 +8,8 @@ Read in this order: `data_scale`, `parameters` and `model` (what EM works on), `
 `updater`, `restarts`, `state`, `responsibility_change` and `loop` (the algorithm), `degenerate`,
 `result`, `assignment`, `marked_rows`, `covariance_target`, `known_rows`, `frozen_start`,
 `row_assignment`, `labelled_start`, `labelled_rows`, `initialization`, `progress`, `fit`. For layers
-one step at a time: `steps`, `stepwise`; for answers about many rows: `row_answers`; for a
-classifier: `class_rows`, `classifier`.
+one step at a time: `steps`, `stepwise`; for answers about many rows: `row_answers`; for samplers:
+`likelihood_gradient`; for a classifier: `class_rows`, `classifier`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ from gmm_lightning.em.degenerate import degenerate_components
 from gmm_lightning.em.event_log import CollapseCount
 from gmm_lightning.em.fit import fit_em
 from gmm_lightning.em.initialization import initialize_layer, resolve_priors
+from gmm_lightning.em.likelihood_gradient import (
+    LikelihoodGradient,
+    log_likelihood_and_gradient,
+)
 from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
@@ -65,6 +69,7 @@ __all__ = [
     "EMResult",
     "Floor",
     "Gain",
+    "LikelihoodGradient",
     "MStepResult",
     "MixtureModel",
     "MixtureParameters",
@@ -86,6 +91,7 @@ __all__ = [
     "fit_em",
     "hard_responsibilities_",
     "initialize_layer",
+    "log_likelihood_and_gradient",
     "m_step",
     "maximize",
     "new_events",
