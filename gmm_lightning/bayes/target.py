@@ -31,6 +31,11 @@ class LogPosterior:
         sample_weight: not negative, `(N,)`.
         missing: None refuses NaN; `em`: the likelihood of what is observed.
 
+    Attributes:
+        layer: the copy, in float64 on the CPU, its priors with values.
+        vector: maps vectors to raw parameters.
+        likelihood: of the rows.
+
     Raises:
         InvalidArgumentError: a batch of mixtures, or constraints, which no sampler keeps.
         InvalidDataError: as for `fit_em`.
@@ -64,12 +69,12 @@ class LogPosterior:
         resolve_priors(self.layer, x, sample_weight, missing=missing)
         self.vector = RawVector(self.layer)
         self._rows = {"x": x, "sample_weight": sample_weight, "missing": missing}
-        self._likelihood = LikelihoodGradient(self.layer, **self._rows)
+        self.likelihood = LikelihoodGradient(self.layer, **self._rows)
 
     def replicate(self) -> LogPosterior:
         """The same density with working memory of its own, for another thread."""
         other = copy.copy(self)
-        other._likelihood = LikelihoodGradient(self.layer, **self._rows)
+        other.likelihood = LikelihoodGradient(self.layer, **self._rows)
         return other
 
     @property
@@ -87,7 +92,7 @@ class LogPosterior:
         v = vectors.detach().to(torch.float64).requires_grad_()
         with torch.enable_grad():
             parameters = self.vector.parameters(v)
-            total = self._likelihood.log_likelihood(parameters) + self.log_prior(parameters)
+            total = self.likelihood.log_likelihood(parameters) + self.log_prior(parameters)
             (gradient,) = torch.autograd.grad(total.sum(), v)
         return total.detach(), gradient
 
@@ -102,7 +107,7 @@ class LogPosterior:
 
     def log_likelihood(self, vectors: Tensor) -> Tensor:
         """Log-likelihoods `(M,)` of vectors `(M, V)`, in nats."""
-        return self._likelihood(self.vector.parameters(vectors))[0]
+        return self.likelihood(self.vector.parameters(vectors))[0]
 
     def distribution(self, parameters: MixtureParameters) -> MixtureOfGaussians:
         """Mixtures of batch shape `(M,)` with raw parameters, without noise."""
