@@ -54,6 +54,8 @@ ROOMS: dict[str, set[str]] = {
     "sklearn": {"estimators", "interop"},
     "gmr": {"interop"},
     "pyro": {"bayes"},
+    "nutpie": {"bayes"},
+    "arviz": {"bayes"},
     # Their tables are known by what they can do.
     "pandas": set(),
     "polars": set(),
@@ -362,7 +364,7 @@ import gmm_lightning
 after = state()
 changed = [key for key in before if before[key] != after[key]]
 heavy = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "matplotlib", "sklearn", "scipy",
-         "torchmetrics", "tensorboard", "pandas", "pyro"} & set(sys.modules)
+         "torchmetrics", "tensorboard", "pandas", "pyro", "nutpie", "arviz"} & set(sys.modules)
 print("changed", sorted(changed), "heavy", sorted(heavy))
 """
 

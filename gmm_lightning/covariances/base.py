@@ -100,6 +100,17 @@ class Covariance(ABC):
         """
         return unit.new_ones(*unit.shape[:-1], *self.shape(num_components, unit.shape[-1]))
 
+    def log_jacobian(self, raw: Tensor) -> Tensor:
+        """Log volumes `log |d Sigma / d raw|` of free elements, `(*B, G)`, for priors of Sigma."""
+        raise NotImplementedError(f"the covariance {self.name!r} has no log_jacobian")
+
+    def log_jacobian_of_deviations(self, raw: Tensor, *, flat: bool = False) -> Tensor:
+        """The same of `(s, R)` in `Sigma = diag(s) R R' diag(s)`, with R by its lower triangle.
+
+        With flat, correlations `R R'` count instead of R, the factor with rows of length 1.
+        """
+        raise NotImplementedError(f"the covariance {self.name!r} has no log_jacobian")
+
     # -- density ----------------------------------------------------------------------------
 
     def scale_tril(self, scale: Tensor, num_features: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,6 +136,24 @@ class Dense(Covariance, ABC):
     def log_scale_mask(self, num_components: int, num_features: int) -> Tensor:
         diagonal = torch.eye(num_features, dtype=torch.bool)
         return diagonal.expand(self.shape(num_components, num_features))
+
+    def log_jacobian(self, raw: Tensor) -> Tensor:
+        # |d Sigma / d L| = 2^D prod_i L_ii^(D - i + 1), and the diagonal is an exponential.
+        d, log_diagonal = raw.shape[-1], raw.diagonal(dim1=-2, dim2=-1)
+        powers = torch.arange(d + 1, 1, -1, dtype=raw.dtype, device=raw.device)
+        return (powers * log_diagonal).sum(-1) + d * math.log(2)
+
+    def log_jacobian_of_deviations(self, raw: Tensor, *, flat: bool = False) -> Tensor:
+        # A row of L is s_i times a point of a half-sphere: |d L_i / d (s_i, R_i)| is
+        # s_i^(i - 1) / R_ii.
+        d, log_diagonal = raw.shape[-1], raw.diagonal(dim1=-2, dim2=-1)
+        log_deviation = self.scale(raw).square().sum(-1).log() / 2
+        number = torch.arange(1, d + 1, dtype=raw.dtype, device=raw.device)
+        found = 2 * log_diagonal - number * log_deviation
+        if flat:
+            # |d (R R') / d R| = prod_i R_ii^(D - i)
+            found = found + (d - number) * (log_diagonal - log_deviation)
+        return found.sum(-1)
 
     def raw_entry_scales(self, unit: Tensor, num_components: int) -> Tensor:
         # An entry below the diagonal has the unit of its row.

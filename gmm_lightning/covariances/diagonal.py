@@ -66,6 +66,10 @@ class AxisAligned(Covariance, ABC):
     def _per_feature(self, values: Tensor, num_features: int) -> Tensor:
         """Scales or scatters with an axis of features, `(*B, G, D)`."""
 
+    def _sum_entries(self, values: Tensor) -> Tensor:
+        """Sums of values of the raw parameter's form over each covariance, `(*B, G)`."""
+        return values if len(self.shape(1, 1)) == 1 else values.sum(-1)
+
     @abstractmethod
     def _from_features(self, values: Tensor) -> Tensor:
         """Variances `(..., D)` in the form of the scatter."""
@@ -78,6 +82,12 @@ class AxisAligned(Covariance, ABC):
 
     def log_scale_mask(self, num_components: int, num_features: int) -> Tensor:
         return torch.ones(self.shape(num_components, num_features), dtype=torch.bool)
+
+    def log_jacobian(self, raw: Tensor) -> Tensor:
+        return self._sum_entries(2 * raw + math.log(2))
+
+    def log_jacobian_of_deviations(self, raw: Tensor, *, flat: bool = False) -> Tensor:
+        return self._sum_entries(raw)
 
     def estimate(self, scatter: Tensor, dof: Tensor) -> Tensor:
         return (scatter / unsqueeze_like(dof, scatter)).sqrt()

@@ -9,7 +9,8 @@ Read in this order: `data_scale`, `parameters` and `model` (what EM works on), `
 `result`, `assignment`, `marked_rows`, `covariance_target`, `centroids`, `known_rows`,
 `frozen_start`, `row_assignment`, `labelled_start`, `labelled_rows`, `initialization`, `progress`,
 `fit`. For layers one step at a time: `steps`, `stepwise`; for answers about many rows:
-`row_answers`; for a classifier: `class_rows`, `classifier`; posterior distributions: `variational`.
+`row_answers`; for samplers: `likelihood_gradient`; for a classifier: `class_rows`, `classifier`;
+posterior distributions: `variational`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.fit import fit_em
 from gmm_lightning.em.initialization import initialize_layer, resolve_priors, start_statistics
 from gmm_lightning.em.known_rows import known_rows
+from gmm_lightning.em.likelihood_gradient import (
+    LikelihoodGradient,
+    log_likelihood_and_gradient,
+)
 from gmm_lightning.em.maximization import MStepResult, maximize
 from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
@@ -83,6 +88,7 @@ __all__ = [
     "Floor",
     "Gain",
     "GainEstimate",
+    "LikelihoodGradient",
     "MStepResult",
     "MixtureModel",
     "MixtureParameters",
@@ -112,6 +118,7 @@ __all__ = [
     "hard_responsibilities_",
     "initialize_layer",
     "known_rows",
+    "log_likelihood_and_gradient",
     "m_step",
     "maximize",
     "new_events",

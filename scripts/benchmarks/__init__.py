@@ -14,6 +14,7 @@ SUBJECTS = {
     "memory": "memory",
     "log_prob": "density",
     "gradient": "gradient",
+    "likelihood_gradient": "likelihood_gradient",
     "head": "head",
     "draws": "draws",
     "impute": "impute",
