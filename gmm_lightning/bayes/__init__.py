@@ -1,13 +1,39 @@
-"""Posteriors of mixtures by sampling, with the libraries of others.
+"""Posteriors of mixtures by sampling, and what draws say.
 
-Read in this order: `draws`, `raw`, `target`, `nuts`.
+Read in this order: `draws`, `alignment`, `diagnostics`, `gibbs`; `raw`, `target`, and `nuts`, which
+takes the sampler of another library.
 """
 
 from __future__ import annotations
 
+from gmm_lightning.bayes.alignment import Aligned, align
+from gmm_lightning.bayes.diagnostics import (
+    Summary,
+    effective_size,
+    invariants,
+    rhat,
+    summary,
+    worst,
+)
 from gmm_lightning.bayes.draws import PosteriorDraws
+from gmm_lightning.bayes.gibbs import fit_gibbs
 from gmm_lightning.bayes.nuts import fit_nuts
 from gmm_lightning.bayes.raw import RawVector, log_jacobian
 from gmm_lightning.bayes.target import LogPosterior
 
-__all__ = ["LogPosterior", "PosteriorDraws", "RawVector", "fit_nuts", "log_jacobian"]
+__all__ = [
+    "Aligned",
+    "LogPosterior",
+    "PosteriorDraws",
+    "RawVector",
+    "Summary",
+    "align",
+    "effective_size",
+    "fit_gibbs",
+    "fit_nuts",
+    "invariants",
+    "log_jacobian",
+    "rhat",
+    "summary",
+    "worst",
+]

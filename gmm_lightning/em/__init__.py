@@ -30,7 +30,12 @@ from gmm_lightning.em.degenerate import degenerate_components
 from gmm_lightning.em.event_log import CollapseCount
 from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.fit import fit_em
-from gmm_lightning.em.initialization import initialize_layer, resolve_priors, start_statistics
+from gmm_lightning.em.initialization import (
+    initialize_layer,
+    layer_source,
+    resolve_priors,
+    start_statistics,
+)
 from gmm_lightning.em.known_rows import known_rows
 from gmm_lightning.em.likelihood_gradient import (
     LikelihoodGradient,
@@ -41,6 +46,7 @@ from gmm_lightning.em.model import MixtureModel
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.policies import Floor, Raise, as_policy
 from gmm_lightning.em.policy import Candidates, CollapsePolicy, Repair
+from gmm_lightning.em.progress import PassProgress
 from gmm_lightning.em.reseed import Reseed
 from gmm_lightning.em.responsibilities import (
     Annealing,
@@ -67,6 +73,7 @@ from gmm_lightning.em.variational import (
     conjugate_prior,
     counted_statistics,
     fit_vb,
+    with_default_prior,
 )
 
 __all__ = [
@@ -94,6 +101,7 @@ __all__ = [
     "MixtureParameters",
     "MixturePosterior",
     "MonotoneUpdater",
+    "PassProgress",
     "Raise",
     "Repair",
     "Reseed",
@@ -118,6 +126,7 @@ __all__ = [
     "hard_responsibilities_",
     "initialize_layer",
     "known_rows",
+    "layer_source",
     "log_likelihood_and_gradient",
     "m_step",
     "maximize",
@@ -128,4 +137,5 @@ __all__ = [
     "start_statistics",
     "stopping_rules",
     "tempered_responsibilities_",
+    "with_default_prior",
 ]

@@ -226,6 +226,8 @@ def initialize(
     """
     stats, mean_weight = start_statistics(model, present, source, spec, generator)
     marked = stats.noise
+    # Priors without a closed form have no part in an M-step: a gradient fit goes on from here.
+    model = model.with_closed_forms()
     step = maximize(model, present, with_pooled_rows(stats, model.family, mean_weight))
     return with_start_weight(model, step, marked)
 
@@ -270,7 +272,5 @@ def start_statistics(
     assert rows.weight is not None
     positive = (rows.weight > 0).sum(0)
     mean_weight = model.per_mixture(rows.weight.sum(0, keepdim=True) / positive)[0]
-    # Priors without a closed form have no part in an M-step: a gradient fit goes on from here.
-    model = model.with_closed_forms()
     rows, marked = without_marked(model, rows)
     return replace(assigned_statistics(model, present, rows), noise=marked), mean_weight

@@ -45,14 +45,13 @@ class PassProgress:
     Args:
         name: what runs.
         total: passes at most.
-        num_restarts: starts that run side by side.
+        num_restarts: mixtures that run side by side.
         enabled: False: nothing is shown.
     """
 
     def __init__(self, name: str, total: int, num_restarts: int = 1, *, enabled: bool) -> None:
-        several = "" if num_restarts == 1 else f", {num_restarts} starts"
         self._several = num_restarts > 1
-        self._bar = _bar(total, name + several) if enabled else None
+        self._bar = _bar(total, name) if enabled else None
 
     def __enter__(self) -> Self:
         return self
@@ -62,11 +61,11 @@ class PassProgress:
             self._bar.close()
 
     def update(self, iteration: int, bound: float, left: int) -> None:
-        """Show a pass, the bound, and how many starts are left."""
+        """Show a pass, the value in nats per row, and how many mixtures are left."""
         if self._bar is None:
             return
-        several = {"starts": left} if self._several else {}
-        self._bar.set_postfix(bound=f"{bound:.6f}", **several, refresh=False)
+        several = {"mixtures": left} if self._several else {}
+        self._bar.set_postfix(nats=f"{bound:.6f}", **several, refresh=False)
         self._bar.update(iteration - self._bar.n)
 
 

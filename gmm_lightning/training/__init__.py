@@ -23,6 +23,7 @@ from gmm_lightning.training.loader import RowLoader
 from gmm_lightning.training.logger import MixtureLogger
 from gmm_lightning.training.module import GMMModule
 from gmm_lightning.training.pictures import draw_mixture, draw_prior
+from gmm_lightning.training.posterior import PosteriorCallback
 from gmm_lightning.training.progress import EpochProgress
 from gmm_lightning.training.stepwise import StepwiseEMCallback
 from gmm_lightning.training.stored_start import StoredStart
@@ -41,6 +42,7 @@ __all__ = [
     "GracefulStop",
     "InitializeCallback",
     "MixtureLogger",
+    "PosteriorCallback",
     "Prediction",
     "RowLoader",
     "RowsDataModule",

@@ -98,7 +98,7 @@ class InitializeCallback(L.Callback):
         self._load(pl_module.layer, pl_module)
         pl_module.take_units(datamodule)
         missing = missing_of(trainer, self.missing, pl_module.missing)
-        self._start(pl_module.layer, _training_rows(pl_module, datamodule), missing)
+        self._start(pl_module.layer, training_rows(pl_module, datamodule), missing)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Initialise a layer inside a model, whose network is on its device by now.
@@ -148,7 +148,7 @@ class InitializeCallback(L.Callback):
             initialize_layer(layer, rows, initializer, **how)
 
 
-def _training_rows(module: GMMModule, datamodule: Any) -> Any:
+def training_rows(module: GMMModule, datamodule: Any) -> Any:
     """The whole training set of a data module in standard units."""
     device = module.layer.means.device
     if isinstance(datamodule, RowsDataModule):
