@@ -71,13 +71,15 @@ def fit_nuts(
         progress: show a bar.
 
     Returns:
-        The draws, float64 on the CPU. After Ctrl-C, those that all chains had made.
+        The draws, float64 on the CPU. After Ctrl-C, as many of each chain as the slowest had
+        made, without chains that had none.
 
     Raises:
         ImportError: nutpie is not installed.
         InvalidArgumentError: an option out of range, noise, constraints, a batch of mixtures, or
             parameters without a prior, whose posterior would not be proper.
         InvalidDataError: as for `fit_em`.
+        KeyboardInterrupt: Ctrl-C before the first draw.
 
     Warns:
         UserWarning: some steps diverged: the draws may miss a part of the posterior.
@@ -122,7 +124,10 @@ def fit_nuts(
     )
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
     options = {"target_accept": accept, "seed": seed, "cores": cores, "save_warmup": False}
-    trace = nutpie.sample(model, **sizes, **options, progress_bar=progress)
+    with warnings.catch_warnings():
+        # ArviZ takes fewer draws than chains for axes in the wrong order.
+        warnings.filterwarnings("ignore", "More chains", UserWarning)
+        trace = nutpie.sample(model, **sizes, **options, progress_bar=progress)
     log_density, diverging = (
         torch.tensor(np.asarray(trace.sample_stats[name])) for name in ("logp", "diverging")
     )
@@ -130,6 +135,8 @@ def fit_nuts(
     # An interrupted chain has NaN where others have draws.
     made = torch.isfinite(vectors).all(-1).sum(-1)
     kept, length = made > 0, int(made[made > 0].amin()) if bool((made > 0).any()) else 0
+    if length == 0:
+        raise KeyboardInterrupt("fit_nuts was interrupted before a chain had made a draw")
     vectors, log_density = vectors[kept, :length], log_density[kept, :length]
     diverging = diverging[kept, :length].bool()
     warn_of_divergences(diverging)
