@@ -34,7 +34,8 @@ class Covariance(ABC):
     needs (`second`, `scatter`) have a compact form `(*B, G, ...)` too.
 
     A new family implements the five abstract methods, `log_scale_mask` if networks are to predict
-    it, and `log_jacobian` if posteriors are to be sampled. The other defaults work on dense lower Cholesky factors `(*B, G, D, D)`.
+    it, and `log_jacobian` if posteriors are to be sampled. The other defaults work on dense lower
+    Cholesky factors `(*B, G, D, D)`.
 
     Args:
         reg_covar: added to every variance after the estimate, as in scikit-learn; the mode has 0.
