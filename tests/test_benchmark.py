@@ -22,6 +22,7 @@ HERE = (
     "wide",
     "log_prob",
     "gradient",
+    "likelihood_gradient",
     "head",
     "impute",
     "missing",
@@ -90,7 +91,10 @@ def test_tables(found: Found) -> None:
     assert {"processor", "cores", "torch", "scikit-learn"} <= set(found.all["machine"])
 
 
-@pytest.mark.parametrize("subject", ["iteration", "log_prob", "gradient", "lightning", "crossover"])
+@pytest.mark.parametrize(
+    "subject",
+    ["iteration", "log_prob", "gradient", "likelihood_gradient", "lightning", "crossover"],
+)
 def test_contenders_agree(found: Found, subject: str) -> None:
     for row in found.rows(subject):
         assert row["record"]["difference"] <= CLOSE[row["dtype"]], row

@@ -34,8 +34,9 @@ class Covariance(ABC):
     number of *distinct* covariances: K, or 1 for a tied family. Sums over rows that the M-step
     needs (`second`, `scatter`) have a compact form `(*B, G, ...)` too.
 
-    A new family implements the five abstract methods, and `log_scale_mask` if networks are to
-    predict it. The other defaults work on dense lower Cholesky factors `(*B, G, D, D)`.
+    A new family implements the five abstract methods, `log_scale_mask` if networks are to predict
+    it, and `log_jacobian` if posteriors are to be sampled. The other defaults work on dense lower
+    Cholesky factors `(*B, G, D, D)`.
 
     Args:
         reg_covar: added to every variance after the estimate, as in scikit-learn; the mode has 0.

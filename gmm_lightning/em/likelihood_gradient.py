@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from gmm_lightning.covariances import Covariance
 from gmm_lightning.em.expectation import EStep
 from gmm_lightning.em.initialization import layer_source
 from gmm_lightning.em.model import MixtureModel
@@ -88,7 +88,7 @@ class LikelihoodGradient:
     def log_likelihood(self, parameters: MixtureParameters) -> Tensor:
         """Log-likelihoods `(M,)` that autograd differentiates once, by Fisher's identity.
 
-        For sums with other terms, such as a log-prior; a second derivative would be that of Q.
+        For sums with other terms, such as a log-prior. A second derivative is not that of the rows.
 
         Args:
             parameters: as for a call.
@@ -98,8 +98,13 @@ class LikelihoodGradient:
         """
         model = self._model(parameters.num_mixtures)
         stats = self._e_step(model, _detached(parameters))
-        expected = expected_log_likelihood(model, parameters, stats)
-        return stats.log_likelihood + (expected - expected.detach())
+        slope = fisher_gradient(model, _detached(parameters), stats)
+        found = stats.log_likelihood
+        for value, own in zip(parameters, slope, strict=True):
+            # Zero, with this slope.
+            change = own.to(found) * (value - value.detach())
+            found = found + change.flatten(1).sum(-1)
+        return found
 
     def _model(self, num_mixtures: int) -> MixtureModel:
         if num_mixtures % self._batch_size or num_mixtures < 1:
@@ -155,45 +160,47 @@ def log_likelihood_and_gradient(
 def fisher_gradient(
     model: MixtureModel, parameters: MixtureParameters, stats: SufficientStatistics
 ) -> MixtureParameters:
-    """Gradient of the log-likelihoods at the parameters that the statistics were taken under."""
-    inputs = [value.detach().requires_grad_() for value in parameters]
-    with torch.enable_grad():
-        own = MixtureParameters(*inputs)
-        total = expected_log_likelihood(model, own, stats).sum()
-        found = torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
-    return MixtureParameters(*found)
+    """Gradient of the log-likelihoods at the parameters that the statistics were taken under.
 
+        d / d logits = n - pi sum_k n_k      d / d mu_k = Sigma_k^-1 sum_n r_nk (x_n - mu_k)
 
-def expected_log_likelihood(
-    model: MixtureModel, parameters: MixtureParameters, stats: SufficientStatistics
-) -> Tensor:
-    """Expected complete-data log-likelihoods `(M,)`, less what no parameter changes.
-
-    Gradients are those of Q at the reference points of the statistics: what is of second order
-    in a mean's distance to its own is left out.
+    and that of the raw scale by autograd through the family's own functions.
 
     Args:
         model: the family, and the noise.
-        parameters: of M mixtures, near the statistics' shift.
-        stats: of an E-step, `(M, ...)`.
+        parameters: of M mixtures.
+        stats: of an E-step under them, `(M, ...)`.
     """
     family, d = model.family, parameters.means.shape[-1]
-    counts, first = stats.counts, stats.first
-    wide = parameters.to(counts.dtype)
-    scale = family.scale(wide.raw_scale)
-    log_weights = wide.mixture_logits.log_softmax(-1)
-    volume = family.half_log_det(scale, d)
-    spread = family.trace_precision_product(scale, stats.second, d)
-    total = (counts * log_weights).sum(-1)
-    total = total - (family.sum_tied(counts) * volume + 0.5 * spread).sum(-1)
-    fixed = scale.detach()
-    gap = wide.means - stats.shift.to(counts.dtype)
-    total = total + (family.whiten(fixed, first) * family.whiten(fixed, gap)).sum((-2, -1))
+    counts, total = stats.counts, stats.counts.sum(-1, keepdim=True)
+    raw = parameters.raw_scale.detach().to(counts.dtype).requires_grad_()
+    with torch.enable_grad():
+        scale = family.scale(raw)
+        volume = family.sum_tied(counts) * family.half_log_det(scale, d)
+        spread = family.trace_precision_product(scale, stats.second, d)
+        (of_raw,) = torch.autograd.grad(-(volume + 0.5 * spread).sum(), raw)
+    logits, noise = parameters.mixture_logits, parameters.noise_logit
+    of_noise = torch.zeros_like(noise)
     if model.noise is not None:
-        logit = wide.noise_logit.squeeze(-1)
-        log_noise, log_rest = (functional.logsigmoid(sign * logit) for sign in (1, -1))
-        total = total + stats.noise * log_noise + counts.sum(-1) * log_rest
-    return total
+        rows = stats.noise.unsqueeze(-1)
+        share = noise.detach().to(rows.dtype).sigmoid()
+        of_noise = rows - share * (rows + total)
+    found = MixtureParameters(
+        counts - logits.detach().to(counts.dtype).softmax(-1) * total,
+        _times_precision(family, scale.detach(), stats.first),
+        of_raw,
+        of_noise,
+    )
+    return found.to(parameters.dtype)
+
+
+def _times_precision(family: Covariance, scale: Tensor, vectors: Tensor) -> Tensor:
+    """Products `Sigma_k^-1 v_k` with vectors `(M, K, D)`."""
+    if family.axis_aligned:
+        return family.whiten(scale, family.whiten(scale, vectors))
+    d = vectors.shape[-1]
+    factor = family.scale_tril(scale, d).expand(*vectors.shape, d)
+    return torch.cholesky_solve(vectors.unsqueeze(-1), factor).squeeze(-1)
 
 
 def _detached(parameters: MixtureParameters) -> MixtureParameters:

@@ -34,6 +34,7 @@ def error_of_mean(draws: torch.Tensor) -> torch.Tensor:
     return batches.std(0) / len(batches) ** 0.5
 
 
+@pytest.mark.slow
 @needs_nutpie
 def test_one_component_has_its_closed_form() -> None:
     torch.manual_seed(0)
@@ -68,8 +69,8 @@ def test_draws_have_the_likelihood_of_their_parameters() -> None:
     x = torch.cat([torch.randn(40, 2) - 3, torch.randn(60, 2) + 3])
     layer = GMMLayer(2, 2, "diag", priors="niw", dtype=torch.float32)
     before = {name: value.clone() for name, value in layer.state_dict().items()}
-    draws = fit_nuts(layer, x, num_draws=50, warmup=200, num_chains=2, generator=3)
-    again = fit_nuts(layer, x, num_draws=50, warmup=200, num_chains=2, generator=3)
+    draws = fit_nuts(layer, x, num_draws=50, warmup=100, num_chains=2, generator=3)
+    again = fit_nuts(layer, x, num_draws=50, warmup=100, num_chains=2, generator=3)
     assert torch.equal(draws.means, again.means)
     for name, value in layer.state_dict().items():
         assert torch.equal(value, before[name]) or bool(value.isnan().all())

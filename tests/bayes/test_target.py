@@ -146,3 +146,15 @@ def test_what_no_sampler_keeps_is_refused() -> None:
         LogPosterior(GMMLayer(D, K, freeze="means"), x)
     with pytest.raises(InvalidArgumentError, match="one mixture"):
         LogPosterior(GMMLayer(D, K, batch_shape=(2,)), x[:, None])
+
+
+@pytest.mark.parametrize("rows", [60, 3000])
+@pytest.mark.parametrize("family", registry.names)
+def test_a_step_too_far_has_no_density(family: str, rows: int) -> None:
+    # A sampler takes such a step back: nothing may be raised.
+    posterior = LogPosterior(drawn_layer(family, priors="niw"), torch.randn(rows, D))
+    for factor in (1e2, 1e4, 1e160, float("inf")):
+        vector = factor * torch.randn(posterior.size, dtype=torch.float64)
+        value, gradient = posterior(vector.numpy())
+        assert value < -1e4 or value != value
+        assert gradient.shape == (posterior.size,)
