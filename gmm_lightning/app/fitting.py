@@ -140,7 +140,9 @@ def fit(
                 )
     if module.layer.constant_features and trainer.is_global_zero:
         log.warning("%s", constant_note(module.layer, data.columns))
-    if len(objectives) > 1 and objectives[-1] < objectives[-2]:
+    # EM leaves out the priors without a closed form: its objective is another one.
+    comparable = all("em" in prior.fits for prior in module.layer.all_priors)
+    if comparable and len(objectives) > 1 and objectives[-1] < objectives[-2]:
         log.warning(
             "gradient descent ended below EM, at an objective of %.6f after %.6f: lower "
             "fit.then.model.optimizer.lr, or use fit=em",

@@ -62,6 +62,9 @@ PLUG_INS: dict[str, tuple[Any, str]] = {
 RECIPES = {"priors": {"bayes", "bayes_raw", "conjugate"}}
 
 
+# Files with several priors.
+
+
 def stored(group: str, option: str) -> Any:
     """The configuration in one file, by itself."""
     return OmegaConf.load(FOLDER / group / f"{option}.yaml")
@@ -191,6 +194,23 @@ def test_priors_combine_and_reach_the_layer(composed: Compose) -> None:
     assert {prior.name for prior in layer.all_priors} == {"dirichlet", "niw"}
     assert layer.priors["weights"].concentration.tolist() == [3.0] * 26
     assert layer.priors["components"].loc.tolist() == [[1.0, 2.0]] * 26
+
+
+@pytest.mark.parametrize("recipe", ["bayes", "bayes_raw"])
+def test_recipes_of_priors(composed: Compose, recipe: str) -> None:
+    size = "model.layer.num_features=2"
+    layer = instantiate(composed(f"priors={recipe}", size).model, _convert_="all").layer
+    names = ["dirichlet", "half_cauchy", "independent_normal", "lkj"]
+    assert sorted(prior.name for prior in layer.all_priors) == names
+    # What the raw one leaves open are the centroids alone.
+    assert [prior.name for prior in layer.all_priors if not prior.resolved] == (
+        ["independent_normal", "half_cauchy"] if recipe == "bayes" else ["independent_normal"]
+    )
+    with pytest.raises(Exception, match=r"leave it out .*~model\.layer\.priors\.lkj"):
+        instantiate(composed(f"priors={recipe}", size, "cov=diag").model, _convert_="all")
+    without = composed(f"priors={recipe}", size, "cov=diag", "~model.layer.priors.lkj")
+    layer = instantiate(without.model, _convert_="all").layer
+    assert sorted(prior.name for prior in layer.all_priors) == names[:-1]
 
 
 def test_a_list_with_the_same_subject_twice_is_refused(composed: Compose) -> None:

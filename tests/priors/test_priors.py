@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 import torch
 from support.covering import covering
-from support.random_layers import FAMILIES, HYPER, PRIORS, finite, make_priors, random_layer, rows
+from support.random_layers import (
+    FAMILIES,
+    HYPER,
+    PRIORS,
+    finite,
+    make_priors,
+    random_layer,
+    rows,
+    served,
+)
 from torch import Tensor
 
 from gmm_lightning import GMMLayer, e_step, fit_em, m_step, resolve_priors
@@ -18,12 +27,20 @@ from gmm_lightning.covariances import registry as covariances
 from gmm_lightning.distributions import MixtureOfGaussians
 from gmm_lightning.errors import InvalidArgumentError, UnresolvedPriorError
 from gmm_lightning.priors import (
+    LKJ,
     Dirichlet,
+    HalfCauchy,
+    HalfNormal,
+    IndependentNormal,
+    InverseGamma,
     InverseWishart,
+    LogNormal,
     MixtureShape,
     NormalInverseWishart,
     NormalMeans,
     Prior,
+    SparseDirichlet,
+    StickBreaking,
     as_priors,
     registry,
 )
@@ -32,6 +49,9 @@ from gmm_lightning.statistics import Moments
 pytestmark = pytest.mark.usefixtures("double")
 over_families = pytest.mark.parametrize("family", FAMILIES)
 over_priors = pytest.mark.parametrize("prior", registry.names)
+# Those with a closed form, and all that every family has.
+BY_EM = [prior for prior in PRIORS if served("full", prior)]
+EVERYWHERE = [p for p in PRIORS[1:] if all(served(f, p, "gradient") for f in FAMILIES)]
 
 # "One component under priors" of tests/golden/README.md, and docs/numerics.md, 3.
 ROWS = [[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0], [1.0, 4.0]]
@@ -292,9 +312,7 @@ def test_given_values_stay() -> None:
     assert not torch.isnan(niw.scale_matrix).any()
 
 
-@pytest.mark.parametrize(
-    ("family", "prior", "scale"), covering(FAMILIES, PRIORS, [1e-8, 1.0, 1e12])
-)
+@pytest.mark.parametrize(("family", "prior", "scale"), covering(FAMILIES, BY_EM, [1e-8, 1.0, 1e12]))
 def test_default_priors_do_not_know_the_units(
     family: str, prior: str, scale: float, generator: torch.Generator
 ) -> None:
@@ -322,6 +340,8 @@ def test_unresolved_priors_say_so(prior: str) -> None:
     assert any(repr(p.name) in str(caught.value) for p in layer.priors.values())
     with pytest.raises(UnresolvedPriorError, match="no value yet"):
         layer.objective(torch.zeros(4, 2))
+    if not served("full", prior):
+        return
     with pytest.raises(UnresolvedPriorError, match="no value yet"):
         m_step(layer, e_step(layer, torch.randn(9, 2)))
     # The density itself needs no prior.
@@ -353,7 +373,8 @@ def test_a_layer_copies_its_prior(prior: str) -> None:
     one = registry.create(prior)
     a, b = GMMLayer(2, 3, priors=one), GMMLayer(3, 2, priors=one)
     assert not list(one.buffers())
-    assert [v.shape for v in a.priors.buffers()] != [v.shape for v in b.priors.buffers()]
+    if prior != "stick_breaking":  # It has one number for all components.
+        assert [v.shape for v in a.priors.buffers()] != [v.shape for v in b.priors.buffers()]
 
 
 @over_priors
@@ -377,6 +398,21 @@ BAD: list[tuple[type[Prior], dict[str, Any], str]] = [
     (InverseWishart, {"scale_matrix": [[1.0, 2.0], [0.0, 1.0]]}, "symmetric"),
     (InverseWishart, {"scale_matrix": [1.0, 2.0]}, r"symmetric \(D, D\).*got shape \(2,\)"),
     (InverseWishart, {"scale_matrix": [[math.nan]]}, "symmetric|positive definite"),
+    (HalfCauchy, {"scale": 0.0}, r"scale .*'half_cauchy' must be > 0.*got 0.0"),
+    (HalfNormal, {"scale": [1.0, -1.0]}, r"'half_normal' must be > 0.*got \[1.0, -1.0\]"),
+    (LogNormal, {"loc": math.inf}, "loc .* must be finite"),
+    (LogNormal, {"scale": -1.0}, "scale .*got -1.0"),
+    (InverseGamma, {"concentration": 0.0}, "concentration .*got 0.0"),
+    (InverseGamma, {"scale": 0.0}, "scale .*got 0.0"),
+    (LKJ, {"concentration": 0.0}, "concentration .*got 0.0"),
+    (SparseDirichlet, {"concentration": -1.0}, "concentration .*got -1.0"),
+    (StickBreaking, {"concentration": 0.0}, "concentration .*got 0.0"),
+    (StickBreaking, {"concentration_shape": 2.0}, "got 2.0 and None: give both"),
+    (IndependentNormal, {"loc": [math.nan, 0.0]}, "loc .* must be finite"),
+    (IndependentNormal, {"covariance": -2.0}, "covariance .*got -2.0"),
+    (IndependentNormal, {"covariance": [1.0, 0.0]}, r"covariance .*got \[1.0, 0.0\]"),
+    (IndependentNormal, {"covariance": [[1.0, 2.0], [2.0, 1.0]]}, "positive definite .*-1"),
+    (IndependentNormal, {"covariance": [[1.0, 2.0], [0.0, 1.0]]}, "symmetric"),
     (
         InverseWishart,
         {"df": -3.5, "scale_matrix": [[1.0, 0.0], [0.0, 1.0]]},
@@ -397,6 +433,8 @@ UNFIT: list[tuple[Prior, str]] = [
     (InverseWishart(df=-3.0), r"-\(num_features \+ 1\) = -3, got -3.0"),
     (NormalInverseWishart(df=-4.0), r"-\(num_features \+ 1\) = -3, got -4.0"),
     (InverseWishart(scale_matrix=torch.eye(3)), r"broadcast to \(3, 2, 2\), got shape \(3, 3\)"),
+    (HalfCauchy(scale=[1.0, 1.0, 1.0]), r"scale .*broadcast to \(3, 2\), got shape \(3,\)"),
+    (IndependentNormal(covariance=torch.eye(3)), r"broadcast to \(1, 2, 2\), got shape \(3, 3\)"),
 ]
 
 
@@ -414,6 +452,11 @@ def test_refuses_what_does_not_fit_the_layer(prior: Prior, words: str) -> None:
         ["niw", "inverse_wishart"],
         ["niw", "niw"],
         [NormalMeans(), "normal"],
+        ["half_cauchy", "log_normal"],
+        ["half_cauchy", "inverse_wishart"],
+        ["lkj", "niw"],
+        ["independent_normal", "niw"],
+        ["dirichlet", "sparse_dirichlet"],
     ],
     ids=str,
 )
@@ -437,7 +480,7 @@ def test_every_way_to_ask_for_priors() -> None:
 # -- batches of mixtures ------------------------------------------------------------------------
 
 over_batches = pytest.mark.parametrize(
-    ("family", "prior", "batch"), covering(FAMILIES, PRIORS[1:], [(3,), (2, 3)])
+    ("family", "prior", "batch"), covering(FAMILIES, EVERYWHERE, [(3,), (2, 3)])
 )
 
 
@@ -486,8 +529,9 @@ def test_a_selected_prior_is_that_of_its_mixtures(
         assert some is not whole
         # Bit for bit: the same operations on the same numbers.
         assert torch.equal(some.log_prob(taken(mixture, pick)), pick(whole.log_prob(mixture)))
-        expected = taken(whole.update(moments, layer.covariance), pick)
-        assert_equal_moments(some.update(taken(moments, pick), layer.covariance), expected)
+        if "em" in whole.fits:
+            expected = taken(whole.update(moments, layer.covariance), pick)
+            assert_equal_moments(some.update(taken(moments, pick), layer.covariance), expected)
         assert some.batch_shape == (3,)
         again = some.select(torch.tensor([1]))
         assert torch.equal(
@@ -506,7 +550,7 @@ def test_the_prior_of_one_mixture_is_selected_as_it_is(prior: str) -> None:
     assert one.select(torch.tensor([0, 0])) is one
 
 
-@pytest.mark.parametrize(("family", "prior", "batch"), covering(FAMILIES, PRIORS[1:], [(), (3,)]))
+@pytest.mark.parametrize(("family", "prior", "batch"), covering(FAMILIES, EVERYWHERE, [(), (3,)]))
 def test_a_prior_broadcasts_over_leading_axes(
     family: str, prior: str, batch: tuple[int, ...], generator: torch.Generator
 ) -> None:
@@ -522,7 +566,11 @@ def test_a_prior_broadcasts_over_leading_axes(
         *(torch.stack([getattr(m, f.name) for m in moments]) for f in fields(Moments))
     )
     for one in layer.all_priors:
-        assert torch.equal(one.log_prob(together), torch.stack([*map(one.log_prob, mixtures)]))
+        each = torch.stack([*map(one.log_prob, mixtures)])
+        # A solve rounds by the number of its rows.
+        assert torch.allclose(one.log_prob(together), each, rtol=1e-13)
+        if "em" not in one.fits:
+            continue
         updated = one.update(several, layer.covariance)
         for r, own in enumerate(moments):
             expected = one.update(own, layer.covariance)

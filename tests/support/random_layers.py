@@ -16,7 +16,13 @@ from gmm_lightning.priors import registry as priors
 
 FAMILIES = covariances.names
 # Every prior alone, and the combinations that fill all slots.
-PRIORS = ("none", *priors.names, "dirichlet+niw", "dirichlet+normal+inverse_wishart")
+PRIORS = (
+    "none",
+    *priors.names,
+    "dirichlet+niw",
+    "dirichlet+normal+inverse_wishart",
+    "dirichlet+independent_normal+half_cauchy+lkj",
+)
 BATCHES = ((), (3,), (2, 3))
 # Initializers that need nothing from the user.
 INITIALIZERS = tuple(n for n in initializers.names if initializers.get(n) is not Given)
@@ -26,6 +32,14 @@ HYPER: dict[str, dict[str, Any]] = {
     "dirichlet": {"concentration": 3.5},
     "normal": {"loc": [0.7, -0.4], "mean_precision": 2.5},
     "inverse_wishart": {"df": 7.0, "scale_matrix": [[2.0, 0.6], [0.6, 1.5]]},
+    "independent_normal": {"loc": [0.7, -0.4], "covariance": [[2.0, 0.6], [0.6, 1.5]]},
+    "half_cauchy": {"scale": 1.7},
+    "half_normal": {"scale": 1.7},
+    "log_normal": {"loc": 0.3, "scale": 0.8},
+    "inverse_gamma": {"concentration": 3.5, "scale": 2.5},
+    "lkj": {"concentration": 2.5},
+    "sparse_dirichlet": {"concentration": 9.5},
+    "stick_breaking": {"concentration": 2.5},
 }
 HYPER["niw"] = HYPER["normal"] | HYPER["inverse_wishart"]
 
