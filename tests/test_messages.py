@@ -70,6 +70,7 @@ SKIPPED = {
     *("EuclideanRegion", "MahalanobisRegion", "Region", "SampleShape", "MixtureDensity", "Ellipse"),
     *(
         "Estimate",
+        "StudentMixture",
         "ComponentMoments",
         "gumbel_softmax_sample",
         "draw_samples",

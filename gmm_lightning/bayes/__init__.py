@@ -1,7 +1,7 @@
 """Posteriors of mixtures by sampling, and what draws say.
 
 Read in this order: `draws`, `alignment`, `diagnostics`, `gibbs`; `raw`, `target`, and `nuts`, which
-takes the sampler of another library.
+takes the sampler of another library; `samplers`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from gmm_lightning.bayes.draws import PosteriorDraws
 from gmm_lightning.bayes.gibbs import fit_gibbs
 from gmm_lightning.bayes.nuts import fit_nuts
 from gmm_lightning.bayes.raw import RawVector, log_jacobian
+from gmm_lightning.bayes.samplers import Gibbs, Nuts, Sampler
 from gmm_lightning.bayes.target import LogPosterior
 
 __all__ = [
     "Aligned",
+    "Gibbs",
     "LogPosterior",
+    "Nuts",
     "PosteriorDraws",
     "RawVector",
+    "Sampler",
     "Summary",
     "align",
     "effective_size",

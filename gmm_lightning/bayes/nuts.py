@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from importlib import import_module
@@ -110,6 +111,12 @@ def fit_nuts(
     require_proper(layer)
     nutpie = _nutpie()
     posterior = LogPosterior(layer, x, sample_weight, missing=missing)
+    for prior in posterior.layer.all_priors:
+        if not prior.is_proper:
+            raise InvalidArgumentError(
+                f"expected proper priors, and {prior.name!r} is none at {prior.extra_repr()}: give "
+                "its values (of niw, df above num_features - 1 or convention=fraley_raftery)"
+            )
     if initializer is not None:
         own = posterior.layer
         initialize_layer(own, x, initializer, sample_weight, missing=missing, generator=generator)
@@ -189,6 +196,7 @@ def as_draws(
         means=means,
         covariance_matrix=covariances,
         log_likelihood=log_density - log_prior,
+        log_posterior=log_density,
         diverging=diverging,
     )
 
@@ -223,11 +231,15 @@ def _starts(posterior: LogPosterior) -> Callable[[int], np.ndarray]:
 
 def _nutpie() -> Any:
     """The library, or what to install."""
+    before = logging.root.manager.disable
     try:
         with warnings.catch_warnings():
-            # ArviZ announces its next version whenever it is imported.
+            # ArviZ announces its next version whenever it is imported, in warnings and in logs.
             warnings.simplefilter("ignore", FutureWarning)
+            logging.disable(logging.WARNING)
             import_module("nutpie.compiled_pyfunc")
             return import_module("nutpie")
     except ImportError as error:
         raise ImportError("fit_nuts needs nutpie: pip install 'gmm-lightning[bayes]'") from error
+    finally:
+        logging.disable(before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ import torch
 
 from gmm_lightning._files import atomic_write
 from gmm_lightning._validation import require_function, require_integer
-from gmm_lightning.bayes import PosteriorDraws, align, worst
+from gmm_lightning.bayes import PosteriorDraws, Sampler, align, worst
 from gmm_lightning.em import ResponsibilitySchedule
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.training.collapse import CollapseHandler
@@ -30,8 +29,7 @@ class PosteriorCallback(BaseEMCallback):
     log-likelihood. Chains run side by side in one process.
 
     Args:
-        sampler: `bayes.fit_gibbs` or `bayes.fit_nuts` with their options: called with the layer,
-            the rows in standard units, `generator` and `progress`.
+        sampler: `bayes.Gibbs` or `bayes.Nuts`, with its options.
         path: file of the draws, `.npz`, in the user's units; None: they are not written.
         seed: of the chains.
         progress: show a bar.
@@ -49,7 +47,7 @@ class PosteriorCallback(BaseEMCallback):
 
     def __init__(
         self,
-        sampler: Callable[..., PosteriorDraws],
+        sampler: Sampler,
         *,
         path: str | Path | None = None,
         seed: int = 0,
@@ -94,7 +92,9 @@ class PosteriorCallback(BaseEMCallback):
         assert isinstance(pl_module, GMMModule)
         layer, units = pl_module.layer, pl_module.standardize
         rows = training_rows(pl_module, getattr(trainer, "datamodule", None) or trainer)
-        found = self.sampler(layer, rows, generator=self.seed, progress=self.progress)
+        found = self.sampler(
+            layer, rows, missing=self.missing, generator=self.seed, progress=self.progress
+        )
         aligned, disagreeing = align(found)
         mean = (0, 1)
         layer.set_parameters(

@@ -34,7 +34,7 @@ MISTAKES = {
     "cov=nope": r"unknown option cov=nope; known are: diag, full, spherical, tied",
     "init=nope": r"unknown option init=nope; known are: given, kmeans",
     "data=nope": rf"unknown option data=nope; known are: {names()[0]}",
-    "priors=[niw,nope]": r"unknown option priors=nope; known are: dirichlet, inverse_wishart, niw",
+    "priors=[niw,nope]": r"unknown option priors=nope; known are: bayes, bayes_raw, conjugate",
     "fit=nope": r"unknown option fit=nope; known are: cem, em",
     "trainer=nope": r"unknown option trainer=nope; known are: cpu, ddp",
     "experiment=nope": r"unknown option experiment=nope; known are: faithful",

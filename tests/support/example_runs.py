@@ -21,6 +21,7 @@ import one_gaussian
 import regression
 import sampling_tour
 import segment_image
+import uncertainty
 import vade_digits
 from reporting import Reporter
 from support.lightning_runs import ROOT
@@ -78,6 +79,7 @@ SMALL_RUNS: dict[str, Callable[[Path], Reporter]] = {
     "regression": with_options(regression),
     "sampling_tour": with_options(sampling_tour),
     "segment_image": with_options(segment_image, "--step 6 --num-components 6 --num-seeds 2"),
+    "uncertainty": with_options(uncertainty, "--num-draws 400"),
     "vade_digits": with_options(
         vade_digits, "--epochs 2 --num-restarts 2 --num-seeds 1", figure_epochs=1
     ),
