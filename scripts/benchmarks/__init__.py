@@ -28,6 +28,7 @@ SUBJECTS = {
     "lightning": "callback_route",
     "m_step": "m_share",
     "variational": "variational",
+    "gibbs": "gibbs",
     "safety": "safety",
     "crossover": "crossover",
 }

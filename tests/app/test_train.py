@@ -18,6 +18,7 @@ from support.random_layers import cases
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gmm_lightning.app.train import train
+from gmm_lightning.bayes import PosteriorDraws
 from gmm_lightning.errors import GMMError
 from gmm_lightning.training import ArrayDataModule, GMMModule
 
@@ -61,7 +62,14 @@ SINGLE = [
 def test_every_option_trains(composed: Compose, tmp_path: Path, group: str, option: str) -> None:
     # `fit=em_then_sgd` has a second fit, with a length of its own.
     short = ["fit.sgd.max_iter=1"] if option == "em_then_sgd" else []
-    metrics = train(composed(*ONE_PASS, f"{group}={option}", *short))
+    if option in ("gibbs", "nuts"):
+        few = ("num_draws=150", "warmup=150", "num_chains=2")
+        drawn = [*(f"fit.{one}" for one in few), "model.layer.num_components=1"]
+        metrics = train(composed(*ONE_PASS, f"{group}={option}", *drawn))
+        assert PosteriorDraws.load(tmp_path / "posterior.npz").num_draws == 150
+        assert metrics["rhat"] < 1.05
+    else:
+        metrics = train(composed(*ONE_PASS, f"{group}={option}", *short))
     assert finite(metrics)
     assert metrics["iterations"] == 1 + len(short)
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
