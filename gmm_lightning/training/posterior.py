@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import torch
 
 from gmm_lightning._files import atomic_write
 from gmm_lightning._validation import require_function, require_integer
-from gmm_lightning.bayes import PosteriorDraws, Sampler, align, worst
+from gmm_lightning.bayes import PosteriorDraws, Sampler, align, save_netcdf, worst
 from gmm_lightning.em import ResponsibilitySchedule
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.training.collapse import CollapseHandler
@@ -30,7 +31,8 @@ class PosteriorCallback(BaseEMCallback):
 
     Args:
         sampler: `bayes.Gibbs` or `bayes.Nuts`, with its options.
-        path: file of the draws, `.npz`, in the user's units; None: they are not written.
+        path: file of the draws, `.npz`, in the user's units, beside which ArviZ, where it is
+            installed, writes one of its own, `.nc`; None: they are not written.
         seed: of the chains.
         progress: show a bar.
         missing: `em` where rows have missing entries, if the sampler takes them.
@@ -108,6 +110,10 @@ class PosteriorCallback(BaseEMCallback):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(self.path) as partial:
                 self.draws.save(partial)
+            with suppress(ImportError):
+                columns = getattr(getattr(trainer, "datamodule", None), "columns", None)
+                names = None if columns is None else list(map(str, columns))
+                save_netcdf(self.draws, self.path.with_suffix(".nc"), names)
         _log.info(
             "%d chains of %d draws: %s",
             *aligned.weights.shape[:2],

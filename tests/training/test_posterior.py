@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ def test_the_draws_are_in_the_units_of_the_user(tmp_path: Path) -> None:
     assert draws.means.shape == (2, 120, 2, 2)
     stored = PosteriorDraws.load(path)
     assert torch.equal(stored.means, draws.means)
+    assert path.with_suffix(".nc").exists() == (importlib.util.find_spec("arviz") is not None)
     means = draws.means.mean((0, 1))
     order = means[:, 0].argsort()
     expected = torch.from_numpy(np.stack([X[:50].mean(0), X[50:].mean(0)]))
