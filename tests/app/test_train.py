@@ -63,10 +63,10 @@ def test_every_option_trains(composed: Compose, tmp_path: Path, group: str, opti
     # `fit=em_then_sgd` has a second fit, with a length of its own.
     short = ["fit.sgd.max_iter=1"] if option == "em_then_sgd" else []
     if option in ("gibbs", "nuts"):
-        few = ("num_draws=150", "warmup=150", "num_chains=2")
+        few = ("num_draws=100", "warmup=60", "num_chains=2")
         drawn = [*(f"fit.{one}" for one in few), "model.layer.num_components=1"]
         metrics = train(composed(*ONE_PASS, f"{group}={option}", *drawn))
-        assert PosteriorDraws.load(tmp_path / "posterior.npz").num_draws == 150
+        assert PosteriorDraws.load(tmp_path / "posterior.npz").num_draws == 100
         assert metrics["rhat"] < 1.05
     else:
         metrics = train(composed(*ONE_PASS, f"{group}={option}", *short))
@@ -102,8 +102,15 @@ def test_given_assignments_train(composed: Compose) -> None:
     assert finite(train(composed(*ONE_PASS, "init=given", initializer)))
 
 
+# Every other pair always, so every family and every prior; the others are slow.
+BY_EM = [
+    pytest.param(*case, marks=pytest.mark.slow if number % 2 else ())
+    for number, case in enumerate(cases())
+]
+
+
 @undrawn
-@pytest.mark.parametrize(("family", "prior"), cases())
+@pytest.mark.parametrize(("family", "prior"), BY_EM)
 def test_every_family_trains_with_every_prior_by_em(
     composed: Compose, tmp_path: Path, family: str, prior: str
 ) -> None:
