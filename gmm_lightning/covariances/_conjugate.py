@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -175,3 +176,25 @@ def _chi_square(df: Tensor, generator: Generator | None) -> Tensor:
 def _positive_rows(upper: Tensor) -> Tensor:
     sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
     return upper * sign.unsqueeze(-1)
+
+
+class PosteriorForms:
+    """What a family says to posteriors: base class of `Covariance`.
+
+    Attributes:
+        conjugate_class: distributions that are conjugate to the covariances; None: there are none.
+    """
+
+    name: ClassVar[str]
+    conjugate_class: ClassVar[type[InverseWishartForm] | None] = None
+
+    def log_jacobian(self, raw: Tensor) -> Tensor:
+        """Log volumes `log |d Sigma / d raw|` of free elements, `(*B, G)`, for priors of Sigma."""
+        raise NotImplementedError(f"the covariance {self.name!r} has no log_jacobian")
+
+    def log_jacobian_of_deviations(self, raw: Tensor, *, flat: bool = False) -> Tensor:
+        """The same of `(s, R)` in `Sigma = diag(s) R R' diag(s)`, with R by its lower triangle.
+
+        With flat, correlations `R R'` count instead of R, the factor with rows of length 1.
+        """
+        raise NotImplementedError(f"the covariance {self.name!r} has no log_jacobian")

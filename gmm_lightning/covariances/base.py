@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gmm_lightning._validation import require_number
-from gmm_lightning.covariances._conjugate import InverseWishartForm
+from gmm_lightning.covariances._conjugate import PosteriorForms
 from gmm_lightning.covariances._features import Features, make_features
 from gmm_lightning.covariances._floor import (
     in_units,
@@ -27,7 +27,7 @@ _ROUNDING, _LEAST = 128.0, 1e-8
 
 
 @dataclass(frozen=True)
-class Covariance(ABC):
+class Covariance(PosteriorForms, ABC):
     """A structure for the K covariances of a mixture.
 
     A family stores its covariances in a compact `scale` of shape `(*B, G, ...)`, where G is the
@@ -48,13 +48,11 @@ class Covariance(ABC):
     reg_covar: float = 0.0
     relative_floor: float = 1e-8
 
-    name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     tied: ClassVar[bool] = False  # one covariance for all components
     axis_aligned: ClassVar[bool] = False  # scales are standard deviations, as scatters are formed
     whitens_by_solve: ClassVar[bool] = True  # `whiten` solves with `scale_tril`
     feature_class: ClassVar[type[Features] | None] = None  # what `features` returns
-    conjugate_class: ClassVar[type[InverseWishartForm] | None] = None  # has closed posteriors
     has_rounding_floor: ClassVar[bool] = True  # products of features leave noise in eigenvalues
 
     def __post_init__(self) -> None:
@@ -100,17 +98,6 @@ class Covariance(ABC):
         1 for logarithms, which are shifted; by the default, steps do not adapt to units `(*B, D)`.
         """
         return unit.new_ones(*unit.shape[:-1], *self.shape(num_components, unit.shape[-1]))
-
-    def log_jacobian(self, raw: Tensor) -> Tensor:
-        """Log volumes `log |d Sigma / d raw|` of free elements, `(*B, G)`, for priors of Sigma."""
-        raise NotImplementedError(f"the covariance {self.name!r} has no log_jacobian")
-
-    def log_jacobian_of_deviations(self, raw: Tensor, *, flat: bool = False) -> Tensor:
-        """The same of `(s, R)` in `Sigma = diag(s) R R' diag(s)`, with R by its lower triangle.
-
-        With flat, correlations `R R'` count instead of R, the factor with rows of length 1.
-        """
-        raise NotImplementedError(f"the covariance {self.name!r} has no log_jacobian")
 
     # -- density ----------------------------------------------------------------------------
 

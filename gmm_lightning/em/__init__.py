@@ -42,7 +42,7 @@ from gmm_lightning.em.likelihood_gradient import (
     log_likelihood_and_gradient,
 )
 from gmm_lightning.em.maximization import MStepResult, maximize
-from gmm_lightning.em.model import MixtureModel
+from gmm_lightning.em.model import MixtureModel, with_closed_forms
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.policies import Floor, Raise, as_policy
 from gmm_lightning.em.policy import Candidates, CollapsePolicy, Repair
@@ -137,5 +137,6 @@ __all__ = [
     "start_statistics",
     "stopping_rules",
     "tempered_responsibilities_",
+    "with_closed_forms",
     "with_default_prior",
 ]

@@ -23,7 +23,7 @@ from gmm_lightning.em.known_rows import known_rows
 from gmm_lightning.em.labelled_rows import check_evidence, with_labels
 from gmm_lightning.em.loop import run_em
 from gmm_lightning.em.maximization import MStepResult
-from gmm_lightning.em.model import MixtureModel, require_values
+from gmm_lightning.em.model import MixtureModel, require_values, with_closed_forms
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.policies import as_policy
 from gmm_lightning.em.policy import Candidates, CollapsePolicy
@@ -179,7 +179,7 @@ def fit_em(
     start = MStepResult.unchanged(MixtureParameters.from_layer(layer, num_restarts))
     if initializer is not None:
         start = initialize(model, start.parameters, known, initializer, generator)
-    model = model.with_closed_forms()
+    model = with_closed_forms(model)
     e_step = EStep(source, model, chunk_size)
     if policy.num_candidates:
         candidates = Candidates(known.sample(policy.num_candidates, generator), generator)

@@ -23,7 +23,7 @@ from gmm_lightning.em.labelled_start import assign_classes, sample_classes
 from gmm_lightning.em.local_scale import local_scale
 from gmm_lightning.em.marked_rows import with_start_weight, without_marked
 from gmm_lightning.em.maximization import MStepResult, maximize
-from gmm_lightning.em.model import MixtureModel, require_values
+from gmm_lightning.em.model import MixtureModel, require_values, with_closed_forms
 from gmm_lightning.em.parameters import MixtureParameters
 from gmm_lightning.em.pooled import pooled_statistics
 from gmm_lightning.em.responsibilities import ASSIGNMENTS
@@ -227,7 +227,7 @@ def initialize(
     stats, mean_weight = start_statistics(model, present, source, spec, generator)
     marked = stats.noise
     # Priors without a closed form have no part in an M-step: a gradient fit goes on from here.
-    model = model.with_closed_forms()
+    model = with_closed_forms(model)
     step = maximize(model, present, with_pooled_rows(stats, model.family, mean_weight))
     return with_start_weight(model, step, marked)
 

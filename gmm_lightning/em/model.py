@@ -101,10 +101,6 @@ class MixtureModel:
         """The model of one restart of each mixture."""
         return self.select(torch.arange(self.batch_shape.numel(), device=self.batch_index.device))
 
-    def with_closed_forms(self) -> MixtureModel:
-        """The model without the priors that have no closed form for EM."""
-        return replace(self, priors=[prior for prior in self.priors if "em" in prior.fits])
-
     def gaussians_alone(self) -> MixtureModel:
         """The model without evidence and noise."""
         return replace(self, evidence=None, noise=None)
@@ -297,3 +293,8 @@ class MixtureModel:
 def _of_mixtures(projection: Projection, index: Tensor) -> Projection:
     """A projection for the mixtures at an index; one that couples them stays whole."""
     return projection if projection.couples_batch else projection.select(index)
+
+
+def with_closed_forms(model: MixtureModel) -> MixtureModel:
+    """A model without the priors that have no closed form for EM."""
+    return replace(model, priors=[prior for prior in model.priors if "em" in prior.fits])

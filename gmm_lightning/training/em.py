@@ -22,6 +22,7 @@ from gmm_lightning.em import (
     StoppingRule,
     maximize,
     stopping_rules,
+    with_closed_forms,
 )
 from gmm_lightning.errors import InvalidArgumentError
 from gmm_lightning.training.collapse import CollapseHandler
@@ -127,7 +128,7 @@ class EMCallback(BaseEMCallback):
         self.counts = self._pass_counts = stats.counts
         self._mean_weight = float(stats.total_weight.mean() / stats.num_samples)
         model, parameters = MixtureModel.from_layer(layer), MixtureParameters.from_layer(layer)
-        model = model.with_closed_forms()
+        model = with_closed_forms(model)
         stats = stats.reshape((parameters.num_mixtures,))
         objective = model.objective(parameters, stats)
         rejected = self._updater.rejected(objective)
