@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from gmm_lightning._messages import format_list
 from gmm_lightning.app.logs import constant_note, constraints, degenerate_note
 from gmm_lightning.app.runs import FinishedRun, load_run
+from gmm_lightning.bayes import PosteriorDraws
 from gmm_lightning.errors import InvalidArgumentError, printable
 from gmm_lightning.evidence import labels_of
 
@@ -72,7 +73,30 @@ def _lines(finished: FinishedRun, columns: list[str]) -> list[str]:
         own = [] if labels is None else [printable(classes[labels.class_of_component[k]])]
         rows.append([str(k), f"{float(mixture.weights[k]):.4f}", *own, *cells])
     table = _wrapped(rows, fixed=len(titles), width=shutil.get_terminal_size((120, 24)).columns)
-    return [*head, "", *table, "mean ± standard deviation, in the units of the data"]
+    said = "mean ± standard deviation, in the units of the data"
+    return [*head, "", *table, said, *_intervals(finished, columns, chosen)]
+
+
+def _intervals(finished: FinishedRun, columns: list[str], chosen: list[int]) -> list[str]:
+    """Intervals of the weights and means of a run that drew from its posterior, line by line."""
+    path = finished.folder / "posterior.npz"
+    if not path.is_file():
+        return []
+    draws = PosteriorDraws.load(path)
+    if draws.means.shape[2:] != finished.module.layer.means.shape:
+        return [f"{path.name} is of another mixture"]
+    levels = torch.tensor([0.05, 0.95], dtype=draws.means.dtype)
+    weights = draws.weights.flatten(0, 1).quantile(levels, 0)
+    means = draws.means.flatten(0, 1)[..., chosen].quantile(levels, 0)
+    rows = [["component", "weight", *map(printable, columns)]]
+    for k in draws.weights.mean((0, 1)).argsort(descending=True).tolist():
+        low, high = weights[:, k].tolist()
+        pairs = zip(*means[:, k].tolist(), strict=True)
+        cells = [f"{one:.4g} to {other:.4g}" for one, other in pairs]
+        rows.append([str(k), f"{low:.4f} to {high:.4f}", *cells])
+    table = _wrapped(rows, fixed=2, width=shutil.get_terminal_size((120, 24)).columns)
+    number = draws.num_chains * draws.num_draws
+    return ["", *table, f"90 % of {number:,} draws from the posterior lie there"]
 
 
 def _with_spread(mean: float, deviation: float) -> str:

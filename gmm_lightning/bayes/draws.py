@@ -11,8 +11,14 @@ import torch
 from torch import Generator, Tensor
 
 from gmm_lightning._chunking import rows_per_chunk
+from gmm_lightning.datasets import stored_arrays
 from gmm_lightning.distributions import MixtureOfGaussians
-from gmm_lightning.errors import CheckpointError, InvalidArgumentError
+from gmm_lightning.errors import (
+    CheckpointError,
+    GMMError,
+    InvalidArgumentError,
+    InvalidDataError,
+)
 
 _NAMES = ("weights", "means", "covariance_matrix", "log_likelihood")
 _OPTIONAL = ("diverging", "log_posterior", "state")
@@ -183,10 +189,16 @@ class PosteriorDraws:
         Raises:
             CheckpointError: the file is no such one.
         """
+        values: dict[str, Tensor] = {}
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                values = {name: torch.from_numpy(stored[name]) for name in stored.files}
-            known = {name: values[name] for name in (*_NAMES, *_OPTIONAL) if name in values}
-            return cls(**known)
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            # Headers are judged against the size of the file before memory is taken.
+            stored = stored_arrays(Path(path))
+            for name in (*_NAMES, *_OPTIONAL):
+                found = stored.get(name)
+                if isinstance(found, InvalidDataError):
+                    raise found
+                if found is not None:
+                    values[name] = torch.from_numpy(np.array(found.load(mapped=False)))
+            return cls(**values)
+        except (OSError, ValueError, TypeError, GMMError) as error:
             raise CheckpointError(f"{path} holds no draws of a posterior: {error}") from None

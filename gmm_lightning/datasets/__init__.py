@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gmm_lightning.datasets._stored import stored_arrays
 from gmm_lightning.datasets._writer import TableWriter
 from gmm_lightning.datasets.builtin import Dataset, load, names
 from gmm_lightning.datasets.stream import FileRows, open_rows
@@ -23,4 +24,5 @@ __all__ = [
     "open_rows",
     "read_table",
     "read_tables",
+    "stored_arrays",
 ]

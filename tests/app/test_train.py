@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from sklearn.metrics import adjusted_rand_score
 from support.random_layers import cases
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gmm_lightning.app.show import show
 from gmm_lightning.app.train import train
 from gmm_lightning.bayes import PosteriorDraws
 from gmm_lightning.errors import GMMError
@@ -59,7 +60,13 @@ SINGLE = [
 
 @undrawn
 @pytest.mark.parametrize(("group", "option"), SINGLE)
-def test_every_option_trains(composed: Compose, tmp_path: Path, group: str, option: str) -> None:
+def test_every_option_trains(
+    composed: Compose,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    group: str,
+    option: str,
+) -> None:
     # `fit=em_then_sgd` has a second fit, with a length of its own.
     short = ["fit.sgd.max_iter=1"] if option == "em_then_sgd" else []
     if option in ("gibbs", "nuts"):
@@ -67,6 +74,8 @@ def test_every_option_trains(composed: Compose, tmp_path: Path, group: str, opti
         drawn = [*(f"fit.{one}" for one in few), "model.layer.num_components=1"]
         metrics = train(composed(*ONE_PASS, f"{group}={option}", *drawn))
         assert PosteriorDraws.load(tmp_path / "posterior.npz").num_draws == 100
+        show(OmegaConf.create({"run": str(tmp_path), "columns": None}))
+        assert "90 % of 200 draws" in capsys.readouterr().out
         assert metrics["rhat"] < 1.05
     else:
         metrics = train(composed(*ONE_PASS, f"{group}={option}", *short))
