@@ -26,8 +26,17 @@ __all__ = [
 ]
 
 
+# Each by itself: an import takes as long as what it needs.
+_HOMES = {
+    "BayesianGaussianMixture": "bayesian",
+    "GaussianMixture": "mixture",
+    "GaussianMixtureClassifier": "classifier",
+    "GaussianMixtureRegressor": "regressor",
+}
+
+
 def __getattr__(name: str) -> Any:
     """Import an estimator when it is first asked for: scikit-learn is optional."""
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("gmm_lightning.estimators.scikit_learn"), name)
+    return getattr(import_module(f"gmm_lightning.estimators.scikit_learn.{_HOMES[name]}"), name)
